@@ -1,0 +1,35 @@
+"""Avatar ids. An id becomes a folder's name, so nothing that could be a path gets through."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from avatar_kit.errors import InvalidAvatarId
+
+MAX_ID_LENGTH = 64
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SHOWN_LENGTH = 60
+
+
+def is_avatar_id(text: str) -> bool:
+    """Whether `text` could be an id."""
+    return _ID.fullmatch(text) is not None
+
+
+def check_avatar_id(text: str) -> str:
+    """Returns `text`; raises InvalidAvatarId when it can not be an id. Never echoes a long text back."""
+    if is_avatar_id(text):
+        return text
+    rule = f"1 to {MAX_ID_LENGTH} of A-Z a-z 0-9 . _ -, the first a letter or digit"
+    if not text:
+        raise InvalidAvatarId(f"the avatar id is empty; allowed: {rule}")
+    shown = ascii(text[:_SHOWN_LENGTH])[: _SHOWN_LENGTH + 2]
+    more = f"... ({len(text)} characters)" if len(text) > _SHOWN_LENGTH else ""
+    raise InvalidAvatarId(f"{shown}{more} is not an avatar id; allowed: {rule}")
+
+
+AvatarId = Annotated[str, AfterValidator(check_avatar_id)]
+"""The type for settings: pydantic reports a bad id like any other value."""

@@ -1,0 +1,159 @@
+"""Which input of a network is which: bound by shape, because exporters disagree about names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from avatar_kit.errors import BrokenAvatar
+
+MAX_MODEL_BYTES = 2**31 - 1  # protobuf's own limit
+
+_Shape = tuple[int | None, ...]  # None where the model leaves a dimension open
+
+_VISUAL, _AUDIO, _MOUTH = (6, 320, 320), (32, 16, 16), (3, 320, 320)
+_MEL, _ROWS = (1, 80, 16), (512,)
+_OTHER_KINDS = {(32, 32, 32): "hubert", (256, 16, 32): "wenet"}
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkIO:
+    """Names of the lip-sync network's ends: [N,6,320,320] and [N,32,16,16] in, [N,3,320,320] out. `batch` None: any N."""
+
+    visual: str
+    audio: str
+    output: str
+    batch: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderIO:
+    """Names of the audio encoder's ends: [N,1,80,16] in, [N,512] out. `batch` None: any N."""
+
+    mel: str
+    rows: str
+    batch: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """One input or output of a graph. `shape` None: the model does not say even the rank."""
+
+    name: str
+    shape: _Shape | None
+    is_float: bool
+
+    def __str__(self) -> str:
+        dims = "unknown shape" if self.shape is None else f"[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
+        return f"{self.name[:40]!r} {dims}{'' if self.is_float else ' not float32'}"
+
+    def fits(self, wanted: tuple[int, ...]) -> bool:
+        if not self.is_float:
+            return False
+        if self.shape is None:
+            return True
+        return len(self.shape) == len(wanted) + 1 and all(
+            has is None or has == wants for has, wants in zip(self.shape[1:], wanted, strict=True)
+        )
+
+    def is_kind(self, wanted: tuple[int, ...]) -> bool:
+        return self.shape is not None and self.shape[1:] == wanted
+
+
+def network_io(model: Path | onnx.ModelProto) -> NetworkIO:
+    """The lip-sync network's inputs and output. Raises BrokenAvatar when it is not a network that we serve."""
+    name, loaded = _loaded(model)
+    inputs, outputs = _ends(loaded)
+    kind = next((kind for end in inputs for shape, kind in _OTHER_KINDS.items() if end.is_kind(shape)), None)
+    if kind is not None:
+        raise BrokenAvatar(f"{name}: a network for {kind} audio features; only networks for 'ave' features can be served")
+    visual, audio = _bound(name, inputs, [_VISUAL, _AUDIO], side="input")
+    output = _picked(name, outputs, _MOUTH)
+    return NetworkIO(visual.name, audio.name, output.name, _batch(name, [visual, audio, output]))
+
+
+def encoder_io(model: Path | onnx.ModelProto) -> EncoderIO:
+    """The audio encoder's input and output. Raises BrokenAvatar when it is not one that we can use."""
+    name, loaded = _loaded(model)
+    inputs, outputs = _ends(loaded)
+    (mel,) = _bound(name, inputs, [_MEL], side="input")
+    rows = _picked(name, outputs, _ROWS)
+    return EncoderIO(mel.name, rows.name, _batch(name, [mel, rows]))
+
+
+def _loaded(model: Path | onnx.ModelProto) -> tuple[str, onnx.ModelProto]:
+    if isinstance(model, onnx.ModelProto):
+        return "the network", model
+    try:
+        size = model.stat().st_size
+        if size > MAX_MODEL_BYTES:
+            raise BrokenAvatar(f"{model.name}: {size} bytes, more than an ONNX file can have")
+        # Weights in side files are left alone: only names and shapes are wanted, and their paths are not to be trusted.
+        loaded = onnx.load(model, load_external_data=False)
+    except FileNotFoundError:
+        raise BrokenAvatar(f"{model.name}: the file is missing") from None
+    except OSError as error:
+        raise BrokenAvatar(f"{model.name}: can not be read: {error.strerror}") from None
+    except (DecodeError, ValueError):
+        raise BrokenAvatar(f"{model.name}: not an ONNX file, or a truncated one") from None
+    if not loaded.graph.node:
+        raise BrokenAvatar(f"{model.name}: not an ONNX file, or a truncated one: it has no graph")
+    return model.name, loaded
+
+
+def _ends(model: onnx.ModelProto) -> tuple[list[_End], list[_End]]:
+    weights = {tensor.name for tensor in model.graph.initializer}  # before IR version 4 they are listed among the inputs
+    inputs = [_end(value) for value in model.graph.input if value.name not in weights]
+    return inputs, [_end(value) for value in model.graph.output]
+
+
+def _end(value: onnx.ValueInfoProto) -> _End:
+    tensor = value.type.tensor_type
+    shape: _Shape | None = None
+    if tensor.HasField("shape"):
+        shape = tuple(int(dim.dim_value) if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in tensor.shape.dim)
+    return _End(value.name, shape, is_float=tensor.elem_type == onnx.TensorProto.FLOAT)
+
+
+def _bound(name: str, ends: Sequence[_End], wanted: Sequence[tuple[int, ...]], *, side: str) -> list[_End]:
+    """One end for each wanted shape, all ends used, and in one way only."""
+    ways = []
+    if len(ends) == len(wanted):
+        orders = [list(ends)] if len(ends) == 1 else [list(ends), list(reversed(ends))]
+        ways = [order for order in orders if all(end.fits(shape) for end, shape in zip(order, wanted, strict=True))]
+    if len(ways) != 1:
+        what = "could be taken either way" if ways else "do not fit"
+        raise BrokenAvatar(
+            f"{name}: its {side}s {_listed(ends)} {what}; expected {' and '.join(_text(shape) for shape in wanted)}"
+        )
+    return ways[0]
+
+
+def _picked(name: str, ends: Sequence[_End], wanted: tuple[int, ...]) -> _End:
+    """The one output that fits; others, which some exporters leave in, do no harm."""
+    fitting = [end for end in ends if end.fits(wanted)]
+    if len(fitting) != 1:
+        what = "has more than one output that fits among" if fitting else "has no output that fits among"
+        raise BrokenAvatar(f"{name}: {what} {_listed(ends)}; expected {_text(wanted)}")
+    return fitting[0]
+
+
+def _batch(name: str, ends: Sequence[_End]) -> int | None:
+    """The fixed batch size, None when any will do."""
+    sizes = {end.shape[0] for end in ends if end.shape} - {None}
+    if len(sizes) > 1:
+        raise BrokenAvatar(f"{name}: its inputs and outputs have different batch sizes: {_listed(ends)}")
+    return sizes.pop() if sizes else None
+
+
+def _listed(ends: Sequence[_End]) -> str:
+    shown = ", ".join(str(end) for end in ends[:6]) or "(none)"
+    return f"{shown}, and {len(ends) - 6} more" if len(ends) > 6 else shown
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return f"[N, {', '.join(map(str, shape))}] float32"
