@@ -1,0 +1,64 @@
+"""Where a server listens, in the forms that the old configuration files and people use."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+MAX_PORT = 65535
+ACCEPTED = '":PORT" (all interfaces), "HOST:PORT", "[IPV6]:PORT" or PORT, with PORT from 0 (any free one) to 65535'
+
+# Underscores are not legal in host names, but container names carry them.
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_PORT = re.compile(r"[0-9]{1,5}")
+
+
+@dataclass(frozen=True, slots=True)
+class BindAddress:
+    """A host and a port to listen on. Host "" means all interfaces, port 0 any free port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, given: object) -> BindAddress:
+        """Reads ":50051", "127.0.0.1:0", "[::1]:50051", "50051" or 50051; ValueError says what is accepted."""
+        if isinstance(given, BindAddress):
+            return given
+        text = str(given).strip() if isinstance(given, int | str) and not isinstance(given, bool) else ""
+        host, _, port = text.rpartition(":")
+        if not _PORT.fullmatch(port) or int(port) > MAX_PORT:
+            raise ValueError(f"not an address to listen on: use {ACCEPTED}")
+        return cls(_checked_host(host), int(port))
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether this means all interfaces."""
+        return not self.host
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Lets pydantic read every accepted form and write the text."""
+        return core_schema.no_info_plain_validator_function(cls.parse, serialization=core_schema.to_string_ser_schema())
+
+
+def _checked_host(host: str) -> str:
+    if host in {"", "*", "0.0.0.0", "[::]"}:  # noqa: S104 - the very point of these forms
+        return ""
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return str(ipaddress.IPv6Address(host[1:-1]))
+        except ValueError:
+            raise ValueError(f"not an IPv6 address in brackets: use {ACCEPTED}") from None
+    if not _HOST_NAME.fullmatch(host):
+        raise ValueError(f"not a host: use {ACCEPTED}")
+    return host

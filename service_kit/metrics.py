@@ -1,0 +1,80 @@
+"""Prometheus metrics of one service, in a registry of its own, so that several services can live in one process.
+
+The grpc_server_* names are the ones that the field's dashboards know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+# From a JPEG splice (0.2 ms) to a model load (tens of seconds).
+STAGE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
+# From an empty reply to a long stream.
+CALL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
+# Batch sizes and queue depths: powers of two and what lies between.
+COUNT_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
+
+
+class StageTimes:
+    """A histogram of seconds with one label, `stage`; the stages are known beforehand, so observing one costs no look-up."""
+
+    def __init__(self, histogram: Histogram, stages: Sequence[str]) -> None:
+        self._children = {stage: histogram.labels(stage) for stage in stages}
+
+    def observe(self, stage: str, seconds: float) -> None:
+        """Notes that one pass through a stage took so long; KeyError for a stage that was not declared."""
+        self._children[stage].observe(seconds)
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Measures its block, also when the block raises."""
+        child = self._children[stage]
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            child.observe(perf_counter() - start)
+
+
+class Metrics:
+    """The registry of one service and what registers in it. Names are full metric names: `lipsync_inference_batches_total`."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        # Memory, CPU seconds, open files, start time.
+        prometheus_client.ProcessCollector(registry=self.registry)
+        rpc = ("grpc_type", "grpc_service", "grpc_method")
+        self.grpc_started = self.counter("grpc_server_started_total", "Calls that began.", rpc)
+        self.grpc_handled = self.counter("grpc_server_handled_total", "Calls that ended, by status.", (*rpc, "grpc_code"))
+        self.grpc_seconds = Histogram(
+            "grpc_server_handling_seconds",
+            "Time from the start of a call to its end.",
+            rpc,
+            registry=self.registry,
+            buckets=CALL_BUCKETS_S,
+        )
+
+    def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
+        """A number that only grows."""
+        return Counter(name, documentation, labels, registry=self.registry)
+
+    def gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Gauge:
+        """A number that goes up and down; `set_function` reads it only when somebody looks."""
+        return Gauge(name, documentation, labels, registry=self.registry)
+
+    def seconds(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Histogram:
+        """A histogram of durations from 0.1 ms to 30 s."""
+        return Histogram(name, documentation, labels, registry=self.registry, buckets=STAGE_BUCKETS_S)
+
+    def counts(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Histogram:
+        """A histogram of small whole numbers: batch sizes, queue depths."""
+        return Histogram(name, documentation, labels, registry=self.registry, buckets=COUNT_BUCKETS)
+
+    def stages(self, name: str, documentation: str, stages: Sequence[str]) -> StageTimes:
+        """A histogram of durations by `stage`."""
+        return StageTimes(self.seconds(name, documentation, ("stage",)), stages)

@@ -1,0 +1,144 @@
+"""The sections of configuration that every service has.
+
+Each field's docstring is its line in docs/configuration.md. A key stands here only if something reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+
+from service_kit.addresses import BindAddress
+
+__all__ = ["BindAddress", "LogLevel", "LoggingSection", "MetricsSection", "Section", "ServerSection", "ServiceSettings"]
+
+
+class Section(BaseModel):
+    """A group of keys: unchangeable, and an unknown key is an error."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_by_name=True,
+        validate_by_alias=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),  # the old files' model_path is a fine name
+    )
+
+
+class ServerSection(Section):
+    """How the gRPC server listens, what it lets in and how it goes."""
+
+    port: BindAddress = BindAddress("", 50051)
+    """Where gRPC listens; ":N" means all interfaces, port 0 any free one."""
+
+    max_message_size_mb: int = Field(default=100, ge=1, le=2047)
+    """Largest request and reply, in MiB; larger ones are refused with RESOURCE_EXHAUSTED."""
+
+    max_running_calls: int = Field(default=1024, ge=1, le=1_000_000)
+    """Calls served at the same time; further ones are refused with RESOURCE_EXHAUSTED. Health checks and reflection do not count."""
+
+    drain_seconds: float = Field(default=0.0, ge=0, le=600)
+    """On SIGTERM: how long to keep serving while health already says NOT_SERVING, so that load balancers notice. 0 without a balancer."""
+
+    grace_seconds: float = Field(default=30.0, ge=0, le=3600)
+    """On SIGTERM, after the drain: how long running calls may take to finish before they are cut off."""
+
+    keepalive_seconds: float = Field(default=30.0, ge=1, le=86400)
+    """After so long without traffic a connection is pinged, to notice peers that are gone."""
+
+    keepalive_timeout_seconds: float = Field(default=10.0, ge=1, le=3600)
+    """A ping not answered for so long closes the connection."""
+
+    min_ping_interval_seconds: float = Field(default=5.0, ge=0.1, le=3600)
+    """Clients that ping more often than this are disconnected with "too_many_pings"."""
+
+    max_connection_age_seconds: float | None = Field(default=None, ge=1, le=31_536_000)
+    """Asks clients to reconnect after so long, so that they find new replicas; null never does."""
+
+    max_connection_age_grace_seconds: float = Field(default=3600.0, ge=0, le=31_536_000)
+    """How long a connection past its age may still finish its calls: longer than the longest stream."""
+
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def _level_name(given: object) -> object:
+    """The old files say "INFO" and "warn" too."""
+    if not isinstance(given, str):
+        return given
+    name = given.strip().lower()
+    return "warning" if name == "warn" else name
+
+
+class LoggingSection(Section):
+    """What is logged, and how it is written. All lines go to stderr."""
+
+    level: Annotated[LogLevel, BeforeValidator(_level_name)] = Field(
+        default="info", validation_alias=AliasChoices("level", "log_level")
+    )
+    """The least severe lines that are written. The old name log_level is accepted too."""
+
+    format: Literal["text", "json"] = "text"
+    """Aligned text for people, or one JSON object a line for machines."""
+
+    log_inference_times: bool = False
+    """An info line for each sampled request with the times of inference."""
+
+    log_compositing_times: bool = False
+    """An info line for each sampled request with the times of compositing."""
+
+    log_gpu_utilization: bool = False
+    """An info line with load and memory of each GPU, every report_interval_seconds."""
+
+    log_cache_stats: bool = False
+    """An info line with what is loaded, its bytes, hits and evictions, every report_interval_seconds."""
+
+    report_interval_seconds: float = Field(default=60.0, ge=0.1, le=86400)
+    """How often the repeating lines (GPUs, cache) are written."""
+
+    sample_rate: int = Field(default=1, ge=1, le=1_000_000)
+    """Info lines about single requests are written for one request of so many, chosen by request id, so by all services alike."""
+
+    buffered_logging: bool = True
+    """Lines are formatted and written by a thread of their own; false: by the caller, at once, so that a crash loses none."""
+
+    auto_flush: bool = True
+    """Buffered lines are written as soon as nothing else waits; false: every flush_interval_ms. Warnings never wait."""
+
+    flush_interval_ms: int = Field(default=1000, ge=10, le=60_000)
+    """How long a buffered line may wait when auto_flush is false."""
+
+
+class MetricsSection(Section):
+    """The HTTP endpoint with /metrics, /health/live and /health/ready."""
+
+    enabled: bool = True
+    """Whether the endpoint is opened."""
+
+    port: BindAddress | None = None
+    """Where it listens; null: on the gRPC host at the gRPC port + 3000, or, where that is taken, at any free port with a warning."""
+
+
+class ServiceSettings(Section):
+    """The settings of one service; subclasses add their sections and override defaults.
+
+    `meaningless` names dotted keys that old files carry and that mean nothing here, each with the reason: they are accepted with
+    one warning. `models.*.key` names a key of every entry of a map.
+    """
+
+    meaningless: ClassVar[Mapping[str, str]] = {}
+
+    server: ServerSection = ServerSection()
+    logging: LoggingSection = LoggingSection()
+    metrics: MetricsSection = MetricsSection()
+
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What load_settings has to say about accepted keys, one sentence each; the service logs them at start."""
+        return self._warnings
