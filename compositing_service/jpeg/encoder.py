@@ -1,7 +1,7 @@
 """The one way in which this service encodes a picture.
 
-OpenCV's libjpeg-turbo, because it takes a restart interval and releases the GIL while it works. Every setting that changes the bytes
-is pinned here; the Huffman tables are the standard ones, so that segments of two pictures can stand in one file.
+OpenCV's libjpeg-turbo, because it takes a restart interval and releases the GIL while it works. Every setting that changes the
+bytes is pinned here; the Huffman tables are the standard ones, so that segments of two pictures can stand in one file.
 """
 
 from __future__ import annotations

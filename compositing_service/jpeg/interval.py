@@ -1,7 +1,7 @@
 """How many MCUs lie between restart markers.
 
-Few: the segments hug the mouth, so little is encoded again and few pixels are kept, but each marker costs bytes in every frame sent.
-Many: the reverse. The choice depends on the avatar's files alone, not on configuration, so that every replica makes the same.
+Few: the segments hug the mouth, so little is encoded again and few pixels are kept, but each marker costs bytes in every frame
+sent. Many: the reverse. The choice depends on the avatar's files alone, not on configuration, so every replica makes the same.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MAX_REGION_PERCENT = 75
 def choose_restart_interval(sample: Picture, rects: Sequence[Rect]) -> int:
     """The restart interval for an avatar's pictures; 0 when they are better encoded whole.
 
-    Of the divisors of the MCUs in a row whose file of `sample`, a frame, is at most 4 % larger than without markers, the one whose
-    regions around `rects` are smallest in the mean; among those within 5 % of it, the largest. One segment a row stands in when even
-    that grows the file more (small or empty pictures). 0 when the regions chosen cover over 75 % of the picture.
+    Of the divisors of the MCUs in a row whose file of `sample`, a frame, is at most 4 % larger than without markers, the one
+    whose regions around `rects` are smallest in the mean; among those within 5 % of it, the largest. One segment a row is always
+    allowed, also where it grows the file more (small or empty pictures). 0 when the chosen regions cover over 75 % of it.
     """
     height, width = sample.shape[:2]
     mcus_per_row = -(-width // MCU_SIZE)

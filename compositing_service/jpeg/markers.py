@@ -1,7 +1,7 @@
 """Where things lie in a JPEG file: its header, its settings, its restart segments.
 
-Reads only what `encoder` writes, and says so when it meets anything else: splicing into a file of other settings would give a picture
-that decoders accept and viewers see as noise.
+Reads only what `encoder` writes, and says so when it meets anything else: splicing into a file of other settings would give a
+picture that decoders accept and viewers see as noise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LUMA_THEN_CHROMA_420 = (0x22, 0x11, 0x11)  # sampling factors, horizontal and v
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 
 
-class UnexpectedJpeg(ValueError):
+class JpegLayoutError(ValueError):
     """A file that cannot be cut and joined."""
 
 
@@ -49,9 +49,9 @@ class Layout:
 
 
 def read_layout(data: bytes) -> Layout:
-    """Reads the markers up to the scan. Raises UnexpectedJpeg for anything but one baseline 4:2:0 scan of three components."""
+    """Reads the markers up to the scan. Raises JpegLayoutError for anything but one baseline 4:2:0 scan of three components."""
     if data[:2] != _SOI or data[-2:] != _EOI:
-        raise UnexpectedJpeg("no JPEG file: start or end marker missing")
+        raise JpegLayoutError("no JPEG file: start or end marker missing")
     size: tuple[int, int] | None = None
     restart_interval = 0
     position = 2
@@ -63,11 +63,11 @@ def read_layout(data: bytes) -> Layout:
         elif marker == _DRI:
             restart_interval = int.from_bytes(body[:2], "big")
         elif marker in _OTHER_SOF:
-            raise UnexpectedJpeg(f"not a baseline JPEG: frame marker {marker:#x}")
+            raise JpegLayoutError(f"not a baseline JPEG: frame marker {marker:#x}")
         elif marker == _SOS:
             break
     if size is None or body[:1] != b"\x03":
-        raise UnexpectedJpeg("the first scan does not hold all three components")
+        raise JpegLayoutError("the first scan does not hold all three components")
     width, height = size
     return Layout(width, height, restart_interval, position, len(data) - 2)
 
@@ -78,7 +78,7 @@ def segment_bounds(data: bytes, layout: Layout) -> list[tuple[int, int]]:
     starts = [layout.scan_start, *(position + 2 for position in markers)]
     ends = [*markers, layout.scan_end]
     if len(starts) != layout.segment_count:
-        raise UnexpectedJpeg(f"{len(starts)} restart segments, expected {layout.segment_count}")
+        raise JpegLayoutError(f"{len(starts)} restart segments, expected {layout.segment_count}")
     return list(zip(starts, ends, strict=True))
 
 
@@ -90,16 +90,16 @@ def split_segments(scan: bytes) -> list[bytes]:
 def _header_segment(data: bytes, position: int) -> tuple[int, bytes]:
     """The marker at `position` and what follows its length field."""
     if data[position : position + 1] != b"\xff" or position + 4 > len(data):
-        raise UnexpectedJpeg(f"no marker at byte {position}")
+        raise JpegLayoutError(f"no marker at byte {position}")
     length = int.from_bytes(data[position + 2 : position + 4], "big")
     body = data[position + 4 : position + 2 + length]
     if length < 2 or len(body) != length - 2:
-        raise UnexpectedJpeg(f"the marker segment at byte {position} is cut short")
+        raise JpegLayoutError(f"the marker segment at byte {position} is cut short")
     return data[position + 1], body
 
 
 def _frame_size(body: bytes) -> tuple[int, int]:
     sampling = tuple(body[7::3])
     if body[:1] != b"\x08" or sampling != _LUMA_THEN_CHROMA_420:
-        raise UnexpectedJpeg(f"a frame of sampling factors {sampling}, expected 8-bit 4:2:0")
+        raise JpegLayoutError(f"a frame of sampling factors {sampling}, expected 8-bit 4:2:0")
     return int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from avatar_kit.geometry import Picture, Rect
 from compositing_service.jpeg.encoder import MCU_SIZE, encode
-from compositing_service.jpeg.markers import UnexpectedJpeg, read_layout, segment_bounds, split_segments
+from compositing_service.jpeg.markers import JpegLayoutError, read_layout, segment_bounds, split_segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Region:
 def region_around(rect: Rect, *, width: int, height: int, restart_interval: int) -> Region:
     """The smallest region that holds `rect` in a picture of that size; the whole picture when `restart_interval` is 0.
 
-    It ends at the picture's right and lower edge at most: there the encoder pads a part of the picture as it pads the whole. Raises
-    ValueError when the interval does not divide the MCUs of a row, or the rectangle is empty or leaves the picture.
+    It ends at the picture's right and lower edge at most: there the encoder pads a part of the picture as it pads the whole.
+    Raises ValueError when the interval does not divide the MCUs of a row, or the rectangle is empty or leaves the picture.
     """
     if not (0 <= rect.x1 < rect.x2 <= width and 0 <= rect.y1 < rect.y2 <= height):
         raise ValueError(f"{rect} is empty or does not lie within {width}x{height}")
@@ -68,7 +68,7 @@ class SpliceableJpeg:
         bodies = split_segments(patch[self.scan_start : -2].tobytes())
         cuts = self.cuts
         if len(bodies) * 2 != len(cuts):
-            raise UnexpectedJpeg(f"the patch has {len(bodies)} restart segments, its region {len(cuts) // 2}")
+            raise JpegLayoutError(f"the patch has {len(bodies)} restart segments, its region {len(cuts) // 2}")
         stored = memoryview(self.data)
         pieces: list[bytes | memoryview] = []
         position = 0
@@ -85,7 +85,7 @@ def encode_spliceable(picture: Picture, region: Region, *, quality: int, restart
     layout = read_layout(data)
     height, width = picture.shape[:2]
     if (layout.width, layout.height, layout.restart_interval) != (width, height, restart_interval):
-        raise UnexpectedJpeg(f"the encoder wrote {layout}")
+        raise JpegLayoutError(f"the encoder wrote {layout}")
     bounds = segment_bounds(data, layout)
     cuts = array("I", (edge for number in region.segments for edge in bounds[number]))
     return SpliceableJpeg(data, layout.scan_start, cuts)
