@@ -7,6 +7,7 @@ sees and returns the 320 x 320 inside a margin of 4.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypeAlias
 
 import cv2
@@ -23,6 +24,14 @@ MIN_LANDMARKS = _UPPER_EDGE + 1
 
 Picture: TypeAlias = NDArray[np.uint8]
 """[height, width, 3], BGR."""
+
+
+class Paste(StrEnum):
+    """How the network's mouth goes back into the picture."""
+
+    REFERENCE = "reference"  # into the 328 crop, which is resized bicubically to the rectangle: a hard edge
+    FEATHER = "feather"  # the same with a soft edge
+    DIRECT = "direct"  # stretched over the whole rectangle, as the older servers did
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,144 @@
+"""One avatar as the services see it, wherever and however its files lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from avatar_kit.errors import BrokenAvatar
+from avatar_kit.geometry import Mask, Paste, Picture, Rect
+from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, FileEntry, Manifest, read_manifest
+from avatar_kit.numbering import numbered_frames
+from avatar_kit.pictures import MAX_PICTURE_BYTES, decode_picture, inspect_picture
+from avatar_kit.rectangles import misplaced, read_rects
+from avatar_kit.safe_files import FileProblem, check_regular, contained, read_bounded
+from avatar_kit.timeline import Loop
+
+__all__ = ["Avatar", "Loop", "Mask", "Paste", "Picture", "Rect", "load_avatar"]
+
+
+@dataclass(frozen=True, slots=True)
+class Avatar:
+    """What is needed to serve an avatar. Pictures and networks stay on disk until somebody reads them."""
+
+    id: str
+    root: Path
+    """Its folder; `frame_name` and messages are relative to it."""
+    fps: float
+    frame_count: int
+    width: int
+    height: int
+    loop: Loop
+    paste: Paste
+    mask: Mask
+    network_path: Path
+    audio_encoder_path: Path | None
+    """The avatar's own encoder; None: the shared one, see `AvatarCatalog.audio_encoder_path`."""
+    frame_paths: tuple[Path, ...] = field(repr=False)
+    rects: tuple[Rect, ...] = field(repr=False)
+    features_path: Path | None = None
+    crops_video_path: Path | None = None
+    rois_video_path: Path | None = None
+
+    def frame_name(self, index: int) -> str:
+        """The picture's name as messages give it: folder and file, never the full path."""
+        path = self.frame_paths[index]
+        return f"{path.parent.name}/{path.name}"
+
+    def read_frame(self, index: int) -> Picture:
+        """Decodes frame `index`, 0 .. frame_count - 1, from disk: [height, width, 3]. May be called from any thread.
+
+        Raises BrokenAvatar for a picture that is missing, truncated, damaged or of another size than the avatar.
+        """
+        if not 0 <= index < self.frame_count:
+            raise IndexError(f"frame {index} of {self.frame_count}")
+        try:
+            data = read_bounded(self.frame_paths[index], MAX_PICTURE_BYTES)
+            return decode_picture(data, width=self.width, height=self.height)
+        except FileProblem as problem:
+            raise BrokenAvatar(problem.of(self.frame_name(index))) from None
+
+
+def load_avatar(folder: Path) -> Avatar:
+    """The avatar of format version 1 in `folder`, whose name is its id.
+
+    Reads the manifest, the rectangles, the listing of the frames and the first frame's header; checksums and everything else are
+    `verify_avatar`'s. Raises BrokenAvatar with every problem found.
+    """
+    manifest = read_manifest(folder)
+    problems: list[str] = []
+    paths = _file_paths(folder, manifest, problems)
+    frame_paths = _frame_paths(folder, manifest, problems)
+    rects = _rects(paths.get("crop_rects"), manifest, problems)
+    if frame_paths:
+        problems += first_frame_problems(frame_paths[0], manifest.width, manifest.height)
+    if problems:
+        raise BrokenAvatar(problems)
+    return Avatar(
+        id=folder.name,
+        root=folder,
+        fps=manifest.fps,
+        frame_count=manifest.frame_count,
+        width=manifest.width,
+        height=manifest.height,
+        loop=manifest.loop,
+        paste=manifest.paste,
+        mask=manifest.mask,
+        network_path=paths["network"],
+        audio_encoder_path=paths.get("audio_encoder"),
+        frame_paths=tuple(frame_paths),
+        rects=tuple(rects),
+        features_path=paths.get("features"),
+    )
+
+
+def first_frame_problems(path: Path, width: int, height: int) -> list[str]:
+    """What the first frame's file says against its being whole and of that size."""
+    try:
+        header = inspect_picture(read_bounded(path, MAX_PICTURE_BYTES))
+    except FileProblem as problem:
+        return problem.of(f"{path.parent.name}/{path.name}")
+    if (header.width, header.height) != (width, height):
+        return [f"{path.parent.name}/{path.name} is {header.width}x{header.height}, the avatar is {width}x{height}"]
+    return []
+
+
+def _file_paths(folder: Path, manifest: Manifest, problems: list[str]) -> dict[str, Path]:
+    """The files that `avatar.yaml` names, by role."""
+    paths = {}
+    for role in type(manifest.files).model_fields:
+        entry: FileEntry | None = getattr(manifest.files, role)
+        if entry is None:
+            continue
+        try:
+            paths[role] = contained(folder, entry.path)
+            check_regular(paths[role])
+        except FileProblem as problem:
+            problems += problem.of(f"{MANIFEST_NAME}: files.{role}: {entry.path!a}")
+    return paths
+
+
+def _frame_paths(folder: Path, manifest: Manifest, problems: list[str]) -> list[Path]:
+    try:
+        found = numbered_frames(folder / FRAMES_FOLDER, first=(0,), inside=folder)
+    except FileProblem as problem:
+        problems += problem.of(f"{FRAMES_FOLDER}:")
+        return []
+    if len(found) != manifest.frame_count:
+        problems.append(f"{FRAMES_FOLDER}: {len(found)} pictures, but {MANIFEST_NAME} says frame_count {manifest.frame_count}")
+    return found
+
+
+def _rects(path: Path | None, manifest: Manifest, problems: list[str]) -> list[Rect]:
+    """The rectangles; what is wrong with the file itself has been noted when `path` is None."""
+    if path is None:
+        return []
+    try:
+        rects = read_rects(path)
+    except FileProblem as problem:
+        problems += problem.of(f"{path.name}:")
+        return []
+    if len(rects) != manifest.frame_count:
+        problems.append(f"{path.name}: {len(rects)} rectangles for {manifest.frame_count} frames; each frame needs one")
+    problems += [f"{path.name}: {problem}" for problem in misplaced(rects, manifest.width, manifest.height)]
+    return rects

@@ -1,0 +1,173 @@
+"""`avatar.yaml`, the manifest of format version 1: what it may say, reading it without trusting it, and writing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, field_validator
+
+from avatar_kit.errors import BrokenAvatar, shortened
+from avatar_kit.geometry import Mask, Paste
+from avatar_kit.ids import AvatarId
+from avatar_kit.numbering import MAX_FRAMES
+from avatar_kit.pictures import size_problem
+from avatar_kit.safe_files import FileProblem, read_bounded
+from avatar_kit.timeline import Loop
+
+MANIFEST_NAME = "avatar.yaml"
+FRAMES_FOLDER = "frames"
+FORMAT_VERSION = 1
+FPS = 25.0
+MAX_MANIFEST_BYTES = 64 * 1024
+
+_HEADING = "# A lip-sync avatar. `lipsync avatar verify` compares the folder with this file, `lipsync avatar inspect` shows it.\n"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class FileEntry(_Part):
+    """One file of the avatar."""
+
+    path: str = Field(min_length=1, max_length=200)
+    """Relative to the avatar's folder, which it may not leave."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of its content, in hexadecimal. Compared by verifying, not at every load."""
+
+
+class FileEntries(_Part):
+    """The files of the avatar beside the frames themselves."""
+
+    network: FileEntry
+    """The lip-sync network, ONNX."""
+
+    crop_rects: FileEntry
+    """JSON array of [x1, y1, x2, y2], one a frame, half open."""
+
+    frame_checksums: FileEntry
+    """The SHA-256 of every frame picture, in the format of the sha256sum tool."""
+
+    audio_encoder: FileEntry | None = None
+    """An audio encoder of the avatar's own, ONNX; without it the shared one serves."""
+
+    features: FileEntry | None = None
+    """The clip's own audio features, NumPy float32 [rows, 512]."""
+
+
+def _mask(value: object) -> object:
+    if isinstance(value, list) and len(value) == 4 and all(type(number) is int for number in value):
+        return Mask(*value)
+    if isinstance(value, Mask):
+        return value
+    raise ValueError("expected four whole numbers: x, y, width, height")
+
+
+class Manifest(_Part):
+    """The content of `avatar.yaml`."""
+
+    format_version: Literal[1]
+    """Version of this format."""
+
+    id: AvatarId
+    """The id that the avatar was built under; its folder's name is what counts."""
+
+    fps: float
+    """Frames a second. Only 25 can be served: the networks of this family take one row of audio a frame, 25 a second."""
+
+    frame_count: StrictInt = Field(ge=1, le=MAX_FRAMES)
+    """Number of pictures frames/frame_000000.jpg (or .png), frame_000001.jpg and so on."""
+
+    width: StrictInt
+    """Width of every frame, in pixels."""
+
+    height: StrictInt
+    """Height of every frame, in pixels."""
+
+    network_kind: Literal["ave"]
+    """The audio features that the network was trained with."""
+
+    loop: Loop
+    """bounce: the way back follows the last frame; forward: the first frame does."""
+
+    paste: Paste
+    """reference: as in training, hard edge; feather: the same with a soft edge; direct: as the older servers."""
+
+    mask: Annotated[Mask, BeforeValidator(_mask)] = Mask()
+    """x, y, width, height of the part of the 320 x 320 picture that was blackened in training."""
+
+    files: FileEntries
+    """Where the rest is, with checksums."""
+
+    @field_validator("fps")
+    @classmethod
+    def _only_25(cls, value: float) -> float:
+        if value != FPS:
+            raise ValueError("only 25 can be served: the networks of this family take one row of audio a frame, 25 a second")
+        return value
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the avatar in `folder`. Raises BrokenAvatar with everything that is wrong with it."""
+    try:
+        content = _load_yaml(read_bounded(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES))
+    except FileProblem as problem:
+        raise BrokenAvatar(problem.of(MANIFEST_NAME)) from None
+    version = content.get("format_version")
+    if type(version) is int and version != FORMAT_VERSION:
+        raise BrokenAvatar(f"{MANIFEST_NAME}: format_version is {version}, only {FORMAT_VERSION} can be read")
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        raise BrokenAvatar(_sentences(error)) from None
+    if too := size_problem(manifest.width, manifest.height):
+        raise BrokenAvatar(f"{MANIFEST_NAME}: the size {too}")
+    return manifest
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """The text of an `avatar.yaml`."""
+    content = manifest.model_dump(mode="json", exclude_none=True)
+    mask = manifest.mask
+    content["mask"] = [mask.x, mask.y, mask.width, mask.height]
+    return _HEADING + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader without aliases: by merging them a page of text can grow without end."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+
+def _load_yaml(data: bytes) -> dict[str, Any]:
+    try:
+        content = yaml.load(data, _Loader)  # noqa: S506  # a safe loader
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise FileProblem(f"is not valid YAML: {where}{error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        raise FileProblem(f"is not valid YAML: {str(error)[:100]}") from None
+    if not isinstance(content, dict):
+        raise FileProblem("is not a list of keys and values")
+    return content
+
+
+def _sentences(error: ValidationError) -> list[str]:
+    problems = []
+    for detail in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part)[:40] for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            problems.append(f"{MANIFEST_NAME}: {where} is not a key of this format")
+        elif detail["type"] == "missing":
+            problems.append(f"{MANIFEST_NAME}: {where} is missing")
+        else:
+            shown = ascii(detail["input"])
+            given = f" (given: {shown})" if len(shown) <= 60 else ""
+            problems.append(f"{MANIFEST_NAME}: {where}: {detail['msg'].removeprefix('Value error, ')}{given}")
+    return shortened(problems)

@@ -1,0 +1,194 @@
+"""JPEG and PNG frames from files that may be damaged.
+
+OpenCV decodes, but a JPEG decoder fills in what is missing and only warns, so whether the picture is whole is found out here:
+from the file's structure, from the grey that libjpeg leaves where data ran out, and in case of doubt from a second decoder that
+is strict.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+
+import av
+import cv2
+import numpy as np
+
+from avatar_kit.geometry import Picture
+from avatar_kit.safe_files import FileProblem
+
+MAX_PICTURE_BYTES = 64 * 2**20
+MIN_SIDE, MAX_SIDE = 16, 8192
+MAX_PIXELS = 8192 * 4608  # an 8K frame, also as cinema counts
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MAX_SCANS = 200  # a progressive JPEG of ten has its reasons; one of thousands is made to take for ever
+
+_EOI, _SOS, _DRI = 0xD9, 0xDA, 0xDD
+_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the others of C0 .. CF are tables
+_ONE_PASS = frozenset({0xC0, 0xC1})
+_BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})  # they have no length and no body
+_MARKER_AFTER_DATA = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # stuffed zeros and restarts belong to the data
+
+_CUT_JPEG = "is truncated: a JPEG that ends before its end marker"
+
+_GREY_LUMA, _GREY_TOLERANCE = 128, 3
+
+
+@dataclass(frozen=True, slots=True)
+class PictureHeader:
+    """What a whole picture file says of itself. `one_pass`: a JPEG whose data lie in one piece, top to bottom."""
+
+    suffix: str
+    width: int
+    height: int
+    one_pass: bool
+
+
+def inspect_picture(data: bytes) -> PictureHeader:
+    """Kind and size of a JPEG or PNG file that is structurally whole, without decoding it.
+
+    Raises FileProblem when it is neither, ends early, or is too large to be decoded.
+    """
+    if data.startswith(b"\xff\xd8"):
+        header = _inspect_jpeg(data)
+    elif data.startswith(_PNG_SIGNATURE):
+        header = _inspect_png(data)
+    else:
+        raise FileProblem("is empty" if not data else "is not a JPEG or PNG picture")
+    problem = size_problem(header.width, header.height)
+    if problem:
+        raise FileProblem(problem)
+    return header
+
+
+def size_problem(width: int, height: int) -> str | None:
+    """What keeps a picture of that size from being a frame; None when nothing does."""
+    if min(width, height) < MIN_SIDE:
+        return f"is {width}x{height}, less than {MIN_SIDE}x{MIN_SIDE}"
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        return f"is {width}x{height}, more than {MAX_SIDE} pixels a side or {MAX_PIXELS} in all"
+    return None
+
+
+def decode_picture(data: bytes, *, width: int, height: int) -> Picture:
+    """[height, width, 3] of a whole JPEG or PNG file of exactly that size; EXIF orientation is ignored.
+
+    Raises FileProblem. The size is compared before anything is allocated.
+    """
+    header = inspect_picture(data)
+    if (header.width, header.height) != (width, height):
+        raise FileProblem(f"is {header.width}x{header.height}, the avatar is {width}x{height}")
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        picture = None
+    if picture is None or picture.shape != (height, width, 3):
+        raise FileProblem("can not be decoded: damaged or truncated")
+    decoded = np.asarray(picture, np.uint8)
+    if header.suffix == ".jpg" and not (header.one_pass and _reached_the_end(decoded)):
+        check_jpeg_data(data)
+    return decoded
+
+
+def check_jpeg_data(data: bytes) -> None:
+    """Raises FileProblem when a JPEG file's compressed data end early or make no sense. Costs about half a decode."""
+    codec = av.CodecContext.create("mjpeg", "r")
+    codec.thread_count = 1
+    codec.options = {"err_detect": "explode"}
+    try:
+        frames = [*codec.decode(av.Packet(data)), *codec.decode(None)]
+    except av.error.PatchWelcomeError:
+        return  # whole as far as its structure goes, and of a kind that only libjpeg reads
+    except av.error.FFmpegError:
+        frames = []
+    if not frames:
+        raise FileProblem("has damaged or truncated JPEG data")
+
+
+def _reached_the_end(picture: Picture) -> bool:
+    """Whether the last pixel is certainly not the mid-grey that libjpeg leaves where data ran out."""
+    blue, green, red = (float(value) for value in picture[-1, -1])
+    return abs(0.114 * blue + 0.587 * green + 0.299 * red - _GREY_LUMA) > _GREY_TOLERANCE
+
+
+def _inspect_jpeg(data: bytes) -> PictureHeader:
+    """Walks the marker segments up to the end-of-image marker: cut anywhere, a file lacks that one."""
+    size: tuple[int, int] | None = None
+    scans, one_pass = 0, True
+    marker, position = _next_marker(data, 2)
+    while marker != _EOI:
+        if marker not in _BARE_MARKERS:
+            body, position = _segment(data, position)
+            if marker in _FRAME_HEADERS:
+                size = _jpeg_size(body, size)
+                one_pass = one_pass and marker in _ONE_PASS
+            elif marker == _DRI:
+                one_pass = False  # decoders pick up again at each restart, so the last pixel says nothing of those before
+            elif marker == _SOS:
+                scans += 1
+                position = _end_of_data(data, position)
+        if scans > _MAX_SCANS:
+            raise FileProblem(f"is a JPEG of more than {_MAX_SCANS} scans")
+        marker, position = _next_marker(data, position)
+    if size is None or not scans:
+        raise FileProblem("is a JPEG without a picture in it")
+    return PictureHeader(".jpg", *size, one_pass=one_pass and scans == 1)
+
+
+def _next_marker(data: bytes, position: int) -> tuple[int, int]:
+    """The marker at `position`, and where its segment begins. Any number of FF may fill the space before it."""
+    start = position
+    while data[position : position + 1] == b"\xff":
+        position += 1
+    if position >= len(data):
+        raise FileProblem(_CUT_JPEG)
+    if position == start or data[position] == 0:
+        raise FileProblem("is a damaged JPEG: something other than a marker where one must be")
+    return data[position], position + 1
+
+
+def _segment(data: bytes, position: int) -> tuple[bytes, int]:
+    """The body of the segment whose length stands at `position`, and where it ends."""
+    length = int.from_bytes(data[position : position + 2], "big")
+    if position + max(length, 2) > len(data):
+        raise FileProblem(_CUT_JPEG)
+    return data[position + 2 : position + length], position + max(length, 2)
+
+
+def _end_of_data(data: bytes, position: int) -> int:
+    found = _MARKER_AFTER_DATA.search(data, position)
+    if found is None:
+        raise FileProblem(_CUT_JPEG)
+    return found.start()
+
+
+def _jpeg_size(body: bytes, earlier: tuple[int, int] | None) -> tuple[int, int]:
+    if earlier is not None or len(body) < 5:
+        raise FileProblem("is a damaged JPEG: its size is given twice or cut off")
+    height, width = struct.unpack_from(">HH", body, 1)
+    return width, height
+
+
+def _inspect_png(data: bytes) -> PictureHeader:
+    """Walks the chunks, each with its own checksum, up to the last."""
+    position = len(_PNG_SIGNATURE)
+    size: tuple[int, int] | None = None
+    kind = b""
+    while kind != b"IEND":
+        if position + 12 > len(data):
+            raise FileProblem("is truncated: a PNG that ends before its last chunk")
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        if end + 4 > len(data):
+            raise FileProblem("is truncated: a PNG that ends before its last chunk")
+        if zlib.crc32(memoryview(data)[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise FileProblem("is a damaged PNG: a chunk's checksum is wrong")
+        if kind == b"IHDR" and size is None and length >= 8:
+            size = struct.unpack_from(">II", data, position + 8)
+        position = end + 4
+    if size is None:
+        raise FileProblem("is a damaged PNG: it has no header")
+    return PictureHeader(".png", *size, one_pass=True)

@@ -1,0 +1,79 @@
+"""Reading files that nobody vouches for: regular files only, never more bytes than a limit, never outside a folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+
+class FileProblem(Exception):
+    """Why a file can not be used: one or more ends of a sentence that begins with the file's name."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+    def of(self, name: str) -> list[str]:
+        """The whole sentences."""
+        return [f"{name} {problem}" for problem in self.problems]
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a regular file of at most `max_bytes`. Raises FileProblem; never waits on a pipe or a device."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise FileProblem(_reason(error)) from None
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileProblem("is not a regular file")
+        if status.st_size > max_bytes:
+            raise FileProblem(f"has {status.st_size} bytes, more than the {max_bytes} allowed")
+        try:
+            return file.read(max_bytes)
+        except OSError as error:
+            raise FileProblem(_reason(error)) from None
+
+
+def check_regular(path: Path) -> None:
+    """Raises FileProblem unless `path` is a readable regular file with something in it."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise FileProblem(_reason(error)) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise FileProblem("is not a regular file")
+    if not status.st_size:
+        raise FileProblem("is empty")
+    if not os.access(path, os.R_OK):
+        raise FileProblem("can not be read: Permission denied")
+
+
+def contained(root: Path, relative: str) -> Path:
+    """`root / relative`. Raises FileProblem when that lies, or leads through a symbolic link, outside `root`."""
+    pure = PurePosixPath(relative)
+    if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in relative or "\\" in relative:
+        raise FileProblem("is not a path inside the avatar's folder")
+    path = root / pure
+    if not stays_in(root, path):
+        raise FileProblem("leads out of the avatar's folder")
+    return path
+
+
+def stays_in(root: Path, path: Path) -> bool:
+    """Whether `path`, every symbolic link followed, lies in `root`. What does not exist counts by its name."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a loop of links
+        return False
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
+    if isinstance(error, OSError):
+        return f"can not be read: {error.strerror}"
+    return "can not be read: not a file name"

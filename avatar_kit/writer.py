@@ -1,0 +1,175 @@
+"""Writing an avatar so that nobody ever sees half of one: into a hidden folder beside its place, which is renamed at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avatar_kit.avatar import Avatar, load_avatar
+from avatar_kit.errors import AvatarExists, BrokenAvatar
+from avatar_kit.geometry import Mask, Paste, Rect
+from avatar_kit.ids import check_avatar_id
+from avatar_kit.manifest import FPS, FRAMES_FOLDER, MANIFEST_NAME, FileEntries, FileEntry, Manifest, manifest_text
+from avatar_kit.pictures import inspect_picture, size_problem
+from avatar_kit.rectangles import rects_text
+from avatar_kit.safe_files import FileProblem
+from avatar_kit.timeline import Loop
+
+NETWORK_NAME = "network.onnx"
+AUDIO_ENCODER_NAME = "audio_encoder.onnx"
+FEATURES_NAME = "aud_ave.npy"
+RECTS_NAME = "crop_rects.json"
+CHECKSUMS_NAME = "frames.sha256"
+FEATURE_WIDTH = 512
+
+
+class AvatarWriter:
+    """Writes one avatar of format version 1; use it as a context manager. Leaving it without `finish` leaves nothing behind.
+
+    Raises AvatarExists when the id is taken and `replace` is False, InvalidAvatarId, and ValueError for a size or fps that no
+    avatar may have. For one thread.
+    """
+
+    def __init__(
+        self,
+        models_root: Path,
+        avatar_id: str,
+        *,
+        width: int,
+        height: int,
+        fps: float = FPS,
+        loop: Loop = Loop.BOUNCE,
+        paste: Paste = Paste.REFERENCE,
+        mask: Mask | None = None,
+        replace: bool = False,
+    ) -> None:
+        check_avatar_id(avatar_id)
+        if fps != FPS:
+            raise ValueError(f"{fps} fps: only {FPS:g} can be served")
+        if problem := size_problem(width, height):
+            raise ValueError(f"an avatar that {problem}")
+        self._id = avatar_id
+        self._place = models_root / avatar_id
+        self._width, self._height = width, height
+        self._loop, self._paste, self._mask = loop, paste, mask or Mask()
+        self._replace = replace
+        self._refuse_taken()
+        self._folder = models_root / f".{avatar_id}.{secrets.token_hex(6)}.partial"
+        self._rects: list[Rect] = []
+        self._frame_sums: list[str] = []
+        self._files: dict[str, FileEntry] = {}
+
+    def __enter__(self) -> Self:
+        (self._folder / FRAMES_FOLDER).mkdir(parents=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def add_frame(self, picture: bytes, rect: Rect) -> None:
+        """Adds the next frame: a whole JPEG or PNG file of the avatar's size, and its rectangle. Raises BrokenAvatar."""
+        index = len(self._rects)
+        try:
+            header = inspect_picture(picture)
+        except FileProblem as problem:
+            raise BrokenAvatar(problem.of(f"frame {index}")) from None
+        if (header.width, header.height) != (self._width, self._height):
+            size = f"{self._width}x{self._height}"
+            raise BrokenAvatar(f"frame {index} is {header.width}x{header.height}, the avatar is {size}")
+        if misplaced := rect.problem(self._width, self._height):
+            raise BrokenAvatar(f"frame {index}: the rectangle {misplaced}")
+        name = f"{FRAMES_FOLDER}/frame_{index:06d}{header.suffix}"
+        (self._folder / name).write_bytes(picture)
+        self._rects.append(rect)
+        self._frame_sums.append(f"{hashlib.sha256(picture).hexdigest()}  {name}\n")
+
+    def set_network(self, network: bytes | Path, *, kind: str = "ave") -> None:
+        """The lip-sync network, ONNX: bytes or a file to copy. It is not looked into: `verify_avatar` does that."""
+        if kind != "ave":
+            raise BrokenAvatar(f"a network for {kind[:40]!r} audio features; only networks for 'ave' features can be served")
+        self._add_file("network", NETWORK_NAME, network)
+
+    def set_audio_encoder(self, encoder: bytes | Path) -> None:
+        """An audio encoder of the avatar's own, ONNX: bytes or a file to copy."""
+        self._add_file("audio_encoder", AUDIO_ENCODER_NAME, encoder)
+
+    def set_features(self, features: NDArray[np.float32]) -> None:
+        """The clip's own audio features: float32 [rows, 512]."""
+        if features.ndim != 2 or features.shape[1] != FEATURE_WIDTH or not np.isfinite(features).all():
+            raise BrokenAvatar(f"audio features of shape {features.shape}; expected finite numbers, [rows, {FEATURE_WIDTH}]")
+        np.save(self._folder / FEATURES_NAME, np.ascontiguousarray(features, np.float32), allow_pickle=False)
+        self._note_file("features", FEATURES_NAME)
+
+    def finish(self) -> Avatar:
+        """Checks what was written, puts it in its place and returns it as loaded from there.
+
+        Raises BrokenAvatar when something is missing, AvatarExists when the id was taken meanwhile.
+        """
+        if missing := [what for what, there in (("frames", self._rects), ("network", "network" in self._files)) if not there]:
+            raise BrokenAvatar([f"the avatar has no {what}" for what in missing])
+        self._add_file("crop_rects", RECTS_NAME, rects_text(self._rects).encode())
+        self._add_file("frame_checksums", CHECKSUMS_NAME, "".join(self._frame_sums).encode())
+        (self._folder / MANIFEST_NAME).write_text(manifest_text(self._manifest()), encoding="utf-8")
+        load_avatar(self._folder)
+        self._put_in_place()
+        return load_avatar(self._place)
+
+    def _manifest(self) -> Manifest:
+        return Manifest(
+            format_version=1,
+            id=self._id,
+            fps=FPS,
+            frame_count=len(self._rects),
+            width=self._width,
+            height=self._height,
+            network_kind="ave",
+            loop=self._loop,
+            paste=self._paste,
+            mask=self._mask,
+            files=FileEntries.model_validate(self._files),
+        )
+
+    def _add_file(self, role: str, name: str, content: bytes | Path) -> None:
+        if isinstance(content, bytes):
+            (self._folder / name).write_bytes(content)
+        else:
+            shutil.copyfile(content, self._folder / name)
+        self._note_file(role, name)
+
+    def _note_file(self, role: str, name: str) -> None:
+        with (self._folder / name).open("rb") as file:
+            self._files[role] = FileEntry(path=name, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+    def _refuse_taken(self) -> None:
+        if not self._replace and os.path.lexists(self._place):
+            raise AvatarExists(f"avatar {self._id!r} exists; ask for it to be replaced, or choose another id")
+
+    def _put_in_place(self) -> None:
+        """Renames; what was there before is moved away first, and back again should the renaming fail."""
+        self._refuse_taken()
+        old = self._folder.with_suffix(".old")
+        if self._replace:
+            with contextlib.suppress(FileNotFoundError):
+                self._place.rename(old)
+        try:
+            self._folder.rename(self._place)
+        except OSError as error:
+            if os.path.lexists(old):
+                old.rename(self._place)
+            if error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}:
+                raise AvatarExists(f"avatar {self._id!r} has been made by somebody else meanwhile") from None
+            raise
+        if old.is_symlink():
+            old.unlink()
+        else:
+            shutil.rmtree(old, ignore_errors=True)
