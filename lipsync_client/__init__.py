@@ -1,0 +1,39 @@
+"""The typed Python client of the compositing API, blocking (`Client`) and asyncio (`AsyncClient`).
+
+with Client("localhost:50052") as client:
+    for jpeg in client.frames("demo", sound):  # float32 or int16, mono, 16 kHz
+        ...
+"""
+
+from __future__ import annotations
+
+from lipsync_client.aio import AsyncClient
+from lipsync_client.blocking import Client
+from lipsync_client.cutting import Cut, cut, frame_count
+from lipsync_client.errors import LipsyncError, Violation
+from lipsync_client.requests import BatchOptions, ClipOptions, Output, Quality
+from lipsync_client.results import AvatarInfo, AvatarStats, Batch, Health, Loaded, ServerStats, Timings
+from lipsync_client.sound import FRAME_RATE, Sound
+
+__all__ = [
+    "FRAME_RATE",
+    "AsyncClient",
+    "AvatarInfo",
+    "AvatarStats",
+    "Batch",
+    "BatchOptions",
+    "Client",
+    "ClipOptions",
+    "Cut",
+    "Health",
+    "LipsyncError",
+    "Loaded",
+    "Output",
+    "Quality",
+    "ServerStats",
+    "Sound",
+    "Timings",
+    "Violation",
+    "cut",
+    "frame_count",
+]

@@ -1,0 +1,75 @@
+"""Cuts a sound into batches, each with the sound around it that its frames depend on.
+
+A frame of the clip reads rows of sound from 9 frames before it to 6 frames after it, and each row spans 200 ms and the edges of
+its spectrum: 10 frames before and 12 from the frame's start hold all of it. Because every batch carries that and says where on
+the clip it lies, the frames are the same bytes however the clip is cut.
+
+The server resamples other rates than 16 kHz piece by piece, and a resampler is inexact near the ends of what it is given. At
+those rates each batch carries two more frames on either side, so that its own frames read nothing from there; what is left is
+the rounding of the resampler, far below what can be heard, but not promised to be the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lipsync_client.sound import FRAME_RATE, SERVER_SAMPLE_RATE_HZ
+
+LEAD_IN_FRAMES = 10
+LOOK_AHEAD_FRAMES = 12
+RESAMPLER_FRAMES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One batch of a clip: which frames, and which samples [first_sample, end_sample) they need."""
+
+    first_frame: int
+    frame_count: int
+    lead_in_frames: int
+    first_sample: int
+    end_sample: int
+
+    @property
+    def audio_start_frame(self) -> int:
+        """The 40 ms frame of the clip at which `first_sample` lies."""
+        return self.first_frame - self.lead_in_frames
+
+
+def frame_count(sample_count: int, sample_rate: int) -> int:
+    """Frames that cover `sample_count` samples: duration x 25, rounded up."""
+    return -(-sample_count * FRAME_RATE // sample_rate)
+
+
+def sample_of_frame(frame: int, sample_rate: int) -> int:
+    """The sample nearest to the start of `frame`; exact at every rate that 25 divides."""
+    return (2 * frame * sample_rate + FRAME_RATE) // (2 * FRAME_RATE)
+
+
+def cut(sample_count: int, *, sample_rate: int = SERVER_SAMPLE_RATE_HZ, batch_size: int = 24) -> Iterator[Cut]:
+    """Batches that cover every frame of the sound exactly once, in order; the last one may be smaller.
+
+    Raises ValueError unless `sample_rate` and `batch_size` are positive.
+    """
+    if sample_rate < 1:
+        raise ValueError(f"sample_rate is {sample_rate}; expected a positive number of Hz")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    return _cuts(sample_count, sample_rate, batch_size)
+
+
+def _cuts(sample_count: int, sample_rate: int, batch_size: int) -> Iterator[Cut]:
+    margin = 0 if sample_rate == SERVER_SAMPLE_RATE_HZ else RESAMPLER_FRAMES
+    total = frame_count(sample_count, sample_rate)
+    for first in range(0, total, batch_size):
+        count = min(batch_size, total - first)
+        lead_in = min(first, LEAD_IN_FRAMES + margin)
+        end = first + count - 1 + LOOK_AHEAD_FRAMES + margin
+        yield Cut(
+            first_frame=first,
+            frame_count=count,
+            lead_in_frames=lead_in,
+            first_sample=sample_of_frame(first - lead_in, sample_rate),
+            end_sample=min(sample_of_frame(end, sample_rate), sample_count),
+        )

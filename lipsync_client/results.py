@@ -1,0 +1,203 @@
+"""What the compositing API answers, as frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import grpc
+
+from lipsync_client.errors import LipsyncError
+from lipsync_client.requests import Output
+from shared_proto import compositing_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the server's time went, in ms. The first three are sums over parts that may have run at the same time."""
+
+    inference_ms: float = 0.0
+    composite_ms: float = 0.0
+    audio_ms: float = 0.0
+    total_ms: float = 0.0
+    load_ms: float = 0.0
+
+    def __add__(self, other: Timings) -> Timings:
+        return Timings(
+            inference_ms=self.inference_ms + other.inference_ms,
+            composite_ms=self.composite_ms + other.composite_ms,
+            audio_ms=self.audio_ms + other.audio_ms,
+            total_ms=self.total_ms + other.total_ms,
+            load_ms=self.load_ms + other.load_ms,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Frames that follow each other on the avatar's timeline.
+
+    `frames` are JPEG files, or BGR bytes of `height` x `width` x 3; `indices` says which of the avatar's pictures each was made
+    from; `start_frame` is the timeline position of the first; `width` and `height` are 0 from servers that do not tell them.
+    """
+
+    frames: list[bytes] = field(repr=False)
+    indices: list[int] = field(repr=False)
+    start_frame: int
+    output: Output
+    width: int
+    height: int
+    timings: Timings
+    loaded_avatar: bool
+    gpu_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class AvatarStats:
+    """Use of an avatar since it was loaded."""
+
+    usage_count: int
+    last_used_unix_ms: int
+    loaded_unix_ms: int
+    total_inference_ms: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AvatarInfo:
+    """An avatar that the server knows. `error` says why it cannot be served, empty when it can."""
+
+    id: str
+    loaded: bool
+    frame_count: int
+    width: int
+    height: int
+    fps: float
+    error: str
+    stats: AvatarStats
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStats:
+    """The loaded avatars, and how much room there is. Limits of 0 mean none."""
+
+    avatars: list[AvatarInfo]
+    loaded_avatars: int
+    max_avatars: int
+    memory_bytes: int
+    max_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """How long loading took, 0 when the avatar was loaded already."""
+
+    load_ms: float
+    stats: AvatarStats
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """State of the compositing service and of the inference service behind it."""
+
+    healthy: bool
+    inference_healthy: bool
+    inference_url: str
+    loaded_avatars: int
+    max_avatars: int
+    version: str
+
+
+OUTPUTS: Mapping[int, Output] = {pb.FORMAT_UNSET: "jpeg", pb.FORMAT_JPEG: "jpeg", pb.FORMAT_RAW_BGR: "raw"}
+
+
+def parse_batch(request: pb.CompositeBatchRequest, response: pb.CompositeBatchResponse) -> Batch:
+    """Raises LipsyncError when the server reports failure inside an OK reply, as older ones do, or leaves frames out."""
+    check_success(success=response.success, error=response.error)
+    frames = list(response.composited_frames)
+    if len(frames) != request.batch_size:
+        raise LipsyncError(grpc.StatusCode.INTERNAL, f"the server sent {len(frames)} frames, not {request.batch_size}")
+    return Batch(
+        frames=frames,
+        indices=list(response.frame_indices),
+        start_frame=request.start_frame_idx,
+        output=OUTPUTS.get(response.output_format, "jpeg"),
+        width=response.width,
+        height=response.height,
+        timings=Timings(
+            inference_ms=response.inference_time_ms,
+            composite_ms=response.composite_time_ms,
+            audio_ms=response.audio_processing_ms,
+            total_ms=response.total_time_ms,
+            load_ms=response.model_load_time_ms,
+        ),
+        loaded_avatar=response.model_loaded,
+        gpu_id=response.gpu_id,
+    )
+
+
+def check_success(*, success: bool, error: str) -> None:
+    """Raises LipsyncError for the failure that servers of the old contract report inside an OK reply."""
+    if not success:
+        raise LipsyncError(grpc.StatusCode.UNKNOWN, error or "the server reported failure without a reason")
+
+
+def parse_avatars(response: pb.ListModelsResponse) -> list[AvatarInfo]:
+    """Every avatar the server knows."""
+    return [_avatar(model) for model in response.models]
+
+
+def parse_loaded(response: pb.LoadModelResponse) -> Loaded:
+    """Raises LipsyncError for a failure inside an OK reply."""
+    check_success(success=response.success, error=response.error)
+    return Loaded(load_ms=response.load_time_ms, stats=_avatar_stats(response.stats))
+
+
+def parse_unloaded(response: pb.UnloadModelResponse) -> None:
+    """Raises LipsyncError for a failure inside an OK reply."""
+    check_success(success=response.success, error=response.error)
+
+
+def parse_stats(response: pb.GetModelStatsResponse) -> ServerStats:
+    """Loaded avatars and limits."""
+    return ServerStats(
+        avatars=[_avatar(model) for model in response.models],
+        loaded_avatars=response.loaded_models,
+        max_avatars=response.max_models,
+        memory_bytes=response.total_memory_bytes,
+        max_memory_bytes=response.max_memory_bytes,
+    )
+
+
+def parse_health(response: pb.HealthResponse) -> Health:
+    """State of both services."""
+    return Health(
+        healthy=response.healthy,
+        inference_healthy=response.inference_server_healthy,
+        inference_url=response.inference_server_url,
+        loaded_avatars=response.loaded_models,
+        max_avatars=response.max_models,
+        version=response.version,
+    )
+
+
+def _avatar(model: pb.ModelInfo) -> AvatarInfo:
+    return AvatarInfo(
+        id=model.model_id,
+        loaded=model.loaded,
+        frame_count=model.frame_count,
+        width=model.width,
+        height=model.height,
+        fps=model.fps,
+        error=model.error,
+        stats=_avatar_stats(model.stats),
+    )
+
+
+def _avatar_stats(stats: pb.ModelStats) -> AvatarStats:
+    return AvatarStats(
+        usage_count=stats.usage_count,
+        last_used_unix_ms=stats.last_used_unix_ms,
+        loaded_unix_ms=stats.loaded_unix_ms,
+        total_inference_ms=stats.total_inference_time_ms,
+        memory_bytes=stats.memory_bytes,
+    )
