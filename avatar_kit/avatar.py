@@ -37,6 +37,7 @@ class Avatar:
     frame_paths: tuple[Path, ...] = field(repr=False)
     rects: tuple[Rect, ...] = field(repr=False)
     features_path: Path | None = None
+    rects_path: Path | None = None
     crops_video_path: Path | None = None
     rois_video_path: Path | None = None
 
@@ -89,6 +90,7 @@ def load_avatar(folder: Path) -> Avatar:
         frame_paths=tuple(frame_paths),
         rects=tuple(rects),
         features_path=paths.get("features"),
+        rects_path=paths["crop_rects"],
     )
 
 

@@ -58,7 +58,8 @@ class FileEntries(_Part):
     """The clip's own audio features, NumPy float32 [rows, 512]."""
 
 
-def _mask(value: object) -> object:
+def mask_from_list(value: object) -> object:
+    """A mask as YAML gives it; for pydantic, which reports the ValueError."""
     if isinstance(value, list) and len(value) == 4 and all(type(number) is int for number in value):
         return Mask(*value)
     if isinstance(value, Mask):
@@ -96,7 +97,7 @@ class Manifest(_Part):
     paste: Paste
     """reference: as in training, hard edge; feather: the same with a soft edge; direct: as the older servers."""
 
-    mask: Annotated[Mask, BeforeValidator(_mask)] = Mask()
+    mask: Annotated[Mask, BeforeValidator(mask_from_list)] = Mask()
     """x, y, width, height of the part of the 320 x 320 picture that was blackened in training."""
 
     files: FileEntries

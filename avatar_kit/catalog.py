@@ -1,0 +1,111 @@
+"""All avatars that a service can serve: those found under models_root and those that its settings name."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from avatar_kit.avatar import Avatar, load_avatar
+from avatar_kit.errors import AvatarNotFound, BrokenAvatar
+from avatar_kit.ids import check_avatar_id, is_avatar_id
+from avatar_kit.legacy import is_legacy, load_legacy
+from avatar_kit.manifest import MANIFEST_NAME
+from avatar_kit.model_entry import ModelEntry
+from avatar_kit.safe_files import FileProblem, check_regular, stays_in
+
+AUDIO_ENCODER_NAME = "audio_encoder.onnx"
+
+
+class AvatarCatalog:
+    """Reads from disk at every call and keeps nothing, so that avatars may come and go. For any number of threads."""
+
+    def __init__(
+        self, models_root: Path, entries: Mapping[str, ModelEntry] | None = None, *, audio_encoder: Path | None = None
+    ) -> None:
+        """`audio_encoder`: where the shared one is, when not at models_root/audio_encoder.onnx. Raises InvalidAvatarId."""
+        self.models_root = models_root
+        self._entries = {check_avatar_id(avatar_id): entry for avatar_id, entry in (entries or {}).items()}
+        self._audio_encoder = audio_encoder or models_root / AUDIO_ENCODER_NAME
+
+    def ids(self) -> list[str]:
+        """Every avatar's id, sorted. A listing: whether the avatars are whole shows when they are read."""
+        found = set(self._entries)
+        try:
+            with os.scandir(self.models_root) as entries:
+                found.update(entry.name for entry in entries if is_avatar_id(entry.name) and self._is_avatar(Path(entry.path)))
+        except OSError:
+            pass  # no models_root, no avatars in it
+        return sorted(found)
+
+    def entry(self, avatar_id: str) -> ModelEntry:
+        """What the settings say of an avatar; the defaults when they say nothing."""
+        return self._entries.get(avatar_id) or ModelEntry()
+
+    def get(self, avatar_id: str) -> Avatar:
+        """Reads one avatar. May block for seconds the first time, when frames must be taken from `source_video`.
+
+        Raises InvalidAvatarId, AvatarNotFound, or BrokenAvatar with every problem found.
+        """
+        check_avatar_id(avatar_id)
+        folder = self.models_root / avatar_id
+        entry = self._entries.get(avatar_id)
+        if entry is None:
+            if not self._is_avatar(folder):
+                raise AvatarNotFound(f"no avatar has the id {avatar_id!r}")
+            return load_avatar(folder) if _has_manifest(folder) else load_legacy(self.models_root, avatar_id, None)
+        if _has_manifest(folder):
+            return settled(load_avatar(folder), entry, self.models_root)
+        return load_legacy(self.models_root, avatar_id, entry)
+
+    def audio_encoder_path(self, avatar: Avatar) -> Path:
+        """The audio encoder for an avatar: its own, else the shared one. Raises BrokenAvatar when there is none."""
+        if avatar.audio_encoder_path:
+            return avatar.audio_encoder_path
+        try:
+            check_regular(self._audio_encoder)
+        except FileProblem as problem:
+            raise BrokenAvatar(
+                problem.of(f"the avatar has no audio encoder of its own, and {self._audio_encoder.name}")
+            ) from None
+        return self._audio_encoder
+
+    def _is_avatar(self, folder: Path) -> bool:
+        """Whether there is an avatar's folder; a link to one elsewhere than under models_root does not count."""
+        if not _has_manifest(folder) and not is_legacy(folder):
+            return False
+        return not folder.is_symlink() or stays_in(self.models_root, folder)
+
+
+def settled(avatar: Avatar, entry: ModelEntry, models_root: Path) -> Avatar:
+    """An avatar of format version 1 with what the settings say of it.
+
+    Raises BrokenAvatar when the settings name other files than its manifest: one of the two is a mistake.
+    """
+    there = {
+        "model_path": avatar.network_path,
+        "background_dir": avatar.frame_paths[0].parent,
+        "crop_rects_path": avatar.rects_path,
+    }
+    problems = []
+    for key, path in there.items():
+        named: Path | None = getattr(entry, key)
+        if named is not None and (path is None or (models_root / named).resolve() != path.resolve()):
+            problems.append(f"{key} in the settings names another file than the avatar's {MANIFEST_NAME}: remove one of them")
+    if entry.num_frames not in {None, avatar.frame_count}:
+        problems.append(f"num_frames is {entry.num_frames} in the settings, but the avatar has {avatar.frame_count} frames")
+    if problems:
+        raise BrokenAvatar(problems)
+    return dataclasses.replace(
+        avatar,
+        loop=entry.loop or avatar.loop,
+        paste=entry.paste or avatar.paste,
+        mask=entry.mask or avatar.mask,
+        crops_video_path=entry.crops_video_path and models_root / entry.crops_video_path,
+        rois_video_path=entry.rois_video_path and models_root / entry.rois_video_path,
+    )
+
+
+def _has_manifest(folder: Path) -> bool:
+    return os.path.lexists(folder / MANIFEST_NAME)

@@ -1,0 +1,148 @@
+"""Avatars in the earlier servers' layout: no manifest, but a network, numbered frames and rectangles where the settings say.
+
+Frames and rectangles are paired by rank, because frames are numbered from 0 or, by some extractors, from 1.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from avatar_kit.avatar import Avatar
+from avatar_kit.errors import BrokenAvatar
+from avatar_kit.extraction import extract_frames, needs_extraction
+from avatar_kit.geometry import Mask, Paste, Rect
+from avatar_kit.manifest import FPS, FRAMES_FOLDER
+from avatar_kit.model_entry import ModelEntry
+from avatar_kit.numbering import numbered_frames
+from avatar_kit.pictures import MAX_PICTURE_BYTES, inspect_picture
+from avatar_kit.rectangles import misplaced, read_rects
+from avatar_kit.safe_files import FileProblem, check_regular, read_bounded, stays_in
+from avatar_kit.timeline import Loop
+
+NETWORK_PLACE = Path("checkpoint", "model_best.onnx")
+RECTS_PLACE = Path("crop_rects.json")
+
+
+def is_legacy(folder: Path) -> bool:
+    """Whether a folder without a manifest is an avatar of the earlier servers. Its other files may yet be missing."""
+    return os.path.lexists(folder / NETWORK_PLACE)
+
+
+def load_legacy(models_root: Path, avatar_id: str, entry: ModelEntry | None) -> Avatar:
+    """The avatar whose files are where `entry` says; without an entry in its folder, which they may not leave.
+
+    When there are no frames they are taken from `source_video` first, which blocks for seconds. Raises BrokenAvatar with every
+    problem found.
+    """
+    return _Loader(models_root, avatar_id, entry or ModelEntry(), inside=None if entry else models_root / avatar_id).load()
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What lies in the folder of frames, in order; `count` of them are served."""
+
+    paths: list[Path]
+    count: int
+
+
+class _Loader:
+    """Loads one avatar and collects what is wrong with it on the way."""
+
+    def __init__(self, models_root: Path, avatar_id: str, entry: ModelEntry, *, inside: Path | None) -> None:
+        self._models_root, self._id, self._entry, self._inside = models_root, avatar_id, entry, inside
+        self._problems: list[str] = []
+
+    def load(self) -> Avatar:
+        entry, own = self._entry, Path(self._id)
+        network = self._file(entry.model_path or own / NETWORK_PLACE, "model_path")
+        found = self._frames(self._models_root / (entry.background_dir or own / FRAMES_FOLDER))
+        width, height = self._size(found.paths)
+        rects_path = self._file(entry.crop_rects_path or own / RECTS_PLACE, "crop_rects_path")
+        rects = self._rects(rects_path, found, width, height)
+        if self._problems or not network:
+            raise BrokenAvatar(self._problems)
+        return Avatar(
+            id=self._id,
+            root=self._models_root / self._id,
+            fps=FPS,
+            frame_count=found.count,
+            width=width,
+            height=height,
+            loop=entry.loop or Loop.BOUNCE,
+            paste=entry.paste or Paste.REFERENCE,
+            mask=entry.mask or Mask(),
+            network_path=network,
+            audio_encoder_path=None,
+            frame_paths=tuple(found.paths[: found.count]),
+            rects=tuple(rects[: found.count]),
+            rects_path=rects_path,
+            crops_video_path=entry.crops_video_path and self._models_root / entry.crops_video_path,
+            rois_video_path=entry.rois_video_path and self._models_root / entry.rois_video_path,
+        )
+
+    def _file(self, path: Path, key: str) -> Path | None:
+        """The file that a key names; None, and a problem noted, when it can not be used."""
+        absolute = self._models_root / path
+        try:
+            check_regular(absolute)
+            if self._inside and not stays_in(self._inside, absolute):
+                raise FileProblem("leads out of the avatar's folder")
+        except FileProblem as problem:
+            self._note(problem, key, absolute)
+            return None
+        return absolute
+
+    def _frames(self, folder: Path) -> _Found:
+        try:
+            self._fill(folder)
+            paths = numbered_frames(folder, inside=self._inside)
+            if not paths:
+                hint = "" if self._entry.source_video else "; with source_video they would be taken from a video"
+                raise FileProblem(f"has no frame pictures in it{hint}")
+        except FileProblem as problem:
+            self._note(problem, "background_dir", folder)
+            return _Found([], 0)
+        wanted = self._entry.num_frames
+        if wanted and wanted > len(paths):
+            self._problems.append(f"num_frames is {wanted}, but there are {len(paths)} frames")
+        return _Found(paths, min(wanted or len(paths), len(paths)))
+
+    def _fill(self, folder: Path) -> None:
+        if self._entry.source_video is None or not needs_extraction(folder):
+            return
+        video = self._models_root / self._entry.source_video
+        try:
+            extract_frames(video, folder, limit=self._entry.num_frames)
+        except FileProblem as problem:
+            self._note(problem, "source_video", video)
+
+    def _size(self, paths: list[Path]) -> tuple[int, int]:
+        """The first frame's size is the avatar's; the others are compared with it when they are read."""
+        if not paths:
+            return 0, 0
+        try:
+            header = inspect_picture(read_bounded(paths[0], MAX_PICTURE_BYTES))
+        except FileProblem as problem:
+            self._note(problem, "background_dir", paths[0])
+            return 0, 0
+        return header.width, header.height
+
+    def _rects(self, path: Path | None, found: _Found, width: int, height: int) -> list[Rect]:
+        if path is None:
+            return []
+        try:
+            rects = read_rects(path)
+            if found.paths and len(rects) not in {len(found.paths), found.count}:
+                raise FileProblem(f"has {len(rects)} rectangles for {len(found.paths)} frames; each frame needs one")
+            if width and (outside := misplaced(rects[: found.count], width, height)):
+                raise FileProblem([f"has a rectangle that can not be used: {problem}" for problem in outside])
+        except FileProblem as problem:
+            self._note(problem, "crop_rects_path", path)
+            return []
+        return rects
+
+    def _note(self, problem: FileProblem, key: str, path: Path) -> None:
+        inside = path.is_relative_to(self._models_root)
+        self._problems += problem.of(f"{key}: {path.relative_to(self._models_root) if inside else path.name}")
