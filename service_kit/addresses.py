@@ -5,13 +5,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 MAX_PORT = 65535
-ACCEPTED = '":PORT" (all interfaces), "HOST:PORT", "[IPV6]:PORT" or PORT, with PORT from 0 (any free one) to 65535'
 
 # Underscores are not legal in host names, but container names carry them.
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
@@ -21,6 +20,8 @@ _PORT = re.compile(r"[0-9]{1,5}")
 @dataclass(frozen=True, slots=True)
 class BindAddress:
     """A host and a port to listen on. Host "" means all interfaces, port 0 any free port."""
+
+    ACCEPTED: ClassVar[str] = ":PORT (all interfaces), HOST:PORT, [IPV6]:PORT or PORT, with PORT from 0 (any free one) to 65535"
 
     host: str
     port: int
@@ -33,7 +34,7 @@ class BindAddress:
         text = str(given).strip() if isinstance(given, int | str) and not isinstance(given, bool) else ""
         host, _, port = text.rpartition(":")
         if not _PORT.fullmatch(port) or int(port) > MAX_PORT:
-            raise ValueError(f"not an address to listen on: use {ACCEPTED}")
+            raise ValueError(f"not an address to listen on; accepted: {cls.ACCEPTED}")
         return cls(_checked_host(host), int(port))
 
     @property
@@ -58,7 +59,7 @@ def _checked_host(host: str) -> str:
         try:
             return str(ipaddress.IPv6Address(host[1:-1]))
         except ValueError:
-            raise ValueError(f"not an IPv6 address in brackets: use {ACCEPTED}") from None
+            raise ValueError(f"not an IPv6 address in brackets; accepted: {BindAddress.ACCEPTED}") from None
     if not _HOST_NAME.fullmatch(host):
-        raise ValueError(f"not a host: use {ACCEPTED}")
+        raise ValueError(f"not a host to listen on; accepted: {BindAddress.ACCEPTED}")
     return host

@@ -8,24 +8,24 @@ Listener = Callable[[str | None], None]
 
 
 class Readiness:
-    """Ready when nobody objects. Each cause objects and clears for itself. Changed on the event loop, read from any thread."""
+    """Ready when nothing blocks. Each cause blocks and clears for itself. Changed on the event loop, read from any thread."""
 
     def __init__(self) -> None:
-        self._objections: dict[str, str] = {}
+        self._blocks: dict[str, str] = {}
         self._listeners: list[Listener] = []
 
     @property
     def reason(self) -> str | None:
         """Why not ready, as a sentence; None when ready."""
-        return "; ".join(list(self._objections.values())) or None
+        return "; ".join(list(self._blocks.values())) or None
 
-    def object(self, cause: str, reason: str) -> None:
+    def block(self, cause: str, reason: str) -> None:
         """Not ready because of `cause`, until that cause is cleared."""
-        self._change(lambda: self._objections.__setitem__(cause, reason))
+        self._change(lambda: self._blocks.__setitem__(cause, reason))
 
     def clear(self, cause: str) -> None:
         """`cause` no longer stands in the way."""
-        self._change(lambda: self._objections.pop(cause, None))
+        self._change(lambda: self._blocks.pop(cause, None))
 
     def subscribe(self, listener: Listener) -> None:
         """Calls `listener` with the reason now and after each change."""

@@ -26,7 +26,7 @@ class Host:
 
     server: grpc.aio.Server  # register servicers here
     metrics: Metrics
-    readiness: Readiness  # object() and clear() later conditions, such as another service that cannot be reached
+    readiness: Readiness  # block() and clear() later conditions, such as another service that cannot be reached
 
 
 @dataclass(frozen=True)

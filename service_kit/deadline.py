@@ -1,0 +1,64 @@
+"""Until when a request is worth working on. gRPC in Python hands no deadline on, so this is handed on instead."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from service_kit.errors import DeadlineExceeded
+
+# Kept back from the caller's time so that our own answer, with its reason, still reaches the caller.
+_MARGIN_S = 0.05
+_MARGIN_SHARE = 0.1
+# What gRPC reports for "no deadline" is centuries away; beyond a year it is taken for that.
+_NO_DEADLINE_S = 365 * 86_400.0
+
+
+class HasTimeRemaining(Protocol):
+    """The part of a gRPC servicer context that a deadline needs."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds that the caller still waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment on the monotonic clock."""
+
+    at_s: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """So many seconds from now."""
+        return cls(time.monotonic() + seconds)
+
+    @classmethod
+    def of_call(cls, context: HasTimeRemaining, *, limit_s: float) -> Deadline:
+        """The caller's deadline less a margin for the way back, but not later than `limit_s` from now."""
+        remaining = context.time_remaining()
+        if remaining is None or remaining > _NO_DEADLINE_S:
+            return cls.after(limit_s)
+        return cls.after(min(limit_s, max(0.0, remaining - min(_MARGIN_S, remaining * _MARGIN_SHARE))))
+
+    def remaining_s(self) -> float:
+        """Seconds left, 0 when it has passed."""
+        return max(0.0, self.at_s - time.monotonic())
+
+    def sooner(self, seconds: float) -> Deadline:
+        """This deadline, or `seconds` from now when that comes first."""
+        return min(self, Deadline.after(seconds), key=lambda deadline: deadline.at_s)
+
+
+@asynccontextmanager
+async def within_deadline(context: HasTimeRemaining, *, limit_s: float) -> AsyncIterator[Deadline]:
+    """Ends its block in time for our own answer to reach the caller. Raises DeadlineExceeded."""
+    deadline = Deadline.of_call(context, limit_s=limit_s)
+    try:
+        async with asyncio.timeout(deadline.remaining_s()):
+            yield deadline
+    except TimeoutError as error:
+        raise DeadlineExceeded("the time for this request is over; allow more time or ask for fewer frames") from error
