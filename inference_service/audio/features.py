@@ -1,0 +1,99 @@
+"""Sound to the windows of a batch and to rows: what the service calls, blocking, from any thread."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+
+from inference_service.audio import reference_edges
+from inference_service.audio.encoder import AudioEncoder
+from inference_service.audio.line import SoundLine
+from inference_service.audio.pcm import Sound
+from inference_service.audio.rows import SAMPLES_A_FRAME, Starts, row_starts, row_windows
+from inference_service.audio.windows import CONTEXT_ROWS, ROW_SIZE, ROWS_BEFORE, FrameWindows, Rows, windows_of_rows
+from service_kit.errors import Problems
+
+# Rows whose columns are worked out at once: bounds the memory of a long sound, and stays in the processor's cache.
+_BLOCK_ROWS = 64
+
+
+class Edges(StrEnum):
+    """What lies beyond the ends of the sound."""
+
+    SILENCE = "silence"
+    REFERENCE = "reference"
+
+
+def check_edges(edges: Edges, sound: Sound, *, audio_start_frame: int, problems: Problems) -> None:
+    """Notes what `Edges.REFERENCE` cannot do: it needs the clip's own start, and at least 350 ms."""
+    if edges is Edges.SILENCE:
+        return
+    if len(sound) < reference_edges.MIN_SAMPLES:
+        problems.add(
+            "raw_audio",
+            f"{len(sound)} samples at 16 kHz are too few for the reference's edges: send {reference_edges.MIN_SAMPLES} (350 ms) "
+            "or more, or leave audio_edges at EDGES_SILENCE",
+        )
+    if audio_start_frame:
+        problems.add(
+            "audio_start_frame",
+            f"{audio_start_frame}, but the reference's edges are those of the whole clip: send it from its start, with 0 here",
+        )
+
+
+class AudioFeatures:
+    """One avatar's way from sound to features. Thread-safe."""
+
+    def __init__(self, encoder: AudioEncoder) -> None:
+        self._encoder = encoder
+
+    def frame_windows(
+        self,
+        sound: Sound,
+        *,
+        batch_size: int,
+        lead_in_frames: int = 0,
+        audio_start_frame: int = 0,
+        edges: Edges = Edges.SILENCE,
+    ) -> FrameWindows:
+        """What each frame of a batch reads: [batch_size, 16, 512].
+
+        The first frame starts `lead_in_frames` x 640 samples into the sound, which starts `audio_start_frame` x 640 samples into
+        the whole. InvalidRequest when the sound does not suit the edges (`check_edges` tells beforehand).
+        """
+        if edges is Edges.SILENCE:
+            first_row = audio_start_frame + lead_in_frames - ROWS_BEFORE
+            rows = self.rows(sound, first_row=first_row, row_count=batch_size + CONTEXT_ROWS, audio_start_frame=audio_start_frame)
+        else:
+            problems = Problems()
+            check_edges(edges, sound, audio_start_frame=audio_start_frame, problems=problems)
+            problems.raise_if_any()
+            rows = self._reference_rows(sound, lead_in_frames, batch_size)
+        return windows_of_rows(rows)
+
+    def rows(self, sound: Sound, *, first_row: int, row_count: int, audio_start_frame: int = 0) -> Rows:
+        """Rows `first_row` .. of the whole sound, of which `sound` starts at frame `audio_start_frame`: [row_count, 512].
+
+        Row j is the same bytes whatever else was sent when the sound holds all that the whole has from sample 640 (j - 1) up to
+        640 (j + 6).
+        """
+        line = SoundLine.in_silence(sound, start=SAMPLES_A_FRAME * audio_start_frame)
+        return self._encoded(line, row_starts(first_row, row_count))
+
+    def _reference_rows(self, sound: Sound, first_frame: int, frames: int) -> Rows:
+        wanted = reference_edges.entry_rows(len(sound), first_frame, frames)
+        rows = np.zeros((len(wanted), ROW_SIZE), np.float32)
+        there = wanted != reference_edges.ZERO_ROW
+        if there.any():
+            first, last = int(wanted[there].min()), int(wanted[there].max())
+            starts = reference_edges.clip_row_starts(len(sound), first, last - first + 1)
+            rows[there] = self._encoded(SoundLine.cut_off(sound), starts)[wanted[there] - first]
+        return rows
+
+    def _encoded(self, line: SoundLine, starts: Starts) -> Rows:
+        rows = np.empty((len(starts), ROW_SIZE), np.float32)
+        for first in range(0, len(starts), _BLOCK_ROWS):
+            block = slice(first, first + _BLOCK_ROWS)
+            rows[block] = self._encoder.encode(row_windows(line, starts[block]))
+        return rows
