@@ -1,0 +1,71 @@
+"""An avatar's crops as its network takes them: uint8 planes, made from the frames once, kept where the network runs.
+
+Frames are read when they are first asked for, so that an avatar serves at once; `fill` makes the rest. On a CPU the bank's own
+memory is the network's input. On a GPU a batch carries its crops along until the bank is full; then the whole bank moves there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from avatar_kit.avatar import Avatar
+from avatar_kit.geometry import MOUTH_SIZE, crop_328, inner
+from inference_service.devices import Device
+
+
+class CropBank:
+    """uint8 [frame_count, 3, 320, 320] crops of one avatar on one device. Thread-safe."""
+
+    def __init__(self, avatar: Avatar, device: Device) -> None:
+        self._avatar = avatar
+        self._device = device
+        # Pages of frames that nobody asked for are never touched and cost nothing.
+        self._host: NDArray[np.uint8] | None = np.empty((avatar.frame_count, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
+        self._ready = np.zeros(avatar.frame_count, bool)
+        self._locks = [threading.Lock() for _ in range(8)]
+        self._on_device: onnxruntime.OrtValue | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the crops made so far, wherever they are."""
+        return int(self._ready.sum()) * 3 * MOUTH_SIZE * MOUTH_SIZE
+
+    def missing(self, frames: Sequence[int]) -> list[int]:
+        """Those of `frames` that `ensure` would have to make."""
+        return [frame for frame in dict.fromkeys(frames) if not self._ready[frame]]
+
+    def ensure(self, frames: Sequence[int]) -> None:
+        """Makes the crops of `frames` that are not there yet. Blocking. Raises BrokenAvatar for a frame that cannot be read."""
+        for frame in self.missing(frames):
+            with self._locks[frame % len(self._locks)]:
+                if not self._ready[frame]:
+                    self._make(frame)
+
+    def fill(self) -> None:
+        """Makes every crop and, on a GPU, moves them there. Blocking."""
+        self.ensure(range(self._avatar.frame_count))
+        if self._device.is_gpu and self._on_device is None:
+            self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(self._host, "cuda", self._device.gpu_id)
+            self._host = None
+
+    def feed(self, frames: NDArray[np.int64]) -> tuple[onnxruntime.OrtValue | NDArray[np.uint8], NDArray[np.int64]]:
+        """A bank and the slots in it that hold `frames`, which `ensure` has made."""
+        host = self._host
+        if host is None:
+            return self._on_device, frames
+        if self._device.is_gpu:
+            return np.ascontiguousarray(host[frames]), np.arange(len(frames), dtype=np.int64)
+        return host, frames
+
+    def _make(self, frame: int) -> None:
+        host = self._host
+        if host is None:
+            return
+        crop = inner(crop_328(self._avatar.read_frame(frame), self._avatar.rects[frame]))
+        host[frame] = crop.transpose(2, 0, 1)
+        self._ready[frame] = True

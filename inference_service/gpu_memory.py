@@ -1,0 +1,42 @@
+"""What the NVIDIA driver says of its GPUs, through NVML; nothing where there is no driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pynvml
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """One GPU as the driver sees it now."""
+
+    index: int
+    name: str
+    total_bytes: int
+    used_bytes: int
+    utilization_percent: int
+
+
+def visible_gpus() -> list[GpuMemory]:
+    """All GPUs that this process may use, in the driver's order; empty without a driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        return [_read(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _read(index: int) -> GpuMemory:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    return GpuMemory(
+        index=index,
+        name=str(pynvml.nvmlDeviceGetName(handle)),
+        total_bytes=int(memory.total),
+        used_bytes=int(memory.used),
+        utilization_percent=int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+    )

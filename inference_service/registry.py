@@ -1,0 +1,234 @@
+"""The loaded avatars: on demand, once however many ask, evicted by the policy, never while in use."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from avatar_kit.avatar import Avatar
+from avatar_kit.catalog import AvatarCatalog
+from avatar_kit.errors import BrokenAvatar
+from inference_service.avatar_errors import as_service_errors
+from inference_service.devices import Device
+from inference_service.eviction import to_make_room
+from inference_service.metrics import InferenceMetrics
+from inference_service.model import LoadedModel, ModelLoader
+from inference_service.settings import InferenceSettings
+from service_kit.errors import ResourceExhausted
+
+log = logging.getLogger(__name__)
+
+RETRY_WHEN_FULL_MS = 1000
+CROP_BYTES = 3 * 320 * 320
+
+
+class ModelRegistry:
+    """Used from the event loop only; loads run on threads of their own."""
+
+    def __init__(
+        self,
+        catalog: AvatarCatalog,
+        devices: Sequence[Device],
+        loader: ModelLoader,
+        settings: InferenceSettings,
+        metrics: InferenceMetrics,
+    ) -> None:
+        self.catalog = catalog
+        self.max_models = settings.capacity.max_models
+        self.max_bytes = int(settings.capacity.max_memory_gb * 2**30)
+        self._settings = settings
+        self._devices = devices
+        self._loader = loader
+        self._metrics = metrics
+        self._models: dict[str, LoadedModel] = {}
+        self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="load")
+        self._background: set[asyncio.Task[None]] = set()
+        self._turn = 0
+
+    @property
+    def loaded(self) -> list[LoadedModel]:
+        """The avatars loaded now."""
+        return list(self._models.values())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Measured memory of all loaded avatars."""
+        return sum(model.memory_bytes for model in self._models.values())
+
+    def find(self, avatar_id: str) -> LoadedModel | None:
+        """The avatar if it is loaded."""
+        return self._models.get(avatar_id)
+
+    @asynccontextmanager
+    async def acquire(self, avatar_id: str) -> AsyncIterator[LoadedModel]:
+        """The avatar, loaded if it was not, and kept for the length of the block. Raises ServiceError."""
+        model = self._models.get(avatar_id) or await self.load(avatar_id)
+        model.in_use += 1
+        model.note_use()
+        try:
+            yield model
+        finally:
+            model.in_use -= 1
+            model.last_used = time.monotonic()
+
+    async def load(self, avatar_id: str, *, force_reload: bool = False, fill: bool = False) -> LoadedModel:
+        """Loads the avatar if it is not, or again. A failed reload keeps the old one; calls under way finish on it.
+
+        Raises ServiceError.
+        """
+        model = self._models.get(avatar_id)
+        if model is not None and not force_reload:
+            return model
+        task = self._loading.get(avatar_id)
+        if task is None:
+            task = asyncio.create_task(self._load(avatar_id, fill=fill), name=f"load-{avatar_id}")
+            self._loading[avatar_id] = task
+            task.add_done_callback(lambda done: self._loading_ended(avatar_id, done))
+        # Shielded: one caller that gives up must not take the load away from the others.
+        return await asyncio.shield(task)
+
+    def unload(self, avatar_id: str) -> bool:
+        """Forgets the avatar; calls under way finish on it. False when it was not loaded."""
+        return self._models.pop(avatar_id, None) is not None
+
+    def unload_idle(self) -> None:
+        """Unloads what nobody used for the configured time."""
+        limit = self._settings.capacity.idle_timeout_minutes * 60
+        for avatar_id, model in list(self._models.items()):
+            if limit and not model.in_use and time.monotonic() - model.last_used > limit:
+                self._evict(avatar_id, "idle")
+
+    async def close(self) -> None:
+        """Waits for loads under way and forgets everything."""
+        await asyncio.gather(*self._loading.values(), *self._background, return_exceptions=True)
+        self._models.clear()
+        self._threads.shutdown()
+
+    def _loading_ended(self, avatar_id: str, task: asyncio.Task[LoadedModel]) -> None:
+        del self._loading[avatar_id]
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:  # also marks it as seen when every caller has gone
+            log.warning("avatar %s was not loaded: %s", avatar_id, error)
+
+    async def _load(self, avatar_id: str, *, fill: bool) -> LoadedModel:
+        loop = asyncio.get_running_loop()
+        try:
+            with as_service_errors():
+                avatar = await loop.run_in_executor(self._threads, self.catalog.get, avatar_id)
+                devices = self._place(avatar)
+                self._make_room(avatar_id, coming_bytes=_expected_bytes(avatar, devices))
+                model = await loop.run_in_executor(
+                    self._threads, lambda: self._loader.load(avatar, self._encoder_path(avatar), devices, fill=fill)
+                )
+        except BaseException:
+            self._metrics.loaded_model(None)
+            raise
+        self._models[avatar_id] = model
+        self._metrics.loaded_model(model.load_seconds)
+        log.info("loaded avatar %s in %.0f ms, %.0f MB", avatar_id, model.load_seconds * 1000, model.memory_bytes / 1e6)
+        self._trim(keep=avatar_id)
+        if any(device.is_gpu for device in devices) and not fill:
+            self._fill_later(model)
+        return model
+
+    def _fill_later(self, model: LoadedModel) -> None:
+        async def fill() -> None:
+            try:
+                for engine in model.engines:
+                    await asyncio.get_running_loop().run_in_executor(self._threads, engine.bank.fill)
+            except BrokenAvatar as error:
+                log.warning("avatar %s: not all frames can be served: %s", model.avatar.id, error)
+
+        task = asyncio.create_task(fill(), name=f"fill-{model.avatar.id}")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _encoder_path(self, avatar: Avatar) -> Path:
+        return avatar.audio_encoder_path or self.shared_encoder_path
+
+    @property
+    def shared_encoder_path(self) -> Path:
+        """The audio encoder of avatars that have none of their own."""
+        return self._settings.audio_encoder_path or self._settings.models_root / "audio_encoder.onnx"
+
+    def _place(self, avatar: Avatar) -> Sequence[Device]:
+        """The devices that the avatar goes to. Raises BrokenAvatar when its preferred GPU is not there."""
+        if self._settings.gpus.allow_multi_gpu_models:
+            return self._devices
+        entry = self._settings.models.get(avatar.id)
+        preferred = -1 if entry is None else entry.preferred_gpu
+        if preferred >= 0 and self._devices[0].is_gpu:
+            found = [device for device in self._devices if device.gpu_id == preferred]
+            if not found:
+                raise BrokenAvatar([f"its preferred_gpu is {preferred}, but there are GPUs 0 to {len(self._devices) - 1}"])
+            return found
+        strategy = self._settings.gpus.assignment_strategy
+        if strategy == "round-robin":
+            self._turn += 1
+            return [self._devices[(self._turn - 1) % len(self._devices)]]
+        taken = {device.gpu_id: self._bytes_on(device) for device in self._devices}
+        device = min(self._devices, key=lambda device: taken[device.gpu_id])
+        others = [model.avatar.id for model in self._on(device) if model.avatar.id != avatar.id]
+        if strategy == "dedicated" and others and not all(model.in_use == 0 for model in self._on(device)):
+            raise ResourceExhausted("every GPU is dedicated to another avatar in use", retry_after_ms=RETRY_WHEN_FULL_MS)
+        if strategy == "dedicated":
+            for other in others:
+                self._evict(other, "capacity")
+        return [device]
+
+    def _on(self, device: Device) -> list[LoadedModel]:
+        return [model for model in self._models.values() if any(engine.device is device for engine in model.engines)]
+
+    def _bytes_on(self, device: Device) -> int:
+        return sum(model.memory_bytes for model in self._on(device))
+
+    def _make_room(self, avatar_id: str, *, coming_bytes: int) -> None:
+        others = [model for other, model in self._models.items() if other != avatar_id]
+        victims = to_make_room(
+            others,
+            self._settings.capacity.eviction_policy,
+            max_models=self.max_models,
+            max_bytes=self.max_bytes,
+            coming_models=1,
+            coming_bytes=coming_bytes,
+        )
+        if victims is None:
+            raise ResourceExhausted(
+                "the service is full and every loaded avatar is in use; try again, or raise capacity.max_models or "
+                "capacity.max_memory_gb",
+                retry_after_ms=RETRY_WHEN_FULL_MS,
+            )
+        for victim in victims:
+            self._evict(victim.avatar.id, "capacity")
+
+    def _trim(self, *, keep: str) -> None:
+        """Holds the limits by what was measured, which is known only after a load."""
+        policy = self._settings.capacity.eviction_policy
+        kept = self._models[keep]
+        kept.in_use += 1
+        try:
+            victims = list(to_make_room(self.loaded, policy, max_models=self.max_models, max_bytes=self.max_bytes) or [])
+            limit = int(self._settings.gpus.memory_gb_per_gpu * 2**30)
+            for engine in kept.engines:
+                victims += to_make_room(self._on(engine.device), policy, max_models=self.max_models, max_bytes=limit) or []
+        finally:
+            kept.in_use -= 1
+        for victim in dict.fromkeys(victims):
+            self._evict(victim.avatar.id, "memory")
+
+    def _evict(self, avatar_id: str, reason: str) -> None:
+        if self.unload(avatar_id):
+            self._metrics.evicted_model(reason)
+            log.info("unloaded avatar %s: %s", avatar_id, reason)
+
+
+def _expected_bytes(avatar: Avatar, devices: Sequence[Device]) -> int:
+    crops = avatar.frame_count * CROP_BYTES if devices[0].is_gpu else 0
+    return len(devices) * (avatar.network_path.stat().st_size + crops)

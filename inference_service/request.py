@@ -1,0 +1,185 @@
+"""What a caller asked for, checked as a whole: every problem is named at once, before anything is loaded or computed.
+
+Decoding sound and checking large blobs take time: these functions are called on a worker thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avatar_kit.errors import InvalidAvatarId
+from avatar_kit.geometry import MOUTH_SIZE
+from avatar_kit.ids import check_avatar_id
+from inference_service.audio.features import AudioFeatures, Edges, check_edges
+from inference_service.audio.pcm import Encoding, Sound, decode_pcm
+from inference_service.audio.windows import FrameWindows, Rows, windows_from_audio_features, windows_from_feature_rows
+from inference_service.settings import LimitsSection
+from service_kit.errors import Problems
+from shared_proto import inference_pb2 as pb
+
+PICTURE_BYTES = 6 * MOUTH_SIZE * MOUTH_SIZE * 4
+ENCODINGS: dict[int, Encoding] = {pb.PCM_FLOAT32: "float32", pb.PCM_INT16: "int16"}
+EDGES = {pb.EDGES_SILENCE: Edges.SILENCE, pb.EDGES_REFERENCE: Edges.REFERENCE}
+
+
+@dataclass(frozen=True)
+class MouthRequest:
+    """A checked InferBatchRequest. Either `sound` or `windows` is there."""
+
+    model_id: str
+    batch_size: int
+    frame_indices: tuple[int, ...]  # empty: along the avatar's loop from 0
+    pictures: NDArray[np.float32] | None  # [1 or batch_size, 6, 320, 320]
+    sound: Sound | None
+    windows: FrameWindows | None
+    lead_in_frames: int
+    audio_start_frame: int
+    edges: Edges
+    want_float: bool
+
+    def feature_windows(self, features: AudioFeatures) -> FrameWindows:
+        """[batch_size, 16, 512] for the engine; from the sound unless the caller sent features."""
+        if self.windows is not None or self.sound is None:
+            return self.windows  # type: ignore[return-value]  # one of the two is there
+        return features.frame_windows(
+            self.sound,
+            batch_size=self.batch_size,
+            lead_in_frames=self.lead_in_frames,
+            audio_start_frame=self.audio_start_frame,
+            edges=self.edges,
+        )
+
+
+@dataclass(frozen=True)
+class EncodeRequest:
+    """A checked EncodeAudioRequest."""
+
+    model_id: str
+    sound: Sound
+    first_row: int
+    row_count: int
+    audio_start_frame: int
+
+    def rows(self, features: AudioFeatures) -> Rows:
+        """[row_count, 512]."""
+        return features.rows(
+            self.sound, first_row=self.first_row, row_count=self.row_count, audio_start_frame=self.audio_start_frame
+        )
+
+
+def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) -> MouthRequest:
+    """Raises InvalidRequest with every problem of the request."""
+    problems = Problems()
+    _check_model_id(request.model_id, problems)
+    batch_size = request.batch_size
+    if not 1 <= batch_size <= limits.max_batch_size:
+        problems.add("batch_size", f"is {batch_size}; send 1 to {limits.max_batch_size}")
+        batch_size = 0  # what depends on it is not checked
+    for field in ("lead_in_frames", "audio_start_frame"):
+        if getattr(request, field) < 0:
+            problems.add(field, f"is {getattr(request, field)}; send 0 or more")
+    if request.mouth_format not in (pb.FLOAT32_BGR, pb.UINT8_BGR):
+        problems.add("mouth_format", f"{request.mouth_format} is unknown; send FLOAT32_BGR or UINT8_BGR")
+    visual = request.visual_frames
+    frame_indices = tuple(request.frame_indices)
+    _check_frame_indices(frame_indices, batch_size, visual_sent=bool(visual), problems=problems)
+    pictures = _pictures(visual, batch_size, problems) if visual else None
+    edges = EDGES.get(request.audio_edges)
+    if edges is None:
+        problems.add("audio_edges", f"{request.audio_edges} is unknown; send EDGES_SILENCE or EDGES_REFERENCE")
+    sound, windows = _sound_or_windows(request, batch_size, limits, problems)
+    if sound is not None and edges is not None:
+        check_edges(edges, sound, audio_start_frame=request.audio_start_frame, problems=problems)
+    problems.raise_if_any()
+    return MouthRequest(
+        model_id=request.model_id,
+        batch_size=batch_size,
+        frame_indices=frame_indices,
+        pictures=pictures,
+        sound=sound,
+        windows=windows,
+        lead_in_frames=request.lead_in_frames,
+        audio_start_frame=request.audio_start_frame,
+        edges=edges or Edges.SILENCE,
+        want_float=request.mouth_format == pb.FLOAT32_BGR,
+    )
+
+
+def check_encode_request(request: pb.EncodeAudioRequest, limits: LimitsSection) -> EncodeRequest:
+    """Raises InvalidRequest with every problem of the request."""
+    problems = Problems()
+    if request.model_id:
+        _check_model_id(request.model_id, problems)
+    if not 1 <= request.row_count <= limits.max_feature_rows:
+        problems.add("row_count", f"is {request.row_count}; send 1 to {limits.max_feature_rows}")
+    if request.audio_start_frame < 0:
+        problems.add("audio_start_frame", f"is {request.audio_start_frame}; send 0 or more")
+    sound = _decoded(request.raw_audio, request, limits, problems)
+    problems.raise_if_any()
+    if sound is None:
+        raise AssertionError("decode_pcm gave neither sound nor a problem")
+    return EncodeRequest(request.model_id, sound, request.first_row, request.row_count, request.audio_start_frame)
+
+
+def _check_model_id(model_id: str, problems: Problems) -> None:
+    try:
+        check_avatar_id(model_id)
+    except InvalidAvatarId as error:
+        problems.add("model_id", str(error))
+
+
+def _check_frame_indices(indices: tuple[int, ...], batch_size: int, *, visual_sent: bool, problems: Problems) -> None:
+    if not indices:
+        return
+    if visual_sent:
+        problems.add("frame_indices", "not together with visual_frames: send one of them")
+    if batch_size and len(indices) != batch_size:
+        problems.add("frame_indices", f"{len(indices)} of them; send batch_size = {batch_size}, or none")
+    if (lowest := min(indices)) < 0:
+        problems.add("frame_indices", f"has {lowest}; send 0 or more")
+
+
+def _pictures(data: bytes, batch_size: int, problems: Problems) -> NDArray[np.float32] | None:
+    if not batch_size:
+        return None
+    if len(data) not in (PICTURE_BYTES, batch_size * PICTURE_BYTES):
+        problems.add(
+            "visual_frames",
+            f"{len(data)} bytes; send none, {PICTURE_BYTES} (one picture [6, 320, 320] of float32 for all frames) or "
+            f"{batch_size * PICTURE_BYTES} (one for each of {batch_size})",
+        )
+        return None
+    pictures = np.frombuffer(data, "<f4").astype(np.float32, copy=False).reshape(-1, 6, MOUTH_SIZE, MOUTH_SIZE)
+    if not np.isfinite(pictures).all():
+        problems.add("visual_frames", "has values that are not finite numbers")
+        return None
+    return pictures
+
+
+def _sound_or_windows(
+    request: pb.InferBatchRequest, batch_size: int, limits: LimitsSection, problems: Problems
+) -> tuple[Sound | None, FrameWindows | None]:
+    raw_audio = request.raw_audio
+    if raw_audio:
+        return _decoded(raw_audio, request, limits, problems), None
+    if windows := request.audio_features:
+        return None, windows_from_audio_features(windows, batch_size=batch_size, problems=problems)
+    if rows := request.feature_rows:
+        return None, windows_from_feature_rows(rows, batch_size=batch_size, problems=problems)
+    problems.add("raw_audio", "no sound: send raw_audio, audio_features or feature_rows")
+    return None, None
+
+
+def _decoded(
+    data: bytes, request: pb.InferBatchRequest | pb.EncodeAudioRequest, limits: LimitsSection, problems: Problems
+) -> Sound | None:
+    encoding = ENCODINGS.get(request.audio_encoding)
+    if encoding is None:
+        problems.add("audio_encoding", f"{request.audio_encoding} is unknown; send PCM_FLOAT32 or PCM_INT16")
+        return None
+    return decode_pcm(
+        data, encoding=encoding, sample_rate=request.sample_rate, max_seconds=limits.max_audio_seconds, problems=problems
+    )

@@ -1,0 +1,153 @@
+"""From a checked request to its mouths: the model, the features, the crops, the device's queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avatar_kit.timeline import frame_at
+from inference_service.audio.features import AudioFeatures
+from inference_service.avatar_errors import as_service_errors
+from inference_service.devices import Device
+from inference_service.dispatcher import Dispatcher, Job, MouthGroup
+from inference_service.engine import Engine
+from inference_service.metrics import AUDIO, CROPS, QUEUE, InferenceMetrics
+from inference_service.model import LoadedModel, ModelLoader
+from inference_service.registry import ModelRegistry
+from inference_service.request import EncodeRequest, MouthRequest
+from service_kit.errors import OutOfRange, ResourceExhausted
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A group of a request's mouths, with what was measured on the way."""
+
+    group: MouthGroup
+    audio_seconds: float
+    gpu_id: int
+
+
+class Runner:
+    """Runs requests. Lives on the event loop; work of the processor goes to `threads`."""
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        dispatchers: Mapping[int, Dispatcher],
+        loader: ModelLoader,
+        *,
+        threads: ThreadPoolExecutor,
+        max_requests: int,
+        metrics: InferenceMetrics,
+    ) -> None:
+        self.registry = registry
+        self._dispatchers = dispatchers
+        self._loader = loader
+        self._threads = threads
+        self._max_requests = max_requests
+        self._requests = 0
+        self._metrics = metrics
+
+    @property
+    def requests(self) -> int:
+        """Requests under way or waiting."""
+        return self._requests
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """A place for one request, or ResourceExhausted at once."""
+        if self._requests >= self._max_requests:
+            self._metrics.dropped_request("full")
+            raise ResourceExhausted(
+                f"the queue is full: {self._requests} requests are under way; try again shortly", retry_after_ms=100
+            )
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+
+    async def on_thread(self, work: Callable[[], T]) -> T:
+        """Runs `work` on a worker thread that knows the request's id."""
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
+
+    async def mouths(self, request: MouthRequest, *, deadline: float) -> AsyncGenerator[Progress]:
+        """The request's mouths in order, in groups, as they are made. `deadline` is on time.monotonic. Raises ServiceError."""
+        async with self.registry.acquire(request.model_id) as model:
+            frames = _frames(request, model)
+            started = time.monotonic()
+            windows = await self.on_thread(functools.partial(request.feature_windows, model.features))
+            audio_seconds = time.monotonic() - started
+            self._metrics.stages.observe(AUDIO, audio_seconds)
+            engine = min(model.engines, key=lambda engine: self._dispatchers[engine.device.gpu_id].waiting_frames)
+            if frames is not None:
+                await self._make_crops(engine, frames)
+            job = Job(
+                engine=engine,
+                windows=windows,
+                frames=frames,
+                pictures=request.pictures,
+                want_float=request.want_float,
+                deadline=deadline,
+                on_run=model.note_run,
+            )
+            gpu_id = engine.device.gpu_id
+            async with aclosing(self._dispatchers[gpu_id].submit(job)) as groups:
+                async for group in groups:
+                    self._metrics.stages.observe(QUEUE, group.queue_seconds)
+                    yield Progress(group, audio_seconds, gpu_id)
+
+    async def encode(self, request: EncodeRequest) -> tuple[NDArray[np.float32], float]:
+        """Feature rows [row_count, 512] and the seconds that they took. Raises ServiceError."""
+        if request.model_id:
+            async with self.registry.acquire(request.model_id) as model:
+                return await self._encode(request, model.features)
+        with as_service_errors():
+            features = await self.on_thread(
+                lambda: self._loader.features(self.registry.shared_encoder_path, self._first_device())
+            )
+        return await self._encode(request, features)
+
+    async def _encode(self, request: EncodeRequest, features: AudioFeatures) -> tuple[NDArray[np.float32], float]:
+        started = time.monotonic()
+        rows = await self.on_thread(functools.partial(request.rows, features))
+        seconds = time.monotonic() - started
+        self._metrics.stages.observe(AUDIO, seconds)
+        return rows, seconds
+
+    def _first_device(self) -> Device:
+        return next(iter(self._dispatchers.values())).device
+
+    async def _make_crops(self, engine: Engine, frames: NDArray[np.int64]) -> None:
+        missing = engine.bank.missing(frames.tolist())
+        if missing:
+            started = time.monotonic()
+            with as_service_errors():
+                await self.on_thread(functools.partial(engine.bank.ensure, missing))
+            self._metrics.stages.observe(CROPS, time.monotonic() - started)
+
+
+def _frames(request: MouthRequest, model: LoadedModel) -> NDArray[np.int64] | None:
+    """The avatar's frames that the request is made from; None when the caller sent pictures. Raises OutOfRange."""
+    if request.pictures is not None:
+        return None
+    avatar = model.avatar
+    indices: Sequence[int] = request.frame_indices or [
+        frame_at(position, avatar.frame_count, avatar.loop) for position in range(request.batch_size)
+    ]
+    if (highest := max(indices)) >= avatar.frame_count:
+        raise OutOfRange(f"frame_indices: has {highest}; this avatar has frames 0 to {avatar.frame_count - 1}")
+    return np.array(indices, np.int64)

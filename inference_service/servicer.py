@@ -1,0 +1,213 @@
+"""The gRPC face. Checks what is asked, hands it on and keeps to its deadline; the interceptors make statuses of errors."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import grpc.aio
+import numpy as np
+
+from avatar_kit.errors import AvatarError, InvalidAvatarId
+from avatar_kit.ids import check_avatar_id
+from inference_service.audio.windows import Rows
+from inference_service.devices import CPU_DEVICE_ID, Device
+from inference_service.gpu_memory import visible_gpus
+from inference_service.model import LoadedModel
+from inference_service.registry import ModelRegistry
+from inference_service.request import MouthRequest, check_encode_request, check_infer_request
+from inference_service.runner import Progress, Runner
+from inference_service.settings import LimitsSection
+from service_kit import request_context
+from service_kit.deadline import within_deadline
+from service_kit.errors import InvalidRequest, NotFound, Violation
+from service_kit.logs import INFERENCE_TIMES, request_is_sampled
+from service_kit.readiness import Readiness
+from shared_proto import inference_pb2 as pb
+from shared_proto.inference_pb2_grpc import InferenceServiceServicer
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(slots=True, eq=False)
+class InferenceServicer(InferenceServiceServicer):
+    """inference.InferenceService."""
+
+    runner: Runner
+    registry: ModelRegistry
+    devices: Sequence[Device]
+    readiness: Readiness
+    limits: LimitsSection
+
+    async def InferBatch(self, request: pb.InferBatchRequest, context: Context) -> pb.InferBatchResponse:
+        response = pb.InferBatchResponse(success=True, gpu_id=CPU_DEVICE_ID)
+
+        def collect(step: Progress) -> None:
+            group = step.group
+            response.outputs.extend(pb.RawMouthRegion(data=mouth.tobytes()) for mouth in group.mouths)
+            response.inference_time_ms += group.run_seconds * 1000
+            response.audio_processing_ms = step.audio_seconds * 1000
+            response.queue_time_ms = max(response.queue_time_ms, group.queue_seconds * 1000)
+            response.worker_id, response.gpu_id = group.worker_id, step.gpu_id
+
+        async with self._running(request, context) as (_, steps):
+            async for step in steps:
+                collect(step)
+        return response
+
+    # Writes instead of yielding: a yield would leave the deadline's scope while gRPC waits for a slow reader.
+    async def InferStream(self, request: pb.InferBatchRequest, context: Context) -> None:  # type: ignore[override]
+        async with self._running(request, context) as (checked, steps):
+            mouth_format = pb.FLOAT32_BGR if checked.want_float else pb.UINT8_BGR
+            async for step in steps:
+                group = step.group
+                await context.write(
+                    pb.MouthRegion(
+                        first_frame=group.first,
+                        frame_count=len(group.mouths),
+                        data=group.mouths.tobytes(),
+                        mouth_format=mouth_format,
+                        inference_time_ms=group.run_seconds * 1000,
+                        audio_processing_ms=step.audio_seconds * 1000,
+                        queue_time_ms=group.queue_seconds * 1000,
+                        worker_id=group.worker_id,
+                        gpu_id=step.gpu_id,
+                    )
+                )
+
+    async def EncodeAudio(self, request: pb.EncodeAudioRequest, context: Context) -> pb.EncodeAudioResponse:
+        with self.runner.admitted():
+            async with within_deadline(context, limit_s=self.limits.request_seconds):
+                checked = await self.runner.on_thread(functools.partial(check_encode_request, request, self.limits))
+                rows, seconds = await self.runner.encode(checked)
+        return pb.EncodeAudioResponse(
+            feature_rows=_little_endian(rows),
+            first_row=checked.first_row,
+            row_count=len(rows),
+            audio_processing_ms=seconds * 1000,
+        )
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        infos = await self.runner.on_thread(lambda: [self._info(avatar_id) for avatar_id in self.registry.catalog.ids()])
+        return pb.ListModelsResponse(models=infos)
+
+    async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
+        avatar_id = _checked_id(request.model_id)
+        async with within_deadline(context, limit_s=self.limits.request_seconds):
+            before = self.registry.find(avatar_id)
+            model = await self.registry.load(avatar_id, force_reload=request.force_reload)
+        load_ms = 0.0 if model is before else model.load_seconds * 1000
+        return pb.LoadModelResponse(success=True, load_time_ms=load_ms, stats=_stats(model))
+
+    async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
+        avatar_id = _checked_id(request.model_id)
+        if not self.registry.unload(avatar_id) and not await self.runner.on_thread(lambda: self._is_known(avatar_id)):
+            raise NotFound(f"no avatar {avatar_id}")
+        return pb.UnloadModelResponse(success=True)
+
+    async def GetModelStats(self, request: pb.GetModelStatsRequest, context: Context) -> pb.GetModelStatsResponse:
+        if request.model_id:
+            avatar_id = _checked_id(request.model_id)
+            infos = [await self.runner.on_thread(lambda: self._info(avatar_id))]
+            if infos[0].error and not await self.runner.on_thread(lambda: self._is_known(avatar_id)):
+                raise NotFound(f"no avatar {avatar_id}")
+        else:
+            infos = [_loaded_info(model) for model in self.registry.loaded]
+        return pb.GetModelStatsResponse(
+            models=infos,
+            max_models=self.registry.max_models,
+            loaded_models=len(self.registry.loaded),
+            total_memory_bytes=self.registry.memory_bytes,
+            max_memory_bytes=self.registry.max_bytes,
+        )
+
+    async def Health(self, request: pb.HealthRequest, context: Context) -> pb.HealthResponse:
+        gpus = await self.runner.on_thread(visible_gpus) if self.devices[0].is_gpu else []
+        on_gpu = {device.gpu_id for device in self.devices}
+        loaded = self.registry.loaded
+        return pb.HealthResponse(
+            healthy=self.readiness.reason is None,
+            cuda_available=self.devices[0].is_gpu,
+            loaded_models=len(loaded),
+            max_models=self.registry.max_models,
+            gpu_count=len(gpus),
+            version=metadata.version("lipsync-serving"),
+            gpus=[
+                pb.GPUInfo(
+                    gpu_id=gpu.index,
+                    name=gpu.name,
+                    total_memory_bytes=gpu.total_bytes,
+                    used_memory_bytes=gpu.used_bytes,
+                    loaded_models=sum(any(engine.device.gpu_id == gpu.index for engine in model.engines) for model in loaded),
+                )
+                for gpu in gpus
+                if gpu.index in on_gpu
+            ],
+        )
+
+    @asynccontextmanager
+    async def _running(
+        self, request: pb.InferBatchRequest, context: Context
+    ) -> AsyncIterator[tuple[MouthRequest, AsyncIterator[Progress]]]:
+        """The request as it was understood, and its groups as they are made; admitted, and ended at its deadline."""
+        request_context.avatar_id.set(request.model_id if request_context.sane_id(request.model_id) else "")
+        started = time.monotonic()
+        with self.runner.admitted():
+            async with within_deadline(context, limit_s=self.limits.request_seconds) as deadline:
+                checked = await self.runner.on_thread(functools.partial(check_infer_request, request, self.limits))
+                async with aclosing(self.runner.mouths(checked, deadline=deadline.at_s)) as steps:
+                    yield checked, steps
+        if INFERENCE_TIMES.isEnabledFor(logging.INFO) and request_is_sampled():
+            INFERENCE_TIMES.info(
+                "inferred", extra={"frames": checked.batch_size, "total_ms": (time.monotonic() - started) * 1000}
+            )
+
+    def _is_known(self, avatar_id: str) -> bool:
+        return avatar_id in self.registry.catalog.ids()
+
+    def _info(self, avatar_id: str) -> pb.ModelInfo:
+        model = self.registry.find(avatar_id)
+        if model is not None:
+            return _loaded_info(model)
+        try:
+            avatar = self.registry.catalog.get(avatar_id)
+        except AvatarError as error:
+            return pb.ModelInfo(model_id=avatar_id, gpu_id=CPU_DEVICE_ID, error=str(error))
+        return pb.ModelInfo(model_id=avatar_id, model_path=str(avatar.network_path), gpu_id=CPU_DEVICE_ID)
+
+
+def _loaded_info(model: LoadedModel) -> pb.ModelInfo:
+    return pb.ModelInfo(
+        model_id=model.avatar.id,
+        loaded=True,
+        model_path=str(model.avatar.network_path),
+        stats=_stats(model),
+        gpu_id=model.engines[0].device.gpu_id,
+    )
+
+
+def _stats(model: LoadedModel) -> pb.ModelStats:
+    return pb.ModelStats(
+        usage_count=model.usage_count,
+        last_used_unix_ms=model.last_used_unix_ms,
+        total_inference_time_ms=model.total_inference_ms,
+        memory_bytes=model.memory_bytes,
+        loaded_unix_ms=model.loaded_unix_ms,
+    )
+
+
+def _checked_id(model_id: str) -> str:
+    try:
+        return check_avatar_id(model_id)
+    except InvalidAvatarId as error:
+        raise InvalidRequest([Violation("model_id", str(error))]) from error
+
+
+def _little_endian(rows: Rows) -> bytes:
+    return np.ascontiguousarray(rows, "<f4").tobytes()

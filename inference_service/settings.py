@@ -1,0 +1,129 @@
+"""The inference service's configuration: the old servers' keys and ours, each with an effect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from avatar_kit.model_entry import ModelEntry
+from service_kit.sections import BindAddress, Section, ServerSection, ServiceSettings
+
+
+class InferenceServerSection(ServerSection):
+    """The gRPC port and the work that it accepts."""
+
+    port: BindAddress = BindAddress("", 50051)
+    """Where gRPC listens; ":N" means all interfaces, port 0 any free one."""
+
+    worker_count_per_gpu: int = Field(default=1, ge=1, le=64)
+    """Batches that run at the same time on each device (each GPU, or the CPU). One is best on a CPU."""
+
+    queue_size: int = Field(default=64, ge=1, le=100_000)
+    """Requests under way or waiting, per device; one more is refused at once with RESOURCE_EXHAUSTED."""
+
+
+class GpuSection(Section):
+    """Which devices run the networks."""
+
+    enabled: bool | Literal["auto"] = "auto"
+    """true: GPUs, and a missing one is an error at start; false: the CPU; auto: GPUs exactly when the GPU build of onnxruntime is
+    installed."""
+
+    count: int = Field(default=0, ge=0, le=64)
+    """How many GPUs to use, from number 0 up; 0: all that are visible."""
+
+    memory_gb_per_gpu: float = Field(default=0, ge=0)
+    """Memory that avatars may take on each GPU; 0: no limit of its own."""
+
+    assignment_strategy: Literal["round-robin", "least-loaded", "dedicated"] = "round-robin"
+    """Where an avatar without preferred_gpu goes: the next GPU in turn, the one with the least memory taken by avatars, or
+    (dedicated) one that no other avatar is on, an error when there is none."""
+
+    allow_multi_gpu_models: bool = False
+    """Load each avatar on every GPU, and run each request where the fewest frames wait."""
+
+
+class CapacitySection(Section):
+    """How much is kept loaded, and what goes first."""
+
+    max_models: int = Field(default=40, ge=1, le=100_000)
+    """Avatars loaded at the same time."""
+
+    max_memory_gb: float = Field(default=0, ge=0)
+    """Memory of all loaded avatars together; 0: no limit."""
+
+    eviction_policy: Literal["lfu", "lru"] = "lfu"
+    """Which idle avatar makes room: the least frequently (lfu) or the least recently (lru) used."""
+
+    idle_timeout_minutes: float = Field(default=0, ge=0)
+    """Unload an avatar that nobody used for so long; 0: never."""
+
+
+class OnnxSection(Section):
+    """ONNX Runtime."""
+
+    providers: tuple[str, ...] = ()
+    """Execution providers in order of preference, by ONNX Runtime's names; empty: CUDAExecutionProvider on GPUs, else
+    CPUExecutionProvider."""
+
+    intra_op_threads: int = Field(default=0, ge=0, le=1024)
+    """Threads of one run; 0: one a core."""
+
+    inter_op_threads: int = Field(default=0, ge=0, le=1024)
+    """Operators of one run in parallel; 0 and 1: one after the other."""
+
+    cuda_streams_per_worker: int = Field(default=1, ge=1, le=16)
+    """Sessions, each with a CUDA stream and weights of its own, that an avatar has on its GPU. On a CPU one serves all."""
+
+
+class BatchingSection(Section):
+    """How frames of waiting requests are put together."""
+
+    max_batch: int = Field(default=0, ge=0, le=512)
+    """Frames in one run of the network; 0: 16 on a GPU, 4 on a CPU."""
+
+    max_delay_ms: float = Field(default=0, ge=0, le=1000)
+    """How long a batch that is not full waits for more frames."""
+
+
+class LimitsSection(Section):
+    """What one request may ask."""
+
+    max_batch_size: int = Field(default=50, ge=1, le=10_000)
+    """Output frames of one request."""
+
+    max_audio_seconds: float = Field(default=60, gt=0, le=3600)
+    """Sound in one request."""
+
+    max_feature_rows: int = Field(default=2000, ge=1, le=100_000)
+    """Rows of one EncodeAudio request."""
+
+    request_seconds: float = Field(default=120, gt=0, le=86_400)
+    """Longest life of a request, also of one that came without a deadline."""
+
+
+class InferenceSettings(ServiceSettings):
+    """Everything that the inference service can be told."""
+
+    meaningless: ClassVar[Mapping[str, str]] = {
+        "onnx.library_path": "ONNX Runtime comes with the Python package onnxruntime or onnxruntime-gpu",
+    }
+
+    server: InferenceServerSection = InferenceServerSection()
+    gpus: GpuSection = GpuSection()
+    capacity: CapacitySection = CapacitySection()
+    onnx: OnnxSection = OnnxSection()
+    batching: BatchingSection = BatchingSection()
+    limits: LimitsSection = LimitsSection()
+
+    models_root: Path = Path("models")
+    """The folder of the avatars."""
+
+    audio_encoder_path: Path | None = None
+    """The shared audio encoder; null: audio_encoder.onnx in models_root. An avatar's own encoder wins."""
+
+    models: dict[str, ModelEntry] = Field(default_factory=dict)
+    """Settings of single avatars, and avatars in the old layouts."""
