@@ -1,0 +1,155 @@
+"""One batch from order to answer: the avatar from the store, mouths from the inference service, pictures from the thread pool.
+
+Pictures are made while later mouths are still being inferred.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Executor
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from avatar_kit.avatar import Avatar
+from avatar_kit.timeline import frame_at
+from compositing_service.avatar_errors import avatar_errors_as_status
+from compositing_service.composer import AvatarComposer
+from compositing_service.frame_jobs import FrameJobs, painter
+from compositing_service.inference_client import InferenceClient
+from compositing_service.metrics import STAGE_COMPOSITE, STAGE_INFERENCE_WAIT, STAGE_LOAD, CompositingMetrics
+from compositing_service.mouths import Mouths
+from compositing_service.request import CompositeOrder
+from compositing_service.store import BackgroundStore
+from service_kit.deadline import Deadline
+from service_kit.errors import ResourceExhausted
+from service_kit.logs import COMPOSITING_TIMES, INFERENCE_TIMES, request_is_sampled
+from shared_proto import compositing_pb2
+
+# Room in a reply for what is not pictures.
+_REPLY_OVERHEAD_BYTES = 4096
+
+
+@dataclass(slots=True)
+class _Times:
+    """What a batch took, in milliseconds."""
+
+    load: float = 0.0
+    wait: float = 0.0
+    inference: float = 0.0
+    audio: float = 0.0
+    gpu_id: int = -1
+
+    def note(self, mouths: Mouths) -> None:
+        self.inference += mouths.inference_ms
+        # Every message says what the sound of the whole request took.
+        self.audio = max(self.audio, mouths.audio_ms)
+        self.gpu_id = mouths.gpu_id
+
+
+@dataclass(slots=True)
+class BatchCompositor:
+    """Composites batches; any number at the same time, on one event loop."""
+
+    store: BackgroundStore
+    client: InferenceClient
+    pool: Executor
+    metrics: CompositingMetrics
+    max_reply_bytes: int
+    inference_ms: dict[str, float] = field(default_factory=dict)
+    """Time of the network by avatar, since the start of the service."""
+
+    async def run(self, order: CompositeOrder, deadline: Deadline) -> compositing_pb2.CompositeBatchResponse:
+        """The frames of an order. Raises ServiceError; cancelling it cancels the inference call and drops waiting work."""
+        started = perf_counter()
+        times = _Times()
+        self.metrics.batch_frames.observe(order.batch_size)
+        must_load = not self.store.is_loaded(order.model_id)
+        with avatar_errors_as_status():
+            async with self.store.acquire(order.model_id) as composer:
+                if must_load:
+                    times.load = _ms_since(started)
+                    self.metrics.stages.observe(STAGE_LOAD, times.load / 1000)
+                avatar = composer.avatar
+                self._check_raw_size(order, avatar)
+                indices = [frame_at(order.start_position + k, avatar.frame_count, avatar.loop) for k in range(order.batch_size)]
+                pictures, composite_ms = await self._composite(order, composer, indices, deadline, times)
+        self._check_reply_size(pictures)
+        self.inference_ms[order.model_id] = self.inference_ms.get(order.model_id, 0.0) + times.inference
+        reply = compositing_pb2.CompositeBatchResponse(
+            composited_frames=pictures,
+            inference_time_ms=times.inference,
+            composite_time_ms=composite_ms,
+            total_time_ms=_ms_since(started),
+            audio_processing_ms=times.audio,
+            model_loaded=must_load,
+            model_load_time_ms=times.load,
+            success=True,
+            gpu_id=times.gpu_id,
+            output_format=order.output_format,
+            width=avatar.width,
+            height=avatar.height,
+            frame_indices=indices,
+        )
+        _log_times(reply, times)
+        return reply
+
+    async def _composite(
+        self, order: CompositeOrder, composer: AvatarComposer, indices: list[int], deadline: Deadline, times: _Times
+    ) -> tuple[list[bytes], float]:
+        """The pictures, and the milliseconds that painting them took on all threads together."""
+        raw = order.output_format == compositing_pb2.FORMAT_RAW_BGR
+        jobs = FrameJobs(painter(composer, jpeg_quality=None if raw else order.jpeg_quality), indices, self.pool)
+        started = perf_counter()
+        try:
+            mouths = self.client.mouths(
+                lambda first: order.inference_request(indices, first=first), order.batch_size, deadline=deadline
+            )
+            async with aclosing(mouths):
+                async for group in mouths:
+                    times.note(group)
+                    jobs.add(group)
+            times.wait = _ms_since(started)
+            self.metrics.stages.observe(STAGE_INFERENCE_WAIT, times.wait / 1000)
+            pictures = await jobs.pictures()
+        finally:
+            jobs.drop()
+        for seconds in jobs.seconds:
+            self.metrics.stages.observe(STAGE_COMPOSITE, seconds)
+        self.metrics.frames.inc(len(pictures))
+        return pictures, sum(jobs.seconds) * 1000
+
+    def _check_raw_size(self, order: CompositeOrder, avatar: Avatar) -> None:
+        """Raw pictures have a known size, so one that no reply can hold is refused before it is made."""
+        if order.output_format != compositing_pb2.FORMAT_RAW_BGR:
+            return
+        fitting = (self.max_reply_bytes - _REPLY_OVERHEAD_BYTES) // (avatar.width * avatar.height * 3)
+        if order.batch_size > fitting:
+            raise ResourceExhausted(
+                f"a reply holds at most {fitting} raw frames of {avatar.width}x{avatar.height}; ask for fewer, or for JPEG"
+            )
+
+    def _check_reply_size(self, pictures: list[bytes]) -> None:
+        if sum(map(len, pictures)) + _REPLY_OVERHEAD_BYTES > self.max_reply_bytes:
+            raise ResourceExhausted(f"{len(pictures)} frames are more than a reply holds; ask for fewer, or for a lower quality")
+
+
+def _ms_since(started: float) -> float:
+    return (perf_counter() - started) * 1000
+
+
+def _log_times(reply: compositing_pb2.CompositeBatchResponse, times: _Times) -> None:
+    wanted = COMPOSITING_TIMES.isEnabledFor(logging.INFO), INFERENCE_TIMES.isEnabledFor(logging.INFO)
+    if not any(wanted) or not request_is_sampled():
+        return
+    frames = len(reply.frame_indices)
+    if wanted[0]:
+        fields = {"composite_ms": reply.composite_time_ms, "load_ms": times.load, "total_ms": reply.total_time_ms}
+        COMPOSITING_TIMES.info("composited", extra={"frames": frames, **_rounded(fields)})
+    if wanted[1]:
+        fields = {"inference_ms": times.inference, "audio_ms": times.audio, "wait_ms": times.wait}
+        INFERENCE_TIMES.info("inferred", extra={"frames": frames, "gpu_id": times.gpu_id, **_rounded(fields)})
+
+
+def _rounded(fields: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in fields.items()}

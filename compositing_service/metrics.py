@@ -1,0 +1,68 @@
+"""What the compositing service counts, beside what every service does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from compositing_service.store import StoreStats
+from service_kit.metrics import Metrics
+
+STAGE_LOAD = "load"
+STAGE_INFERENCE_WAIT = "inference_wait"
+STAGE_COMPOSITE = "composite"
+
+
+class CompositingMetrics:
+    """The instruments that code of this service writes to."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._registry = metrics.registry
+        self.frames = metrics.counter("lipsync_compositing_frames_total", "Frames composited.")
+        self.stages = metrics.stages(
+            "lipsync_compositing_stage_seconds",
+            "Time by stage: loading a request's avatar, waiting for all its mouths, pasting and encoding a group of frames.",
+            (STAGE_LOAD, STAGE_INFERENCE_WAIT, STAGE_COMPOSITE),
+        )
+        self.batch_frames = metrics.counts("lipsync_compositing_batch_frames", "Frames asked for in one request.")
+        self.upstream_errors = metrics.counter(
+            "lipsync_compositing_inference_errors_total",
+            "Failed calls of the inference service, by status, retried ones included.",
+            ("code",),
+        )
+        self.upstream_retries = metrics.counter(
+            "lipsync_compositing_inference_retries_total", "Calls of the inference service that were tried again."
+        )
+        self.inference_up = metrics.gauge(
+            "lipsync_compositing_inference_up", "1 when the inference service last said that it is well."
+        )
+
+    def watch_store(self, stats: Callable[[], StoreStats]) -> None:
+        """Shows the background store's figures; `stats` is asked whenever somebody reads the metrics."""
+        self._registry.register(_StoreCollector(stats))
+
+
+class _StoreCollector(Collector):
+    """The store counts by itself; this only shows it."""
+
+    def __init__(self, stats: Callable[[], StoreStats]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        return _store_metrics(self._stats())
+
+
+def _store_metrics(stats: StoreStats) -> Iterator[Metric]:
+    prefix = "lipsync_compositing_cache"
+    yield GaugeMetricFamily(f"{prefix}_bytes", "Memory of all backgrounds.", value=stats.memory_bytes)
+    yield GaugeMetricFamily(f"{prefix}_max_bytes", "What they may take.", value=stats.max_bytes)
+    yield GaugeMetricFamily(f"{prefix}_avatars", "Avatars loaded.", value=stats.loaded_avatars)
+    yield GaugeMetricFamily(
+        f"{prefix}_frames", "Backgrounds held encoded.", value=sum(avatar.cached_frames for avatar in stats.avatars)
+    )
+    yield CounterMetricFamily(f"{prefix}_hits", "Frames whose background lay ready.", value=stats.hits)
+    yield CounterMetricFamily(f"{prefix}_misses", "Frames whose background was read and encoded first.", value=stats.misses)
+    yield CounterMetricFamily(f"{prefix}_evictions", "Backgrounds dropped to make room.", value=stats.evictions)
+    yield CounterMetricFamily(f"{prefix}_avatar_evictions", "Avatars dropped to make room.", value=stats.avatar_evictions)

@@ -1,0 +1,131 @@
+"""Listing, loading and unloading avatars. Loading and unloading act on both services, and say what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from avatar_kit.catalog import AvatarCatalog
+from avatar_kit.errors import AvatarError
+from compositing_service.avatar_errors import avatar_errors_as_status
+from compositing_service.inference_client import InferenceClient
+from compositing_service.store import AvatarStats, BackgroundStore
+from service_kit.deadline import Deadline
+from service_kit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
+from shared_proto import compositing_pb2
+
+
+@dataclass(slots=True)
+class ModelAdmin:
+    """The model RPCs' work."""
+
+    catalog: AvatarCatalog
+    store: BackgroundStore
+    client: InferenceClient
+    models_root: Path
+    inference_ms: Mapping[str, float]
+    """Time of the network by avatar."""
+
+    async def list_models(self) -> list[compositing_pb2.ModelInfo]:
+        """Every avatar there is, those that cannot be served too."""
+        loaded = self._stats()
+        return await asyncio.to_thread(
+            lambda: [self._describe(avatar_id, loaded.get(avatar_id)) for avatar_id in self.catalog.ids()]
+        )
+
+    async def stats(self, model_id: str) -> compositing_pb2.GetModelStatsResponse:
+        """The store's figures, with one avatar's or (empty id) those of all that are loaded. Raises ServiceError for the one."""
+        figures = self.store.stats()
+        by_id = {avatar.avatar_id: avatar for avatar in figures.avatars}
+        if model_id and model_id not in by_id:
+            with avatar_errors_as_status():
+                await asyncio.to_thread(self.catalog.get, model_id)
+        wanted = [model_id] if model_id else [avatar_id for avatar_id, avatar in by_id.items() if avatar.loaded]
+        models = await asyncio.to_thread(lambda: [self._describe(avatar_id, by_id.get(avatar_id)) for avatar_id in wanted])
+        return compositing_pb2.GetModelStatsResponse(
+            models=models,
+            max_models=figures.max_avatars,
+            loaded_models=figures.loaded_avatars,
+            total_memory_bytes=figures.memory_bytes,
+            max_memory_bytes=figures.max_bytes,
+        )
+
+    async def load(self, model_id: str, *, force_reload: bool, deadline: Deadline) -> compositing_pb2.LoadModelResponse:
+        """Loads the avatar and its backgrounds here and its network there, at the same time.
+
+        Raises ServiceError when either fails; what the other loaded stays loaded.
+        """
+        started = perf_counter()
+        here, there = await asyncio.gather(
+            self._load_here(model_id, force_reload=force_reload),
+            self.client.load(model_id, force_reload=force_reload, deadline=deadline),
+        )
+        for refusal in [here, *there]:
+            if isinstance(refusal, ServiceError):
+                raise refusal
+        stats = self._model_stats(self._stats().get(model_id), model_id)
+        return compositing_pb2.LoadModelResponse(success=True, load_time_ms=(perf_counter() - started) * 1000, stats=stats)
+
+    async def unload(self, model_id: str, *, deadline: Deadline) -> compositing_pb2.UnloadModelResponse:
+        """Unloads the avatar in both services.
+
+        Raises NotFound when neither had it; the inference service's error when that fails, after unloading here.
+        """
+        was_loaded = await self.store.unload(model_id)
+        there = await self.client.unload(model_id, deadline=deadline)
+        failures = [result for result in there if isinstance(result, ServiceError)]
+        for failure in failures:
+            if isinstance(failure, Unavailable | DeadlineExceeded):
+                here = "was unloaded here" if was_loaded else "was not loaded here"
+                raise type(failure)(f"the avatar {here} and may still be loaded in the other service: {failure.message}")
+            if not isinstance(failure, NotFound):
+                raise failure
+        if not was_loaded and len(failures) == len(there):
+            raise failures[0]
+        return compositing_pb2.UnloadModelResponse(success=True)
+
+    async def _load_here(self, model_id: str, *, force_reload: bool) -> AvatarStats | ServiceError:
+        try:
+            with avatar_errors_as_status():
+                return await self.store.load(model_id, force_reload=force_reload, preload=True)
+        except ServiceError as error:
+            return error
+
+    def _stats(self) -> dict[str, AvatarStats]:
+        return {avatar.avatar_id: avatar for avatar in self.store.stats().avatars}
+
+    def _describe(self, avatar_id: str, stats: AvatarStats | None) -> compositing_pb2.ModelInfo:
+        """Reads the avatar's files: call it in a thread."""
+        info = compositing_pb2.ModelInfo(model_id=avatar_id, stats=self._model_stats(stats, avatar_id))
+        if stats is not None:
+            info.loaded, info.error = stats.loaded, stats.load_error
+        try:
+            avatar = self.catalog.get(avatar_id)
+        except AvatarError as error:
+            info.error = str(error)
+            return info
+        info.model_path = self._shown(avatar.network_path)
+        info.background_dir = self._shown(avatar.frame_paths[0].parent)
+        info.crop_rects_path = self._shown(avatar.rects_path) if avatar.rects_path else ""
+        info.frame_count, info.width, info.height, info.fps = avatar.frame_count, avatar.width, avatar.height, avatar.fps
+        return info
+
+    def _shown(self, path: Path) -> str:
+        """Relative to the models' folder; of what lies elsewhere only the name."""
+        root = self.models_root.resolve()
+        path = path.resolve()
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+    def _model_stats(self, stats: AvatarStats | None, avatar_id: str) -> compositing_pb2.ModelStats | None:
+        if stats is None:
+            return None
+        return compositing_pb2.ModelStats(
+            usage_count=stats.usage_count,
+            last_used_unix_ms=stats.last_used_unix_ms,
+            total_inference_time_ms=self.inference_ms.get(avatar_id, 0.0),
+            memory_bytes=stats.memory_bytes,
+            loaded_unix_ms=stats.loaded_unix_ms,
+        )

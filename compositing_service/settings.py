@@ -1,0 +1,129 @@
+"""The compositing service's configuration: the old servers' keys and ours, each with an effect."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from avatar_kit.ids import AvatarId
+from avatar_kit.model_entry import ModelEntry
+from compositing_service.endpoints import parse_endpoints
+from service_kit.sections import BindAddress, Section, ServerSection, ServiceSettings
+
+_BYTES_PER_GB = 1 << 30
+
+
+class CompositingServerSection(ServerSection):
+    """The gRPC port and the work that it accepts."""
+
+    port: BindAddress = BindAddress("", 50052)
+    """Where gRPC listens; ":N" means all interfaces, port 0 any free one."""
+
+
+def _checked_url(url: str) -> str:
+    parse_endpoints(url)
+    return url
+
+
+class InferenceServerSection(Section):
+    """The inference service that the mouths come from."""
+
+    url: Annotated[str, AfterValidator(_checked_url)] = "localhost:50051"
+    """HOST:PORT; or several separated by commas, asked in turn, where LoadModel and UnloadModel reach each of them; or dns:///NAME:PORT,
+    every address of which is asked in turn, where they reach one."""
+
+    timeout_seconds: float = Field(default=10.0, gt=0, le=3600)
+    """Longest wait for the mouths of one request, retries included; then DEADLINE_EXCEEDED. A caller's earlier deadline wins."""
+
+    max_retries: int = Field(default=3, ge=0, le=20)
+    """How often one request is tried again while the service cannot be reached, 50 to 500 ms apart; then UNAVAILABLE."""
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The gRPC targets that `url` names."""
+        return parse_endpoints(self.url)
+
+
+class CapacitySection(Section):
+    """How much is kept in memory, and what goes first."""
+
+    max_models: int = Field(default=1000, ge=1, le=100_000)
+    """Avatars loaded at the same time."""
+
+    max_memory_gb: float = Field(default=4.0, gt=0, le=65_536)
+    """Memory for the backgrounds of all avatars together, in GiB; about 100 MB an avatar of 523 frames of 1280x720."""
+
+    background_cache_frames: int = Field(default=600, ge=1, le=1_000_000)
+    """Encoded backgrounds kept of one avatar; of a longer one the others are encoded again when they are needed."""
+
+    eviction_policy: Literal["lfu", "lru"] = "lfu"
+    """What makes room: the least frequently or the least recently used."""
+
+    idle_timeout_minutes: float = Field(default=0.0, ge=0, le=525_600)
+    """Unload an avatar that nobody used for so long; 0: never."""
+
+
+class OutputSection(Section):
+    """The pictures, where a request does not say otherwise."""
+
+    format: Literal["jpeg", "raw"] = "jpeg"
+    """jpeg, or raw: uint8, height rows of width pixels of B, G, R."""
+
+    jpeg_quality: int = Field(default=75, ge=1, le=100)
+    """JPEG quality. Backgrounds are encoded with it beforehand; other qualities cost an encoding of the background each."""
+
+
+class LimitsSection(Section):
+    """What one request may ask."""
+
+    max_batch_size: int = Field(default=50, ge=1, le=10_000)
+    """Output frames of one request. The inference service has such a limit too."""
+
+    max_audio_seconds: float = Field(default=60.0, gt=0, le=3600)
+    """Sound in one request."""
+
+
+class WorkersSection(Section):
+    """The threads that paste and encode."""
+
+    threads: int = Field(default=0, ge=0, le=1024)
+    """Frames composited at the same time; 0: one thread for each core that this process may use."""
+
+    @property
+    def thread_count(self) -> int:
+        """The number of threads to start."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+class CompositingSettings(ServiceSettings):
+    """Everything that the compositing service can be told."""
+
+    meaningless: ClassVar = {
+        "logging.log_gpu_utilization": "the compositing service uses no GPU; set it for the inference service",
+    }
+
+    server: CompositingServerSection = CompositingServerSection()
+    inference_server: InferenceServerSection = InferenceServerSection()
+    capacity: CapacitySection = CapacitySection()
+    output: OutputSection = OutputSection()
+    limits: LimitsSection = LimitsSection()
+    workers: WorkersSection = WorkersSection()
+
+    models_root: Path = Path("models")
+    """The folder of the avatars. Every avatar in it is served."""
+
+    models: dict[AvatarId, ModelEntry] = Field(default_factory=dict)
+    """Settings of single avatars, and avatars in the old layouts."""
+
+    @property
+    def max_memory_bytes(self) -> int:
+        """`capacity.max_memory_gb` in bytes."""
+        return int(self.capacity.max_memory_gb * _BYTES_PER_GB)
+
+    @property
+    def max_message_bytes(self) -> int:
+        """`server.max_message_size_mb` in bytes."""
+        return self.server.max_message_size_mb << 20
