@@ -1,0 +1,150 @@
+"""Whole sounds: several requests under way at once, results in order, nothing left running."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import aclosing
+
+import grpc
+import numpy as np
+import pytest
+
+from lipsync_client import AsyncClient, Client, LipsyncError
+
+CLIP = np.zeros(640 * 60, np.float32)
+WAIT_S = 30
+
+
+class Gate:
+    """Holds back replies until `width` requests are in the server at once, and counts the most there ever were."""
+
+    def __init__(self, service, width: int) -> None:
+        self.together = threading.Barrier(width)
+        self.inside = 0
+        self.most = 0
+        self.lock = threading.Lock()
+        self.answer = service.answer
+
+    def __call__(self, request, context):
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        self.together.wait(WAIT_S)
+        with self.lock:
+            self.inside -= 1
+        return self.answer(request)
+
+
+def test_a_clip_comes_back_whole(face, service):
+    batches = face(service.target, lambda client: client.batches("demo", CLIP[:-1], batch_size=24, start_frame=100))
+    assert [(batch.start_frame, len(batch.frames)) for batch in batches] == [(100, 24), (124, 24), (148, 12)]
+    assert len({metadata["x-session-id"] for metadata in service.metadata}) == 1
+    assert len({metadata["x-request-id"] for metadata in service.metadata}) == 3
+
+
+def test_frames_are_the_pictures_of_the_batches(face, service):
+    frames = face(service.target, lambda client: client.frames("demo", CLIP, batch_size=7, start_frame=3))
+    assert frames == [str(position).encode() for position in range(3, 63)]
+
+
+def test_no_sound_gives_no_frames(face, service):
+    assert face(service.target, lambda client: client.frames("demo", CLIP[:0])) == []
+    assert service.requests == []
+
+
+@pytest.mark.parametrize("in_flight", [1, 3, 4])
+def test_as_many_requests_under_way_as_asked_for(face, service, in_flight):
+    """Replies wait for `in_flight` requests, so fewer would hang; more than that never arrive together."""
+    gate = Gate(service, in_flight)
+    service.script.extend([gate] * 12)
+    frames = face(service.target, lambda client: client.frames("demo", CLIP, batch_size=5, in_flight=in_flight))
+    assert frames == [str(position).encode() for position in range(60)]
+    assert gate.most == in_flight
+
+
+def test_order_is_kept_when_replies_overtake_each_other(face, service):
+    second_done = threading.Event()
+
+    def overtaken(request, context):
+        if request.start_frame_idx == 0:
+            assert second_done.wait(WAIT_S)
+        else:
+            second_done.set()
+        return service.answer(request)
+
+    service.script.extend([overtaken] * 2)
+    frames = face(service.target, lambda client: client.frames("demo", CLIP, batch_size=30))
+    assert frames == [str(position).encode() for position in range(60)]
+
+
+def test_an_error_ends_the_clip(face, service):
+    service.script.append(service.answer)
+    service.fail(grpc.StatusCode.FAILED_PRECONDITION, "frame 3 is missing")
+    with pytest.raises(LipsyncError, match="frame 3 is missing"):
+        face(service.target, lambda client: client.frames("demo", CLIP, batch_size=20, in_flight=1))
+    assert len(service.requests) == 2
+
+
+class Hanging:
+    """A reply to every batch but the clip's first that waits until its caller is gone."""
+
+    def __init__(self, service) -> None:
+        self.arrived = threading.Semaphore(0)
+        self.dropped = threading.Semaphore(0)
+        self.answer = service.answer
+
+    def __call__(self, request, context):
+        if request.start_frame_idx == 0:
+            return self.answer(request)
+        gone = threading.Event()
+        context.add_callback(gone.set)
+        self.arrived.release()
+        if gone.wait(WAIT_S):
+            self.dropped.release()
+        return self.answer(request)
+
+
+@pytest.mark.parametrize("method", ["batches", "frames"])
+def test_leaving_early_cancels_what_is_under_way(service, method):
+    hanging = Hanging(service)
+    service.script.extend([hanging] * 4)
+    with Client(service.target) as client:
+        results = getattr(client, method)("demo", CLIP, batch_size=10, in_flight=4)
+        next(results)
+        assert all(hanging.arrived.acquire(timeout=WAIT_S) for _ in range(3))
+        results.close()
+        assert all(hanging.dropped.acquire(timeout=WAIT_S) for _ in range(3))
+
+
+@pytest.mark.parametrize("method", ["batches", "frames"])
+async def test_leaving_early_cancels_what_is_under_way_on_asyncio(service, method):
+    hanging = Hanging(service)
+    service.script.extend([hanging] * 4)
+    async with AsyncClient(service.target) as client:
+        async with aclosing(getattr(client, method)("demo", CLIP, batch_size=10, in_flight=4)) as results:
+            await anext(results)
+            for _ in range(3):
+                assert await asyncio.to_thread(hanging.arrived.acquire, timeout=WAIT_S)
+        for _ in range(3):
+            assert await asyncio.to_thread(hanging.dropped.acquire, timeout=WAIT_S)
+
+
+async def test_cancelling_the_task_cancels_the_call(service):
+    hanging = Hanging(service)
+    service.script.append(hanging)
+    async with AsyncClient(service.target) as client:
+        task = asyncio.create_task(client.composite("demo", CLIP, batch_size=1, start_frame=1))
+        assert await asyncio.to_thread(hanging.arrived.acquire, timeout=WAIT_S)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(hanging.dropped.acquire, timeout=WAIT_S)
+
+
+def test_a_client_serves_many_threads(service):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with Client(service.target) as client, ThreadPoolExecutor(8) as pool:
+        clips = list(pool.map(lambda k: list(client.frames("demo", CLIP, start_frame=100 * k, batch_size=9)), range(8)))
+    assert clips == [[str(100 * k + j).encode() for j in range(60)] for k in range(8)]
