@@ -37,7 +37,7 @@ class Device:
     @property
     def is_gpu(self) -> bool:
         """Whether tensors for it are kept in a GPU's memory."""
-        return self.gpu_id != CPU_DEVICE_ID
+        return self.providers[0][0] in GPU_PROVIDERS
 
 
 def find_devices(gpus: GpuSection, onnx: OnnxSection) -> list[Device]:

@@ -125,7 +125,7 @@ class ModelRegistry:
                 devices = self._place(avatar)
                 self._make_room(avatar_id, coming_bytes=_expected_bytes(avatar, devices))
                 model = await loop.run_in_executor(
-                    self._threads, lambda: self._loader.load(avatar, self._encoder_path(avatar), devices, fill=fill)
+                    self._threads, lambda: self._loader.load(avatar, self.catalog.audio_encoder_path(avatar), devices, fill=fill)
                 )
         except BaseException:
             self._metrics.loaded_model(None)
@@ -150,9 +150,6 @@ class ModelRegistry:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _encoder_path(self, avatar: Avatar) -> Path:
-        return avatar.audio_encoder_path or self.shared_encoder_path
-
     @property
     def shared_encoder_path(self) -> Path:
         """The audio encoder of avatars that have none of their own."""
@@ -162,8 +159,7 @@ class ModelRegistry:
         """The devices that the avatar goes to. Raises BrokenAvatar when its preferred GPU is not there."""
         if self._settings.gpus.allow_multi_gpu_models:
             return self._devices
-        entry = self._settings.models.get(avatar.id)
-        preferred = -1 if entry is None else entry.preferred_gpu
+        preferred = self.catalog.entry(avatar.id).preferred_gpu
         if preferred >= 0 and self._devices[0].is_gpu:
             found = [device for device in self._devices if device.gpu_id == preferred]
             if not found:

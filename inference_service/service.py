@@ -59,7 +59,8 @@ async def _open(settings: InferenceSettings, host: Host, stack: AsyncExitStack) 
         dispatcher.start()
         stack.push_async_callback(dispatcher.stop)
     loader = ModelLoader(settings.onnx, max_batch=max_batch)
-    registry = ModelRegistry(AvatarCatalog(settings.models_root, settings.models), devices, loader, settings, metrics)
+    catalog = AvatarCatalog(settings.models_root, settings.models, audio_encoder=settings.audio_encoder_path)
+    registry = ModelRegistry(catalog, devices, loader, settings, metrics)
     stack.push_async_callback(registry.close)
     threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="request")
     stack.callback(threads.shutdown)
@@ -94,7 +95,7 @@ def _dispatcher(device: Device, settings: InferenceSettings, max_batch: int, met
 async def _preload(settings: InferenceSettings, registry: ModelRegistry) -> None:
     """Loads what the configuration wants loaded. A broken avatar is logged and does not keep the others from being served."""
     for avatar_id, entry in settings.models.items():
-        if entry.preload:
+        if entry.preload or entry.preload_model:
             try:
                 await registry.load(avatar_id, fill=True)
             except ServiceError as error:

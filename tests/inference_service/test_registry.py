@@ -1,0 +1,176 @@
+"""Loading on demand and making room, with real sessions."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from avatar_kit.catalog import AvatarCatalog
+from inference_service.devices import Device, find_devices
+from inference_service.metrics import InferenceMetrics
+from inference_service.model import ModelLoader
+from inference_service.registry import ModelRegistry
+from inference_service.settings import InferenceSettings
+from service_kit.errors import FailedPrecondition, InvalidRequest, NotFound, ResourceExhausted
+from service_kit.metrics import Metrics
+
+from .conftest import MakeAvatar, foreign_model, network
+
+
+def registry(root: Path, devices: int = 1, **changes: object) -> ModelRegistry:
+    settings = InferenceSettings.model_validate({"models_root": root / "models", **changes})
+    cpu = find_devices(settings.gpus, settings.onnx)[0]
+    places = [cpu] if devices == 1 else [Device(number, f"place {number}", cpu.providers) for number in range(devices)]
+    loader = ModelLoader(settings.onnx, max_batch=2)
+    return ModelRegistry(
+        AvatarCatalog(settings.models_root, settings.models), places, loader, settings, InferenceMetrics(Metrics())
+    )
+
+
+def ids(models: ModelRegistry) -> set[str]:
+    return {model.avatar.id for model in models.loaded}
+
+
+async def used(models: ModelRegistry, *avatar_ids: str) -> None:
+    for avatar_id in avatar_ids:
+        async with models.acquire(avatar_id):
+            pass
+
+
+async def test_many_callers_load_an_avatar_once(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    make_avatar("a")
+    models = registry(tmp_path)
+    loaded = await asyncio.gather(*(models.load("a") for _ in range(10)))
+    assert len({id(model) for model in loaded}) == 1
+    assert loaded[0].memory_bytes > 0
+    await models.close()
+
+
+async def test_a_caller_that_gives_up_does_not_stop_the_load_of_others(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    make_avatar("a")
+    models = registry(tmp_path)
+    impatient, patient = asyncio.create_task(models.load("a")), asyncio.create_task(models.load("a"))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    assert (await patient).avatar.id == "a"
+    await models.close()
+
+
+@pytest.mark.parametrize(("policy", "left"), [("lfu", {"a", "c"}), ("lru", {"b", "c"})])
+async def test_who_makes_room(make_avatar: MakeAvatar, tmp_path: Path, policy: str, left: set[str]) -> None:
+    for avatar_id in "abc":
+        make_avatar(avatar_id)
+    models = registry(tmp_path, capacity={"max_models": 2, "eviction_policy": policy})
+    await used(models, "a", "a", "b", "c")
+    assert ids(models) == left
+    await models.close()
+
+
+async def test_memory_is_a_limit_too(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    for avatar_id in "ab":
+        make_avatar(avatar_id)
+    models = registry(tmp_path, capacity={"max_memory_gb": 1e-6})
+    await used(models, "a")
+    with pytest.raises(ResourceExhausted):
+        async with models.acquire("a"):
+            await used(models, "b")
+    await models.close()
+
+
+async def test_an_avatar_in_use_is_never_evicted(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    for avatar_id in "ab":
+        make_avatar(avatar_id)
+    models = registry(tmp_path, capacity={"max_models": 1})
+    async with models.acquire("a"):
+        with pytest.raises(ResourceExhausted) as raised:
+            await used(models, "b")
+        assert raised.value.retry_after_ms
+        assert ids(models) == {"a"}
+    await used(models, "b")
+    assert ids(models) == {"b"}
+    await models.close()
+
+
+async def test_a_reload_reads_new_files_and_running_calls_keep_the_old(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    make_avatar("a", frames=3)
+    models = registry(tmp_path)
+    async with models.acquire("a") as old:
+        make_avatar("a", frames=5, replace=True)
+        assert (await models.load("a")) is old
+        new = await models.load("a", force_reload=True)
+        assert (old.avatar.frame_count, new.avatar.frame_count) == (3, 5)
+        old.engines[0].bank.ensure([0])
+    await models.close()
+
+
+async def test_a_failed_reload_keeps_the_old_one(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    make_avatar("a")
+    models = registry(tmp_path)
+    old = await models.load("a")
+    make_avatar("a", model=b"no network", replace=True)
+    with pytest.raises(FailedPrecondition):
+        await models.load("a", force_reload=True)
+    assert models.find("a") is old
+    await models.close()
+
+
+async def test_a_mended_avatar_loads_without_a_restart(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    make_avatar("a", model=foreign_model())
+    models = registry(tmp_path)
+    with pytest.raises(FailedPrecondition, match="320"):
+        await models.load("a")
+    make_avatar("a", model=network(), replace=True)
+    assert (await models.load("a")).avatar.id == "a"
+    await models.close()
+
+
+@pytest.mark.parametrize(("avatar_id", "error"), [("nobody", NotFound), ("../a", InvalidRequest), ("", InvalidRequest)])
+async def test_ids_that_nothing_bears(tmp_path: Path, avatar_id: str, error: type[Exception]) -> None:
+    models = registry(tmp_path)
+    with pytest.raises(error):
+        await models.load(avatar_id)
+    await models.close()
+
+
+async def test_idle_avatars_leave(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    make_avatar("a")
+    models = registry(tmp_path, capacity={"idle_timeout_minutes": 1e-9})
+    async with models.acquire("a"):
+        models.unload_idle()
+        assert ids(models) == {"a"}
+    models.unload_idle()
+    assert ids(models) == set()
+    await models.close()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "places"), [("round-robin", [0, 1, 0]), ("least-loaded", [0, 1, 0])], ids=["round-robin", "least-loaded"]
+)
+async def test_where_avatars_go(make_avatar: MakeAvatar, tmp_path: Path, strategy: str, places: list[int]) -> None:
+    for avatar_id in "abc":
+        make_avatar(avatar_id)
+    models = registry(tmp_path, devices=2, gpus={"assignment_strategy": strategy})
+    found = [(await models.load(avatar_id)).engines[0].device.gpu_id for avatar_id in "abc"]
+    assert found == places
+    await models.close()
+
+
+async def test_an_avatar_may_be_on_every_device(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    make_avatar("a")
+    models = registry(tmp_path, devices=2, gpus={"allow_multi_gpu_models": True})
+    assert [engine.device.gpu_id for engine in (await models.load("a")).engines] == [0, 1]
+    await models.close()
+
+
+async def test_dedicated_devices_are_not_shared(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    for avatar_id in "abc":
+        make_avatar(avatar_id)
+    models = registry(tmp_path, devices=2, gpus={"assignment_strategy": "dedicated"})
+    async with models.acquire("a"), models.acquire("b"):
+        with pytest.raises(ResourceExhausted):
+            await models.load("c")
+    await models.load("c")
+    assert len(models.loaded) == 2
+    await models.close()
