@@ -2,42 +2,141 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from avatar_kit.avatar import Avatar
+from avatar_kit.errors import BrokenAvatar
+from avatar_kit.geometry import MOUTH_SIZE, Picture
+from compositing_service.frame_cache import FrameCache
+from compositing_service.jpeg.encoder import encode
+from compositing_service.jpeg.interval import choose_restart_interval
+from compositing_service.jpeg.splicing import encode_spliceable, region_around
+from compositing_service.paste import Mouth, paste_mouth, place_in
+from compositing_service.scratch import Scratch
+from compositing_service.shelf import EncodedFrame, Shelf, WholeFrame
+from compositing_service.single_flight import SingleFlight
+from compositing_service.surroundings import Surroundings
 
-Mouth = NDArray[np.uint8]  # [320, 320, 3] BGR; may be read-only
+__all__ = ["AvatarComposer", "Mouth", "open_composer"]
+
+# An avatar's first frames may be damaged; when so many in a row are, the avatar is.
+_SAMPLES_TRIED = 10
+_MOUTH_SHAPE = (MOUTH_SIZE, MOUTH_SIZE, 3)
 
 
 class AvatarComposer:
     """Thread-safe. Every method blocks (decoding, encoding): call them in a thread pool.
 
-    `BackgroundStore` makes these; hold one only inside `async with store.acquire(...)`.
+    `BackgroundStore` makes these; hold one only inside `async with store.acquire(...)`. Frames are read and encoded when they are
+    first asked for, once however many ask, and kept in `shelf`.
+
+    All that take an index (0 .. frame_count - 1) raise IndexError for one that the avatar does not have, and BrokenAvatar for a
+    frame that cannot be read; ValueError for a mouth that is not uint8 [320, 320, 3] and for a quality outside 1-100.
     """
 
-    avatar: Avatar
+    def __init__(self, avatar: Avatar, *, cache: FrameCache, shelf: Shelf, scratch: Scratch, restart_interval: int) -> None:
+        self.avatar = avatar
+        self.restart_interval = restart_interval
+        """MCUs between restart markers; 0: every picture is encoded whole."""
+        self._cache = cache
+        self._shelf = shelf
+        self._scratch = scratch
+        self._encodings: SingleFlight[tuple[int, int], EncodedFrame] = SingleFlight()
+        self._readings: SingleFlight[int, WholeFrame] = SingleFlight()
 
     def composite(self, index: int, mouth: Mouth, *, quality: int) -> bytes:
-        """The JPEG of frame `index` (0 .. frame_count - 1) with the mouth pasted in.
-
-        Byte-identical to encoding the whole composited picture with the same settings. Raises BrokenAvatar when the frame cannot be read,
-        ValueError for a mouth that is not uint8 [320, 320, 3] or a quality outside 1-100, IndexError for an index the avatar does not have.
-        """
-        raise NotImplementedError
+        """The JPEG of the frame with the mouth pasted in: the very bytes of encoding the whole composited picture."""
+        _check_mouth(mouth)
+        frame = self._encoded(index, quality)
+        region = frame.surroundings.restore(self._scratch)
+        paste_mouth(region, frame.surroundings.place, mouth, crop=self._scratch.crop)
+        return frame.jpeg.splice(encode(region, quality=quality, restart_interval=self.restart_interval))
 
     def composite_raw(self, index: int, mouth: Mouth) -> bytes:
         """The same picture before encoding: height x width x 3 bytes, BGR."""
-        raise NotImplementedError
+        _check_mouth(mouth)
+        frame = self._whole(index)
+        pixels = self._scratch.pixels(self.avatar.height, self.avatar.width)
+        pixels[...] = frame.picture
+        paste_mouth(pixels, frame.place, mouth, crop=self._scratch.crop)
+        return pixels.tobytes()
 
     def idle(self, index: int, *, quality: int) -> bytes:
         """The JPEG of the frame as it is, without a mouth: the stored bytes."""
-        raise NotImplementedError
+        return self._encoded(index, quality).jpeg.data
 
     def idle_raw(self, index: int) -> bytes:
         """The pixels of the frame as it is: height x width x 3 bytes, BGR."""
-        raise NotImplementedError
+        return self._whole(index).picture.tobytes()
+
+    def prepare(self, index: int, *, quality: int) -> bool:
+        """Reads and encodes the frame ahead of need. False, and nothing done, when keeping it would cost others their place."""
+        if self._cache.peek(self._shelf, index, quality) is not None:
+            return True
+        if not self._cache.could_take(self._shelf, self._mean_frame_bytes()):
+            return False
+        self._encode_once(index, quality)
+        return True
 
     def memory_bytes(self) -> int:
         """Bytes of pictures and pixels held for this avatar now."""
-        raise NotImplementedError
+        return self._shelf.nbytes
+
+    def _mean_frame_bytes(self) -> int:
+        return self._shelf.frame_bytes // max(1, len(self._shelf.frames))
+
+    def _encoded(self, index: int, quality: int) -> EncodedFrame:
+        return self._cache.use(self._shelf, index, quality) or self._encode_once(index, quality)
+
+    def _encode_once(self, index: int, quality: int) -> EncodedFrame:
+        def make() -> EncodedFrame:
+            return self._cache.peek(self._shelf, index, quality) or self._encode(index, quality)
+
+        return self._encodings.run((index, quality), make)
+
+    def _encode(self, index: int, quality: int) -> EncodedFrame:
+        whole = self._cache.peek_picture(self._shelf, index) or self._read(index)
+        region = region_around(
+            self.avatar.rects[index], width=self.avatar.width, height=self.avatar.height, restart_interval=self.restart_interval
+        )
+        surroundings = self._cache.peek_surroundings(self._shelf, index)
+        encoded = EncodedFrame(
+            surroundings or Surroundings.cut(whole.picture, region.pixels, whole.place),
+            encode_spliceable(whole.picture, region, quality=quality, restart_interval=self.restart_interval),
+        )
+        self._cache.put(self._shelf, index, quality, encoded)
+        return encoded
+
+    def _whole(self, index: int) -> WholeFrame:
+        def make() -> WholeFrame:
+            whole = self._cache.peek_picture(self._shelf, index) or self._read(index)
+            self._cache.put_picture(self._shelf, index, whole)
+            return whole
+
+        return self._cache.use_picture(self._shelf, index) or self._readings.run(index, make)
+
+    def _read(self, index: int) -> WholeFrame:
+        picture = self.avatar.read_frame(index)
+        return WholeFrame(picture, place_in(picture, self.avatar.rects[index], self.avatar.paste))
+
+
+def open_composer(avatar: Avatar, *, cache: FrameCache, shelf: Shelf, scratch: Scratch) -> AvatarComposer:
+    """A composer with the restart interval that suits the avatar, measured on its first whole frame. Blocks.
+
+    Raises BrokenAvatar when none of the first ten frames can be read.
+    """
+    interval = choose_restart_interval(_sample(avatar), avatar.rects)
+    return AvatarComposer(avatar, cache=cache, shelf=shelf, scratch=scratch, restart_interval=interval)
+
+
+def _sample(avatar: Avatar) -> Picture:
+    problems: list[str] = []
+    for index in range(min(avatar.frame_count, _SAMPLES_TRIED)):
+        try:
+            return avatar.read_frame(index)
+        except BrokenAvatar as error:
+            problems += error.problems
+    raise BrokenAvatar(problems)
+
+
+def _check_mouth(mouth: Mouth) -> None:
+    if mouth.shape != _MOUTH_SHAPE or mouth.dtype != "uint8":
+        raise ValueError(f"a mouth of {mouth.dtype} {mouth.shape}, expected uint8 {_MOUTH_SHAPE}")

@@ -1,52 +1,49 @@
-"""Which avatars' backgrounds are in memory: loading, eviction, and who may hold one."""
+"""Which avatars are loaded: loading, eviction of whole avatars, and who holds one. Their frames' bytes are `FrameCache`'s."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 
 from avatar_kit.catalog import AvatarCatalog
-from compositing_service.composer import AvatarComposer
+from avatar_kit.errors import AvatarError, BrokenAvatar, shortened
+from compositing_service.composer import AvatarComposer, open_composer
+from compositing_service.frame_cache import FrameCache
+from compositing_service.scratch import Scratch
+from compositing_service.shelf import EvictionPolicy, Shelf
+from compositing_service.store_stats import AvatarStats, StoreStats
+from service_kit.errors import ResourceExhausted
 
-EvictionPolicy = Literal["lfu", "lru"]
+__all__ = ["AvatarStats", "BackgroundStore", "EvictionPolicy", "StoreStats"]
+
+logger = logging.getLogger(__name__)
+
+# All avatars being in use is over when one request ends.
+_RETRY_AFTER_MS = 500
 
 
-@dataclass(frozen=True, slots=True)
-class AvatarStats:
-    """One avatar as the store knows it. `loaded` False: only `load_error` and the counters have a meaning."""
+@dataclass(eq=False, slots=True)
+class _Entry:
+    """One loading of one avatar. Its shelf is pinned by those who hold it or wait for it."""
 
     avatar_id: str
-    loaded: bool
-    in_use: int  # requests that hold it now
-    usage_count: int  # requests that have held it since it was loaded
-    last_used_unix_ms: int  # 0: not yet
-    loaded_unix_ms: int
-    memory_bytes: int
-    cached_frames: int
-    restart_interval: int  # MCUs between restart markers; 0: pictures are encoded whole
-    load_error: str  # of the last attempt to load; empty when it went well
-
-
-@dataclass(frozen=True, slots=True)
-class StoreStats:
-    """The store as a whole. Hits, misses and evictions count single frames since the start; avatar_evictions whole avatars."""
-
-    avatars: tuple[AvatarStats, ...]
-    loaded_avatars: int
-    max_avatars: int
-    memory_bytes: int
-    max_bytes: int
-    hits: int
-    misses: int
-    evictions: int
-    avatar_evictions: int
+    shelf: Shelf
+    loading: asyncio.Task[AvatarComposer] = field(init=False)
+    composer: AvatarComposer | None = None  # None while loading
+    usage_count: int = 0
+    last_used_s: float = 0.0
+    loaded_unix_s: float = 0.0
+    retired: bool = False  # dropped; lives on until its last holder lets go
 
 
 class BackgroundStore:
-    """Use from one event loop. Loading runs in the store's own threads, so no avatar waits for another's."""
+    """Use from one event loop; `stats` from any thread. Loading has threads of its own, so no avatar waits for another's."""
 
     def __init__(
         self,
@@ -58,44 +55,257 @@ class BackgroundStore:
         policy: EvictionPolicy,
         default_quality: int,
         idle_timeout_s: float | None = None,
-        loader_threads: int = 2,
+        loader_threads: int = 4,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`clock` gives seconds on a line that never jumps, `wall_clock` Unix seconds for the statistics."""
-        raise NotImplementedError
+        """`default_quality`: what a preload encodes. `clock` never jumps; `wall_clock` gives Unix seconds for the statistics."""
+        self._catalog = catalog
+        self._cache = FrameCache(max_bytes=max_bytes, policy=policy)
+        self._scratch = Scratch()
+        self._max_avatars = max_avatars
+        self._frames_per_avatar = frames_per_avatar
+        self._policy = policy
+        self._default_quality = default_quality
+        self._idle_timeout_s = idle_timeout_s
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._entries: dict[str, _Entry] = {}
+        self._reloads: dict[str, _Entry] = {}
+        self._load_errors: dict[str, str] = {}
+        self._avatar_evictions = 0
+        self._fill_width = loader_threads
+        # Apart, so that opening an avatar does not wait behind another's five hundred frames.
+        self._openers = ThreadPoolExecutor(loader_threads, "avatar-open")
+        self._fillers = ThreadPoolExecutor(loader_threads, "avatar-fill")
 
-    def acquire(self, avatar_id: str) -> AbstractAsyncContextManager[AvatarComposer]:
+    @asynccontextmanager
+    async def acquire(self, avatar_id: str) -> AsyncIterator[AvatarComposer]:
         """The avatar's composer, loaded first when need be, and not evicted inside the `async with`.
 
         Raises on entry InvalidAvatarId, AvatarNotFound, BrokenAvatar; ResourceExhausted when `max_avatars` are all in use.
         """
-        raise NotImplementedError
+        entry = self._entry(avatar_id)
+        with self._held(entry):
+            composer = await asyncio.shield(entry.loading)
+            entry.usage_count += 1
+            yield composer
 
     def is_loaded(self, avatar_id: str) -> bool:
         """Whether acquiring it now costs no loading."""
-        raise NotImplementedError
+        entry = self._entries.get(avatar_id)
+        return entry is not None and entry.composer is not None
 
     async def load(self, avatar_id: str, *, force_reload: bool = False, preload: bool = False) -> AvatarStats:
-        """Loads the avatar unless it is loaded; `preload` reads and encodes its frames too, as many as may be cached.
+        """Loads the avatar unless it is loaded; `preload` reads and encodes its frames too, as many as may be kept.
 
-        `force_reload` reads the files again; requests under way finish on the old state, and a reload that fails leaves it in place.
-        A preload that meets broken frames raises BrokenAvatar naming them all; the avatar is loaded all the same.
+        `force_reload` reads the files again; requests under way finish on the old state, and a reload that fails leaves it in
+        place. A preload that meets broken frames raises BrokenAvatar naming them all; the avatar is loaded all the same. Raises
+        otherwise as `acquire`.
         """
-        raise NotImplementedError
+        entry = self._reload(avatar_id) if force_reload and self.is_loaded(avatar_id) else self._entry(avatar_id)
+        with self._held(entry):
+            composer = await asyncio.shield(entry.loading)
+            if preload:
+                await self._fill(composer)
+            return self._avatar_stats(entry)
 
     async def unload(self, avatar_id: str) -> bool:
         """Drops the avatar; requests under way finish on it. False: it was not loaded."""
-        raise NotImplementedError
+        entries = [entry for entry in (self._entries.get(avatar_id), self._reloads.get(avatar_id)) if entry]
+        for entry in entries:
+            self._retire(entry)
+        self._load_errors.pop(avatar_id, None)
+        return bool(entries)
 
     def unload_idle(self) -> tuple[str, ...]:
         """Drops the avatars that nobody has used for `idle_timeout_s`, and names them. For a periodic task of the service."""
-        raise NotImplementedError
+        if self._idle_timeout_s is None:
+            return ()
+        oldest = self._clock() - self._idle_timeout_s
+        idle = [entry for entry in self._unused() if entry.last_used_s <= oldest]
+        for entry in idle:
+            self._retire(entry)
+            logger.info("unloaded avatar %s: not used for %.0f s", entry.avatar_id, self._idle_timeout_s)
+        return tuple(entry.avatar_id for entry in idle)
 
     def stats(self) -> StoreStats:
         """Figures of every avatar that is loaded or whose last load failed, and of the store."""
-        raise NotImplementedError
+        loaded = [self._avatar_stats(entry) for entry in list(self._entries.values()) if entry.composer]
+        known = {avatar.avatar_id for avatar in loaded}
+        failed = [AvatarStats(key, load_error=error) for key, error in list(self._load_errors.items()) if key not in known]
+        counts = self._cache.counts()
+        return StoreStats(
+            avatars=tuple(sorted((*loaded, *failed), key=lambda avatar: avatar.avatar_id)),
+            loaded_avatars=len(loaded),
+            max_avatars=self._max_avatars,
+            memory_bytes=self._cache.nbytes,
+            max_bytes=self._cache.max_bytes,
+            hits=counts.hits,
+            misses=counts.misses,
+            evictions=counts.evictions,
+            avatar_evictions=self._avatar_evictions,
+        )
 
     async def close(self) -> None:
-        """Drops everything and stops the loader threads."""
-        raise NotImplementedError
+        """Drops everything, and ends the loader threads when they are done with what they are at."""
+        entries = [*self._entries.values(), *self._reloads.values()]
+        for entry in entries:
+            self._retire(entry)
+        await asyncio.gather(*(entry.loading for entry in entries), return_exceptions=True)
+        for pool in (self._openers, self._fillers):
+            await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+
+    def _entry(self, avatar_id: str) -> _Entry:
+        """The avatar's entry; it begins to load when there is none."""
+        if avatar_id not in self._entries:
+            self._entries[avatar_id] = self._begin(avatar_id)
+        return self._entries[avatar_id]
+
+    def _reload(self, avatar_id: str) -> _Entry:
+        """An entry that takes the present one's place when it has loaded."""
+        if avatar_id not in self._reloads:
+            self._reloads[avatar_id] = self._begin(avatar_id)
+        return self._reloads[avatar_id]
+
+    def _begin(self, avatar_id: str) -> _Entry:
+        entry = _Entry(avatar_id, self._cache.open(max_frames=self._frames_per_avatar))
+        entry.loading = asyncio.create_task(self._load(entry))
+        entry.loading.add_done_callback(_look_at_error)
+        return entry
+
+    async def _load(self, entry: _Entry) -> AvatarComposer:
+        """Runs once for an entry, whoever waits or has stopped waiting for it."""
+        try:
+            composer = await asyncio.get_running_loop().run_in_executor(self._openers, self._open, entry)
+            if not entry.retired:
+                self._install(entry, composer)
+        except BaseException as error:
+            self._retire(entry)
+            self._note_failure(entry.avatar_id, error)
+            raise
+        finally:
+            if self._reloads.get(entry.avatar_id) is entry:
+                del self._reloads[entry.avatar_id]
+        return composer
+
+    def _open(self, entry: _Entry) -> AvatarComposer:
+        avatar = self._catalog.get(entry.avatar_id)
+        return open_composer(avatar, cache=self._cache, shelf=entry.shelf, scratch=self._scratch)
+
+    def _install(self, entry: _Entry, composer: AvatarComposer) -> None:
+        """Makes it the avatar's entry, in the place of an older one or of another avatar."""
+        older = self._entries.get(entry.avatar_id)
+        if older is not None and older is not entry:
+            self._retire(older)
+        self._make_room()
+        entry.composer = composer
+        entry.last_used_s = self._clock()
+        entry.loaded_unix_s = self._wall_clock()
+        self._entries[entry.avatar_id] = entry
+        self._load_errors.pop(entry.avatar_id, None)
+        avatar = composer.avatar
+        logger.info(
+            "loaded avatar %s: %d frames of %dx%d, restart interval %d",
+            avatar.id,
+            avatar.frame_count,
+            avatar.width,
+            avatar.height,
+            composer.restart_interval,
+        )
+
+    def _make_room(self) -> None:
+        """Drops an avatar if as many are loaded as may be. Raises ResourceExhausted when all of them are in use."""
+        loaded = sum(entry.composer is not None for entry in self._entries.values())
+        if loaded < self._max_avatars:
+            return
+        unused = self._unused()
+        if not unused:
+            raise ResourceExhausted(
+                f"all {self._max_avatars} avatars that this service may hold are in use; try again shortly",
+                retry_after_ms=_RETRY_AFTER_MS,
+            )
+        victim = min(unused, key=self._rank)
+        self._retire(victim)
+        self._avatar_evictions += 1
+        logger.info("unloaded avatar %s: room for %d avatars, another was asked for", victim.avatar_id, self._max_avatars)
+
+    def _unused(self) -> list[_Entry]:
+        return [entry for entry in self._entries.values() if entry.composer and not entry.shelf.pins]
+
+    def _rank(self, entry: _Entry) -> tuple[float, float]:
+        """The lowest goes first."""
+        return (0 if self._policy == "lru" else entry.usage_count, entry.last_used_s)
+
+    def _retire(self, entry: _Entry) -> None:
+        """Nobody else gets it; its memory goes when its last holder lets go."""
+        entry.retired = True
+        if self._entries.get(entry.avatar_id) is entry:
+            del self._entries[entry.avatar_id]
+        if not entry.shelf.pins:
+            self._cache.close(entry.shelf)
+
+    @contextmanager
+    def _held(self, entry: _Entry) -> Iterator[None]:
+        self._cache.pin(entry.shelf)
+        try:
+            yield
+        finally:
+            self._cache.unpin(entry.shelf)
+            entry.last_used_s = self._clock()
+            if entry.retired and not entry.shelf.pins:
+                self._cache.close(entry.shelf)
+
+    async def _fill(self, composer: AvatarComposer) -> None:
+        """Prepares frames in several threads, until all are there or room is out."""
+        loop = asyncio.get_running_loop()
+        indices = iter(range(composer.avatar.frame_count))
+        problems: list[str] = []
+
+        async def fill() -> None:
+            for index in indices:
+                prepare = partial(composer.prepare, index, quality=self._default_quality)
+                try:
+                    if not await loop.run_in_executor(self._fillers, prepare):
+                        return
+                except BrokenAvatar as error:
+                    problems.extend(error.problems)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._fill_width):
+                group.create_task(fill())
+        if problems:
+            failure = BrokenAvatar(problems)
+            self._note_failure(composer.avatar.id, failure)
+            raise failure
+
+    def _note_failure(self, avatar_id: str, error: BaseException) -> None:
+        """Only of avatars that exist: ids that callers make up must not fill the memory."""
+        if isinstance(error, BrokenAvatar):
+            text = "; ".join(shortened(error.problems))
+            if self._load_errors.get(avatar_id) != text:
+                logger.warning("avatar %s: %s", avatar_id, text)
+            self._load_errors[avatar_id] = text
+        elif isinstance(error, AvatarError):
+            self._load_errors.pop(avatar_id, None)
+
+    def _avatar_stats(self, entry: _Entry) -> AvatarStats:
+        unused_s = self._clock() - entry.last_used_s
+        return AvatarStats(
+            avatar_id=entry.avatar_id,
+            loaded=True,
+            in_use=entry.shelf.pins,
+            usage_count=entry.usage_count,
+            last_used_unix_ms=round((self._wall_clock() - unused_s) * 1000) if entry.usage_count else 0,
+            loaded_unix_ms=round(entry.loaded_unix_s * 1000),
+            memory_bytes=entry.shelf.nbytes,
+            cached_frames=len(entry.shelf.frames),
+            restart_interval=entry.composer.restart_interval if entry.composer else 0,
+            load_error=self._load_errors.get(entry.avatar_id, ""),
+        )
+
+
+def _look_at_error(loading: asyncio.Task[AvatarComposer]) -> None:
+    """So that asyncio does not report as forgotten an error for which nobody waits any more."""
+    if not loading.cancelled():
+        loading.exception()

@@ -1,0 +1,47 @@
+"""One run for many who ask at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class SingleFlight(Generic[Key, Value]):
+    """Thread-safe. Whoever asks for a key while it is being made waits for that result, or for that error."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flights: dict[Key, Future[Value]] = {}
+
+    def run(self, key: Key, make: Callable[[], Value]) -> Value:
+        """What `make` returns or raises, called in this thread or, being under way there, in another's.
+
+        Nothing is remembered: `make` should look first whether the value has come to exist since the caller missed it.
+        """
+        with self._lock:
+            flight = self._flights.get(key)
+            leads = flight is None
+            if flight is None:
+                flight = self._flights[key] = Future()
+        if leads:
+            self._fly(key, flight, make)
+        return flight.result()
+
+    def _fly(self, key: Key, flight: Future[Value], make: Callable[[], Value]) -> None:
+        try:
+            value = make()
+        except BaseException as error:
+            self._land(key)
+            flight.set_exception(error)
+        else:
+            self._land(key)
+            flight.set_result(value)
+
+    def _land(self, key: Key) -> None:
+        with self._lock:
+            del self._flights[key]
