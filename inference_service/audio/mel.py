@@ -47,15 +47,20 @@ def pre_emphasised(samples: NDArray[np.float32]) -> Line:
 
 def mel_columns(line: Line) -> Columns:
     """The columns of a pre-emphasised stretch: column i reads its samples [200 i, 200 i + 800), as many as fit whole."""
+    decibels = 20.0 * np.log10(np.maximum(_FLOOR, band_magnitudes(line))) - _REFERENCE_DB
+    scaled = (2.0 * _LIMIT) * ((decibels + _RANGE_DB) / _RANGE_DB) - _LIMIT
+    return np.clip(scaled, -_LIMIT, _LIMIT).astype(np.float32)
+
+
+def band_magnitudes(line: Line) -> NDArray[np.float64]:
+    """The columns before the logarithm: [columns, 80]."""
     frames = sliding_window_view(line, WINDOW)[::HOP] * _hann()
     spectrum = np.fft.rfft(frames)
     # Not np.abs: hypot is slower, and its guard against overflow is not needed for what float32 sound can reach.
     magnitude = np.sqrt(spectrum.real**2 + spectrum.imag**2)
     bins, weights, starts = _sparse_basis()
-    bands = np.add.reduceat(np.take(magnitude, bins, axis=1) * weights, starts, axis=1)
-    decibels = 20.0 * np.log10(np.maximum(_FLOOR, bands)) - _REFERENCE_DB
-    scaled = (2.0 * _LIMIT) * ((decibels + _RANGE_DB) / _RANGE_DB) - _LIMIT
-    return np.clip(scaled, -_LIMIT, _LIMIT).astype(np.float32)
+    bands: NDArray[np.float64] = np.add.reduceat(np.take(magnitude, bins, axis=1) * weights, starts, axis=1)
+    return bands
 
 
 @cache
