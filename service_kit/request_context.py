@@ -17,6 +17,10 @@ AVATAR_ID_KEY = "x-avatar-id"
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 session_id: ContextVar[str] = ContextVar("session_id", default="")
 avatar_id: ContextVar[str] = ContextVar("avatar_id", default="")
+# Whether info lines about this request are written; see logging.sample_rate.
+sampled: ContextVar[bool] = ContextVar("sampled", default=True)
+# Headers that a streamed reply sends before its first message.
+early_headers: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("early_headers", default=())
 
 # Ids come from callers and go into logs and headers: nothing in them may break a line or a parser.
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
@@ -27,9 +31,9 @@ def new_request_id() -> str:
     return uuid.uuid4().hex
 
 
-def sane_id(text: object) -> bool:
+def sane_id(text: str) -> bool:
     """Whether a caller's id may be taken over: 1 to 128 letters, digits and ._:/+=@- and no other character."""
-    return isinstance(text, str) and _SANE_ID.fullmatch(text) is not None
+    return _SANE_ID.fullmatch(text) is not None
 
 
 def outgoing_metadata() -> tuple[tuple[str, str], ...]:

@@ -7,8 +7,9 @@ messages and documentation use.
 from __future__ import annotations
 
 import enum
+import json
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +21,16 @@ from pydantic.fields import FieldInfo
 
 # Where YAML's own types are meant; all other fields take the text of an environment variable or of --set as it is.
 _YAML_TYPES = {bool, int, float, list, tuple, dict, set, frozenset}
-_NUMBERS = {int: "whole number", float: "number"}
-_PLAIN = {bool: "true or false", str: "text", Path: "path", type(None): "null"}
+_PLAIN = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    SecretStr: "secret text",
+    SecretBytes: "secret text",
+    Path: "path",
+    type(None): "null",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,7 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A section: fixed keys. `names` leads from every accepted name to the canonical one; `input_names` is what pydantic wants."""
+    """A section. `names` leads from every accepted name to the canonical one, `input_names` on to the one that pydantic wants."""
 
     fields: Mapping[str, Node]
     names: Mapping[str, str]
@@ -148,24 +157,18 @@ def _in_words(annotation: Any, metadata: tuple[object, ...]) -> str:
     if len(alternatives) > 1:
         return ", or ".join(_in_words(alternative, metadata) for alternative in alternatives)
     if get_origin(bare) is Literal:
-        return (
-            f"one of {', '.join(_value(each) for each in get_args(bare))}"
-            if len(get_args(bare)) > 1
-            else _value(get_args(bare)[0])
-        )
+        return _choice(get_args(bare))
+    if isinstance(bare, type) and issubclass(bare, enum.Enum):
+        return _choice([member.value for member in bare])
     if get_origin(bare) in {list, tuple, set, frozenset}:
         return f"list of {_in_words(get_args(bare)[0], ())}"
-    if isinstance(bare, type) and issubclass(bare, enum.Enum):
-        return f"one of {', '.join(_value(member.value) for member in bare)}"
-    if bare in _NUMBERS:
-        return _NUMBERS[bare] + _range(metadata)
-    if bare in {SecretStr, SecretBytes}:
-        return "secret text"
-    return _PLAIN.get(bare) or getattr(bare, "ACCEPTED", None) or getattr(bare, "__name__", str(bare))
+    plain = _PLAIN.get(bare) or getattr(bare, "ACCEPTED", None) or getattr(bare, "__name__", str(bare))
+    return f"{plain}{_range(metadata)}"
 
 
-def _value(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _choice(values: Sequence[object]) -> str:
+    words = [json.dumps(value) if isinstance(value, bool) else str(value) for value in values]
+    return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
 
 
 def _range(metadata: tuple[object, ...]) -> str:

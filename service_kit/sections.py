@@ -42,7 +42,7 @@ class ServerSection(Section):
     """Calls served at the same time; more are refused with RESOURCE_EXHAUSTED. Health checks and reflection do not count."""
 
     drain_seconds: float = Field(default=0.0, ge=0, le=600)
-    """On SIGTERM: how long to go on serving while health already says NOT_SERVING, until load balancers have noticed; 0 without one."""
+    """On SIGTERM: how long to go on serving while health says NOT_SERVING, until load balancers have noticed; 0 without one."""
 
     grace_seconds: float = Field(default=30.0, ge=0, le=3600)
     """On SIGTERM, after the drain: how long running calls may take to finish before they are cut off."""
@@ -120,7 +120,7 @@ class MetricsSection(Section):
     """Whether the endpoint is opened."""
 
     port: BindAddress | None = None
-    """Where it listens; null: on the gRPC host at the gRPC port + 3000, or at any free port, with a warning, where that is taken."""
+    """Where it listens; null: on the gRPC host at the gRPC port + 3000, or, with a warning, at any free port if that is taken."""
 
 
 class ServiceSettings(Section):

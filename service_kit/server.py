@@ -34,8 +34,8 @@ class Service:
     """What makes one service out of the kit.
 
     `open` is called once: it opens the resources and registers the servicers, quickly, and yields the warm-up. The port is open
-    before the warm-up runs, and calls are served; health says NOT_SERVING until the warm-up returns. A warm-up that raises ends the
-    service with an error. Leaving the context closes the resources, when no call runs any more.
+    before the warm-up runs, and calls are served; health says NOT_SERVING until the warm-up returns. A warm-up that raises ends
+    the service with an error. Leaving the context closes the resources, when no call runs any more.
     """
 
     name: str  # in the ready line and in log lines: "inference"

@@ -1,0 +1,92 @@
+"""The two looks of a log line: JSON for machines, aligned text for people."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+_OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# The order in which they end a line; the names of the record's attributes and of the fields.
+_REQUEST_FIELDS = {"request_id": "request_id", "session_id": "session_id", "avatar_id": "avatar"}
+# Callers' words go into messages: they shall not begin new lines or steer a terminal.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, service, logger, message, the line's own fields, then who was served."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line without its end."""
+        line: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name, value in _fields(record).items():
+            line.setdefault(name, _json_value(value))
+        if trace := _trace(self, record):
+            line["exception"] = trace
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class TextLines(logging.Formatter):
+    """Time, level, service and message, then the fields as key=value; a traceback follows on lines of its own."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line without its end."""
+        fields = "".join(f" {name}={_text_value(value)}" for name, value in _fields(record).items())
+        line = f"{_time(record)} {record.levelname:<7} {self._service} {_plain(record.getMessage())}{fields}"
+        trace = _trace(self, record)
+        return f"{line}\n{trace}" if trace else line
+
+
+def _time(record: logging.LogRecord) -> str:
+    """UTC with milliseconds."""
+    return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(record.msecs):03d}Z"
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    given = vars(record)
+    fields = {name: value for name, value in given.items() if name not in _OWN_ATTRIBUTES and name not in _REQUEST_FIELDS}
+    fields.update({field: given[name] for name, field in _REQUEST_FIELDS.items() if given.get(name)})
+    return fields
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    trace = formatter.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
+    stack = formatter.formatStack(record.stack_info) if record.stack_info else ""
+    return "\n".join(filter(None, (trace, stack)))
+
+
+def _json_value(value: Any) -> Any:
+    """JSON has no NaN and no infinity, and half a microsecond interests nobody."""
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else str(value)
+    return value
+
+
+def _text_value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    text = _plain(str(value))
+    return json.dumps(text, ensure_ascii=False) if not text or " " in text or '"' in text else text
+
+
+def _plain(text: str) -> str:
+    return _CONTROL.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text)
