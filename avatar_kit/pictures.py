@@ -7,6 +7,7 @@ is strict.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import zlib
@@ -32,6 +33,7 @@ _ONE_PASS = frozenset({0xC0, 0xC1})
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})  # they have no length and no body
 _MARKER_AFTER_DATA = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # stuffed zeros and restarts belong to the data
 
+_RESTARTS = re.compile(rb"\xff[\xd0-\xd7]")
 _CUT_JPEG = "is truncated: a JPEG that ends before its end marker"
 
 _GREY_LUMA, _GREY_TOLERANCE = 128, 3
@@ -44,6 +46,16 @@ class PictureHeader:
     suffix: str
     width: int
     height: int
+    one_pass: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _JpegFrame:
+    """A JPEG frame header. `blocks`: MCUs, what restart intervals are counted in."""
+
+    width: int
+    height: int
+    blocks: int
     one_pass: bool
 
 
@@ -116,26 +128,29 @@ def _reached_the_end(picture: Picture) -> bool:
 
 def _inspect_jpeg(data: bytes) -> PictureHeader:
     """Walks the marker segments up to the end-of-image marker: cut anywhere, a file lacks that one."""
-    size: tuple[int, int] | None = None
-    scans, one_pass = 0, True
+    frame: _JpegFrame | None = None
+    restart_interval, scans, restarts = 0, 0, 0
     marker, position = _next_marker(data, 2)
     while marker != _EOI:
         if marker not in _BARE_MARKERS:
             body, position = _segment(data, position)
             if marker in _FRAME_HEADERS:
-                size = _jpeg_size(body, size)
-                one_pass = one_pass and marker in _ONE_PASS
+                frame = _jpeg_frame(marker, body, frame)
             elif marker == _DRI:
-                one_pass = False  # decoders pick up again at each restart, so the last pixel says nothing of those before
+                restart_interval = int.from_bytes(body[:2], "big")
             elif marker == _SOS:
                 scans += 1
-                position = _end_of_data(data, position)
+                start, position = position, _end_of_data(data, position)
+                restarts += len(_RESTARTS.findall(data, start, position)) if restart_interval else 0
         if scans > _MAX_SCANS:
             raise FileProblem(f"is a JPEG of more than {_MAX_SCANS} scans")
         marker, position = _next_marker(data, position)
-    if size is None or not scans:
+    if frame is None or not scans:
         raise FileProblem("is a JPEG without a picture in it")
-    return PictureHeader(".jpg", *size, one_pass=one_pass and scans == 1)
+    one_pass = frame.one_pass and scans == 1
+    if one_pass and restart_interval and restarts != (frame.blocks - 1) // restart_interval:
+        raise FileProblem(f"is a damaged JPEG: {restarts} of {(frame.blocks - 1) // restart_interval} restart markers")
+    return PictureHeader(".jpg", frame.width, frame.height, one_pass=one_pass)
 
 
 def _next_marker(data: bytes, position: int) -> tuple[int, int]:
@@ -165,11 +180,15 @@ def _end_of_data(data: bytes, position: int) -> int:
     return found.start()
 
 
-def _jpeg_size(body: bytes, earlier: tuple[int, int] | None) -> tuple[int, int]:
-    if earlier is not None or len(body) < 5:
-        raise FileProblem("is a damaged JPEG: its size is given twice or cut off")
+def _jpeg_frame(marker: int, body: bytes, earlier: _JpegFrame | None) -> _JpegFrame:
+    if earlier is not None or len(body) < 6 or len(body) < 6 + 3 * body[5] or not body[5]:
+        raise FileProblem("is a damaged JPEG: its frame header is cut off or not the only one")
     height, width = struct.unpack_from(">HH", body, 1)
-    return width, height
+    factors = [(byte >> 4, byte & 15) for byte in body[7 : 6 + 3 * body[5] : 3]]
+    # A lone component is coded block by block, whatever its factors say.
+    across, down = (1, 1) if len(factors) == 1 else (max(x for x, _ in factors), max(y for _, y in factors))
+    blocks = math.ceil(width / (8 * max(across, 1))) * math.ceil(height / (8 * max(down, 1)))
+    return _JpegFrame(width, height, blocks, one_pass=marker in _ONE_PASS)
 
 
 def _inspect_png(data: bytes) -> PictureHeader:

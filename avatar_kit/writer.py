@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.errors import AvatarExists, BrokenAvatar
+from avatar_kit.features import FEATURE_WIDTH
 from avatar_kit.geometry import Mask, Paste, Rect
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.manifest import FPS, FRAMES_FOLDER, MANIFEST_NAME, FileEntries, FileEntry, Manifest, manifest_text
@@ -30,7 +31,6 @@ AUDIO_ENCODER_NAME = "audio_encoder.onnx"
 FEATURES_NAME = "aud_ave.npy"
 RECTS_NAME = "crop_rects.json"
 CHECKSUMS_NAME = "frames.sha256"
-FEATURE_WIDTH = 512
 
 
 class AvatarWriter:

@@ -1,0 +1,63 @@
+"""How the crop rectangles move from frame to frame: those of a good avatar follow the head, a jump makes the mouth jump."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from avatar_kit.errors import shortened
+from avatar_kit.geometry import Rect
+from avatar_kit.timeline import Loop
+
+# A head at 25 frames a second does not move further than this part of the rectangle's width, nor change its size by more.
+_JUMP = 0.25
+_RESIZE = 0.15
+_MOST_OBLONG = 1.25  # training crops squares; what was clamped at an edge is a little off
+
+
+def motion_warnings(rects: Sequence[Rect], *, loop: Loop, width: int, height: int) -> list[str]:
+    """Rectangles that jump, change their size at once, are far from square or touch the picture's edge."""
+    steps = list(itertools.pairwise(enumerate(rects)))
+    if loop is Loop.FORWARD and len(rects) > 1:
+        steps.append(((len(rects) - 1, rects[-1]), (0, rects[0])))
+    sudden = [
+        f"frame {at}: the rectangle {what} after frame {before}"
+        for (before, one), (at, two) in steps
+        if (what := _sudden(one, two))
+    ]
+    oblong = [
+        index for index, rect in enumerate(rects) if max(rect.width, rect.height) > _MOST_OBLONG * min(rect.width, rect.height)
+    ]
+    warnings = shortened(sudden)
+    if oblong:
+        warnings.append(f"{_some(oblong)}: the rectangle is far from square, and so is what the network gets")
+    edge = [i for i, rect in enumerate(rects) if rect.x1 == 0 or rect.y1 == 0 or rect.x2 == width or rect.y2 == height]
+    if edge:
+        warnings.append(f"{_some(edge)}: the rectangle touches the picture's edge; it may have been cut there")
+    return warnings
+
+
+def largest_step(rects: Sequence[Rect]) -> float:
+    """The furthest that the rectangles' centre moves from one frame to the next, in pixels."""
+    return max((_distance(one, two) for one, two in itertools.pairwise(rects)), default=0.0)
+
+
+def _sudden(one: Rect, two: Rect) -> str | None:
+    moved = _distance(one, two)
+    if moved > _JUMP * max(one.width, two.width):
+        return f"jumps by {moved:.0f} pixels"
+    grown = max(one.width / two.width, two.width / one.width, one.height / two.height, two.height / one.height)
+    if grown > 1 + _RESIZE:
+        return f"changes its size from {one.width}x{one.height} to {two.width}x{two.height}"
+    return None
+
+
+def _distance(one: Rect, two: Rect) -> float:
+    across = (one.x1 + one.x2 - two.x1 - two.x2) / 2
+    down = (one.y1 + one.y2 - two.y1 - two.y2) / 2
+    return float((across * across + down * down) ** 0.5)
+
+
+def _some(frames: Sequence[int]) -> str:
+    shown = ", ".join(map(str, frames[:5]))
+    return f"{len(frames)} frame{'s' if len(frames) > 1 else ''} ({shown}{', ...' if len(frames) > 5 else ''})"
