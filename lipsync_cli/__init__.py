@@ -1,0 +1,1 @@
+"""The `lipsync` command: serve, render, avatar, bench, doctor, demo."""

@@ -1,0 +1,68 @@
+"""Turns whatever a command raises into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+class CliError(Exception):
+    """Something the user can act on, said in one sentence."""
+
+
+class Command(TyperCommand):
+    """A command whose errors are one sentence on stderr, and a traceback only with --debug."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override,unused-ignore]
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except KeyboardInterrupt:
+            complain("interrupted")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except BrokenPipeError:
+            raise  # the reader of our output is gone; typer ends quietly
+        except Exception as error:
+            if ctx.find_root().params.get("debug"):
+                raise
+            complain(f"error: {sentence(error)}")
+            raise typer.Exit(EXIT_FAILED) from None
+
+
+class RootGroup(TyperGroup):
+    """The root of the commands. `--debug` counts wherever it stands on the command line."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
+        if "--debug" in args:
+            args = ["--debug", *(argument for argument in args if argument != "--debug")]
+        return super().parse_args(ctx, args)
+
+
+def complain(text: str) -> None:
+    """Writes a line to stderr."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def sentence(error: Exception) -> str:
+    """What went wrong, for people. Errors that nobody foresaw say so."""
+    from avatar_kit.errors import AvatarError
+    from lipsync_client import LipsyncError
+    from service_kit.errors import ServiceError
+    from service_kit.server import StartError
+    from service_kit.settings import SettingsError
+
+    if isinstance(error, LipsyncError):
+        return f"the server answered {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = str(error)
+    if isinstance(error, CliError | AvatarError | SettingsError | ServiceError | StartError | OSError) and text:
+        return text
+    return f"unexpected {type(error).__name__}{': ' if text else ''}{text} (--debug shows where)"

@@ -1,0 +1,148 @@
+"""The `lipsync` command line. Commands import what they need when they run, so that help is there at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+from lipsync_cli.avatar_commands import app as avatar_app
+from lipsync_cli.failures import EXIT_FAILED, EXIT_INTERRUPTED, Command, RootGroup, complain
+from lipsync_cli.options import DEFAULT_MODELS_ROOT, ModelsRoot
+
+app = typer.Typer(
+    cls=RootGroup,
+    help="Lip-sync serving: sound in, pictures of a talking person out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(avatar_app, name="avatar")
+command = partial(app.command, cls=Command)
+
+
+@app.callback()
+def root(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Takes the options of all commands; `debug` is read where errors are reported."""
+
+
+@command("serve")
+def serve_command(
+    service: Annotated[Literal["inference", "compositing"], typer.Argument(help="Which service.")],
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file; built-in defaults without.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Overrides file and environment; repeatable.")
+    ] = None,
+    until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
+) -> None:
+    """Run one service until SIGTERM or Ctrl-C."""
+    from lipsync_cli.processes import end_with_stdin
+    from lipsync_cli.serving import serve
+
+    if until_stdin_closes:
+        end_with_stdin()
+    raise typer.Exit(serve(service, config=config, overrides=overrides or ()))
+
+
+@command("render")
+def render_command(
+    avatar: Annotated[str, typer.Option("--avatar", metavar="ID", help="Who speaks.")],
+    audio: Annotated[Path, typer.Option("--audio", metavar="FILE", help="Any audio or video file.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.mp4", help="The film.")],
+    server: Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The compositing service.")] = "localhost:50052",
+    quality: Annotated[
+        str | None, typer.Option("--quality", metavar="1-100|low|medium|high", help="JPEG quality; else the server's own.")
+    ] = None,
+    strip: Annotated[
+        Path | None, typer.Option("--strip", metavar="FILE.png", help="Also write a picture of frames over the clip.")
+    ] = None,
+) -> None:
+    """Let an avatar speak a recording: an MP4 with sound."""
+    from lipsync_cli.rendering import Job, parse_quality, render
+    from lipsync_cli.screen import progress_bar, table
+
+    _check_suffix(out, ".mp4", "--out")
+    if strip is not None:
+        _check_suffix(strip, ".png", "--strip")
+    try:
+        wanted_quality = parse_quality(quality)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--quality") from None
+    job = Job(avatar=avatar, audio=audio, out=out, server=server, quality=wanted_quality, strip=strip)
+    with progress_bar("frames") as report:
+        rendered = render(job, report)
+    table(("", ""), rendered.rows(), title=str(out))
+
+
+@command("demo")
+def demo_command(
+    out_dir: Annotated[Path, typer.Option("--out-dir", metavar="DIR", help="Where demo.mp4 and demo.png go.")] = Path("out"),
+    models_root: ModelsRoot = DEFAULT_MODELS_ROOT,
+) -> None:
+    """Build the demo avatar if needed, start both services, render the shipped speech, stop them."""
+    from lipsync_cli.demo import demonstrate
+    from lipsync_cli.screen import table
+
+    shown = demonstrate(models_root=models_root, out_dir=out_dir)
+    table(("", ""), shown.rows(), title=f"{out_dir / 'demo.mp4'} and {out_dir / 'demo.png'}")
+
+
+@command("bench")
+def bench_command(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[compositor|services|network|audio|memory|start]...")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write figures and machine.")] = None,
+) -> None:
+    """Measure; without names, everything."""
+    from lipsync_cli.benching import as_rows, run_benchmarks, write_json
+    from lipsync_cli.screen import table
+
+    results = run_benchmarks(names or (), lambda name: typer.echo(f"measuring {name} ...", err=True))
+    table(("benchmark", "figure", ">measured", ">ratio", ">goal", "reached"), as_rows(results))
+    if json_file is not None:
+        write_json(json_file, results)
+    if any(result.error for result in results):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@command("doctor")
+def doctor_command(models_root: ModelsRoot = DEFAULT_MODELS_ROOT) -> None:
+    """Tell what this machine can run, and what is missing. Exit code 1 when something needed is."""
+    from lipsync_cli.doctor import State, examine
+    from lipsync_cli.screen import table
+
+    findings = list(examine(models_root))
+    table(("", "state", "found", "what to do"), [(f.subject, f.state.value, f.found, f.advice) for f in findings])
+    missing = [f.subject for f in findings if f.state is State.MISSING]
+    if missing:
+        complain(f"error: missing on this machine: {', '.join(missing)}")
+        raise typer.Exit(EXIT_FAILED)
+
+
+def main() -> NoReturn:
+    """Entry point of the `lipsync` command."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(0)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    """Unwinds the running command, so that it cleans up; a service puts its own orderly end in place of this."""
+    sys.exit(128 + number)
+
+
+def _check_suffix(path: Path, suffix: str, option: str) -> None:
+    if path.suffix.lower() != suffix:
+        raise typer.BadParameter(f"{path} does not end in {suffix}", param_hint=option)
+
+
+if __name__ == "__main__":
+    main()

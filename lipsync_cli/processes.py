@@ -1,0 +1,95 @@
+"""Starts services as processes of their own and makes sure that none is left behind.
+
+Stopping sends SIGTERM, then SIGKILL. Should this process die without stopping them, the services end by themselves: their
+standard input closes, and they were started to serve no longer than that.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lipsync_cli.failures import CliError
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 40.0
+LOG_LINES = 15
+
+
+class ServiceProcess:
+    """`lipsync serve NAME` as a child process; use it as a context manager. `log` receives what it writes to stderr."""
+
+    def __init__(self, name: str, overrides: Sequence[str], *, log: Path) -> None:
+        self.name = name
+        self._overrides = overrides
+        self._log = log
+
+    def __enter__(self) -> Self:
+        arguments = [part for override in self._overrides for part in ("--set", override)]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, "-m", "lipsync_cli", "serve", self.name, "--until-stdin-closes", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us; the services end when we say so
+            )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> str:
+        """Waits for the line `ready <name> <host>:<port> ...` and returns its host:port. Raises CliError with the log's end."""
+        output = b""
+        deadline = time.monotonic() + timeout_s
+        stdout = self._process.stdout
+        if stdout is None:
+            raise RuntimeError("the process was started without a pipe")
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdout, selectors.EVENT_READ)
+            while b"\n" not in output:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise CliError(f"the {self.name} service was not ready within {timeout_s:.0f} s{self._log_end()}")
+                received = os.read(stdout.fileno(), 4096)
+                if not received:
+                    raise CliError(f"the {self.name} service ended while it started{self._log_end()}")
+                output += received
+        words = output.decode(errors="replace").split()
+        if words[:2] != ["ready", self.name]:
+            raise CliError(f"the {self.name} service said {output!r} in place of its ready line")
+        return words[2]
+
+    def _log_end(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        return ":\n  " + "\n  ".join(lines) if lines else "; it logged nothing"
+
+
+def end_with_stdin() -> None:
+    """Ends this process as SIGTERM would when its standard input closes, that is, when its parent is gone."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="stdin-watch", daemon=True).start()

@@ -1,0 +1,97 @@
+"""`lipsync render`: a recording and an avatar in, an MP4 out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from lipsync_cli.failures import CliError
+from lipsync_cli.movie import FRAME_RATE, MovieWriter, decode_jpeg
+from lipsync_cli.recording import SPEECH_RATE_HZ, read_recording
+from lipsync_cli.screen import Report
+from lipsync_cli.strip import Box, draw_strip, strip_frames, write_png
+from lipsync_client import Client, LipsyncError, Quality, Timings, frame_count
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to render. `face` is the part of the pictures that the strip shows; None shows all of them."""
+
+    avatar: str
+    audio: Path
+    out: Path
+    server: str = "localhost:50052"
+    quality: Quality | None = None
+    strip: Path | None = None
+    face: Box | None = None
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """How it went. `first_frame_s` is from the first request to its first picture, `seconds` from there to the whole file."""
+
+    frames: int
+    clip_s: float
+    first_frame_s: float
+    seconds: float
+    server: Timings
+
+    def rows(self) -> list[tuple[str, str]]:
+        """For the table of times."""
+        per_frame = 1 / max(self.frames, 1)
+        return [
+            ("clip", f"{self.clip_s:.2f} s, {self.frames} frames"),
+            ("first frame", f"{self.first_frame_s * 1000:.0f} ms"),
+            ("total", f"{self.seconds:.2f} s"),
+            ("frames/s", f"{self.frames / self.seconds:.1f} ({self.clip_s / self.seconds:.1f}x real time)"),
+            ("inference", f"{self.server.inference_ms * per_frame:.2f} ms a frame"),
+            ("composite", f"{self.server.composite_ms * per_frame:.2f} ms a frame"),
+            ("audio", f"{self.server.audio_ms * per_frame:.2f} ms a frame"),
+            ("loading", f"{self.server.load_ms:.0f} ms"),
+        ]
+
+
+def parse_quality(text: str | None) -> Quality | None:
+    """A number or a preset's name. Raises ValueError for anything else."""
+    if text is None or text in {"low", "medium", "high"}:
+        return cast("Quality | None", text)
+    if text.isdecimal() and 1 <= int(text) <= 100:
+        return int(text)
+    raise ValueError(f"{text!r} is not a quality; expected 1 to 100, low, medium or high")
+
+
+def render(job: Job, report: Report) -> Rendered:
+    """Renders `job`, reporting frames as they are written. Raises CliError and LipsyncError; leaves no half file."""
+    recording = read_recording(job.audio)
+    speech = recording.speech()
+    total = frame_count(speech.size, SPEECH_RATE_HZ)
+    for path in filter(None, (job.out, job.strip)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    shown = set(strip_frames(total)) if job.strip else set()
+    tiles = []
+    server = Timings()
+    frames = 0
+    report("frames", 0, total)
+    with Client(job.server) as client, MovieWriter(job.out, recording) as movie:
+        started = time.perf_counter()
+        first_frame_s = 0.0
+        try:
+            for batch in client.batches(job.avatar, speech, quality=job.quality):
+                first_frame_s = first_frame_s or time.perf_counter() - started
+                server += batch.timings
+                for jpeg in batch.frames:
+                    picture = decode_jpeg(jpeg)
+                    movie.add(picture)
+                    if frames in shown:
+                        tiles.append((frames / FRAME_RATE, picture))
+                    frames += 1
+                    report("frames", frames, total)
+        except LipsyncError as error:
+            raise CliError(f"{job.server} answered {error}") from error
+        movie.finish()
+        seconds = time.perf_counter() - started
+    if job.strip:
+        write_png(job.strip, draw_strip(tiles, speech, face=job.face))
+    return Rendered(frames, recording.seconds, first_frame_s, seconds, server)
