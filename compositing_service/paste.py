@@ -22,9 +22,9 @@ from avatar_kit.geometry import CROP_SIZE, MARGIN, MOUTH_SIZE, Picture, Rect, cr
 
 Mouth = NDArray[np.uint8]  # [320, 320, 3] BGR; may be read-only
 
-# What the network is shown unmasked at the crop's edge: the margin of 4 and 5 columns of the default mask. There its output
-# resembles the background, so the feather's ramp lies there and not over the mouth.
-_FEATHER_CROP_PIXELS = 9
+# Of the 328 crop: the margin of 4, which is background in any case, and 8 pixels of skin, most of which the network was shown
+# unmasked. A narrower ramp leaves a step, a wider one mixes two jaws.
+_FEATHER_CROP_PIXELS = 12
 _OPAQUE = 256
 
 
@@ -163,7 +163,7 @@ def _ramp(length: int, first: int, last: int) -> NDArray[np.uint16]:
 
 
 def _feather_border(rect: Rect, picture: Picture) -> Border:
-    """As wide as 9 pixels of the crop, at least 1; none along the picture's own edge, where nothing is to be hidden."""
+    """As wide as 12 pixels of the crop, at least 1; none along the picture's own edge, where nothing is to be hidden."""
     height, width = picture.shape[:2]
     across = max(1, round(rect.width * _FEATHER_CROP_PIXELS / CROP_SIZE))
     down = max(1, round(rect.height * _FEATHER_CROP_PIXELS / CROP_SIZE))
