@@ -42,6 +42,11 @@ class BindAddress:
         """Whether this means all interfaces."""
         return not self.host
 
+    @property
+    def reachable(self) -> str:
+        """HOST:PORT for a client on the same machine."""
+        return str(BindAddress(self.host or "127.0.0.1", self.port))
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"

@@ -1,4 +1,4 @@
-"""How many calls run, a limit to it, and the moment when none runs.
+"""How many calls run, and a limit to it; and the end of calls that would not end by themselves.
 
 gRPC's own `maximum_concurrent_rpcs` counts health checks too, every open Health.Watch for ever.
 """
@@ -6,10 +6,14 @@ gRPC's own `maximum_concurrent_rpcs` counts health checks too, every open Health
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
-from service_kit.errors import ResourceExhausted
+from service_kit.errors import ResourceExhausted, Unavailable
 
 RETRY_AFTER_MS = 200
+
+T = TypeVar("T")
 
 
 class RunningCalls:
@@ -18,8 +22,8 @@ class RunningCalls:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.running = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._ending = False
+        self._open_ended: set[asyncio.Task[Any]] = set()
 
     def enter(self) -> None:
         """One more call runs; ResourceExhausted when the limit is reached. `leave` must follow."""
@@ -29,14 +33,28 @@ class RunningCalls:
                 retry_after_ms=RETRY_AFTER_MS,
             )
         self.running += 1
-        self._idle.clear()
 
     def leave(self) -> None:
         """One call less runs."""
         self.running -= 1
-        if not self.running:
-            self._idle.set()
 
-    async def none_left(self) -> None:
-        """Waits until no call runs."""
-        await self._idle.wait()
+    async def open_ended(self, work: Awaitable[T]) -> T:
+        """Awaits a call that may never end by itself, uncounted; Unavailable when `end_open_ended` comes first."""
+        task = asyncio.current_task()
+        if task is None:
+            return await work
+        self._open_ended.add(task)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self._ending and task.uncancel() == 0:
+                raise Unavailable("the service is shutting down") from None
+            raise
+        finally:
+            self._open_ended.discard(task)
+
+    def end_open_ended(self) -> None:
+        """Ends all such calls, or each would keep a server from stopping until the grace is over."""
+        self._ending = True
+        for task in self._open_ended:
+            task.cancel()

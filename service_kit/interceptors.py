@@ -223,7 +223,7 @@ class Admission(CallInterceptor):
     async def around(self, method: Method, context: Context, proceed: Proceed) -> Any:
         """Runs the call as one of those that run."""
         if method.is_infrastructure:
-            return await proceed()
+            return await self._calls.open_ended(proceed())
         self._calls.enter()
         try:
             return await proceed()

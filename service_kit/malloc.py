@@ -1,8 +1,30 @@
-"""Keeps freed memory of large messages with the process."""
+"""Keeps the memory of large messages with the process.
+
+By default glibc takes each block over 128 KiB from the kernel afresh and gives it back at once, so that every message of some
+hundred kilobytes is paid in page faults: more than half of a gRPC server's time. The environment variables MALLOC_MMAP_THRESHOLD_
+and MALLOC_TRIM_THRESHOLD_ do the same as this, for whoever starts a process; here the process does it by itself.
+"""
 
 from __future__ import annotations
 
+import ctypes
+
+# <malloc.h>
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+
+# The most that glibc accepts on 64 bits.
+MMAP_THRESHOLD_BYTES = 32 << 20
+TRIM_THRESHOLD_BYTES = 256 << 20
+
 
 def tune_malloc() -> bool:
-    """Call once at process start. False where there is no glibc; nothing changes then."""
-    raise NotImplementedError
+    """Call once, when the process starts. False, and nothing is changed, where the C library is not glibc."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    mallopt.argtypes = [ctypes.c_int, ctypes.c_int]
+    mallopt.restype = ctypes.c_int
+    # Setting one switches off glibc's own adaptation of both, so both are needed.
+    return bool(mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES))
