@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from lipsync_cli.failures import EXIT_FAILED, Command
-from lipsync_cli.options import DEFAULT_MODELS_ROOT, ModelsRoot
+from lipsync_cli.options import DEFAULT_MODELS_ROOT, ModelsRoot, check_suffix
 
 app = typer.Typer(help="Build, check and show avatars.", no_args_is_help=True)
 command = partial(app.command, cls=Command)
@@ -93,8 +93,16 @@ def inspect_command(
     avatar_id: AvatarId,
     models_root: ModelsRoot = DEFAULT_MODELS_ROOT,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.png", help="Where the contact sheet goes; ID.png without.")
+        Path | None, typer.Option("--out", metavar="FILE.png", help="Where the contact sheet goes; without, ID.png here.")
     ] = None,
 ) -> None:
     """Sum up an avatar in words and on a contact sheet."""
-    raise NotImplementedError
+    from avatar_kit.catalog import AvatarCatalog
+    from avatar_kit.inspect import contact_sheet, summary
+    from lipsync_cli.files import write_png
+
+    avatar = AvatarCatalog(models_root).get(avatar_id)
+    sheet = out or Path(f"{avatar_id}.png")
+    check_suffix(sheet, ".png", "--out")
+    write_png(sheet, contact_sheet(avatar))
+    typer.echo(f"{summary(avatar)}contact sheet: {sheet}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
 from lipsync_cli.failures import CliError
+from lipsync_cli.files import replacing
 from lipsync_cli.machine import describe
 
 NAMES = ("compositor", "services", "network", "audio", "memory", "start")
@@ -97,12 +97,8 @@ def write_json(path: Path, results: Sequence[Benchmarked]) -> None:
         "machine": describe(),
         "benchmarks": {result.name: {"figures": list(result.figures), "error": result.error or None} for result in results},
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _row(figure: Figure) -> tuple[str, ...]:

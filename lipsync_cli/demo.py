@@ -12,7 +12,7 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.demo import SPEECH_PATH, build_demo
 from avatar_kit.errors import AvatarNotFound
-from lipsync_cli.processes import ServiceProcess
+from lipsync_cli.processes import ServiceProcess, serve_command
 from lipsync_cli.rendering import Job, Rendered, render
 from lipsync_cli.screen import progress_bar
 from lipsync_cli.strip import Box
@@ -48,12 +48,8 @@ def demonstrate(*, models_root: Path, out_dir: Path) -> Demonstration:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lipsync-demo-")))
         started = time.perf_counter()
         common = [f"models_root={models_root}", "server.port=127.0.0.1:0", "metrics.port=127.0.0.1:0"]
-        inference = stack.enter_context(ServiceProcess("inference", common, log=logs / "inference.log"))
-        inference_address = inference.wait_ready()
-        compositing = stack.enter_context(
-            ServiceProcess("compositing", [*common, f"inference_server.url={inference_address}"], log=logs / "compositing.log")
-        )
-        address = compositing.wait_ready()
+        inference = _started("inference", common, logs, stack)
+        address = _started("compositing", [*common, f"inference_server.url={inference}"], logs, stack)
         start_s = time.perf_counter() - started
         report = stack.enter_context(progress_bar("frames"))
         job = Job(
@@ -78,6 +74,12 @@ def face_of(avatar: Avatar) -> Box:
         min(avatar.width, round(x2 + FACE_SIDES * width)),
         min(avatar.height, round(y2 + FACE_BELOW * height)),
     )
+
+
+def _started(name: str, overrides: list[str], logs: Path, stack: ExitStack) -> str:
+    """Starts a service that ends with `stack`; returns its address when it is ready."""
+    process = ServiceProcess(name, serve_command(name, overrides), log=logs / f"{name}.log")
+    return stack.enter_context(process).wait_ready()
 
 
 def _avatar(models_root: Path) -> tuple[Avatar, float | None]:

@@ -13,7 +13,7 @@ import typer
 
 from lipsync_cli.avatar_commands import app as avatar_app
 from lipsync_cli.failures import EXIT_FAILED, EXIT_INTERRUPTED, Command, RootGroup, complain
-from lipsync_cli.options import DEFAULT_MODELS_ROOT, ModelsRoot
+from lipsync_cli.options import DEFAULT_MODELS_ROOT, ModelsRoot, check_suffix
 
 app = typer.Typer(
     cls=RootGroup,
@@ -67,9 +67,9 @@ def render_command(
     from lipsync_cli.rendering import Job, parse_quality, render
     from lipsync_cli.screen import progress_bar, table
 
-    _check_suffix(out, ".mp4", "--out")
+    check_suffix(out, ".mp4", "--out")
     if strip is not None:
-        _check_suffix(strip, ".png", "--strip")
+        check_suffix(strip, ".png", "--strip")
     try:
         wanted_quality = parse_quality(quality)
     except ValueError as error:
@@ -137,11 +137,6 @@ def main() -> NoReturn:
 def _terminate(number: int, _frame: FrameType | None) -> None:
     """Unwinds the running command, so that it cleans up; a service puts its own orderly end in place of this."""
     sys.exit(128 + number)
-
-
-def _check_suffix(path: Path, suffix: str, option: str) -> None:
-    if path.suffix.lower() != suffix:
-        raise typer.BadParameter(f"{path} does not end in {suffix}", param_hint=option)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
-"""Writes an MP4 with the pictures as H.264 and the sound as AAC, both starting at zero and of the same length.
-
-The file appears under its own name only when it is whole.
-"""
+"""Writes an MP4 with the pictures as H.264 and the sound as AAC, both starting at zero and of the same length."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
 import av
 import cv2
 import numpy as np
+from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from lipsync_cli.failures import CliError
 from lipsync_cli.recording import Recording
+
+Picture = NDArray[np.uint8]  # [height, width, 3] BGR
 
 FRAME_RATE = 25
 
@@ -49,82 +49,69 @@ def video_encoder() -> str | None:
     return None
 
 
-class MovieWriter:
-    """Writes `path`; use it as a context manager and call `finish` after the last picture. Leaving without it leaves nothing."""
+def write_movie(path: Path, pictures: Iterable[Picture], sound: Recording) -> None:
+    """Writes every picture with its 40 ms of sound; silence where the recording has ended.
 
-    def __init__(self, path: Path, sound: Recording) -> None:
-        encoder = video_encoder()
-        if encoder is None:
-            raise CliError("this PyAV has no video encoder; install its wheel from the package index")
-        self._path = path
-        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        self._sound = sound if sound.rate_hz in AAC_RATES_HZ else sound.resampled(AAC_RATES_HZ[-1])
-        self._encoder = encoder
-        self._frame_count = 0
-        self._size = (0, 0)
-        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._container.close()
-        self._partial.unlink(missing_ok=True)
-
-    def add(self, picture: NDArray[np.uint8]) -> None:
-        """Appends a picture, uint8 [height, width, 3] BGR, and its 40 ms of sound. All pictures have one size.
-
-        A last odd row or column is left out: H.264 halves the colour both ways.
-        """
-        height, width = (side - side % 2 for side in picture.shape[:2])
-        if self._frame_count == 0:
-            self._open_streams(width, height)
-        elif (width, height) != self._size:
-            raise CliError(f"picture {self._frame_count} is {width}x{height}, the first was {self._size[0]}x{self._size[1]}")
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="bgr24")
-        converted = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
-        converted.pts = self._frame_count
-        self._container.mux(self._video.encode(converted))
-        self._add_sound()
-        self._frame_count += 1
-
-    def finish(self) -> None:
-        """Completes the file and gives it its name."""
-        if self._frame_count == 0:
-            raise CliError("there are no pictures to write")
-        self._container.mux(self._video.encode(None))
-        self._container.mux(self._audio.encode(None))
-        self._container.close()
-        os.replace(self._partial, self._path)
-
-    def _open_streams(self, width: int, height: int) -> None:
-        self._size = (width, height)
-        video = self._container.add_stream(self._encoder, rate=FRAME_RATE, options=OPTIONS[self._encoder])
-        self._video = cast("VideoStream", video)
-        self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
-        codec = self._video.codec_context
-        codec.gop_size = SECONDS_BETWEEN_KEY_FRAMES * FRAME_RATE
-        codec.colorspace = codec.color_primaries = codec.color_trc = BT709
-        codec.color_range = LIMITED_RANGE
-        channels = self._sound.samples.shape[0]
-        self._layout = "mono" if channels == 1 else "stereo"
-        self._audio = self._container.add_stream("aac", rate=self._sound.rate_hz, layout=self._layout)
-        self._audio.bit_rate = AAC_BITS_PER_CHANNEL * channels
-
-    def _add_sound(self) -> None:
-        """The sound under the picture that was just added; silence where the recording has ended."""
-        first, end = (k * self._sound.rate_hz // FRAME_RATE for k in (self._frame_count, self._frame_count + 1))
-        piece = self._sound.samples[:, first:end]
-        missing = end - first - piece.shape[1]
-        frame = av.AudioFrame.from_ndarray(np.pad(piece, ((0, 0), (0, missing))), format="fltp", layout=self._layout)
-        frame.sample_rate = self._sound.rate_hz
-        frame.pts = first
-        self._container.mux(self._audio.encode(frame))
+    All pictures have the size of the first; a last odd row or column is left out, as H.264 halves the colour both ways. Raises
+    CliError when there are no pictures, or when their size changes.
+    """
+    waiting = iter(pictures)
+    first = next(waiting, None)
+    if first is None:
+        raise CliError("there are no pictures to write")
+    height, width = (side - side % 2 for side in first.shape[:2])
+    track = sound if sound.rate_hz in AAC_RATES_HZ else sound.resampled(AAC_RATES_HZ[-1])
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        video = _video_stream(container, width, height)
+        audio = container.add_stream("aac", rate=track.rate_hz, layout=track.layout)
+        audio.bit_rate = AAC_BITS_PER_CHANNEL * track.channels
+        for index, picture in enumerate(chain([first], waiting)):
+            if picture.shape != first.shape:
+                raise CliError(f"frame {index} is {_size(picture)}, frame 0 was {_size(first)}")
+            container.mux(video.encode(_video_frame(index, picture[:height, :width])))
+            container.mux(audio.encode(_audio_frame(index, track)))
+        container.mux(video.encode(None))
+        container.mux(audio.encode(None))
 
 
-def decode_jpeg(jpeg: bytes) -> NDArray[np.uint8]:
-    """uint8 [height, width, 3] BGR. Raises CliError when it is not a picture."""
+def decode_jpeg(jpeg: bytes) -> Picture:
+    """The picture in a JPEG file. Raises CliError when there is none."""
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
         raise CliError("the server sent a frame that is not a JPEG picture")
     return picture.astype(np.uint8, copy=False)
+
+
+def _size(picture: Picture) -> str:
+    return f"{picture.shape[1]}x{picture.shape[0]}"
+
+
+def _video_stream(container: OutputContainer, width: int, height: int) -> VideoStream:
+    encoder = video_encoder()
+    if encoder is None:
+        raise CliError("this PyAV has no video encoder; install its wheel from the package index")
+    stream = cast("VideoStream", container.add_stream(encoder, rate=FRAME_RATE, options=OPTIONS[encoder]))
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    codec = stream.codec_context
+    codec.gop_size = SECONDS_BETWEEN_KEY_FRAMES * FRAME_RATE
+    # Said in the file, because players guess differently.
+    codec.colorspace = codec.color_primaries = codec.color_trc = BT709
+    codec.color_range = LIMITED_RANGE
+    return stream
+
+
+def _video_frame(index: int, picture: Picture) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="bgr24")
+    converted = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+    converted.pts = index
+    return converted
+
+
+def _audio_frame(index: int, track: Recording) -> av.AudioFrame:
+    first, end = (k * track.rate_hz // FRAME_RATE for k in (index, index + 1))
+    piece = track.samples[:, first:end]
+    missing = end - first - piece.shape[1]
+    frame = av.AudioFrame.from_ndarray(np.pad(piece, ((0, 0), (0, missing))), format="fltp", layout=track.layout)
+    frame.sample_rate = track.rate_hz
+    frame.pts = first
+    return frame

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self, cast
 
 from lipsync_cli.failures import CliError
 
@@ -25,24 +25,28 @@ STOP_TIMEOUT_S = 40.0
 LOG_LINES = 15
 
 
+def serve_command(name: str, overrides: Sequence[str]) -> list[str]:
+    """The command line of a service that lives no longer than this process."""
+    settings = [part for override in overrides for part in ("--set", override)]
+    return [sys.executable, "-m", "lipsync_cli", "serve", name, "--until-stdin-closes", *settings]
+
+
 class ServiceProcess:
-    """`lipsync serve NAME` as a child process; use it as a context manager. `log` receives what it writes to stderr."""
+    """A service as a child process; use it as a context manager. `log` is the file that receives what it writes to stderr."""
 
-    def __init__(self, name: str, overrides: Sequence[str], *, log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], *, log: Path) -> None:
         self.name = name
-        self._overrides = overrides
         self._log = log
-
-    def __enter__(self) -> Self:
-        arguments = [part for override in self._overrides for part in ("--set", override)]
-        with self._log.open("wb") as log:
+        with log.open("wb") as stderr:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-m", "lipsync_cli", "serve", self.name, "--until-stdin-closes", *arguments],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=stderr,
                 start_new_session=True,  # Ctrl-C is for us; the services end when we say so
             )
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -60,11 +64,16 @@ class ServiceProcess:
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> str:
         """Waits for the line `ready <name> <host>:<port> ...` and returns its host:port. Raises CliError with the log's end."""
+        line = self._first_line(timeout_s)
+        words = line.split()
+        if words[:2] != ["ready", self.name] or len(words) < 3:
+            raise CliError(f"the {self.name} service said {line!r} in place of its ready line{self._log_end()}")
+        return words[2]
+
+    def _first_line(self, timeout_s: float) -> str:
         output = b""
         deadline = time.monotonic() + timeout_s
-        stdout = self._process.stdout
-        if stdout is None:
-            raise RuntimeError("the process was started without a pipe")
+        stdout = cast("IO[bytes]", self._process.stdout)
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             while b"\n" not in output:
@@ -74,10 +83,7 @@ class ServiceProcess:
                 if not received:
                     raise CliError(f"the {self.name} service ended while it started{self._log_end()}")
                 output += received
-        words = output.decode(errors="replace").split()
-        if words[:2] != ["ready", self.name]:
-            raise CliError(f"the {self.name} service said {output!r} in place of its ready line")
-        return words[2]
+        return output.partition(b"\n")[0].decode(errors="replace")
 
     def _log_end(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES:]

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from lipsync_cli.failures import CliError
 
 SPEECH_RATE_HZ = 16000
-MOST_CHANNELS = 2
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,16 @@ class Recording:
 
     samples: NDArray[np.float32]
     rate_hz: int
+
+    @property
+    def channels(self) -> int:
+        """One or two."""
+        return int(self.samples.shape[0])
+
+    @property
+    def layout(self) -> str:
+        """The channels as FFmpeg calls them."""
+        return "mono" if self.channels == 1 else "stereo"
 
     @property
     def seconds(self) -> float:

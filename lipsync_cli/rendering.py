@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lipsync_cli.failures import CliError
-from lipsync_cli.movie import FRAME_RATE, MovieWriter, decode_jpeg
+from lipsync_cli.files import replacing, write_png
+from lipsync_cli.movie import FRAME_RATE, Picture, decode_jpeg, write_movie
 from lipsync_cli.recording import SPEECH_RATE_HZ, read_recording
 from lipsync_cli.screen import Report
-from lipsync_cli.strip import Box, draw_strip, strip_frames, write_png
+from lipsync_cli.strip import Box, draw_strip, strip_frames
 from lipsync_client import Client, LipsyncError, Quality, Timings, frame_count
 
 
@@ -63,35 +68,51 @@ def parse_quality(text: str | None) -> Quality | None:
 
 
 def render(job: Job, report: Report) -> Rendered:
-    """Renders `job`, reporting frames as they are written. Raises CliError and LipsyncError; leaves no half file."""
+    """Renders `job`, reporting frames as they are written. Raises CliError; leaves no half file."""
     recording = read_recording(job.audio)
     speech = recording.speech()
     total = frame_count(speech.size, SPEECH_RATE_HZ)
     for path in filter(None, (job.out, job.strip)):
         path.parent.mkdir(parents=True, exist_ok=True)
-    shown = set(strip_frames(total)) if job.strip else set()
-    tiles = []
-    server = Timings()
-    frames = 0
-    report("frames", 0, total)
-    with Client(job.server) as client, MovieWriter(job.out, recording) as movie:
-        started = time.perf_counter()
-        first_frame_s = 0.0
-        try:
-            for batch in client.batches(job.avatar, speech, quality=job.quality):
-                first_frame_s = first_frame_s or time.perf_counter() - started
-                server += batch.timings
-                for jpeg in batch.frames:
-                    picture = decode_jpeg(jpeg)
-                    movie.add(picture)
-                    if frames in shown:
-                        tiles.append((frames / FRAME_RATE, picture))
-                    frames += 1
-                    report("frames", frames, total)
-        except LipsyncError as error:
-            raise CliError(f"{job.server} answered {error}") from error
-        movie.finish()
-        seconds = time.perf_counter() - started
+    with Client(job.server) as client, replacing(job.out) as partial:
+        reception = Reception(job, report, total)
+        write_movie(partial, reception.pictures(client, speech), recording)
+        seconds = time.perf_counter() - reception.started
     if job.strip:
-        write_png(job.strip, draw_strip(tiles, speech, face=job.face))
-    return Rendered(frames, recording.seconds, first_frame_s, seconds, server)
+        write_png(job.strip, draw_strip(reception.tiles, speech, face=job.face))
+    return Rendered(reception.frames, recording.seconds, reception.first_frame_s, seconds, reception.server)
+
+
+class Reception:
+    """Takes the pictures of a clip from the server and keeps account of them."""
+
+    def __init__(self, job: Job, report: Report, total: int) -> None:
+        self._job = job
+        self._report = report
+        self._total = total
+        self._on_strip = set(strip_frames(total)) if job.strip else set()
+        self.started = time.perf_counter()
+        self.first_frame_s = 0.0
+        self.frames = 0
+        self.server = Timings()
+        self.tiles: list[tuple[float, Picture]] = []
+
+    def pictures(self, client: Client, speech: NDArray[np.float32]) -> Iterator[Picture]:
+        """The decoded frames in order. Raises CliError."""
+        self._report("frames", 0, self._total)
+        try:
+            for batch in client.batches(self._job.avatar, speech, quality=self._job.quality):
+                self.server += batch.timings
+                for jpeg in batch.frames:
+                    yield self._received(decode_jpeg(jpeg))
+        except LipsyncError as error:
+            raise CliError(f"{self._job.server} answered {error}") from error
+
+    def _received(self, picture: Picture) -> Picture:
+        if self.frames == 0:
+            self.first_frame_s = time.perf_counter() - self.started
+        if self.frames in self._on_strip:
+            self.tiles.append((self.frames / FRAME_RATE, picture))
+        self.frames += 1
+        self._report("frames", self.frames, self._total)
+        return picture

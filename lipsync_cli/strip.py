@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_cli.movie import Picture
 from lipsync_cli.recording import SPEECH_RATE_HZ
 
-Picture = NDArray[np.uint8]  # [height, width, 3] BGR
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2, half open
 
 COLUMNS = 6
@@ -21,6 +19,7 @@ ROWS = 2
 TILE_WIDTH = 320
 WAVE_HEIGHT = 56
 GAP = 4
+LETTER_SIZE = 15
 SOUND_AROUND_S = 0.2
 PAPER = (250, 248, 246)
 INK = (70, 60, 50)
@@ -47,16 +46,6 @@ def draw_strip(tiles: Sequence[tuple[float, Picture]], speech: NDArray[np.float3
     return sheet
 
 
-def write_png(path: Path, picture: Picture) -> None:
-    """Writes under a temporary name first, so that nobody sees half a file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _tile(seconds: float, picture: Picture, speech: NDArray[np.float32], face: Box | None) -> Picture:
     x1, y1, x2, y2 = face or (0, 0, picture.shape[1], picture.shape[0])
     part = picture[y1:y2, x1:x2]
@@ -76,5 +65,5 @@ def _wave(seconds: float, speech: NDArray[np.float32]) -> Picture:
         peak = round(reach * float(np.abs(under).max(initial=0)) / loudest)
         cv2.line(field, (x, middle - peak), (x, middle + peak), WAVE)
     cv2.line(field, (TILE_WIDTH // 2, 0), (TILE_WIDTH // 2, 2 * middle), NOW)
-    cv2.putText(field, f"{seconds:.2f} s", (8, WAVE_HEIGHT - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.5, INK, 1, cv2.LINE_AA)
+    cv2.putText(field, f"{seconds:.2f} s", (8, WAVE_HEIGHT - 5), INK, cv2.FontFace("sans"), LETTER_SIZE)
     return field

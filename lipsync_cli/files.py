@@ -1,0 +1,29 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; it gets the name `path` when the block ends well, and is removed otherwise."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Writes uint8 [height, width, 3] BGR."""
+    with replacing(path) as partial:
+        partial.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
