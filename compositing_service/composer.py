@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import MOUTH_SIZE, Picture
@@ -68,13 +70,13 @@ class AvatarComposer:
         return self._whole(index).picture.tobytes()
 
     def prepare(self, index: int, *, quality: int) -> bool:
-        """Reads and encodes the frame ahead of need. False, and nothing done, when keeping it would cost others their place."""
+        """Reads and encodes the frame ahead of need. False: there is no room for it but that of frames in use."""
         if self._cache.peek(self._shelf, index, quality) is not None:
             return True
-        if not self._cache.could_take(self._shelf, self._mean_frame_bytes()):
+        if not self._cache.has_room(self._shelf, index, self._mean_frame_bytes()):
             return False
-        self._encode_once(index, quality)
-        return True
+        self._encode_once(index, quality, self._cache.offer)
+        return self._cache.peek(self._shelf, index, quality) is not None
 
     def memory_bytes(self) -> int:
         """Bytes of pictures and pixels held for this avatar now."""
@@ -84,11 +86,15 @@ class AvatarComposer:
         return self._shelf.frame_bytes // max(1, len(self._shelf.frames))
 
     def _encoded(self, index: int, quality: int) -> EncodedFrame:
-        return self._cache.use(self._shelf, index, quality) or self._encode_once(index, quality)
+        return self._cache.use(self._shelf, index, quality) or self._encode_once(index, quality, self._cache.put)
 
-    def _encode_once(self, index: int, quality: int) -> EncodedFrame:
+    def _encode_once(self, index: int, quality: int, keep: Callable[[Shelf, int, int, EncodedFrame], None]) -> EncodedFrame:
         def make() -> EncodedFrame:
-            return self._cache.peek(self._shelf, index, quality) or self._encode(index, quality)
+            encoded = self._cache.peek(self._shelf, index, quality)
+            if encoded is None:
+                encoded = self._encode(index, quality)
+                keep(self._shelf, index, quality, encoded)
+            return encoded
 
         return self._encodings.run((index, quality), make)
 
@@ -98,12 +104,10 @@ class AvatarComposer:
             self.avatar.rects[index], width=self.avatar.width, height=self.avatar.height, restart_interval=self.restart_interval
         )
         surroundings = self._cache.peek_surroundings(self._shelf, index)
-        encoded = EncodedFrame(
+        return EncodedFrame(
             surroundings or Surroundings.cut(whole.picture, region.pixels, whole.place),
             encode_spliceable(whole.picture, region, quality=quality, restart_interval=self.restart_interval),
         )
-        self._cache.put(self._shelf, index, quality, encoded)
-        return encoded
 
     def _whole(self, index: int) -> WholeFrame:
         def make() -> WholeFrame:

@@ -105,16 +105,7 @@ class FrameCache:
     def put(self, shelf: Shelf, index: int, quality: int, encoded: EncodedFrame) -> None:
         """Keeps the frame if it can be made to fit."""
         with self._lock:
-            if shelf.closed or shelf.find(index, quality) is not None:
-                return
-            known = shelf.frames.get(index)
-            added = shelf.added_bytes(index, encoded)
-            if added + (known.nbytes if known else 0) > self.max_bytes:
-                return
-            if known is None and len(shelf.frames) >= shelf.max_frames:
-                self._drop_from(shelf, keep=index)
-            self._make_room(added, shelf, index)
-            shelf.add(index, quality, encoded)
+            self._put(shelf, index, quality, encoded)
 
     def put_picture(self, shelf: Shelf, index: int, whole: WholeFrame) -> None:
         """Keeps the picture if room is left, or to be had from pictures of avatars that nobody uses."""
@@ -128,11 +119,16 @@ class FrameCache:
                 self._drop_picture(idle)
             shelf.add_picture(index, whole)
 
-    def could_take(self, shelf: Shelf, nbytes: int) -> bool:
-        """Whether `shelf` could keep so many bytes in one more frame at no cost to frames of its own or of avatars in use."""
+    def offer(self, shelf: Shelf, index: int, quality: int, encoded: EncodedFrame) -> None:
+        """Keeps the frame if that costs neither the avatar itself nor one in use a frame."""
         with self._lock:
-            lasting = sum(other.frame_bytes for other in self._shelves if other.pins or other is shelf)
-            return len(shelf.frames) < shelf.max_frames and lasting + nbytes <= self.max_bytes
+            if self._has_room(shelf, index, shelf.added_bytes(index, encoded)):
+                self._put(shelf, index, quality, encoded)
+
+    def has_room(self, shelf: Shelf, index: int, nbytes: int) -> bool:
+        """Whether an offer of so many bytes would be taken now."""
+        with self._lock:
+            return self._has_room(shelf, index, nbytes)
 
     def _held(self) -> int:
         return sum(shelf.nbytes for shelf in self._shelves)
@@ -145,6 +141,23 @@ class FrameCache:
         else:
             self._misses += 1
 
+    def _put(self, shelf: Shelf, index: int, quality: int, encoded: EncodedFrame) -> None:
+        if shelf.closed or shelf.find(index, quality) is not None:
+            return
+        known = shelf.frames.get(index)
+        added = shelf.added_bytes(index, encoded)
+        if added + (known.nbytes if known else 0) > self.max_bytes:
+            return
+        if known is None and len(shelf.frames) >= shelf.max_frames:
+            self._drop_from(shelf, keep=index)
+        self._make_room(added, shelf, index)
+        shelf.add(index, quality, encoded)
+
+    def _has_room(self, shelf: Shelf, index: int, nbytes: int) -> bool:
+        lasting = sum(other.frame_bytes for other in self._shelves if other.pins or other is shelf)
+        fits = index in shelf.frames or len(shelf.frames) < shelf.max_frames
+        return fits and lasting + nbytes <= self.max_bytes
+
     def _make_room(self, nbytes: int, shelf: Shelf, index: int) -> None:
         """Drops anything but frame `index` of `shelf` until `nbytes` more fit."""
         while self._held() + nbytes > self.max_bytes:
@@ -152,18 +165,22 @@ class FrameCache:
             if holders:
                 self._drop_picture(holders)
             else:
-                self._drop_frame(shelf, index)
+                self._drop_frame(shelf, index, nbytes)
 
     def _drop_picture(self, shelves: list[Shelf]) -> None:
         holders = [shelf for shelf in shelves if shelf.pictures]
         min(holders, key=lambda shelf: (shelf.pins > 0, shelf.rank(self._policy))).drop_picture()
         self._evictions += 1
 
-    def _drop_frame(self, asking: Shelf, index: int) -> None:
-        """Drops the frame that is needed least, not frame `index` of `asking`."""
+    def _drop_frame(self, asking: Shelf, index: int, nbytes: int) -> None:
+        """Drops the frame that is needed least, not frame `index` of `asking`, which wants `nbytes` more."""
+
+        def wanted_bytes(shelf: Shelf) -> int:  # with what is asked for, lest two avatars in turn take from each other
+            return shelf.nbytes + (nbytes if shelf is asking else 0)
+
         holders = [shelf for shelf in self._shelves if len(shelf.frames) > (shelf is asking and index in shelf.frames)]
         idle = [shelf for shelf in holders if not shelf.pins and shelf is not asking]
-        shelf = min(idle, key=lambda shelf: shelf.rank(self._policy)) if idle else max(holders, key=lambda shelf: shelf.nbytes)
+        shelf = min(idle, key=lambda shelf: shelf.rank(self._policy)) if idle else max(holders, key=wanted_bytes)
         self._drop_from(shelf, keep=index if shelf is asking else None)
 
     def _drop_from(self, shelf: Shelf, *, keep: int | None) -> None:

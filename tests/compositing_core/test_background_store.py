@@ -1,0 +1,378 @@
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+
+import pytest
+
+from avatar_kit.catalog import AvatarCatalog
+from avatar_kit.errors import AvatarNotFound, BrokenAvatar, InvalidAvatarId
+from avatar_kit.geometry import Rect
+from compositing_service.store import BackgroundStore
+from service_kit.errors import ResourceExhausted
+
+PATIENCE_S = 20
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Catalog:
+    """The real catalog, counting its readings; those of `held` avatars wait for `go_on`."""
+
+    def __init__(self, root):
+        self._catalog = AvatarCatalog(root)
+        self.readings = []
+        self.held = set()
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def get(self, avatar_id):
+        self.readings.append(avatar_id)
+        if avatar_id in self.held:
+            self.begun.set()
+            assert self.go_on.wait(PATIENCE_S)
+        return self._catalog.get(avatar_id)
+
+
+@pytest.fixture
+def root(make_avatar, tmp_path):
+    for number, avatar_id in enumerate(["anna", "bert", "cleo"]):
+        make_avatar(tmp_path, avatar_id, seed=10 * number)
+    return tmp_path
+
+
+@pytest.fixture
+def catalog(root):
+    return Catalog(root)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+async def make_store(catalog, clock):
+    stores = []
+
+    def make(**settings):
+        defaults = {
+            "max_bytes": 10**9,
+            "max_avatars": 10,
+            "frames_per_avatar": 1000,
+            "policy": "lfu",
+            "default_quality": 75,
+            "idle_timeout_s": None,
+            "clock": clock,
+            "wall_clock": lambda: 1_700_000_000.0 + clock.now,
+        }
+        stores.append(BackgroundStore(catalog, **defaults | settings))
+        return stores[-1]
+
+    async with asyncio.timeout(PATIENCE_S * 2):
+        yield make
+        for store in stores:
+            await store.close()
+
+
+def avatar_stats(store, avatar_id):
+    return next(avatar for avatar in store.stats().avatars if avatar.avatar_id == avatar_id)
+
+
+def loaded_ids(store):
+    return [avatar.avatar_id for avatar in store.stats().avatars if avatar.loaded]
+
+
+async def use(store, avatar_id, *, times=1):
+    for _ in range(times):
+        async with store.acquire(avatar_id) as composer:
+            await asyncio.to_thread(composer.idle, 0, quality=75)
+
+
+async def test_an_avatar_is_loaded_once_however_many_ask(make_store, catalog):
+    catalog.held.add("anna")
+    store = make_store()
+
+    async def ask():
+        async with store.acquire("anna") as composer:
+            return composer
+
+    asking = [asyncio.create_task(ask()) for _ in range(20)]
+    await asyncio.to_thread(catalog.begun.wait, PATIENCE_S)
+    assert not store.is_loaded("anna")
+    catalog.go_on.set()
+    assert len(set(await asyncio.gather(*asking))) == 1
+    assert catalog.readings == ["anna"]
+    assert store.is_loaded("anna")
+
+
+async def test_one_avatars_loading_holds_up_nobody_else(make_store, catalog):
+    catalog.held.add("anna")
+    store = make_store()
+    slow = asyncio.create_task(use(store, "anna"))
+    await asyncio.to_thread(catalog.begun.wait, PATIENCE_S)
+    await use(store, "bert")
+    await store.load("cleo", preload=True)
+    assert not slow.done()
+    catalog.go_on.set()
+    await slow
+
+
+async def test_a_caller_who_leaves_while_loading_spoils_nothing(make_store, catalog):
+    catalog.held.add("anna")
+    store = make_store()
+    leaving, staying = (asyncio.create_task(use(store, "anna")) for _ in range(2))
+    await asyncio.to_thread(catalog.begun.wait, PATIENCE_S)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    catalog.go_on.set()
+    await staying
+    assert avatar_stats(store, "anna").in_use == 0
+    assert catalog.readings == ["anna"]
+
+
+@pytest.mark.parametrize(
+    ("avatar_id", "error"),
+    [
+        pytest.param("nobody", AvatarNotFound, id="unknown"),
+        pytest.param("", InvalidAvatarId, id="empty"),
+        pytest.param("../x", InvalidAvatarId, id="a-path"),
+        pytest.param("x" * 10_000, InvalidAvatarId, id="too-long"),
+    ],
+)
+async def test_ids_that_nobody_bears_fail_and_leave_nothing_behind(make_store, avatar_id, error):
+    store = make_store(max_avatars=1)
+    await use(store, "anna")
+    for _ in range(2):
+        with pytest.raises(error):
+            await use(store, avatar_id)
+    assert [avatar.avatar_id for avatar in store.stats().avatars] == ["anna"]
+
+
+async def test_a_broken_avatar_says_why_and_works_when_mended(make_store, root):
+    store = make_store()
+    rects = root / "anna" / "crop_rects.json"
+    rects.rename(root / "elsewhere")
+    with pytest.raises(BrokenAvatar):
+        await use(store, "anna")
+    stats = avatar_stats(store, "anna")
+    assert not stats.loaded
+    assert "crop_rects" in stats.load_error
+    await use(store, "bert")
+
+    (root / "elsewhere").rename(rects)
+    await use(store, "anna")
+    assert avatar_stats(store, "anna").load_error == ""
+
+
+@pytest.mark.parametrize(("policy", "victim"), [("lfu", "bert"), ("lru", "anna")])
+async def test_another_avatar_takes_the_place_that_the_policy_says(make_store, clock, policy, victim):
+    store = make_store(max_avatars=2, policy=policy)
+    for avatar_id, times in (("anna", 3), ("bert", 1), ("cleo", 1)):
+        clock.now += 1
+        await use(store, avatar_id, times=times)
+    assert victim not in loaded_ids(store)
+    assert len(loaded_ids(store)) == 2
+    assert store.stats().avatar_evictions == 1
+
+
+async def test_an_avatar_in_use_is_never_evicted(make_store):
+    store = make_store(max_avatars=1)
+    async with store.acquire("anna") as anna:
+        before = anna.idle(0, quality=75)
+        with pytest.raises(ResourceExhausted, match="in use"):
+            await use(store, "bert")
+        assert loaded_ids(store) == ["anna"]
+        assert anna.idle(0, quality=75) == before
+    await use(store, "bert")
+    assert loaded_ids(store) == ["bert"]
+
+
+async def test_the_bytes_hold_across_avatars(make_store, root):
+    store = make_store()
+    for avatar_id in ("anna", "bert", "cleo"):
+        await store.load(avatar_id, preload=True)
+    everything = store.stats().memory_bytes
+    assert everything == sum(avatar.memory_bytes for avatar in store.stats().avatars)
+
+    store = make_store(max_bytes=everything // 2)
+    for avatar_id in ("anna", "bert", "cleo") * 2:
+        async with store.acquire(avatar_id) as composer:
+            for index in range(4):
+                composer.idle(index, quality=75)
+                composer.idle_raw(index)
+                assert store.stats().memory_bytes <= everything // 2
+    assert store.stats().evictions > 0
+
+
+async def test_frames_per_avatar_holds(make_store):
+    store = make_store(frames_per_avatar=2)
+    async with store.acquire("anna") as composer:
+        frames = [composer.idle(index, quality=75) for index in (0, 1, 2, 3, 0, 1, 2, 3)]
+    assert frames[:4] == frames[4:]
+    assert avatar_stats(store, "anna").cached_frames == 2
+
+
+async def test_avatars_that_nobody_uses_go_after_the_idle_timeout(make_store, clock):
+    store = make_store(idle_timeout_s=60)
+    await use(store, "anna")
+    await use(store, "bert")
+    async with store.acquire("cleo"):
+        clock.now += 59
+        assert store.unload_idle() == ()
+        await use(store, "bert")
+        clock.now += 1
+        assert store.unload_idle() == ("anna",)
+        clock.now += 1000
+        assert store.unload_idle() == ("bert",)
+    assert store.unload_idle() == ()  # cleo was in use until now
+    clock.now += 60
+    assert store.unload_idle() == ("cleo",)
+    assert store.stats().memory_bytes == 0
+    await use(store, "anna")
+
+
+async def test_without_an_idle_timeout_avatars_stay(make_store, clock):
+    store = make_store(idle_timeout_s=None)
+    await use(store, "anna")
+    clock.now += 10**9
+    assert store.unload_idle() == ()
+
+
+async def test_unload_lets_requests_finish_and_frees_the_memory(make_store, catalog):
+    store = make_store()
+    assert not await store.unload("anna")
+    async with store.acquire("anna") as composer:
+        frame = composer.idle(1, quality=75)
+        assert await store.unload("anna")
+        assert not store.is_loaded("anna")
+        assert composer.idle(1, quality=75) == frame
+        async with store.acquire("anna") as again:
+            assert again is not composer
+            assert again.idle(1, quality=75) == frame
+    assert await store.unload("anna")
+    assert not await store.unload("anna")
+    assert store.stats().memory_bytes == 0
+    assert catalog.readings == ["anna", "anna"]
+
+
+async def test_unload_while_loading_leaves_nothing_loaded(make_store, catalog):
+    catalog.held.add("anna")
+    store = make_store()
+    waiting = asyncio.create_task(use(store, "anna"))
+    await asyncio.to_thread(catalog.begun.wait, PATIENCE_S)
+    assert await store.unload("anna")
+    catalog.go_on.set()
+    await waiting
+    assert loaded_ids(store) == []
+    assert store.stats().memory_bytes == 0
+
+
+async def test_force_reload_reads_again_while_requests_finish_on_the_old_state(make_store, make_avatar, root):
+    store = make_store()
+    async with store.acquire("anna") as old:
+        before = [old.idle(index, quality=75) for index in range(4)]
+        make_avatar(root, "anna", seed=500, rects=[Rect(0, 0, 20, 20)] * 3, replace=True)
+        await store.load("anna", force_reload=True)
+        assert [old.idle(index, quality=75) for index in range(4)] == before
+        async with store.acquire("anna") as new:
+            assert new.avatar.frame_count == 3
+            assert new.idle(0, quality=75) != before[0]
+    assert avatar_stats(store, "anna").memory_bytes == store.stats().memory_bytes
+
+
+async def test_a_reload_that_fails_leaves_the_old_state(make_store, root):
+    store = make_store()
+    async with store.acquire("anna") as composer:
+        frame = composer.idle(0, quality=75)
+    (root / "anna" / "avatar.yaml").write_text("format_version: nonsense")
+    with pytest.raises(BrokenAvatar):
+        await store.load("anna", force_reload=True)
+    stats = avatar_stats(store, "anna")
+    assert stats.loaded
+    assert stats.load_error
+    async with store.acquire("anna") as composer:
+        assert composer.idle(0, quality=75) == frame
+
+
+async def test_load_without_force_reads_once(make_store, catalog):
+    store = make_store()
+    await asyncio.gather(*(store.load("anna") for _ in range(5)))
+    await store.load("anna")
+    assert catalog.readings == ["anna"]
+    await asyncio.gather(*(store.load("anna", force_reload=True) for _ in range(5)))
+    assert catalog.readings == ["anna", "anna"]
+
+
+async def test_preload_has_every_frame_ready_when_it_returns(make_store, root):
+    store = make_store()
+    stats = await store.load("anna", preload=True)
+    assert stats.cached_frames == 4
+    shutil.rmtree(root / "anna" / "frames")
+    async with store.acquire("anna") as composer:
+        assert len({composer.idle(index, quality=75) for index in range(4)}) == 4
+    assert store.stats().misses == 0
+
+
+async def test_lazy_loading_reads_no_more_than_was_asked_for(make_store):
+    store = make_store()
+    assert (await store.load("anna")).cached_frames == 0
+    await use(store, "anna")
+    assert avatar_stats(store, "anna").cached_frames == 1
+
+
+async def test_a_preload_stops_where_its_own_frames_would_have_to_go(make_store):
+    store = make_store(frames_per_avatar=3)
+    assert (await store.load("anna", preload=True)).cached_frames == 3
+    assert store.stats().evictions == 0
+
+
+async def test_a_preload_names_every_broken_frame_and_keeps_the_others(make_store, root):
+    store = make_store()
+    (root / "anna" / "frames" / "frame_000001.png").write_bytes(b"")
+    (root / "anna" / "frames" / "frame_000003.png").write_bytes(b"no picture")
+    with pytest.raises(BrokenAvatar) as caught:
+        await store.load("anna", preload=True)
+    assert len(caught.value.problems) == 2
+    assert avatar_stats(store, "anna").cached_frames == 2
+    assert "frame_000001" in avatar_stats(store, "anna").load_error
+    await use(store, "anna")
+
+
+async def test_statistics_of_an_avatar(make_store, clock):
+    store = make_store()
+    clock.now = 2000.0
+    await store.load("anna")
+    loaded = avatar_stats(store, "anna")
+    assert (loaded.usage_count, loaded.last_used_unix_ms, loaded.loaded_unix_ms) == (0, 0, 1_700_002_000_000)
+    clock.now = 2005.5
+    await use(store, "anna", times=3)
+    clock.now = 2100.0
+    async with store.acquire("anna"):
+        assert avatar_stats(store, "anna").in_use == 1
+    used = avatar_stats(store, "anna")
+    assert (used.usage_count, used.in_use, used.last_used_unix_ms) == (4, 0, 1_700_002_100_000)
+    assert used.restart_interval > 0
+    assert used.memory_bytes > 0
+    store_stats = store.stats()
+    assert (store_stats.hits, store_stats.misses, store_stats.loaded_avatars) == (2, 1, 1)
+
+
+async def test_avatars_share_no_data(make_store, make_avatar, root):
+    """Two avatars of the same files give the same pictures from bytes of their own."""
+    shutil.copytree(root / "anna", root / "dora")
+    manifest = root / "dora" / "avatar.yaml"
+    manifest.write_text(manifest.read_text().replace("anna", "dora"))
+    store = make_store()
+    async with store.acquire("anna") as anna, store.acquire("dora") as dora:
+        assert anna.idle(0, quality=75) == dora.idle(0, quality=75)
+        assert anna.idle(0, quality=75) is not dora.idle(0, quality=75)
+    await store.unload("anna")
+    assert avatar_stats(store, "dora").memory_bytes == store.stats().memory_bytes > 0

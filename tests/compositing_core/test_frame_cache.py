@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avatar_kit.geometry import Paste, Rect
+from compositing_service.frame_cache import FrameCache
+from compositing_service.jpeg.splicing import encode_spliceable, region_around
+from compositing_service.paste import place_in
+from compositing_service.shelf import EncodedFrame, WholeFrame
+from compositing_service.surroundings import Surroundings
+
+RECT = Rect(20, 20, 40, 40)
+
+
+@pytest.fixture(scope="module")
+def encoded(make_texture):
+    picture = make_texture(64, 64, seed=1)
+    region = region_around(RECT, width=64, height=64, restart_interval=2)
+    surroundings = Surroundings.cut(picture, region.pixels, place_in(picture, RECT, Paste.REFERENCE))
+    return EncodedFrame(surroundings, encode_spliceable(picture, region, quality=75, restart_interval=2))
+
+
+@pytest.fixture(scope="module")
+def whole(make_texture):
+    picture = make_texture(64, 64, seed=1)
+    return WholeFrame(picture, place_in(picture, RECT, Paste.REFERENCE))
+
+
+@pytest.fixture(scope="module")
+def frame_bytes(encoded):
+    """What one frame is accounted with."""
+    cache = FrameCache(max_bytes=10**9, policy="lfu")
+    cache.put(cache.open(max_frames=1), 0, 75, encoded)
+    return cache.nbytes
+
+
+def test_a_frame_is_accounted_with_at_least_its_bytes(encoded, frame_bytes):
+    assert frame_bytes >= len(encoded.jpeg.data) + encoded.surroundings.nbytes
+
+
+def play(cache, shelf, indices, encoded, quality=75):
+    """Asks for frames as the composer does; returns how many were there."""
+    found = 0
+    for index in indices:
+        if cache.use(shelf, index, quality) is None:
+            cache.put(shelf, index, quality, encoded)
+        else:
+            found += 1
+    return found
+
+
+def test_lru_drops_the_longest_unused_frame(encoded):
+    cache = FrameCache(max_bytes=10**9, policy="lru")
+    shelf = cache.open(max_frames=3)
+    play(cache, shelf, [0, 1, 2, 0, 3], encoded)
+    assert sorted(shelf.frames) == [0, 2, 3]
+
+
+def test_lfu_drops_the_least_used_frame(encoded):
+    cache = FrameCache(max_bytes=10**9, policy="lfu")
+    shelf = cache.open(max_frames=3)
+    play(cache, shelf, [0, 0, 1, 1, 2, 3], encoded)
+    assert sorted(shelf.frames) == [0, 1, 3]
+
+
+def test_lfu_keeps_a_share_of_a_clip_that_does_not_fit(encoded):
+    """Dropping the oldest would find nothing at all in a loop that is longer than the cache."""
+    cache = FrameCache(max_bytes=10**9, policy="lfu")
+    shelf = cache.open(max_frames=50)
+    play(cache, shelf, range(100), encoded)
+    assert play(cache, shelf, [*range(100)] * 4, encoded) >= 4 * 49
+
+
+def test_frames_per_avatar_is_held_for_each_avatar(encoded):
+    cache = FrameCache(max_bytes=10**9, policy="lfu")
+    shelves = [cache.open(max_frames=limit) for limit in (1, 5)]
+    for shelf in shelves:
+        play(cache, shelf, range(20), encoded)
+    assert [len(shelf.frames) for shelf in shelves] == [1, 5]
+
+
+@pytest.mark.parametrize(("policy", "gone"), [("lfu", 1), ("lru", 0)])
+def test_an_avatar_that_nobody_uses_gives_way_by_the_policy(encoded, frame_bytes, policy, gone):
+    cache = FrameCache(max_bytes=frame_bytes * 4, policy=policy)
+    often, rarely, newcomer = (cache.open(max_frames=100) for _ in range(3))
+    play(cache, often, [0, 1, 0, 1, 0, 1], encoded)
+    play(cache, rarely, [0, 1], encoded)
+    cache.pin(newcomer)
+    play(cache, newcomer, [0, 1], encoded)
+    assert [len(shelf.frames) for shelf in (often, rarely, newcomer)] == [2 if gone == 1 else 0, 2 if gone == 0 else 0, 2]
+
+
+def test_frames_of_avatars_in_use_go_last_and_from_the_largest(encoded, frame_bytes):
+    cache = FrameCache(max_bytes=frame_bytes * 6, policy="lfu")
+    large, small, idle = (cache.open(max_frames=100) for _ in range(3))
+    cache.pin(large)
+    cache.pin(small)
+    play(cache, large, [0, 1, 2], encoded)
+    play(cache, small, [0], encoded)
+    play(cache, idle, [0, 0, 1, 1], encoded)
+    play(cache, small, [1, 2], encoded)
+    assert [len(shelf.frames) for shelf in (large, small, idle)] == [3, 3, 0]
+    for shelf in (small, large) * 3:  # now that they are even, each drops its own
+        play(cache, shelf, [10, 11], encoded)
+        assert [len(shelf.frames) for shelf in (large, small)] == [3, 3]
+
+
+def test_pictures_take_only_room_that_is_left_and_go_first(encoded, frame_bytes, whole):
+    cache = FrameCache(max_bytes=frame_bytes * 2 + whole.nbytes, policy="lfu")
+    raw, other = cache.open(max_frames=100), cache.open(max_frames=100)
+    cache.pin(raw)
+    play(cache, other, [0, 1], encoded)
+    for index in range(3):
+        cache.put_picture(raw, index, whole)
+    assert (len(raw.pictures), len(other.frames)) == (1, 2)
+    play(cache, other, [2], encoded)
+    assert (len(raw.pictures), len(other.frames)) == (0, 3)
+
+
+def test_pictures_of_an_unused_avatar_make_room_for_anothers(whole):
+    cache = FrameCache(max_bytes=whole.nbytes * 2, policy="lfu")
+    unused, used = cache.open(max_frames=100), cache.open(max_frames=100)
+    cache.pin(used)
+    for shelf in (unused, used):
+        for index in range(3):
+            cache.put_picture(shelf, index, whole)
+    assert (len(unused.pictures), len(used.pictures)) == (0, 2)
+
+
+def test_a_frame_larger_than_the_budget_is_not_kept_and_drops_nothing(encoded, frame_bytes):
+    cache = FrameCache(max_bytes=frame_bytes + 10, policy="lfu")
+    shelf = cache.open(max_frames=10)
+    play(cache, shelf, [0], encoded)
+    cache.put(shelf, 0, 80, encoded)  # the same frame at a second quality does not fit beside the first
+    assert cache.peek(shelf, 0, 75) is not None
+    assert cache.peek(shelf, 0, 80) is None
+
+
+def test_a_closed_shelf_gives_its_bytes_back_and_takes_none(encoded):
+    cache = FrameCache(max_bytes=10**9, policy="lfu")
+    shelf = cache.open(max_frames=10)
+    play(cache, shelf, [0, 1], encoded)
+    cache.close(shelf)
+    cache.close(shelf)
+    play(cache, shelf, [2], encoded)
+    assert (cache.nbytes, shelf.nbytes, len(shelf.frames)) == (0, 0, 0)
+
+
+def test_room_for_no_frame_is_a_mistake():
+    with pytest.raises(ValueError, match="1 or more"):
+        FrameCache(max_bytes=1, policy="lfu").open(max_frames=0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    policy=st.sampled_from(["lfu", "lru"]),
+    room=st.floats(0, 8),
+    limit=st.integers(1, 6),
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["frame", "picture", "pin", "unpin"]), st.integers(0, 2), st.integers(0, 5), st.sampled_from([75, 80])
+        ),
+        max_size=60,
+    ),
+)
+def test_the_budget_holds_whatever_happens(encoded, whole, frame_bytes, policy, room, limit, steps):
+    cache = FrameCache(max_bytes=int(room * frame_bytes), policy=policy)
+    shelves = [cache.open(max_frames=limit) for _ in range(3)]
+    for what, which, index, quality in steps:
+        shelf = shelves[which]
+        if what == "frame":
+            play(cache, shelf, [index], encoded, quality)
+        elif what == "picture":
+            cache.use_picture(shelf, index)
+            cache.put_picture(shelf, index, whole)
+        elif what == "pin":
+            cache.pin(shelf)
+        elif shelf.pins:
+            cache.unpin(shelf)
+        assert cache.nbytes <= cache.max_bytes
+        for each in shelves:
+            assert len(each.frames) <= limit
+            assert each.frame_bytes == sum(frame.nbytes for frame in each.frames.values())
+            assert each.picture_bytes == sum(picture.nbytes for picture in each.pictures.values())
+    counts = cache.counts()
+    assert counts.hits + counts.misses == sum(what in {"frame", "picture"} for what, *_ in steps)
