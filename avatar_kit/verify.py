@@ -18,7 +18,7 @@ from avatar_kit.legacy import load_legacy
 from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, Manifest, read_manifest
 from avatar_kit.network_trial import TrialImpossible, try_encoder, try_network
 from avatar_kit.onnx_io import encoder_io, network_io
-from avatar_kit.pictures import MAX_PICTURE_BYTES, check_jpeg_data, decode_picture
+from avatar_kit.pictures import MAX_PICTURE_BYTES, check_thoroughly
 from avatar_kit.rect_motion import motion_warnings
 from avatar_kit.reference_videos import compare_videos
 from avatar_kit.safe_files import FileProblem, contained, read_bounded
@@ -188,9 +188,7 @@ class _Verification:
 def _picture_problems(path: Path, width: int, height: int) -> list[str]:
     try:
         data = read_bounded(path, MAX_PICTURE_BYTES)
-        decode_picture(data, width=width, height=height)
-        if data.startswith(b"\xff\xd8"):
-            check_jpeg_data(data)
+        check_thoroughly(data, width=width, height=height)
     except FileProblem as problem:
         return problem.of(f"{path.parent.name}/{path.name}")
     return []

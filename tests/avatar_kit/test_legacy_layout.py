@@ -1,0 +1,311 @@
+"""The earlier servers' layout through their YAML keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from avatar_kit.avatar import Loop, Mask, Paste, Rect
+from avatar_kit.catalog import AvatarCatalog
+from avatar_kit.errors import BrokenAvatar
+from avatar_kit.model_entry import ModelEntry
+
+Frame = Callable[..., NDArray[np.uint8]]
+NAMINGS = ("frame_{:06d}.jpg", "frame_{:04d}.png", "{}.jpg")
+SANDERS = {
+    "model_path": "sanders/checkpoint/model_best.onnx",
+    "background_dir": "sanders/frames",
+    "crop_rects_path": "sanders/crop_rects.json",
+    "num_frames": 6,
+    "preload_backgrounds": True,
+    "preload_model": False,
+    "preferred_gpu": 0,
+}
+
+
+def catalog(root: Path, **entry: Any) -> AvatarCatalog:
+    return AvatarCatalog(root, {"sanders": ModelEntry.model_validate(entry)})
+
+
+def problems_of(root: Path, **entry: Any) -> str:
+    with pytest.raises(BrokenAvatar) as caught:
+        catalog(root, **entry).get("sanders")
+    assert str(root) not in str(caught.value), "callers may see this: no paths of this machine"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("naming", NAMINGS)
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("rects_as", ["array", "object"])
+def test_every_naming_numbering_and_form_of_rectangles(
+    old_avatar: Callable[..., Path], models_root: Path, frame: Frame, naming: str, first: int, rects_as: str
+) -> None:
+    old_avatar(naming=naming, first=first, rects_as=rects_as)
+    avatar = catalog(models_root, **SANDERS).get("sanders")
+    assert (avatar.frame_count, avatar.width, avatar.height, avatar.fps) == (6, 160, 96, 25.0)
+    assert (avatar.loop, avatar.paste, avatar.mask) == (Loop.BOUNCE, Paste.REFERENCE, Mask())
+    assert avatar.audio_encoder_path is None
+    for index in range(6):
+        assert avatar.rects[index] == Rect(50 + index, 30, 110 + index, 90)
+        assert np.abs(avatar.read_frame(index).astype(int) - frame(index)).mean() < 3
+
+
+def test_frames_are_ordered_by_number_not_by_name(models_root: Path, old_avatar: Callable[..., Path]) -> None:
+    folder = old_avatar()
+    for path in (folder / "frames").iterdir():
+        path.unlink()
+    for index in range(12):
+        cv2.imwrite(str(folder / "frames" / f"{index}.jpg"), np.full((96, 160, 3), index * 20, np.uint8))
+    (folder / "crop_rects.json").write_text(json.dumps([[0, 0, 9, 9]] * 12))
+    avatar = catalog(models_root).get("sanders")
+    assert [round(avatar.read_frame(index).mean() / 20) for index in range(12)] == list(range(12))
+
+
+def test_rectangles_keyed_by_number_are_ordered_by_number(models_root: Path, old_avatar: Callable[..., Path]) -> None:
+    folder = old_avatar()
+    keyed = {str(index): {"rect": [index, 0, 99, 90]} for index in (3, 1, 5, 2, 4, 6)}
+    (folder / "crop_rects.json").write_text(json.dumps(keyed))
+    assert [rect.x1 for rect in catalog(models_root).get("sanders").rects] == [1, 2, 3, 4, 5, 6]
+
+
+def test_files_may_lie_anywhere_that_the_operator_says(
+    models_root: Path, old_avatar: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = old_avatar("sanders")
+    folder.rename(tmp_path / "disk2")
+    entry = {
+        "model_path": str(tmp_path / "disk2" / "checkpoint" / "model_best.onnx"),
+        "background_dir": str(tmp_path / "disk2" / "frames"),
+        "crop_rects_path": "../disk2/crop_rects.json",
+    }
+    assert catalog(models_root, **entry).get("sanders").frame_count == 6
+
+
+def test_num_frames_limits_to_the_first(models_root: Path, old_avatar: Callable[..., Path]) -> None:
+    folder = old_avatar()
+    avatar = catalog(models_root, num_frames=4).get("sanders")
+    assert (avatar.frame_count, len(avatar.frame_paths), len(avatar.rects)) == (4, 4, 4)
+    rects = json.loads((folder / "crop_rects.json").read_text())
+    (folder / "crop_rects.json").write_text(json.dumps(rects[:4]))
+    assert catalog(models_root, num_frames=4).get("sanders").frame_count == 4
+    assert "has 4 rectangles for 6 frames" in problems_of(models_root)
+
+
+def test_num_frames_beyond_what_is_there_is_a_problem(models_root: Path, old_avatar: Callable[..., Path]) -> None:
+    old_avatar()
+    assert "num_frames is 523, but there are 6 frames" in problems_of(models_root, num_frames=523)
+
+
+def without_network(folder: Path) -> None:
+    (folder / "checkpoint" / "model_best.onnx").unlink()
+
+
+def with_gap(folder: Path) -> None:
+    (folder / "frames" / "frame_000002.jpg").unlink()
+    (folder / "frames" / "frame_000003.jpg").unlink()
+
+
+def with_double(folder: Path) -> None:
+    (folder / "frames" / "4.jpg").write_bytes((folder / "frames" / "frame_000004.jpg").read_bytes())
+
+
+def starting_late(folder: Path) -> None:
+    for index in (0, 1, 2):
+        (folder / "frames" / f"frame_{index:06d}.jpg").unlink()
+
+
+def with_one_rect(folder: Path) -> None:
+    (folder / "crop_rects.json").write_text("[[1, 2, 30, 40]]")
+
+
+def with_rect_outside(folder: Path) -> None:
+    (folder / "crop_rects.json").write_text(json.dumps([[1, 2, 30, 40]] * 5 + [[0, 0, 999, 9]]))
+
+
+def with_gap_in_rects(folder: Path) -> None:
+    (folder / "crop_rects.json").write_text(json.dumps({str(n): {"rect": [1, 2, 30, 40]} for n in (0, 1, 2, 4, 5, 6)}))
+
+
+def with_truncated_first(folder: Path) -> None:
+    path = folder / "frames" / "frame_000000.jpg"
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def without_frames(folder: Path) -> None:
+    for path in (folder / "frames").iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (without_network, "model_path: sanders/checkpoint/model_best.onnx is missing"),
+        (with_gap, "background_dir: sanders/frames frames 2 to 3 are missing"),
+        (with_double, "frame 4 is there more than once: 4.jpg and frame_000004.jpg"),
+        (starting_late, "frames 0 to 2 are missing"),
+        (with_one_rect, "crop_rects_path: sanders/crop_rects.json has 1 rectangles for 6 frames"),
+        (with_rect_outside, "frame 5: [0, 0, 999, 9] is not inside the 160x96 picture"),
+        (with_gap_in_rects, "frame 3 is missing"),
+        (with_truncated_first, "frame_000000.jpg is truncated"),
+        (without_frames, "has no frame pictures in it; with source_video"),
+    ],
+)
+def test_each_damage_is_named(
+    models_root: Path, old_avatar: Callable[..., Path], damage: Callable[[Path], None], says: str
+) -> None:
+    damage(old_avatar())
+    assert says in problems_of(models_root, **{**SANDERS, "num_frames": None})
+
+
+def test_every_damage_is_named_at_once(models_root: Path, old_avatar: Callable[..., Path]) -> None:
+    folder = old_avatar()
+    without_network(folder)
+    with_gap(folder)
+    (folder / "crop_rects.json").write_text("{")
+    said = problems_of(models_root)
+    assert all(key in said for key in ("model_path", "background_dir", "crop_rects_path"))
+
+
+def test_an_entry_without_files_names_them_all(models_root: Path) -> None:
+    said = problems_of(models_root)
+    assert said.count("is missing") == 3
+
+
+def test_a_stray_number_is_told_without_counting_to_it(models_root: Path, old_avatar: Callable[..., Path]) -> None:
+    folder = old_avatar()
+    (folder / "frames" / "999999999.jpg").write_bytes(b"x")
+    assert "frames 6 to 999999998 are missing" in problems_of(models_root)
+
+
+def test_other_files_among_the_frames_are_ignored(models_root: Path, old_avatar: Callable[..., Path]) -> None:
+    folder = old_avatar()
+    for name in ("Thumbs.db", ".DS_Store", "cover.jpg", "frame_000001.jpg.bak", "frame_x.jpg"):
+        (folder / "frames" / name).write_bytes(b"x")
+    assert catalog(models_root).get("sanders").frame_count == 6
+
+
+def test_loop_paste_and_mask_can_be_said(models_root: Path, old_avatar: Callable[..., Path]) -> None:
+    old_avatar()
+    avatar = catalog(models_root, loop="forward", paste="direct", mask=[5, 5, 310, 315]).get("sanders")
+    assert (avatar.loop, avatar.paste, avatar.mask) == (Loop.FORWARD, Paste.DIRECT, Mask(5, 5, 310, 315))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"model_pth": "x"},
+        {"num_frames": 0},
+        {"num_frames": "many"},
+        {"num_frames": True},
+        {"preferred_gpu": -2},
+        {"preload": "perhaps"},
+        {"mask": [1]},
+        {"paste": "glue"},
+    ],
+    ids=str,
+)
+def test_a_wrong_entry_is_refused(entry: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        ModelEntry.model_validate(entry)
+
+
+def test_every_key_of_an_entry_is_described() -> None:
+    fields = ModelEntry.model_fields
+    old_keys = "model_path background_dir crop_rects_path num_frames preload preload_model preload_backgrounds preferred_gpu"
+    assert set(old_keys.split()) | {"source_video", "crops_video_path", "rois_video_path"} <= set(fields)
+    assert all(len(field.description or "") > 20 for field in fields.values())
+
+
+@pytest.mark.parametrize(("entry", "wanted"), [({}, False), ({"preload": True}, True), ({"preload_model": True}, True)])
+def test_either_name_asks_for_preloading(entry: dict[str, bool], wanted: bool) -> None:
+    assert ModelEntry.model_validate(entry).wants_model_preloaded is wanted
+
+
+def write_video(path: Path, pictures: list[NDArray[np.uint8]]) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "12", "preset": "ultrafast"})
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        container.mux(stream.encode())
+
+
+@pytest.fixture
+def filmed(models_root: Path, old_avatar: Callable[..., Path], frame: Frame) -> Path:
+    """An avatar whose frames are still in its video."""
+    folder = old_avatar()
+    without_frames(folder)
+    write_video(folder / "full_body_video.mp4", [frame(index) for index in range(6)])
+    return folder
+
+
+VIDEO = "sanders/full_body_video.mp4"
+
+
+@pytest.mark.parametrize("with_folder", [True, False], ids=["empty", "missing"])
+def test_frames_are_taken_from_the_video(filmed: Path, models_root: Path, frame: Frame, with_folder: bool) -> None:
+    if not with_folder:
+        (filmed / "frames").rmdir()
+    avatar = catalog(models_root, source_video=VIDEO).get("sanders")
+    assert sorted(path.name for path in (filmed / "frames").iterdir()) == [f"frame_{index:06d}.jpg" for index in range(6)]
+    for index in range(6):
+        assert np.abs(avatar.read_frame(index).astype(int) - frame(index)).mean() < 4
+    assert [path.name for path in filmed.iterdir() if path.name.startswith(".")] == []
+
+
+def test_frames_that_are_there_are_left_alone(filmed: Path, models_root: Path) -> None:
+    first = catalog(models_root, source_video=VIDEO).get("sanders")
+    before = {path: path.stat().st_mtime_ns for path in first.frame_paths}
+    again = catalog(models_root, source_video=VIDEO).get("sanders")
+    assert {path: path.stat().st_mtime_ns for path in again.frame_paths} == before
+
+
+def test_no_more_frames_are_taken_than_wanted(filmed: Path, models_root: Path) -> None:
+    rects = json.loads((filmed / "crop_rects.json").read_text())
+    (filmed / "crop_rects.json").write_text(json.dumps(rects[:4]))
+    assert catalog(models_root, source_video=VIDEO, num_frames=4).get("sanders").frame_count == 4
+    assert len(list((filmed / "frames").iterdir())) == 4
+
+
+def test_a_video_cut_short_leaves_no_frames(filmed: Path, models_root: Path) -> None:
+    video = filmed / "full_body_video.mp4"
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    assert "source_video: sanders/full_body_video.mp4 is not a video, or is truncated" in problems_of(
+        models_root, source_video=VIDEO
+    )
+    assert list((filmed / "frames").iterdir()) == []
+    assert [path.name for path in filmed.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a video", b"#EXTM3U\n#EXTINF:1\nfile:///etc/hostname\n", b"ffconcat version 1.0\nfile /etc/hostname\n"]
+)
+def test_what_is_no_video_is_a_problem(filmed: Path, models_root: Path, content: bytes) -> None:
+    (filmed / "full_body_video.mp4").write_bytes(content)
+    assert "source_video" in problems_of(models_root, source_video=VIDEO)
+
+
+def test_two_services_may_take_the_frames_at_the_same_time(
+    filmed: Path, models_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is done while this one is at its last frame."""
+    mkdir = Path.mkdir
+
+    def mkdir_and_the_other_wins(self: Path, *args: Any, **options: Any) -> None:
+        mkdir(self, *args, **options)
+        monkeypatch.setattr(Path, "mkdir", mkdir)
+        catalog(models_root, source_video=VIDEO).get("sanders")
+
+    monkeypatch.setattr(Path, "mkdir", mkdir_and_the_other_wins)
+    assert catalog(models_root, source_video=VIDEO).get("sanders").frame_count == 6
+    assert [path.name for path in filmed.iterdir() if path.name.startswith(".")] == []
