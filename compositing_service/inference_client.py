@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpc import aio
 
@@ -22,7 +22,9 @@ from service_kit.deadline import Deadline
 from service_kit.errors import ServiceError
 from service_kit.request_context import outgoing_metadata
 from shared_proto import inference_pb2
-from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub
+
+if TYPE_CHECKING:  # the class exists for type checkers only
+    from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub
 
 _FIRST_BACKOFF_S = 0.05
 _MAX_BACKOFF_S = 0.5
@@ -39,6 +41,7 @@ class InferenceClient:
     def __init__(
         self, targets: Sequence[str], *, timeout_s: float, max_retries: int, max_message_bytes: int, metrics: CompositingMetrics
     ) -> None:
+        """`max_message_bytes`: the largest answer that is taken."""
         self._endpoints = Endpoints(targets, max_message_bytes=max_message_bytes)
         self._timeout_s = timeout_s
         self._max_retries = max_retries
@@ -61,8 +64,8 @@ class InferenceClient:
     async def mouths(self, request_from: RequestFrom, frame_count: int, *, deadline: Deadline) -> AsyncGenerator[Mouths, None]:
         """The mouth regions of a batch, in order, each group as soon as it is there.
 
-        Close the generator (`contextlib.aclosing`): that cancels the call. Raises ServiceError. The batch has `timeout_s`, and less
-        when `deadline` comes first.
+        Close the generator (`contextlib.aclosing`): that cancels the call. Raises ServiceError. The batch has `timeout_s`, and
+        less when `deadline` comes first.
         """
         attempts = self._attempts(deadline.sooner(self._timeout_s))
         received = 0

@@ -21,6 +21,7 @@ from compositing_service.batch import BatchCompositor
 from compositing_service.inference_client import InferenceClient
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.model_admin import ModelAdmin
+from compositing_service.mouths import MOUTH_BYTES
 from compositing_service.request import RequestRules
 from compositing_service.servicer import CompositingServicer
 from compositing_service.settings import CompositingSettings
@@ -35,6 +36,8 @@ from shared_proto.compositing_pb2_grpc import add_CompositingServiceServicer_to_
 _SECONDS_PER_MINUTE = 60.0
 # How late an idle avatar may go, as a share of its idle time.
 _IDLE_CHECKS = 10
+# Of a message of mouths, what is not mouths.
+_REGION_OVERHEAD_BYTES = 64 << 10
 _FORMATS = {"jpeg": compositing_pb2.FORMAT_JPEG, "raw": compositing_pb2.FORMAT_RAW_BGR}
 
 _log = logging.getLogger(__name__)
@@ -65,7 +68,7 @@ async def _open(settings: CompositingSettings, host: Host) -> AsyncIterator[Warm
             settings.inference_server.endpoints,
             timeout_s=settings.inference_server.timeout_seconds,
             max_retries=settings.inference_server.max_retries,
-            max_message_bytes=settings.max_message_bytes,
+            max_message_bytes=settings.limits.max_batch_size * MOUTH_BYTES + _REGION_OVERHEAD_BYTES,
             metrics=metrics,
         )
         resources.push_async_callback(client.close)

@@ -1,7 +1,5 @@
 """The gRPC face: checks what is asked, hands it on and keeps to the caller's deadline. Interceptors turn errors into statuses."""
 
-
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -22,7 +20,10 @@ from shared_proto.compositing_pb2_grpc import CompositingServiceServicer
 
 # For callers that set no deadline: longer than reading and warming up any avatar in both services takes.
 LONGEST_CALL_S = 300.0
-_DISTRIBUTION = "lipsync-serving"
+try:
+    _VERSION = metadata.version("lipsync-serving")
+except metadata.PackageNotFoundError:  # run from a checkout that was not installed
+    _VERSION = "unknown"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -71,6 +72,6 @@ class CompositingServicer(CompositingServiceServicer):
             inference_server_healthy=await self.upstream.healthy(),
             loaded_models=figures.loaded_avatars,
             max_models=figures.max_avatars,
-            version=metadata.version(_DISTRIBUTION),
+            version=_VERSION,
             inference_server_url=self.inference_url,
         )

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc import aio
 
-from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub, InferenceServiceStub
+from shared_proto.inference_pb2_grpc import InferenceServiceStub
+
+if TYPE_CHECKING:  # the class exists for type checkers only
+    from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub
 
 _READY = grpc.ChannelConnectivity.READY
 _BROKEN = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN})

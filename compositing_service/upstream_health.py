@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from grpc import aio
 
 from compositing_service.metrics import CompositingMetrics
 from shared_proto import inference_pb2
-from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub
+
+if TYPE_CHECKING:  # the class exists for type checkers only
+    from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub
 
 _FRESH_S = 1.0
 _TIMEOUT_S = 1.0
