@@ -152,7 +152,9 @@ def _load_yaml(data: bytes) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise FileProblem(f"is not valid YAML: {where}{error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+    except RecursionError:
+        raise FileProblem("is not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise FileProblem(f"is not valid YAML: {str(error)[:100]}") from None
     if not isinstance(content, dict):
         raise FileProblem("is not a list of keys and values")

@@ -10,6 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from avatar_kit.errors import BrokenAvatar
+from avatar_kit.safe_files import FileProblem, read_bounded
 
 MAX_MODEL_BYTES = 2**31 - 1  # protobuf's own limit
 
@@ -89,15 +90,10 @@ def _loaded(model: Path | onnx.ModelProto) -> tuple[str, onnx.ModelProto]:
     if isinstance(model, onnx.ModelProto):
         return "the network", model
     try:
-        size = model.stat().st_size
-        if size > MAX_MODEL_BYTES:
-            raise BrokenAvatar(f"{model.name}: {size} bytes, more than an ONNX file can have")
         # Weights in side files are left alone: only names and shapes are wanted, and their paths are not to be trusted.
-        loaded = onnx.load(model, load_external_data=False)
-    except FileNotFoundError:
-        raise BrokenAvatar(f"{model.name}: the file is missing") from None
-    except OSError as error:
-        raise BrokenAvatar(f"{model.name}: can not be read: {error.strerror}") from None
+        loaded = onnx.load_model_from_string(read_bounded(model, MAX_MODEL_BYTES))
+    except FileProblem as problem:
+        raise BrokenAvatar(problem.of(f"{model.name}:")) from None
     except (DecodeError, ValueError):
         raise BrokenAvatar(f"{model.name}: not an ONNX file, or a truncated one") from None
     if not loaded.graph.node:

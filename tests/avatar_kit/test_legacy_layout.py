@@ -295,6 +295,14 @@ def test_what_is_no_video_is_a_problem(filmed: Path, models_root: Path, content:
     assert "source_video" in problems_of(models_root, source_video=VIDEO)
 
 
+def test_a_folder_that_can_not_be_written_is_told(filmed: Path, models_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *args: Any, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert "can not be written into background_dir: Permission denied" in problems_of(models_root, source_video=VIDEO)
+
+
 def test_two_services_may_take_the_frames_at_the_same_time(
     filmed: Path, models_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
