@@ -1,0 +1,142 @@
+"""A graph in a form that can be rewritten: who makes a tensor, who reads it, what shape it has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+Array: TypeAlias = NDArray[Any]
+
+_LARGE = 64  # constants with more numbers than this say nothing about shapes
+
+
+class Rewriting:
+    """The nodes of a model's main graph, in order, to be replaced one by one. The model that it was made from stays as it is."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                self._constants[node.output[0]] = node.attribute[0].t
+        self._outputs = {value.name for value in model.graph.output}
+        self._shapes = _inferred_shapes(model)
+        self._fresh = 0
+        self._nodes = [node for node in model.graph.node if node.output[0] not in self._constants]
+        self._drop_unread()
+
+    def has(self, node: onnx.NodeProto) -> bool:
+        """Whether this very node is still there."""
+        return any(node is current for current in self._nodes)
+
+    @property
+    def nodes(self) -> list[onnx.NodeProto]:
+        """The nodes as they are now; a copy of the list."""
+        return list(self._nodes)
+
+    def made_by(self, tensor: str, kind: str | None = None) -> onnx.NodeProto | None:
+        """The node that makes it, if there is one and it is of that kind."""
+        node = self._makers.get(tensor)
+        return node if node is not None and kind in (None, node.op_type) else None
+
+    def readers(self, tensor: str) -> list[onnx.NodeProto]:
+        """The nodes that read it, one entry for each time."""
+        return self._readers.get(tensor, [])
+
+    def is_output(self, tensor: str) -> bool:
+        """Whether the graph gives it to its caller."""
+        return tensor in self._outputs
+
+    def read_once(self, tensor: str) -> bool:
+        """Whether exactly one node needs it, and no caller."""
+        return len(self.readers(tensor)) == 1 and not self.is_output(tensor)
+
+    def shape(self, tensor: str) -> tuple[int | None, ...]:
+        """Its dimensions in the model as it was, None where unknown; empty when nothing is known."""
+        return self._shapes.get(tensor, ())
+
+    def value(self, tensor: str) -> Array | None:
+        """A constant's value; None when it is no constant."""
+        proto = self._constants.get(tensor)
+        return None if proto is None else numpy_helper.to_array(proto)
+
+    def constant(self, value: Array) -> str:
+        """A new constant, float32."""
+        name = self._name("constant")
+        self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name)
+        return name
+
+    def node(self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> onnx.NodeProto:
+        """A new node, not yet in the graph; without `output` its tensor gets a new name."""
+        output = output or self._name(kind)
+        return helper.make_node(kind, list(inputs), [output], name=output, **attributes)
+
+    def replace(self, old: onnx.NodeProto, new: Sequence[onnx.NodeProto]) -> None:
+        """Puts `new` where `old` was; what nobody needs any more goes."""
+        place = next(index for index, node in enumerate(self._nodes) if node is old)
+        self._nodes[place : place + 1] = new
+        self._drop_unread()
+
+    def model(self) -> onnx.ModelProto:
+        """A new model of the nodes as they are now, and of the constants that they read."""
+        read = {name for node in self._nodes for name in node.input} | self._outputs
+        constants = []
+        for name, tensor in self._constants.items():
+            if name in read:
+                constants.append(onnx.TensorProto())
+                constants[-1].CopyFrom(tensor)
+                constants[-1].name = name
+        old = self._model.graph
+        graph = helper.make_graph(self._nodes, old.name, list(old.input), list(old.output), constants)
+        return helper.make_model(
+            graph,
+            opset_imports=list(self._model.opset_import),
+            ir_version=self._model.ir_version,
+            producer_name=self._model.producer_name,
+        )
+
+    def _drop_unread(self) -> None:
+        needed, kept = set(self._outputs), []
+        for node in reversed(self._nodes):
+            if needed.intersection(node.output):
+                needed.update(node.input)
+                kept.append(node)
+        self._nodes = kept[::-1]
+        self._index()
+
+    def _index(self) -> None:
+        self._makers = {output: node for node in self._nodes for output in node.output}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self._nodes:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+
+    def _name(self, kind: str) -> str:
+        self._fresh += 1
+        return f"cpu_form/{kind}_{self._fresh}"
+
+
+def _inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
+    """Shapes by ONNX's inference, which sees large constants as inputs: it copies the whole model."""
+    graph = model.graph
+    large = [tensor for tensor in graph.initializer if np.prod(tensor.dims) > _LARGE]
+    names = {tensor.name for tensor in large}
+    inputs = [value for value in graph.input if value.name not in names]
+    inputs += [helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in large]
+    small = [tensor for tensor in graph.initializer if tensor.name not in names]
+    light = helper.make_model(
+        helper.make_graph(list(graph.node), graph.name, inputs, list(graph.output), small),
+        opset_imports=list(model.opset_import),
+        ir_version=model.ir_version,
+    )
+    found = onnx.shape_inference.infer_shapes(light).graph
+    return {
+        value.name: tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim)
+        for value in [*found.input, *found.value_info, *found.output]
+        if value.type.tensor_type.elem_type != TensorProto.UNDEFINED
+    }
