@@ -26,16 +26,18 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise FileProblem(_reason(error)) from None
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise FileProblem("is not a regular file")
         if status.st_size > max_bytes:
             raise FileProblem(f"has {status.st_size} bytes, more than the {max_bytes} allowed")
-        try:
-            return file.read(max_bytes)
-        except OSError as error:
-            raise FileProblem(_reason(error)) from None
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(status.st_size)
+    except OSError as error:
+        raise FileProblem(_reason(error)) from None
+    finally:
+        os.close(descriptor)
 
 
 def check_regular(path: Path) -> None:

@@ -272,6 +272,21 @@ def test_a_damaged_frame_is_named_when_it_is_read(avatar: Avatar, damage: Callab
         loaded.read_frame(3)
 
 
+@pytest.mark.parametrize("name", ["avatar.yaml", "crop_rects.json", "network.onnx", "frames/frame_000000.jpg"])
+def test_a_folder_in_a_files_place_is_a_problem_and_stays_closed(avatar: Avatar, name: str) -> None:
+    (avatar.root / name).unlink()
+    (avatar.root / name).mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    assert "not a regular file" in "; ".join(problems_of(avatar.root))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_larger_than_allowed_is_refused_unread(avatar: Avatar) -> None:
+    with (avatar.root / "crop_rects.json").open("r+b") as file:
+        file.truncate(2**40)
+    assert "more than the" in "; ".join(problems_of(avatar.root))
+
+
 def test_a_damaged_first_frame_is_found_at_loading(avatar: Avatar) -> None:
     avatar.frame_paths[0].write_bytes(avatar.frame_paths[0].read_bytes()[:-300])
     assert "frames/frame_000000.jpg is truncated" in problems_of(avatar.root)[0]
