@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Paste
-from avatar_kit.geometry import CROP_SIZE, MARGIN, MOUTH_SIZE, Picture, Rect, crop_328
+from avatar_kit.geometry import CROP_SIZE, MARGIN, Picture, Rect, crop_328, inner
+from compositing_service.rim import Rim
 
 Mouth = NDArray[np.uint8]  # [320, 320, 3] BGR; may be read-only
 
@@ -26,6 +27,7 @@ Mouth = NDArray[np.uint8]  # [320, 320, 3] BGR; may be read-only
 # unmasked. A narrower ramp leaves a step, a wider one mixes two jaws.
 _FEATHER_CROP_PIXELS = 12
 _OPAQUE = 256
+_MOUTH_IN_CROP = Rect(MARGIN, MARGIN, CROP_SIZE - MARGIN, CROP_SIZE - MARGIN)
 
 
 class Border(NamedTuple):
@@ -41,38 +43,13 @@ _HARD = Border(0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Ring:
-    """The outermost 4 pixels of a 328 crop."""
-
-    rows: Picture  # [8, 328, 3]: 4 at the top, 4 at the bottom
-    columns: Picture  # [320, 8, 3]: 4 at the left, 4 at the right
-
-    @classmethod
-    def of(cls, crop: Picture) -> Ring:
-        """Copies the ring of [328, 328, 3]."""
-        middle = crop[MARGIN : MARGIN + MOUTH_SIZE]
-        return cls(
-            np.concatenate((crop[:MARGIN], crop[-MARGIN:])),
-            np.concatenate((middle[:, :MARGIN], middle[:, -MARGIN:]), axis=1),
-        )
-
-    def around(self, mouth: Mouth, out: Picture) -> None:
-        """Writes the 328 crop with `mouth` in its middle into `out`."""
-        out[:MARGIN] = self.rows[:MARGIN]
-        out[-MARGIN:] = self.rows[MARGIN:]
-        middle = out[MARGIN : MARGIN + MOUTH_SIZE]
-        middle[:, :MARGIN] = self.columns[:, :MARGIN]
-        middle[:, -MARGIN:] = self.columns[:, MARGIN:]
-        middle[:, MARGIN : MARGIN + MOUTH_SIZE] = mouth
-
-
-@dataclass(frozen=True, slots=True)
 class Place:
     """Where in an array of pixels the mouth goes, and what of the frame goes with it."""
 
     rect: Rect
     border: Border
-    ring: Ring | None  # None: the mouth alone is stretched over the rectangle
+    ring: Rim | None
+    """The 328 crop around the mouth; None: the mouth alone is stretched over the rectangle."""
 
     @property
     def covered(self) -> Rect:
@@ -84,7 +61,7 @@ class Place:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.ring.rows.nbytes + self.ring.columns.nbytes if self.ring else 0
+        return self.ring.nbytes if self.ring else 0
 
     def seen_from(self, x: int, y: int) -> Place:
         """The same place in an array that begins at (x, y) of this one."""
@@ -97,7 +74,7 @@ def place_in(picture: Picture, rect: Rect, paste: Paste) -> Place:
     if paste is Paste.DIRECT:
         return Place(rect, _HARD, None)
     border = _feather_border(rect, picture) if paste is Paste.FEATHER else _HARD
-    return Place(rect, border, Ring.of(crop_328(picture, rect)))
+    return Place(rect, border, Rim.of(crop_328(picture, rect), _MOUTH_IN_CROP))
 
 
 def paste_mouth(pixels: Picture, place: Place, mouth: Mouth, *, crop: Picture) -> None:
@@ -109,7 +86,8 @@ def paste_mouth(pixels: Picture, place: Place, mouth: Mouth, *, crop: Picture) -
     rect = place.rect
     target = pixels[rect.y1 : rect.y2, rect.x1 : rect.x2]
     if place.ring is not None:
-        place.ring.around(mouth, crop)
+        place.ring.restore(crop)
+        inner(crop)[...] = mouth
         mouth = crop
     bands = _bands(rect.width, rect.height, place.border) if place.border != _HARD else ()
     backgrounds = [np.multiply(target[band.where], band.background, dtype=np.uint16) for band in bands]
