@@ -25,7 +25,7 @@ def demo_command(models_root: ModelsRoot = DEFAULT_MODELS_ROOT, avatar_id: NewId
     from avatar_kit.demo import build_demo
     from lipsync_cli.screen import progress_bar
 
-    with progress_bar("steps") as report:
+    with progress_bar("frames") as report:
         avatar = build_demo(models_root, avatar_id, replace=replace, progress=report)
     typer.echo(f"{avatar.root}: {avatar.frame_count} frames of {avatar.width}x{avatar.height}")
 
@@ -44,7 +44,7 @@ def benchmark_command(
     from avatar_kit.benchmark_avatar import build_benchmark
     from lipsync_cli.screen import progress_bar
 
-    with progress_bar("steps") as report:
+    with progress_bar("frames") as report:
         avatar = build_benchmark(models_root, avatar_id, network=network, replace=replace, progress=report)
     typer.echo(f"{avatar.root}: {avatar.frame_count} frames of {avatar.width}x{avatar.height}")
 

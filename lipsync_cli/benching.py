@@ -82,12 +82,7 @@ def _run(name: str, show: Callable[[str], None]) -> Benchmarked:
 
 def as_rows(results: Sequence[Benchmarked]) -> list[tuple[str, ...]]:
     """benchmark, figure, measured, ratio, goal, reached."""
-    rows: list[tuple[str, ...]] = []
-    for result in results:
-        rows += [(result.name, *_row(figure)) for figure in result.figures]
-        if result.error:
-            rows.append((result.name, "failed", result.error, "", "", ""))
-    return rows
+    return [(result.name, *_row(figure)) for result in results for figure in result.figures]
 
 
 def write_json(path: Path, results: Sequence[Benchmarked]) -> None:

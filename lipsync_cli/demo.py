@@ -87,6 +87,6 @@ def _avatar(models_root: Path) -> tuple[Avatar, float | None]:
         return AvatarCatalog(models_root).get(AVATAR_ID), None
     except AvatarNotFound:
         started = time.perf_counter()
-        with progress_bar("steps") as report:
+        with progress_bar("frames") as report:
             avatar = build_demo(models_root, AVATAR_ID, progress=report)
         return avatar, time.perf_counter() - started

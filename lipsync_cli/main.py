@@ -106,7 +106,10 @@ def bench_command(
     table(("benchmark", "figure", ">measured", ">ratio", ">goal", "reached"), as_rows(results))
     if json_file is not None:
         write_json(json_file, results)
-    if any(result.error for result in results):
+    failed = [result for result in results if result.error]
+    for result in failed:
+        complain(f"error: {result.name} failed: {result.error}")
+    if failed:
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -34,9 +34,10 @@ def serve_command(name: str, overrides: Sequence[str]) -> list[str]:
 class ServiceProcess:
     """A service as a child process; use it as a context manager. `log` is the file that receives what it writes to stderr."""
 
-    def __init__(self, name: str, command: Sequence[str], *, log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], *, log: Path, stop_timeout_s: float = STOP_TIMEOUT_S) -> None:
         self.name = name
         self._log = log
+        self._stop_timeout_s = stop_timeout_s
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 command,
@@ -52,7 +53,7 @@ class ServiceProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._process.terminate()
         try:
-            self._process.wait(STOP_TIMEOUT_S)
+            self._process.wait(self._stop_timeout_s)
         except subprocess.TimeoutExpired:
             pass
         finally:
@@ -61,6 +62,11 @@ class ServiceProcess:
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
                     pipe.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the child."""
+        return self._process.pid
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> str:
         """Waits for the line `ready <name> <host>:<port> ...` and returns its host:port. Raises CliError with the log's end."""
@@ -78,7 +84,7 @@ class ServiceProcess:
             selector.register(stdout, selectors.EVENT_READ)
             while b"\n" not in output:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise CliError(f"the {self.name} service was not ready within {timeout_s:.0f} s{self._log_end()}")
+                    raise CliError(f"the {self.name} service was not ready within {timeout_s:g} s{self._log_end()}")
                 received = os.read(stdout.fileno(), 4096)
                 if not received:
                     raise CliError(f"the {self.name} service ended while it started{self._log_end()}")

@@ -15,6 +15,9 @@ Report = Callable[[str, int, int], None]
 """Told of progress: what is being done, how much is done, of how much."""
 
 
+PIPED_WIDTH = 200
+
+
 class RateColumn(ProgressColumn):
     """Units a second."""
 
@@ -57,4 +60,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str |
         drawn.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*map(Text, row))
-    Console().print(drawn)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, PIPED_WIDTH)  # a file has no edge to fold lines at
+    console.print(drawn)

@@ -98,9 +98,9 @@ class Hanging:
         if request.start_frame_idx == 0:
             return self.answer(request)
         gone = threading.Event()
-        context.add_callback(gone.set)
+        over = not context.add_callback(gone.set)
         self.arrived.release()
-        if gone.wait(WAIT_S):
+        if over or gone.wait(WAIT_S):
             self.dropped.release()
         return self.answer(request)
 

@@ -1,0 +1,140 @@
+"""`lipsync render` against a real gRPC server: the film, the strip, exit codes, and nothing left behind when it fails."""
+
+from __future__ import annotations
+
+import signal
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from lipsync_cli.strip import draw_strip, strip_frames
+
+FRAMES = 63  # 2.5 s
+
+
+def leftovers(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name != "speech.wav")
+
+
+def test_film_and_strip(run, film_service, speech, tmp_path):
+    film_service.flashes = {40}
+    film, strip = tmp_path / "new" / "film.mp4", tmp_path / "film.png"
+    result = run(
+        "render", "--avatar", "demo", "--audio", speech, "--out", film, "--server", film_service.target, "--strip", strip
+    )
+    assert result.exit_code == 0, result.output
+    with av.open(str(film)) as container:
+        brightness = [frame.to_ndarray(format="gray").mean() for frame in container.decode(video=0)]
+    with av.open(str(film)) as container:
+        sound = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)[0]
+    assert len(brightness) == FRAMES
+    assert [k for k, value in enumerate(brightness) if value > 128] == [40]
+    assert np.flatnonzero(np.abs(sound) > 0.3)[0] / 16000 == pytest.approx(40 / 25, abs=0.001)
+    assert cv2.imread(str(strip)) is not None
+    assert leftovers(tmp_path) == ["film.png", "new"]
+    assert leftovers(film.parent) == ["film.mp4"]
+    for words in ("first frame", "total", "frames/s", "inference", "composite", "audio", "63 frames"):
+        assert words in result.stdout
+
+
+def test_every_frame_is_asked_for_once_at_16_khz(run, film_service, tmp_path, wav):
+    recording = wav(tmp_path / "a.wav", np.zeros((2, 44_100 * 4), np.int16), 44_100)
+    result = run(
+        "render",
+        *(
+            "--avatar",
+            "demo",
+            "--audio",
+            recording,
+            "--out",
+            tmp_path / "a.mp4",
+            "--server",
+            film_service.target,
+            "--quality",
+            61,
+        ),
+    )
+    assert result.exit_code == 0, result.output
+    requests = sorted(film_service.requests, key=lambda request: request.start_frame_idx)
+    assert [request.start_frame_idx for request in requests] == [0, 24, 48, 72, 96]
+    assert sum(request.batch_size for request in requests) == 100
+    assert {(request.sample_rate, request.jpeg_quality, request.model_id) for request in requests} == {(16_000, 61, "demo")}
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "words"),
+    [
+        ({"--avatar": "none"}, 1, "NOT_FOUND: no avatar has the id 'none'"),
+        ({"--audio": "absent.wav"}, 1, "absent.wav: No such file or directory"),
+        ({"--server": "127.0.0.1:1"}, 1, "127.0.0.1:1 answered UNAVAILABLE"),
+        ({"--out": "film.avi"}, 2, "does not end in .mp4"),
+        ({"--strip": "film.jpg"}, 2, "does not end in .png"),
+        ({"--quality": "best"}, 2, "expected 1 to 100, low, medium or high"),
+        ({"--quality": "0"}, 2, "expected 1 to 100, low, medium or high"),
+    ],
+    ids=str,
+)
+def test_errors_are_one_sentence_and_leave_nothing(run, film_service, speech, tmp_path, changed, code, words):
+    options = {"--avatar": "demo", "--audio": speech, "--out": tmp_path / "film.mp4", "--server": film_service.target} | changed
+    result = run("render", *[part for pair in options.items() for part in pair])
+    assert result.exit_code == code
+    assert words in " ".join(result.stderr.replace("│", " ").split())
+    assert "Traceback" not in result.output
+    assert leftovers(tmp_path) == []
+
+
+def test_a_failure_in_the_middle_leaves_the_old_film(run, film_service, speech, tmp_path):
+    film_service.breaks_at = 50
+    film = tmp_path / "film.mp4"
+    film.write_bytes(b"the old one")
+    result = run("render", "--avatar", "demo", "--audio", speech, "--out", film, "--server", film_service.target)
+    assert result.exit_code == 1
+    assert "FAILED_PRECONDITION: frame 50 is missing" in result.stderr
+    assert film.read_bytes() == b"the old one"
+    assert leftovers(tmp_path) == ["film.mp4"]
+
+
+def test_debug_shows_where(start, speech):
+    """Wherever the option stands."""
+    for arguments in [("--debug", "render"), ("render", "--debug")]:
+        process = start(*arguments, "--avatar", "x", "--audio", "absent.wav", "--out", "film.mp4")
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "Traceback" in errors
+        assert "CliError: absent.wav: No such file or directory" in errors
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_interrupted(start, film_service, speech, tmp_path, sent, code):
+    film_service.hangs = True
+    process = start("render", "--avatar", "demo", "--audio", speech, "--out", "film.mp4", "--server", film_service.target)
+    assert film_service.reached.wait(60)
+    process.send_signal(sent)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in output + errors
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("frame_count", [1, 2, 5, 12, 13, 63, 1000])
+def test_the_strip_shows_different_frames_over_the_whole_clip(frame_count):
+    shown = strip_frames(frame_count)
+    assert len(set(shown)) == len(shown) == min(frame_count, 12)
+    assert shown == sorted(shown)
+    assert 0 <= shown[0] <= frame_count / 12
+    assert frame_count - 1 - frame_count / 12 <= shown[-1] <= frame_count - 1
+
+
+def test_the_strip_shows_the_face_and_the_sound():
+    picture = np.zeros((100, 200, 3), np.uint8)
+    picture[20:60, 50:130] = (0, 200, 0)
+    speech = np.zeros(16_000, np.float32)
+    speech[8000:] = 1
+    tiles = [(0.1, picture), (0.9, picture)]
+    strip = draw_strip(tiles, speech, face=(50, 20, 130, 60))
+    green = (strip == (0, 200, 0)).all(axis=2)
+    assert green.sum() == pytest.approx(2 * 320 * 160, rel=0.02), "both tiles show the face alone, 320 wide"
+    columns = np.flatnonzero((strip == (200, 150, 90)).all(axis=2).sum(axis=0) > 20)
+    assert columns.min() > strip.shape[1] / 2, "only the second moment has sound around it"
