@@ -86,6 +86,13 @@ class LimitsSection(Section):
     """Sound in one request."""
 
 
+def _usable_cores() -> int:
+    """Those that this process may use, where the system can tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class WorkersSection(Section):
     """The threads that paste and encode."""
 
@@ -95,7 +102,7 @@ class WorkersSection(Section):
     @property
     def thread_count(self) -> int:
         """The number of threads to start."""
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or _usable_cores()
 
 
 class CompositingSettings(ServiceSettings):

@@ -76,9 +76,10 @@ def _channel_options(max_message_bytes: int) -> list[tuple[str, int | str]]:
         ("grpc.http2.ping_timeout_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        # Back within a second or two of the service's return; gRPC's own default is two minutes.
+        # Back within half a second of the service's return, which the retries of one request can wait for; gRPC's own default is
+        # two minutes.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.max_reconnect_backoff_ms", 500),
         ("grpc.min_reconnect_backoff_ms", 2_000),  # also the longest a connection attempt may take
         ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         ("grpc.use_local_subchannel_pool", 1),
