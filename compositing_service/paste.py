@@ -26,7 +26,7 @@ Mouth = NDArray[np.uint8]  # [320, 320, 3] BGR; may be read-only
 # Of the 328 crop: the margin of 4, which is background in any case, and 8 pixels of skin, most of which the network was shown
 # unmasked. A narrower ramp leaves a step, a wider one mixes two jaws.
 _FEATHER_CROP_PIXELS = 12
-_OPAQUE = 256
+_OPAQUE = np.uint16(256)
 _MOUTH_IN_CROP = Rect(MARGIN, MARGIN, CROP_SIZE - MARGIN, CROP_SIZE - MARGIN)
 
 
@@ -90,11 +90,11 @@ def paste_mouth(pixels: Picture, place: Place, mouth: Mouth, *, crop: Picture) -
         inner(crop)[...] = mouth
         mouth = crop
     bands = _bands(rect.width, rect.height, place.border) if place.border != _HARD else ()
-    backgrounds = [np.multiply(target[band.where], band.background, dtype=np.uint16) for band in bands]
+    backgrounds = [np.multiply(target[band.where], _OPAQUE - band.weights, dtype=np.uint16) for band in bands]
     cv2.resize(mouth, (rect.width, rect.height), dst=target, interpolation=cv2.INTER_CUBIC)
     for band, background in zip(bands, backgrounds, strict=True):
         part = target[band.where]
-        mixed = np.multiply(part, band.mouth, dtype=np.uint16)
+        mixed = np.multiply(part, band.weights, dtype=np.uint16)
         mixed += background
         mixed += 128  # 256 * 255 + 128 still fits
         mixed >>= 8
@@ -102,14 +102,14 @@ def paste_mouth(pixels: Picture, place: Place, mouth: Mouth, *, crop: Picture) -
 
 
 class _Band(NamedTuple):
-    """A part of the rectangle that is mixed: the weights of mouth and background, uint16 [rows, columns, 3], sum 256."""
+    """A part of the rectangle that is mixed, and the mouth's share of 256 there, [rows, columns, 3]."""
 
     where: tuple[slice, slice]
-    mouth: NDArray[np.uint16]
-    background: NDArray[np.uint16]
+    weights: NDArray[np.uint16]
 
 
-@lru_cache(maxsize=256)
+# An avatar has some twenty sizes of rectangle, each some 30 KB of weights.
+@lru_cache(maxsize=64)
 def _bands(width: int, height: int, border: Border) -> tuple[_Band, ...]:
     """The four sides of the border, corners with the upper and lower one; one band where the sides leave nothing between them."""
     weights = np.minimum(_ramp(width, border.left, border.right)[None, :], _ramp(height, border.top, border.bottom)[:, None])
@@ -124,12 +124,8 @@ def _bands(width: int, height: int, border: Border) -> tuple[_Band, ...]:
             (middle, slice(0, border.left)),
             (middle, slice(width - border.right, width)),
         ]
-    bands = []
-    for where in parts:
-        mouth = np.repeat(weights[where][..., None], 3, axis=2)
-        if mouth.size:
-            bands.append(_Band(where, mouth, (_OPAQUE - mouth).astype(np.uint16)))
-    return tuple(bands)
+    bands = [_Band(where, np.repeat(weights[where][..., None], 3, axis=2)) for where in parts]
+    return tuple(band for band in bands if band.weights.size)
 
 
 def _ramp(length: int, first: int, last: int) -> NDArray[np.uint16]:

@@ -365,6 +365,42 @@ async def test_statistics_of_an_avatar(make_store, clock):
     assert (store_stats.hits, store_stats.misses, store_stats.loaded_avatars) == (2, 1, 1)
 
 
+async def test_many_callers_at_once_get_the_right_frames_whatever_is_evicted(make_store, mouths):
+    calm = make_store()
+    expected = {}
+    for avatar_id in ("anna", "bert", "cleo"):
+        async with calm.acquire(avatar_id) as composer:
+            expected[avatar_id] = [composer.composite(index, mouths[0], quality=75) for index in range(4)]
+    everything = calm.stats().memory_bytes
+    store = make_store(max_avatars=2, max_bytes=everything // 3, frames_per_avatar=3)
+    refused = 0
+
+    async def caller(number):
+        nonlocal refused
+        for step in range(12):
+            avatar_id = ("anna", "bert", "cleo")[(number * 7 + step * 5) % 3]
+            index = (number + step) % 4
+            if (number + step) % 11 == 0:
+                await store.unload(avatar_id)
+            try:
+                if (number + step) % 13 == 0:
+                    await store.load(avatar_id, force_reload=True)
+                async with store.acquire(avatar_id) as composer:
+                    frame = await asyncio.to_thread(composer.composite, index, mouths[0], quality=75)
+            except ResourceExhausted:
+                refused += 1
+            else:
+                assert frame == expected[avatar_id][index]
+            assert store.stats().memory_bytes <= everything // 3
+
+    await asyncio.gather(*(caller(number) for number in range(10)))
+    assert refused < 120
+    for avatar_id in loaded_ids(store):
+        assert avatar_stats(store, avatar_id).in_use == 0
+        await store.unload(avatar_id)
+    assert store.stats().memory_bytes == 0
+
+
 async def test_avatars_share_no_data(make_store, make_avatar, root):
     """Two avatars of the same files give the same pictures from bytes of their own."""
     shutil.copytree(root / "anna", root / "dora")

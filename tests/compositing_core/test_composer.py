@@ -104,6 +104,30 @@ def test_threads_get_the_same_bytes_as_one(make_avatar, make_composer, mouths, t
     assert results == [expected[number] for number in order]
 
 
+@pytest.fixture
+def opencv_threads():
+    before = cv2.getNumThreads()
+    yield cv2.setNumThreads
+    cv2.setNumThreads(before)
+
+
+def test_the_bytes_do_not_depend_on_opencvs_own_threads(make_avatar, make_composer, mouths, tmp_path, opencv_threads):
+    avatar = make_avatar(tmp_path, size=(640, 480), rects=[Rect(100, 100, 500, 460)])
+    frames = set()
+    for threads in (1, 4):
+        opencv_threads(threads)
+        frames.add(make_composer(avatar).composite(0, mouths[0], quality=75))
+    assert len(frames) == 1
+
+
+def test_a_frame_of_full_size_keeps_little_besides_its_jpeg(make_avatar, make_composer, tmp_path):
+    """523 of them, with JPEGs of some 65 KB, are to fit in 120 MB; the pixels of a picture alone are 2.7 MB."""
+    avatar = make_avatar(tmp_path, size=(1280, 720), rects=[Rect(549, 300, 731, 482)])
+    composer = make_composer(avatar)
+    jpeg = composer.idle(0, quality=75)
+    assert 523 * (composer.memory_bytes() - len(jpeg) + 65_000) < 85e6
+
+
 def counting_reads(avatar):
     """The avatar as a stand-in that counts its reads, each held until `go_on`."""
 
