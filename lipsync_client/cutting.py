@@ -19,6 +19,8 @@ from lipsync_client.sound import FRAME_RATE, SERVER_SAMPLE_RATE_HZ
 LEAD_IN_FRAMES = 10
 LOOK_AHEAD_FRAMES = 12
 RESAMPLER_FRAMES = 2
+# The first requests are smaller, each twice the one before, so that the first frame does not wait for a whole batch.
+FIRST_BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def sample_of_frame(frame: int, sample_rate: int) -> int:
 
 
 def cut(sample_count: int, *, sample_rate: int = SERVER_SAMPLE_RATE_HZ, batch_size: int = 24) -> Iterator[Cut]:
-    """Batches that cover every frame of the sound exactly once, in order; the last one may be smaller.
+    """Batches of at most `batch_size` that cover every frame of the sound exactly once, in order.
 
     Raises ValueError unless `sample_rate` and `batch_size` are positive.
     """
@@ -62,8 +64,11 @@ def cut(sample_count: int, *, sample_rate: int = SERVER_SAMPLE_RATE_HZ, batch_si
 def _cuts(sample_count: int, sample_rate: int, batch_size: int) -> Iterator[Cut]:
     margin = 0 if sample_rate == SERVER_SAMPLE_RATE_HZ else RESAMPLER_FRAMES
     total = frame_count(sample_count, sample_rate)
-    for first in range(0, total, batch_size):
-        count = min(batch_size, total - first)
+    first = 0
+    for size in _sizes(batch_size):
+        if first == total:
+            return
+        count = min(size, total - first)
         lead_in = min(first, LEAD_IN_FRAMES + margin)
         end = first + count - 1 + LOOK_AHEAD_FRAMES + margin
         yield Cut(
@@ -73,3 +78,11 @@ def _cuts(sample_count: int, sample_rate: int, batch_size: int) -> Iterator[Cut]
             first_sample=sample_of_frame(first - lead_in, sample_rate),
             end_sample=min(sample_of_frame(end, sample_rate), sample_count),
         )
+        first += count
+
+
+def _sizes(most: int) -> Iterator[int]:
+    size = min(FIRST_BATCH, most)
+    while True:
+        yield size
+        size = min(2 * size, most)

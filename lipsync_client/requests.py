@@ -48,7 +48,7 @@ class ClipOptions(FrameOptions, total=False):
     """What may be said of a whole sound."""
 
     batch_size: int
-    """Frames in a request; 24 when left out. Fewer give the first frame sooner."""
+    """The most frames in a request; 24 when left out. The first requests have fewer, so that the first frame comes soon."""
 
 
 def composite_request(

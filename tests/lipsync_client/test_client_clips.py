@@ -38,9 +38,9 @@ class Gate:
 
 def test_a_clip_comes_back_whole(face, service):
     batches = face(service.target, lambda client: client.batches("demo", CLIP[:-1], batch_size=24, start_frame=100))
-    assert [(batch.start_frame, len(batch.frames)) for batch in batches] == [(100, 24), (124, 24), (148, 12)]
+    assert [(batch.start_frame, len(batch.frames)) for batch in batches] == [(100, 4), (104, 8), (112, 16), (128, 24), (152, 8)]
     assert len({metadata["x-session-id"] for metadata in service.metadata}) == 1
-    assert len({metadata["x-request-id"] for metadata in service.metadata}) == 3
+    assert len({metadata["x-request-id"] for metadata in service.metadata}) == 5
 
 
 def test_frames_are_the_pictures_of_the_batches(face, service):
@@ -53,27 +53,27 @@ def test_no_sound_gives_no_frames(face, service):
     assert service.requests == []
 
 
-@pytest.mark.parametrize("in_flight", [1, 3, 4])
+@pytest.mark.parametrize("in_flight", [1, 3, 5])
 def test_as_many_requests_under_way_as_asked_for(face, service, in_flight):
     """Replies wait for `in_flight` requests, so fewer would hang; more than that never arrive together."""
     gate = Gate(service, in_flight)
-    service.script.extend([gate] * 12)
-    frames = face(service.target, lambda client: client.frames("demo", CLIP, batch_size=5, in_flight=in_flight))
+    service.script.extend([gate] * 15)
+    frames = face(service.target, lambda client: client.frames("demo", CLIP, batch_size=4, in_flight=in_flight))
     assert frames == [str(position).encode() for position in range(60)]
     assert gate.most == in_flight
 
 
 def test_order_is_kept_when_replies_overtake_each_other(face, service):
-    second_done = threading.Event()
+    later_done = threading.Event()
 
     def overtaken(request, context):
         if request.start_frame_idx == 0:
-            assert second_done.wait(WAIT_S)
+            assert later_done.wait(WAIT_S)
         else:
-            second_done.set()
+            later_done.set()
         return service.answer(request)
 
-    service.script.extend([overtaken] * 2)
+    service.script.extend([overtaken] * 4)
     frames = face(service.target, lambda client: client.frames("demo", CLIP, batch_size=30))
     assert frames == [str(position).encode() for position in range(60)]
 
@@ -82,7 +82,7 @@ def test_an_error_ends_the_clip(face, service):
     service.script.append(service.answer)
     service.fail(grpc.StatusCode.FAILED_PRECONDITION, "frame 3 is missing")
     with pytest.raises(LipsyncError, match="frame 3 is missing"):
-        face(service.target, lambda client: client.frames("demo", CLIP, batch_size=20, in_flight=1))
+        face(service.target, lambda client: client.frames("demo", CLIP, batch_size=30, in_flight=1))
     assert len(service.requests) == 2
 
 
@@ -108,9 +108,9 @@ class Hanging:
 @pytest.mark.parametrize("method", ["batches", "frames"])
 def test_leaving_early_cancels_what_is_under_way(service, method):
     hanging = Hanging(service)
-    service.script.extend([hanging] * 4)
+    service.script.extend([hanging] * 20)
     with Client(service.target) as client:
-        results = getattr(client, method)("demo", CLIP, batch_size=10, in_flight=4)
+        results = getattr(client, method)("demo", CLIP, batch_size=4, in_flight=4)
         next(results)
         assert all(hanging.arrived.acquire(timeout=WAIT_S) for _ in range(3))
         results.close()
@@ -120,9 +120,9 @@ def test_leaving_early_cancels_what_is_under_way(service, method):
 @pytest.mark.parametrize("method", ["batches", "frames"])
 async def test_leaving_early_cancels_what_is_under_way_on_asyncio(service, method):
     hanging = Hanging(service)
-    service.script.extend([hanging] * 4)
+    service.script.extend([hanging] * 20)
     async with AsyncClient(service.target) as client:
-        async with aclosing(getattr(client, method)("demo", CLIP, batch_size=10, in_flight=4)) as results:
+        async with aclosing(getattr(client, method)("demo", CLIP, batch_size=4, in_flight=4)) as results:
             await anext(results)
             for _ in range(3):
                 assert await asyncio.to_thread(hanging.arrived.acquire, timeout=WAIT_S)

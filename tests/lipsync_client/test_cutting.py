@@ -38,6 +38,14 @@ def test_each_frame_exactly_once_in_order(sample_count, batch_size):
 
 
 @given(sample_counts, batch_sizes)
+def test_no_batch_is_larger_than_asked_for_and_the_first_is_small(sample_count, batch_size):
+    sizes = [piece.frame_count for piece in cut(sample_count, batch_size=batch_size)]
+    assert all(1 <= size <= batch_size for size in sizes)
+    assert max(sizes[:1], default=0) <= 4
+    assert all(size == batch_size for size in sizes[5:-1]), "and all but the last are soon as large as asked for"
+
+
+@given(sample_counts, batch_sizes)
 def test_each_frame_has_all_the_sound_it_reads(sample_count, batch_size):
     """Samples outside the clip are silence wherever they are not sent; samples of the clip must be sent, at their own place."""
     for piece in cut(sample_count, batch_size=batch_size):
@@ -101,7 +109,7 @@ def test_int16_and_bytes_are_cut_by_their_own_sample_size():
     counting = np.arange(640 * 30)
     for sound, dtype in [(counting.astype(np.int16), "<i2"), (counting.astype("<f4").tobytes(), "<f4")]:
         *_, last = clip_requests("demo", sound, batch_size=20)
-        assert np.frombuffer(last.raw_audio, dtype).tolist() == list(range(640 * 10, 640 * 30))
+        assert np.frombuffer(last.raw_audio, dtype).tolist() == list(range(640 * 18, 640 * 30)), "from 10 frames before frame 28"
 
 
 def test_the_incomplete_last_sample_of_bytes_reaches_the_server():
