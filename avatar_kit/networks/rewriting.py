@@ -10,6 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from avatar_kit.networks.pruning import needed_nodes
+
 Array: TypeAlias = NDArray[Any]
 
 _LARGE = 64  # constants with more numbers than this say nothing about shapes
@@ -101,12 +103,7 @@ class Rewriting:
         )
 
     def _drop_unread(self) -> None:
-        needed, kept = set(self._outputs), []
-        for node in reversed(self._nodes):
-            if needed.intersection(node.output):
-                needed.update(node.input)
-                kept.append(node)
-        self._nodes = kept[::-1]
+        self._nodes = needed_nodes(self._nodes, self._outputs)
         self._index()
 
     def _index(self) -> None:
