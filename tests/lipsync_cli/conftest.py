@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import wave
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,13 +86,16 @@ def run() -> Callable[..., object]:
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts `lipsync ...` as a process of its own in an empty folder; kills what a test leaves running."""
     started = []
-    environment = os.environ | {"PYTHONPATH": str(TREE), "PYTHONUNBUFFERED": "1"}
 
-    def begin(*arguments: object, command: Sequence[str] = (sys.executable, "-m", "lipsync_cli")) -> subprocess.Popen[str]:
+    def begin(
+        *arguments: object,
+        command: Sequence[str] = (sys.executable, "-m", "lipsync_cli"),
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [*command, *map(str, arguments)],
             cwd=tmp_path,
-            env=environment,
+            env={**os.environ, "PYTHONPATH": str(TREE), **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
