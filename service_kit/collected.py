@@ -14,8 +14,12 @@ from service_kit.sources import ENVIRONMENT_PREFIX, LEVEL_SEPARATOR, Given
 
 Path = tuple[str, ...]
 
+MAX_SHOWN_CHARS = 100
+
+# Does not walk through all of what a YAML file can make of aliases.
 _shown = reprlib.Repr()
-_shown.maxstring = _shown.maxother = 80
+_shown.maxlevel = 3
+_shown.maxstring = _shown.maxother = MAX_SHOWN_CHARS
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,8 @@ def shown(value: object, leaf: Leaf | None) -> str:
     """A given value for a message: short, and never a secret."""
     if leaf is not None and leaf.secret:
         return "a hidden value"
-    return json.dumps(value) if value is None or isinstance(value, bool) else _shown.repr(value)
+    text = json.dumps(value) if value is None or isinstance(value, bool) else _shown.repr(value)
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
 
 
 class Collected:
@@ -95,8 +100,7 @@ class Collected:
                     )
                 self._add_below(node.fields[name], (*path, name), keys, value, source)
             case _:
-                if not self._is_meaningless((*path, key, *keys)) and not self._all_meaningless((*path, key, *keys), value):
-                    self._add_unknown((*path, key, *keys), source)
+                self._add_unknown((*path, key, *keys), value, source)
 
     def _add_value(self, leaf: Leaf, path: Path, value: Any, source: str) -> None:
         if leaf.is_number and isinstance(value, bool):
@@ -107,21 +111,20 @@ class Collected:
     def _is_meaningless(self, path: Path) -> bool:
         """Whether `path` has no meaning for us, which is then noted for one warning."""
         for pattern in self._meaningless:
-            if len(pattern) == len(path) and all(part in {"*", given} for part, given in zip(pattern, path, strict=True)):
+            if len(pattern) == len(path) and _begins(pattern, path):
                 given_so_far = self._without_effect.setdefault(pattern, [])
                 if _dotted(path) not in given_so_far:
                     given_so_far.append(_dotted(path))
                 return True
         return False
 
-    def _all_meaningless(self, path: Path, value: Any) -> bool:
-        """Whether an unknown section holds nothing but keys that have no meaning for us."""
-        if not isinstance(value, Mapping) or not value:
-            return False
-        noted = [self._is_meaningless((*path, str(key))) for key in value]  # all of them, not up to the first that has meaning
-        return all(noted)
-
-    def _add_unknown(self, path: Path, source: str) -> None:
+    def _add_unknown(self, path: Path, value: Any, source: str) -> None:
+        if self._is_meaningless(path):
+            return
+        if isinstance(value, Mapping) and any(_begins(pattern, path) for pattern in self._meaningless):
+            for key, member in value.items():
+                self._add_unknown((*path, str(key)), member, source)
+            return
         nearest = _nearest(path, self._schema)
         hint = ""
         if nearest:
@@ -139,6 +142,11 @@ class Collected:
         for name in path[:-1]:
             node = _member(node, name)
         return node.input_names[path[-1]] if isinstance(node, Group) else path[-1]
+
+
+def _begins(pattern: Path, path: Path) -> bool:
+    """Whether `path` is the pattern, or a section that the pattern lies in."""
+    return len(path) <= len(pattern) and all(part in {"*", given} for part, given in zip(pattern, path, strict=False))
 
 
 def _without_effect(paths: list[str], reason: str) -> str:

@@ -7,7 +7,7 @@ no dates, no 7 for 007, no 3661 for 1:01:01), keys are always text, and a key gi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,8 @@ def parse_yaml(text: str) -> Any:
         loader = _Loader(text)
         value = loader.get_single_data()
     except yaml.MarkedYAMLError as error:
+        if loader is not None and loader.problems:
+            raise SourceError("; ".join(loader.problems)) from None
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise SourceError(f"{line}not YAML: {error.problem or error.context}") from None
     except RecursionError:
@@ -115,8 +117,7 @@ def from_environment(environ: Mapping[str, str], schema: Group) -> Iterator[Give
     for name, text in sorted(environ.items()):
         if not name.startswith(ENVIRONMENT_PREFIX) or not text or _is_service_link(name, text):
             continue
-        parts = name.removeprefix(ENVIRONMENT_PREFIX).split(LEVEL_SEPARATOR)
-        yield _given(parts, text, LEVEL_SEPARATOR, schema, f"environment variable {name}")
+        yield _given(name.removeprefix(ENVIRONMENT_PREFIX), text, LEVEL_SEPARATOR, schema, f"environment variable {name[:100]}")
 
 
 def from_override(override: str, schema: Group) -> Given:
@@ -125,15 +126,15 @@ def from_override(override: str, schema: Group) -> Given:
     key = key.strip()
     if not equals or not key:
         raise SourceError(f"--set {override[:100]}: write it as --set section.key=value")
-    return _given(key.split("."), text, ".", schema, f"--set {key[:100]}")
+    return _given(key, text, ".", schema, f"--set {key[:100]}")
 
 
 def _is_service_link(name: str, text: str) -> bool:
     return _SERVICE_LINK.fullmatch(name) is not None or (name.endswith("_PORT") and _SERVICE_LINK_VALUE.match(text) is not None)
 
 
-def _given(parts: Sequence[str], text: str, separator: str, schema: Group, source: str) -> Given:
-    keys, node = _resolve(schema, parts, separator, has_tree=_is_tree(text))
+def _given(path: str, text: str, separator: str, schema: Group, source: str) -> Given:
+    keys, node = _resolve(schema, path, separator, has_tree=_is_tree(text))
     return Given(keys, _value(text, node), source)
 
 
@@ -155,33 +156,39 @@ def _is_tree(text: str) -> bool:
         return False
 
 
-def _resolve(node: Node, parts: Sequence[str], separator: str, *, has_tree: bool) -> tuple[tuple[str, ...], Node | None]:
-    """The path that `parts` mean, and what stands there; None when no key is known there."""
-    if not parts:
+def _resolve(node: Node, path: str, separator: str, *, has_tree: bool) -> tuple[tuple[str, ...], Node | None]:
+    """The keys that `path` means, and what stands there; None when no key is known there."""
+    if not path:
         return (), node
     match node:
         case Group():
-            # Only environment variables are written in capitals, and no key has any.
-            name = node.names.get(parts[0] if separator == "." else parts[0].lower())
+            head, _, tail = path.partition(separator)
+            name = node.names.get(_key(head, separator))
             if name is None:
-                return tuple(part if separator == "." else part.lower() for part in parts), None
-            below, found = _resolve(node.fields[name], parts[1:], separator, has_tree=has_tree)
+                return tuple(_key(part, separator) for part in path.split(separator)), None
+            below, found = _resolve(node.fields[name], tail, separator, has_tree=has_tree)
             return (name, *below), found
         case Entries():
-            return _resolve_entry(node, parts, separator, has_tree=has_tree)
+            return _resolve_entry(node, path, separator, has_tree=has_tree)
         case Leaf():
-            return tuple(parts), None
+            return tuple(path.split(separator)), None
 
 
-def _resolve_entry(
-    entries: Entries, parts: Sequence[str], separator: str, *, has_tree: bool
-) -> tuple[tuple[str, ...], Node | None]:
+def _resolve_entry(entries: Entries, path: str, separator: str, *, has_tree: bool) -> tuple[tuple[str, ...], Node | None]:
     """The id of an entry may hold the separator: it is what is left when the shortest tail that is a key is taken off."""
-    for start in range(len(parts) - 1, 0, -1):
-        below, found = _resolve(entries.value, parts[start:], separator, has_tree=has_tree)
+    end = path.rfind(separator)
+    while end > 0:
+        below, found = _resolve(entries.value, path[end + len(separator) :], separator, has_tree=has_tree)
         if isinstance(found, Leaf) or (has_tree and found is not None):
-            return (separator.join(parts[:start]), *below), found
-    if has_tree or isinstance(entries.value, Leaf) or len(parts) == 1:
-        return (separator.join(parts),), entries.value
-    key = parts[-1] if separator == "." else parts[-1].lower()
-    return (separator.join(parts[:-1]), key), None
+            return (path[:end], *below), found
+        # One character further left, not one separator: an id may end with what separators are made of.
+        end = path.rfind(separator, 0, end + len(separator) - 1)
+    name, _, key = path.rpartition(separator)
+    if has_tree or isinstance(entries.value, Leaf) or not name:
+        return (path,), entries.value
+    return (name, _key(key, separator)), None
+
+
+def _key(part: str, separator: str) -> str:
+    """Environment variables are written in capitals, and no key has any."""
+    return part.lower() if separator == LEVEL_SEPARATOR else part

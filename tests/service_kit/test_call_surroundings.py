@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import logging
 import zlib
@@ -24,6 +25,11 @@ async def tell_context(request: bytes, context: Any) -> bytes:
         asyncio.to_thread(lambda: (request_context.outgoing_metadata(), request_context.sampled.get()))
     )
     return repr(told).encode()
+
+
+def told_by(reply: bytes) -> Any:
+    """What `tell_context` saw: outgoing metadata and whether sampled."""
+    return ast.literal_eval(reply.decode())
 
 
 def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -49,7 +55,7 @@ async def test_a_callers_ids_are_taken_over_and_handed_on(start: Any) -> None:
 async def test_an_id_that_is_not_sane_is_replaced(start: Any, given: str) -> None:
     channel = await start(Rpc=tell_context)
     call = channel.unary_unary("/test.Test/Rpc")(b"", metadata=(("x-request-id", given), ("x-session-id", given)))
-    [(key, made)], _ = eval(await call)
+    [(key, made)], _ = told_by(await call)
     assert key == "x-request-id"
     assert made != given
     assert request_context.sane_id(made)
@@ -61,7 +67,7 @@ async def test_calls_do_not_see_each_others_ids(start: Any) -> None:
     rpc = channel.unary_unary("/test.Test/Rpc")
     ids = [f"id-{number}" for number in range(50)]
     told = await asyncio.gather(*(rpc(b"", metadata=(("x-request-id", each),)) for each in ids))
-    assert [eval(each)[0] for each in told] == [(("x-request-id", each),) for each in ids]
+    assert [told_by(each)[0] for each in told] == [(("x-request-id", each),) for each in ids]
 
 
 async def test_a_stream_tells_the_id_that_we_made_up_with_its_first_message(start: Any) -> None:
@@ -83,7 +89,7 @@ async def test_one_request_of_so_many_is_sampled_by_its_id(start: Any, rate: int
     channel = await start(Rpc=tell_context, sample_rate=rate)
     rpc = channel.unary_unary("/test.Test/Rpc")
     ids = [f"id-{number}" for number in range(60)]
-    sampled = [eval(await rpc(b"", metadata=(("x-request-id", each),)))[1] for each in ids]
+    sampled = [told_by(await rpc(b"", metadata=(("x-request-id", each),)))[1] for each in ids]
     assert sampled == [zlib.crc32(each.encode()) % rate == 0 for each in ids]
     assert sum(sampled) == pytest.approx(60 / rate, abs=6)
 
