@@ -38,7 +38,13 @@ def _window(layer: Layer) -> None:
 def _shelf(layer: Layer) -> None:
     layer.fill(_box(890, 250, 1340, 268), "#a9806a", alpha=0.75, blur=8)
     layer.fill(_box(890, 268, 1340, 300), "#9a7767", alpha=0.3, blur=14)
-    for x, width, height, colour in ((930, 34, 118, "#3f8a86"), (968, 26, 98, "#e2a05a"), (998, 30, 128, "#c96f5c"), (1032, 24, 106, "#f0d9b5"), (1060, 32, 120, "#56727f")):
+    for x, width, height, colour in (
+        (930, 34, 118, "#3f8a86"),
+        (968, 26, 98, "#e2a05a"),
+        (998, 30, 128, "#c96f5c"),
+        (1032, 24, 106, "#f0d9b5"),
+        (1060, 32, 120, "#56727f"),
+    ):
         layer.fill(_box(x, 250 - height, x + width, 250), colour, alpha=0.72, blur=8)
     layer.fill(ellipse((1180, 200), (46, 50)), "#f4e3cf", alpha=0.9, blur=9)
     layer.fill(ellipse((1165, 185), (20, 22)), "#fffaf2", alpha=0.7, blur=9)
@@ -51,10 +57,22 @@ def _plant(layer: Layer) -> None:
         bend = (1130 + 0.55 * length * np.cos(turn + 0.18), 640 + 0.55 * length * np.sin(turn + 0.18))
         colour = ("#6f9c78", "#5a8a6b", "#86ae84", "#4f7d63")[i % 4]
         layer.fill(taper([(1130, 640), bend, tip], (6, 62, 50, 2)), colour, alpha=0.72, blur=9)
-    layer.fill(path([(1060, 620), (1200, 620)], [(1200, 620), (1182, 760)], [(1182, 760), (1078, 760)], [(1078, 760), (1060, 620)]), "#c98a68", alpha=0.85, blur=9)
+    layer.fill(
+        path([(1060, 620), (1200, 620)], [(1200, 620), (1182, 760)], [(1182, 760), (1078, 760)], [(1078, 760), (1060, 620)]),
+        "#c98a68",
+        alpha=0.85,
+        blur=9,
+    )
     layer.fill(_box(1066, 620, 1110, 760), "#e0a883", alpha=0.6, blur=12)
 
 
 def _lights(layer: Layer) -> None:
-    for x, y, radius, alpha in ((420, 120, 34, 0.20), (480, 210, 20, 0.16), (372, 300, 26, 0.16), (860, 110, 30, 0.16), (820, 200, 18, 0.14), (450, 420, 16, 0.12)):
+    for x, y, radius, alpha in (
+        (420, 120, 34, 0.20),
+        (480, 210, 20, 0.16),
+        (372, 300, 26, 0.16),
+        (860, 110, 30, 0.16),
+        (820, 200, 18, 0.14),
+        (450, 420, 16, 0.12),
+    ):
         layer.fill(ellipse((x, y), (radius, radius)), "#fffdf6", alpha=alpha, blur=1.6)

@@ -14,7 +14,12 @@ _NECK = path(
     [(-120, 240), (-60, 330), (60, 330), (120, 240)],
     [(120, 240), (72, 214), (50, 190), (46, 150), (46, 100)],
 )
-_TOP = path([(-96, 236), (-62, 262), (0, 292), (62, 262), (96, 236)], [(96, 236), (110, 470)], [(110, 470), (-110, 470)], [(-110, 470), (-96, 236)])
+_TOP = path(
+    [(-96, 236), (-62, 262), (0, 292), (62, 262), (96, 236)],
+    [(96, 236), (110, 470)],
+    [(110, 470), (-110, 470)],
+    [(-110, 470), (-96, 236)],
+)
 _JACKET = path(
     [(-78, 216), (-128, 236), (-182, 254), (-222, 288), (-240, 350), (-252, 470)],
     [(-252, 470), (-10, 470)],
@@ -35,12 +40,18 @@ def draw_body(layer: Layer) -> None:
     _blouse(layer)
     for side in (-1, 1):
         _jacket(layer, side)
-    
+
 
 def _neck(layer: Layer) -> None:
     skin = layer.mask(_NECK)
     layer.fill(_NECK, Linear((-60, 120), (70, 250), ((0, SKIN), (0.5, SKIN_MID), (1, SKIN_SHADE))))
-    layer.fill(path([(20, 120), (30, 180), (60, 214), (130, 250)], [(130, 250), (130, 120), (20, 120)]), SKIN_SHADE, alpha=0.55, blur=9, inside=skin)
+    layer.fill(
+        path([(20, 120), (30, 180), (60, 214), (130, 250)], [(130, 250), (130, 120), (20, 120)]),
+        SKIN_SHADE,
+        alpha=0.55,
+        blur=9,
+        inside=skin,
+    )
     layer.fill(ellipse((6, 150), (74, 46)), SKIN_DEEP, alpha=0.72, blur=10, inside=skin)
     for side in (-1, 1):
         tendon = taper([(side * 40, 176), (side * 26, 214), (side * 9, 240)], (1, 5, 4))
@@ -79,15 +90,26 @@ def _jacket(layer: Layer, side: int) -> None:
     arm = taper([(side * 176, 300), (side * 170, 360), (side * 172, 470)], (2, 9, 12))
     layer.fill(arm, TEAL_DEEP, alpha=0.75, blur=5, inside=cloth)
     layer.fill(arm + (side * 16, 0), TEAL_LIGHT, alpha=0.35, blur=8, inside=cloth)
-    for knots, alpha in (([(150, 262), (176, 286), (180, 320)], 0.45), ([(120, 300), (150, 330), (168, 380)], 0.3), ([(205, 300), (222, 350), (226, 420)], 0.4)):
+    for knots, alpha in (
+        ([(150, 262), (176, 286), (180, 320)], 0.45),
+        ([(120, 300), (150, 330), (168, 380)], 0.3),
+        ([(205, 300), (222, 350), (226, 420)], 0.4),
+    ):
         layer.fill(taper([(side * x, y) for x, y in knots], (1, 7, 2)), TEAL_DEEP, alpha=alpha, blur=4, inside=cloth)
     shoulder = taper([(side * 96, 226), (side * 150, 246), (side * 205, 274)], (2, 7, 3))
     layer.fill(shoulder, "#5fc0b6", alpha=0.5 if side < 0 else 0.22, blur=4, inside=cloth)
     lapel = _LAPEL * flip
     layer.fill(lapel + (side * 5, 5), TEAL_DEEP, alpha=0.7, blur=4, inside=cloth)
-    layer.fill(lapel, Linear((side * 110, 220), (side * 30, 440), (((0, "#37a59d"), (1, TEAL)) if side < 0 else ((0, "#23827f"), (1, TEAL_DARK)))))
+    layer.fill(
+        lapel,
+        Linear(
+            (side * 110, 220), (side * 30, 440), (((0, "#37a59d"), (1, TEAL)) if side < 0 else ((0, "#23827f"), (1, TEAL_DARK)))
+        ),
+    )
     edge = spline([(side * x, y) for x, y in ((80, 262), (62, 318), (36, 392), (12, 466))], closed=False)
-    layer.fill(taper([(float(x), float(y)) for x, y in edge[::6]], (1.4, 1.4)), "#6fd0c4", alpha=0.55, blur=0.5, inside=layer.mask(lapel))
+    layer.fill(
+        taper([(float(x), float(y)) for x, y in edge[::6]], (1.4, 1.4)), "#6fd0c4", alpha=0.55, blur=0.5, inside=layer.mask(lapel)
+    )
 
 
 SKIN_TONES = (SKIN, SKIN_MID)

@@ -67,7 +67,9 @@ def _brow(layer: Layer, side: int) -> None:
     upper = [(21, -31), (24, -34.5), (40, -39.2), (57, -40.2), (75, -31)]
     lower = [(75, -31), (58, -35.2), (41, -33), (24, -28), (21, -31)]
     shape = path(upper, lower) * (side, 1)
-    layer.fill(shape, Linear((side * 18, 0), (side * 76, 0), ((0, "#8a5b45"), (0.35, "#5f3b2d"), (1, BROW))), alpha=0.85, blur=1.1)
+    layer.fill(
+        shape, Linear((side * 18, 0), (side * 76, 0), ((0, "#8a5b45"), (0.35, "#5f3b2d"), (1, BROW))), alpha=0.85, blur=1.1
+    )
     for i in range(12):
         t = i / 11
         x, y = 23 + 46 * t, -28.5 - 7.5 * np.sin(np.pi * t * 0.66) + 4.5 * max(0.0, t - 0.7)
@@ -89,7 +91,10 @@ def _ear(layer: Layer, side: int) -> None:
     )
     layer.fill(ellipse((side * 97, 16), (5, 9)), SKIN_DEEP, alpha=0.55, blur=2.5, inside=inside)
     layer.fill(ellipse((side * 101, 47), (4.2, 4.2)), SKIN_DEEP, alpha=0.4, blur=1.5)
-    layer.fill(ellipse((side * 101, 45.5), (3.8, 3.8)), Radial((side * 101 - 1.4, 44), (5.5, 5.5), ((0, "#fff6d6"), (0.5, "#e3b34f"), (1, "#a8742a"))))
+    layer.fill(
+        ellipse((side * 101, 45.5), (3.8, 3.8)),
+        Radial((side * 101 - 1.4, 44), (5.5, 5.5), ((0, "#fff6d6"), (0.5, "#e3b34f"), (1, "#a8742a"))),
+    )
 
 
 def lower_face() -> Points:

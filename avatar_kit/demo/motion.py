@@ -38,7 +38,10 @@ def posture(frame: int) -> Posture:
     aside, down = _glance(frame)
     # The eyes keep to the camera while the head turns.
     return Posture(
-        shift=(_wave(frame, (1, 3.4, 0.1), (2, 1.1, 1.4), (3, 0.5, 2.0)), _wave(frame, (1, 0.8, 1.0), (2, 1.5, 0.2), (3, 0.5, 2.6))),
+        shift=(
+            _wave(frame, (1, 3.4, 0.1), (2, 1.1, 1.4), (3, 0.5, 2.0)),
+            _wave(frame, (1, 0.8, 1.0), (2, 1.5, 0.2), (3, 0.5, 2.6)),
+        ),
         roll=np.deg2rad(_wave(frame, (1, 0.75, 0.5), (2, 0.3, 2.4))),
         yaw=yaw,
         pitch=pitch,

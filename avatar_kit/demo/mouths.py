@@ -61,10 +61,18 @@ def _shape(p: Pose) -> _Shape:
     half_width = 63.0 + 8.0 * p.spread - 22.0 * p.rounded - 6.0 * p.opened * (1 - p.spread) + 2.0 * p.pressed
     drop = 12.0 * p.opened
     hole_up = 0.7 + drop + 7.5 * p.opened * (1 - 0.35 * p.rounded) + 4.5 * p.clenched + 7.5 * p.bitten + 2.0 * p.spread * p.opened
-    hole_down = 0.7 + 34.0 * p.opened * (1 - 0.15 * p.rounded) * (1 - 0.25 * p.spread) + 3.0 * p.rounded + 7.0 * p.clenched + 0.6 * p.bitten
+    hole_up = hole_up + 3.5 * p.rounded
+    hole_down = (
+        0.7
+        + 34.0 * p.opened * (1 - 0.15 * p.rounded) * (1 - 0.25 * p.spread)
+        + 4.5 * p.rounded
+        + 4.0 * p.tongue
+        + 7.0 * p.clenched
+        + 0.6 * p.bitten
+    )
     return _Shape(
         half_width=half_width,
-        hole_half_width=half_width - 5.0 - 3.0 * p.opened - 7.0 * p.rounded - 10.0 * p.bitten - 3.0 * p.clenched,
+        hole_half_width=half_width - 5.0 - 3.0 * p.opened - 13.0 * p.rounded - 10.0 * p.bitten - 3.0 * p.clenched,
         drop=drop,
         hole_up=hole_up,
         hole_down=hole_down,
@@ -97,7 +105,8 @@ def paint_mouth(skin: Value, x: Value, y: Value, pose: Pose) -> Value:
     is_lower = (down / 3.0).sigmoid()
     picture = _shade_skin(skin, u, down, top, below, arch, pose)
     picture = _over(picture, _lip_colour(u, in_upper, in_lower, hole, is_lower, pose), lips)
-    return _over(picture, _inner_mouth(x, down, hole, s, pose), _inside(-hole) * ends)
+    parted = ((s.hole_up + s.hole_down - 1.4) / 2.5).clip()
+    return _over(picture, _inner_mouth(x, down, hole, s, pose), _inside(-hole) * ends * parted)
 
 
 def _inside(distance: Value) -> Value:
@@ -149,10 +158,16 @@ def _lip_colour(u: Value, in_upper: Value, in_lower: Value, hole: Value, is_lowe
     lo = in_lower.at_least(0.0)
     v_upper = up / (up + to_hole + 0.5)
     v_lower = lo / (lo + to_hole + 0.5)
-    upper = _over(_over_constant("#c9696a", v_upper, "#a94a52"), _bgr("#e59a92"), 0.5 * _bump(v_upper - 0.18, 0.2) * _bump(u.abs() - 0.25, 0.3))
-    lower = _over(_over_constant("#c05f62", v_lower, "#c96669"), _bgr("#f3b3a9"), 0.72 * _bump(v_lower - 0.48, 0.2) * _bump(u + 0.12, 0.42))
+    upper = _over(
+        _over_constant("#c9696a", v_upper, "#a94a52"),
+        _bgr("#e59a92"),
+        0.5 * _bump(v_upper - 0.18, 0.2) * _bump(u.abs() - 0.25, 0.3),
+    )
+    lower = _over(
+        _over_constant("#c05f62", v_lower, "#c96669"), _bgr("#f3b3a9"), 0.72 * _bump(v_lower - 0.48, 0.2) * _bump(u + 0.12, 0.42)
+    )
     colour = upper + (lower - upper) * is_lower
-    crease = (-(to_hole / 2.6)).exp() * (0.5 + 0.25 * p.pressed)
+    crease = (-(to_hole / 2.4)).exp() * (0.5 + 0.28 * (1 - p.opened) * (1 - p.opened))
     return _over(colour, _bgr("#6b2530"), crease)
 
 
@@ -166,21 +181,25 @@ def _inner_mouth(x: Value, down: Value, hole: Value, s: _Shape, p: Pose) -> Valu
     colour = _over_constant("#2b0d13", depth, "#5d1d25")
     colour = _over(colour, *_tongue(x, down, s, p))
     side = x / 58.0
-    upper_edge = 6.5 - s.drop - 6.0 * side * side - 8.0 * p.rounded - 4.5 * p.clenched
+    upper_edge = 6.5 - s.drop - 6.0 * side * side - 8.0 * p.rounded - 4.5 * p.clenched - 2.0 * p.tongue
     gap = 1.0 + 2.0 * side * side
-    lower_edge = (s.hole_down - 2.0 + 4.0 * (1 - p.clenched) * (1 - p.spread) - 4.5 * p.spread) * (1 - p.clenched) + p.clenched * (upper_edge + gap)
+    lower_edge = (s.hole_down - 2.0 + 4.0 * (1 - p.clenched) * (1 - p.spread) - 4.5 * p.spread) * (
+        1 - p.clenched
+    ) + p.clenched * (upper_edge + gap)
     dim = (1.0 - 0.55 * side * side).clip(0.25, 1.0)
     apart = ((s.hole_up + s.hole_down - 2.5) / 5.0).clip()
     lower_teeth = apart * _inside(down - lower_edge - 3.0 * side * side) * (0.75 * p.clenched + 0.6 * p.spread).clip()
     colour = _over(colour, _bgr("#d9cdc4") * dim, lower_teeth)
-    colour = _over(colour, _bgr("#f8f3ec") * dim * _tooth_gaps(x), _inside(upper_edge - down) * (1 - 0.6 * p.rounded) * apart)
+    colour = _over(
+        colour, _bgr("#f8f3ec") * dim * _tooth_gaps(x), _inside(upper_edge - down) * (1 - 1.1 * p.rounded).clip() * apart
+    )
     shadow = (hole / 4.5).exp() * 0.62 * (1 - 0.6 * (down / 6.0).sigmoid())
     return _over(colour, _bgr("#35121a"), shadow)
 
 
 def _tongue(x: Value, down: Value, s: _Shape, p: Pose) -> tuple[Value, Value]:
     """Its colour and coverage."""
-    crest = s.hole_down * (0.62 - 0.5 * p.tongue) - 1.0 + 0.0 * x
+    crest = s.hole_down * (0.62 - 0.6 * p.tongue) - 1.0 + 0.0 * x
     half_width = s.hole_half_width * (0.72 - 0.2 * p.tongue)
     along = x / half_width
     above = down - crest - 0.35 * s.hole_down * along * along
@@ -202,6 +221,8 @@ def resting_mouth(skin: NDArray[np.float32], centre: tuple[float, float], step: 
     y, x = np.indices((height, width), np.float32)
     at_rest = Pose(*(graph.constant(np.zeros((1, 1, 1, 1), np.float32)) for _ in range(POSE_SIZE)))
     below = graph.constant(skin.transpose(2, 0, 1)[None])
-    painted = paint_mouth(below, graph.constant((x[None, None] - centre[0]) * step), graph.constant((y[None, None] - centre[1]) * step), at_rest)
+    painted = paint_mouth(
+        below, graph.constant((x[None, None] - centre[0]) * step), graph.constant((y[None, None] - centre[1]) * step), at_rest
+    )
     model = graph.model("resting_mouth", {"mouth": (painted, [1, 3, height, width])})
     return np.asarray(ReferenceEvaluator(model).run(None, {})[0][0].transpose(1, 2, 0))

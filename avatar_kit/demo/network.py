@@ -19,17 +19,22 @@ from avatar_kit.demo.mouths import POSE_SIZE, Pose, paint_mouth
 Box = tuple[slice, slice]  # rows, columns of the 320 picture
 
 MOUTH_CENTRE = (159.5, 148.57)  # x, y of the resting mouth in the 320 picture when the head is straight
-SKIN_BOX: Box = (slice(104, 212), slice(48, 272))  # all that the resting mouth and its shadows touch, and the way back to bare skin
+SKIN_BOX: Box = (
+    slice(104, 212),
+    slice(48, 272),
+)  # all that the resting mouth and its shadows touch, and the way back to bare skin
 TRACKED_BOX: Box = (slice(116, 188), slice(84, 236))  # what the face's place is judged by
 TRACKED_POOL = 4
 
 _STAGE: Box = (slice(104, 316), slice(32, 288))  # all that ever changes
 _PAINTED: Box = (slice(104, 244), slice(64, 256))
-_JAW_DROP = 15.0  # pixels of the 320 picture at the chin, wide open
+_JAW_DROP = 13.0  # pixels of the 320 picture at the chin, wide open
 
 # Rows k-9 .. k+6 come in. Row j is heard at the middle of its window, 40 j + 89 ms, frame k is seen at 40 k + 20 ms: the sound of
 # the frame lies between rows k-2 and k-1, entries 7 and 8.
 _ROW_WEIGHTS = {6: 0.2, 7: 0.5, 8: 0.3}
+
+_SILENT = 0.05  # movements smaller than this are the encoder's doubt, not speech
 
 # Given back with every value: keeps truncation to whole grey levels from taking one away, and rounding from adding one.
 _HALF_WAY_DOWN = 0.25 / 255
@@ -76,13 +81,13 @@ def _pose(audio: Value) -> Pose:
     for entry, weight in _ROW_WEIGHTS.items():
         weights[0, entry] = weight
     rows = audio.reshape(0, 16, 512).part(2, 0, POSE_SIZE)
-    heard = audio.graph.node("MatMul", weights, rows).reshape(0, POSE_SIZE, 1, 1)
+    heard = (audio.graph.node("MatMul", weights, rows).reshape(0, POSE_SIZE, 1, 1) - _SILENT).at_least(0.0)
     opened, spread, rounded, pressed, bitten, clenched, tongue = (heard.part(1, i, i + 1) for i in range(POSE_SIZE))
-    pressed = ((pressed - 0.12) * 1.5).clip()
-    bitten = ((bitten - 0.15) * 1.6).clip() * (1 - pressed)
+    pressed = ((pressed - 0.17) * 2.3).clip()
+    bitten = ((bitten - 0.17) * 2.0).clip() * (1 - pressed)
     free = (1 - pressed) * (1 - 0.85 * bitten)
     return Pose(
-        opened=(opened * 1.15).clip() * free,
+        opened=(opened * 1.35).clip() * free,
         spread=(spread * 1.1).clip() * (1 - rounded.clip()),
         rounded=(rounded * 1.2).clip() * (1 - 0.7 * pressed),
         pressed=pressed,
@@ -155,7 +160,9 @@ def _lower_jaw(stage: Value, pose: Pose) -> Value:
     share = source - above
     shape = graph.node("Shape", stage)
     upper, lower = (
-        graph.node("GatherElements", stage, graph.node("Expand", graph.node("Cast", at, to=onnx.TensorProto.INT64), shape), axis=2)
+        graph.node(
+            "GatherElements", stage, graph.node("Expand", graph.node("Cast", at, to=onnx.TensorProto.INT64), shape), axis=2
+        )
         for at in (above, (above + 1.0).at_most(float(index.max())))
     )
     return upper + (lower - upper) * share

@@ -27,6 +27,7 @@ RECT_SIZE = 180
 RECT_UP = 84  # rows of the rectangle above the mouth: it begins below the eyes and ends below the chin
 
 _NECK_Y = 190.0  # of the drawing: what the head tilts about
+_EYES_WINDOW = (-84, -30, 168, 52)  # of the drawing: left, top, width, height
 _BODY_Y = 320.0  # from here down the body does not follow the head
 
 
@@ -51,30 +52,31 @@ class Scene:
         self._room = _opaque(_drawn(draw_background, 0, 0, WIDTH, HEIGHT))
         self._back = _drawn(back_hair, -170, -190, 340, 480)
         self._body = _drawn(draw_body, -280, 80, 560, 370)
+        self._front = _drawn(front_hair, -170, -200, 340, 500)
         self._bare_head = _drawn(draw_head, -170, -200, 340, 500)
         self._head = _with_mouth(self._bare_head)
-        self._front = _drawn(front_hair, -170, -200, 340, 500)
-        self._eyes = (-84, -30, 168, 52)
+        for head in (self._bare_head, self._head):
+            head.pixels = _over(head.pixels, self._front.pixels)
 
     def frame(self, posture: Posture, *, bare: bool = False) -> Picture:
         """[720, 1280, 3] BGR; `bare`: without a mouth, as no frame of the avatar is."""
         picture = self._room.copy()
-        _over(picture, *_shrunk(self._back, *_turned(self._back, posture, depth=-0.45)))
-        _over(picture, *_shrunk(self._body, *_bent(self._body, posture)))
-        head = self._finished_head(posture, self._bare_head if bare else self._head)
-        _over(picture, *_shrunk(head, *_turned(head, posture, depth=1.0)))
+        _put(picture, *_shrunk(self._back, *_turned(self._back, posture, depth=-0.45)))
+        _put(picture, *_shrunk(self._body, *_bent(self._body, posture)))
+        head = self._with_eyes(self._bare_head if bare else self._head, posture)
+        _put(picture, *_shrunk(head, *_turned(head, posture, depth=1.0)))
         return np.asarray((picture[..., ::-1].clip(0, 1) * 255 + 0.5), np.uint8)
 
-    def _finished_head(self, posture: Posture, drawn: Layer) -> Layer:
-        head = drawn.copy()
-        left, top, width, height = self._eyes
-        eyes = Layer(left, top, width, height)
+    def _with_eyes(self, head: Layer, posture: Posture) -> Layer:
+        """Eyes go between the face and the hair in front."""
+        eyes = Layer(*_EYES_WINDOW)
         draw_eyes(eyes, lid=posture.lid, gaze=posture.gaze)
-        row, column = int((top - head.top) * DENSITY), int((left - head.left) * DENSITY)
-        under = head.pixels[row : row + height * DENSITY, column : column + width * DENSITY]
-        under[...] = eyes.pixels + under * (1 - eyes.pixels[..., 3:])
-        head.pixels = self._front.pixels + head.pixels * (1 - self._front.pixels[..., 3:])
-        return head
+        row, column = int((eyes.top - head.top) * DENSITY), int((eyes.left - head.left) * DENSITY)
+        finished = head.copy()
+        window = slice(row, row + eyes.pixels.shape[0]), slice(column, column + eyes.pixels.shape[1])
+        for layer in (eyes.pixels, self._front.pixels[window]):
+            finished.pixels[window] = _over(finished.pixels[window], layer)
+        return finished
 
 
 def mouth_place(posture: Posture) -> Place:
@@ -120,11 +122,11 @@ def _relief(x: Grid, y: Grid, posture: Posture) -> tuple[Grid, Grid]:
 
 
 def _turned(layer: Layer, posture: Posture, *, depth: float) -> tuple[Grid, Grid]:
-    """For each pixel of the layer's window, moved with the head, the point of the drawing that lands there."""
+    """For each picture pixel of the layer's window, moved with the head, the point of the drawing that lands there."""
     x, y = _plane(layer)
-    x, y = x - np.float32(posture.shift[0]), y - np.float32(posture.shift[1] + _NECK_Y)
-    cos, sin = np.float32(np.cos(posture.roll)), np.float32(np.sin(posture.roll))
-    x, y = cos * x + sin * y, cos * y - sin * x + np.float32(_NECK_Y)
+    x, y = x - posture.shift[0], y - (posture.shift[1] + _NECK_Y)
+    cos, sin = np.cos(posture.roll), np.sin(posture.roll)
+    x, y = cos * x + sin * y, cos * y - sin * x + _NECK_Y
     dx, dy = _relief(x, y, posture)
     return x - depth * dx, y - depth * dy
 
@@ -137,29 +139,38 @@ def _bent(layer: Layer, posture: Posture) -> tuple[Grid, Grid]:
     aside = posture.shift[0] * (0.15 + 0.8 * follow) + (_NECK_Y - y) * posture.roll * -follow
     lift = -1.3 * posture.breath * np.clip((470 - y) / 150, 0, 1)
     swell = 1 + 0.002 * posture.breath * (1 - follow)
-    return (x - aside) / swell, y - (lift * (1 - 0.7 * follow) + posture.shift[1] * follow)
+    return (x - aside) / swell, y - (lift * (1 - 0.7 * follow) + posture.shift[1] * follow) + 0 * x
 
 
 def _plane(layer: Layer) -> tuple[Grid, Grid]:
+    """Centres of the picture's pixels in the layer's window: x as a row, y as a column."""
     height, width = layer.pixels.shape[:2]
-    x = layer.left + (np.arange(width, dtype=np.float32) + 0.5) / DENSITY
-    y = layer.top + (np.arange(height, dtype=np.float32) + 0.5) / DENSITY
-    return x[None, :] + np.zeros((height, 1), np.float32), y[:, None] + np.zeros((1, width), np.float32)
+    x = layer.left + np.arange(width // DENSITY, dtype=np.float32) + np.float32(0.5)
+    y = layer.top + np.arange(height // DENSITY, dtype=np.float32) + np.float32(0.5)
+    return x[None, :], y[:, None]
 
 
 def _shrunk(layer: Layer, x: Grid, y: Grid) -> tuple[NDArray[np.float32], int, int]:
     """The warped layer at the picture's density, and its place there. The layer's window must lie on whole pixels."""
-    column = ((x - layer.left) * DENSITY - 0.5).astype(np.float32)
-    row = ((y - layer.top) * DENSITY - 0.5).astype(np.float32)
+    height, width = layer.pixels.shape[:2]
+    # The bend is smooth: worked out at the picture's density, it serves the layer's as well.
+    column, row = (
+        cv2.resize(((place - corner) * DENSITY - 0.5).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+        for place, corner in ((x, layer.left), (y, layer.top))
+    )
     warped = cv2.remap(layer.pixels, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    height, width = warped.shape[:2]
     small = cv2.resize(warped, (width // DENSITY, height // DENSITY), interpolation=cv2.INTER_AREA)
     return np.asarray(small, np.float32), int(EYES[0] + layer.left), int(EYES[1] + layer.top)
 
 
-def _over(picture: NDArray[np.float32], layer: NDArray[np.float32], left: int, top: int) -> None:
+def _put(picture: NDArray[np.float32], layer: NDArray[np.float32], left: int, top: int) -> None:
     height = min(layer.shape[0], picture.shape[0] - top)
-    layer = layer[:height]
     part = picture[top : top + height, left : left + layer.shape[1]]
-    part *= 1 - layer[..., 3:]
-    part += layer[..., :3]
+    part[...] = _over(part, layer[:height])
+
+
+def _over(below: NDArray[np.float32], layer: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A premultiplied layer over pixels of 3 or 4 channels."""
+    channels = below.shape[-1]
+    clear = cv2.merge([1 - layer[..., 3]] * channels)
+    return np.asarray(cv2.multiply(below, clear) + layer[..., :channels], np.float32)
