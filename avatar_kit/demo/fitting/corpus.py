@@ -25,7 +25,7 @@ _VARIANTS = (
 )
 _LANGUAGES = ("en", "de", "es", "it", "pl")
 _FLITE_VOICES = ("slt", "rms", "awb", "kal16")
-_SUNG = 200
+_SUNG = 120
 _CONSONANTS = "p b m f v t d n s z sh th l r w k g h y".split()
 _VOWELS = "a ee oo oh ay i uh aw er ah eye".split()
 _SENTENCES = (

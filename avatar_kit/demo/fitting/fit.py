@@ -11,8 +11,8 @@ from avatar_kit.demo.encoder import COLUMNS, INPUT_SIZE, MELS, POOL, Listening, 
 from avatar_kit.demo.fitting.corpus import windows_and_movements
 from avatar_kit.demo.mouths import POSE_SIZE
 
-_HIDDEN = 64
-_EPOCHS = 16
+_HIDDEN = 80
+_EPOCHS = 20
 _BATCH = 512
 _RATE = 3e-3
 _DECAY = 2e-5
