@@ -80,4 +80,4 @@ def _noise(generator: np.random.Generator, width: int, height: int, channels: in
     raw = generator.standard_normal((*small, channels) if channels > 1 else small).astype(np.float32)
     smooth = cv2.GaussianBlur(raw, (0, 0), blur / step)
     smooth = np.asarray(cv2.resize(smooth, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-    return (smooth - smooth.mean()) / smooth.std()
+    return np.asarray((smooth - smooth.mean()) / smooth.std(), np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
 
@@ -12,6 +12,16 @@ def needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> lis
     needed, kept = set(outputs), []
     for node in reversed(nodes):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(tensors_read(node))
             kept.append(node)
     return kept[::-1]
+
+
+def tensors_read(node: onnx.NodeProto) -> Iterator[str]:
+    """Its inputs, and what the branches and bodies inside it read."""
+    yield from node.input
+    for attribute in node.attribute:
+        for body in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+            yield from (value.name for value in body.output)
+            for inner in body.node:
+                yield from tensors_read(inner)

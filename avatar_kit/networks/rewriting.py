@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from avatar_kit.networks.pruning import needed_nodes
+from avatar_kit.networks.pruning import needed_nodes, tensors_read
 
 Array: TypeAlias = NDArray[Any]
 
@@ -86,21 +86,20 @@ class Rewriting:
 
     def model(self) -> onnx.ModelProto:
         """A new model of the nodes as they are now, and of the constants that they read."""
-        read = {name for node in self._nodes for name in node.input} | self._outputs
-        constants = []
+        read = {name for node in self._nodes for name in tensors_read(node)} | self._outputs
+        weights = {tensor.name for tensor in self._model.graph.initializer}
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        graph = model.graph
+        for field in (graph.node, graph.initializer, graph.value_info, graph.input):
+            del field[:]
+        graph.node.extend(self._nodes)
+        graph.input.extend(value for value in self._model.graph.input if value.name in read or value.name not in weights)
         for name, tensor in self._constants.items():
             if name in read:
-                constants.append(onnx.TensorProto())
-                constants[-1].CopyFrom(tensor)
-                constants[-1].name = name
-        old = self._model.graph
-        graph = helper.make_graph(self._nodes, old.name, list(old.input), list(old.output), constants)
-        return helper.make_model(
-            graph,
-            opset_imports=list(self._model.opset_import),
-            ir_version=self._model.ir_version,
-            producer_name=self._model.producer_name,
-        )
+                graph.initializer.add().CopyFrom(tensor)
+                graph.initializer[-1].name = name
+        return model
 
     def _drop_unread(self) -> None:
         self._nodes = needed_nodes(self._nodes, self._outputs)
@@ -110,7 +109,7 @@ class Rewriting:
         self._makers = {output: node for node in self._nodes for output in node.output}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self._nodes:
-            for name in node.input:
+            for name in tensors_read(node):
                 self._readers.setdefault(name, []).append(node)
 
     def _name(self, kind: str) -> str:

@@ -1,0 +1,257 @@
+"""The CPU form of a network computes the same; it does so with less, and leaves alone what it does not know."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from avatar_kit.networks import cpu_form as module
+from avatar_kit.networks.batch import with_static_batch
+from avatar_kit.networks.cpu_form import cpu_form
+from avatar_kit.networks.layers import Kernel, Layers
+from avatar_kit.networks.random_weights import random_unet_weights
+from avatar_kit.networks.unet import unet_graph
+
+Array = NDArray[Any]
+
+
+@pytest.fixture(scope="module")
+def unet() -> onnx.ModelProto:
+    return unet_graph(random_unet_weights(3))
+
+
+def shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
+    values = onnx.shape_inference.infer_shapes(model).graph.value_info
+    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+
+
+def products(model: onnx.ModelProto) -> int:
+    """Multiplications in the convolutions of one item."""
+    sizes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    found = shapes(model)
+    return sum(
+        math.prod(sizes[node.input[1]]) * math.prod(found[node.output[0]][2:])
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    )
+
+
+def plainly(model: onnx.ModelProto, **inputs: Array) -> Array:
+    """What ONNX Runtime computes without any optimisation of its own."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return np.asarray(onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, inputs)[0])
+
+
+def test_it_multiplies_less_and_holds_less(unet: onnx.ModelProto) -> None:
+    form, fixed = cpu_form(unet), with_static_batch(unet, 1)
+
+    assert products(form) < 0.81 * products(fixed)
+    assert max(4 * math.prod(shape) for shape in shapes(fixed).values()) > 50e6
+    assert max(4 * math.prod(shape) for shape in shapes(form).values()) < 17e6
+    channels = {shape[1] for name, shape in shapes(form).items() if len(shape) == 4}
+    assert {count for count in channels if count % 16} == {3}
+    assert Counter(node.op_type for node in form.graph.node)["Concat"] == 1
+
+
+def test_the_given_model_stays_as_it_is(unet: onnx.ModelProto) -> None:
+    before = unet.SerializeToString(deterministic=True)
+
+    cpu_form(unet)
+
+    assert unet.SerializeToString(deterministic=True) == before
+
+
+def test_it_is_the_same_each_time(unet: onnx.ModelProto) -> None:
+    assert cpu_form(unet).SerializeToString(deterministic=True) == cpu_form(unet).SerializeToString(deterministic=True)
+
+
+def test_an_export_with_other_names_and_weights_in_nodes_is_recognised(
+    unet: onnx.ModelProto, run: Any, picture: Array, sound: Array
+) -> None:
+    foreign = with_static_batch(unet, 1)
+    graph = foreign.graph
+    constants = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in graph.initializer]
+    nodes = [*constants, *graph.node]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    renamed = {"input": "in.0", "audio": "in.1", "output": "out"}
+    for node in graph.node:
+        node.name = ""
+        for field in (node.input, node.output):
+            names = [renamed.get(name, f"/{name}" if name else "") for name in field]
+            del field[:]
+            field.extend(names)
+    for value in [*graph.input, *graph.output]:
+        value.name = renamed[value.name]
+
+    form = cpu_form(foreign)
+
+    assert products(form) == products(cpu_form(unet))
+    expected = run(unet, input=picture[:1], audio=sound[:1])
+    assert np.abs(run(form, **{"in.0": picture[:1], "in.1": sound[:1]}) - expected).max() < 1e-5
+
+
+def test_another_fixed_batch_stays(unet: onnx.ModelProto) -> None:
+    form = cpu_form(with_static_batch(unet, 3))
+
+    assert {value.type.tensor_type.shape.dim[0].dim_value for value in [*form.graph.input, *form.graph.output]} == {3}
+
+
+def test_weights_listed_as_inputs_are_no_inputs_afterwards() -> None:
+    model = upsampling_block()
+    model.graph.input.extend(
+        helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, tensor.dims) for tensor in model.graph.initializer
+    )
+    x = np.random.default_rng(0).standard_normal((1, 32, 6, 7)).astype(np.float32)
+
+    form = cpu_form(model)
+
+    assert np.allclose(plainly(form, x=x), plainly(model, x=x), atol=1e-5)
+
+
+def upsampling_block(**resize: Any) -> onnx.ModelProto:
+    """1x1(concat[x made twice as large, another branch]) with 32 channels of x."""
+    generator = np.random.default_rng(1)
+    net = Layers({})
+    attributes = {"mode": "linear", "coordinate_transformation_mode": "align_corners"} | resize
+    scales = net.constant("scales", np.array([1, 1, 2, 2], np.float32))
+    up = net.node("Resize", ["x", "", scales], "up", **attributes)
+    other = net.node("Resize", ["x", "", scales], "other", mode="nearest")
+    whole = net.concatenated([up, net.relu(other)], "both")
+    net.convolution(whole, "y", Kernel(generator.standard_normal((5, 64, 1, 1)), generator.standard_normal(5)))
+    return net.model("block", [("x", (32, 6, 7))], [("y", (5, 12, 14))])
+
+
+@pytest.mark.parametrize("mode", ["align_corners", "half_pixel", "asymmetric", "pytorch_half_pixel"])
+def test_interpolation_and_convolution_change_places(mode: str) -> None:
+    model = upsampling_block(coordinate_transformation_mode=mode)
+    x = np.random.default_rng(0).standard_normal((1, 32, 6, 7)).astype(np.float32)
+
+    form = cpu_form(model)
+
+    assert "Concat" not in {node.op_type for node in form.graph.node}
+    assert np.allclose(plainly(form, x=x), plainly(model, x=x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "resize", [{"mode": "cubic"}, {"coordinate_transformation_mode": "tf_half_pixel_for_nn"}], ids=["cubic", "another grid"]
+)
+def test_what_is_no_mean_of_pixels_stays_where_it_is(resize: dict[str, str]) -> None:
+    model = upsampling_block(**resize)
+
+    assert list(cpu_form(model).graph.node) == list(model.graph.node)
+
+
+def test_a_tensor_that_a_branch_inside_a_node_reads_is_kept() -> None:
+    net = Layers({})
+    generator = np.random.default_rng(2)
+    net.convolution("x", "wide", Kernel(generator.standard_normal((32, 16, 1, 1)), np.zeros(32)))
+    net.convolution("wide", "again", Kernel(generator.standard_normal((16, 32, 1, 1)), np.zeros(16)))
+    flag = net.constant("flag", np.array(1, np.float32))
+    condition = net.node("Cast", [flag], "condition", to=TensorProto.BOOL)
+
+    def branch(kind: str) -> onnx.GraphProto:
+        out = helper.make_tensor_value_info(f"{kind}_out", TensorProto.FLOAT, None)
+        return helper.make_graph([helper.make_node(kind, ["wide"], [f"{kind}_out"])], kind, [], [out])
+
+    chosen = net.node("If", [condition], "chosen", then_branch=branch("Abs"), else_branch=branch("Neg"))
+    mean = net.node("ReduceMean", [chosen], "mean", axes=[1], keepdims=1)
+    net.add(net.relu("again"), mean)
+    model = net.model("captured", [("x", (16, 4, 4))], [("again.relu.sum", (16, 4, 4))])
+    x = generator.standard_normal((1, 16, 4, 4)).astype(np.float32)
+
+    assert np.allclose(plainly(cpu_form(model), x=x), plainly(model, x=x), atol=1e-4)
+
+
+class Blocks:
+    """Random networks of the family's kinds of layer, small."""
+
+    def __init__(self, seed: int) -> None:
+        self.net = Layers({})
+        self.generator = np.random.default_rng(seed)
+        self.count = 0
+
+    def conv(self, x: str, inputs: int, outputs: int, *, depthwise: bool = False, stride: int = 1) -> str:
+        self.count += 1
+        shape = (outputs, 1, 3, 3) if depthwise else (outputs, inputs, 1, 1)
+        weight = self.generator.standard_normal(shape) / math.sqrt(math.prod(shape[1:]))
+        kernel = Kernel(weight, self.generator.standard_normal(outputs))
+        return self.net.convolution(
+            x, f"conv{self.count}", kernel, stride=(stride, stride), padding=int(depthwise), groups=outputs if depthwise else 1
+        )
+
+    def residual(self, x: str, inputs: int, middle: int, outputs: int, *, stride: int, adds: bool) -> str:
+        y = self.net.relu(self.conv(x, inputs, middle))
+        y = self.net.relu(self.conv(y, middle, middle, depthwise=True, stride=stride))
+        y = self.conv(y, middle, outputs)
+        return self.net.add(y, x) if adds else y
+
+
+widths = st.sampled_from([3, 6, 12, 16, 32, 48])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    stem=st.tuples(widths, widths),
+    low=st.tuples(widths, widths),
+    top=st.tuples(widths, widths),
+    adds=st.booleans(),
+    skip_first=st.booleans(),
+    slice_bytes=st.sampled_from([16, 4 * 16 * 64, 2**20]),
+)
+def test_random_networks_stay_the_same(
+    seed: int,
+    stem: tuple[int, int],
+    low: tuple[int, int],
+    top: tuple[int, int],
+    adds: bool,
+    skip_first: bool,
+    slice_bytes: int,
+) -> None:
+    blocks = Blocks(seed)
+    skip = blocks.residual("x", 6, stem[0], stem[1], stride=1, adds=False)
+    x = blocks.residual(skip, stem[1], low[0], low[1], stride=2, adds=False)
+    x = blocks.residual(x, low[1], low[0], low[1], stride=1, adds=adds)
+    up = blocks.net.doubled_size(x)
+    whole = blocks.net.concatenated([skip, up] if skip_first else [up, skip], "whole")
+    x = blocks.residual(whole, stem[1] + low[1], top[0], top[1], stride=1, adds=False)
+    x = blocks.residual(x, top[1], 2 * top[1], top[1], stride=1, adds=adds)
+    blocks.net.node("Sigmoid", [x], "y")
+    model = blocks.net.model("random", [("x", (6, 8, 8))], [("y", (top[1], 8, 8))])
+    picture = blocks.generator.random((1, 6, 8, 8)).astype(np.float32)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_MAX_MIDDLE_BYTES", slice_bytes)
+        patch.setattr(module, "_SLICE_BYTES", slice_bytes)
+        form = cpu_form(model)
+
+    onnx.checker.check_model(form, full_check=True)
+    assert np.abs(plainly(form, x=picture) - plainly(model, x=picture)).max() < 1e-5
+
+
+def test_a_network_of_another_family_passes_unchanged() -> None:
+    weight = numpy_helper.from_array(np.ones((8, 3, 3, 3), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])],
+        "foreign",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 9, 9])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8, 7, 7])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+    assert cpu_form(model).graph == model.graph
