@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import grpc.aio
@@ -15,15 +14,12 @@ from compositing_service.upstream_health import UpstreamHealth
 from service_kit import request_context
 from service_kit.deadline import within_deadline
 from service_kit.readiness import Readiness
+from service_kit.version import product_version
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceServicer
 
 # For callers that set no deadline: longer than reading and warming up any avatar in both services takes.
 LONGEST_CALL_S = 300.0
-try:
-    _VERSION = metadata.version("lipsync-serving")
-except metadata.PackageNotFoundError:  # run from a checkout that was not installed
-    _VERSION = "unknown"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -72,6 +68,6 @@ class CompositingServicer(CompositingServiceServicer):
             inference_server_healthy=await self.upstream.healthy(),
             loaded_models=figures.loaded_avatars,
             max_models=figures.max_avatars,
-            version=_VERSION,
+            version=product_version(),
             inference_server_url=self.inference_url,
         )

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import grpc.aio
@@ -29,6 +28,7 @@ from service_kit.deadline import within_deadline
 from service_kit.errors import InvalidRequest, NotFound, Violation
 from service_kit.logs import INFERENCE_TIMES, request_is_sampled
 from service_kit.readiness import Readiness
+from service_kit.version import product_version
 from shared_proto import inference_pb2 as pb
 from shared_proto.inference_pb2_grpc import InferenceServiceServicer
 
@@ -137,7 +137,7 @@ class InferenceServicer(InferenceServiceServicer):
             loaded_models=len(loaded),
             max_models=self.registry.max_models,
             gpu_count=len(gpus),
-            version=metadata.version("lipsync-serving"),
+            version=product_version(),
             gpus=[
                 pb.GPUInfo(
                     gpu_id=gpu.index,

@@ -68,7 +68,6 @@ def _session_options(device: Device, options: OnnxSection) -> Any:
     # Cores are shared with sound processing, gRPC and other avatars: a spinning pool would take them away.
     chosen.add_session_config_entry("session.intra_op.allow_spinning", "0")
     chosen.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    chosen.add_session_config_entry("session.set_denormal_as_zero", "1")
     if device.is_gpu:
         chosen.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return chosen

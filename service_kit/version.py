@@ -1,0 +1,15 @@
+"""Which version of the product runs."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+_DISTRIBUTION = "lipsync-serving"
+
+
+def product_version() -> str:
+    """The installed version; "unknown" in a checkout that was not installed."""
+    try:
+        return metadata.version(_DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "unknown"
