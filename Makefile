@@ -1,6 +1,56 @@
 PYTHON ?= python3
+# cpu or gpu: which ONNX Runtime the environment gets.
+EXTRA ?= cpu
 BIN := .venv/bin
+RUNTIME := .venv/.runtime-$(EXTRA)
+DEV := .venv/.dev
+PROTOS := shared_proto/inference.proto shared_proto/compositing.proto
+PACKAGES := avatar_kit compositing_service inference_service lipsync_cli lipsync_client service_kit shared_proto
 
-.PHONY: proto
-proto:
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_out=. --mypy_grpc_out=. shared_proto/inference.proto shared_proto/compositing.proto
+.PHONY: setup demo run test test-slow bench lint proto docs clean
+
+setup: $(RUNTIME)
+
+$(RUNTIME): pyproject.toml requirements/$(EXTRA).txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes -r requirements/$(EXTRA).txt
+	$(BIN)/pip install --quiet --no-deps -e .
+	touch $@
+
+$(DEV): $(RUNTIME) requirements/dev.txt
+	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.txt
+	touch $@
+
+# Sound in, a talking person out: out/demo.mp4 and out/demo.png.
+demo: $(RUNTIME)
+	$(BIN)/lipsync demo --models-root models --out-dir out
+
+# Both services on their default ports, until Ctrl-C.
+run: $(RUNTIME)
+	@test -d models/demo || $(BIN)/lipsync avatar demo --models-root models
+	@$(BIN)/lipsync serve inference & inference=$$!; $(BIN)/lipsync serve compositing & compositing=$$!; \
+	trap 'kill $$inference $$compositing 2>/dev/null' INT TERM; wait $$inference; kill $$compositing 2>/dev/null; wait $$compositing
+
+test: $(DEV)
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(DEV)
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+bench: $(DEV)
+	mkdir -p out
+	$(BIN)/lipsync bench --json out/bench.json
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES:%=-p %)
+
+# Code from the .proto files. A test fails when it is out of date.
+proto: $(DEV)
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
+
+clean:
+	rm -rf .venv out build *.egg-info
