@@ -81,6 +81,15 @@ def _decoded(container: InputContainer, stream: AudioStream) -> Iterator[NDArray
     """Planar float pieces at the stream's own rate."""
     layout = "mono" if stream.channels == 1 else "stereo"
     convert = av.AudioResampler(format="fltp", layout=layout, rate=stream.rate)
-    for frame in chain(container.decode(stream), [None]):
+    for frame in chain(_frames(container, stream), [None]):
         for piece in convert.resample(frame):
             yield piece.to_ndarray().astype(np.float32, copy=False)
+
+
+def _frames(container: InputContainer, stream: AudioStream) -> Iterator[av.AudioFrame]:
+    """Decoded frames; damaged ones are left out, as players do."""
+    for packet in container.demux(stream):
+        try:
+            yield from packet.decode()
+        except av.error.InvalidDataError:
+            continue

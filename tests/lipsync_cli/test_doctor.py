@@ -11,11 +11,6 @@ from lipsync_cli import doctor, machine
 from lipsync_cli.doctor import PORTS, State, examine
 
 
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch):
-    monkeypatch.setattr(machine, "gpus", list)
-
-
 def findings(models_root):
     return {finding.subject: finding for finding in examine(models_root)}
 

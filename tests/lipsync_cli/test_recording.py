@@ -140,6 +140,18 @@ def test_what_is_no_sound_is_refused_in_one_sentence(tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
+def test_damage_in_the_middle_does_not_lose_the_rest(tmp_path):
+    path = tmp_path / "a.mp3"
+    encode(path, "libmp3lame", 0.5 * tone(4, 44100)[None], 44100)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = bytes(range(256)) + bytes(144)
+    path.write_bytes(data)
+    recording = read_recording(path)
+    assert recording.seconds > 3.5
+    assert np.abs(recording.samples[0, -20_000:-5000]).max() > 0.4
+
+
 def test_a_file_that_was_cut_off_gives_what_is_there(tmp_path, wav):
     whole = wav(tmp_path / "whole.wav", np.ones((1, 32_000), np.int16), 16000).read_bytes()
     (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
