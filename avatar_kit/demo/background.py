@@ -18,7 +18,6 @@ def draw_background(layer: Layer) -> None:
     _shelf(layer)
     _plant(layer)
     layer.fill(ellipse((560, 300), (360, 320)), "#fff4e4", alpha=0.5, blur=90)
-    _lights(layer)
 
 
 def _box(x0: float, y0: float, x1: float, y1: float) -> NDArray[np.float64]:
@@ -64,15 +63,3 @@ def _plant(layer: Layer) -> None:
         blur=9,
     )
     layer.fill(_box(1066, 620, 1110, 760), "#e0a883", alpha=0.6, blur=12)
-
-
-def _lights(layer: Layer) -> None:
-    for x, y, radius, alpha in (
-        (420, 120, 34, 0.20),
-        (480, 210, 20, 0.16),
-        (372, 300, 26, 0.16),
-        (860, 110, 30, 0.16),
-        (820, 200, 18, 0.14),
-        (450, 420, 16, 0.12),
-    ):
-        layer.fill(ellipse((x, y), (radius, radius)), "#fffdf6", alpha=alpha, blur=1.6)

@@ -89,7 +89,8 @@ def _tracked(crop: Picture) -> NDArray[np.float32]:
     rows, columns = TRACKED_BOX
     green = crop[rows, columns, 1].astype(np.float32) / 255
     height, width = green.shape
-    return green.reshape(height // TRACKED_POOL, TRACKED_POOL, width // TRACKED_POOL, TRACKED_POOL).mean((1, 3)).ravel()
+    blocks = green.reshape(height // TRACKED_POOL, TRACKED_POOL, width // TRACKED_POOL, TRACKED_POOL)
+    return np.asarray(blocks.mean((1, 3)), np.float32).ravel()
 
 
 def _fit_tracker(frames: list[_Frame]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

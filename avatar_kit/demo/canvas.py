@@ -1,4 +1,4 @@
-"""A small vector painter: smooth closed shapes, gradients, soft shadows and tapered strokes, antialiased, on layers of premultiplied colour.
+"""A small vector painter: smooth shapes, gradients, soft shadows, tapered strokes; antialiased, on layers of premultiplied colour.
 
 Shapes are polygons in picture coordinates. A layer is a window of that plane at `DENSITY` pixels per picture pixel, so that it
 can be moved by fractions of a pixel later without losing its edges.
@@ -43,7 +43,8 @@ def spline(points: Sequence[tuple[float, float]], *, closed: bool = True, steps:
 
 def _gap(start: Points, end: Points) -> Points:
     """Parameter distance between knots: the square root of their distance is what makes the curve centripetal."""
-    return np.sqrt(np.hypot(*np.moveaxis(end - start, -1, 0)))[..., None].clip(1e-6)
+    away = end - start
+    return np.asarray(np.sqrt(np.hypot(away[..., 0], away[..., 1]))[..., None].clip(1e-6))
 
 
 def path(*pieces: Sequence[tuple[float, float]]) -> Points:
@@ -58,9 +59,9 @@ def ellipse(centre: tuple[float, float], radii: tuple[float, float], *, degrees:
     return np.stack([centre[0] + x * np.cos(turn) - y * np.sin(turn), centre[1] + x * np.sin(turn) + y * np.cos(turn)], 1)
 
 
-def mirrored(points: Points) -> Points:
-    """The same shape on the other side of x = 0."""
-    return points * np.array([-1.0, 1.0])
+def moved(shape: Points, dx: float, dy: float) -> Points:
+    """The same shape elsewhere."""
+    return np.asarray(shape + np.array([dx, dy]))
 
 
 def symmetric(half: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -79,7 +80,7 @@ def taper(points: Sequence[tuple[float, float]], widths: Sequence[float]) -> Poi
 
 def rgb(code: str) -> NDArray[np.float32]:
     """[3] of 0..1 from "#rrggbb"."""
-    return np.array([int(code[i : i + 2], 16) for i in (1, 3, 5)], np.float32) / 255
+    return np.array([int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +190,8 @@ def _rasterise(shapes: list[Points], offset: NDArray[np.int64], area: Sequence[i
         # OpenCV's integer coordinates are pixel centres.
         corners = np.round(((shape - offset) * _SUBSAMPLES - 0.5) * (1 << _SHIFT)).astype(np.int32)
         cv2.fillPoly(fine, [corners], 255, shift=_SHIFT)
-    return cv2.resize(fine, (int(area[0]), int(area[1])), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    averaged = cv2.resize(fine, (int(area[0]), int(area[1])), interpolation=cv2.INTER_AREA)
+    return np.asarray(averaged, np.float32) / np.float32(255)
 
 
 def _soften(covered: Coverage, sigma: float) -> Coverage:

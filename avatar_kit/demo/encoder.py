@@ -1,7 +1,8 @@
 """The demo's audio encoder: what the mouth does at the middle of a 200 ms window of the mel spectrogram.
 
-Band energies over time go through one small hidden layer. Its weights were fitted to synthetic speech, of which it is known which
-sound is spoken when: see `fitting`. The movements stand in the first numbers of a row, in the order of `mouths.Pose`; the rest is 0.
+Band energies over time go through one small hidden layer. Its weights were fitted to synthetic speech, of which it is known
+which sound is spoken when: see `fitting`. The movements stand in the first numbers of a row, in the order of `mouths.Pose`; the
+rest is 0.
 Silence gives zeros, as do the missing rows of the reference's edges, and zeros are the resting mouth.
 """
 
@@ -72,4 +73,5 @@ def _packed(weights: NDArray[np.float32]) -> dict[str, object]:
 
 
 def _unpacked(shape: list[int], scales: list[float], data: str) -> NDArray[np.float32]:
-    return (np.frombuffer(base64.b85decode(data), np.int8).reshape(shape) * np.array(scales)).astype(np.float32)
+    weights = np.frombuffer(base64.b85decode(data), np.int8).reshape(shape)
+    return np.asarray(weights * np.array(scales), np.float32)

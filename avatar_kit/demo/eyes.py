@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from avatar_kit.demo.canvas import Coverage, Layer, Linear, Points, Radial, ellipse, path, spline, taper
-from avatar_kit.demo.head import SKIN, SKIN_DEEP, SKIN_MID, SKIN_SHADE
 import numpy as np
+
+from avatar_kit.demo.canvas import Coverage, Layer, Linear, Points, Radial, ellipse, moved, path, taper
+from avatar_kit.demo.head import SKIN_DEEP
 
 LASH = "#2a1714"
 _CENTRE_X = 44.0
@@ -27,11 +28,11 @@ def _points(knots: Points, side: int) -> list[tuple[float, float]]:
 
 
 def _eye(layer: Layer, side: int, lid: float, gaze: tuple[float, float]) -> None:
-    upper = _OPEN * lid + _SHUT * (1 - lid) + (0, 0.35 * gaze[1]) * np.array(lid)
+    upper = moved(_OPEN * lid + _SHUT * (1 - lid), 0, 0.35 * gaze[1] * lid)
     ball = path(_points(_OPEN, side), _points(_LOWER[::-1], side))
     seen = path(_points(upper, side), _points(_LOWER[::-1], side))
     layer.fill(
-        path(_points(_CREASE, side), _points(_LOWER[::-1] + (0, 1.5), side)),
+        path(_points(_CREASE, side), _points(moved(_LOWER[::-1], 0, 1.5), side)),
         Linear((0, -18), (0, 12), ((0, "#dfa583"), (0.6, "#eebb99"), (1, "#eebb99"))),
         blur=1.2,
     )
@@ -40,10 +41,10 @@ def _eye(layer: Layer, side: int, lid: float, gaze: tuple[float, float]) -> None
     layer.fill(ellipse((side * 19, 5.5), (4, 4)), "#d98f86", alpha=0.75, blur=1.5, inside=inside)
     _iris(layer, (side * _CENTRE_X + gaze[0], -0.4 + gaze[1]), inside)
     # The upper lid's shadow on the ball.
-    layer.fill(taper(_points(upper + (0, 2.2), side), (2, 6, 7, 6, 2)), "#3a2320", alpha=0.42, blur=1.6, inside=inside)
-    layer.fill(taper(_points(_LOWER + (0, 0.6), side), (0.6, 1.1, 1.2, 1.6, 1.8)), SKIN_DEEP, alpha=0.62, blur=0.7)
+    layer.fill(taper(_points(moved(upper, 0, 2.2), side), (2, 6, 7, 6, 2)), "#3a2320", alpha=0.42, blur=1.6, inside=inside)
+    layer.fill(taper(_points(moved(_LOWER, 0, 0.6), side), (0.6, 1.1, 1.2, 1.6, 1.8)), SKIN_DEEP, alpha=0.62, blur=0.7)
     layer.fill(
-        taper(_points(_CREASE * (1, 1) + (0, 2.5 * (1 - lid)), side), (0.3, 1.6, 1.8, 1.4, 0.3)),
+        taper(_points(moved(_CREASE, 0, 2.5 * (1 - lid)), side), (0.3, 1.6, 1.8, 1.4, 0.3)),
         SKIN_DEEP,
         alpha=0.3 + 0.3 * lid,
         blur=0.8,
@@ -76,6 +77,3 @@ def _lashes(layer: Layer, side: int, upper: Points, lid: float) -> None:
             LASH,
             alpha=0.9,
         )
-
-
-__all__ = ["SKIN", "SKIN_MID", "SKIN_SHADE", "draw_eyes", "spline"]

@@ -19,7 +19,7 @@ Operand: TypeAlias = "Value | float | NDArray[Any]"
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor of the graph under construction; `+ - * /` with another, a number or an array add a node (numpy's broadcasting)."""
+    """A tensor of the graph under construction; `+ - * /` with another, a number or an array add a node."""
 
     graph: Graph
     name: str

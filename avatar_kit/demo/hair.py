@@ -34,7 +34,7 @@ def comb(layer: Layer, lock: Lock, *, paint: Paint, strands: int, shines: Sequen
     """Fill a lock and comb it. `shines`: where light lies along it, 0 root .. 1 tip, and how far it reaches."""
     inside = layer.mask(lock.shape())
     layer.fill(lock.shape(), paint)
-    chance = Random(seed)  # its `random()` gives the same numbers everywhere
+    chance = Random(seed)  # noqa: S311 - strands are no secret, and this gives the same ones everywhere
     for i in range(strands):
         across, width = chance.random(), 1.0 + 6.0 * chance.random() ** 2
         span = (0.3 * chance.random(), 1 - 0.35 * chance.random())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from avatar_kit.demo.canvas import Coverage, Layer, Linear, Points, Radial, ellipse, mirrored, path, spline, symmetric, taper
+from avatar_kit.demo.canvas import Coverage, Layer, Linear, Radial, ellipse, moved, path, spline, symmetric, taper
 from avatar_kit.demo.hair import DEEP, FRINGE, LEFT_SWEEP, RIGHT_SWEEP
 
 SKIN_LIGHT, SKIN, SKIN_MID, SKIN_SHADE, SKIN_DEEP = "#fbdcc2", "#f3c7a6", "#e6ae8a", "#cf8c6b", "#a9664c"
@@ -31,12 +31,12 @@ def draw_head(layer: Layer) -> None:
 
 def _shade_face(layer: Layer, face: Coverage) -> None:
     layer.fill(ellipse((-30, 20), (62, 88)), SKIN_LIGHT, alpha=0.35, blur=24, inside=face)
-    edge = face * (1 - layer.mask(FACE + (-16, -5), blur=11))
+    edge = face * (1 - layer.mask(moved(FACE, -16, -5), blur=11))
     layer.fill(FACE, SKIN_SHADE, alpha=0.75, inside=edge)
-    rim = face * (1 - layer.mask(FACE + (9, -4), blur=7))
+    rim = face * (1 - layer.mask(moved(FACE, 9, -4), blur=7))
     layer.fill(FACE, SKIN_SHADE, alpha=0.35, inside=rim)
     for hair in (FRINGE, RIGHT_SWEEP, LEFT_SWEEP):
-        layer.fill(hair.shape() + (-3, 9), "#b5694a", alpha=0.42, blur=6, inside=face)
+        layer.fill(moved(hair.shape(), -3, 9), "#b5694a", alpha=0.42, blur=6, inside=face)
     for side in (-1, 1):
         layer.fill(ellipse((side * 58, 54), (27, 20)), BLUSH, alpha=0.34, blur=11, inside=face)
         layer.fill(ellipse((side * 42, -9), (31, 16)), "#c98266", alpha=0.34, blur=7, inside=face)
@@ -95,11 +95,3 @@ def _ear(layer: Layer, side: int) -> None:
         ellipse((side * 101, 45.5), (3.8, 3.8)),
         Radial((side * 101 - 1.4, 44), (5.5, 5.5), ((0, "#fff6d6"), (0.5, "#e3b34f"), (1, "#a8742a"))),
     )
-
-
-def lower_face() -> Points:
-    """The face's outline, for those who shade by it."""
-    return FACE
-
-
-__all__ = ["FACE", "draw_head", "lower_face", "mirrored", "Radial"]

@@ -46,7 +46,7 @@ def posture(frame: int) -> Posture:
         yaw=yaw,
         pitch=pitch,
         breath=_wave(frame, (2, 1.0, -0.6)),
-        lid=min((_LIDS.get(frame - blink, 1.0) for blink in _BLINKS)),
+        lid=min(_LIDS.get(frame - blink, 1.0) for blink in _BLINKS),
         gaze=(aside - 14.0 * yaw, down + 10.0 * pitch),
     )
 

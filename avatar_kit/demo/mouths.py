@@ -221,8 +221,8 @@ def resting_mouth(skin: NDArray[np.float32], centre: tuple[float, float], step: 
     y, x = np.indices((height, width), np.float32)
     at_rest = Pose(*(graph.constant(np.zeros((1, 1, 1, 1), np.float32)) for _ in range(POSE_SIZE)))
     below = graph.constant(skin.transpose(2, 0, 1)[None])
-    painted = paint_mouth(
-        below, graph.constant((x[None, None] - centre[0]) * step), graph.constant((y[None, None] - centre[1]) * step), at_rest
-    )
+    across, down = (graph.constant((place[None, None] - middle) * step) for place, middle in zip((x, y), centre, strict=True))
+    painted = paint_mouth(below, across, down, at_rest)
     model = graph.model("resting_mouth", {"mouth": (painted, [1, 3, height, width])})
-    return np.asarray(ReferenceEvaluator(model).run(None, {})[0][0].transpose(1, 2, 0))
+    result = np.asarray(ReferenceEvaluator(model).run(None, {}))
+    return result.reshape(3, height, width).transpose(1, 2, 0)

@@ -1,8 +1,8 @@
 """The demo's lip-sync network: inputs and output of the trained ones, but drawing by rule.
 
-It reads the mouth's movements from the feature rows around the frame, finds by how much the face in the crop is off its usual place
-(rectangles are whole pixels and the head tilts), wipes the resting mouth off, lowers the jaw, paints the mouth, and gives back
-everything else as it came.
+It reads the mouth's movements from the feature rows around the frame, finds by how much the face in the crop is off its usual
+place (rectangles are whole pixels and the head tilts), wipes the resting mouth off, lowers the jaw, paints the mouth, and gives
+back everything else as it came.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def skin_share() -> NDArray[np.float64]:
 
 def _smooth(t: NDArray[np.floating]) -> NDArray[np.floating]:
     t = np.clip(t, 0, 1)
-    return t * t * (3 - 2 * t)
+    return np.asarray(t * t * (3 - 2 * t))
 
 
 def _lower_jaw(stage: Value, pose: Pose) -> Value:
@@ -153,19 +153,20 @@ def _lower_jaw(stage: Value, pose: Pose) -> Value:
     column = np.abs(np.arange(columns.start, columns.stop) - MOUTH_CENTRE[0])
     along = _smooth((row - 150) / 72) * _smooth((rows.stop - 2 - row) / 56)
     across = _smooth((122 - column) / 86)
-    shift = _JAW_DROP * pose.opened * along.reshape(1, 1, -1, 1) * across.reshape(1, 1, 1, -1)
+    shift = pose.opened * (_JAW_DROP * along.reshape(1, 1, -1, 1)) * across.reshape(1, 1, 1, -1)
     index = np.arange(rows.stop - rows.start, dtype=np.float32).reshape(1, 1, -1, 1)
     source = (index - shift).at_least(0.0)
     above = graph.node("Floor", source)
-    share = source - above
-    shape = graph.node("Shape", stage)
-    upper, lower = (
-        graph.node(
-            "GatherElements", stage, graph.node("Expand", graph.node("Cast", at, to=onnx.TensorProto.INT64), shape), axis=2
-        )
-        for at in (above, (above + 1.0).at_most(float(index.max())))
-    )
-    return upper + (lower - upper) * share
+    upper = _rows_at(stage, above)
+    lower = _rows_at(stage, (above + 1.0).at_most(float(index.max())))
+    return upper + (lower - upper) * (source - above)
+
+
+def _rows_at(stage: Value, rows: Value) -> Value:
+    """For each pixel the one of its column in the row that [N,1,h,w] names."""
+    graph = stage.graph
+    indices = graph.node("Cast", rows, to=onnx.TensorProto.INT64)
+    return graph.node("GatherElements", stage, graph.node("Expand", indices, graph.node("Shape", stage)), axis=2)
 
 
 def _paint(stage: Value, x: Value, y: Value, pose: Pose) -> Value:

@@ -1,4 +1,4 @@
-"""The speech that the encoder learns from: many voices, languages, levels, colours and noises, as windows with their movements."""
+"""The speech that the encoder learns from, of many voices, languages, levels and noises, as windows with their movements."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _VARIANTS = (
 _LANGUAGES = ("en", "de", "es", "it", "pl")
 _FLITE_VOICES = ("slt", "rms", "awb", "kal16")
 _SUNG = 120
-_CONSONANTS = "p b m f v t d n s z sh th l r w k g h y".split()
-_VOWELS = "a ee oo oh ay i uh aw er ah eye".split()
+_CONSONANTS = ["p", "b", "m", "f", "v", "t", "d", "n", "s", "z", "sh", "th", "l", "r", "w", "k", "g", "h", "y"]
+_VOWELS = ["a", "ee", "oo", "oh", "ay", "i", "uh", "aw", "er", "ah", "eye"]
 _SENTENCES = (
     "The morning bus was full of people going to the market.",
     "My brother bought a pair of brown boots and a purple umbrella.",
@@ -69,7 +69,8 @@ def windows_and_movements(seed: int = 1) -> tuple[Windows, Movements]:
     chance = np.random.default_rng(seed)
     windows, movements = [], []
     sung_parts = (sung(chance) for _ in range(_SUNG))
-    for spoken in (*_speeches(Random(seed)), *sung_parts):
+    texts = Random(seed)  # noqa: S311 - no secrets here
+    for spoken in (*_speeches(texts), *sung_parts):
         for step in (1, 2):
             heard, done = _windows(spoken, step, chance)
             windows.append(heard)
@@ -132,4 +133,4 @@ def normalised_mel(sound: NDArray[np.floating]) -> NDArray[np.float32]:
     emphasised = np.append(sound[0], sound[1:] - 0.97 * sound[:-1])
     magnitude = np.abs(librosa.stft(emphasised, n_fft=800, hop_length=200, pad_mode="constant"))
     decibels = 20 * np.log10(np.maximum(1e-5, basis @ magnitude)) - 20
-    return np.clip(8 * (decibels + 100) / 100 - 4, -4, 4).astype(np.float32)
+    return np.asarray(np.clip(8 * (decibels + 100) / 100 - 4, -4, 4), np.float32)

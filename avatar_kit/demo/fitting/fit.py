@@ -34,7 +34,8 @@ def main() -> None:
 def pooled(windows: NDArray[np.float32]) -> NDArray[np.float32]:
     """[windows, INPUT_SIZE]: what the encoder makes of its windows before the first layer."""
     bands, columns = POOL
-    return windows.reshape(-1, MELS // bands, bands, COLUMNS // columns, columns).mean((2, 4)).reshape(-1, INPUT_SIZE) / 4 + 1
+    blocks = windows.reshape(-1, MELS // bands, bands, COLUMNS // columns, columns)
+    return np.asarray(blocks.mean((2, 4)).reshape(-1, INPUT_SIZE) / 4 + 1, np.float32)
 
 
 def fit(inputs: NDArray[np.float32], wanted: NDArray[np.float32], *, seed: int = 0) -> Listening:

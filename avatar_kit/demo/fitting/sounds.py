@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - the phonetic alphabet looks like that
 """What the mouth does for each speech sound, and how it moves from one to the next."""
 
 from __future__ import annotations

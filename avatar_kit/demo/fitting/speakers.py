@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - the phonetic alphabet looks like that
 """Speech synthesis that tells when it says which sound: espeak-ng through its library, flite through its command."""
 
 from __future__ import annotations
@@ -25,20 +26,48 @@ _SPEED, _PITCH = 1, 3
 
 # flite names sounds as American dictionaries do.
 _IPA = {
-    **dict(
-        zip(
-            "aa ae ah ao aw ax ay b ch d dh eh er ey f g hh ih iy jh".split(),
-            "ɑ æ ʌ ɔ aʊ ə aɪ b tʃ d ð ɛ ɝ eɪ f g h ɪ i dʒ".split(),
-            strict=True,
-        )
-    ),
-    **dict(
-        zip(
-            "k l m n ng ow oy p r s sh t th uh uw v w y z zh pau ssil".split(),
-            "k l m n ŋ oʊ ɔɪ p ɹ s ʃ t θ ʊ u v w j z ʒ _ _".split(),
-            strict=True,
-        )
-    ),
+    "aa": "ɑ",
+    "ae": "æ",
+    "ah": "ʌ",
+    "ao": "ɔ",
+    "aw": "aʊ",
+    "ax": "ə",
+    "ay": "aɪ",
+    "b": "b",
+    "ch": "tʃ",
+    "d": "d",
+    "dh": "ð",
+    "eh": "ɛ",
+    "er": "ɝ",
+    "ey": "eɪ",
+    "f": "f",
+    "g": "g",
+    "hh": "h",
+    "ih": "ɪ",
+    "iy": "i",
+    "jh": "dʒ",
+    "k": "k",
+    "l": "l",
+    "m": "m",
+    "n": "n",
+    "ng": "ŋ",
+    "ow": "oʊ",
+    "oy": "ɔɪ",
+    "p": "p",
+    "r": "ɹ",
+    "s": "s",
+    "sh": "ʃ",
+    "t": "t",
+    "th": "θ",
+    "uh": "ʊ",
+    "uw": "u",
+    "v": "v",
+    "w": "w",
+    "y": "j",
+    "z": "z",
+    "zh": "ʒ",
+    "pau": "",
+    "ssil": "",
 }
 
 

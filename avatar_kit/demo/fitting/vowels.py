@@ -1,10 +1,10 @@
-"""Sung vowels and hums from a plain model of the voice: what the speech programs never say, held tones of any pitch and colour."""
+# ruff: noqa: RUF001 - the phonetic alphabet looks like that
+"""Sung vowels and hums from a plain model of the voice: held tones of any pitch and colour, which speech programs never say."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from avatar_kit.demo.fitting.sounds import Sound
 from avatar_kit.demo.fitting.speakers import SAMPLE_RATE, Spoken
@@ -41,7 +41,7 @@ def sung(chance: np.random.Generator, *, tones: int = 8) -> Spoken:
         length = int(chance.uniform(0.09, 0.7) * SAMPLE_RATE)
         tone = _tone(np.array(_RESONANCES[name]) * size, pitch * chance.uniform(0.85, 1.2), tilt, length + _FADE, chance)
         if name == _HUM:  # heard through the nose, which lets little pass above its first resonance
-            tone = lfilter([0.12, 0.12], [1.0, -0.76], tone) * _HUM_LEVEL
+            tone = _filtered(tone, _dulled(0.76)) * _HUM_LEVEL
         tone *= chance.uniform(0.5, 1.0)
         start = len(sound) - _FADE // 2
         sound = _joined(sound, tone)
@@ -51,19 +51,37 @@ def sung(chance: np.random.Generator, *, tones: int = 8) -> Spoken:
     return _joined(sound, np.zeros(2 * _FADE)), sounds
 
 
-def _tone(resonances: NDArray[np.floating], pitch: float, tilt: float, length: int, chance: np.random.Generator) -> NDArray[np.float64]:
+def _tone(
+    resonances: NDArray[np.floating], pitch: float, tilt: float, length: int, chance: np.random.Generator
+) -> NDArray[np.float64]:
     """Pulses, dulled, through resonators; peak 1."""
     t = np.arange(length) / SAMPLE_RATE
     wobble = 1 + 0.02 * chance.random() * np.sin(2 * np.pi * 5.5 * t) + chance.uniform(-0.15, 0.15) * t
     cycles = np.cumsum(pitch * wobble) / SAMPLE_RATE
     pulses = np.diff(np.floor(cycles), prepend=0.0) + 0.03 * chance.random() * chance.standard_normal(length)
-    voice = lfilter([1.0], [1.0, -tilt], pulses)
+    parts = [_dulled(tilt)]
     fourth = [1.4 * resonances[2]] if chance.random() < 0.6 else []
     for resonance in (*resonances, *fourth):
         radius = np.exp(-np.pi * (chance.uniform(50, 130) + 0.02 * resonance) / SAMPLE_RATE)
         angle = 2 * np.pi * resonance / SAMPLE_RATE
-        voice = lfilter([1 - 2 * radius * np.cos(angle) + radius**2], [1.0, -2 * radius * np.cos(angle), radius**2], voice)
+        parts.append(np.array([1.0, -2 * radius * np.cos(angle), radius**2]))
+    voice = _filtered(pulses, *parts)
     return np.asarray(voice / np.abs(voice).max())
+
+
+def _dulled(tilt: float) -> NDArray[np.float64]:
+    """One pole: high tones weakened."""
+    return np.array([1.0, -tilt])
+
+
+def _filtered(sound: NDArray[np.float64], *poles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sound through 1 / polynomial for each of the given, each with gain 1 at 0 Hz."""
+    length = len(sound) + SAMPLE_RATE // 4  # room for the last pulse to ring in
+    turn = np.exp(-2j * np.pi * np.arange(length // 2 + 1) / length)
+    spectrum = np.fft.rfft(sound, length)
+    for pole in poles:
+        spectrum *= pole.sum() / np.polyval(pole[::-1], turn)
+    return np.fft.irfft(spectrum, length)[: len(sound)]
 
 
 def _joined(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
