@@ -37,21 +37,27 @@ def cpu_form(model: onnx.ModelProto) -> onnx.ModelProto:
     """An equivalent model for one item at a time on a CPU; the given one stays as it is.
 
     An open batch dimension is fixed to 1: ONNX Runtime adds in place only where it knows all shapes, and a CPU gains nothing
-    from batches. A model that is fixed to another size keeps it.
+    from batches. A model that is fixed to another size keeps it; one in which nothing is recognised is returned as it is.
     """
     graph = Rewriting(_closed(model))
     for step in (_enlarge_later, _merge_linear, _fill_blocks, _slice_middle):
         for node in graph.nodes:
             if graph.has(node):
                 step(graph, node)
+    if not graph.changed:
+        return model
+    _pin_input_shapes(graph)
     return graph.model()
 
 
 def _closed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without an open batch dimension."""
     try:
         return with_static_batch(model, 1)
     except ValueError:
-        return model
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        return copy
 
 
 def _enlarge_later(graph: Rewriting, node: onnx.NodeProto) -> None:
@@ -139,6 +145,14 @@ def _slice_middle(graph: Rewriting, node: onnx.NodeProto) -> None:
             new.append(graph.node("Add", [part.output[0], total], project.output if last else None))
         total = new[-1].output[0]
     graph.replace(node, new)
+
+
+def _pin_input_shapes(graph: Rewriting) -> None:
+    """Each input is taken as of its full shape, also when nodes of unknown shape are put in front of it later."""
+    for name in graph.inputs:
+        shape = graph.shape(name)
+        if shape and None not in shape:
+            graph.insert_behind(name, graph.node("Reshape", [name, graph.integers(shape)]))
 
 
 def _slice_count(graph: Rewriting, tensor: str, channels: int) -> int:

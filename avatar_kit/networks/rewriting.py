@@ -18,7 +18,7 @@ _LARGE = 64  # constants with more numbers than this say nothing about shapes
 
 
 class Rewriting:
-    """The nodes of a model's main graph, in order, to be replaced one by one. The model that it was made from stays as it is."""
+    """The nodes of a model's main graph, in order, to be replaced one by one. The model that it is made from belongs to it."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
@@ -29,8 +29,19 @@ class Rewriting:
         self._outputs = {value.name for value in model.graph.output}
         self._shapes = _inferred_shapes(model)
         self._fresh = 0
+        self._changed = False
         self._nodes = [node for node in model.graph.node if node.output[0] not in self._constants]
         self._drop_unread()
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything has been replaced."""
+        return self._changed
+
+    @property
+    def inputs(self) -> list[str]:
+        """What the caller gives: not the weights that models of the old kind list as well."""
+        return [value.name for value in self._model.graph.input if value.name not in self._constants]
 
     def has(self, node: onnx.NodeProto) -> bool:
         """Whether this very node is still there."""
@@ -69,8 +80,15 @@ class Rewriting:
 
     def constant(self, value: Array) -> str:
         """A new constant, float32."""
+        return self._new_constant(np.ascontiguousarray(value, np.float32))
+
+    def integers(self, values: Sequence[int | None]) -> str:
+        """A new constant, int64."""
+        return self._new_constant(np.array(values, np.int64))
+
+    def _new_constant(self, value: Array) -> str:
         name = self._name("constant")
-        self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name)
+        self._constants[name] = numpy_helper.from_array(value, name)
         return name
 
     def node(self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> onnx.NodeProto:
@@ -82,7 +100,18 @@ class Rewriting:
         """Puts `new` where `old` was; what nobody needs any more goes."""
         place = next(index for index, node in enumerate(self._nodes) if node is old)
         self._nodes[place : place + 1] = new
+        self._changed = True
         self._drop_unread()
+
+    def insert_behind(self, tensor: str, node: onnx.NodeProto) -> None:
+        """Puts in the first place a node that reads an input of the graph; the input's readers read its output instead."""
+        for reader in self.readers(tensor):
+            for index, name in enumerate(reader.input):
+                if name == tensor:
+                    reader.input[index] = node.output[0]
+        self._nodes.insert(0, node)
+        self._changed = True
+        self._index()
 
     def model(self) -> onnx.ModelProto:
         """A new model of the nodes as they are now, and of the constants that they read."""
