@@ -16,6 +16,8 @@ from service_kit.sections import ServerSection
 METRICS_PORT_OFFSET = 3000
 # A message of exactly the configured size of payload carries some fields besides.
 MESSAGE_SLACK_BYTES = 8 << 10
+# gRPC takes C's ints; as milliseconds 24 days.
+MAX_OPTION = 2**31 - 1
 
 T = TypeVar("T")
 
@@ -27,8 +29,8 @@ class StartError(Exception):
 
 
 def message_limit_bytes(section: ServerSection) -> int:
-    """What gRPC lets through, either way. Its numbers are C's ints."""
-    return min((section.max_message_size_mb << 20) + MESSAGE_SLACK_BYTES, 2**31 - 1)
+    """What gRPC lets through, either way."""
+    return min((section.max_message_size_mb << 20) + MESSAGE_SLACK_BYTES, MAX_OPTION)
 
 
 def server_options(section: ServerSection) -> list[tuple[str, int]]:
@@ -113,4 +115,4 @@ def _sentence(key: str, address: BindAddress, error: OSError) -> str:
 
 
 def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
+    return min(round(seconds * 1000), MAX_OPTION)

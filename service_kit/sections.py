@@ -41,8 +41,9 @@ class ServerSection(Section):
     max_running_calls: int = Field(default=1024, ge=1, le=1_000_000)
     """Calls served at the same time; more are refused with RESOURCE_EXHAUSTED. Health checks and reflection do not count."""
 
-    drain_seconds: float = Field(default=0.0, ge=0, le=600)
-    """On SIGTERM: how long to go on serving while health says NOT_SERVING, until load balancers have noticed; 0 without one."""
+    drain_seconds: float = Field(default=0.25, ge=0, le=600)
+    """On SIGTERM: how long to go on serving while health says NOT_SERVING. The default is for clients that watch health; behind a
+    load balancer as long as it needs to notice. Calls that still come after it are lost to them."""
 
     grace_seconds: float = Field(default=30.0, ge=0, le=3600)
     """On SIGTERM, after the drain: how long running calls may take to finish before they are cut off."""

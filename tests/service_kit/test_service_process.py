@@ -1,0 +1,200 @@
+"""A service as a process of its own: the ready line, signals, exit codes, what stands on stderr."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+PROGRAM = """
+import asyncio, sys
+from contextlib import asynccontextmanager
+import grpc
+from service_kit.sections import ServiceSettings
+from service_kit.server import Service, run_service
+from service_kit.settings import load_settings
+
+async def rpc(request, context):
+    yield b"began"
+    if request == b"wait":
+        await asyncio.to_thread(sys.stdin.readline)
+    if request == b"for ever":
+        await asyncio.Event().wait()
+    yield b"done"
+
+@asynccontextmanager
+async def open_parts(host):
+    handler = grpc.unary_stream_rpc_method_handler(rpc)
+    host.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", {"Rpc": handler}),))
+    async def warm_up():
+        if "stuck" in sys.argv[1]:
+            await asyncio.Event().wait()
+        if "broken" in sys.argv[1]:
+            raise RuntimeError("the model is broken")
+    print("opened", file=sys.stderr, flush=True)
+    try:
+        yield warm_up
+    finally:
+        print("closed", file=sys.stderr, flush=True)
+
+class OwnSettings(ServiceSettings):
+    meaningless = {"onnx.library_path": "it comes with the package"}
+
+settings = load_settings(OwnSettings, config=None, overrides=sys.argv[2:], environ={})
+sys.exit(run_service(Service("tester", ("test.Test",), open_parts), settings))
+"""
+READY = re.compile(r"ready tester (127\.0\.0\.1:\d+) metrics (127\.0\.0\.1:\d+)\n")
+LOCAL = ["server.port=127.0.0.1:0", "server.drain_seconds=0"]
+
+
+class Process:
+    def __init__(self, mode: str, *overrides: str) -> None:
+        command = [sys.executable, "-c", PROGRAM, mode, *LOCAL, *overrides]
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        self.popen = subprocess.Popen(command, cwd=Path(__file__).parents[2], text=True, **pipes)
+        self.err: list[str] = []
+        self._grew = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stderr is not None
+        for line in self.popen.stderr:
+            with self._grew:
+                self.err.append(line)
+                self._grew.notify_all()
+
+    def wait_for(self, text: str) -> None:
+        """Until a line with `text` stands on stderr."""
+        with self._grew:
+            assert self._grew.wait_for(lambda: any(text in line for line in self.err), timeout=60), self.err
+
+    def ready(self) -> str:
+        assert self.popen.stdout is not None
+        line = self.popen.stdout.readline()
+        match = READY.fullmatch(line)
+        assert match, (line, self.err)
+        return match[1]
+
+    def go_on(self) -> None:
+        """Ends the waiting of the call "wait"."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.write("go on\n")
+        self.popen.stdin.flush()
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit code, the rest of stdout, stderr."""
+        assert self.popen.stdout is not None
+        code = self.popen.wait(60)
+        self._reader.join(60)
+        return code, self.popen.stdout.read(), "".join(self.err)
+
+
+Launch = Callable[..., Process]
+
+
+@pytest.fixture
+def launch() -> Iterator[Launch]:
+    processes: list[Process] = []
+
+    def start(mode: str = "plain", *overrides: str) -> Process:
+        processes.append(Process(mode, *overrides))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.popen.kill()
+        process.popen.wait()
+        process._reader.join()
+        for pipe in (process.popen.stdin, process.popen.stdout, process.popen.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
+def test_a_signal_lets_the_running_call_finish_and_the_process_ends_in_order(launch: Launch, number: signal.Signals) -> None:
+    process = launch()
+    with grpc.insecure_channel(process.ready()) as channel:
+        call = channel.unary_stream("/test.Test/Rpc")(b"wait", timeout=60)
+        assert next(call) == b"began"
+        process.popen.send_signal(number)
+        process.wait_for("draining")
+        process.go_on()
+        assert list(call) == [b"done"]
+    code, out, err = process.end()
+    assert (code, out) == (0, "")
+    stages = [err.index(text) for text in ("starting", "opened", "ready", "draining", "closed", "stopped")]
+    assert stages == sorted(stages)
+    assert "Traceback" not in err
+
+
+def test_a_second_signal_ends_it_at_once(launch: Launch) -> None:
+    process = launch("plain", "server.drain_seconds=600", "server.grace_seconds=3600")
+    with grpc.insecure_channel(process.ready()) as channel:
+        call = channel.unary_stream("/test.Test/Rpc")(b"for ever", timeout=60)
+        assert next(call) == b"began"
+        process.popen.terminate()
+        process.wait_for("draining")
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        while next(watch).status != health_pb2.HealthCheckResponse.NOT_SERVING:
+            pass
+        process.popen.terminate()
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+    code, _, err = process.end()
+    assert code == 0
+    assert "1 running calls are cut off" in err
+    assert "closed" in err
+
+
+def test_a_signal_while_it_warms_up_ends_it_in_order(launch: Launch) -> None:
+    process = launch("stuck")
+    process.wait_for("opened")
+    process.popen.terminate()
+    code, out, err = process.end()
+    assert (code, out) == (0, "")
+    assert "closed" in err
+    assert "Traceback" not in err
+
+
+def test_a_failed_warm_up_is_told_with_its_stack_and_never_ready(launch: Launch) -> None:
+    code, out, err = launch("broken").end()
+    assert (code, out) == (1, "")
+    assert "RuntimeError: the model is broken" in err
+    assert "closed" in err
+
+
+def test_a_taken_port_is_one_sentence_and_exit_code_1(launch: Launch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, out, err = launch("plain", f"server.port=127.0.0.1:{port}").end()
+    assert (code, out) == (1, "")
+    assert f"cannot start: server.port: 127.0.0.1:{port} is in use" in err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 2  # "starting" and this
+
+
+def test_json_logs_hold_the_settings_and_are_json_to_the_last_line(launch: Launch) -> None:
+    process = launch(
+        "plain", "logging.format=json", "logging.auto_flush=false", "logging.flush_interval_ms=60000", "onnx.library_path=x"
+    )
+    address = process.ready()
+    process.popen.terminate()
+    _, _, err = process.end()
+    lines = [json.loads(line) for line in err.splitlines() if line not in {"opened", "closed"}]
+    warning = "onnx.library_path: no effect here; it comes with the package"
+    assert [line["message"] for line in lines] == ["starting", warning, "ready", "draining", "stopped"]
+    assert lines[0]["settings"]["logging.format"] == "json"
+    assert lines[2]["address"] == address
+    assert {line["service"] for line in lines} == {"tester"}
