@@ -188,6 +188,28 @@ async def test_a_handler_is_cancelled_when_nobody_waits_any_more(
     await becomes(1, lambda: sample(metrics, "grpc_server_handled_total", grpc_type=grpc_type, grpc_code=code))
 
 
+async def test_a_generator_is_closed_within_its_call_when_the_reader_that_it_waits_for_leaves(start: Any) -> None:
+    stuck, ended = asyncio.Event(), asyncio.Event()
+    tasks: list[Any] = []
+
+    async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        tasks.append(asyncio.current_task())
+        try:
+            while True:
+                asyncio.get_running_loop().call_later(0.5, stuck.set)  # by then nothing takes messages any more
+                yield bytes(1 << 20)
+        finally:
+            tasks.append(asyncio.current_task())
+            ended.set()
+
+    channel = await start(Rpc=grpc.unary_stream_rpc_method_handler(stream))
+    call = channel.unary_stream("/test.Test/Rpc")(b"")
+    await stuck.wait()
+    call.cancel()
+    await asyncio.wait_for(ended.wait(), 30)
+    assert tasks[0] is tasks[1]
+
+
 async def test_a_writer_style_handler_works_too(start: Any) -> None:
     async def echo(requests: Any, context: Any) -> None:
         async for request in requests:
