@@ -1,4 +1,4 @@
-"""A small vector painter: smooth shapes, gradients, soft shadows, tapered strokes; antialiased, on layers of premultiplied colour.
+"""A small vector painter: smooth shapes, gradients, soft shadows, tapered strokes; antialiased, on premultiplied colour layers.
 
 Shapes are polygons in picture coordinates. A layer is a window of that plane at `DENSITY` pixels per picture pixel, so that it
 can be moved by fractions of a pixel later without losing its edges.

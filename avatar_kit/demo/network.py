@@ -155,7 +155,7 @@ def _lower_jaw(stage: Value, pose: Pose) -> Value:
     across = _smooth((122 - column) / 86)
     shift = pose.opened * (_JAW_DROP * along.reshape(1, 1, -1, 1)) * across.reshape(1, 1, 1, -1)
     index = np.arange(rows.stop - rows.start, dtype=np.float32).reshape(1, 1, -1, 1)
-    source = (index - shift).at_least(0.0)
+    source = (graph.constant(index) - shift).at_least(0.0)
     above = graph.node("Floor", source)
     upper = _rows_at(stage, above)
     lower = _rows_at(stage, (above + 1.0).at_most(float(index.max())))
