@@ -189,12 +189,10 @@ def _nearest(path: Path, schema: Group) -> Path | None:
 
 
 def _candidates(schema: Group, path: Path) -> Iterator[Path]:
-    """All sections and keys, with the id of `path` for entries of maps."""
+    """All sections and keys; of entries of maps, which may have any id, the keys, with the id that `path` has there."""
     for dotted, _ in leaves(schema):
         parts = tuple(dotted.split("."))
-        for end in range(1, len(parts) + 1):
-            candidate = parts[:end]
-            if "<id>" not in candidate:
-                yield candidate
-            elif len(path) >= len(candidate):
-                yield tuple(path[at] if part == "<id>" else part for at, part in enumerate(candidate))
+        if "<id>" not in parts:
+            yield from (parts[:end] for end in range(1, len(parts) + 1))
+        elif len(path) == len(parts):
+            yield tuple(given if part == "<id>" else part for part, given in zip(parts, path, strict=True))

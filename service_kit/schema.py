@@ -6,6 +6,7 @@ messages and documentation use.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import json
 import types
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import AliasChoices, BaseModel, SecretBytes, SecretStr
+from pydantic import AliasChoices, BaseModel, BeforeValidator, PlainValidator, SecretBytes, SecretStr, WrapValidator
 from pydantic.fields import FieldInfo
 
 # Where YAML's own types are meant; all other fields take the text of an environment variable or of --set as it is.
 _YAML_TYPES = {bool, int, float, list, tuple, dict, set, frozenset}
+# With one of these a field reads forms of its own, which its description tells.
+_OWN_FORM = (BeforeValidator, PlainValidator, WrapValidator)
 _PLAIN = {
     bool: "true or false",
     int: "whole number",
@@ -44,7 +47,7 @@ class Leaf:
     @property
     def is_text(self) -> bool:
         """Whether the text of --set or of an environment variable is the value, rather than YAML for it."""
-        return not self.kinds & _YAML_TYPES
+        return not self.kinds & _YAML_TYPES and not any(map(_is_map, self.kinds))
 
     @property
     def is_number(self) -> bool:
@@ -121,7 +124,10 @@ def _bare(annotation: Any, metadata: tuple[object, ...]) -> tuple[Any, tuple[obj
     while True:
         if get_origin(annotation) is Annotated:
             annotation, *more = get_args(annotation)
-            metadata = (*more, *metadata)
+            metadata = (
+                *(part for each in more for part in (each.metadata if isinstance(each, FieldInfo) else [each])),
+                *metadata,
+            )
         elif isinstance(annotation, NewType):
             annotation = annotation.__supertype__
         else:
@@ -162,8 +168,15 @@ def _in_words(annotation: Any, metadata: tuple[object, ...]) -> str:
         return _choice([member.value for member in bare])
     if get_origin(bare) in {list, tuple, set, frozenset}:
         return f"list of {_in_words(get_args(bare)[0], ())}"
+    if _is_map(bare) and not any(isinstance(each, _OWN_FORM) for each in metadata):
+        return f"map with the keys {', '.join(each.name for each in dataclasses.fields(bare))}"
     plain = _PLAIN.get(bare) or getattr(bare, "ACCEPTED", None) or getattr(bare, "__name__", str(bare))
-    return f"{plain}{_range(metadata)}"
+    return f"{plain}{_range(metadata)}" if bare in {int, float} else str(plain)
+
+
+def _is_map(kind: Any) -> bool:
+    """Whether YAML writes such values as maps: dataclasses, other than those that say themselves what text they accept."""
+    return dataclasses.is_dataclass(kind) and not hasattr(kind, "ACCEPTED")
 
 
 def _choice(values: Sequence[object]) -> str:

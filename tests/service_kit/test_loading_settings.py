@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,7 +20,15 @@ def even(number: int) -> int:
     return number
 
 
+@dataclass(frozen=True)
+class Box:
+    x: int = 5
+    y: int = 5
+
+
 class Entry(Section):
+    box: Box | None = None
+    count: Annotated[int, Field(ge=1, le=9)] | None = None
     model_path: Path | None = None
     """Where the
     model lies."""
@@ -111,6 +120,7 @@ def test_an_alias_in_the_file_is_overridden_by_the_key_of_the_environment(tmp_pa
         pytest.param("upstream.share=1e-3", "upstream.share", 0.001, id="scientific"),
         pytest.param("server.max_connection_age_seconds=null", "server.max_connection_age_seconds", None, id="null"),
         pytest.param("server={port: ':9', queue_size: 3}", "server.queue_size", 3, id="a-whole-section"),
+        pytest.param("models.a.box={x: 1}", "models", {"a": Entry(box=Box(1, 5))}, id="a-map-as-value"),
         pytest.param(" server.port =:9", "server.port", BindAddress("", 9), id="space-around-the-key"),
     ],
 )
@@ -165,6 +175,12 @@ def test_sources_add_to_the_same_entry(tmp_path: Path) -> None:
             {"yaml": "queue_size: 1"},
             ["queue_size: unknown key (in {file}); did you mean server.queue_size?"],
             id="wrong-place",
+        ),
+        pytest.param({"overrides": ["serve.x=1"]}, ["serve.x: unknown key (--set serve.x)"], id="nothing-of-a-map-is-near"),
+        pytest.param(
+            {"overrides": ["model.demo.preload=true"]},
+            ["model.demo.preload: unknown key (--set model.demo.preload); did you mean models.demo.preload?"],
+            id="near-map",
         ),
         pytest.param({"yaml": "zzz: 1"}, ["zzz: unknown key (in {file})"], id="nothing-near"),
         pytest.param(
@@ -354,6 +370,8 @@ def test_the_description_has_a_row_for_every_key() -> None:
     assert (rows["server.queue_size"].type, rows["server.queue_size"].default) == ("whole number from 1 to 1000", "64")
     assert (rows["models.<id>.model_path"].type, rows["models.<id>.model_path"].default) == ("path, or null", "null")
     assert rows["models.<id>.model_path"].description == "Where the model lies."
+    assert rows["models.<id>.box"].type == "map with the keys x, y, or null"
+    assert rows["models.<id>.count"].type == "whole number from 1 to 9, or null"
     assert rows["models_root"].default == '"models"'
     assert "logging.log_gpu_utilization" not in rows
     assert all(row.description for row in describe(ServiceSettings))
