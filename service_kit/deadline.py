@@ -58,7 +58,9 @@ async def within_deadline(context: HasTimeRemaining, *, limit_s: float) -> Async
     """Ends its block in time for our own answer to reach the caller. Raises DeadlineExceeded."""
     deadline = Deadline.of_call(context, limit_s=limit_s)
     try:
-        async with asyncio.timeout(deadline.remaining_s()):
+        async with asyncio.timeout(deadline.remaining_s()) as limit:
             yield deadline
     except TimeoutError as error:
-        raise DeadlineExceeded("the time for this request is over; allow more time or ask for fewer frames") from error
+        if not limit.expired():  # somebody else's, raised within
+            raise
+        raise DeadlineExceeded("the time for this request is over; allow more time or ask for less") from error
