@@ -1,0 +1,57 @@
+"""The .proto files against the contract that existing clients were built from."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf import descriptor_pb2
+
+from shared_proto import compositing_pb2, inference_pb2
+
+from ..wire_contract import SERVICES, file_of
+
+OURS = {"inference": inference_pb2, "compositing": compositing_pb2}
+FIRST_OF_OURS = 16
+
+
+def ours(package: str) -> descriptor_pb2.FileDescriptorProto:
+    file = descriptor_pb2.FileDescriptorProto()
+    OURS[package].DESCRIPTOR.CopyToProto(file)
+    return file
+
+
+def field_key(field: descriptor_pb2.FieldDescriptorProto) -> tuple[object, ...]:
+    return field.number, field.name, field.type, field.label, field.type_name
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_every_message_has_the_contract_s_fields_and_only_additions_from_16_up(package: str) -> None:
+    there = {message.name: message for message in ours(package).message_type}
+    assert ours(package).package == package
+    assert ours(package).syntax == "proto3"
+    for wanted in file_of(package).message_type:
+        fields = {field_key(field) for field in there[wanted.name].field}
+        low = {key for key in fields if key[0] < FIRST_OF_OURS}
+        assert low == {field_key(field) for field in wanted.field}, wanted.name
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_rpc_of_the_contract_is_there_and_unary(service: str) -> None:
+    package, _, name = service.partition(".")
+    [found] = [each for each in ours(package).service if each.name == name]
+    methods = {method.name: method for method in found.method}
+    for rpc, (request, reply) in SERVICES[service].items():
+        method = methods[rpc]
+        assert (method.input_type, method.output_type) == (f".{package}.{request}", f".{package}.{reply}")
+        assert not method.client_streaming
+        assert not method.server_streaming
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_enums_mean_by_0_what_clients_that_do_not_know_them_expect(package: str) -> None:
+    zeros = {enum.name: enum.value[0].name for enum in ours(package).enum_type}
+    wanted = {"AudioEncoding": "PCM_FLOAT32", "AudioEdges": "EDGES_SILENCE"}
+    more = {
+        "inference": {"MouthFormat": "FLOAT32_BGR"},
+        "compositing": {"QualityPreset": "QUALITY_UNSET", "OutputFormat": "FORMAT_UNSET"},
+    }
+    assert zeros == wanted | more[package]
