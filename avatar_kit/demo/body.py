@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from avatar_kit.demo.canvas import Layer, Linear, Radial, ellipse, moved, path, spline, taper
+from avatar_kit.demo.hair import RIGHT_SWEEP
 from avatar_kit.demo.head import SKIN, SKIN_DEEP, SKIN_LIGHT, SKIN_MID, SKIN_SHADE
 
 TEAL, TEAL_LIGHT, TEAL_DARK, TEAL_DEEP = "#1f7a78", "#2f9a94", "#155c5e", "#0d4247"
@@ -40,6 +41,8 @@ def draw_body(layer: Layer) -> None:
     _blouse(layer)
     for side in (-1, 1):
         _jacket(layer, side)
+    shadow = moved(RIGHT_SWEEP.shape(), -4, 7)
+    layer.fill(shadow, "#05252a", alpha=0.6, blur=5, inside=layer.mask(_JACKET * (-1, 1)))
 
 
 def _neck(layer: Layer) -> None:
