@@ -255,6 +255,12 @@ def test_any_manifest_is_an_avatar_or_a_problem(avatar: Avatar, content: bytes) 
     assert problems_of(avatar.root)
 
 
+def test_aliases_which_can_grow_without_end_are_refused(avatar: Avatar) -> None:
+    path = avatar.root / "avatar.yaml"
+    path.write_text(path.read_text() + "more: &x [1]\nstill: [*x, *x]\n")
+    assert "aliases are not allowed" in problems_of(avatar.root)[0]
+
+
 def truncated(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
