@@ -1,0 +1,107 @@
+"""Both services as processes, started once, before avatars that are small and exact, drawn, or broken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from avatar_kit.avatar import Avatar
+from avatar_kit.demo import build_demo
+from avatar_kit.geometry import Mask, Paste
+from avatar_kit.timeline import Loop
+from shared_proto.compositing_pb2_grpc import CompositingServiceStub
+from shared_proto.inference_pb2_grpc import InferenceServiceStub
+
+from .avatars import exact_network, write_avatar, write_broken_avatars
+from .processes import Service, running
+
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", 200 << 20),
+    ("grpc.max_send_message_length", 200 << 20),
+    ("grpc.enable_retries", 0),
+)
+CALL_S = 60
+SAMPLES_A_FRAME = 640
+
+
+@dataclass(frozen=True)
+class Duo:
+    """The two services and a connection to each."""
+
+    inference: Service
+    compositing: Service
+    mouths: InferenceServiceStub
+    pictures: CompositingServiceStub
+    to_inference: grpc.Channel
+    to_compositing: grpc.Channel
+
+
+@pytest.fixture(scope="session")
+def models_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small avatars, whole and broken; read only."""
+    root = tmp_path_factory.mktemp("models")
+    write_avatar(root, "small")
+    write_avatar(root, "other", seed=50, frames=3)
+    write_avatar(root, "forward", loop=Loop.FORWARD, frames=4)
+    write_avatar(root, "feather", paste=Paste.FEATHER)
+    write_avatar(root, "direct", paste=Paste.DIRECT)
+    write_avatar(root, "masked", mask=Mask(5, 5, 310, 315))
+    write_avatar(root, "static", network=exact_network(batch=1))
+    write_broken_avatars(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def demo(models_root: Path) -> Avatar:
+    """The drawn person, in `models_root` under the id "demo"."""
+    return build_demo(models_root)
+
+
+@pytest.fixture(scope="session")
+def duo(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
+    """Shared by all tests that only ask."""
+    logs = tmp_path_factory.mktemp("logs")
+    with (
+        running("inference", f"models_root={models_root}", log=logs / "inference") as inference,
+        running(
+            "compositing",
+            f"models_root={models_root}",
+            f"inference_server.url={inference.address}",
+            "inference_server.timeout_seconds=60",
+            log=logs / "compositing",
+        ) as compositing,
+        connected(inference, compositing) as both,
+    ):
+        yield both
+
+
+class connected:  # noqa: N801 - used as a function
+    """Connections to a pair of services for the length of a block."""
+
+    def __init__(self, inference: Service, compositing: Service) -> None:
+        self._services = inference, compositing
+        self._channels = [grpc.insecure_channel(service.address, CHANNEL_OPTIONS) for service in self._services]
+
+    def __enter__(self) -> Duo:
+        to_inference, to_compositing = self._channels
+        stubs = InferenceServiceStub(to_inference), CompositingServiceStub(to_compositing)
+        return Duo(*self._services, *stubs, *self._channels)
+
+    def __exit__(self, *_: object) -> None:
+        for channel in self._channels:
+            channel.close()
+
+
+@pytest.fixture(scope="session")
+def speech() -> np.ndarray:
+    """Six seconds that sound a little like speech: float32 [samples] at 16 kHz."""
+    generator = np.random.default_rng(11)
+    time = np.arange(96_000) / 16_000
+    voice = sum(np.sin(2 * np.pi * 120 * k * time + k) / k for k in range(1, 20))
+    loudness = np.clip(np.sin(2 * np.pi * 2.3 * time) + 0.3, 0, 1)
+    return (0.2 * voice * loudness + 0.001 * generator.standard_normal(len(time))).astype(np.float32)

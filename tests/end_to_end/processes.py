@@ -1,0 +1,99 @@
+"""Services as processes of their own, each ended by its id."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+START_S = 90
+END_S = 60
+TREE = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Service:
+    """A running service."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    address: str
+    metrics_address: str
+    log: Path
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.terminate()
+        return self.process.wait(END_S)
+
+    def get(self, path: str) -> str:
+        """What its HTTP endpoint says."""
+        with urllib.request.urlopen(f"http://{self.metrics_address}{path}", timeout=20) as answer:
+            return answer.read().decode()
+
+    def metric(self, name: str) -> float:
+        """The sum over all labels."""
+        lines = [line for line in self.get("/metrics").splitlines() if line.split("{")[0].split(" ")[0] == name]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+@contextmanager
+def running(name: str, *overrides: str, log: Path) -> Iterator[Service]:
+    """`lipsync serve NAME` until the block is left; one that a test has already ended is fine."""
+    options = [part for override in ("server.port=127.0.0.1:0", "metrics.port=127.0.0.1:0", *overrides)
+               for part in ("--set", override)]  # fmt: skip
+    command = [sys.executable, "-m", "lipsync_cli", "serve", name, "--until-stdin-closes", *options]
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            command, cwd=TREE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
+        )
+    try:
+        words = _first_line(process, log).split()
+        assert words[:2] == ["ready", name], words
+        assert words[3] == "metrics", words
+        yield Service(name, process, words[2], words[4], log)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe
+            pipe.close()
+
+
+def free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _first_line(process: subprocess.Popen[bytes], log: Path) -> str:
+    assert process.stdout
+    output, deadline = b"", time.monotonic() + START_S
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while b"\n" not in output:
+            there = selector.select(max(0.0, deadline - time.monotonic()))
+            received = os.read(process.stdout.fileno(), 4096) if there else b""
+            assert received, f"did not start: {log.read_text(errors='replace')[-2000:]}"
+            output += received
+    return output.decode().splitlines()[0]
