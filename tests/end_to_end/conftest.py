@@ -17,7 +17,7 @@ from avatar_kit.timeline import Loop
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
-from .avatars import exact_network, write_avatar, write_broken_avatars
+from .avatars import exact_network, wide_rect, write_avatar, write_broken_avatars
 from .processes import Service, running
 
 CHANNEL_OPTIONS = (
@@ -51,6 +51,7 @@ def models_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_avatar(root, "feather", paste=Paste.FEATHER)
     write_avatar(root, "direct", paste=Paste.DIRECT)
     write_avatar(root, "masked", mask=Mask(5, 5, 310, 315))
+    write_avatar(root, "wide", rects=wide_rect)
     write_avatar(root, "static", network=exact_network(batch=1))
     write_broken_avatars(root)
     return root
