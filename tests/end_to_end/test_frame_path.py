@@ -24,9 +24,7 @@ def ask(duo: Duo, **fields: Any) -> pb.CompositeBatchResponse:
 
 def raw_pictures(duo: Duo, **fields: Any) -> np.ndarray:
     reply = ask(duo, output_format=pb.FORMAT_RAW_BGR, **fields)
-    return np.stack(
-        [np.frombuffer(frame, np.uint8).reshape(reply.height, reply.width, 3) for frame in reply.composited_frames]
-    )
+    return np.stack([np.frombuffer(frame, np.uint8).reshape(reply.height, reply.width, 3) for frame in reply.composited_frames])
 
 
 def windows(count: int) -> np.ndarray:

@@ -68,9 +68,7 @@ def test_a_jpeg_s_blocks_away_from_the_mouth_are_those_of_the_background(duo: Du
     avatar = load_avatar(models_root / "small")
     request = pb.CompositeBatchRequest(model_id="small", raw_audio=SILENCE, batch_size=1, start_frame_idx=2)
     [jpeg] = duo.pictures.InferBatchComposite(request, timeout=CALL_S).composited_frames
-    still = reference.encoded(
-        reference.read(avatar, 2), quality=75, restart_interval=reference.restart_interval_of(jpeg)
-    )
+    still = reference.encoded(reference.read(avatar, 2), quality=75, restart_interval=reference.restart_interval_of(jpeg))
     changed = (reference.decoded(jpeg) != reference.decoded(still)).any(2)
     box = avatar.rects[2]
     changed[(box.y1 // 16) * 16 - 1 : -(-box.y2 // 16) * 16 + 1, (box.x1 // 16) * 16 - 1 : -(-box.x2 // 16) * 16 + 1] = False

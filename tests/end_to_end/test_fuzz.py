@@ -1,0 +1,138 @@
+"""Any bytes and any fields: answered with a status that says whose fault it is, and the services live on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from shared_proto import compositing_pb2, inference_pb2
+
+from .conftest import CALL_S, Duo
+
+Code = grpc.StatusCode
+# What a caller can be told about a request of its own; never UNKNOWN, never INTERNAL, and nothing is down or slow here.
+HONEST = {Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE, Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.RESOURCE_EXHAUSTED}
+MODULES = {"compositing": compositing_pb2, "inference": inference_pb2}
+RPCS = [
+    (f"{package}.{service.name}", method.name, method.input_type.name, method.output_type.name, method.server_streaming)
+    for package, module in MODULES.items()
+    for service in module.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+]
+FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(FEW, max_examples=400)
+
+some_bytes = st.one_of(
+    st.binary(max_size=64),
+    st.integers(0, 40).map(lambda count: bytes(4 * count)),
+    st.sampled_from([640, 1920, 6400]).map(lambda count: np.full(count, 0.1, "<f4").tobytes()),
+    st.sampled_from([32_768, 3 * 32_768, 18 * 2048, 2_457_600, 2_457_599]).map(bytes),
+    st.lists(st.floats(width=32), max_size=30).map(lambda values: np.array(values, "<f4").tobytes()),
+)
+some_text = st.one_of(st.sampled_from(["small", "forward", "nobody", "missing-frame", "", "..", "a/b"]), st.text(max_size=80))
+some_int32 = st.one_of(
+    st.integers(-3, 60), st.sampled_from([2**31 - 1, -(2**31), 8000, 16_000, 44_100]), st.integers(-(2**31), 2**31 - 1)
+)
+VALUES: dict[int, st.SearchStrategy[Any]] = {
+    FieldDescriptor.TYPE_BYTES: some_bytes,
+    FieldDescriptor.TYPE_STRING: some_text.filter(lambda text: not any("\ud800" <= letter <= "\udfff" for letter in text)),
+    FieldDescriptor.TYPE_INT32: some_int32,
+    FieldDescriptor.TYPE_ENUM: st.integers(-1, 5) | some_int32,
+    FieldDescriptor.TYPE_BOOL: st.booleans(),
+}
+GOOD: dict[str, Any] = {"model_id": "small", "batch_size": 2, "row_count": 3, "raw_audio": np.full(1280, 0.1, "<f4").tobytes()}
+
+
+def mutations(name: str, package: str) -> st.SearchStrategy[Any]:
+    """A good request in which some fields hold anything."""
+    request_class = getattr(MODULES[package], name)
+    fields = request_class.DESCRIPTOR.fields_by_name
+    good = {key: value for key, value in GOOD.items() if key in fields}
+    wild = {
+        key: st.lists(VALUES[field.type], max_size=5) if field.is_repeated else VALUES[field.type]
+        for key, field in fields.items()
+    }
+    return st.fixed_dictionaries({}, optional=wild).map(lambda some: request_class(**{**good, **some}))
+
+
+def send(duo: Duo, rpc: tuple[Any, ...], message: bytes) -> Code:
+    """The status of a call with any bytes as its message."""
+    service, method, _, reply, streaming = rpc
+    package = service.partition(".")[0]
+    channel = duo.to_compositing if package == "compositing" else duo.to_inference
+    decode = getattr(MODULES[package], reply).FromString
+    make: Callable[..., Any] = channel.unary_stream if streaming else channel.unary_unary
+    call = make(f"/{service}/{method}", response_deserializer=decode)
+    try:
+        answer = call(message, timeout=CALL_S)
+        if streaming:
+            list(answer)
+    except grpc.RpcError as error:
+        assert error.details(), "without a word"
+        assert "Traceback" not in error.details()
+        return error.code()
+    return Code.OK
+
+
+def still_serves(duo: Duo) -> None:
+    request = compositing_pb2.CompositeBatchRequest(model_id="small", batch_size=2, raw_audio=GOOD["raw_audio"])
+    assert len(duo.pictures.InferBatchComposite(request, timeout=CALL_S).composited_frames) == 2
+
+
+def fuzz(duo: Duo, rpc: tuple[Any, ...], message: bytes) -> None:
+    assert send(duo, rpc, message) in HONEST | {Code.OK}
+
+
+each_rpc = pytest.mark.parametrize("rpc", RPCS, ids=lambda rpc: f"{rpc[0].partition('.')[0]}-{rpc[1]}")
+
+
+@each_rpc
+def test_any_bytes(duo: Duo, rpc: tuple[Any, ...]) -> None:
+    @FEW
+    @example(b"\xff" * 40)
+    @example(b"\x0a\xff\xff\xff\xff\x0f")
+    @example(b"\x0a\x02\xc3\x28")  # a text that is not UTF-8
+    @given(st.binary(max_size=200))
+    def run(message: bytes) -> None:
+        fuzz(duo, rpc, message)
+
+    run()
+    still_serves(duo)
+
+
+@each_rpc
+def test_any_fields(duo: Duo, rpc: tuple[Any, ...]) -> None:
+    service, _, request, _, _ = rpc
+
+    @FEW
+    @given(mutations(request, service.partition(".")[0]))
+    def run(message: Any) -> None:
+        fuzz(duo, rpc, message.SerializeToString())
+
+    run()
+    still_serves(duo)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rpc", [rpc for rpc in RPCS if rpc[1].startswith(("Infer", "Encode"))], ids=lambda rpc: rpc[1])
+def test_any_fields_at_length(duo: Duo, rpc: tuple[Any, ...]) -> None:
+    service, _, request, _, _ = rpc
+
+    @MANY
+    @given(mutations(request, service.partition(".")[0]), st.data())
+    def run(message: Any, data: st.DataObject) -> None:
+        encoded = bytearray(message.SerializeToString())
+        for _ in range(data.draw(st.integers(0, 2))):  # and now and then a byte of the message itself
+            if encoded:
+                encoded[data.draw(st.integers(0, min(len(encoded), 200) - 1))] = data.draw(st.integers(0, 255))
+        fuzz(duo, rpc, bytes(encoded))
+
+    run()
+    still_serves(duo)
