@@ -71,6 +71,11 @@ class AvatarCatalog:
             ) from None
         return self._audio_encoder
 
+    def shown(self, path: Path) -> str:
+        """A file as callers may see it: relative to models_root, and of what lies elsewhere only the name."""
+        root, path = self.models_root.resolve(), path.resolve()
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
     def _is_avatar(self, folder: Path) -> bool:
         """Whether there is an avatar's folder; a link to one elsewhere than under models_root does not count."""
         if not _has_manifest(folder) and not is_legacy(folder):

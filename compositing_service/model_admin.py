@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 
 from avatar_kit.catalog import AvatarCatalog
@@ -25,7 +24,6 @@ class ModelAdmin:
     catalog: AvatarCatalog
     store: BackgroundStore
     client: InferenceClient
-    models_root: Path
     inference_ms: Mapping[str, float]
     """Time of the network by avatar."""
 
@@ -107,17 +105,11 @@ class ModelAdmin:
         except AvatarError as error:
             info.error = str(error)
             return info
-        info.model_path = self._shown(avatar.network_path)
-        info.background_dir = self._shown(avatar.frame_paths[0].parent)
-        info.crop_rects_path = self._shown(avatar.rects_path) if avatar.rects_path else ""
+        info.model_path = self.catalog.shown(avatar.network_path)
+        info.background_dir = self.catalog.shown(avatar.frame_paths[0].parent)
+        info.crop_rects_path = self.catalog.shown(avatar.rects_path) if avatar.rects_path else ""
         info.frame_count, info.width, info.height, info.fps = avatar.frame_count, avatar.width, avatar.height, avatar.fps
         return info
-
-    def _shown(self, path: Path) -> str:
-        """Relative to the models' folder; of what lies elsewhere only the name."""
-        root = self.models_root.resolve()
-        path = path.resolve()
-        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
     def _model_stats(self, stats: AvatarStats | None, avatar_id: str) -> compositing_pb2.ModelStats | None:
         if stats is None:

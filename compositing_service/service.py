@@ -104,7 +104,7 @@ def _servicer(
     batches = BatchCompositor(store, client, pool, metrics, max_reply_bytes=settings.max_message_bytes)
     return CompositingServicer(
         batches=batches,
-        admin=ModelAdmin(catalog, store, client, settings.models_root, inference_ms=batches.inference_ms),
+        admin=ModelAdmin(catalog, store, client, inference_ms=batches.inference_ms),
         upstream=UpstreamHealth(client.stubs, metrics=metrics),
         readiness=host.readiness,
         rules=RequestRules(

@@ -118,7 +118,7 @@ class InferenceServicer(InferenceServiceServicer):
             if infos[0].error and not await self.runner.on_thread(lambda: self._is_known(avatar_id)):
                 raise NotFound(f"no avatar {avatar_id}")
         else:
-            infos = [_loaded_info(model) for model in self.registry.loaded]
+            infos = [self._loaded_info(model) for model in self.registry.loaded]
         return pb.GetModelStatsResponse(
             models=infos,
             max_models=self.registry.max_models,
@@ -174,22 +174,21 @@ class InferenceServicer(InferenceServiceServicer):
     def _info(self, avatar_id: str) -> pb.ModelInfo:
         model = self.registry.find(avatar_id)
         if model is not None:
-            return _loaded_info(model)
+            return self._loaded_info(model)
         try:
             avatar = self.registry.catalog.get(avatar_id)
         except AvatarError as error:
             return pb.ModelInfo(model_id=avatar_id, gpu_id=CPU_DEVICE_ID, error=str(error))
-        return pb.ModelInfo(model_id=avatar_id, model_path=str(avatar.network_path), gpu_id=CPU_DEVICE_ID)
+        return pb.ModelInfo(model_id=avatar_id, model_path=self.registry.catalog.shown(avatar.network_path), gpu_id=CPU_DEVICE_ID)
 
-
-def _loaded_info(model: LoadedModel) -> pb.ModelInfo:
-    return pb.ModelInfo(
-        model_id=model.avatar.id,
-        loaded=True,
-        model_path=str(model.avatar.network_path),
-        stats=_stats(model),
-        gpu_id=model.engines[0].device.gpu_id,
-    )
+    def _loaded_info(self, model: LoadedModel) -> pb.ModelInfo:
+        return pb.ModelInfo(
+            model_id=model.avatar.id,
+            loaded=True,
+            model_path=self.registry.catalog.shown(model.avatar.network_path),
+            stats=_stats(model),
+            gpu_id=model.engines[0].device.gpu_id,
+        )
 
 
 def _stats(model: LoadedModel) -> pb.ModelStats:
