@@ -1,10 +1,11 @@
-"""Small avatars whose networks are exact: copies, products with powers of two and sums of few values, the same floats on any machine.
+"""Small avatars whose networks are exact: copies, products with powers of two and sums of two values, everywhere the same floats.
 
 The picture that a small network gives shows every one of the 8192 values of the window that it heard, and the avatar's crop.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -37,8 +38,8 @@ def exact_network(*, batch: int | str = "batch", side: int = 320, gain: float = 
     """Planes B and G: the window as tiles of 5 x 5 pixels, over a quarter of the crop; plane R: both pictures' planes."""
     nodes = [
         helper.make_node("Reshape", ["sound", "tiles"], ["small"]),
-        helper.make_node("Resize", ["small", "", "scales"], ["large"], mode="nearest", coordinate_transformation_mode="asymmetric",
-                         nearest_mode="floor"),
+        helper.make_node("Resize", ["small", "", "scales"], ["large"], mode="nearest", nearest_mode="floor",
+                         coordinate_transformation_mode="asymmetric"),
         helper.make_node("Mul", ["large", "gain"], ["heard"]),
         helper.make_node("Slice", ["picture", "0", "2", "1"], ["seen_bg"]),
         helper.make_node("Mul", ["seen_bg", "quarter"], ["faint_bg"]),
@@ -80,7 +81,7 @@ def slow_network(*, layers: int = 6) -> onnx.ModelProto:
     sizes = [6, *[32] * (layers - 1), 3]
     weights = {
         f"w{k}": generator.normal(0, 0.05, (after, before, 3, 3)).astype(np.float32)
-        for k, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False))
+        for k, (before, after) in enumerate(itertools.pairwise(sizes))
     }
     names = ["picture", *[f"x{k}" for k in range(layers)]]
     nodes = [

@@ -8,15 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 START_S = 90
 END_S = 60
+UNTIL_S = 20
 TREE = Path(__file__).resolve().parents[2]
 
 
@@ -32,11 +34,6 @@ class Service:
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
-
-    def end(self) -> int:
-        """SIGTERM, and the exit code."""
-        self.process.terminate()
-        return self.process.wait(END_S)
 
     def get(self, path: str) -> str:
         """What its HTTP endpoint says."""
@@ -76,6 +73,14 @@ def running(name: str, *overrides: str, log: Path) -> Iterator[Service]:
         for pipe in (process.stdin, process.stdout):
             assert pipe
             pipe.close()
+
+
+def until(true: Callable[[], bool], *, within_s: float = UNTIL_S) -> None:
+    """Looks again and again: what is watched is another process, so there is no event to wait for."""
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.02)
 
 
 def free_port() -> int:
