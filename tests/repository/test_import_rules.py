@@ -1,0 +1,76 @@
+"""Arrows point down only, and never in a circle."""
+
+from __future__ import annotations
+
+import graphlib
+from pathlib import Path
+
+import pytest
+
+from .imports import imported
+from .tree import modules
+
+SERVICE = {"service_kit", "avatar_kit", "shared_proto"}
+EVERYTHING = SERVICE | {"inference_service", "compositing_service", "lipsync_client", "lipsync_cli", "benchmarks"}
+MAY_IMPORT = {
+    "shared_proto": set(),
+    "service_kit": set(),
+    "avatar_kit": set(),
+    "inference_service": SERVICE,
+    "compositing_service": SERVICE,
+    "lipsync_client": {"shared_proto"},
+    "lipsync_cli": EVERYTHING,
+    "benchmarks": EVERYTHING,
+}
+MODULES = modules()
+IMPORTS = {name: imported(name, path, MODULES.keys()) for name, path in MODULES.items()}
+
+
+def top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_every_package_has_its_rule() -> None:
+    assert {top(module) for module in MODULES} <= set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_only_what_it_may(package: str) -> None:
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in IMPORTS.items()
+        if top(module) == package
+        for other in others
+        if top(other) not in {package, *MAY_IMPORT[package]}
+    ]
+    assert wrong == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    try:
+        graphlib.TopologicalSorter(IMPORTS).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import kit", {"kit"}),
+        ("import kit.part as p, os", {"kit.part"}),
+        ("import kit.part.Class", {"kit.part"}),
+        ("from kit import part", {"kit.part"}),
+        ("from kit import thing", {"kit"}),
+        ("from kit.part import thing, other", {"kit.part"}),
+        ("from . import part", {"kit.part"}),
+        ("from .part import thing", {"kit.part"}),
+        ("def run():\n    from kit.part import thing", {"kit.part"}),
+        ("if TYPE_CHECKING:\n    from kit.part import thing\nelse:\n    import kit", {"kit"}),
+        ("import typing\nif typing.TYPE_CHECKING:\n    import kit.part", set()),
+        ("import other", set()),
+    ],
+)
+def test_the_judge_itself(tmp_path: Path, text: str, found: set[str]) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(text)
+    assert imported("kit.module", path, {"kit", "kit.part", "kit.module"}) == found
