@@ -1,4 +1,4 @@
-"""The configuration: the example file, and what the keys accept."""
+"""The configuration: what the keys accept."""
 
 from __future__ import annotations
 
@@ -6,47 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from compositing_service.endpoints import parse_endpoints
 from compositing_service.settings import CompositingSettings
-from service_kit.settings import SettingsError, describe, load_settings
-
-EXAMPLE = Path(__file__).parents[2] / "deploy" / "config" / "compositing.yaml"
+from service_kit.settings import SettingsError, load_settings
 
 
 def load(text: str, tmp_path: Path) -> CompositingSettings:
     path = tmp_path / "compositing.yaml"
     path.write_text(text)
     return load_settings(CompositingSettings, config=path, environ={})
-
-
-def dotted(tree: object, prefix: str = "") -> set[str]:
-    if not isinstance(tree, dict):
-        return {prefix}
-    return {key for name, below in tree.items() for key in dotted(below, f"{prefix}.{name}" if prefix else name)}
-
-
-def with_its_models() -> str:
-    """The example with the commented entries at its end switched on."""
-    head, models = EXAMPLE.read_text().split("# models:\n")
-    return head + "models:\n" + re.sub(r"^# ", "", models, flags=re.MULTILINE)
-
-
-def test_the_example_file_is_the_defaults() -> None:
-    settings = load_settings(CompositingSettings, config=EXAMPLE, environ={})
-    assert settings == CompositingSettings()
-    assert settings.warnings == ()
-
-
-def test_the_example_file_has_every_key(tmp_path: Path) -> None:
-    written = {key.replace("models.sanders.", "models.<id>.") for key in dotted(yaml.safe_load(with_its_models()))}
-    assert written == {row.key for row in describe(CompositingSettings)}
-    assert load(with_its_models(), tmp_path).models["sanders"].num_frames == 523
-
-
-def test_every_key_says_what_it_does() -> None:
-    assert [row.key for row in describe(CompositingSettings) if not row.description] == []
 
 
 def test_a_file_of_the_earlier_servers_loads(tmp_path: Path) -> None:

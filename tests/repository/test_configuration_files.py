@@ -1,0 +1,87 @@
+"""The example files and the documentation against the settings classes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from compositing_service.settings import CompositingSettings
+from inference_service.settings import InferenceSettings
+from lipsync_cli.configuration_docs import configuration_page, main
+from service_kit.sections import ServiceSettings
+from service_kit.settings import describe, load_settings
+
+from .tree import TREE
+
+EXAMPLES = TREE / "deploy" / "config"
+PAGE = TREE / "docs" / "configuration.md"
+SETTINGS: dict[str, type[ServiceSettings]] = {"inference": InferenceSettings, "compositing": CompositingSettings}
+each_service = pytest.mark.parametrize("service", SETTINGS)
+
+
+def dotted(tree: object, prefix: str = "") -> set[str]:
+    """Every key of a file."""
+    if not isinstance(tree, dict):
+        return {prefix}
+    return {key for name, below in tree.items() for key in dotted(below, f"{prefix}.{name}" if prefix else name)}
+
+
+def with_its_models(service: str) -> str:
+    """The example with the commented entries at its end switched on."""
+    head, models = (EXAMPLES / f"{service}.yaml").read_text().split("# models:\n")
+    return head + "models:\n" + re.sub(r"^# ", "", models, flags=re.MULTILINE)
+
+
+@each_service
+def test_an_example_is_the_defaults(service: str) -> None:
+    settings = load_settings(SETTINGS[service], config=EXAMPLES / f"{service}.yaml", environ={})
+    assert settings == SETTINGS[service]()
+    assert settings.warnings == ()
+
+
+@each_service
+def test_an_example_names_every_key(service: str, tmp_path: Path) -> None:
+    written = {key.replace("models.sanders.", "models.<id>.") for key in dotted(yaml.safe_load(with_its_models(service)))}
+    assert written == {row.key for row in describe(SETTINGS[service])}
+    path = tmp_path / f"{service}.yaml"
+    path.write_text(with_its_models(service))
+    loaded = load_settings(SETTINGS[service], config=path, environ={})
+    assert loaded.warnings == ()
+    assert loaded.models["sanders"].num_frames == 523  # type: ignore[attr-defined]
+
+
+@each_service
+def test_every_key_says_what_it_accepts_and_does(service: str) -> None:
+    for row in describe(SETTINGS[service]):
+        assert row.description, row.key
+        assert row.type[0].islower() or row.type[0] in ":[", f"{row.key}: {row.type} is no word for a person"
+
+
+@each_service
+def test_entries_of_avatars_are_the_same_for_both(service: str) -> None:
+    """One file may serve both."""
+    entries = [{row.key for row in describe(cls) if row.key.startswith("models.")} for cls in SETTINGS.values()]
+    assert entries[0] == entries[1]
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    assert PAGE.read_text(encoding="utf-8") == configuration_page(), "run `make docs`"
+
+
+@each_service
+def test_the_page_has_every_key(service: str) -> None:
+    page = configuration_page()
+    for row in describe(SETTINGS[service]):
+        assert f"| `{row.key}` | {row.type} | `{row.default}` | {row.description} |" in page
+    for key, reason in SETTINGS[service].meaningless.items():
+        assert f"- `{key}`: {reason}" in page
+
+
+def test_the_page_is_written_where_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "new" / "page.md")]) == 0
+    assert main([]) == 0
+    assert (tmp_path / "new" / "page.md").read_text() == capsys.readouterr().out == configuration_page()
+    assert main(["a", "b"]) == 2
