@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import cv2
 import numpy as np
@@ -71,6 +71,8 @@ class Rect:
 @dataclass(frozen=True, slots=True)
 class Mask:
     """The part of the 320 x 320 picture that is black in the network's second image. Must be the one used in training."""
+
+    ACCEPTED: ClassVar[str] = "list of four whole numbers (x, y, width, height)"  # as files and messages have it
 
     x: int = 5
     y: int = 5

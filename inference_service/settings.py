@@ -110,6 +110,7 @@ class InferenceSettings(ServiceSettings):
 
     meaningless: ClassVar[Mapping[str, str]] = {
         "onnx.library_path": "ONNX Runtime comes with the Python package onnxruntime or onnxruntime-gpu",
+        "logging.log_compositing_times": "the inference service composites nothing; set it for the compositing service",
     }
 
     server: InferenceServerSection = InferenceServerSection()
