@@ -1,4 +1,4 @@
-"""Who runs next on a device: avatars take turns, and within an avatar its waiting requests share each batch.
+"""Who runs next on a device: avatars take turns, and within an avatar its waiting requests share the batches.
 
 Pure policy: no clock, no I/O. The dispatcher owns one queue a device and calls it from the event loop only.
 """
@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 R = TypeVar("R")
+
+# What a request gets of a batch at least, while it has so much left: each piece is a message of its own to the caller, and the
+# cost of a message is that of several frames' bytes.
+MIN_SLICE = 4
 
 
 @dataclass
@@ -75,7 +79,8 @@ class FairQueue(Generic[R]):
                     return
 
     def take(self, max_frames: int) -> tuple[Hashable, list[Slice[R]]] | None:
-        """The next batch: up to `max_frames` frames of the key whose turn it is, shared evenly by its requests.
+        """The next batch: up to `max_frames` frames of the key whose turn it is, shared evenly by as many of its requests as can
+        have MIN_SLICE frames each.
 
         The key goes to the end of the line when it has frames left, and a request whose frames are not all taken to the end
         of its key's line: one huge request delays another by its share of a batch, never by its length.
@@ -83,7 +88,11 @@ class FairQueue(Generic[R]):
         if not self._turns:
             return None
         key, requests = self._turns.popitem(last=False)
-        served = [requests.popleft() for _ in range(min(len(requests), max_frames))]
+        served: list[Waiting[R]] = []
+        promised = 0
+        while requests and promised < max_frames:
+            served.append(requests.popleft())
+            promised += min(served[-1].left, MIN_SLICE)
         taken: list[Slice[R]] = []
         for waiting, count in zip(served, _shares([waiting.left for waiting in served], max_frames), strict=True):
             taken.append(Slice(waiting.request, waiting.next_frame, count))
@@ -97,7 +106,12 @@ class FairQueue(Generic[R]):
 
 
 def _shares(wanted: list[int], room: int) -> list[int]:
-    """Max-min fair shares of `room` (>= len(wanted)): who wants little gets it, the rest is split evenly."""
+    """Max-min fair shares of `room`: who wants little gets it, the rest is split evenly. Where that would give less than
+    MIN_SLICE, the first get so much and the last what is left.
+    """
+    least = [min(frames, MIN_SLICE) for frames in wanted]
+    if (excess := sum(least) - room) >= 0:
+        return [*least[:-1], least[-1] - excess]
     shares = [0] * len(wanted)
     for rank, place in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
         shares[place] = min(wanted[place], room // (len(wanted) - rank))

@@ -37,8 +37,31 @@ def test_a_batch_is_full_when_enough_frames_wait(pushed: list[tuple[str, int]], 
     waiting = queue.frames_at_head()
     batch = queue.take(max_frames)
     assert batch is not None
-    if len(pushed) <= max_frames:
-        assert sum(piece.count for piece in batch[1]) == min(waiting, max_frames)
+    assert sum(piece.count for piece in batch[1]) == min(waiting, max_frames)
+
+
+@given(requests, st.integers(1, 20))
+def test_a_request_gets_a_few_frames_at_a_time_unless_the_batch_ends(pushed: list[tuple[str, int]], max_frames: int) -> None:
+    queue: FairQueue[int] = FairQueue()
+    for number, (key, frames) in enumerate(pushed):
+        queue.push(key, number, frames)
+    while (batch := queue.take(max_frames)) is not None:
+        pieces = batch[1]
+        short = [
+            place
+            for place, piece in enumerate(pieces)
+            if piece.count < 4 and piece.start + piece.count < pushed[piece.request][1]
+        ]
+        assert short in ([], [len(pieces) - 1])
+
+
+def test_many_small_requests_run_together() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for number in range(20):
+        queue.push("avatar", number, 1)
+    batch = queue.take(16)
+    assert batch is not None
+    assert [piece.request for piece in batch[1]] == list(range(16))
 
 
 def test_avatars_take_turns_however_much_one_asks() -> None:
