@@ -68,7 +68,12 @@ def duo(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """Shared by all tests that only ask."""
     logs = tmp_path_factory.mktemp("logs")
     with (
-        running("inference", f"models_root={models_root}", log=logs / "inference") as inference,
+        running(
+            "inference",
+            f"models_root={models_root}",
+            f"audio_encoder_path={models_root / 'none.onnx'}",  # each avatar has its own
+            log=logs / "inference",
+        ) as inference,
         running(
             "compositing",
             f"models_root={models_root}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -213,13 +212,13 @@ def test_a_bad_model_call(duo: Duo, steady: SteadyCaller, service: str, rpc: str
     steady.wait_for_a_call()
 
 
-@pytest.mark.parametrize("avatar_id", BROKEN)
-@pytest.mark.parametrize("service", ["compositing", "inference"])
+@pytest.mark.parametrize(
+    ("service", "avatar_id"),
+    [(service, name) for service in RPCS for name in BROKEN if (service, name) != ("inference", "truncated-jpeg")],
+)
 def test_loading_a_broken_avatar(duo: Duo, steady: SteadyCaller, service: str, avatar_id: str) -> None:
     """A frame that cannot be decoded shows when it is read: the inference service reads frames when they are asked for."""
     module, stub = (compositing_pb2, duo.pictures) if service == "compositing" else (inference_pb2, duo.mouths)
-    if (service, avatar_id) == ("inference", "truncated-jpeg"):
-        pytest.skip("read when its frame is asked for")
     error = refused(lambda: stub.LoadModel(module.LoadModelRequest(model_id=avatar_id), timeout=CALL_S))
     assert error.code() is Code.FAILED_PRECONDITION, error.details()
     assert_is_a_sentence(error.details() or "")
@@ -242,10 +241,8 @@ ENCODING = [
 
 @pytest.mark.parametrize(("fields", "code", "fields_named"), [each[1:] for each in ENCODING], ids=[each[0] for each in ENCODING])
 def test_bad_sound_to_encode(
-    duo: Duo, steady: SteadyCaller, models_root: Path, fields: dict[str, Any], code: Code, fields_named: tuple[str, ...]
+    duo: Duo, steady: SteadyCaller, fields: dict[str, Any], code: Code, fields_named: tuple[str, ...]
 ) -> None:
-    if not fields.get("model_id", "small") and (models_root / "audio_encoder.onnx").exists():
-        pytest.skip("building the drawn person has left a shared encoder")
     asked = {"model_id": "small", "raw_audio": sound(), "row_count": 4, **fields}
     error = refused(lambda: duo.mouths.EncodeAudio(inference_pb2.EncodeAudioRequest(**asked), timeout=CALL_S))
     assert error.code() is code, error.details()
