@@ -47,7 +47,7 @@ def models_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     write_avatar(root, "small")
     write_avatar(root, "other", seed=50, frames=3)
-    write_avatar(root, "forward", loop=Loop.FORWARD, frames=4)
+    write_avatar(root, "forward", loop=Loop.FORWARD, frames=7)
     write_avatar(root, "feather", paste=Paste.FEATHER)
     write_avatar(root, "direct", paste=Paste.DIRECT)
     write_avatar(root, "masked", mask=Mask(5, 5, 310, 315))

@@ -43,7 +43,7 @@ def shown(reply: pb.CompositeBatchResponse, frame_count: int) -> list[int]:
     return [next(k for k, each in enumerate(plain) if np.array_equal(each, picture)) for picture in pictures]
 
 
-@pytest.mark.parametrize(("avatar_id", "kind", "frame_count"), [("small", "bounce", 5), ("forward", "forward", 4)])
+@pytest.mark.parametrize(("avatar_id", "kind", "frame_count"), [("small", "bounce", 5), ("forward", "forward", 7)])
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 7, 8, 1_000_003, LAST - 11, LAST])
 def test_positions(duo: Duo, avatar_id: str, kind: str, frame_count: int, start: int) -> None:
     reply = ask(duo, model_id=avatar_id, batch_size=12, start_frame_idx=start)
