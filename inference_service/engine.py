@@ -68,6 +68,11 @@ class Engine:
         for session in self._sessions:
             self._idle.put(session)
 
+    @property
+    def producer(self) -> str:
+        """The program that wrote the network, "" when its file does not say."""
+        return self._network.producer
+
     def warm_up(self, max_batch: int) -> None:
         """Runs the smallest and the largest batch. Only a real run shows a missing cuDNN or a network that fails.
 

@@ -43,6 +43,7 @@ class WrappedNetwork:
     mouths_float: str  # output, float32 [n + m, 3, 320, 320]
     inputs: frozenset[str]  # those that the graph reads: a network may ignore its pictures
     batch: int | None  # fixed size, None: any
+    producer: str  # the program that wrote the file, "" when it does not say
 
 
 def wrap_network(path: Path, mask: Mask, *, for_cpu: bool) -> WrappedNetwork:
@@ -54,13 +55,14 @@ def wrap_network(path: Path, mask: Mask, *, for_cpu: bool) -> WrappedNetwork:
     Raises BrokenAvatar when the file is no ONNX network of this family.
     """
     model = _read(path)
+    producer = model.producer_name
     network_io(model)  # says what does not fit before anything is rewritten
     if for_cpu:
         model = _for_cpu(model, path.name)
     io = network_io(model)
     _splice(model.graph, io, mask)
     inputs = frozenset(value.name for value in model.graph.input)
-    return WrappedNetwork(model, io.audio, io.output, inputs, io.batch)
+    return WrappedNetwork(model, io.audio, io.output, inputs, io.batch, producer)
 
 
 def _read(path: Path) -> onnx.ModelProto:

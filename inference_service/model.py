@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import weakref
@@ -23,6 +24,10 @@ from inference_service.engine import Engine
 from inference_service.gpu_memory import visible_gpus
 from inference_service.sessions import open_session
 from inference_service.settings import OnnxSection
+
+log = logging.getLogger(__name__)
+
+DEMO_PRODUCER = "avatar_kit.demo"  # what avatar_kit.demo.graph writes into its networks
 
 
 @dataclass(eq=False)
@@ -78,6 +83,8 @@ class ModelLoader:
             # Other work moves the process's memory too: a network never counts less than its file.
             measured = max(_used_bytes(devices) - before - crops, avatar.network_path.stat().st_size * len(engines))
             features = self.features(encoder_path, devices[0])
+        if avatar.audio_encoder_path is None and engines[0].producer != DEMO_PRODUCER:
+            _warn_of_the_demos_encoder(avatar, encoder_path)
         if fill:
             for engine in engines:
                 engine.bank.fill()
@@ -97,6 +104,16 @@ class ModelLoader:
             found = AudioFeatures(AudioEncoder.from_session(session, mel=io.mel, rows=io.rows, batch=io.batch))
             self._encoders[key] = found
         return found
+
+
+def _warn_of_the_demos_encoder(avatar: Avatar, encoder_path: Path) -> None:
+    if onnx.load(encoder_path).producer_name == DEMO_PRODUCER:
+        log.warning(
+            "avatar %s has no audio encoder of its own and is given the demo's (%s): its mouth will move wrongly; put the "
+            "encoder that it was trained with there",
+            avatar.id,
+            encoder_path.name,
+        )
 
 
 def _used_bytes(devices: Sequence[Device]) -> int:

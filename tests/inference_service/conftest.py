@@ -89,6 +89,7 @@ def make_avatar(tmp_path: Path) -> MakeAvatar:
         loop: Loop = Loop.BOUNCE,
         mask: Mask | None = None,
         replace: bool = False,
+        own_encoder: bool = True,
     ) -> Avatar:
         root = tmp_path / "models"
         root.mkdir(exist_ok=True)
@@ -98,7 +99,8 @@ def make_avatar(tmp_path: Path) -> MakeAvatar:
             for index in range(frames):
                 writer.add_frame(picture(index), Rect(100 + index, 60, 280 + index, 240))
             writer.set_network(model if isinstance(model, bytes) else model.SerializeToString())
-            writer.set_audio_encoder(encoder().SerializeToString())
+            if own_encoder:
+                writer.set_audio_encoder(encoder().SerializeToString())
             return writer.finish()
 
     return make

@@ -16,7 +16,7 @@ from inference_service.settings import InferenceSettings
 from service_kit.errors import FailedPrecondition, InvalidRequest, NotFound, ResourceExhausted
 from service_kit.metrics import Metrics
 
-from .conftest import MakeAvatar, foreign_model, network
+from .conftest import MakeAvatar, encoder, foreign_model, network
 
 
 def registry(root: Path, devices: int = 1, **changes: object) -> ModelRegistry:
@@ -182,4 +182,20 @@ async def test_dedicated_devices_are_not_shared(make_avatar: MakeAvatar, tmp_pat
             await models.load("c")
     await models.load("c")
     assert len(models.loaded) == 2
+    await models.close()
+
+
+async def test_the_demos_encoder_under_another_avatar_is_warned_of(
+    make_avatar: MakeAvatar, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_avatar("trained", own_encoder=False)
+    make_avatar("whole")
+    shared = encoder()
+    shared.producer_name = "avatar_kit.demo"
+    (tmp_path / "models" / "audio_encoder.onnx").write_bytes(shared.SerializeToString())
+    models = registry(tmp_path)
+    await models.load("whole")
+    assert "mouth will move wrongly" not in caplog.text
+    await models.load("trained")
+    assert "avatar trained has no audio encoder of its own" in caplog.text
     await models.close()
