@@ -52,5 +52,9 @@ proto: $(DEV)
 	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
 
+# The page of all configuration keys, made from the code. A test fails when it is out of date.
+docs: $(DEV)
+	$(BIN)/python -m lipsync_cli.configuration_docs docs/configuration.md
+
 clean:
 	rm -rf .venv out build *.egg-info
