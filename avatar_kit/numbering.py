@@ -16,6 +16,11 @@ MAX_FRAMES = 1_000_000  # what six digits can number: eleven hours
 _FRAME_NAME = re.compile(r"(?:frame_)?([0-9]{1,9})\.(?:jpe?g|png)", re.IGNORECASE | re.ASCII)
 
 
+def is_frame_name(name: str) -> bool:
+    """Whether a file of that name is a frame picture: frame_000012.jpg, frame_0012.png, 12.jpg."""
+    return _FRAME_NAME.fullmatch(name) is not None
+
+
 def numbered_frames(folder: Path, *, first: Sequence[int] = (0, 1), inside: Path | None = None) -> list[Path]:
     """The frame pictures in a folder, ordered by the number in their names: frame_000012.jpg, frame_0012.png, 12.jpg.
 

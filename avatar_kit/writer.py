@@ -33,6 +33,12 @@ RECTS_NAME = "crop_rects.json"
 CHECKSUMS_NAME = "frames.sha256"
 
 
+def refuse_taken(models_root: Path, avatar_id: str) -> None:
+    """Raises AvatarExists when there is something of that name."""
+    if os.path.lexists(models_root / avatar_id):
+        raise AvatarExists(f"avatar {avatar_id!r} exists; ask for it to be replaced, or choose another id")
+
+
 class AvatarWriter:
     """Writes one avatar of format version 1; use it as a context manager. Leaving it without `finish` leaves nothing behind.
 
@@ -63,18 +69,33 @@ class AvatarWriter:
         self._width, self._height = width, height
         self._loop, self._paste, self._mask = loop, paste, mask or Mask()
         self._replace = replace
-        self._refuse_taken()
+        if not replace:
+            refuse_taken(models_root, avatar_id)
         self._folder = models_root / f".{avatar_id}.{secrets.token_hex(6)}.partial"
+        self._made: list[Path] = []
         self._rects: list[Rect] = []
         self._frame_sums: list[str] = []
         self._files: dict[str, FileEntry] = {}
 
     def __enter__(self) -> Self:
-        (self._folder / FRAMES_FOLDER).mkdir(parents=True)
+        root = self._place.parent
+        self._made = [folder for folder in (root, *root.parents) if not folder.exists()]
+        try:
+            (self._folder / FRAMES_FOLDER).mkdir(parents=True)
+        except BaseException:
+            self._clear()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        """Removes what was written, and the folders made for it, as far as nothing lies in them."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
 
     def add_frame(self, picture: bytes, rect: Rect) -> None:
         """Adds the next frame: a whole JPEG or PNG file of the avatar's size, and its rectangle. Raises BrokenAvatar."""
@@ -150,13 +171,10 @@ class AvatarWriter:
         with (self._folder / name).open("rb") as file:
             self._files[role] = FileEntry(path=name, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
-    def _refuse_taken(self) -> None:
-        if not self._replace and os.path.lexists(self._place):
-            raise AvatarExists(f"avatar {self._id!r} exists; ask for it to be replaced, or choose another id")
-
     def _put_in_place(self) -> None:
         """Renames; what was there before is moved away first, and back again should the renaming fail."""
-        self._refuse_taken()
+        if not self._replace:
+            refuse_taken(self._place.parent, self._id)
         old = self._folder.with_suffix(".old")
         if self._replace:
             with contextlib.suppress(FileNotFoundError):

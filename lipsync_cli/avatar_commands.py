@@ -49,6 +49,81 @@ def benchmark_command(
     typer.echo(f"{avatar.root}: {avatar.frame_count} frames of {avatar.width}x{avatar.height}")
 
 
+@command("import")
+def import_command(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A folder in one of the known layouts, or a video.")],
+    avatar_id: NewId,
+    models_root: ModelsRoot = DEFAULT_MODELS_ROOT,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", metavar="FILE", help="The network: .onnx, .pth, or a folder of them.")
+    ] = None,
+    rectangles: Annotated[Path | None, typer.Option("--rectangles", metavar="FILE.json", help="One rectangle a frame.")] = None,
+    landmarks: Annotated[
+        Path | None, typer.Option("--landmarks", metavar="DIR|FILE.npy", help="A folder of .lms files, or an array.")
+    ] = None,
+    audio_encoder: Annotated[
+        Path | None, typer.Option("--audio-encoder", metavar="FILE", help="The avatar's own: .onnx or .pth.")
+    ] = None,
+    smooth: Annotated[
+        int | None, typer.Option("--smooth", metavar="N", help="Average the rectangles over N frames, odd; off by default.")
+    ] = None,
+    detector: Annotated[
+        Path | None, typer.Option("--detector", metavar="FILE.onnx", help="Finds faces where there are no landmarks.")
+    ] = None,
+    landmarker: Annotated[
+        Path | None, typer.Option("--landmarker", metavar="FILE.onnx", help="Finds the points of a face; with --detector.")
+    ] = None,
+    loop: Annotated[
+        Literal["bounce", "forward"], typer.Option("--loop", help="What follows the last frame: the way back, or the first.")
+    ] = "bounce",
+    paste: Annotated[
+        Literal["reference", "feather", "direct"],
+        typer.Option("--paste", help="As in training; with a soft edge; as the older servers."),
+    ] = "reference",
+    mask: Annotated[
+        str | None, typer.Option("--mask", metavar="X,Y,W,H", help="What training blackened of 320x320; 5,5,310,305 without.")
+    ] = None,
+    replace: Replace = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+) -> None:
+    """Make an avatar of what you have on disk: a training folder, a package, frames or a video."""
+    from avatar_kit.geometry import Paste
+    from avatar_kit.importing import ImportOptions, plan_import, run_import
+    from avatar_kit.timeline import Loop
+    from lipsync_cli.avatars import parse_mask
+    from lipsync_cli.screen import progress_bar
+
+    options = ImportOptions(
+        source=source,
+        avatar_id=avatar_id,
+        models_root=models_root,
+        checkpoint=checkpoint,
+        rectangles=rectangles,
+        landmarks=landmarks,
+        audio_encoder=audio_encoder,
+        smooth=smooth,
+        detector=detector,
+        landmarker=landmarker,
+        loop=Loop(loop),
+        paste=Paste(paste),
+        mask=parse_mask(mask),
+        replace=replace,
+    )
+    plan = plan_import(options)
+    typer.echo(plan.text(), nl=False)
+    if dry_run:
+        typer.echo("nothing was written: this was a dry run")
+        return
+    with progress_bar("frames") as report:
+        imported = run_import(plan, report)
+    for note in imported.notes:
+        typer.echo(note)
+    for warning in imported.warnings:
+        typer.echo(f"warning: {warning}")
+    avatar = imported.avatar
+    typer.echo(f"{avatar.root}: {avatar.frame_count} frames of {avatar.width}x{avatar.height}")
+
+
 @command("list")
 def list_command(
     models_root: ModelsRoot = DEFAULT_MODELS_ROOT,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError, AvatarNotFound
+from avatar_kit.geometry import Mask
 from avatar_kit.ids import check_avatar_id
 from lipsync_cli.failures import CliError
 
@@ -50,6 +51,20 @@ def folder_of(models_root: Path, avatar_id: str) -> Path:
     if not folder.is_dir():
         raise AvatarNotFound(f"there is no avatar {avatar_id!r} in {models_root}")
     return folder
+
+
+def parse_mask(text: str | None) -> Mask | None:
+    """A mask as the command line gives it: x,y,width,height. Raises CliError."""
+    if text is None:
+        return None
+    try:
+        x, y, width, height = (int(number) for number in text.split(","))
+    except ValueError:
+        raise CliError(f"--mask {text[:40]!a}: expected four whole numbers, x,y,width,height") from None
+    try:
+        return Mask(x, y, width, height)
+    except ValueError as error:
+        raise CliError(f"--mask: {error}") from None
 
 
 def _listed(catalog: AvatarCatalog, avatar_id: str) -> Listed:

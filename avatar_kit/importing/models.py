@@ -1,0 +1,112 @@
+"""The networks of an import: ONNX files checked by shape and freed from a fixed batch size, checkpoints converted."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from avatar_kit.errors import AvatarError, BrokenAvatar
+from avatar_kit.importing.batch_freeing import freed
+from avatar_kit.importing.onnx_files import load_whole
+from avatar_kit.onnx_io import encoder_io, network_io
+from avatar_kit.safe_files import FileProblem, check_regular
+
+Kind: TypeAlias = Literal["network", "audio_encoder"]
+
+CHECKPOINT_SUFFIXES = frozenset({".pth", ".pt"})
+
+_BINDINGS: dict[Kind, Callable[..., Any]] = {"network": network_io, "audio_encoder": encoder_io}
+_NUMBERED = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A network to import. `batch`: what an ONNX file is fixed to; None when it is open, or not known yet."""
+
+    path: Path
+    kind: Kind
+    is_checkpoint: bool
+    batch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A network as the avatar gets it: bytes, or the file as it is; and what was done, in a sentence."""
+
+    content: bytes | Path
+    note: str
+
+
+def open_model(path: Path, kind: Kind) -> ModelSource:
+    """Looks at an ONNX file's shapes; of a checkpoint only that it is there. Raises BrokenAvatar."""
+    try:
+        check_regular(path)
+    except FileProblem as problem:
+        raise BrokenAvatar(problem.of(path.name)) from None
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+        return ModelSource(path, kind, is_checkpoint=True)
+    if path.suffix.lower() != ".onnx":
+        raise BrokenAvatar(f"{path.name} is neither an ONNX file (.onnx) nor a PyTorch checkpoint (.pth)")
+    load_whole(path)
+    batch: int | None = _BINDINGS[kind](path).batch
+    return ModelSource(path, kind, is_checkpoint=False, batch=batch)
+
+
+def prepare(source: ModelSource) -> Prepared:
+    """Converts a checkpoint; frees an ONNX file's batch dimension where that is safe. Takes seconds. Raises AvatarError."""
+    if source.is_checkpoint:
+        return _converted(source)
+    if source.batch is None:
+        return Prepared(source.path, f"{source.path.name}: kept as it is, takes any batch")
+    model = freed(load_whole(source.path), _BINDINGS[source.kind])
+    if model is None:
+        return Prepared(source.path, f"{source.path.name}: kept as it is, takes batches of {source.batch} only")
+    note = f"{source.path.name}: took batches of {source.batch} only, now takes any (compared: the same values)"
+    return Prepared(model.SerializeToString(deterministic=True), note)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The network in a folder of checkpoints: its ONNX file, else the `.pth` of the largest number; None when it has none.
+
+    Raises FileProblem when it can not be told which is meant.
+    """
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".onnx", *CHECKPOINT_SUFFIXES})
+    except OSError as error:
+        raise FileProblem(f"can not be listed: {error.strerror}") from None
+    best = [path for path in files if path.name == "model_best.onnx"]
+    onnx_files = [path for path in files if path.suffix.lower() == ".onnx"]
+    numbered = [path for path in files if _NUMBERED.fullmatch(path.stem) and path not in onnx_files]
+    if best or len(onnx_files) == 1:
+        return (best or onnx_files)[0]
+    if numbered and not onnx_files:
+        return max(numbered, key=lambda path: int(path.stem))
+    if len(files) > 1:
+        raise FileProblem(f"has several networks ({', '.join(path.name for path in files[:5])}): choose one with --checkpoint")
+    return files[0] if files else None
+
+
+def chosen_checkpoint(folder: Path) -> Path:
+    """The same of a folder that must have a network. Raises FileProblem."""
+    path = newest_checkpoint(folder)
+    if path is None:
+        raise FileProblem("has no network in it, neither .onnx nor .pth")
+    return path
+
+
+def _converted(source: ModelSource) -> Prepared:
+    """By the converter, which needs PyTorch and so is imported when there is something to convert."""
+    try:
+        convert = importlib.import_module("avatar_kit.checkpoints").convert_checkpoint
+    except (ImportError, AttributeError):
+        raise AvatarError(
+            f"{source.path.name} is a PyTorch checkpoint, and this installation can not convert it: install the `import` extra, "
+            "which brings torch, or give an ONNX file with --checkpoint or --audio-encoder"
+        ) from None
+    result = convert(source.path, kind=source.kind)
+    detail = f"{result.parameter_count:,} parameters, differs from PyTorch by at most {result.largest_difference:.1e}"
+    return Prepared(result.onnx_bytes, f"{source.path.name}: converted to ONNX, {detail}")
