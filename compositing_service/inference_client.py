@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from grpc import aio
 
 from compositing_service.metrics import CompositingMetrics
+from compositing_service.mouth_messages import MouthMessage
 from compositing_service.mouths import Mouths, read_mouths
 from compositing_service.upstream_channels import Endpoint, Endpoints
 from compositing_service.upstream_errors import InferenceFailed, as_service_error, is_lost
@@ -72,12 +73,12 @@ class InferenceClient:
         while received < frame_count:
             offset = received
             endpoint = self._endpoints.pick(avoid=attempts.failed_at)
-            call = endpoint.stub.InferStream(
+            call = endpoint.infer_stream(
                 request_from(offset), timeout=attempts.deadline.remaining_s(), metadata=outgoing_metadata()
             )
             try:
-                while isinstance(region := await call.read(), inference_pb2.MouthRegion):
-                    mouths = read_mouths(region, offset=offset, first=received, end=frame_count)
+                while isinstance(message := await call.read(), MouthMessage):
+                    mouths = read_mouths(message, offset=offset, first=received, end=frame_count)
                     received += len(mouths.pixels)
                     yield mouths
                 if received < frame_count:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.geometry import MOUTH_SIZE
+from compositing_service.mouth_messages import MouthMessage
 from compositing_service.upstream_errors import InferenceFailed
 from shared_proto import inference_pb2
 
@@ -25,17 +26,17 @@ class Mouths:
     gpu_id: int
 
 
-def read_mouths(region: inference_pb2.MouthRegion, *, offset: int, first: int, end: int) -> Mouths:
+def read_mouths(message: MouthMessage, *, offset: int, first: int, end: int) -> Mouths:
     """The content of one message, which must continue with frame `first` and stay below `end`.
 
     `offset` is the batch place that the asked inference request began with. Raises InferenceFailed for what does not fit.
     """
+    region, data = message.fields, message.data
     count = region.frame_count
     if region.first_frame + offset != first or not 1 <= count <= end - first:
         raise _unfit(f"frames {region.first_frame + offset} and {count} on, where {first} to {end - 1} were due")
     if region.mouth_format != inference_pb2.UINT8_BGR:
         raise _unfit(f"mouth_format {region.mouth_format}")
-    data = region.data  # each access copies
     if len(data) != count * MOUTH_BYTES:
         raise _unfit(f"{len(data)} bytes for {count} frames of {MOUTH_BYTES}")
     return Mouths(

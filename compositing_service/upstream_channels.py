@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 from grpc import aio
 
+from compositing_service.mouth_messages import MouthMessage, decode_mouths
+from shared_proto import inference_pb2
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
 if TYPE_CHECKING:  # the class exists for type checkers only
     from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub
 
+InferStream: TypeAlias = "aio.UnaryStreamMultiCallable[inference_pb2.InferBatchRequest, MouthMessage]"
+
+_INFER_STREAM = f"/{inference_pb2.DESCRIPTOR.services_by_name['InferenceService'].full_name}/InferStream"
 _READY = grpc.ChannelConnectivity.READY
 _BROKEN = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN})
 
@@ -30,6 +35,11 @@ class Endpoint:
         self.target = target
         self.channel = aio.insecure_channel(target, options=_channel_options(max_message_bytes))
         self.stub: InferenceServiceAsyncStub = InferenceServiceStub(self.channel)
+        self.infer_stream: InferStream = self.channel.unary_stream(
+            _INFER_STREAM,
+            request_serializer=inference_pb2.InferBatchRequest.SerializeToString,
+            response_deserializer=decode_mouths,
+        )
 
     def rank(self) -> int:
         """0 connected, 1 not connected yet, 2 failing. Starts connecting when idle."""

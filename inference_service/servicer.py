@@ -19,6 +19,7 @@ from inference_service.audio.windows import Rows
 from inference_service.devices import CPU_DEVICE_ID, Device
 from inference_service.gpu_memory import visible_gpus
 from inference_service.model import LoadedModel
+from inference_service.mouth_messages import encode_mouths
 from inference_service.registry import ModelRegistry
 from inference_service.request import MouthRequest, check_encode_request, check_infer_request
 from inference_service.runner import Progress, Runner
@@ -67,19 +68,17 @@ class InferenceServicer(InferenceServiceServicer):
             mouth_format = pb.FLOAT32_BGR if checked.want_float else pb.UINT8_BGR
             async for step in steps:
                 group = step.group
-                await context.write(
-                    pb.MouthRegion(
-                        first_frame=group.first,
-                        frame_count=len(group.mouths),
-                        data=group.mouths.tobytes(),
-                        mouth_format=mouth_format,
-                        inference_time_ms=group.run_seconds * 1000,
-                        audio_processing_ms=step.audio_seconds * 1000,
-                        queue_time_ms=group.queue_seconds * 1000,
-                        worker_id=group.worker_id,
-                        gpu_id=step.gpu_id,
-                    )
+                fields = pb.MouthRegion(
+                    first_frame=group.first,
+                    frame_count=len(group.mouths),
+                    mouth_format=mouth_format,
+                    inference_time_ms=group.run_seconds * 1000,
+                    audio_processing_ms=step.audio_seconds * 1000,
+                    queue_time_ms=group.queue_seconds * 1000,
+                    worker_id=group.worker_id,
+                    gpu_id=step.gpu_id,
                 )
+                await context.write(encode_mouths(fields, group.mouths))
 
     async def EncodeAudio(self, request: pb.EncodeAudioRequest, context: Context) -> pb.EncodeAudioResponse:
         with self.runner.admitted():

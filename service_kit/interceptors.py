@@ -137,7 +137,10 @@ def _log_end(method: Method, context: Context, code: grpc.StatusCode, seconds: f
 
 
 class Statuses(CallInterceptor):
-    """Turns what a handler raises into a status. Decodes and encodes as well: gRPC would answer errors there with UNKNOWN."""
+    """Turns what a handler raises into a status. Decodes and encodes as well: gRPC would answer errors there with UNKNOWN.
+
+    Streams may write bytes in place of a message: one that the handler encoded itself.
+    """
 
     def __init__(self, max_reply_bytes: int | None) -> None:
         super().__init__()
@@ -158,7 +161,8 @@ class Statuses(CallInterceptor):
             return await self.around(method, context, lambda: coded(request, context))
 
         outer_decode = (lambda data: _decoded(decode, data)) if handler.request_streaming else None
-        return rebuilt(handler, call, outer_decode, encode if handler.response_streaming else None)
+        outer_encode = (lambda reply: _message_bytes(encode, reply)) if handler.response_streaming else None
+        return rebuilt(handler, call, outer_decode, outer_encode)
 
     async def around(self, method: Method, context: Context, proceed: Proceed) -> Any:
         """Lets cancellation and gRPC's own exceptions pass, and ends the call with a status for all others."""
@@ -197,6 +201,11 @@ def _decoded(decode: Any, data: bytes) -> Any:
         return decode(data)
     except Exception:
         raise InvalidRequest([Violation("", "the message cannot be decoded: it is not of this RPC's request type")]) from None
+
+
+def _message_bytes(encode: Any, reply: Any) -> bytes:
+    data: bytes = reply if encode is None or isinstance(reply, bytes) else encode(reply)
+    return data
 
 
 def _task_is_cancelled() -> bool:

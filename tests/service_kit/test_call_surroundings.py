@@ -16,6 +16,7 @@ import pytest
 from service_kit import errors, request_context
 from service_kit.admission import RunningCalls
 from service_kit.metrics import Metrics
+from shared_proto import inference_pb2
 
 
 async def tell_context(request: bytes, context: Any) -> bytes:
@@ -261,3 +262,14 @@ async def test_the_end_of_calls_is_logged_failed_ones_as_info(start: Any, caplog
     await becomes(1, lambda: len([each for each in caplog.records if each.name == "lipsync.calls"]))
     [record] = [each for each in caplog.records if each.name == "lipsync.calls"]
     assert (record.method, record.code, record.status) == ("/test.Test/Rpc", "NOT_FOUND", "no avatar bears that name")
+
+
+async def test_a_stream_may_write_messages_that_are_encoded_already(start: Any) -> None:
+    async def handler(request: bytes, context: Any) -> None:
+        await context.write(inference_pb2.LoadModelRequest(model_id="an object"))
+        await context.write(inference_pb2.LoadModelRequest(model_id="bytes").SerializeToString())
+
+    encode = inference_pb2.LoadModelRequest.SerializeToString
+    channel = await start(Rpc=grpc.unary_stream_rpc_method_handler(handler, response_serializer=encode))
+    call = channel.unary_stream("/test.Test/Rpc", response_deserializer=inference_pb2.LoadModelRequest.FromString)(b"")
+    assert [message.model_id async for message in call] == ["an object", "bytes"]

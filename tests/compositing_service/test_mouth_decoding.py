@@ -1,0 +1,59 @@
+"""Messages that are cut up by hand are read as protobuf reads them, in whatever order their fields come."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from compositing_service.mouth_messages import decode_mouths
+from shared_proto import inference_pb2 as pb
+
+regions = st.builds(
+    pb.MouthRegion,
+    first_frame=st.integers(0, 2**31 - 1),
+    frame_count=st.integers(-(2**31), 2**31 - 1),
+    data=st.binary(max_size=300),
+    mouth_format=st.sampled_from([pb.FLOAT32_BGR, pb.UINT8_BGR]),
+    inference_time_ms=st.floats(0, 1e6, width=32),
+    audio_processing_ms=st.floats(0, 1e6, width=32),
+    gpu_id=st.integers(-1, 64),
+)
+# A field that this version does not know, of each wire type.
+unknown = st.sampled_from([b"\xa0\x06\x01", b"\xa1\x06" + bytes(8), b"\xa2\x06\x03abc", b"\xa5\x06" + bytes(4)])
+
+
+def joined(message: bytes) -> pb.MouthRegion:
+    """What was read, as one message."""
+    read = decode_mouths(message)
+    assert not read.fields.data
+    whole = pb.MouthRegion.FromString(read.fields.SerializeToString())
+    whole.data = bytes(read.data)
+    return whole
+
+
+@given(st.lists(st.one_of(regions.map(pb.MouthRegion.SerializeToString), unknown), max_size=4).map(b"".join))
+def test_any_parts_in_any_order_read_as_protobuf_reads_them(message: bytes) -> None:
+    assert joined(message) == pb.MouthRegion.FromString(message)
+
+
+@given(st.binary(max_size=40))
+@example(b"\x0b\x0c")  # a group, which protobuf skips
+@example(b"\x1a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")  # a length of 2**64 - 1
+@example(b"\x9a\x80\x00\x01x")  # the tag of data in more bytes than it needs
+def test_nonsense_is_read_or_refused_as_protobuf_does(message: bytes) -> None:
+    try:
+        expected = pb.MouthRegion.FromString(message)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            decode_mouths(message)
+        return
+    read = decode_mouths(message)
+    assert bytes(read.data) == expected.data
+    assert (read.fields.first_frame, read.fields.frame_count) == (expected.first_frame, expected.frame_count)
+
+
+def test_the_pixels_are_not_copied() -> None:
+    message = pb.MouthRegion(frame_count=1, data=bytes(1000)).SerializeToString()
+    assert decode_mouths(message).data.obj is message
