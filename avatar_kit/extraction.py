@@ -83,6 +83,8 @@ def opened_video(video: Path) -> Iterator[tuple[av.container.InputContainer, Vid
         if not container.streams.video:
             raise FileProblem("has no pictures in it")
         stream = container.streams.video[0]
+        if stream.codec_context is None:  # cut off before the stream says what it is
+            raise FileProblem("is truncated, or of a kind that can not be decoded")
         if problem := size_problem(stream.codec_context.width, stream.codec_context.height):
             raise FileProblem(problem)
         yield container, stream

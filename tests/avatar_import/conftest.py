@@ -126,6 +126,7 @@ def write_video(
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = *size, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.bit_rate = 8_000_000
         if codec == "libx264":
             stream.options = {"crf": "12", "preset": "veryfast"}  # with B-frames: packets are not in the order of showing
         if stamps:
