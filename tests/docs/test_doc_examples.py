@@ -1,0 +1,167 @@
+"""The examples of the documents, run as they stand against both services, before small avatars that cost nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import descriptor_pool, json_format, message_factory
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from avatar_kit.geometry import Rect
+from avatar_kit.networks.free import free_encoder, free_network
+from avatar_kit.verify import verify_avatar
+from avatar_kit.writer import AvatarWriter
+from lipsync_cli.processes import ServiceProcess, serve_command
+
+from .pages import API, README, TREE, blocks, commands
+
+WIDTH, HEIGHT = 1280, 720  # as the README's example of writing an avatar has it
+RUN_S = 60
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder like a checkout of the repository in which `make demo` has run, and where its services listen."""
+
+    folder: Path
+    inference: str
+    compositing: str
+
+    def adapted(self, text: str) -> str:
+        return text.replace("localhost:50051", self.inference).replace("localhost:50052", self.compositing)
+
+    def run(self, example: str) -> str:
+        """What an example in Python prints."""
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", self.adapted(example)],
+            cwd=self.folder, capture_output=True, text=True, timeout=RUN_S, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def write_demo(models: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (9, 16, 3), np.uint8)
+    picture = cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    with AvatarWriter(models, "demo", width=WIDTH, height=HEIGHT) as writer:
+        for index in range(26):
+            writer.add_frame(cv2.imencode(".jpg", picture)[1].tobytes(), Rect(560 + index, 300, 740 + index, 480))
+        mouths = np.random.default_rng(2).integers(0, 255, (2, 320, 320, 3), np.uint8)
+        writer.set_network(free_network(mouths).SerializeToString())
+        writer.finish()
+    (models / "audio_encoder.onnx").write_bytes(free_encoder().SerializeToString())
+
+
+def write_earlier_layout(models: Path) -> None:
+    """An avatar as the earlier servers had it."""
+    old = models / "sanders"
+    (old / "checkpoint").mkdir(parents=True)
+    (old / "checkpoint" / "model_best.onnx").write_bytes((models / "demo" / "network.onnx").read_bytes())
+    (old / "crop_rects.json").write_bytes((models / "demo" / "crop_rects.json").read_bytes())
+    (old / "frames").mkdir()
+    for picture in (models / "demo" / "frames").iterdir():
+        (old / "frames" / picture.name).write_bytes(picture.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("checkout")
+    (folder / "out").mkdir()
+    speech = Path("avatar_kit", "demo", "speech", "speech.wav")
+    (folder / speech).parent.mkdir(parents=True)
+    (folder / speech).write_bytes((TREE / speech).read_bytes())
+    write_demo(folder / "models")
+    write_earlier_layout(folder / "models")
+    common = [f"models_root={folder / 'models'}", "server.port=127.0.0.1:0", "metrics.port=127.0.0.1:0"]
+    with ServiceProcess("inference", serve_command("inference", common), log=folder / "inference.log") as first:
+        inference = first.wait_ready()
+        command = serve_command("compositing", [*common, f"inference_server.url={inference}"])
+        with ServiceProcess("compositing", command, log=folder / "compositing.log") as second:
+            yield Place(folder, inference, second.wait_ready())
+
+
+def example_with(page: Path, words: str) -> str:
+    """The one block of Python that has these words."""
+    (found,) = [block for block in blocks(page, "python") if words in block]
+    return found
+
+
+def test_the_readmes_client_writes_a_picture_for_every_40_ms_of_the_speech(place: Place) -> None:
+    place.run(example_with(README, "client.frames"))
+    pictures = sorted((place.folder / "out").glob("*.jpg"))
+    assert len(pictures) == 294  # 11.73 s
+    for picture in (pictures[0], pictures[-1]):
+        decoded = cv2.imread(str(picture))
+        assert decoded is not None
+        assert decoded.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_the_readmes_writer_makes_an_avatar_that_can_be_served(place: Place) -> None:
+    place.run(example_with(README, "AvatarWriter"))
+    report = verify_avatar(place.folder / "models" / "anna")
+    assert report.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        pytest.param("LipsyncError", "24 1280 720 [0, 1, 2, 3, ", id="one-batch"),
+        pytest.param("AsyncClient", "50 ", id="asyncio"),
+        pytest.param("audio_start_frame=first - lead", "50\n", id="generated-code"),
+        pytest.param("EncodeAudio", "0 (4, 320, 320, 3)\n", id="mouths"),
+    ],
+)
+def test_the_examples_in_python_run(place: Place, words: str, printed: str) -> None:
+    assert place.run(example_with(API, words)).startswith(printed)
+
+
+def test_what_a_refused_request_tells_is_printed(place: Place) -> None:
+    lines = place.run(example_with(API, "LipsyncError")).splitlines()
+    assert lines[1].startswith("StatusCode.INVALID_ARGUMENT ")
+    assert [line.split()[0] for line in lines[2:]] == ["model_id", "batch_size"]
+
+
+def test_grpcurls_lines_name_what_reflection_shows(place: Place) -> None:
+    """Does what grpcurl does: asks the server for its descriptors, reads the JSON, calls."""
+    lines = [shlex.split(place.adapted(line)) for line in commands(API, "grpcurl")]
+    assert len(lines) == 4
+    for words in lines:
+        assert words[:2] == ["grpcurl", "-plaintext"]
+        body = words[words.index("-d") + 1] if "-d" in words else "{}"
+        address, wanted = words[-2:]
+        with grpc.insecure_channel(address) as channel:
+            assert reflected_call(channel, wanted, body)
+
+
+def reflected_call(channel: grpc.Channel, wanted: str, body: str) -> object:
+    """The reply of "package.Service/Method", or, for "list", the services."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        database = ProtoReflectionDescriptorDatabase(channel)
+    if wanted == "list":
+        assert "compositing.CompositingService" in database.get_services()
+        return database.get_services()
+    service, _, name = wanted.partition("/")
+    pool = descriptor_pool.DescriptorPool(database)
+    method = pool.FindServiceByName(service).FindMethodByName(name)
+    request = json_format.Parse(body, message_factory.GetMessageClass(method.input_type)(), descriptor_pool=pool)
+    reply_class = message_factory.GetMessageClass(method.output_type)
+    call = channel.unary_unary(f"/{wanted}", request.__class__.SerializeToString, reply_class.FromString)
+    return json.loads(json_format.MessageToJson(call(request, timeout=RUN_S), descriptor_pool=pool))
+
+
+def test_the_examples_use_the_ports_of_make_run() -> None:
+    text = README.read_text() + API.read_text()
+    assert set(re.findall(r"localhost:(\d+)", text)) == {"50051", "50052"}

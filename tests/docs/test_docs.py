@@ -1,0 +1,243 @@
+"""What the documents say of files, commands, settings, messages and metrics is so."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+import typer.main
+import yaml
+
+from benchmarks.report import BEGIN, END, README, every_figure, figures_with_goals, rewrite, with_figures
+from compositing_service.metrics import CompositingMetrics
+from compositing_service.settings import CompositingSettings
+from compositing_service.store_stats import StoreStats
+from inference_service.metrics import InferenceMetrics
+from inference_service.settings import InferenceSettings
+from lipsync_cli.benching import NAMES
+from lipsync_cli.main import app
+from service_kit.metrics import Metrics
+from service_kit.settings import load_settings
+from shared_proto import compositing_pb2, inference_pb2
+
+from .pages import API, PAGES, TREE, anchors, blocks, code_spans, commands, links, prose
+
+PROTOS = (compositing_pb2, inference_pb2)
+BY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+@BY_PAGE
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        if "://" in link:
+            continue
+        place, _, anchor = link.partition("#")
+        target = (page.parent / place).resolve() if place else page
+        assert target.exists(), link
+        assert target.is_relative_to(TREE), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def click_command(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that the words name, and the words that are left for it."""
+    found: click.Command = typer.main.get_command(app)
+    while isinstance(found, click.Group) or hasattr(found, "commands"):
+        if not words or words[0] not in found.commands:
+            break
+        found, words = found.commands[words[0]], words[1:]
+    return found, words
+
+
+@BY_PAGE
+def test_commands_of_examples_are_accepted(page: Path) -> None:
+    for line in commands(page, "lipsync"):
+        command, rest = click_command(shlex.split(line)[1:])
+        assert not hasattr(command, "commands"), line
+        command.make_context(command.name, list(rest))  # parses, and complains, without running
+        if command.name == "bench":
+            assert set(rest[: rest.index("--json") if "--json" in rest else None]) <= set(NAMES), line
+
+
+@BY_PAGE
+def test_commands_in_the_text_exist_with_their_options(page: Path) -> None:
+    for span in code_spans(page):
+        words = shlex.split(span) if re.match(r"(\.venv/bin/)?lipsync ", span) else []
+        if not words:
+            continue
+        command, rest = click_command(words[1:])
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in rest if word.startswith("--")} <= known, span
+        assert rest != words[1:], f"{span}: no such command"
+
+
+@BY_PAGE
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (TREE / "Makefile").read_text(), re.MULTILINE))
+    named = [*code_spans(page), *commands(page, "make")]
+    assert {span.split()[1] for span in named if span.startswith("make ")} <= targets
+
+
+@pytest.mark.parametrize("settings", [InferenceSettings, CompositingSettings])
+def test_the_readmes_configuration_is_accepted_by_both_services(settings: type, tmp_path: Path) -> None:
+    (example,) = blocks(README, "yaml")
+    (tmp_path / "my.yaml").write_text(example)
+    loaded = load_settings(settings, config=tmp_path / "my.yaml", environ={})
+    assert loaded.warnings == ()
+    assert set(loaded.models) == set(yaml.safe_load(example)["models"])
+
+
+@BY_PAGE
+def test_configuration_keys_in_the_text_exist(page: Path) -> None:
+    keys = {
+        f"{name}.{key}"
+        for settings in (InferenceSettings, CompositingSettings)
+        for name, section in settings.model_fields.items()
+        for key in getattr(section.annotation, "model_fields", {})
+    }
+    sections = {key.partition(".")[0] for key in keys}
+    named = {span for span in code_spans(page) if re.fullmatch(r"[a-z_]+\.[a-z_]+", span) and span.partition(".")[0] in sections}
+    assert named <= keys | set(InferenceSettings.meaningless) | set(CompositingSettings.meaningless)
+
+
+def test_every_rpc_message_field_and_value_of_the_wire_is_documented() -> None:
+    named = set(itertools.chain.from_iterable(re.findall(r"\w+", span) for span in code_spans(API)))
+    headings = set(re.findall(r"\w+", " ".join(re.findall(r"^#+ .*$|^\| field of \w+", prose(API), re.MULTILINE))))
+    for file in (proto.DESCRIPTOR for proto in PROTOS):
+        methods = {method.name for service in file.services_by_name.values() for method in service.methods}
+        fields = {field.name for message in file.message_types_by_name.values() for field in message.fields}
+        values = {value.name for enum in file.enum_types_by_name.values() for value in enum.values}
+        messages = set(file.message_types_by_name)
+        assert methods | fields | values <= named
+        assert messages <= named | headings | set(re.findall(r"\b[A-Z]\w+\b", prose(API)))
+
+
+WITH_A_TABLE = [
+    (compositing_pb2, "CompositeBatchRequest", ""),
+    (compositing_pb2, "CompositeBatchResponse", ""),
+    (compositing_pb2, "ModelStats", ""),
+    (compositing_pb2, "HealthResponse", " of compositing"),
+    (inference_pb2, "HealthResponse", " of inference"),
+]
+
+
+@pytest.mark.parametrize(("proto", "message", "of"), WITH_A_TABLE, ids=[message + of for _, message, of in WITH_A_TABLE])
+def test_a_messages_table_has_its_fields_and_numbers(proto: ModuleType, message: str, of: str) -> None:
+    _, _, section = prose(API).partition(f"### {message}{of}\n")
+    table = re.search(r"^\|.*?\n\n", section, re.MULTILINE | re.DOTALL)
+    assert table
+    rows = [row.split("|")[1:3] for row in table.group().splitlines()[2:] if row]
+    found = dict(
+        pair
+        for names, numbers in rows
+        for pair in zip(re.findall(r"`(\w+)`", names), map(int, re.findall(r"\d+", numbers)), strict=True)
+    )
+    assert found == {field.name: field.number for field in proto.DESCRIPTOR.message_types_by_name[message].fields}
+
+
+def collected(metrics: Metrics) -> set[str]:
+    """The names as they are exported, without the suffixes of histograms."""
+    return {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in metrics.registry.collect()
+        if not family.name.startswith(("process_", "python_"))
+    }
+
+
+def test_the_documented_metrics_are_those_of_the_services() -> None:
+    inference, compositing = Metrics(), Metrics()
+    InferenceMetrics(inference)
+    counts = dict.fromkeys((field.name for field in dataclasses.fields(StoreStats)), 0)
+    CompositingMetrics(compositing).watch_store(lambda: StoreStats(**(counts | {"avatars": ()})))
+    exported = collected(inference) | collected(compositing)
+    named = {name for span in code_spans(API) for name in re.findall(r"\b(?:lipsync|grpc_server)_[a-z_]+\b", span)}
+    assert named - {"lipsync_client"} == exported
+    rows = set(re.findall(r"^\| `(lipsync_\w+)` \|", prose(API), re.MULTILINE))
+    assert rows == {name for name in exported if name.startswith("lipsync_")}
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("batch_size", f"1 to {CompositingSettings().limits.max_batch_size}."),
+        ("raw_audio", f"up to {CompositingSettings().limits.max_audio_seconds:g} s."),
+        ("lead_in_frames", f"0 to {CompositingSettings().limits.max_audio_seconds * 25:g}."),
+        ("jpeg_quality", f"the service's own ({CompositingSettings().output.jpeg_quality})"),
+        ("row_count", f"1 to {InferenceSettings().limits.max_feature_rows}."),
+        (
+            "max_models",
+            f"(compositing {CompositingSettings().capacity.max_models}, inference {InferenceSettings().capacity.max_models})",
+        ),
+        ("max_memory_bytes", f"(compositing {CompositingSettings().capacity.max_memory_gb:g} GiB)"),
+    ],
+)
+def test_limits_are_the_defaults(field: str, words: str) -> None:
+    rows = [line for line in API.read_text().splitlines() if line.startswith(f"| `{field}` |")]
+    assert any(words in row for row in rows), rows
+
+
+def test_the_compositor_waits_as_long_as_documented() -> None:
+    upstream = CompositingSettings().inference_server
+    assert f"`inference_server.timeout_seconds` ({upstream.timeout_seconds:g} s)" in API.read_text()
+    assert f"up to {upstream.max_retries} times (`inference_server.max_retries`)" in API.read_text()
+
+
+MEASURED = {
+    "measured": "2026-01-02T03:04:05+00:00",
+    "machine": {"cpu": "A CPU", "cores": 2, "memory_gb": 8.0, "python": "3.11.7", "packages": {"numpy": "2.4.6"}},
+    "benchmarks": {
+        "compositor": {
+            "figures": [
+                {"name": "whole", "value": 1234.5, "unit": "us"},
+                {"name": "a|b", "value": 0.125, "unit": "ms", "ratio": 8, "compared_with": "c", "goal": ">= 6x", "reached": True},
+                {"name": "late", "value": 12.34, "unit": "ms", "goal": "<= 8 ms", "reached": False},
+            ],
+            "error": None,
+        },
+        "gone": {"figures": [], "error": "ValueError: no\nluck"},
+    },
+}
+
+
+def test_a_report_replaces_what_stands_between_the_markers(tmp_path: Path) -> None:
+    measured, pages = tmp_path / "m.json", (tmp_path / "performance.md", tmp_path / "readme.md")
+    measured.write_text(json.dumps(MEASURED))
+    for page in pages:
+        page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    rewrite(measured, pages)
+    once = [page.read_text() for page in pages]
+    rewrite(measured, pages)
+    assert [page.read_text() for page in pages] == once
+    every, short = once
+    for text in once:
+        assert text.startswith(f"before\n{BEGIN}\n")
+        assert text.endswith(f"\n{END}\nafter\n")
+        assert "old" not in text
+        assert "2026-01-02, on A CPU, 2 cores, 8 GB, Python 3.11.7, numpy 2.4.6. From `m.json`." in text
+    assert "| whole | 1,234 us |" in every
+    assert "| late | 12.3 ms |  | <= 8 ms | **no** |" in every
+    assert "Failed: ValueError: no luck" in every
+    assert "| compositor: a\\|b | 0.125 ms | 8.00x c | >= 6x | yes |" in short
+    assert "whole" not in short
+
+
+@pytest.mark.parametrize("document", ["none", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}", f"{BEGIN}{END}{END}"])
+def test_a_document_without_its_place_for_figures_is_refused(document: str) -> None:
+    with pytest.raises(ValueError, match="figures: begin"):
+        with_figures(document, "x")
+
+
+@pytest.mark.parametrize(("page", "figures"), [(TREE / "docs" / "performance.md", every_figure), (README, figures_with_goals)])
+def test_figures_in_the_documents_are_those_of_the_file_that_they_name(page: Path, figures) -> None:
+    text = page.read_text()
+    source = re.search(r"From `(benchmarks/results/\S+\.json)`", text)
+    if source is None:
+        assert "Not measured yet" in text
+        return
+    assert with_figures(text, figures(json.loads((TREE / source[1]).read_text()), source[1])) == text
