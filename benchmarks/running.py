@@ -1,0 +1,48 @@
+"""Both services as processes on loopback, as a user starts them, for the length of a block."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from lipsync_cli.processes import ServiceProcess, serve_command
+
+LOOPBACK = ("server.port=127.0.0.1:0", "metrics.port=127.0.0.1:0")
+
+
+@dataclass(frozen=True)
+class Services:
+    """Where the compositing service listens, and both processes."""
+
+    address: str
+    inference: psutil.Process
+    compositing: psutil.Process
+
+
+@contextmanager
+def both_services(
+    models_root: Path, *, inference: Sequence[str] = (), compositing: Sequence[str] = ()
+) -> Iterator[Services]:
+    """Starts them with those settings besides their defaults and waits until they are ready. None outlives the block."""
+    with ExitStack() as stack:
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lipsync-bench-")))
+        common = (f"models_root={models_root}", *LOOPBACK)
+        first = stack.enter_context(_process("inference", (*common, *inference), logs))
+        url = f"inference_server.url={first.wait_ready()}"
+        second = stack.enter_context(_process("compositing", (*common, url, *compositing), logs))
+        yield Services(second.wait_ready(), psutil.Process(first.pid), psutil.Process(second.pid))
+
+
+def _process(name: str, overrides: Sequence[str], logs: Path) -> ServiceProcess:
+    return ServiceProcess(name, serve_command(name, overrides), log=logs / f"{name}.log")
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """What the process has used so far, on all cores, in the system's name too."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
