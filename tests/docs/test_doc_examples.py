@@ -25,9 +25,9 @@ from avatar_kit.verify import verify_avatar
 from avatar_kit.writer import AvatarWriter
 from lipsync_cli.processes import ServiceProcess, serve_command
 
-from .pages import API, README, TREE, blocks, commands
+from .pages import API, ARCHITECTURE, README, TREE, blocks, commands
 
-WIDTH, HEIGHT = 1280, 720  # as the README's example of writing an avatar has it
+WIDTH, HEIGHT = 1280, 720  # as the example of writing an avatar has it
 RUN_S = 60
 
 
@@ -108,8 +108,8 @@ def test_the_readmes_client_writes_a_picture_for_every_40_ms_of_the_speech(place
         assert decoded.shape == (HEIGHT, WIDTH, 3)
 
 
-def test_the_readmes_writer_makes_an_avatar_that_can_be_served(place: Place) -> None:
-    place.run(example_with(README, "AvatarWriter"))
+def test_the_written_avatar_can_be_served(place: Place) -> None:
+    place.run(example_with(ARCHITECTURE, "AvatarWriter"))
     report = verify_avatar(place.folder / "models" / "anna")
     assert report.problems == ()
 
@@ -163,5 +163,5 @@ def reflected_call(channel: grpc.Channel, wanted: str, body: str) -> object:
 
 
 def test_the_examples_use_the_ports_of_make_run() -> None:
-    text = README.read_text() + API.read_text()
+    text = "".join(page.read_text() for page in (README, API, ARCHITECTURE))
     assert set(re.findall(r"localhost:(\d+)", text)) == {"50051", "50052"}
