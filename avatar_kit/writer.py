@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +20,7 @@ from avatar_kit.features import FEATURE_WIDTH
 from avatar_kit.geometry import Mask, Paste, Rect
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.manifest import FPS, FRAMES_FOLDER, MANIFEST_NAME, FileEntries, FileEntry, Manifest, manifest_text
+from avatar_kit.partial_folder import PartialFolder
 from avatar_kit.pictures import inspect_picture, size_problem
 from avatar_kit.rectangles import rects_text
 from avatar_kit.safe_files import FileProblem
@@ -71,31 +71,22 @@ class AvatarWriter:
         self._replace = replace
         if not replace:
             refuse_taken(models_root, avatar_id)
-        self._folder = models_root / f".{avatar_id}.{secrets.token_hex(6)}.partial"
-        self._made: list[Path] = []
+        self._partial = PartialFolder(self._place)
         self._rects: list[Rect] = []
         self._frame_sums: list[str] = []
         self._files: dict[str, FileEntry] = {}
 
     def __enter__(self) -> Self:
-        root = self._place.parent
-        self._made = [folder for folder in (root, *root.parents) if not folder.exists()]
+        self._partial.__enter__()
         try:
-            (self._folder / FRAMES_FOLDER).mkdir(parents=True)
+            (self._folder / FRAMES_FOLDER).mkdir()
         except BaseException:
-            self._clear()
+            self._partial.__exit__(None, None, None)
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._clear()
-
-    def _clear(self) -> None:
-        """Removes what was written, and the folders made for it, as far as nothing lies in them."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            for folder in self._made:
-                folder.rmdir()
+        self._partial.__exit__(kind, error, trace)
 
     def add_frame(self, picture: bytes, rect: Rect) -> None:
         """Adds the next frame: a whole JPEG or PNG file of the avatar's size, and its rectangle. Raises BrokenAvatar."""
@@ -128,7 +119,7 @@ class AvatarWriter:
         """The clip's own audio features: float32 [rows, 512]."""
         if features.ndim != 2 or features.shape[1] != FEATURE_WIDTH or not np.isfinite(features).all():
             raise BrokenAvatar(f"audio features of shape {features.shape}; expected finite numbers, [rows, {FEATURE_WIDTH}]")
-        np.save(self._folder / FEATURES_NAME, np.ascontiguousarray(features, np.float32), allow_pickle=False)
+        _write_array(self._folder / FEATURES_NAME, np.ascontiguousarray(features, np.float32))
         self._note_file("features", FEATURES_NAME)
 
     def finish(self) -> Avatar:
@@ -144,6 +135,10 @@ class AvatarWriter:
         load_avatar(self._folder)
         self._put_in_place()
         return load_avatar(self._place)
+
+    @property
+    def _folder(self) -> Path:
+        return self._partial.path
 
     def _manifest(self) -> Manifest:
         return Manifest(
@@ -191,3 +186,10 @@ class AvatarWriter:
             old.unlink()
         else:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_array(path: Path, array: NDArray[np.float32]) -> None:
+    """What `np.save` does, but with the system's own word on why it can not: `np.save` gives no errno for a full disk."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)

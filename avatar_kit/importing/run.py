@@ -140,6 +140,6 @@ def _disk_problems(models_root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        reason = error.strerror or str(error)
         hint = "make room there or choose another --models-root" if error.errno in _FULL else "can it be written to?"
         raise ImportRefused(f"the avatar can not be written to {models_root}: {reason}; nothing was kept; {hint}") from error

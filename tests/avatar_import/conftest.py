@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +42,30 @@ def number_of(shown: NDArray[np.uint8]) -> int:
     return round((float(shown[4:20, 4:20].mean()) - 20) / 8)
 
 
+@cache
 def jpeg(index: int, **size: int) -> bytes:
     return cv2.imencode(".jpg", picture(index, **size), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
 
 def points(index: int, count: int = 110, *, kind: type = int) -> Points:
-    """Scattered ones, but for those that span the square: left at 40 + index, 60 wide, top at 20. Floats end in .75."""
+    """Scattered ones, but for those that span `square(index)`. Floats end in .75."""
     scattered = np.random.default_rng(index).integers(1, 90, (count, 2)).astype(np.float64)
-    scattered[1, 0], scattered[31, 0], scattered[52, 1] = 40 + index, 100 + index, 20
+    scattered[1, 0], scattered[52, 1], scattered[31, 0], _ = square(index)
     return scattered.astype(np.int64) if kind is int else scattered + 0.75
 
 
 def square(index: int) -> list[int]:
-    return [40 + index, 20, 100 + index, 80]
+    left = 40 + index % 50
+    return [left, 20, left + 60, 80]
 
 
 def lms_text(of: Points) -> str:
     return "".join(f"{x} {y}\n" for x, y in of.tolist())
+
+
+@cache
+def _lms(index: int, count: int, kind: type) -> str:
+    return lms_text(points(index, count, kind=kind))
 
 
 def value(name: str, shape: list[Any]) -> onnx.ValueInfoProto:
@@ -202,14 +210,14 @@ class Layouts:
         folder.mkdir(parents=True, exist_ok=True)
         for index in range(count):
             suffix = Path(naming).suffix
-            data = jpeg(index) if suffix == ".jpg" else cv2.imencode(suffix, picture(index))[1].tobytes()
+            data = jpeg(index % 100) if suffix == ".jpg" else cv2.imencode(suffix, picture(index))[1].tobytes()
             (folder / naming.format(index + first)).write_bytes(data)
         return folder
 
     def landmarks(self, folder: Path, *, first: int = 0, count: int = FRAMES, kind: type = int, points_each: int = 110) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for index in range(count):
-            (folder / f"{index + first}.lms").write_text(lms_text(points(index, points_each, kind=kind)))
+            (folder / f"{index + first}.lms").write_text(_lms(index % 100, points_each, kind))
         return folder
 
     def keyed_rects(self, path: Path) -> Path:

@@ -1,0 +1,250 @@
+"""Networks: bound by shape, freed from a fixed batch only where that is safe, found among checkpoints, never unpickled."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from avatar_kit.avatar import load_avatar
+from avatar_kit.importing.batch_freeing import freed
+from avatar_kit.onnx_io import encoder_io, network_io
+
+from .conftest import encoder, network
+
+
+def inputs(count: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(8)
+    face = generator.uniform(0, 1, (count, 6, 320, 320)).astype(np.float32)
+    return {"face": face, "sound": generator.uniform(0, 10, (count, 32, 16, 16)).astype(np.float32)}
+
+
+def session(model: Path | bytes) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("reshape", [False, True])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_fixed_batch_is_freed_and_gives_the_same(run, layouts, models_root: Path, batch: int, reshape: bool) -> None:
+    folder = layouts.go()
+    onnx.save(network(batch, reshape=reshape), folder / "checkpoint" / "model_best.onnx")
+    result = run(folder)
+    assert result.exit_code == 0, result.output
+    assert f"took batches of {batch} only, now takes any" in result.stdout
+    path = load_avatar(models_root / "ada").network_path
+    assert network_io(path).batch is None
+    wanted = session(folder / "checkpoint" / "model_best.onnx").run(None, inputs(batch))[0]
+    assert np.array_equal(session(path).run(None, inputs(batch))[0], wanted)
+    assert session(path).run(None, inputs(7))[0].shape == (7, 3, 320, 320)
+
+
+def test_a_network_that_mixes_its_batch_keeps_it(run, layouts, models_root: Path) -> None:
+    folder = layouts.go()
+    path = folder / "checkpoint" / "model_best.onnx"
+    onnx.save(network(2, crosswise=True), path)
+    result = run(folder)
+    assert result.exit_code == 0, result.output
+    assert "kept as it is, takes batches of 2 only" in result.stdout
+    assert load_avatar(models_root / "ada").network_path.read_bytes() == path.read_bytes()
+
+
+def test_an_encoder_is_freed_too() -> None:
+    opened = freed(encoder(1), encoder_io)
+    assert opened is not None
+    assert session(opened.SerializeToString()).run(None, {"mel": np.zeros((5, 1, 80, 16), np.float32)})[0].shape == (5, 512)
+
+
+def test_without_onnxruntime_a_fixed_batch_is_kept(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert freed(network(1), network_io) is None
+
+
+def test_an_open_batch_is_copied_byte_for_byte(run, layouts, models_root: Path) -> None:
+    run(layouts.go())
+    assert load_avatar(models_root / "ada").network_path.read_bytes() == network().SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (network(audio=(32, 32, 32)), "a network for hubert audio features"),
+        (network(audio=(256, 16, 32)), "a network for wenet audio features"),
+        (network(audio=(16, 16, 32)), "do not fit; expected [N, 6, 320, 320] float32"),
+        (encoder(), "its inputs 'mel' [?, 1, 80, 16] do not fit"),
+    ],
+    ids=["hubert", "wenet", "sizes", "the encoder"],
+)
+def test_a_network_of_another_shape_is_refused(refused, layouts, made: onnx.ModelProto, says: str) -> None:
+    said = refused(layouts.go(), "--checkpoint", layouts.onnx(layouts.root / "other.onnx", made))
+    assert "other.onnx: " in said
+    assert says in said
+
+
+def test_an_encoder_of_another_shape_is_refused(refused, layouts) -> None:
+    said = refused(layouts.go(), "--audio-encoder", layouts.onnx(layouts.root / "other.onnx", network()))
+    assert "other.onnx: its inputs" in said
+    assert "expected [N, 1, 80, 16] float32" in said
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a network", b"\xff" * 4000], ids=["empty", "text", "noise"])
+def test_a_file_that_is_no_network_is_refused(refused, layouts, content: bytes) -> None:
+    folder = layouts.go()
+    (folder / "checkpoint" / "model_best.onnx").write_bytes(content)
+    assert "model_best.onnx is " in refused(folder)
+
+
+def test_weights_in_other_files_are_not_followed(refused, layouts) -> None:
+    folder = layouts.go()
+    path = folder / "checkpoint" / "model_best.onnx"
+    onnx.save_model(network(reshape=True), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert "model_best.onnx keeps its weights in other files: save it as one file" in refused(folder)
+
+
+class Converter(types.ModuleType):
+    """In place of the converter, which needs PyTorch: notes what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__("avatar_kit.checkpoints")
+        self.given: list[tuple[str, str]] = []
+
+    def convert_checkpoint(self, path: Path, *, kind: str) -> types.SimpleNamespace:
+        self.given.append((path.name, kind))
+        made = network() if kind == "network" else encoder()
+        return types.SimpleNamespace(onnx_bytes=made.SerializeToString(), parameter_count=12_186_935, largest_difference=4.3e-4)
+
+
+@pytest.fixture
+def converter(monkeypatch) -> Converter:
+    module = Converter()
+    monkeypatch.setitem(sys.modules, "avatar_kit.checkpoints", module)
+    return module
+
+
+def checkpoints(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"weights")
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_largest_number(run, layouts, converter: Converter) -> None:
+    folder = layouts.research()
+    place = layouts.root / "checkpoint" / "ada"
+    (place / "net.onnx").unlink()
+    checkpoints(place, "4.pth", "9.pth", "14.pth", "99.pth", "104.pth", "optimizer.pth")
+    result = run(folder)
+    assert result.exit_code == 0, result.output
+    assert converter.given == [("104.pth", "network")]
+    assert "convert 104.pth to ONNX" in result.stdout
+    assert "104.pth: converted to ONNX, 12,186,935 parameters, differs from PyTorch by at most 4.3e-04" in result.stdout
+
+
+def test_a_checkpoint_or_a_folder_of_them_may_be_named(run, layouts, converter: Converter) -> None:
+    folder = layouts.research()
+    checkpoints(layouts.root / "elsewhere", "1.pth", "2.pth")
+    run(folder, "--checkpoint", layouts.root / "elsewhere")
+    run(folder, "--checkpoint", layouts.root / "elsewhere" / "1.pth", "--replace")
+    assert converter.given == [("2.pth", "network"), ("1.pth", "network")]
+
+
+def test_the_trees_own_audio_encoder_is_converted_unless_one_is_shared(run, layouts, converter: Converter, models_root) -> None:
+    checkpoints(layouts.root / "model" / "checkpoints", "audio_visual_encoder.pth")
+    assert run(layouts.research()).exit_code == 0
+    assert converter.given == [("audio_visual_encoder.pth", "audio_encoder")]
+    assert load_avatar(models_root / "ada").audio_encoder_path is not None
+    layouts.onnx(models_root / "audio_encoder.onnx", encoder())
+    assert run(layouts.research(), "--replace").exit_code == 0
+    assert load_avatar(models_root / "ada").audio_encoder_path is None
+
+
+def test_which_of_several_networks_is_meant_must_be_said(refused, layouts, converter: Converter) -> None:
+    folder = layouts.research()
+    place = layouts.root / "checkpoint" / "ada"
+    (place / "net.onnx").unlink()
+    checkpoints(place, "best.pth", "last.pth")
+    assert "checkpoint/ada has several networks (best.pth, last.pth): choose one with --checkpoint" in refused(folder)
+
+
+def test_no_network_at_all(refused, layouts) -> None:
+    folder = layouts.go()
+    (folder / "checkpoint" / "model_best.onnx").unlink()
+    assert "sanders has no network: name an .onnx or .pth file with --checkpoint" in refused(folder)
+    checkpoints(layouts.root / "empty")
+    assert "has no network in it, neither .onnx nor .pth" in refused(folder, "--checkpoint", layouts.root / "empty")
+    (layouts.root / "net.txt").write_text("?")
+    assert "net.txt is neither an ONNX file (.onnx) nor a PyTorch checkpoint" in refused(
+        folder, "--checkpoint", layouts.root / "net.txt"
+    )
+
+
+def test_without_the_converter_a_checkpoint_is_refused_with_advice(refused, layouts, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "avatar_kit.checkpoints", None)
+    checkpoints(layouts.root / "nets", "9.pth")
+    said = refused(layouts.go(), "--checkpoint", layouts.root / "nets")
+    assert "9.pth is a PyTorch checkpoint, and this installation can not convert it: install the `import` extra" in said
+
+
+class Bomb:
+    """What a pickle may do to whoever loads it."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.trace,))
+
+
+@pytest.mark.parametrize("name", ["landmarks_2d.npy", "aud_ave.npy", "net.pth"])
+@pytest.mark.parametrize("form", ["npy", "bare"])
+def test_a_pickle_is_never_run(refused, layouts, tmp_path: Path, name: str, form: str) -> None:
+    trace = tmp_path / "it ran"
+    path = layouts.root / name
+    folder = layouts.go()
+    if form == "npy":
+        np.save(path, np.array([Bomb(trace)], object), allow_pickle=True)
+        path = path if path.exists() else path.with_name(path.name + ".npy").rename(path)
+    else:
+        path.write_bytes(pickle.dumps({"model": Bomb(trace)}))
+    options: tuple[object, ...] = ()
+    if name == "aud_ave.npy":
+        path.rename(folder / name)
+    else:
+        options = ("--checkpoint" if name.endswith("pth") else "--landmarks", path)
+    said = refused(folder, *options)
+    assert not trace.exists()
+    assert name in said
+    pickle.loads(pickle.dumps(Bomb(trace)))
+    assert trace.exists(), "the bomb is a real one"
+
+
+def test_landmarks_found_by_the_users_models(run, refused, layouts, monkeypatch, models_root: Path) -> None:
+    """The finder itself has its own tests: here every third frame has no face."""
+    from .conftest import FRAMES, points, square
+
+    seen = []
+
+    def find_landmarks(frames, *, detector: Path, landmarker: Path):
+        assert (detector.name, landmarker.name) == ("scrfd.onnx", "pfld.onnx")
+        for index, frame in enumerate(frames):
+            seen.append(frame.shape)
+            yield None if index % 3 == 1 else points(index, kind=float)
+
+    module = types.ModuleType("avatar_kit.detection")
+    monkeypatch.setitem(sys.modules, "avatar_kit.detection", module)
+    folder = layouts.plain(rects=False)
+    options = ("--detector", layouts.root / "scrfd.onnx", "--landmarker", layouts.root / "pfld.onnx")
+    assert "this installation can not find landmarks" in refused(folder, *options)
+    module.find_landmarks = find_landmarks  # type: ignore[attr-defined]
+    result = run(folder, *options)
+    assert result.exit_code == 0, result.output
+    assert seen == [(96, 160, 3)] * FRAMES
+    assert "frame 4: no landmarks, interpolated" in result.stdout
+    rects = load_avatar(models_root / "ada").rects
+    assert json.dumps([[r.x1, r.y1, r.x2, r.y2] for r in rects]) == json.dumps([square(index) for index in range(FRAMES)])
+    assert "--detector and --landmarker go together" in refused(folder, *options[:2], "--replace")
