@@ -1,0 +1,188 @@
+"""Two services against one process doing the same, and how many frames a second both services make for many callers.
+
+The first compares the time of 24 frames with sound: through client, compositing and inference service on loopback, and by calling
+the same code in this process, with as many threads. The second has a network that costs next to nothing, eight callers and
+batches of 24; the callers' process shares the machine's cores with both services.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from avatar_kit.avatar import Avatar
+from avatar_kit.benchmark_avatar import build_benchmark
+from avatar_kit.catalog import AvatarCatalog
+from avatar_kit.demo import build_demo
+from benchmarks.running import Services, both_services, cpu_seconds
+from compositing_service.composer import open_composer
+from compositing_service.frame_cache import FrameCache
+from compositing_service.scratch import Scratch
+from inference_service.devices import find_devices
+from inference_service.engine import NO_PICTURES, EngineInput
+from inference_service.model import ModelLoader
+from inference_service.service import DEFAULT_BATCH
+from inference_service.settings import GpuSection, OnnxSection
+from lipsync_cli.benching import Figure
+from lipsync_client import Client
+
+BATCH = 24
+LEAD_IN, LOOK_AHEAD = 10, 12
+FRAMES = 120
+QUALITY = 75
+PAIRS = 31
+CALLERS = 8
+ROUND_S = 4.0
+ROUNDS = 4
+EXTRA_GOAL_MS, RATE_GOAL = 8.0, 1500.0
+
+
+def run() -> list[Figure]:
+    """About a minute."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            free = build_benchmark(root, "free", frame_count=FRAMES, network="free")
+            demo = build_demo(root)
+            with both_services(root) as services:
+                return [
+                    *two_against_one(services, demo, root, "demo network"),
+                    *two_against_one(services, free, root, "network that costs nothing"),
+                    *throughput(services, free),
+                ]
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def two_against_one(services: Services, avatar: Avatar, root: Path, what: str) -> list[Figure]:
+    """Milliseconds for 24 frames, the two ways in turn, and the median of each pair's difference."""
+    sound = speech_like(LEAD_IN + BATCH + LOOK_AHEAD)
+    with Client(services.address) as client, in_this_process(avatar, root) as alone:
+
+        def through_services() -> list[bytes]:
+            return list(client.composite(avatar.id, sound, batch_size=BATCH, lead_in_frames=LEAD_IN, quality=QUALITY).frames)
+
+        if through_services() != alone(sound):
+            raise RuntimeError("the two ways do not give the same bytes")
+        pairs = [(timed(through_services), timed(lambda: alone(sound))) for _ in range(PAIRS)]
+    extra = median(two - one for two, one in pairs)
+    return [
+        {"name": f"{BATCH} frames, {what}: two services", "value": median(two for two, _ in pairs), "unit": "ms"},
+        {"name": f"{BATCH} frames, {what}: one process", "value": median(one for _, one in pairs), "unit": "ms"},
+        {
+            "name": f"{BATCH} frames, {what}: extra time of two services",
+            "value": extra,
+            "unit": "ms",
+            "goal": f"<= {EXTRA_GOAL_MS:g} ms",
+            "reached": extra <= EXTRA_GOAL_MS,
+        },
+    ]
+
+
+def timed(way: Callable[[], object]) -> float:
+    """Milliseconds of one call."""
+    started = perf_counter()
+    way()
+    return (perf_counter() - started) * 1000
+
+
+@contextmanager
+def in_this_process(avatar: Avatar, root: Path) -> Iterator[Callable[[NDArray[np.float32]], list[bytes]]]:
+    """The services' own code without the services: features, engine, and composer in as many threads as there are cores."""
+    device = find_devices(GpuSection(enabled=False), OnnxSection())[0]
+    group = DEFAULT_BATCH[False]
+    loader = ModelLoader(OnnxSection(), max_batch=group)
+    encoder = AvatarCatalog(root).audio_encoder_path(avatar)
+    model = loader.load(avatar, encoder, [device], fill=True)
+    cache = FrameCache(max_bytes=2**30, policy="lfu")
+    composer = open_composer(avatar, cache=cache, shelf=cache.open(max_frames=avatar.frame_count), scratch=Scratch())
+    frames = np.arange(BATCH, dtype=np.int64)
+
+    def composite(first: int, mouths: NDArray[np.uint8]) -> list[bytes]:
+        return [composer.composite(first + place, mouth, quality=QUALITY) for place, mouth in enumerate(mouths)]
+
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+
+        def alone(sound: NDArray[np.float32]) -> list[bytes]:
+            windows = model.features.frame_windows(sound, batch_size=BATCH, lead_in_frames=LEAD_IN)
+            jobs = []
+            for first in range(0, BATCH, group):
+                here = slice(first, first + group)
+                batch = EngineInput(windows[here], frames[here], NO_PICTURES, want_float=False, want_uint8=True)
+                mouths = model.engines[0].run(batch).mouths_uint8
+                if mouths is None:
+                    raise RuntimeError("the engine gave no pixels")
+                jobs.append(pool.submit(composite, first, mouths))
+            return [jpeg for job in jobs for jpeg in job.result()]
+
+        yield alone
+
+
+def throughput(services: Services, avatar: Avatar) -> list[Figure]:
+    """Frames a second for all callers together, and where the processors' time goes."""
+    sound = speech_like(LEAD_IN + BATCH + LOOK_AHEAD)
+    with Client(services.address) as client:
+        client.load(avatar.id)
+        for start in range(0, avatar.frame_count, BATCH):
+            client.composite(avatar.id, sound, batch_size=BATCH, start_frame=start, lead_in_frames=LEAD_IN)
+    rounds = [one_round(services, avatar, sound) for _ in range(ROUNDS)]
+    rate = median(frames / seconds for frames, seconds, _ in rounds)
+    best = max(frames / seconds for frames, seconds, _ in rounds)
+    figures: list[Figure] = [
+        {
+            "name": f"both services, {CALLERS} callers (quickest round {best:.0f})",
+            "value": rate,
+            "unit": "frames/s",
+            "goal": f">= {RATE_GOAL:g} frames/s",
+            "reached": rate >= RATE_GOAL,
+        }
+    ]
+    for place, name in enumerate(("inference service", "compositing service", "callers")):
+        spent = median(cpu[place] / frames * 1000 for frames, _, cpu in rounds)
+        figures.append({"name": f"processor time of a frame: {name}", "value": spent, "unit": "ms"})
+    return figures
+
+
+def one_round(services: Services, avatar: Avatar, sound: NDArray[np.float32]) -> tuple[int, float, tuple[float, float, float]]:
+    """Frames made, seconds taken, and processor seconds of the inference service, the compositing service and the callers."""
+    made = [0] * CALLERS
+
+    def spent() -> tuple[float, float, float]:
+        return cpu_seconds(services.inference), cpu_seconds(services.compositing), process_time()
+
+    def call(number: int, until: float) -> None:
+        with Client(services.address) as client:
+            position = number * BATCH
+            while perf_counter() < until:
+                client.composite(avatar.id, sound, batch_size=BATCH, start_frame=position, lead_in_frames=LEAD_IN)
+                made[number] += BATCH
+                position += BATCH
+
+    before, started = spent(), perf_counter()
+    callers = [threading.Thread(target=call, args=(number, started + ROUND_S)) for number in range(CALLERS)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    seconds = perf_counter() - started
+    inference, compositing, client_s = (after - earlier for after, earlier in zip(spent(), before, strict=True))
+    return sum(made), seconds, (inference, compositing, client_s)
+
+
+def speech_like(frames: int) -> NDArray[np.float32]:
+    """So many frames of noise at a speaker's level, so that no row is silence."""
+    return np.random.default_rng(4).normal(0, 0.1, frames * 640).astype(np.float32)
