@@ -73,8 +73,10 @@ async def _open(settings: CompositingSettings, host: Host) -> AsyncIterator[Warm
         )
         resources.push_async_callback(client.close)
         metrics.watch_store(store.stats)
-        add_CompositingServiceServicer_to_server(_servicer(settings, host, catalog, store, client, pool, metrics), host.server)
-        for task in _periodic_tasks(settings, store):
+        upstream = UpstreamHealth(client.stubs, metrics=metrics)
+        servicer = _servicer(settings, host, catalog, store, client, upstream, pool, metrics)
+        add_CompositingServiceServicer_to_server(servicer, host.server)
+        for task in [asyncio.create_task(upstream.watch()), *_periodic_tasks(settings, store)]:
             resources.push_async_callback(_cancelled, task)
         yield partial(_preload, settings, store, client)
 
@@ -98,6 +100,7 @@ def _servicer(
     catalog: AvatarCatalog,
     store: BackgroundStore,
     client: InferenceClient,
+    upstream: UpstreamHealth,
     pool: ThreadPoolExecutor,
     metrics: CompositingMetrics,
 ) -> CompositingServicer:
@@ -105,7 +108,7 @@ def _servicer(
     return CompositingServicer(
         batches=batches,
         admin=ModelAdmin(catalog, store, client, inference_ms=batches.inference_ms),
-        upstream=UpstreamHealth(client.stubs, metrics=metrics),
+        upstream=upstream,
         readiness=host.readiness,
         rules=RequestRules(
             max_batch_size=settings.limits.max_batch_size,

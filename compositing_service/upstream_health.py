@@ -1,4 +1,4 @@
-"""Whether the inference service is well, for the Health RPC: asked at most once a second, however many want to know."""
+"""Whether the inference service is well: asked at most once a second, however many want to know."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the class exists for type checkers only
 
 _FRESH_S = 1.0
 _TIMEOUT_S = 1.0
+_WATCH_S = 5.0
 
 
 class UpstreamHealth:
@@ -38,6 +39,12 @@ class UpstreamHealth:
                 self._fresh_until = time.monotonic() + _FRESH_S
                 self._metrics.inference_up.set(self._healthy)
         return self._healthy
+
+    async def watch(self) -> None:
+        """Asks again and again, without end, so that the metric is true also when nobody calls Health."""
+        while True:
+            await self.healthy()
+            await asyncio.sleep(_WATCH_S)
 
 
 async def _is_healthy(stub: InferenceServiceAsyncStub) -> bool:

@@ -128,6 +128,9 @@ class Dispatcher:
                 while (ready := early.pop(delivered, None)) is not None:
                     delivered += len(ready.mouths)
                     yield ready
+        except (GeneratorExit, asyncio.CancelledError):
+            self._metrics.dropped_request("cancelled")
+            raise
         finally:
             self._queue.remove(job)
 

@@ -24,6 +24,8 @@ from inference_service.sessions import RUN_ERRORS, open_session
 from inference_service.settings import OnnxSection
 
 NO_PICTURES = np.empty((0, 6, MOUTH_SIZE, MOUTH_SIZE), np.float32)
+# Frames that a CPU runs at once: what a quick network makes of more would not stay in the processor's cache.
+CPU_FRAMES = 4
 # A bank must have at least one slot, also when nothing is taken from it.
 EMPTY_BANK = np.zeros((1, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
 
@@ -94,20 +96,22 @@ class Engine:
         """Runs the network. Crops of `batch.frames` must be in the bank. Blocking. Raises EngineError."""
         started = time.perf_counter()
         count = len(batch.windows)
-        size = self._network.batch or count
-        room = -(-count // size) * size  # a network with a fixed batch size fills whole batches
+        fixed = self._network.batch
+        size = fixed or (count if self.device.is_gpu else min(count, CPU_FRAMES))
+        room = -(-count // fixed) * fixed if fixed else count  # a network with a fixed batch size fills whole batches
         floats = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.float32) if batch.want_float else None
         planes = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if batch.want_uint8 else None
         sums = np.empty(room, np.float32)
         with self._session() as session:
             for start in range(0, room, size):
-                here = slice(start, start + size)
+                here = slice(start, min(start + size, room))
                 outputs: dict[str, NDArray[Any]] = {graph.SUMS: sums[here]}
                 if floats is not None:
                     outputs[self._network.mouths_float] = floats[here]
                 if planes is not None:
                     outputs[graph.MOUTHS_UINT8] = planes[here]
-                self._run_once(session, batch if size == count else _part(batch, start, size), outputs)
+                part = batch if here == slice(0, count) else _part(batch, here.start, here.stop - here.start)
+                self._run_once(session, part, outputs)
         return EngineOutput(
             None if floats is None else floats[:count],
             None if planes is None else _interleaved(planes[:count]),

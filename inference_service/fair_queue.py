@@ -6,10 +6,11 @@ Pure policy: no clock, no I/O. The dispatcher owns one queue a device and calls 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
 
 # What a request gets of a batch at least, while it has so much left: each piece is a message of its own to the caller, and the

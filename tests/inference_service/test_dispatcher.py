@@ -31,9 +31,11 @@ def engine(make_avatar: MakeAvatar) -> Engine:
 
 
 @asynccontextmanager
-async def running(*, max_batch: int = 4, workers: int = 1, max_delay_s: float = 0) -> AsyncIterator[Dispatcher]:
+async def running(
+    *, max_batch: int = 4, workers: int = 1, max_delay_s: float = 0, metrics: Metrics | None = None
+) -> AsyncIterator[Dispatcher]:
     dispatcher = Dispatcher(
-        CPU, workers=workers, max_batch=max_batch, max_delay_s=max_delay_s, metrics=InferenceMetrics(Metrics())
+        CPU, workers=workers, max_batch=max_batch, max_delay_s=max_delay_s, metrics=InferenceMetrics(metrics or Metrics())
     )
     dispatcher.start()
     try:
@@ -115,12 +117,15 @@ async def test_a_passed_deadline_never_reaches_the_engine(engine: Engine) -> Non
 
 async def test_a_caller_that_leaves_takes_its_frames_along(engine: Engine) -> None:
     recorder = Recorder(engine)
-    async with running(max_batch=2) as dispatcher:
+    metrics = Metrics()
+    async with running(max_batch=2, metrics=metrics) as dispatcher:
         async with aclosing(dispatcher.submit(job(recorder, 40))) as groups:  # type: ignore[arg-type]
             await anext(groups)
         assert dispatcher.waiting_frames == 0
         await collected(dispatcher, job(recorder, 1))  # type: ignore[arg-type]
     assert sum(recorder.sizes) < 40
+    dropped = metrics.registry.get_sample_value("lipsync_inference_dropped_requests_total", {"reason": "cancelled"})
+    assert dropped == 1
 
 
 async def test_only_the_request_that_cannot_run_fails(engine: Engine) -> None:
