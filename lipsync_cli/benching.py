@@ -18,7 +18,9 @@ from lipsync_cli.failures import CliError
 from lipsync_cli.files import replacing
 from lipsync_cli.machine import describe
 
-NAMES = ("compositor", "services", "network", "audio", "memory", "start")
+NAMES = ("compositor", "services", "network", "audio", "memory", "start", "import")
+
+_MODULES = {"import": "importing"}  # where a benchmark's name can not be a module's
 
 
 class Figure(TypedDict):
@@ -64,17 +66,21 @@ def run_benchmarks(names: Sequence[str], show: Callable[[str], None]) -> list[Be
     for name in wanted:
         if name not in NAMES:
             raise CliError(f"there is no benchmark {name!r}; there are {', '.join(NAMES)}")
-        if not (tree / "benchmarks" / f"{name}.py").is_file():
-            raise CliError(f"benchmarks/{name}.py is missing from the source tree")
+        if not (tree / "benchmarks" / f"{_module(name)}.py").is_file():
+            raise CliError(f"benchmarks/{_module(name)}.py is missing from the source tree")
     if str(tree) not in sys.path:
         sys.path.insert(0, str(tree))
     return [_run(name, show) for name in wanted]
 
 
+def _module(name: str) -> str:
+    return _MODULES.get(name, name)
+
+
 def _run(name: str, show: Callable[[str], None]) -> Benchmarked:
     show(name)
     try:
-        module = importlib.import_module(f"benchmarks.{name}")
+        module = importlib.import_module(f"benchmarks.{_module(name)}")
         return Benchmarked(name, cast("Sequence[Figure]", module.run()))
     except Exception as error:  # a broken benchmark is reported beside the figures of the others
         return Benchmarked(name, error=f"{type(error).__name__}: {error}")

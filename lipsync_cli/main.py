@@ -95,7 +95,9 @@ def demo_command(
 
 @command("bench")
 def bench_command(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[compositor|services|network|audio|memory|start]...")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[compositor|services|network|audio|memory|start|import]...")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write figures and machine.")] = None,
 ) -> None:
     """Measure; without names, everything."""

@@ -25,13 +25,16 @@ def tree(tmp_path, monkeypatch):
     """A source tree with two benchmarks that the command finds in place of the real one."""
     folder = tmp_path / "tree" / "benchmarks"
     folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()  # without it the real package, wherever it is on the path, would come first
     (folder / "compositor.py").write_text(GOOD)
     (folder / "network.py").write_text(BROKEN)
     monkeypatch.setattr(benching, "source_tree", lambda: folder.parent)
     monkeypatch.setattr(sys, "path", [str(folder.parent), *sys.path])
+    real = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "benchmarks"}
     yield folder.parent
     for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
+    sys.modules.update(real)
 
 
 def test_figures_on_screen_and_in_a_file(run, tree, tmp_path, monkeypatch):
@@ -68,3 +71,10 @@ def test_an_installation_without_benchmarks_says_so(run, tmp_path, monkeypatch):
     result = run("bench")
     assert result.exit_code == 1
     assert "they come with the source tree" in result.stderr
+
+
+def test_the_import_benchmark_lies_in_a_module_whose_name_is_no_keyword(run, tree):
+    (tree / "benchmarks" / "importing.py").write_text(GOOD)
+    result = run("bench", "import")
+    assert result.exit_code == 0, result.output
+    assert "paste and encode" in result.stdout
