@@ -31,6 +31,8 @@ class ModelSource:
     kind: Kind
     is_checkpoint: bool
     batch: int | None = None
+    producer: str = ""
+    """The program that wrote an ONNX file, as far as it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,9 @@ def open_model(path: Path, kind: Kind) -> ModelSource:
         return ModelSource(path, kind, is_checkpoint=True)
     if path.suffix.lower() != ".onnx":
         raise BrokenAvatar(f"{path.name} is neither an ONNX file (.onnx) nor a PyTorch checkpoint (.pth)")
-    load_whole(path)
+    producer = load_whole(path).producer_name
     batch: int | None = _BINDINGS[kind](path).batch
-    return ModelSource(path, kind, is_checkpoint=False, batch=batch)
+    return ModelSource(path, kind, is_checkpoint=False, batch=batch, producer=producer)
 
 
 def prepare(source: ModelSource) -> Prepared:

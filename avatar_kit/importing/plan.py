@@ -29,6 +29,7 @@ from avatar_kit.writer import refuse_taken
 
 T = TypeVar("T")
 
+_DEMO_PRODUCER = "avatar_kit.demo"  # what the demo writes into its networks
 _FEATURE_ROWS_OFF = 2  # the family's tools store one row fewer than there are frames
 
 
@@ -90,7 +91,7 @@ class _Planning:
         frames = self._frames()
         framing = self._framing(frames) if frames else None
         network = self._network()
-        encoder = self._encoder()
+        encoder = self._encoder(network)
         features = self._features(frames.count if frames else 0)
         self._facts += [("passed over", unused) for unused in self._found.unused]
         if self._problems or frames is None or network is None:
@@ -171,20 +172,33 @@ class _Planning:
             return None
         return self._model(path, "network")
 
-    def _encoder(self) -> ModelSource | None:
+    def _encoder(self, network: ModelSource | None) -> ModelSource | None:
+        """The avatar's own, None when the shared one is to serve; the demo's serves only what belongs to the demo."""
         shared = self._options.models_root / AUDIO_ENCODER_NAME
+        usable = shared.is_file() and (_is_demos(network) or not _is_demos(self._shared(shared)))
         path = self._options.audio_encoder or self._found.audio_encoder
-        outside = path is not None and not self._options.audio_encoder and not path.is_relative_to(self._found.root)
-        if path is not None and shared.is_file() and (outside or _same_file(path, shared)):
+        nearby = path is not None and not self._options.audio_encoder and not path.is_relative_to(self._found.root)
+        if path is not None and not (usable and nearby) and not (shared.is_file() and _same_file(path, shared)):
+            return self._model(path, "audio_encoder")
+        if usable or path is not None:
             self._facts.append(("audio encoder", f"the shared one, {shared}"))
+        elif shared.is_file():
+            self._warnings.append(
+                f"{shared} is the demo's audio encoder, and the mouth will move wrongly with it: give the one that the network "
+                "was trained with, --audio-encoder"
+            )
+        else:
+            self._warnings.append(
+                f"there is no audio encoder: sound can be served when there is a {shared}; or give --audio-encoder"
+            )
+        return None
+
+    def _shared(self, path: Path) -> ModelSource | None:
+        try:
+            return open_model(path, "audio_encoder")
+        except AvatarError as error:
+            self._warnings += [f"the shared audio encoder can not be used: {problem}" for problem in error.problems]
             return None
-        if path is None:
-            if not shared.is_file():
-                self._warnings.append(
-                    f"there is no audio encoder: sound can be served when there is a {shared}; or give --audio-encoder"
-                )
-            return None
-        return self._model(path, "audio_encoder")
 
     def _model(self, path: Path, kind: Kind) -> ModelSource | None:
         try:
@@ -237,6 +251,10 @@ class _Planning:
         except FileProblem as problem:
             self._problems += problem.of(self._found.shown(path))
             return None
+
+
+def _is_demos(model: ModelSource | None) -> bool:
+    return model is not None and model.producer == _DEMO_PRODUCER
 
 
 def _size(frames: FrameSource) -> str:

@@ -190,6 +190,16 @@ def test_an_avatar_without_any_audio_encoder_is_warned_of(run, layouts) -> None:
     assert "there is no audio encoder" not in said
 
 
+def test_the_demos_audio_encoder_is_not_taken_for_a_trained_one(run, layouts, models_root: Path) -> None:
+    """Building the demo puts its own at the shared place."""
+    from avatar_kit.demo.encoder import build_encoder
+
+    layouts.onnx(models_root / "audio_encoder.onnx", build_encoder())
+    avatar, said = imported(run, layouts.go())
+    assert "audio_encoder.onnx is the demo's audio encoder, and the mouth will move wrongly with it" in said
+    assert avatar.audio_encoder_path is None
+
+
 def test_features_of_another_sound_are_left_out(run, layouts) -> None:
     folder = layouts.research()
     np.save(folder / "aud_ave.npy", rows(30))

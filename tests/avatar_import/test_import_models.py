@@ -163,6 +163,23 @@ def test_the_trees_own_audio_encoder_is_converted_unless_one_is_shared(run, layo
     assert load_avatar(models_root / "ada").audio_encoder_path is None
 
 
+def test_the_trees_own_audio_encoder_comes_before_the_demos(run, layouts, converter: Converter, models_root) -> None:
+    from avatar_kit.demo.encoder import build_encoder
+
+    checkpoints(layouts.root / "model" / "checkpoints", "audio_visual_encoder.pth")
+    layouts.onnx(models_root / "audio_encoder.onnx", build_encoder())
+    assert run(layouts.research()).exit_code == 0
+    assert load_avatar(models_root / "ada").audio_encoder_path is not None
+
+
+def test_an_encoder_that_only_lies_nearby_may_fail(run, layouts, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "avatar_kit.checkpoints", None)
+    checkpoints(layouts.root / "model" / "checkpoints", "audio_visual_encoder.pth")
+    result = run(layouts.research())
+    assert result.exit_code == 0, result.output
+    assert "warning: the avatar has no audio encoder: audio_visual_encoder.pth is a PyTorch checkpoint" in result.stdout
+
+
 def test_which_of_several_networks_is_meant_must_be_said(refused, layouts, converter: Converter) -> None:
     folder = layouts.research()
     place = layouts.root / "checkpoint" / "ada"
