@@ -57,10 +57,11 @@ class Found:
     """What is there as well and is passed over, as it will be shown."""
 
     def shown(self, path: Path) -> str:
-        """A path as sentences give it: relative to the source where it lies in it."""
-        if path != self.root and path.is_relative_to(self.root):
-            return str(path.relative_to(self.root))
-        return path.name if path.parent in {self.root, self.root.parent} else str(path)
+        """A path as sentences give it: relative to the source where it lies in it, else to the working directory."""
+        for base in (self.root, Path.cwd()):
+            if path != base and path.is_relative_to(base):
+                return str(path.relative_to(base))
+        return str(path)
 
 
 def recognise(source: Path) -> Found:
