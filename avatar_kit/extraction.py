@@ -76,7 +76,7 @@ def opened_video(video: Path) -> Iterator[tuple[av.container.InputContainer, Vid
     """An open video and its first picture stream, of a size that may be decoded. Raises FileProblem."""
     check_regular(video)
     try:
-        container = av.open(str(video.absolute()), options=_OPTIONS)
+        container = av.open(str(video.absolute()), options=_OPTIONS, metadata_errors="replace")
     except av.error.FFmpegError:
         raise FileProblem("is not a video, or is truncated") from None
     with container:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from avatar_kit.arrays import open_array
 from avatar_kit.features import FEATURE_WIDTH
-from avatar_kit.importing.landmarks import open_array
 from avatar_kit.safe_files import FileProblem, check_regular
 
 _ROW_BYTES = FEATURE_WIDTH * 4

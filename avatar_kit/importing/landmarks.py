@@ -9,15 +9,15 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from avatar_kit.arrays import open_array
 from avatar_kit.errors import shortened
 from avatar_kit.geometry import MIN_LANDMARKS, Rect, rect_from_landmarks
 from avatar_kit.numbering import MAX_FRAMES
-from avatar_kit.safe_files import FileProblem, check_regular, read_bounded, stays_in
+from avatar_kit.safe_files import FileProblem, read_bounded, stays_in
 
 MAX_LMS_BYTES = 64 * 1024  # 110 points take 2 KB
 
@@ -107,17 +107,6 @@ def read_array(path: Path) -> Track:
     if problems:
         raise FileProblem(shortened(problems))
     return Track(squares, stored.shape[1], 0)
-
-
-def open_array(path: Path) -> NDArray[Any]:
-    """A NumPy file mapped into memory, read-only; one that holds Python objects is refused unread. Raises FileProblem."""
-    check_regular(path)
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except OSError as error:
-        raise FileProblem(f"can not be read: {error.strerror}") from None
-    except (ValueError, EOFError, OverflowError, SyntaxError):
-        raise FileProblem("is not a NumPy array of numbers, or is truncated") from None
 
 
 def _numbered(folder: Path, inside: Path) -> dict[int, Path]:
