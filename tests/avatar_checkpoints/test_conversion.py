@@ -83,6 +83,7 @@ def test_every_wrapping(convert: Any, encoder: Tensors, wrap: Callable[[Tensors]
     assert 0 <= converted.largest_difference < 1e-4
 
 
+@pytest.mark.slow
 def test_the_network_converts_for_any_batch(convert: Any, unet: Tensors) -> None:
     converted = convert(unet, kind="network")
 
