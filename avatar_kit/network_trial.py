@@ -29,7 +29,7 @@ def try_network(avatar: Avatar, frames: tuple[int, ...]) -> tuple[list[str], lis
     path = avatar.network_path
     try:
         ends = network_io(path)
-        session = open_session(path, path.name)
+        session = _session(path)
         quiet = np.zeros((1, 32, 16, 16), np.float32)
         loud = np.random.default_rng(1).uniform(0, _TYPICAL_ROWS_MAX, quiet.shape).astype(np.float32)
         outputs = []
@@ -53,7 +53,7 @@ def try_encoder(path: Path) -> tuple[list[str], list[str]]:
     """Problems and warnings from running the audio encoder on silence and noise. Raises TrialImpossible."""
     try:
         ends = encoder_io(path)
-        session = open_session(path, path.name)
+        session = _session(path)
         noise = np.random.default_rng(2).uniform(-4, 4, (1, 1, 80, 16)).astype(np.float32)
         mels = (np.full_like(noise, _SILENCE_MEL), noise)
         outputs = [_run(path, session, ends.rows, _repeated({ends.mel: mel}, ends.batch)) for mel in mels]
@@ -65,21 +65,19 @@ def try_encoder(path: Path) -> tuple[list[str], list[str]]:
     return [], [f"{path.name}: gives the same row for silence and for noise"]
 
 
-def open_session(model: Path | bytes, name: str) -> Any:
-    """An ONNX Runtime session on the CPU. Raises BrokenAvatar, which calls the model `name`, and TrialImpossible."""
+def _session(path: Path) -> Any:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the library is loaded
     try:
-        import onnxruntime  # noqa: PLC0415  # heavy, and only trying a network out needs it
+        import onnxruntime  # noqa: PLC0415  # heavy, and only verifying needs it
     except ImportError:
         raise TrialImpossible from None
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        source = model if isinstance(model, bytes) else str(model)
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no base of their own
-        raise BrokenAvatar(f"{name}: ONNX Runtime can not load it: {_reason(error, model)}") from None
+        raise BrokenAvatar(f"{path.name}: ONNX Runtime can not load it: {_reason(error, path)}") from None
 
 
 def _run(path: Path, session: Any, output: str, feeds: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -89,10 +87,9 @@ def _run(path: Path, session: Any, output: str, feeds: Mapping[str, NDArray[np.f
         raise BrokenAvatar(f"{path.name}: ONNX Runtime can not run it: {_reason(error, path)}") from None
 
 
-def _reason(error: Exception, model: Path | bytes) -> str:
+def _reason(error: Exception, path: Path) -> str:
     """Its first line, without the folders of this machine."""
-    text = str(error).partition("\n")[0]
-    return (text if isinstance(model, bytes) else text.replace(str(model), model.name))[:300]
+    return str(error).partition("\n")[0].replace(str(path), path.name)[:300]
 
 
 def _network_input(avatar: Avatar, index: int) -> NDArray[np.float32]:

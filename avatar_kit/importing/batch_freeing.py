@@ -14,11 +14,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from avatar_kit.errors import BrokenAvatar
-from avatar_kit.network_trial import TrialImpossible, open_session
+from avatar_kit.detection.sessions import open_session, run_session
+from avatar_kit.errors import AvatarError
 
 _TOLERANCE = 1e-5  # kernels may add in another order for another batch
 _OPEN = "N"
+_NAME = "the network"
 _TOP_OF_ROWS = 10.0  # what rows of audio features reach
 
 
@@ -31,7 +32,7 @@ def freed(model: onnx.ModelProto, binding: Callable[[onnx.ModelProto], Any]) -> 
     opened = _opened(model, batch)
     try:
         same = _gives_the_same(model, opened, batch)
-    except (BrokenAvatar, TrialImpossible):
+    except AvatarError:
         return None
     return opened if same else None
 
@@ -73,15 +74,15 @@ def _without_batch(tensor: onnx.TensorProto, batch: int) -> onnx.TensorProto | N
 
 
 def _gives_the_same(model: onnx.ModelProto, opened: onnx.ModelProto, batch: int) -> bool:
-    """Whether the opened model gives the original's values in batches of 1 and of 2. Raises BrokenAvatar, TrialImpossible."""
-    original = open_session(model.SerializeToString(), "the network")
-    changed = open_session(opened.SerializeToString(), "the network with an open batch")
+    """Whether the opened model gives the original's values in batches of 1 and of 2. Raises AvatarError."""
+    original = open_session(model.SerializeToString(), _NAME)
+    changed = open_session(opened.SerializeToString(), _NAME)
     generator = np.random.default_rng(5)
     items = [_random_inputs(original, generator) for _ in range(2)]
-    singles = [_run(changed, _stacked([item])) for item in items]
-    pair = _run(changed, _stacked(items))
+    singles = [run_session(changed, _NAME, _stacked([item])) for item in items]
+    pair = run_session(changed, _NAME, _stacked(items))
     for index, item in enumerate(items):
-        wanted = [output[:1] for output in _run(original, _stacked([item] * batch))]
+        wanted = [output[:1] for output in run_session(original, _NAME, _stacked([item] * batch))]
         alone, paired = singles[index], [output[index : index + 1] for output in pair]
         if not (_all_close(alone, wanted) and _all_close(paired, wanted)):
             return False
@@ -99,13 +100,6 @@ def _random_inputs(session: Any, generator: np.random.Generator) -> dict[str, ND
 
 def _stacked(items: list[dict[str, NDArray[np.float32]]]) -> dict[str, NDArray[np.float32]]:
     return {name: np.stack([item[name] for item in items]) for name in items[0]}
-
-
-def _run(session: Any, feeds: dict[str, NDArray[np.float32]]) -> list[NDArray[Any]]:
-    try:
-        return [np.asarray(output) for output in session.run(None, feeds)]
-    except Exception:  # its exceptions have no base of their own
-        raise BrokenAvatar("the network can not be run in batches of that size") from None
 
 
 def _all_close(given: list[NDArray[Any]], wanted: list[NDArray[Any]]) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from avatar_kit.detection import find_landmarks
 from avatar_kit.geometry import Rect, rect_from_landmarks
 from avatar_kit.importing.landmarks import Track, read_array, read_folder
-from avatar_kit.importing.problems import ImportRefused
 from avatar_kit.importing.sources import FrameSource, PictureFolder
 from avatar_kit.importing.squares import kept_inside, smoothed, without_gaps
 from avatar_kit.importing.videos import VideoClip
@@ -67,10 +66,6 @@ def from_detection(
 
     Raises FileProblem about the source, AvatarError about the models.
     """
-    try:
-        find_landmarks = importlib.import_module("avatar_kit.detection").find_landmarks
-    except (ImportError, AttributeError):
-        raise ImportRefused("this installation can not find landmarks: onnxruntime is missing, or the detection is") from None
     squares: list[Rect | None] = []
     for points in find_landmarks(source.pictures(), detector=detector, landmarker=landmarker):
         squares.append(None if points is None else rect_from_landmarks(points))

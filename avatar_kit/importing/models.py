@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-from avatar_kit.errors import AvatarError, BrokenAvatar
+from avatar_kit.checkpoints import Kind, checkpoint_kind, convert_checkpoint
+from avatar_kit.checkpoints.kinds import NAMES
+from avatar_kit.errors import BrokenAvatar
 from avatar_kit.importing.batch_freeing import freed
 from avatar_kit.importing.onnx_files import load_whole
 from avatar_kit.onnx_io import encoder_io, network_io
 from avatar_kit.safe_files import FileProblem, check_regular
-
-Kind: TypeAlias = Literal["network", "audio_encoder"]
 
 CHECKPOINT_SUFFIXES = frozenset({".pth", ".pt"})
 
@@ -44,12 +43,14 @@ class Prepared:
 
 
 def open_model(path: Path, kind: Kind) -> ModelSource:
-    """Looks at an ONNX file's shapes; of a checkpoint only that it is there. Raises BrokenAvatar."""
+    """Looks at an ONNX file's shapes, and at the names of a checkpoint's weights. Raises BrokenAvatar."""
     try:
         check_regular(path)
     except FileProblem as problem:
         raise BrokenAvatar(problem.of(path.name)) from None
     if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+        if (held := checkpoint_kind(path)) != kind:
+            raise BrokenAvatar(f"{path.name} holds {NAMES[held]}, where {NAMES[kind]} is wanted")
         return ModelSource(path, kind, is_checkpoint=True)
     if path.suffix.lower() != ".onnx":
         raise BrokenAvatar(f"{path.name} is neither an ONNX file (.onnx) nor a PyTorch checkpoint (.pth)")
@@ -101,14 +102,6 @@ def chosen_checkpoint(folder: Path) -> Path:
 
 
 def _converted(source: ModelSource) -> Prepared:
-    """By the converter, which needs PyTorch and so is imported when there is something to convert."""
-    try:
-        convert = importlib.import_module("avatar_kit.checkpoints").convert_checkpoint
-    except (ImportError, AttributeError):
-        raise AvatarError(
-            f"{source.path.name} is a PyTorch checkpoint, and this installation can not convert it: install the `import` extra, "
-            "which brings torch, or give an ONNX file with --checkpoint or --audio-encoder"
-        ) from None
-    result = convert(source.path, kind=source.kind)
-    detail = f"{result.parameter_count:,} parameters, differs from PyTorch by at most {result.largest_difference:.1e}"
-    return Prepared(result.onnx_bytes, f"{source.path.name}: converted to ONNX, {detail}")
+    result = convert_checkpoint(source.path, kind=source.kind)
+    detail = f"{result.parameters:,} parameters, differs from PyTorch by at most {result.largest_difference:.1e}"
+    return Prepared(result.onnx, f"{source.path.name}: converted to ONNX, {detail}")

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.catalog import AUDIO_ENCODER_NAME
+from avatar_kit.checkpoints import Kind
 from avatar_kit.errors import AvatarError
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.importing.features import open_features
 from avatar_kit.importing.framing import Framing, from_landmarks, from_rectangles
-from avatar_kit.importing.models import Kind, ModelSource, chosen_checkpoint, open_model
+from avatar_kit.importing.models import ModelSource, chosen_checkpoint, open_model
 from avatar_kit.importing.options import ImportOptions
 from avatar_kit.importing.problems import ImportRefused
 from avatar_kit.importing.recognise import Found, recognise
@@ -179,7 +180,7 @@ class _Planning:
         path = self._options.audio_encoder or self._found.audio_encoder
         nearby = path is not None and not self._options.audio_encoder and not path.is_relative_to(self._found.root)
         if path is not None and not (usable and nearby) and not (shared.is_file() and _same_file(path, shared)):
-            return self._model(path, "audio_encoder")
+            return self._model(path, "audio_encoder", sink=self._warnings if nearby else self._problems)
         if usable or path is not None:
             self._facts.append(("audio encoder", f"the shared one, {shared}"))
         elif shared.is_file():
@@ -200,11 +201,12 @@ class _Planning:
             self._warnings += [f"the shared audio encoder can not be used: {problem}" for problem in error.problems]
             return None
 
-    def _model(self, path: Path, kind: Kind) -> ModelSource | None:
+    def _model(self, path: Path, kind: Kind, *, sink: list[str] | None = None) -> ModelSource | None:
+        """A network looked at. What is wrong with it goes to `sink`, by default the problems."""
         try:
             model = open_model(path, kind)
         except AvatarError as error:
-            self._problems += error.problems
+            (self._problems if sink is None else sink).extend(error.problems)
             return None
         batch = (
             "checkpoint" if model.is_checkpoint else "ONNX, any batch" if model.batch is None else f"ONNX, batch {model.batch}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import onnxruntime
 import pytest
 
 from avatar_kit.avatar import load_avatar
+from avatar_kit.checkpoints import Converted
 from avatar_kit.importing.batch_freeing import freed
 from avatar_kit.onnx_io import encoder_io, network_io
 
@@ -107,30 +107,37 @@ def test_weights_in_other_files_are_not_followed(refused, layouts) -> None:
     assert "model_best.onnx keeps its weights in other files: save it as one file" in refused(folder)
 
 
-class Converter(types.ModuleType):
-    """In place of the converter, which needs PyTorch: notes what it was given."""
+class Converter:
+    """In place of the converter, which needs PyTorch and has its own tests: notes what it was given."""
 
     def __init__(self) -> None:
-        super().__init__("avatar_kit.checkpoints")
         self.given: list[tuple[str, str]] = []
 
-    def convert_checkpoint(self, path: Path, *, kind: str) -> types.SimpleNamespace:
+    def __call__(self, path: Path, *, kind: str) -> Converted:
         self.given.append((path.name, kind))
         made = network() if kind == "network" else encoder()
-        return types.SimpleNamespace(onnx_bytes=made.SerializeToString(), parameter_count=12_186_935, largest_difference=4.3e-4)
+        return Converted(made.SerializeToString(), 12_186_935, 4.3e-4)
 
 
 @pytest.fixture
 def converter(monkeypatch) -> Converter:
-    module = Converter()
-    monkeypatch.setitem(sys.modules, "avatar_kit.checkpoints", module)
-    return module
+    made = Converter()
+    monkeypatch.setattr("avatar_kit.importing.models.convert_checkpoint", made)
+    return made
 
 
-def checkpoints(folder: Path, *names: str) -> None:
+TELLING = {
+    "network": ["inc.inconv.0.conv.0.weight", "outc.conv.weight"],
+    "audio_encoder": ["0.conv_block.0.weight", "12.conv_block.0.weight"],
+}
+
+
+def checkpoints(folder: Path, *names: str, kind: str = "network") -> None:
+    """Files of the form that PyTorch wrote before 1.6, with the weights' names and no weights."""
     folder.mkdir(parents=True, exist_ok=True)
+    parts = [0, 1, {}, dict.fromkeys(TELLING[kind], 0)]
     for name in names:
-        (folder / name).write_bytes(b"weights")
+        (folder / name).write_bytes(b"".join(pickle.dumps(part, 2) for part in parts))
 
 
 def test_the_newest_checkpoint_is_the_one_of_the_largest_number(run, layouts, converter: Converter) -> None:
@@ -154,7 +161,7 @@ def test_a_checkpoint_or_a_folder_of_them_may_be_named(run, layouts, converter: 
 
 
 def test_the_trees_own_audio_encoder_is_converted_unless_one_is_shared(run, layouts, converter: Converter, models_root) -> None:
-    checkpoints(layouts.root / "model" / "checkpoints", "audio_visual_encoder.pth")
+    checkpoints(layouts.root / "model" / "checkpoints", "audio_visual_encoder.pth", kind="audio_encoder")
     assert run(layouts.research()).exit_code == 0
     assert converter.given == [("audio_visual_encoder.pth", "audio_encoder")]
     assert load_avatar(models_root / "ada").audio_encoder_path is not None
@@ -166,18 +173,26 @@ def test_the_trees_own_audio_encoder_is_converted_unless_one_is_shared(run, layo
 def test_the_trees_own_audio_encoder_comes_before_the_demos(run, layouts, converter: Converter, models_root) -> None:
     from avatar_kit.demo.encoder import build_encoder
 
-    checkpoints(layouts.root / "model" / "checkpoints", "audio_visual_encoder.pth")
+    checkpoints(layouts.root / "model" / "checkpoints", "audio_visual_encoder.pth", kind="audio_encoder")
     layouts.onnx(models_root / "audio_encoder.onnx", build_encoder())
     assert run(layouts.research()).exit_code == 0
     assert load_avatar(models_root / "ada").audio_encoder_path is not None
 
 
 def test_an_encoder_that_only_lies_nearby_may_fail(run, layouts, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "avatar_kit.checkpoints", None)
-    checkpoints(layouts.root / "model" / "checkpoints", "audio_visual_encoder.pth")
+    nearby = layouts.root / "model" / "checkpoints"
+    checkpoints(nearby, "audio_visual_encoder.pth")
+    result = run(layouts.research(), "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "warning: audio_visual_encoder.pth holds a lip-sync network" in result.stdout
+    monkeypatch.setitem(sys.modules, "torch", None)
+    checkpoints(layouts.root / "model" / "checkpoints", "audio_visual_encoder.pth", kind="audio_encoder")
     result = run(layouts.research())
     assert result.exit_code == 0, result.output
-    assert "warning: the avatar has no audio encoder: audio_visual_encoder.pth is a PyTorch checkpoint" in result.stdout
+    assert (
+        "warning: the avatar has no audio encoder: audio_visual_encoder.pth: converting a checkpoint needs PyTorch"
+        in result.stdout
+    )
 
 
 def test_which_of_several_networks_is_meant_must_be_said(refused, layouts, converter: Converter) -> None:
@@ -200,11 +215,17 @@ def test_no_network_at_all(refused, layouts) -> None:
     )
 
 
-def test_without_the_converter_a_checkpoint_is_refused_with_advice(refused, layouts, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "avatar_kit.checkpoints", None)
+def test_without_pytorch_a_checkpoint_is_refused_with_advice(refused, layouts, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
     checkpoints(layouts.root / "nets", "9.pth")
     said = refused(layouts.go(), "--checkpoint", layouts.root / "nets")
-    assert "9.pth is a PyTorch checkpoint, and this installation can not convert it: install the `import` extra" in said
+    assert "9.pth: converting a checkpoint needs PyTorch: install the extra [import]" in said
+
+
+def test_the_other_network_s_checkpoint_is_refused(refused, layouts, converter: Converter) -> None:
+    checkpoints(layouts.root / "nets", "9.pth", kind="audio_encoder")
+    said = refused(layouts.go(), "--checkpoint", layouts.root / "nets")
+    assert "9.pth holds an audio encoder, where a lip-sync network is wanted" in said
 
 
 class Bomb:
@@ -252,12 +273,9 @@ def test_landmarks_found_by_the_users_models(run, refused, layouts, monkeypatch,
             seen.append(frame.shape)
             yield None if index % 3 == 1 else points(index, kind=float)
 
-    module = types.ModuleType("avatar_kit.detection")
-    monkeypatch.setitem(sys.modules, "avatar_kit.detection", module)
+    monkeypatch.setattr("avatar_kit.importing.framing.find_landmarks", find_landmarks)
     folder = layouts.plain(rects=False)
     options = ("--detector", layouts.root / "scrfd.onnx", "--landmarker", layouts.root / "pfld.onnx")
-    assert "this installation can not find landmarks" in refused(folder, *options)
-    module.find_landmarks = find_landmarks  # type: ignore[attr-defined]
     result = run(folder, *options)
     assert result.exit_code == 0, result.output
     assert seen == [(96, 160, 3)] * FRAMES
