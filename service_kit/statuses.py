@@ -21,6 +21,7 @@ PUSHBACK_KEY = "grpc-retry-pushback-ms"
 DO_NOT_RETRY = "-1"
 
 MAX_MESSAGE_CHARS = 1000
+MAX_HEADER_BYTES = 2500  # of the message as it travels: what is not printable ASCII takes three bytes for each of UTF-8
 MAX_DESCRIPTION_CHARS = 300
 MAX_VIOLATIONS_BYTES = 2500
 
@@ -44,7 +45,7 @@ def status_of(error: BaseException) -> Status:
     if known is None:
         message = f"internal error; the operators find it in the log by the request id {request_id}"
         return Status(grpc.StatusCode.INTERNAL, message, metadata)
-    message = _sound(known.message, MAX_MESSAGE_CHARS)
+    message = _fit_for_header(_sound(known.message, MAX_MESSAGE_CHARS))
     if isinstance(known, ResourceExhausted):
         pushback = DO_NOT_RETRY if known.retry_after_ms is None else str(known.retry_after_ms)
         metadata = (*metadata, (PUSHBACK_KEY, pushback))
@@ -86,6 +87,16 @@ def _fitting(violations: Sequence[Violation]) -> Iterator[Violation]:
             yield Violation("", f"and {len(violations) - number} more problems")
             return
         yield Violation(each.field, description)
+
+
+def _fit_for_header(text: str) -> str:
+    """`text` cut so that its percent-encoded form keeps to MAX_HEADER_BYTES."""
+    room = MAX_HEADER_BYTES
+    for place, character in enumerate(text):
+        room -= 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+        if room < 0:
+            return f"{text[: max(0, place - 3)]}..."
+    return text
 
 
 def _sound(text: str, max_chars: int) -> str:

@@ -153,6 +153,7 @@ def killed_in_mid_batch(pair: Pair, inference: Service, outcome: dict[str, objec
         except grpc.RpcError as error:
             outcome["error"] = error
 
+    pair.recovers()
     assert len(pair.ask("slow", batch_size=1)) == 1
     before = inference.metric("lipsync_inference_frames_total")
     assert before > 0
