@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections.abc import Iterator, Mapping
@@ -62,6 +63,7 @@ class Engine:
         """Opens the sessions. Raises BrokenAvatar and DeviceError."""
         self._network = graph.wrap_network(avatar.network_path, avatar.mask, for_cpu=not device.is_gpu)
         self.device = device
+        self.seconds_a_frame = math.inf  # of the last run
         self.bank = CropBank(avatar, device)
         count = options.cuda_streams_per_worker if device.is_gpu else 1
         model, what = self._network.model, avatar.network_path.name
@@ -112,12 +114,10 @@ class Engine:
                     outputs[graph.MOUTHS_UINT8] = planes[here]
                 part = batch if here == slice(0, count) else _part(batch, here.start, here.stop - here.start)
                 self._run_once(session, part, outputs)
-        return EngineOutput(
-            None if floats is None else floats[:count],
-            None if planes is None else _interleaved(planes[:count]),
-            np.isfinite(sums[:count]),
-            time.perf_counter() - started,
-        )
+        pixels = None if planes is None else _interleaved(planes[:count])
+        seconds = time.perf_counter() - started
+        self.seconds_a_frame = seconds / count
+        return EngineOutput(None if floats is None else floats[:count], pixels, np.isfinite(sums[:count]), seconds)
 
     def _run_once(self, session: onnxruntime.InferenceSession, batch: EngineInput, outputs: Mapping[str, NDArray[Any]]) -> None:
         bank, slots = self.bank.feed(batch.frames) if len(batch.frames) else (EMPTY_BANK, batch.frames)

@@ -6,11 +6,10 @@ Pure policy: no clock, no I/O. The dispatcher owns one queue a device and calls 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
 
 # What a request gets of a batch at least, while it has so much left: each piece is a message of its own to the caller, and the
@@ -56,6 +55,11 @@ class FairQueue(Generic[R]):
     def waiting_frames(self) -> int:
         """Frames that no batch has taken yet."""
         return self._frames
+
+    @property
+    def head(self) -> Hashable | None:
+        """The key whose turn is next; None when nothing waits."""
+        return next(iter(self._turns), None)
 
     def frames_at_head(self) -> int:
         """Frames waiting under the key whose turn is next; 0 when nothing waits."""

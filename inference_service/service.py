@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 NAME = "inference"
 IDLE_CHECK_S = 5.0
 DEFAULT_BATCH = {True: 16, False: 4}  # on a GPU; on a CPU, where larger batches gain nothing and delay the first frame
+QUICK_BATCH = {True: 0, False: 12}  # of a network so quick that neither is true
 
 
 def serve(settings: InferenceSettings) -> int:
@@ -87,6 +88,7 @@ def _dispatcher(device: Device, settings: InferenceSettings, max_batch: int, met
         device,
         workers=settings.server.worker_count_per_gpu,
         max_batch=max_batch,
+        quick_batch=0 if settings.batching.max_batch else QUICK_BATCH[device.is_gpu],
         max_delay_s=settings.batching.max_delay_ms / 1000,
         metrics=metrics,
     )

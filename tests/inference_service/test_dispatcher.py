@@ -32,10 +32,15 @@ def engine(make_avatar: MakeAvatar) -> Engine:
 
 @asynccontextmanager
 async def running(
-    *, max_batch: int = 4, workers: int = 1, max_delay_s: float = 0, metrics: Metrics | None = None
+    *, max_batch: int = 4, quick_batch: int = 0, workers: int = 1, max_delay_s: float = 0, metrics: Metrics | None = None
 ) -> AsyncIterator[Dispatcher]:
     dispatcher = Dispatcher(
-        CPU, workers=workers, max_batch=max_batch, max_delay_s=max_delay_s, metrics=InferenceMetrics(metrics or Metrics())
+        CPU,
+        workers=workers,
+        max_batch=max_batch,
+        quick_batch=quick_batch,
+        max_delay_s=max_delay_s,
+        metrics=InferenceMetrics(metrics or Metrics()),
     )
     dispatcher.start()
     try:
@@ -103,6 +108,27 @@ async def test_a_delay_lets_a_batch_fill(engine: Engine) -> None:
         jobs = [job(recorder, 2, seed=seed) for seed in range(2)]  # type: ignore[arg-type]
         await asyncio.gather(*(collected(dispatcher, one) for one in jobs))
     assert recorder.sizes == [4]
+
+
+@pytest.mark.parametrize(("seconds_a_frame", "largest"), [(1.0, 2), (0.0005, 5), (1e-9, 6)])
+async def test_batches_of_a_quick_network_grow_while_they_are_short(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, seconds_a_frame: float, largest: int
+) -> None:
+    sizes: list[int] = []
+
+    def run(batch: EngineInput) -> EngineOutput:
+        sizes.append(len(batch.windows))
+        output = Engine.run(engine, batch)
+        engine.seconds_a_frame = seconds_a_frame
+        return output
+
+    monkeypatch.setattr(engine, "run", run)
+    async with running(max_batch=2, quick_batch=6) as dispatcher:
+        whole = await collected(dispatcher, job(engine, 20))
+    async with running(max_batch=20) as dispatcher:
+        np.testing.assert_array_equal(await collected(dispatcher, job(engine, 20)), whole)
+    assert sizes[0] == 2  # nothing was known yet
+    assert max(sizes[:-1]) == largest
 
 
 async def test_a_passed_deadline_never_reaches_the_engine(engine: Engine) -> None:
