@@ -203,7 +203,7 @@ async def test_a_reply_that_cannot_be_encoded_is_our_fault(start: Any, kind: str
         return None
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-        yield "neither bytes nor a message"
+        yield 7  # neither bytes nor a message
 
     build = getattr(grpc, f"{kind}_rpc_method_handler")
     rpc = build(stream if kind.endswith("stream") else unary, None, inference_pb2.HealthResponse.SerializeToString)
