@@ -25,9 +25,7 @@ class Services:
 
 
 @contextmanager
-def both_services(
-    models_root: Path, *, inference: Sequence[str] = (), compositing: Sequence[str] = ()
-) -> Iterator[Services]:
+def both_services(models_root: Path, *, inference: Sequence[str] = (), compositing: Sequence[str] = ()) -> Iterator[Services]:
     """Starts them with those settings besides their defaults and waits until they are ready. None outlives the block."""
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lipsync-bench-")))
