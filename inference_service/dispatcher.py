@@ -30,7 +30,7 @@ STOPPING = "the inference service is shutting down"
 
 # A batch of a quick network may hold more frames than others, as long as it takes no longer than this: handing a batch over costs
 # as much as several of its frames.
-QUICK_RUN_S = 0.0025
+QUICK_RUN_S = 0.01
 
 
 @dataclass(frozen=True)
