@@ -80,9 +80,9 @@ class Engine:
     def warm_up(self, max_batch: int) -> None:
         """Runs the smallest and the largest batch. Only a real run shows a missing cuDNN or a network that fails.
 
-        Raises BrokenAvatar.
+        To a network with a fixed batch size all batches are the same. Raises BrokenAvatar.
         """
-        for size in sorted({1, max_batch}):
+        for size in [1] if self._network.batch else sorted({1, max_batch}):
             windows = np.zeros((size, 16, 512), np.float32)
             frames = np.zeros(size, np.int64)
             for _ in self._sessions:

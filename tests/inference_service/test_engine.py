@@ -12,7 +12,7 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Mask
 from inference_service.devices import find_devices
-from inference_service.engine import NO_PICTURES, Engine, EngineInput
+from inference_service.engine import NO_PICTURES, Engine, EngineInput, EngineOutput
 from inference_service.settings import GpuSection, OnnxSection
 
 from .conftest import MIX, MakeAvatar, foreign_model, network
@@ -137,3 +137,19 @@ def test_a_network_that_cannot_be_served_is_a_broken_avatar(make_avatar: MakeAva
     with pytest.raises(BrokenAvatar) as raised:
         Engine(make_avatar(model=model), CPU, OPTIONS)
     assert "/" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("fixed", "sizes"), [("batch", [1, 7]), (1, [1]), (3, [1])])
+def test_warming_up_runs_each_size_that_the_network_sees(
+    make_avatar: MakeAvatar, monkeypatch: pytest.MonkeyPatch, fixed: int | str, sizes: list[int]
+) -> None:
+    engine = Engine(make_avatar(model=network(batch=fixed)), CPU, OPTIONS)
+    seen: list[int] = []
+
+    def run(given: EngineInput) -> EngineOutput:
+        seen.append(len(given.windows))
+        return Engine.run(engine, given)
+
+    monkeypatch.setattr(engine, "run", run)
+    engine.warm_up(7)
+    assert seen == sizes
