@@ -24,7 +24,7 @@ LOAD_ERRORS = (
 )
 RUN_ERRORS = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.RuntimeException, ort_errors.EPFail, ValueError)
 
-# Operators that must not end up on the CPU when a GPU was asked for.
+# Operators that do the work: they must not end up on the CPU when a GPU was asked for, and are worth sharing out among cores.
 HEAVY_OPERATORS = frozenset({"Conv", "FusedConv", "ConvTranspose", "MatMul", "Gemm", "Resize"})
 
 
@@ -37,7 +37,7 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
     try:
         session = onnxruntime.InferenceSession(
             model.SerializeToString(),
-            sess_options=_session_options(device, options),
+            sess_options=_session_options(model, device, options),
             providers=[(name, dict(choices)) for name, choices in device.providers],
         )
     except LOAD_ERRORS as error:
@@ -58,9 +58,11 @@ def _refuse_heavy_cpu_nodes(session: onnxruntime.InferenceSession, device: Devic
             raise DeviceError(f"{device.name}: ONNX Runtime would run {', '.join(stray)} on the CPU")
 
 
-def _session_options(device: Device, options: OnnxSection) -> Any:
+def _session_options(model: onnx.ModelProto, device: Device, options: OnnxSection) -> Any:
     chosen = onnxruntime.SessionOptions()
-    chosen.intra_op_num_threads = options.intra_op_threads
+    light = not any(node.op_type in HEAVY_OPERATORS for node in model.graph.node)
+    # To copy and scale, waking other cores costs more than they help.
+    chosen.intra_op_num_threads = options.intra_op_threads or (1 if light else 0)
     chosen.log_severity_level = 3
     if options.inter_op_threads > 1:
         chosen.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL

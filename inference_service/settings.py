@@ -70,7 +70,7 @@ class OnnxSection(Section):
     CPUExecutionProvider."""
 
     intra_op_threads: int = Field(default=0, ge=0, le=1024)
-    """Threads of one run; 0: one a core."""
+    """Threads of one run; 0: one a core, and one in all for a network without convolutions."""
 
     inter_op_threads: int = Field(default=0, ge=0, le=1024)
     """Operators of one run in parallel; 0 and 1: one after the other."""
