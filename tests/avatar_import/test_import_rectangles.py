@@ -22,7 +22,7 @@ from .conftest import FRAMES, lms_text, points, square
 
 
 def formula(of: np.ndarray) -> Rect:
-    """As model-family's text puts it, by other means than the code: truncation is math.trunc."""
+    """By the published formula, by other means than the code: truncation is math.trunc."""
     xmin, xmax, ymin = (math.trunc(value) for value in (of[1][0].item(), of[31][0].item(), of[52][1].item()))
     return Rect(xmin, ymin, xmax, ymin + (xmax - xmin))
 
