@@ -32,10 +32,10 @@ run: $(RUNTIME)
 	trap 'kill $$inference $$compositing 2>/dev/null' INT TERM; wait $$inference; kill $$compositing 2>/dev/null; wait $$compositing
 
 test: $(DEV)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not docker"
 
 test-slow: $(DEV)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not docker"
 
 bench: $(DEV)
 	mkdir -p out

@@ -24,49 +24,49 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshared_proto/compositing.proto\x12\x0b\x63ompositing\"\xd4\x03\n\x15\x43ompositeBatchRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rvisual_frames\x18\x02 \x01(\x0c\x12\x11\n\traw_audio\x18\x03 \x01(\x0c\x12\x16\n\x0e\x61udio_features\x18\x04 \x01(\x0c\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12\x17\n\x0fstart_frame_idx\x18\x06 \x01(\x05\x12\x13\n\x0bsample_rate\x18\x07 \x01(\x05\x12\x16\n\x0elead_in_frames\x18\x10 \x01(\x05\x12\x32\n\x0e\x61udio_encoding\x18\x11 \x01(\x0e\x32\x1a.compositing.AudioEncoding\x12,\n\x0b\x61udio_edges\x18\x12 \x01(\x0e\x32\x17.compositing.AudioEdges\x12\x19\n\x11\x61udio_start_frame\x18\x13 \x01(\x05\x12\x14\n\x0c\x66\x65\x61ture_rows\x18\x14 \x01(\x0c\x12\x14\n\x0cjpeg_quality\x18\x15 \x01(\x05\x12\x32\n\x0equality_preset\x18\x16 \x01(\x0e\x32\x1a.compositing.QualityPreset\x12\x30\n\routput_format\x18\x17 \x01(\x0e\x32\x19.compositing.OutputFormat\"\xe7\x02\n\x16\x43ompositeBatchResponse\x12\x19\n\x11\x63omposited_frames\x18\x01 \x03(\x0c\x12\x19\n\x11inference_time_ms\x18\x02 \x01(\x02\x12\x19\n\x11\x63omposite_time_ms\x18\x03 \x01(\x02\x12\x15\n\rtotal_time_ms\x18\x04 \x01(\x02\x12\x1b\n\x13\x61udio_processing_ms\x18\x05 \x01(\x02\x12\x14\n\x0cmodel_loaded\x18\x06 \x01(\x08\x12\x1a\n\x12model_load_time_ms\x18\x07 \x01(\x02\x12\x0f\n\x07success\x18\x08 \x01(\x08\x12\r\n\x05\x65rror\x18\t \x01(\t\x12\x0e\n\x06gpu_id\x18\n \x01(\x05\x12\x30\n\routput_format\x18\x10 \x01(\x0e\x32\x19.compositing.OutputFormat\x12\r\n\x05width\x18\x11 \x01(\x05\x12\x0e\n\x06height\x18\x12 \x01(\x05\x12\x15\n\rframe_indices\x18\x13 \x03(\x05\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.compositing.ModelInfo\":\n\x10LoadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66orce_reload\x18\x02 \x01(\x08\"q\n\x11LoadModelResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x14\n\x0cload_time_ms\x18\x03 \x01(\x02\x12&\n\x05stats\x18\x04 \x01(\x0b\x32\x17.compositing.ModelStats\"&\n\x12UnloadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"5\n\x13UnloadModelResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"(\n\x14GetModelStatsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"\xa0\x01\n\x15GetModelStatsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.compositing.ModelInfo\x12\x12\n\nmax_models\x18\x02 \x01(\x05\x12\x15\n\rloaded_models\x18\x03 \x01(\x05\x12\x1a\n\x12total_memory_bytes\x18\x04 \x01(\x03\x12\x18\n\x10max_memory_bytes\x18\x05 \x01(\x03\"\x0f\n\rHealthRequest\"\x9d\x01\n\x0eHealthResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12 \n\x18inference_server_healthy\x18\x02 \x01(\x08\x12\x15\n\rloaded_models\x18\x03 \x01(\x05\x12\x12\n\nmax_models\x18\x04 \x01(\x05\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x1c\n\x14inference_server_url\x18\x06 \x01(\t\"\xea\x01\n\tModelInfo\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0e\n\x06loaded\x18\x02 \x01(\x08\x12\x12\n\nmodel_path\x18\x03 \x01(\t\x12\x16\n\x0e\x62\x61\x63kground_dir\x18\x04 \x01(\t\x12\x17\n\x0f\x63rop_rects_path\x18\x05 \x01(\t\x12&\n\x05stats\x18\x06 \x01(\x0b\x32\x17.compositing.ModelStats\x12\r\n\x05\x65rror\x18\x10 \x01(\t\x12\x13\n\x0b\x66rame_count\x18\x11 \x01(\x05\x12\r\n\x05width\x18\x12 \x01(\x05\x12\x0e\n\x06height\x18\x13 \x01(\x05\x12\x0b\n\x03\x66ps\x18\x14 \x01(\x02\"\x8b\x01\n\nModelStats\x12\x13\n\x0busage_count\x18\x01 \x01(\x03\x12\x19\n\x11last_used_unix_ms\x18\x02 \x01(\x03\x12\x1f\n\x17total_inference_time_ms\x18\x03 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x16\n\x0eloaded_unix_ms\x18\x05 \x01(\x03*/\n\rAudioEncoding\x12\x0f\n\x0bPCM_FLOAT32\x10\x00\x12\r\n\tPCM_INT16\x10\x01*4\n\nAudioEdges\x12\x11\n\rEDGES_SILENCE\x10\x00\x12\x13\n\x0f\x45\x44GES_REFERENCE\x10\x01*Y\n\rQualityPreset\x12\x11\n\rQUALITY_UNSET\x10\x00\x12\x0f\n\x0bQUALITY_LOW\x10\x01\x12\x12\n\x0eQUALITY_MEDIUM\x10\x02\x12\x10\n\x0cQUALITY_HIGH\x10\x03*E\n\x0cOutputFormat\x12\x10\n\x0c\x46ORMAT_UNSET\x10\x00\x12\x0f\n\x0b\x46ORMAT_JPEG\x10\x01\x12\x12\n\x0e\x46ORMAT_RAW_BGR\x10\x02\x32\xfc\x03\n\x12\x43ompositingService\x12^\n\x13InferBatchComposite\x12\".compositing.CompositeBatchRequest\x1a#.compositing.CompositeBatchResponse\x12M\n\nListModels\x12\x1e.compositing.ListModelsRequest\x1a\x1f.compositing.ListModelsResponse\x12J\n\tLoadModel\x12\x1d.compositing.LoadModelRequest\x1a\x1e.compositing.LoadModelResponse\x12P\n\x0bUnloadModel\x12\x1f.compositing.UnloadModelRequest\x1a .compositing.UnloadModelResponse\x12V\n\rGetModelStats\x12!.compositing.GetModelStatsRequest\x1a\".compositing.GetModelStatsResponse\x12\x41\n\x06Health\x12\x1a.compositing.HealthRequest\x1a\x1b.compositing.HealthResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshared_proto/compositing.proto\x12\x0b\x63ompositing\"\xfb\x03\n\x15\x43ompositeBatchRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rvisual_frames\x18\x02 \x01(\x0c\x12\x11\n\traw_audio\x18\x03 \x01(\x0c\x12\x16\n\x0e\x61udio_features\x18\x04 \x01(\x0c\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12\x17\n\x0fstart_frame_idx\x18\x06 \x01(\x05\x12\x13\n\x0bsample_rate\x18\x07 \x01(\x05\x12\x16\n\x0elead_in_frames\x18\x10 \x01(\x05\x12\x32\n\x0e\x61udio_encoding\x18\x11 \x01(\x0e\x32\x1a.compositing.AudioEncoding\x12,\n\x0b\x61udio_edges\x18\x12 \x01(\x0e\x32\x17.compositing.AudioEdges\x12\x19\n\x11\x61udio_start_frame\x18\x13 \x01(\x05\x12\x14\n\x0c\x66\x65\x61ture_rows\x18\x14 \x01(\x0c\x12\x14\n\x0cjpeg_quality\x18\x15 \x01(\x05\x12\x32\n\x0equality_preset\x18\x16 \x01(\x0e\x32\x1a.compositing.QualityPreset\x12\x30\n\routput_format\x18\x17 \x01(\x0e\x32\x19.compositing.OutputFormat\x12\x0c\n\x04idle\x18\x18 \x01(\x08\x12\x17\n\x0fstored_features\x18\x19 \x01(\x08\"\x85\x03\n\x16\x43ompositeBatchResponse\x12\x19\n\x11\x63omposited_frames\x18\x01 \x03(\x0c\x12\x19\n\x11inference_time_ms\x18\x02 \x01(\x02\x12\x19\n\x11\x63omposite_time_ms\x18\x03 \x01(\x02\x12\x15\n\rtotal_time_ms\x18\x04 \x01(\x02\x12\x1b\n\x13\x61udio_processing_ms\x18\x05 \x01(\x02\x12\x14\n\x0cmodel_loaded\x18\x06 \x01(\x08\x12\x1a\n\x12model_load_time_ms\x18\x07 \x01(\x02\x12\x0f\n\x07success\x18\x08 \x01(\x08\x12\r\n\x05\x65rror\x18\t \x01(\t\x12\x0e\n\x06gpu_id\x18\n \x01(\x05\x12\x30\n\routput_format\x18\x10 \x01(\x0e\x32\x19.compositing.OutputFormat\x12\r\n\x05width\x18\x11 \x01(\x05\x12\x0e\n\x06height\x18\x12 \x01(\x05\x12\x15\n\rframe_indices\x18\x13 \x03(\x05\x12\x1c\n\x14next_start_frame_idx\x18\x14 \x01(\x05\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.compositing.ModelInfo\":\n\x10LoadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66orce_reload\x18\x02 \x01(\x08\"q\n\x11LoadModelResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x14\n\x0cload_time_ms\x18\x03 \x01(\x02\x12&\n\x05stats\x18\x04 \x01(\x0b\x32\x17.compositing.ModelStats\"&\n\x12UnloadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"5\n\x13UnloadModelResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"(\n\x14GetModelStatsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"\xa0\x01\n\x15GetModelStatsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.compositing.ModelInfo\x12\x12\n\nmax_models\x18\x02 \x01(\x05\x12\x15\n\rloaded_models\x18\x03 \x01(\x05\x12\x1a\n\x12total_memory_bytes\x18\x04 \x01(\x03\x12\x18\n\x10max_memory_bytes\x18\x05 \x01(\x03\"\x0f\n\rHealthRequest\"\x9d\x01\n\x0eHealthResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12 \n\x18inference_server_healthy\x18\x02 \x01(\x08\x12\x15\n\rloaded_models\x18\x03 \x01(\x05\x12\x12\n\nmax_models\x18\x04 \x01(\x05\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x1c\n\x14inference_server_url\x18\x06 \x01(\t\"\xea\x01\n\tModelInfo\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0e\n\x06loaded\x18\x02 \x01(\x08\x12\x12\n\nmodel_path\x18\x03 \x01(\t\x12\x16\n\x0e\x62\x61\x63kground_dir\x18\x04 \x01(\t\x12\x17\n\x0f\x63rop_rects_path\x18\x05 \x01(\t\x12&\n\x05stats\x18\x06 \x01(\x0b\x32\x17.compositing.ModelStats\x12\r\n\x05\x65rror\x18\x10 \x01(\t\x12\x13\n\x0b\x66rame_count\x18\x11 \x01(\x05\x12\r\n\x05width\x18\x12 \x01(\x05\x12\x0e\n\x06height\x18\x13 \x01(\x05\x12\x0b\n\x03\x66ps\x18\x14 \x01(\x02\"\x8b\x01\n\nModelStats\x12\x13\n\x0busage_count\x18\x01 \x01(\x03\x12\x19\n\x11last_used_unix_ms\x18\x02 \x01(\x03\x12\x1f\n\x17total_inference_time_ms\x18\x03 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x16\n\x0eloaded_unix_ms\x18\x05 \x01(\x03*/\n\rAudioEncoding\x12\x0f\n\x0bPCM_FLOAT32\x10\x00\x12\r\n\tPCM_INT16\x10\x01*4\n\nAudioEdges\x12\x11\n\rEDGES_SILENCE\x10\x00\x12\x13\n\x0f\x45\x44GES_REFERENCE\x10\x01*Y\n\rQualityPreset\x12\x11\n\rQUALITY_UNSET\x10\x00\x12\x0f\n\x0bQUALITY_LOW\x10\x01\x12\x12\n\x0eQUALITY_MEDIUM\x10\x02\x12\x10\n\x0cQUALITY_HIGH\x10\x03*E\n\x0cOutputFormat\x12\x10\n\x0c\x46ORMAT_UNSET\x10\x00\x12\x0f\n\x0b\x46ORMAT_JPEG\x10\x01\x12\x12\n\x0e\x46ORMAT_RAW_BGR\x10\x02\x32\xfc\x03\n\x12\x43ompositingService\x12^\n\x13InferBatchComposite\x12\".compositing.CompositeBatchRequest\x1a#.compositing.CompositeBatchResponse\x12M\n\nListModels\x12\x1e.compositing.ListModelsRequest\x1a\x1f.compositing.ListModelsResponse\x12J\n\tLoadModel\x12\x1d.compositing.LoadModelRequest\x1a\x1e.compositing.LoadModelResponse\x12P\n\x0bUnloadModel\x12\x1f.compositing.UnloadModelRequest\x1a .compositing.UnloadModelResponse\x12V\n\rGetModelStats\x12!.compositing.GetModelStatsRequest\x1a\".compositing.GetModelStatsResponse\x12\x41\n\x06Health\x12\x1a.compositing.HealthRequest\x1a\x1b.compositing.HealthResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shared_proto.compositing_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AUDIOENCODING']._serialized_start=1994
-  _globals['_AUDIOENCODING']._serialized_end=2041
-  _globals['_AUDIOEDGES']._serialized_start=2043
-  _globals['_AUDIOEDGES']._serialized_end=2095
-  _globals['_QUALITYPRESET']._serialized_start=2097
-  _globals['_QUALITYPRESET']._serialized_end=2186
-  _globals['_OUTPUTFORMAT']._serialized_start=2188
-  _globals['_OUTPUTFORMAT']._serialized_end=2257
+  _globals['_AUDIOENCODING']._serialized_start=2063
+  _globals['_AUDIOENCODING']._serialized_end=2110
+  _globals['_AUDIOEDGES']._serialized_start=2112
+  _globals['_AUDIOEDGES']._serialized_end=2164
+  _globals['_QUALITYPRESET']._serialized_start=2166
+  _globals['_QUALITYPRESET']._serialized_end=2255
+  _globals['_OUTPUTFORMAT']._serialized_start=2257
+  _globals['_OUTPUTFORMAT']._serialized_end=2326
   _globals['_COMPOSITEBATCHREQUEST']._serialized_start=48
-  _globals['_COMPOSITEBATCHREQUEST']._serialized_end=516
-  _globals['_COMPOSITEBATCHRESPONSE']._serialized_start=519
-  _globals['_COMPOSITEBATCHRESPONSE']._serialized_end=878
-  _globals['_LISTMODELSREQUEST']._serialized_start=880
-  _globals['_LISTMODELSREQUEST']._serialized_end=899
-  _globals['_LISTMODELSRESPONSE']._serialized_start=901
-  _globals['_LISTMODELSRESPONSE']._serialized_end=961
-  _globals['_LOADMODELREQUEST']._serialized_start=963
-  _globals['_LOADMODELREQUEST']._serialized_end=1021
-  _globals['_LOADMODELRESPONSE']._serialized_start=1023
-  _globals['_LOADMODELRESPONSE']._serialized_end=1136
-  _globals['_UNLOADMODELREQUEST']._serialized_start=1138
-  _globals['_UNLOADMODELREQUEST']._serialized_end=1176
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=1178
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=1231
-  _globals['_GETMODELSTATSREQUEST']._serialized_start=1233
-  _globals['_GETMODELSTATSREQUEST']._serialized_end=1273
-  _globals['_GETMODELSTATSRESPONSE']._serialized_start=1276
-  _globals['_GETMODELSTATSRESPONSE']._serialized_end=1436
-  _globals['_HEALTHREQUEST']._serialized_start=1438
-  _globals['_HEALTHREQUEST']._serialized_end=1453
-  _globals['_HEALTHRESPONSE']._serialized_start=1456
-  _globals['_HEALTHRESPONSE']._serialized_end=1613
-  _globals['_MODELINFO']._serialized_start=1616
-  _globals['_MODELINFO']._serialized_end=1850
-  _globals['_MODELSTATS']._serialized_start=1853
-  _globals['_MODELSTATS']._serialized_end=1992
-  _globals['_COMPOSITINGSERVICE']._serialized_start=2260
-  _globals['_COMPOSITINGSERVICE']._serialized_end=2768
+  _globals['_COMPOSITEBATCHREQUEST']._serialized_end=555
+  _globals['_COMPOSITEBATCHRESPONSE']._serialized_start=558
+  _globals['_COMPOSITEBATCHRESPONSE']._serialized_end=947
+  _globals['_LISTMODELSREQUEST']._serialized_start=949
+  _globals['_LISTMODELSREQUEST']._serialized_end=968
+  _globals['_LISTMODELSRESPONSE']._serialized_start=970
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1030
+  _globals['_LOADMODELREQUEST']._serialized_start=1032
+  _globals['_LOADMODELREQUEST']._serialized_end=1090
+  _globals['_LOADMODELRESPONSE']._serialized_start=1092
+  _globals['_LOADMODELRESPONSE']._serialized_end=1205
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1207
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1245
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1247
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1300
+  _globals['_GETMODELSTATSREQUEST']._serialized_start=1302
+  _globals['_GETMODELSTATSREQUEST']._serialized_end=1342
+  _globals['_GETMODELSTATSRESPONSE']._serialized_start=1345
+  _globals['_GETMODELSTATSRESPONSE']._serialized_end=1505
+  _globals['_HEALTHREQUEST']._serialized_start=1507
+  _globals['_HEALTHREQUEST']._serialized_end=1522
+  _globals['_HEALTHRESPONSE']._serialized_start=1525
+  _globals['_HEALTHRESPONSE']._serialized_end=1682
+  _globals['_MODELINFO']._serialized_start=1685
+  _globals['_MODELINFO']._serialized_end=1919
+  _globals['_MODELSTATS']._serialized_start=1922
+  _globals['_MODELSTATS']._serialized_end=2061
+  _globals['_COMPOSITINGSERVICE']._serialized_start=2329
+  _globals['_COMPOSITINGSERVICE']._serialized_end=2837
 # @@protoc_insertion_point(module_scope)

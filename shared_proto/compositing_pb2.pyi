@@ -126,6 +126,8 @@ class CompositeBatchRequest(_message.Message):
     JPEG_QUALITY_FIELD_NUMBER: _builtins.int
     QUALITY_PRESET_FIELD_NUMBER: _builtins.int
     OUTPUT_FORMAT_FIELD_NUMBER: _builtins.int
+    IDLE_FIELD_NUMBER: _builtins.int
+    STORED_FEATURES_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """[A-Za-z0-9][A-Za-z0-9._-]{0,63}"""
     visual_frames: _builtins.bytes
@@ -158,6 +160,12 @@ class CompositeBatchRequest(_message.Message):
     """1-100; 0: the service's own. Not together with quality_preset."""
     quality_preset: Global___QualityPreset.ValueType
     output_format: Global___OutputFormat.ValueType
+    idle: _builtins.bool
+    """Nobody speaks: the avatar's own pictures, kept to its idle range, without inference. Not together with any sound."""
+    stored_features: _builtins.bool
+    """The sound that the avatar's own clip was made with, from its stored features: each frame gets the rows of its own place in
+    the clip. Not together with raw_audio, audio_features or feature_rows.
+    """
     def __init__(
         self,
         *,
@@ -176,10 +184,12 @@ class CompositeBatchRequest(_message.Message):
         jpeg_quality: _builtins.int = ...,
         quality_preset: Global___QualityPreset.ValueType = ...,
         output_format: Global___OutputFormat.ValueType = ...,
+        idle: _builtins.bool = ...,
+        stored_features: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_edges", b"audio_edges", "audio_encoding", b"audio_encoding", "audio_features", b"audio_features", "audio_start_frame", b"audio_start_frame", "batch_size", b"batch_size", "feature_rows", b"feature_rows", "jpeg_quality", b"jpeg_quality", "lead_in_frames", b"lead_in_frames", "model_id", b"model_id", "output_format", b"output_format", "quality_preset", b"quality_preset", "raw_audio", b"raw_audio", "sample_rate", b"sample_rate", "start_frame_idx", b"start_frame_idx", "visual_frames", b"visual_frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_edges", b"audio_edges", "audio_encoding", b"audio_encoding", "audio_features", b"audio_features", "audio_start_frame", b"audio_start_frame", "batch_size", b"batch_size", "feature_rows", b"feature_rows", "idle", b"idle", "jpeg_quality", b"jpeg_quality", "lead_in_frames", b"lead_in_frames", "model_id", b"model_id", "output_format", b"output_format", "quality_preset", b"quality_preset", "raw_audio", b"raw_audio", "sample_rate", b"sample_rate", "start_frame_idx", b"start_frame_idx", "stored_features", b"stored_features", "visual_frames", b"visual_frames"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -203,6 +213,7 @@ class CompositeBatchResponse(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     FRAME_INDICES_FIELD_NUMBER: _builtins.int
+    NEXT_START_FRAME_IDX_FIELD_NUMBER: _builtins.int
     inference_time_ms: _builtins.float
     """Sum of the network's runs."""
     composite_time_ms: _builtins.float
@@ -220,6 +231,8 @@ class CompositeBatchResponse(_message.Message):
     """FORMAT_JPEG or FORMAT_RAW_BGR."""
     width: _builtins.int
     height: _builtins.int
+    next_start_frame_idx: _builtins.int
+    """start_frame_idx of a request that goes on from here without a jump, speaking or idle."""
     @_builtins.property
     def composited_frames(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """One picture a frame, in order."""
@@ -245,10 +258,11 @@ class CompositeBatchResponse(_message.Message):
         width: _builtins.int = ...,
         height: _builtins.int = ...,
         frame_indices: _abc.Iterable[_builtins.int] | None = ...,
+        next_start_frame_idx: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_processing_ms", b"audio_processing_ms", "composite_time_ms", b"composite_time_ms", "composited_frames", b"composited_frames", "error", b"error", "frame_indices", b"frame_indices", "gpu_id", b"gpu_id", "height", b"height", "inference_time_ms", b"inference_time_ms", "model_load_time_ms", b"model_load_time_ms", "model_loaded", b"model_loaded", "output_format", b"output_format", "success", b"success", "total_time_ms", b"total_time_ms", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_processing_ms", b"audio_processing_ms", "composite_time_ms", b"composite_time_ms", "composited_frames", b"composited_frames", "error", b"error", "frame_indices", b"frame_indices", "gpu_id", b"gpu_id", "height", b"height", "inference_time_ms", b"inference_time_ms", "model_load_time_ms", b"model_load_time_ms", "model_loaded", b"model_loaded", "next_start_frame_idx", b"next_start_frame_idx", "output_format", b"output_format", "success", b"success", "total_time_ms", b"total_time_ms", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,57 +24,57 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshared_proto/inference.proto\x12\tinference\"\xfc\x02\n\x11InferBatchRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rvisual_frames\x18\x02 \x01(\x0c\x12\x11\n\traw_audio\x18\x03 \x01(\x0c\x12\x16\n\x0e\x61udio_features\x18\x04 \x01(\x0c\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12\x13\n\x0bsample_rate\x18\x06 \x01(\x05\x12\x15\n\rframe_indices\x18\x10 \x03(\x05\x12\x16\n\x0elead_in_frames\x18\x11 \x01(\x05\x12,\n\x0cmouth_format\x18\x12 \x01(\x0e\x32\x16.inference.MouthFormat\x12\x30\n\x0e\x61udio_encoding\x18\x13 \x01(\x0e\x32\x18.inference.AudioEncoding\x12*\n\x0b\x61udio_edges\x18\x14 \x01(\x0e\x32\x15.inference.AudioEdges\x12\x19\n\x11\x61udio_start_frame\x18\x15 \x01(\x05\x12\x14\n\x0c\x66\x65\x61ture_rows\x18\x16 \x01(\x0c\"\x1e\n\x0eRawMouthRegion\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xd2\x01\n\x12InferBatchResponse\x12*\n\x07outputs\x18\x01 \x03(\x0b\x32\x19.inference.RawMouthRegion\x12\x19\n\x11inference_time_ms\x18\x02 \x01(\x02\x12\x1b\n\x13\x61udio_processing_ms\x18\x03 \x01(\x02\x12\x0f\n\x07success\x18\x04 \x01(\x08\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x11\n\tworker_id\x18\x06 \x01(\x05\x12\x0e\n\x06gpu_id\x18\x07 \x01(\x05\x12\x15\n\rqueue_time_ms\x18\x10 \x01(\x02\"\xe5\x01\n\x0bMouthRegion\x12\x13\n\x0b\x66irst_frame\x18\x01 \x01(\x05\x12\x13\n\x0b\x66rame_count\x18\x02 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12,\n\x0cmouth_format\x18\x04 \x01(\x0e\x32\x16.inference.MouthFormat\x12\x19\n\x11inference_time_ms\x18\x05 \x01(\x02\x12\x1b\n\x13\x61udio_processing_ms\x18\x06 \x01(\x02\x12\x15\n\rqueue_time_ms\x18\x07 \x01(\x02\x12\x11\n\tworker_id\x18\x08 \x01(\x05\x12\x0e\n\x06gpu_id\x18\t \x01(\x05\"\xc1\x01\n\x12\x45ncodeAudioRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x11\n\traw_audio\x18\x02 \x01(\x0c\x12\x30\n\x0e\x61udio_encoding\x18\x03 \x01(\x0e\x32\x18.inference.AudioEncoding\x12\x13\n\x0bsample_rate\x18\x04 \x01(\x05\x12\x11\n\tfirst_row\x18\x05 \x01(\x05\x12\x11\n\trow_count\x18\x06 \x01(\x05\x12\x19\n\x11\x61udio_start_frame\x18\x07 \x01(\x05\"n\n\x13\x45ncodeAudioResponse\x12\x14\n\x0c\x66\x65\x61ture_rows\x18\x01 \x01(\x0c\x12\x11\n\tfirst_row\x18\x02 \x01(\x05\x12\x11\n\trow_count\x18\x03 \x01(\x05\x12\x1b\n\x13\x61udio_processing_ms\x18\x04 \x01(\x02\"\x13\n\x11ListModelsRequest\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.inference.ModelInfo\":\n\x10LoadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66orce_reload\x18\x02 \x01(\x08\"o\n\x11LoadModelResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x14\n\x0cload_time_ms\x18\x03 \x01(\x02\x12$\n\x05stats\x18\x04 \x01(\x0b\x32\x15.inference.ModelStats\"&\n\x12UnloadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"5\n\x13UnloadModelResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"(\n\x14GetModelStatsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"\x9e\x01\n\x15GetModelStatsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.inference.ModelInfo\x12\x12\n\nmax_models\x18\x02 \x01(\x05\x12\x15\n\rloaded_models\x18\x03 \x01(\x05\x12\x1a\n\x12total_memory_bytes\x18\x04 \x01(\x03\x12\x18\n\x10max_memory_bytes\x18\x05 \x01(\x03\"\x0f\n\rHealthRequest\"\xaa\x01\n\x0eHealthResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x16\n\x0e\x63uda_available\x18\x02 \x01(\x08\x12\x15\n\rloaded_models\x18\x03 \x01(\x05\x12\x12\n\nmax_models\x18\x04 \x01(\x05\x12\x11\n\tgpu_count\x18\x05 \x01(\x05\x12\x0f\n\x07version\x18\x06 \x01(\t\x12 \n\x04gpus\x18\x07 \x03(\x0b\x32\x12.inference.GPUInfo\"u\n\x07GPUInfo\x12\x0e\n\x06gpu_id\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1a\n\x12total_memory_bytes\x18\x03 \x01(\x03\x12\x19\n\x11used_memory_bytes\x18\x04 \x01(\x03\x12\x15\n\rloaded_models\x18\x05 \x01(\x05\"\x86\x01\n\tModelInfo\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0e\n\x06loaded\x18\x02 \x01(\x08\x12\x12\n\nmodel_path\x18\x03 \x01(\t\x12$\n\x05stats\x18\x04 \x01(\x0b\x32\x15.inference.ModelStats\x12\x0e\n\x06gpu_id\x18\x05 \x01(\x05\x12\r\n\x05\x65rror\x18\x10 \x01(\t\"\x8b\x01\n\nModelStats\x12\x13\n\x0busage_count\x18\x01 \x01(\x03\x12\x19\n\x11last_used_unix_ms\x18\x02 \x01(\x03\x12\x1f\n\x17total_inference_time_ms\x18\x03 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x16\n\x0eloaded_unix_ms\x18\x05 \x01(\x03*-\n\x0bMouthFormat\x12\x0f\n\x0b\x46LOAT32_BGR\x10\x00\x12\r\n\tUINT8_BGR\x10\x01*/\n\rAudioEncoding\x12\x0f\n\x0bPCM_FLOAT32\x10\x00\x12\r\n\tPCM_INT16\x10\x01*4\n\nAudioEdges\x12\x11\n\rEDGES_SILENCE\x10\x00\x12\x13\n\x0f\x45\x44GES_REFERENCE\x10\x01\x32\xe6\x04\n\x10InferenceService\x12I\n\nInferBatch\x12\x1c.inference.InferBatchRequest\x1a\x1d.inference.InferBatchResponse\x12\x45\n\x0bInferStream\x12\x1c.inference.InferBatchRequest\x1a\x16.inference.MouthRegion0\x01\x12L\n\x0b\x45ncodeAudio\x12\x1d.inference.EncodeAudioRequest\x1a\x1e.inference.EncodeAudioResponse\x12I\n\nListModels\x12\x1c.inference.ListModelsRequest\x1a\x1d.inference.ListModelsResponse\x12\x46\n\tLoadModel\x12\x1b.inference.LoadModelRequest\x1a\x1c.inference.LoadModelResponse\x12L\n\x0bUnloadModel\x12\x1d.inference.UnloadModelRequest\x1a\x1e.inference.UnloadModelResponse\x12R\n\rGetModelStats\x12\x1f.inference.GetModelStatsRequest\x1a .inference.GetModelStatsResponse\x12=\n\x06Health\x12\x18.inference.HealthRequest\x1a\x19.inference.HealthResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshared_proto/inference.proto\x12\tinference\"\xad\x03\n\x11InferBatchRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rvisual_frames\x18\x02 \x01(\x0c\x12\x11\n\traw_audio\x18\x03 \x01(\x0c\x12\x16\n\x0e\x61udio_features\x18\x04 \x01(\x0c\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12\x13\n\x0bsample_rate\x18\x06 \x01(\x05\x12\x15\n\rframe_indices\x18\x10 \x03(\x05\x12\x16\n\x0elead_in_frames\x18\x11 \x01(\x05\x12,\n\x0cmouth_format\x18\x12 \x01(\x0e\x32\x16.inference.MouthFormat\x12\x30\n\x0e\x61udio_encoding\x18\x13 \x01(\x0e\x32\x18.inference.AudioEncoding\x12*\n\x0b\x61udio_edges\x18\x14 \x01(\x0e\x32\x15.inference.AudioEdges\x12\x19\n\x11\x61udio_start_frame\x18\x15 \x01(\x05\x12\x14\n\x0c\x66\x65\x61ture_rows\x18\x16 \x01(\x0c\x12\x17\n\x0fstored_features\x18\x17 \x01(\x08\x12\x16\n\x0e\x61vatar_version\x18\x18 \x01(\t\"\x1e\n\x0eRawMouthRegion\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xd2\x01\n\x12InferBatchResponse\x12*\n\x07outputs\x18\x01 \x03(\x0b\x32\x19.inference.RawMouthRegion\x12\x19\n\x11inference_time_ms\x18\x02 \x01(\x02\x12\x1b\n\x13\x61udio_processing_ms\x18\x03 \x01(\x02\x12\x0f\n\x07success\x18\x04 \x01(\x08\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x11\n\tworker_id\x18\x06 \x01(\x05\x12\x0e\n\x06gpu_id\x18\x07 \x01(\x05\x12\x15\n\rqueue_time_ms\x18\x10 \x01(\x02\"\xe5\x01\n\x0bMouthRegion\x12\x13\n\x0b\x66irst_frame\x18\x01 \x01(\x05\x12\x13\n\x0b\x66rame_count\x18\x02 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12,\n\x0cmouth_format\x18\x04 \x01(\x0e\x32\x16.inference.MouthFormat\x12\x19\n\x11inference_time_ms\x18\x05 \x01(\x02\x12\x1b\n\x13\x61udio_processing_ms\x18\x06 \x01(\x02\x12\x15\n\rqueue_time_ms\x18\x07 \x01(\x02\x12\x11\n\tworker_id\x18\x08 \x01(\x05\x12\x0e\n\x06gpu_id\x18\t \x01(\x05\"\xc1\x01\n\x12\x45ncodeAudioRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x11\n\traw_audio\x18\x02 \x01(\x0c\x12\x30\n\x0e\x61udio_encoding\x18\x03 \x01(\x0e\x32\x18.inference.AudioEncoding\x12\x13\n\x0bsample_rate\x18\x04 \x01(\x05\x12\x11\n\tfirst_row\x18\x05 \x01(\x05\x12\x11\n\trow_count\x18\x06 \x01(\x05\x12\x19\n\x11\x61udio_start_frame\x18\x07 \x01(\x05\"n\n\x13\x45ncodeAudioResponse\x12\x14\n\x0c\x66\x65\x61ture_rows\x18\x01 \x01(\x0c\x12\x11\n\tfirst_row\x18\x02 \x01(\x05\x12\x11\n\trow_count\x18\x03 \x01(\x05\x12\x1b\n\x13\x61udio_processing_ms\x18\x04 \x01(\x02\"\x13\n\x11ListModelsRequest\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.inference.ModelInfo\":\n\x10LoadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66orce_reload\x18\x02 \x01(\x08\"o\n\x11LoadModelResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x14\n\x0cload_time_ms\x18\x03 \x01(\x02\x12$\n\x05stats\x18\x04 \x01(\x0b\x32\x15.inference.ModelStats\"&\n\x12UnloadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"5\n\x13UnloadModelResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"(\n\x14GetModelStatsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"\x9e\x01\n\x15GetModelStatsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.inference.ModelInfo\x12\x12\n\nmax_models\x18\x02 \x01(\x05\x12\x15\n\rloaded_models\x18\x03 \x01(\x05\x12\x1a\n\x12total_memory_bytes\x18\x04 \x01(\x03\x12\x18\n\x10max_memory_bytes\x18\x05 \x01(\x03\"\x0f\n\rHealthRequest\"\xaa\x01\n\x0eHealthResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x16\n\x0e\x63uda_available\x18\x02 \x01(\x08\x12\x15\n\rloaded_models\x18\x03 \x01(\x05\x12\x12\n\nmax_models\x18\x04 \x01(\x05\x12\x11\n\tgpu_count\x18\x05 \x01(\x05\x12\x0f\n\x07version\x18\x06 \x01(\t\x12 \n\x04gpus\x18\x07 \x03(\x0b\x32\x12.inference.GPUInfo\"u\n\x07GPUInfo\x12\x0e\n\x06gpu_id\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1a\n\x12total_memory_bytes\x18\x03 \x01(\x03\x12\x19\n\x11used_memory_bytes\x18\x04 \x01(\x03\x12\x15\n\rloaded_models\x18\x05 \x01(\x05\"\x86\x01\n\tModelInfo\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0e\n\x06loaded\x18\x02 \x01(\x08\x12\x12\n\nmodel_path\x18\x03 \x01(\t\x12$\n\x05stats\x18\x04 \x01(\x0b\x32\x15.inference.ModelStats\x12\x0e\n\x06gpu_id\x18\x05 \x01(\x05\x12\r\n\x05\x65rror\x18\x10 \x01(\t\"\x8b\x01\n\nModelStats\x12\x13\n\x0busage_count\x18\x01 \x01(\x03\x12\x19\n\x11last_used_unix_ms\x18\x02 \x01(\x03\x12\x1f\n\x17total_inference_time_ms\x18\x03 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x16\n\x0eloaded_unix_ms\x18\x05 \x01(\x03*-\n\x0bMouthFormat\x12\x0f\n\x0b\x46LOAT32_BGR\x10\x00\x12\r\n\tUINT8_BGR\x10\x01*/\n\rAudioEncoding\x12\x0f\n\x0bPCM_FLOAT32\x10\x00\x12\r\n\tPCM_INT16\x10\x01*4\n\nAudioEdges\x12\x11\n\rEDGES_SILENCE\x10\x00\x12\x13\n\x0f\x45\x44GES_REFERENCE\x10\x01\x32\xe6\x04\n\x10InferenceService\x12I\n\nInferBatch\x12\x1c.inference.InferBatchRequest\x1a\x1d.inference.InferBatchResponse\x12\x45\n\x0bInferStream\x12\x1c.inference.InferBatchRequest\x1a\x16.inference.MouthRegion0\x01\x12L\n\x0b\x45ncodeAudio\x12\x1d.inference.EncodeAudioRequest\x1a\x1e.inference.EncodeAudioResponse\x12I\n\nListModels\x12\x1c.inference.ListModelsRequest\x1a\x1d.inference.ListModelsResponse\x12\x46\n\tLoadModel\x12\x1b.inference.LoadModelRequest\x1a\x1c.inference.LoadModelResponse\x12L\n\x0bUnloadModel\x12\x1d.inference.UnloadModelRequest\x1a\x1e.inference.UnloadModelResponse\x12R\n\rGetModelStats\x12\x1f.inference.GetModelStatsRequest\x1a .inference.GetModelStatsResponse\x12=\n\x06Health\x12\x18.inference.HealthRequest\x1a\x19.inference.HealthResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shared_proto.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MOUTHFORMAT']._serialized_start=2351
-  _globals['_MOUTHFORMAT']._serialized_end=2396
-  _globals['_AUDIOENCODING']._serialized_start=2398
-  _globals['_AUDIOENCODING']._serialized_end=2445
-  _globals['_AUDIOEDGES']._serialized_start=2447
-  _globals['_AUDIOEDGES']._serialized_end=2499
+  _globals['_MOUTHFORMAT']._serialized_start=2400
+  _globals['_MOUTHFORMAT']._serialized_end=2445
+  _globals['_AUDIOENCODING']._serialized_start=2447
+  _globals['_AUDIOENCODING']._serialized_end=2494
+  _globals['_AUDIOEDGES']._serialized_start=2496
+  _globals['_AUDIOEDGES']._serialized_end=2548
   _globals['_INFERBATCHREQUEST']._serialized_start=44
-  _globals['_INFERBATCHREQUEST']._serialized_end=424
-  _globals['_RAWMOUTHREGION']._serialized_start=426
-  _globals['_RAWMOUTHREGION']._serialized_end=456
-  _globals['_INFERBATCHRESPONSE']._serialized_start=459
-  _globals['_INFERBATCHRESPONSE']._serialized_end=669
-  _globals['_MOUTHREGION']._serialized_start=672
-  _globals['_MOUTHREGION']._serialized_end=901
-  _globals['_ENCODEAUDIOREQUEST']._serialized_start=904
-  _globals['_ENCODEAUDIOREQUEST']._serialized_end=1097
-  _globals['_ENCODEAUDIORESPONSE']._serialized_start=1099
-  _globals['_ENCODEAUDIORESPONSE']._serialized_end=1209
-  _globals['_LISTMODELSREQUEST']._serialized_start=1211
-  _globals['_LISTMODELSREQUEST']._serialized_end=1230
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1232
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1290
-  _globals['_LOADMODELREQUEST']._serialized_start=1292
-  _globals['_LOADMODELREQUEST']._serialized_end=1350
-  _globals['_LOADMODELRESPONSE']._serialized_start=1352
-  _globals['_LOADMODELRESPONSE']._serialized_end=1463
-  _globals['_UNLOADMODELREQUEST']._serialized_start=1465
-  _globals['_UNLOADMODELREQUEST']._serialized_end=1503
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=1505
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=1558
-  _globals['_GETMODELSTATSREQUEST']._serialized_start=1560
-  _globals['_GETMODELSTATSREQUEST']._serialized_end=1600
-  _globals['_GETMODELSTATSRESPONSE']._serialized_start=1603
-  _globals['_GETMODELSTATSRESPONSE']._serialized_end=1761
-  _globals['_HEALTHREQUEST']._serialized_start=1763
-  _globals['_HEALTHREQUEST']._serialized_end=1778
-  _globals['_HEALTHRESPONSE']._serialized_start=1781
-  _globals['_HEALTHRESPONSE']._serialized_end=1951
-  _globals['_GPUINFO']._serialized_start=1953
-  _globals['_GPUINFO']._serialized_end=2070
-  _globals['_MODELINFO']._serialized_start=2073
-  _globals['_MODELINFO']._serialized_end=2207
-  _globals['_MODELSTATS']._serialized_start=2210
-  _globals['_MODELSTATS']._serialized_end=2349
-  _globals['_INFERENCESERVICE']._serialized_start=2502
-  _globals['_INFERENCESERVICE']._serialized_end=3116
+  _globals['_INFERBATCHREQUEST']._serialized_end=473
+  _globals['_RAWMOUTHREGION']._serialized_start=475
+  _globals['_RAWMOUTHREGION']._serialized_end=505
+  _globals['_INFERBATCHRESPONSE']._serialized_start=508
+  _globals['_INFERBATCHRESPONSE']._serialized_end=718
+  _globals['_MOUTHREGION']._serialized_start=721
+  _globals['_MOUTHREGION']._serialized_end=950
+  _globals['_ENCODEAUDIOREQUEST']._serialized_start=953
+  _globals['_ENCODEAUDIOREQUEST']._serialized_end=1146
+  _globals['_ENCODEAUDIORESPONSE']._serialized_start=1148
+  _globals['_ENCODEAUDIORESPONSE']._serialized_end=1258
+  _globals['_LISTMODELSREQUEST']._serialized_start=1260
+  _globals['_LISTMODELSREQUEST']._serialized_end=1279
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1281
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1339
+  _globals['_LOADMODELREQUEST']._serialized_start=1341
+  _globals['_LOADMODELREQUEST']._serialized_end=1399
+  _globals['_LOADMODELRESPONSE']._serialized_start=1401
+  _globals['_LOADMODELRESPONSE']._serialized_end=1512
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1514
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1552
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1554
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1607
+  _globals['_GETMODELSTATSREQUEST']._serialized_start=1609
+  _globals['_GETMODELSTATSREQUEST']._serialized_end=1649
+  _globals['_GETMODELSTATSRESPONSE']._serialized_start=1652
+  _globals['_GETMODELSTATSRESPONSE']._serialized_end=1810
+  _globals['_HEALTHREQUEST']._serialized_start=1812
+  _globals['_HEALTHREQUEST']._serialized_end=1827
+  _globals['_HEALTHRESPONSE']._serialized_start=1830
+  _globals['_HEALTHRESPONSE']._serialized_end=2000
+  _globals['_GPUINFO']._serialized_start=2002
+  _globals['_GPUINFO']._serialized_end=2119
+  _globals['_MODELINFO']._serialized_start=2122
+  _globals['_MODELINFO']._serialized_end=2256
+  _globals['_MODELSTATS']._serialized_start=2259
+  _globals['_MODELSTATS']._serialized_end=2398
+  _globals['_INFERENCESERVICE']._serialized_start=2551
+  _globals['_INFERENCESERVICE']._serialized_end=3165
 # @@protoc_insertion_point(module_scope)

@@ -95,6 +95,8 @@ class InferBatchRequest(_message.Message):
     AUDIO_EDGES_FIELD_NUMBER: _builtins.int
     AUDIO_START_FRAME_FIELD_NUMBER: _builtins.int
     FEATURE_ROWS_FIELD_NUMBER: _builtins.int
+    STORED_FEATURES_FIELD_NUMBER: _builtins.int
+    AVATAR_VERSION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """[A-Za-z0-9][A-Za-z0-9._-]{0,63}"""
     visual_frames: _builtins.bytes
@@ -122,6 +124,14 @@ class InferBatchRequest(_message.Message):
     """
     feature_rows: _builtins.bytes
     """float32 little endian, batch_size + 15 rows of 512: output frame k reads rows k .. k+15 (the rows k-9 .. k+6 of its clip)."""
+    stored_features: _builtins.bool
+    """The sound that the avatar's own clip was made with, from its stored features: each frame gets the rows of its own place in
+    the clip. Not together with raw_audio, audio_features or feature_rows.
+    """
+    avatar_version: _builtins.str
+    """Avatar.version of the files that the caller composites with; empty: whatever is loaded. Where another version is loaded
+    the one on disk is loaded first; ABORTED when that is not it either.
+    """
     @_builtins.property
     def frame_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Which of the avatar's frames each output frame is made from; empty: 0, 1, 2 ... along the avatar's loop.
@@ -144,10 +154,12 @@ class InferBatchRequest(_message.Message):
         audio_edges: Global___AudioEdges.ValueType = ...,
         audio_start_frame: _builtins.int = ...,
         feature_rows: _builtins.bytes = ...,
+        stored_features: _builtins.bool = ...,
+        avatar_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_edges", b"audio_edges", "audio_encoding", b"audio_encoding", "audio_features", b"audio_features", "audio_start_frame", b"audio_start_frame", "batch_size", b"batch_size", "feature_rows", b"feature_rows", "frame_indices", b"frame_indices", "lead_in_frames", b"lead_in_frames", "model_id", b"model_id", "mouth_format", b"mouth_format", "raw_audio", b"raw_audio", "sample_rate", b"sample_rate", "visual_frames", b"visual_frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_edges", b"audio_edges", "audio_encoding", b"audio_encoding", "audio_features", b"audio_features", "audio_start_frame", b"audio_start_frame", "avatar_version", b"avatar_version", "batch_size", b"batch_size", "feature_rows", b"feature_rows", "frame_indices", b"frame_indices", "lead_in_frames", b"lead_in_frames", "model_id", b"model_id", "mouth_format", b"mouth_format", "raw_audio", b"raw_audio", "sample_rate", b"sample_rate", "stored_features", b"stored_features", "visual_frames", b"visual_frames"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
