@@ -5,7 +5,7 @@ The grpc_server_* names are the ones that the field's dashboards know.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -58,6 +58,11 @@ class Metrics:
             registry=self.registry,
             buckets=CALL_BUCKETS_S,
         )
+
+    def watch_calls(self, running: Callable[[], int], *, limit: int) -> None:
+        """Shows how many calls run, and how many may: what autoscalers and alerts go by."""
+        self.gauge("lipsync_running_calls", "Calls that run now, without health checks and reflection.").set_function(running)
+        self.gauge("lipsync_max_running_calls", "How many may run at the same time.").set(limit)
 
     def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
         """A number that only grows."""

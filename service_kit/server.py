@@ -75,6 +75,7 @@ class GrpcServer:
         self.metrics = Metrics()
         self.readiness = Readiness()
         self.calls = RunningCalls(settings.server.max_running_calls)
+        self.metrics.watch_calls(lambda: self.calls.running, limit=self.calls.limit)
         self.stop_wanted = asyncio.Event()
         self._service = service
         self._settings = settings

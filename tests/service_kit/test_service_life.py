@@ -9,6 +9,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -294,6 +295,22 @@ async def test_calls_that_take_longer_than_the_grace_are_cut_off_before_resource
             await call
         assert cut.value.code() is grpc.StatusCode.UNAVAILABLE
         assert parts.events[-2:] == ["close", "handler ended: True"]
+
+
+async def test_metrics_say_how_many_calls_run_and_may_run(parts: Parts) -> None:
+    async with started(parts, max_running_calls=7) as (server, channel):
+        running = partial(server.metrics.registry.get_sample_value, "lipsync_running_calls")
+        assert running() == 0
+        calls = [asyncio.create_task(unload(channel, "wait")) for _ in range(3)]
+        await parts.servicer.began.wait()
+        while running() != 3:  # noqa: ASYNC110 - nothing tells when a metric changes
+            await asyncio.sleep(0.001)
+        assert server.metrics.registry.get_sample_value("lipsync_max_running_calls") == 7
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        while running():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 async def test_open_watches_and_reflection_streams_do_not_hold_up_the_stop(parts: Parts) -> None:
