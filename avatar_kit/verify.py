@@ -16,8 +16,9 @@ from avatar_kit.facts import avatar_facts
 from avatar_kit.features import feature_rows
 from avatar_kit.legacy import load_legacy
 from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, Manifest, read_manifest
-from avatar_kit.network_trial import TrialImpossible, try_encoder, try_network
+from avatar_kit.network_trial import try_encoder, try_network
 from avatar_kit.onnx_io import encoder_io, network_io
+from avatar_kit.onnx_sessions import OnnxRuntimeMissing
 from avatar_kit.pictures import MAX_PICTURE_BYTES, check_thoroughly
 from avatar_kit.rect_motion import motion_warnings
 from avatar_kit.reference_videos import compare_videos
@@ -131,7 +132,7 @@ class _Verification:
             self._note(try_network(avatar, tuple(sorted({0, last // 2, last}))))
             if encoder.is_file():
                 self._note(try_encoder(encoder))
-        except TrialImpossible:
+        except OnnxRuntimeMissing:
             self.warnings.append("the networks were not run: onnxruntime is not installed")
 
     def _bind(self, path: Path, binding: Callable[[Path], object]) -> None:

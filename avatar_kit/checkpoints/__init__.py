@@ -5,7 +5,7 @@ for converting alone, so it comes with the extra `import` and is imported when i
 """
 
 from avatar_kit.checkpoints.convert import Converted, TorchMissing, convert_checkpoint
-from avatar_kit.checkpoints.files import checkpoint_kind, newest_checkpoint
+from avatar_kit.checkpoints.files import checkpoint_kind
 from avatar_kit.checkpoints.kinds import Kind
 
-__all__ = ["Converted", "Kind", "TorchMissing", "checkpoint_kind", "convert_checkpoint", "newest_checkpoint"]
+__all__ = ["Converted", "Kind", "TorchMissing", "checkpoint_kind", "convert_checkpoint"]

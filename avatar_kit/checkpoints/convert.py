@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from avatar_kit.checkpoints.files import read_checkpoint
 from avatar_kit.checkpoints.kinds import NAMES, Kind
 from avatar_kit.checkpoints.weights import read_weights
-from avatar_kit.detection.sessions import open_session, run_session
 from avatar_kit.errors import AvatarError, BrokenAvatar
 from avatar_kit.networks import audio_encoder, unet
 from avatar_kit.networks.architecture import Weights, parameter_count
+from avatar_kit.onnx_sessions import open_session, run_session
 
 MAX_DIFFERENCE = 1e-3  # a quarter of a grey level; single precision in another order differs by a hundredth of that
 

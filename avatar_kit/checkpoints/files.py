@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import pickletools
-import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from avatar_kit.checkpoints.kinds import Kind, kind_of
 from avatar_kit.errors import BrokenAvatar
-from avatar_kit.safe_files import FileProblem, read_bounded, stays_in
+from avatar_kit.safe_files import FileProblem, read_bounded
 
 MAX_CHECKPOINT_BYTES = 2**30  # with an optimizer's state the larger network's has 150 MB
 _MAX_PICKLE_BYTES = 16 * 2**20  # names and shapes; the numbers lie beside them
@@ -21,29 +20,9 @@ _LEGACY_PICKLES = 4  # a mark, a version, the machine, the content; then come th
 _ZIP = b"PK\x03\x04"
 _ZIP_ERRORS = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
 
-_CHECKPOINT = re.compile(r"([0-9]{1,9})\.pth")
-
 # Where the parts of a checkpoint come from. Which of their functions may be called is decided by PyTorch's restricted reader.
 _KNOWN_PACKAGES = frozenset({"torch", "collections", "numpy", "_codecs"})
 _KNOWN_FUNCTIONS = frozenset({"builtins.set", "__builtin__.set"})
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """The checkpoint of the most training, which is the one of the largest number: `99.pth` of `4.pth`, `9.pth`, ... `99.pth`.
-
-    Raises BrokenAvatar when there is none, or when it is a link that leads out of the folder.
-    """
-    try:
-        numbered = [(int(match[1]), path) for path in folder.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
-    except OSError as error:
-        raise BrokenAvatar(f"{folder.name}: can not be listed: {error.strerror}") from None
-    found = [pair for pair in numbered if pair[1].is_file()]
-    if not found:
-        raise BrokenAvatar(f"{folder.name}: has no checkpoint; expected files named by a number, such as 99.pth")
-    newest = max(found)[1]
-    if not stays_in(folder, newest):
-        raise BrokenAvatar(f"{folder.name}: {newest.name} is a link that leads out of the folder")
-    return newest
 
 
 def checkpoint_kind(path: Path) -> Kind:

@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_kit.detection.sessions import open_session, picture_input, read_model, run_session
+from avatar_kit.detection.models import open_detection_model, picture_input
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Picture
+from avatar_kit.onnx_sessions import run_session
 from avatar_kit.safe_files import FileProblem, read_bounded
 
 POINTS = 110
@@ -36,7 +37,7 @@ class Landmarker:
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
-        self._session = open_session(read_model(path), self._name)
+        self._session = open_detection_model(path)
         self._input = picture_input(self._session, self._name, (3, SIDE, SIDE))
         mean_face = path.with_name(MEAN_FACE_NAME)
         self._mean_face = _read_mean_face(mean_face) if mean_face.exists() else None

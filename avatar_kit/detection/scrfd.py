@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.detection.letterbox import SIDE, letterbox
-from avatar_kit.detection.sessions import open_session, picture_input, read_model, run_session
+from avatar_kit.detection.models import open_detection_model, picture_input
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Picture
+from avatar_kit.onnx_sessions import run_session
 
 STRIDES = (8, 16, 32)
 ANCHORS = 2
@@ -40,7 +41,7 @@ class FaceDetector:
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
-        self._session = open_session(read_model(path), self._name)
+        self._session = open_detection_model(path)
         self._input = picture_input(self._session, self._name, (3, SIDE, SIDE))
         blank = np.zeros((SIDE, SIDE, 3), np.uint8)
         self.faces(blank)  # what it gives is often not declared

@@ -14,8 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from avatar_kit.detection.sessions import open_session, run_session
 from avatar_kit.errors import AvatarError
+from avatar_kit.onnx_sessions import open_session, run_session
 
 _TOLERANCE = 1e-5  # kernels may add in another order for another batch
 _OPEN = "N"

@@ -14,7 +14,7 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.importing.batch_freeing import freed
 from avatar_kit.importing.onnx_files import load_whole
 from avatar_kit.onnx_io import encoder_io, network_io
-from avatar_kit.safe_files import FileProblem, check_regular
+from avatar_kit.safe_files import FileProblem, check_regular, stays_in
 
 CHECKPOINT_SUFFIXES = frozenset({".pth", ".pt"})
 
@@ -78,9 +78,10 @@ def newest_checkpoint(folder: Path) -> Path | None:
     Raises FileProblem when it can not be told which is meant.
     """
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".onnx", *CHECKPOINT_SUFFIXES})
+        there = [path for path in folder.iterdir() if path.suffix.lower() in {".onnx", *CHECKPOINT_SUFFIXES}]
     except OSError as error:
         raise FileProblem(f"can not be listed: {error.strerror}") from None
+    files = sorted(path for path in there if path.is_file())
     best = [path for path in files if path.name == "model_best.onnx"]
     onnx_files = [path for path in files if path.suffix.lower() == ".onnx"]
     numbered = [path for path in files if _NUMBERED.fullmatch(path.stem) and path not in onnx_files]
@@ -98,6 +99,8 @@ def chosen_checkpoint(folder: Path) -> Path:
     path = newest_checkpoint(folder)
     if path is None:
         raise FileProblem("has no network in it, neither .onnx nor .pth")
+    if not stays_in(folder, path):
+        raise FileProblem(f"has {path.name}, a link that leads out of it: name the file itself with --checkpoint")
     return path
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from avatar_kit.checkpoints import TorchMissing, checkpoint_kind, convert_checkpoint, files, newest_checkpoint
+from avatar_kit.checkpoints import TorchMissing, checkpoint_kind, convert_checkpoint, files
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.networks.architecture import encoder_shapes, unet_shapes
 
@@ -177,32 +177,3 @@ def test_without_torch_the_extra_is_named(write_archive: WriteArchive, monkeypat
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(TorchMissing, match=r"^99\.pth: .* needs PyTorch: install the extra \[import\]"):
         convert_checkpoint(write_archive("99.pth", renamed("", unet_shapes())), kind="network")
-
-
-def test_the_newest_has_the_largest_number(tmp_path: Path) -> None:
-    for name in ["4.pth", "9.pth", "99.pth", "104.pth", "best.pth", "999.pth.tmp", "-5.pth", "0x200.pth", "99.txt"]:
-        (tmp_path / name).touch()
-    (tmp_path / "500.pth").mkdir()
-
-    assert newest_checkpoint(tmp_path).name == "104.pth"
-
-
-def test_no_checkpoint_at_all(tmp_path: Path) -> None:
-    (tmp_path / "best.pth").touch()
-    with pytest.raises(BrokenAvatar, match=r"has no checkpoint; expected files named by a number, such as 99\.pth"):
-        newest_checkpoint(tmp_path)
-    with pytest.raises(BrokenAvatar, match=r"^gone: can not be listed: No such file"):
-        newest_checkpoint(tmp_path / "gone")
-
-
-def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    (tmp_path / "elsewhere.pth").touch()
-    (folder / "4.pth").touch()
-    (folder / "9.pth").symlink_to(folder / "4.pth")
-    assert newest_checkpoint(folder).name == "9.pth"
-
-    (folder / "99.pth").symlink_to(tmp_path / "elsewhere.pth")
-    with pytest.raises(BrokenAvatar, match=r"99\.pth is a link that leads out of the folder"):
-        newest_checkpoint(folder)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from avatar_kit.checkpoints import convert_checkpoint, newest_checkpoint  # noqa: E402
+from avatar_kit.checkpoints import convert_checkpoint  # noqa: E402
 from avatar_kit.geometry import Rect  # noqa: E402
 from avatar_kit.networks.random_weights import random_unet_weights  # noqa: E402
 from avatar_kit.writer import AvatarWriter  # noqa: E402
@@ -43,8 +43,7 @@ def test_served_frames_are_torchs_within_one_grey_level(tmp_path: Path) -> None:
     state: dict[str, Any] = {key: torch.from_numpy(np.array(array)) for key, array in random_unet_weights(21).items()}
     (tmp_path / "checkpoint").mkdir()
     torch.save(state, tmp_path / "checkpoint" / "99.pth")
-    (tmp_path / "checkpoint" / "9.pth").write_bytes(b"an earlier one")
-    converted = convert_checkpoint(newest_checkpoint(tmp_path / "checkpoint"), kind="network")
+    converted = convert_checkpoint(tmp_path / "checkpoint" / "99.pth", kind="network")
     with AvatarWriter(tmp_path / "models", "someone", width=400, height=300) as writer:
         for index in range(3):
             writer.add_frame(picture(index), RECT)

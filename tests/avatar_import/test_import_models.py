@@ -15,6 +15,7 @@ import pytest
 from avatar_kit.avatar import load_avatar
 from avatar_kit.checkpoints import Converted
 from avatar_kit.importing.batch_freeing import freed
+from avatar_kit.importing.models import newest_checkpoint
 from avatar_kit.onnx_io import encoder_io, network_io
 
 from .conftest import encoder, network
@@ -150,6 +151,37 @@ def test_the_newest_checkpoint_is_the_one_of_the_largest_number(run, layouts, co
     assert converter.given == [("104.pth", "network")]
     assert "convert 104.pth to ONNX" in result.stdout
     assert "104.pth: converted to ONNX, 12,186,935 parameters, differs from PyTorch by at most 4.3e-04" in result.stdout
+
+
+def test_only_files_named_by_a_number_count_as_numbered(tmp_path) -> None:
+    for name in ["4.pth", "9.pth", "99.pth", "104.pth", "best.pth", "999.pth.tmp", "-5.pth", "0x200.pth", "99.txt"]:
+        (tmp_path / name).touch()
+    (tmp_path / "500.pth").mkdir()
+    assert newest_checkpoint(tmp_path) == tmp_path / "104.pth"
+
+
+def test_a_folder_that_does_not_tell_which_network_is_meant(run, layouts) -> None:
+    folder = layouts.research()
+    empty, several = layouts.root / "empty", layouts.root / "several"
+    empty.mkdir()
+    checkpoints(several, "best.pth", "last.pth")
+    for place, says in [(empty, "empty has no network in it"), (several, "several has several networks (best.pth, last.pth)")]:
+        result = run(folder, "--checkpoint", place)
+        assert result.exit_code == 1
+        assert says in result.stderr
+
+
+def test_a_link_out_of_a_named_folder_is_refused(run, layouts, converter: Converter) -> None:
+    folder, place = layouts.research(), layouts.root / "trained"
+    checkpoints(layouts.root / "elsewhere", "1.pth")
+    checkpoints(place, "4.pth")
+    (place / "9.pth").symlink_to(place / "4.pth")
+    assert run(folder, "--checkpoint", place).exit_code == 0
+    assert converter.given == [("9.pth", "network")]
+    (place / "99.pth").symlink_to(layouts.root / "elsewhere" / "1.pth")
+    result = run(folder, "--checkpoint", place, "--replace")
+    assert result.exit_code == 1
+    assert "trained has 99.pth, a link that leads out of it" in result.stderr
 
 
 def test_a_checkpoint_or_a_folder_of_them_may_be_named(run, layouts, converter: Converter) -> None:

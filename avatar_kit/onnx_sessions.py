@@ -1,0 +1,72 @@
+"""Opening and running ONNX models on the CPU: the one place where this package meets ONNX Runtime.
+
+Its errors become sentences that name the file and not this machine's folders. The services open their own sessions, with devices
+and settings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avatar_kit.errors import AvatarError, BrokenAvatar
+
+_NO_LOG = 4  # what is wrong comes as an exception, which says the same
+
+
+class OnnxRuntimeMissing(AvatarError):
+    """ONNX Runtime is not installed here, or does not load."""
+
+
+def open_session(model: bytes | Path, name: str) -> Any:
+    """A session of a model, called `name` in messages. For one thread or many.
+
+    Of a path, weights in files beside it are found; of bytes, none are followed. Raises BrokenAvatar when it can not be loaded,
+    OnnxRuntimeMissing.
+    """
+    onnxruntime = _onnxruntime(name)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _NO_LOG
+    # By default there is a thread for each core of the machine, tied to it, also to those that this process may not use.
+    options.intra_op_num_threads = _usable_cores()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others use the processor between two runs
+    given = model if isinstance(model, bytes) else str(model)
+    try:
+        return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no base of their own
+        raise BrokenAvatar(f"{name}: ONNX Runtime can not load it: {_reason(error, model)}") from None
+
+
+def run_session(
+    session: Any, name: str, feeds: Mapping[str, NDArray[np.float32]], outputs: Sequence[str] | None = None
+) -> list[NDArray[Any]]:
+    """Those outputs, or all in the model's order. Raises BrokenAvatar."""
+    try:
+        return [np.asarray(output) for output in session.run(outputs, dict(feeds))]
+    except Exception as error:
+        raise BrokenAvatar(f"{name}: ONNX Runtime can not run it: {_reason(error)}") from None
+
+
+def _onnxruntime(name: str) -> Any:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the library is loaded
+    try:
+        import onnxruntime  # noqa: PLC0415  # heavy, and optional
+    except ImportError:
+        raise OnnxRuntimeMissing(f"{name}: running a model needs ONNX Runtime: install the extra [cpu] or [gpu]") from None
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _reason(error: Exception, model: bytes | Path = b"") -> str:
+    """Its first line, without the folders of this machine."""
+    text = str(error).partition("\n")[0]
+    return (text.replace(str(model), model.name) if isinstance(model, Path) else text)[:300]
