@@ -11,8 +11,9 @@ from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, FileEntry, Manifes
 from avatar_kit.numbering import numbered_frames
 from avatar_kit.pictures import MAX_PICTURE_BYTES, decode_picture, inspect_picture
 from avatar_kit.rectangles import misplaced, read_rects
+from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem, check_regular, contained, read_bounded
-from avatar_kit.timeline import Loop
+from avatar_kit.timeline import FrameRange, Loop
 
 __all__ = ["Avatar", "Loop", "Mask", "Paste", "Picture", "Rect", "load_avatar"]
 
@@ -40,6 +41,10 @@ class Avatar:
     rects_path: Path | None = None
     crops_video_path: Path | None = None
     rois_video_path: Path | None = None
+    reference_frame: int | None = None
+    """The frame whose unmasked crop the network is shown for every frame; None: each frame's own."""
+    idle: FrameRange | None = None
+    """Where the clip stays while nobody speaks; None: all of it is gone through, as in speech."""
 
     def frame_name(self, index: int) -> str:
         """The picture's name as messages give it: folder and file, never the full path."""
@@ -71,6 +76,7 @@ def load_avatar(folder: Path) -> Avatar:
     paths = _file_paths(folder, manifest, problems)
     frame_paths = _frame_paths(folder, manifest, problems)
     rects = _rects(paths.get("crop_rects"), manifest, problems)
+    problems += [f"{MANIFEST_NAME}: {each}" for each in outside_clip(manifest.reference, manifest.idle, manifest.frame_count)]
     if frame_paths:
         problems += first_frame_problems(frame_paths[0], manifest.width, manifest.height)
     if problems:
@@ -91,7 +97,15 @@ def load_avatar(folder: Path) -> Avatar:
         rects=tuple(rects),
         features_path=paths.get("features"),
         rects_path=paths["crop_rects"],
+        reference_frame=manifest.reference.frame,
+        idle=manifest.idle,
     )
+
+
+def outside_clip(reference: Reference | None, idle: FrameRange | None, frame_count: int) -> list[str]:
+    """What is said of frames that a clip of that many does not have."""
+    problems = (each.problem(frame_count) for each in (reference, idle) if each)
+    return [problem for problem in problems if problem]
 
 
 def first_frame_problems(path: Path, width: int, height: int) -> list[str]:

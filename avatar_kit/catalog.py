@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from avatar_kit.avatar import Avatar, load_avatar
+from avatar_kit.avatar import Avatar, load_avatar, outside_clip
 from avatar_kit.errors import AvatarNotFound, BrokenAvatar
 from avatar_kit.ids import check_avatar_id, is_avatar_id
 from avatar_kit.legacy import is_legacy, load_legacy
@@ -100,6 +100,7 @@ def settled(avatar: Avatar, entry: ModelEntry, models_root: Path) -> Avatar:
             problems.append(f"{key} in the settings names another file than the avatar's {MANIFEST_NAME}: remove one of them")
     if entry.num_frames not in {None, avatar.frame_count}:
         problems.append(f"num_frames is {entry.num_frames} in the settings, but the avatar has {avatar.frame_count} frames")
+    problems += [f"{problem} (in the settings)" for problem in outside_clip(entry.reference, entry.idle, avatar.frame_count)]
     if problems:
         raise BrokenAvatar(problems)
     return dataclasses.replace(
@@ -107,6 +108,8 @@ def settled(avatar: Avatar, entry: ModelEntry, models_root: Path) -> Avatar:
         loop=entry.loop or avatar.loop,
         paste=entry.paste or avatar.paste,
         mask=entry.mask or avatar.mask,
+        reference_frame=entry.reference.frame if entry.reference else avatar.reference_frame,
+        idle=entry.idle or avatar.idle,
         crops_video_path=entry.crops_video_path and models_root / entry.crops_video_path,
         rois_video_path=entry.rois_video_path and models_root / entry.rois_video_path,
     )

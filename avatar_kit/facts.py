@@ -10,6 +10,7 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import MOUTH_SIZE
 from avatar_kit.onnx_io import network_io
 from avatar_kit.rect_motion import largest_step
+from avatar_kit.reference_frame import Reference
 from avatar_kit.timeline import Loop
 
 _BLOCK = 16  # the compositing service keeps pixels in whole JPEG blocks around the rectangle
@@ -27,6 +28,8 @@ def avatar_facts(avatar: Avatar) -> dict[str, str]:
         "clip": f"{avatar.frame_count} frames, {seconds:.1f} s, {_THEN[avatar.loop]}",
         "rectangles": _rectangles(avatar),
         "paste": avatar.paste.value,
+        "reference": _reference(avatar),
+        "idle": _idle(avatar),
         "mask": f"{mask.width}x{mask.height} at {mask.x},{mask.y} of {MOUTH_SIZE}x{MOUTH_SIZE}",
         "network": _network(avatar),
         "audio encoder": avatar.audio_encoder_path.name if avatar.audio_encoder_path else "the shared one",
@@ -56,6 +59,18 @@ def _rectangles(avatar: Avatar) -> str:
     heights = [rect.height for rect in avatar.rects]
     step = largest_step(avatar.rects)
     return f"{_span(widths)} wide, {_span(heights)} high, moving at most {step:.1f} pixels a frame"
+
+
+def _reference(avatar: Avatar) -> str:
+    frame = avatar.reference_frame
+    return "current, each frame's own crop" if frame is None else f"{Reference(frame)}, the crop of frame {frame} for every frame"
+
+
+def _idle(avatar: Avatar) -> str:
+    if (idle := avatar.idle) is None:
+        return "the whole clip"
+    count = idle.last - idle.first + 1
+    return f"frames {idle.first} to {idle.last}, {count / avatar.fps:.1f} s"
 
 
 def _network(avatar: Avatar) -> str:

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from avatar_kit.avatar import Avatar
+from avatar_kit.avatar import Avatar, outside_clip
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.extraction import extract_frames, needs_extraction
 from avatar_kit.geometry import Mask, Paste, Rect
@@ -61,6 +61,8 @@ class _Loader:
         width, height = self._size(found.paths)
         rects_path = self._file(entry.crop_rects_path or own / RECTS_PLACE, "crop_rects_path")
         rects = self._rects(rects_path, found, width, height)
+        if found.paths:
+            self._problems += outside_clip(entry.reference, entry.idle, found.count)
         if self._problems or not network:
             raise BrokenAvatar(self._problems)
         return Avatar(
@@ -80,6 +82,8 @@ class _Loader:
             rects_path=rects_path,
             crops_video_path=entry.crops_video_path and self._models_root / entry.crops_video_path,
             rois_video_path=entry.rois_video_path and self._models_root / entry.rois_video_path,
+            reference_frame=entry.reference.frame if entry.reference else None,
+            idle=entry.idle,
         )
 
     def _file(self, path: Path, key: str) -> Path | None:

@@ -11,10 +11,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, V
 from avatar_kit.errors import BrokenAvatar, shortened
 from avatar_kit.geometry import Mask, Paste
 from avatar_kit.ids import AvatarId
+from avatar_kit.number_lists import whole_numbers
 from avatar_kit.numbering import MAX_FRAMES
 from avatar_kit.pictures import size_problem
+from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem, read_bounded
-from avatar_kit.timeline import Loop
+from avatar_kit.timeline import FrameRange, Loop
 
 MANIFEST_NAME = "avatar.yaml"
 FRAMES_FOLDER = "frames"
@@ -59,11 +61,11 @@ class FileEntries(_Part):
 
 
 def mask_from_list(value: object) -> object:
-    """A mask as YAML gives it; for pydantic, which reports the ValueError."""
-    if isinstance(value, list) and len(value) == 4 and all(type(number) is int for number in value):
-        return Mask(*value)
+    """A mask as YAML or a command line gives it; for pydantic, which reports the ValueError."""
     if isinstance(value, Mask):
         return value
+    if numbers := whole_numbers(value, 4):
+        return Mask(*numbers)
     raise ValueError("expected four whole numbers: x, y, width, height")
 
 
@@ -100,6 +102,12 @@ class Manifest(_Part):
     mask: Annotated[Mask, BeforeValidator(mask_from_list)] = Mask()
     """x, y, width, height of the part of the 320 x 320 picture that was blackened in training."""
 
+    reference: Annotated[Reference, BeforeValidator(Reference.parse)] = Reference()
+    """current: the network is shown each frame's own crop. fixed:INDEX: for every frame that one's, where the mouth is closed."""
+
+    idle: Annotated[FrameRange, BeforeValidator(FrameRange.parse)] | None = None
+    """First and last frame of the part of the clip that is shown while nobody speaks. Without it: the whole clip."""
+
     files: FileEntries
     """Where the rest is, with checksums."""
 
@@ -134,6 +142,9 @@ def manifest_text(manifest: Manifest) -> str:
     content = manifest.model_dump(mode="json", exclude_none=True)
     mask = manifest.mask
     content["mask"] = [mask.x, mask.y, mask.width, mask.height]
+    content["reference"] = str(manifest.reference)
+    if manifest.idle:
+        content["idle"] = [manifest.idle.first, manifest.idle.last]
     return _HEADING + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
 
 

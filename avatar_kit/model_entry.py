@@ -10,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 from avatar_kit.geometry import Mask, Paste
 from avatar_kit.manifest import mask_from_list
 from avatar_kit.numbering import MAX_FRAMES
-from avatar_kit.timeline import Loop
+from avatar_kit.reference_frame import Reference
+from avatar_kit.timeline import FrameRange, Loop
 
 
 class ModelEntry(BaseModel):
@@ -63,6 +64,13 @@ class ModelEntry(BaseModel):
 
     mask: Annotated[Mask, BeforeValidator(mask_from_list)] | None = None
     """x, y, width, height of what was blackened of the 320 x 320 picture. Default: as avatar.yaml says, else 5, 5, 310, 305."""
+
+    reference: Annotated[Reference, BeforeValidator(Reference.parse)] | None = None
+    """current: the network is shown each frame's own crop. fixed:INDEX: for every frame that one's, where the mouth is closed.
+    Default: as avatar.yaml says, else current."""
+
+    idle: Annotated[FrameRange, BeforeValidator(FrameRange.parse)] | None = None
+    """First and last frame of the part of the clip that is shown while nobody speaks. Default: as avatar.yaml says, else all."""
 
     @property
     def wants_model_preloaded(self) -> bool:

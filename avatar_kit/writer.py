@@ -23,8 +23,9 @@ from avatar_kit.manifest import FPS, FRAMES_FOLDER, MANIFEST_NAME, FileEntries, 
 from avatar_kit.partial_folder import PartialFolder
 from avatar_kit.pictures import inspect_picture, size_problem
 from avatar_kit.rectangles import rects_text
+from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem
-from avatar_kit.timeline import Loop
+from avatar_kit.timeline import FrameRange, Loop
 
 NETWORK_NAME = "network.onnx"
 AUDIO_ENCODER_NAME = "audio_encoder.onnx"
@@ -57,6 +58,8 @@ class AvatarWriter:
         loop: Loop = Loop.BOUNCE,
         paste: Paste = Paste.REFERENCE,
         mask: Mask | None = None,
+        reference_frame: int | None = None,
+        idle: FrameRange | None = None,
         replace: bool = False,
     ) -> None:
         check_avatar_id(avatar_id)
@@ -68,6 +71,7 @@ class AvatarWriter:
         self._place = models_root / avatar_id
         self._width, self._height = width, height
         self._loop, self._paste, self._mask = loop, paste, mask or Mask()
+        self._reference, self._idle = Reference(reference_frame), idle
         self._replace = replace
         if not replace:
             refuse_taken(models_root, avatar_id)
@@ -152,6 +156,8 @@ class AvatarWriter:
             loop=self._loop,
             paste=self._paste,
             mask=self._mask,
+            reference=self._reference,
+            idle=self._idle,
             files=FileEntries.model_validate(self._files),
         )
 

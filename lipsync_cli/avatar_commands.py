@@ -83,6 +83,12 @@ def import_command(
     mask: Annotated[
         str | None, typer.Option("--mask", metavar="X,Y,W,H", help="What training blackened of 320x320; 5,5,310,305 without.")
     ] = None,
+    reference: Annotated[
+        str, typer.Option("--reference", metavar="current|fixed:INDEX", help="Each frame's own crop, or one closed mouth's.")
+    ] = "current",
+    idle: Annotated[
+        str | None, typer.Option("--idle", metavar="FIRST,LAST", help="Frames shown while nobody speaks; all without.")
+    ] = None,
     replace: Replace = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
@@ -90,7 +96,7 @@ def import_command(
     from avatar_kit.geometry import Paste
     from avatar_kit.importing import ImportOptions, plan_import, run_import
     from avatar_kit.timeline import Loop
-    from lipsync_cli.avatars import parse_mask
+    from lipsync_cli.avatars import parse_idle, parse_mask, parse_reference
     from lipsync_cli.screen import progress_bar
 
     options = ImportOptions(
@@ -107,6 +113,8 @@ def import_command(
         loop=Loop(loop),
         paste=Paste(paste),
         mask=parse_mask(mask),
+        reference_frame=parse_reference(reference).frame,
+        idle=parse_idle(idle),
         replace=replace,
     )
     plan = plan_import(options)

@@ -10,6 +10,8 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError, AvatarNotFound
 from avatar_kit.geometry import Mask
 from avatar_kit.ids import check_avatar_id
+from avatar_kit.reference_frame import Reference
+from avatar_kit.timeline import FrameRange
 from lipsync_cli.failures import CliError
 
 
@@ -65,6 +67,24 @@ def parse_mask(text: str | None) -> Mask | None:
         return Mask(x, y, width, height)
     except ValueError as error:
         raise CliError(f"--mask: {error}") from None
+
+
+def parse_reference(text: str) -> Reference:
+    """current or fixed:INDEX. Raises CliError."""
+    try:
+        return Reference.parse(text)
+    except ValueError as error:
+        raise CliError(f"--reference {text[:40]!a}: {error}") from None
+
+
+def parse_idle(text: str | None) -> FrameRange | None:
+    """A range of frames as the command line gives it: first,last. Raises CliError."""
+    if text is None:
+        return None
+    try:
+        return FrameRange.parse(text)
+    except ValueError as error:
+        raise CliError(f"--idle {text[:40]!a}: {error}") from None
 
 
 def _listed(catalog: AvatarCatalog, avatar_id: str) -> Listed:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avatar_kit.geometry import Mask, Paste
-from avatar_kit.timeline import Loop
+from avatar_kit.timeline import FrameRange, Loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +32,8 @@ class ImportOptions:
     paste: Paste = Paste.REFERENCE
     mask: Mask | None = None
     """None: the family's own."""
+    reference_frame: int | None = None
+    """None: each frame's own crop is its reference."""
+    idle: FrameRange | None = None
+    """None: the whole clip."""
     replace: bool = False

@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from avatar_kit.avatar import outside_clip
 from avatar_kit.catalog import AUDIO_ENCODER_NAME
 from avatar_kit.checkpoints import Kind
 from avatar_kit.errors import AvatarError
@@ -25,6 +26,7 @@ from avatar_kit.importing.recognise import Found, recognise
 from avatar_kit.importing.sources import FrameSource, PictureFolder, open_folder
 from avatar_kit.importing.squares import check_smoothing
 from avatar_kit.importing.videos import open_video
+from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem
 from avatar_kit.writer import refuse_taken
 
@@ -89,15 +91,17 @@ class _Planning:
         self._warnings: list[str] = []
 
     def plan(self) -> Plan:
+        options, found = self._options, self._found
         frames = self._frames()
         framing = self._framing(frames) if frames else None
         network = self._network()
         encoder = self._encoder(network)
         features = self._features(frames.count if frames else 0)
-        self._facts += [("passed over", unused) for unused in self._found.unused]
+        if frames:
+            self._problems += outside_clip(Reference(options.reference_frame), options.idle, frames.count)
+        self._facts += [("passed over", unused) for unused in found.unused]
         if self._problems or frames is None or network is None:
             raise ImportRefused(list(dict.fromkeys(self._problems)))
-        options, found = self._options, self._found
         return Plan(
             options=options,
             layout=found.layout,
@@ -241,6 +245,10 @@ class _Planning:
                 yield f"make {model.path.name} take any batch, if it can"
         how = "byte for byte" if isinstance(frames, PictureFolder) else "as JPEG of quality 95"
         options = self._options
+        if options.reference_frame is not None:
+            yield f"show the network the crop of frame {options.reference_frame} as reference for every frame"
+        if options.idle:
+            yield f"keep to frames {options.idle.first} to {options.idle.last} while nobody speaks"
         yield f"write {frames.count} frames, {how}, to {options.models_root / options.avatar_id}"
 
     def _fact(self, label: str, path: Path, what: str) -> None:

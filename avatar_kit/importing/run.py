@@ -59,6 +59,8 @@ def run_import(plan: Plan, progress: Progress | None = None) -> Imported:
             loop=options.loop,
             paste=options.paste,
             mask=options.mask,
+            reference_frame=options.reference_frame,
+            idle=options.idle,
             replace=options.replace,
         )
         with writer:
