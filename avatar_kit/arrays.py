@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from avatar_kit.safe_files import FileProblem, check_regular
 
 
-def open_array(path: Path) -> NDArray[Any]:
+def open_array(path: Path) -> np.memmap[Any, Any]:
     """An array mapped into memory, read-only; one that holds Python objects is refused unread. Raises FileProblem."""
     check_regular(path)
     try:

@@ -92,6 +92,7 @@ def settled(avatar: Avatar, entry: ModelEntry, models_root: Path) -> Avatar:
         "model_path": avatar.network_path,
         "background_dir": avatar.frame_paths[0].parent,
         "crop_rects_path": avatar.rects_path,
+        "features_path": avatar.features_path,
     }
     problems = []
     for key, path in there.items():

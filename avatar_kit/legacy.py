@@ -12,6 +12,7 @@ from pathlib import Path
 from avatar_kit.avatar import Avatar, outside_clip
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.extraction import extract_frames, needs_extraction
+from avatar_kit.features import FEATURE_NAMES
 from avatar_kit.geometry import Mask, Paste, Rect
 from avatar_kit.manifest import FPS, FRAMES_FOLDER
 from avatar_kit.model_entry import ModelEntry
@@ -79,6 +80,7 @@ class _Loader:
             audio_encoder_path=None,
             frame_paths=tuple(found.paths[: found.count]),
             rects=tuple(rects[: found.count]),
+            features_path=self._features(),
             rects_path=rects_path,
             crops_video_path=entry.crops_video_path and self._models_root / entry.crops_video_path,
             rois_video_path=entry.rois_video_path and self._models_root / entry.rois_video_path,
@@ -97,6 +99,16 @@ class _Loader:
             self._note(problem, key, absolute)
             return None
         return absolute
+
+    def _features(self) -> Path | None:
+        """The feature file, whatever its state: frames with sound do without it."""
+        if self._entry.features_path:
+            return self._models_root / self._entry.features_path
+        for name in FEATURE_NAMES:
+            place = self._models_root / self._id / name
+            if os.path.lexists(place) and (self._inside is None or stays_in(self._inside, place)):
+                return place
+        return None
 
     def _frames(self, folder: Path) -> _Found:
         try:

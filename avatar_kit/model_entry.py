@@ -32,6 +32,9 @@ class ModelEntry(BaseModel):
     crop_rects_path: Path | None = None
     """JSON file with one [x1, y1, x2, y2] a frame: an array, or an object keyed by frame number. Default: ID/crop_rects.json."""
 
+    features_path: Path | None = None
+    """The features of the clip's own sound, for frames without sound. Default: ID/aud_ave.npy or ID/aud_ave.bin, if there."""
+
     num_frames: StrictInt | None = Field(default=None, ge=1, le=MAX_FRAMES)
     """Serve only the first so many frames; it is an error if there are fewer. Default: all."""
 

@@ -13,7 +13,7 @@ from avatar_kit.catalog import AUDIO_ENCODER_NAME
 from avatar_kit.checksums import checksum_problems
 from avatar_kit.errors import BrokenAvatar, shortened
 from avatar_kit.facts import avatar_facts
-from avatar_kit.features import feature_rows
+from avatar_kit.features import MISSING_ROWS, map_features
 from avatar_kit.legacy import load_legacy
 from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, Manifest, read_manifest
 from avatar_kit.network_trial import try_encoder, try_network
@@ -23,8 +23,6 @@ from avatar_kit.pictures import MAX_PICTURE_BYTES, check_thoroughly
 from avatar_kit.rect_motion import motion_warnings
 from avatar_kit.reference_videos import compare_videos
 from avatar_kit.safe_files import FileProblem, contained, read_bounded
-
-_FEATURE_ROWS_OFF = 2  # the family's tools store one row fewer than there are frames
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done and how many there are."""
@@ -150,12 +148,12 @@ class _Verification:
             return
         name = avatar.features_path.name
         try:
-            rows = feature_rows(avatar.features_path)
+            rows = len(map_features(avatar.features_path))
         except FileProblem as problem:
             self.problems += problem.of(name)
             return
         self.facts["audio features"] = f"{name}, {rows} rows"
-        if abs(rows - avatar.frame_count) > _FEATURE_ROWS_OFF:
+        if abs(rows - avatar.frame_count) > MISSING_ROWS:
             self.warnings.append(f"{name} has {rows} rows for {avatar.frame_count} frames: it may belong to another clip")
 
     def _check_motion(self, avatar: Avatar) -> None:

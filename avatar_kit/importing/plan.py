@@ -16,6 +16,7 @@ from avatar_kit.avatar import outside_clip
 from avatar_kit.catalog import AUDIO_ENCODER_NAME
 from avatar_kit.checkpoints import Kind
 from avatar_kit.errors import AvatarError
+from avatar_kit.features import MISSING_ROWS
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.importing.features import open_features
 from avatar_kit.importing.framing import Framing, from_landmarks, from_rectangles
@@ -33,7 +34,6 @@ from avatar_kit.writer import refuse_taken
 T = TypeVar("T")
 
 _DEMO_PRODUCER = "avatar_kit.demo"  # what the demo writes into its networks
-_FEATURE_ROWS_OFF = 2  # the family's tools store one row fewer than there are frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +226,7 @@ class _Planning:
         if features is None:
             return None
         self._fact("features", path, f"{len(features)} rows")
-        if not frame_count or abs(len(features) - frame_count) <= _FEATURE_ROWS_OFF:
+        if not frame_count or abs(len(features) - frame_count) <= MISSING_ROWS:
             return features
         self._warnings.append(
             f"{path.name} has {len(features)} rows for {frame_count} frames: it belongs to another sound and is left out"

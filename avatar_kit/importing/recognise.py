@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from avatar_kit.features import FEATURE_NAMES
 from avatar_kit.importing.models import newest_checkpoint
 from avatar_kit.importing.problems import ImportRefused
 from avatar_kit.manifest import MANIFEST_NAME
@@ -29,7 +30,6 @@ _NETWORKS = ("models/generator.onnx", "checkpoint/model_best.onnx")
 _CHECKPOINTS = "checkpoint"
 _ENCODERS = ("models/audio_encoder.onnx", "audio_encoder.onnx")
 _RESEARCH_ENCODER = Path("model", "checkpoints", "audio_visual_encoder.pth")
-_FEATURES = ("aud_ave.npy", "aud_ave.bin")
 
 _LAYOUT_SIGNS = (
     ("package v2", ("dataset_manifest.json", _MAIN_VIDEO, "cache/crop_rectangles.json", "models/generator.onnx")),
@@ -94,7 +94,7 @@ class _Search:
         found.rectangles = self._first(_RECTANGLES)
         found.network = self._first(_NETWORKS) or self._checkpoint()
         found.audio_encoder = self._first(_ENCODERS) or self._research_encoder()
-        found.features = self._first(_FEATURES)
+        found.features = self._first(FEATURE_NAMES)
         found.crops_video = self._first((_CROPS_VIDEO,))
         if found.frames and found.video:
             found.unused.append(f"{found.shown(found.video)}: the frames are there as pictures")
