@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from avatar_kit.errors import BrokenAvatar
+from avatar_kit.errors import AvatarReplaced, BrokenAvatar
 from avatar_kit.geometry import Mask, Paste, Picture, Rect
+from avatar_kit.identity import Identity, Stamp, manifest_version, read_unchanged
 from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, FileEntry, Manifest, read_manifest
 from avatar_kit.numbering import numbered_frames
 from avatar_kit.pictures import MAX_PICTURE_BYTES, decode_picture, inspect_picture
@@ -45,6 +47,22 @@ class Avatar:
     """The frame whose unmasked crop the network is shown for every frame; None: each frame's own."""
     idle: FrameRange | None = None
     """Where the clip stays while nobody speaks; None: all of it is gone through, as in speech."""
+    identity: Identity | None = field(default=None, repr=False, compare=False)
+    """Of the files that it was loaded from; None: they are taken to stay what they are."""
+
+    @property
+    def version(self) -> str:
+        """Which content its files have, equal wherever they lie: two services that have the same one fit together."""
+        return self.identity.version if self.identity else ""
+
+    def is_current(self) -> bool:
+        """Whether its files are still those that it was loaded from. Microseconds, milliseconds when they were touched."""
+        return self.identity is None or self.identity.is_current()
+
+    def check_current(self) -> None:
+        """For whoever has just read one of its files: raises AvatarReplaced when that may have been another avatar's."""
+        if not self.is_current():
+            raise AvatarReplaced("the avatar's files were replaced while it was in use; load it again")
 
     def frame_name(self, index: int) -> str:
         """The picture's name as messages give it: folder and file, never the full path."""
@@ -54,14 +72,17 @@ class Avatar:
     def read_frame(self, index: int) -> Picture:
         """Decodes frame `index`, 0 .. frame_count - 1, from disk: [height, width, 3]. May be called from any thread.
 
-        Raises BrokenAvatar for a picture that is missing, truncated, damaged or of another size than the avatar.
+        Raises BrokenAvatar for a picture that is missing, truncated, damaged or of another size than the avatar, and
+        AvatarReplaced, never a picture, when the avatar's files are no longer those that it was loaded from.
         """
         if not 0 <= index < self.frame_count:
             raise IndexError(f"frame {index} of {self.frame_count}")
         try:
             data = read_bounded(self.frame_paths[index], MAX_PICTURE_BYTES)
+            self.check_current()  # after reading, so that a swap meanwhile is noticed
             return decode_picture(data, width=self.width, height=self.height)
         except FileProblem as problem:
+            self.check_current()
             raise BrokenAvatar(problem.of(self.frame_name(index))) from None
 
 
@@ -69,11 +90,17 @@ def load_avatar(folder: Path) -> Avatar:
     """The avatar of format version 1 in `folder`, whose name is its id.
 
     Reads the manifest, the rectangles, the listing of the frames and the first frame's header; checksums and everything else are
-    `verify_avatar`'s. Raises BrokenAvatar with every problem found.
+    `verify_avatar`'s. Raises BrokenAvatar with every problem found, and AvatarReplaced while its files are being replaced.
     """
+    return read_unchanged(lambda stamp: _load(folder, stamp), folder / MANIFEST_NAME)
+
+
+def _load(folder: Path, stamp: Stamp) -> Avatar:
     manifest = read_manifest(folder)
     problems: list[str] = []
     paths = _file_paths(folder, manifest, problems)
+    if "crop_rects" in paths:
+        stamp.add(paths["crop_rects"])
     frame_paths = _frame_paths(folder, manifest, problems)
     rects = _rects(paths.get("crop_rects"), manifest, problems)
     problems += [f"{MANIFEST_NAME}: {each}" for each in outside_clip(manifest.reference, manifest.idle, manifest.frame_count)]
@@ -81,6 +108,10 @@ def load_avatar(folder: Path) -> Avatar:
         problems += first_frame_problems(frame_paths[0], manifest.width, manifest.height)
     if problems:
         raise BrokenAvatar(problems)
+    try:
+        version = manifest_version(folder, manifest)
+    except FileProblem as problem:
+        raise BrokenAvatar(problem.of(MANIFEST_NAME)) from None
     return Avatar(
         id=folder.name,
         root=folder,
@@ -99,6 +130,7 @@ def load_avatar(folder: Path) -> Avatar:
         rects_path=paths["crop_rects"],
         reference_frame=manifest.reference.frame,
         idle=manifest.idle,
+        identity=Identity(version, stamp, partial(manifest_version, folder)),
     )
 
 

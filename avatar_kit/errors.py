@@ -27,6 +27,10 @@ class AvatarExists(AvatarError):
     """An avatar of this id is there and was not to be replaced."""
 
 
+class AvatarReplaced(AvatarError):
+    """The avatar's files are no longer those that it was loaded from. Loaded again, it serves the ones that are there now."""
+
+
 class BrokenAvatar(AvatarError):
     """The avatar is there, but its files can not be served until somebody mends them."""
 
