@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -18,12 +19,24 @@ from avatar_kit.geometry import MOUTH_SIZE, crop_328, inner
 from inference_service.devices import Device
 
 
+class Feed(NamedTuple):
+    """What a run takes its crops from."""
+
+    bank: onnxruntime.OrtValue | NDArray[np.uint8]  # [slots, 3, 320, 320]
+    slots: NDArray[np.int64]  # [n], of the frames
+    reference: NDArray[np.int64]  # [1], the slot of the avatar's reference frame; 0 where it has none
+
+
 class CropBank:
-    """uint8 [frame_count, 3, 320, 320] crops of one avatar on one device. Thread-safe."""
+    """uint8 [frame_count, 3, 320, 320] crops of one avatar on one device. Thread-safe.
+
+    Wherever frames are made or taken out, the avatar's reference frame is among them.
+    """
 
     def __init__(self, avatar: Avatar, device: Device) -> None:
         self._avatar = avatar
         self._device = device
+        self._reference = [] if avatar.reference_frame is None else [avatar.reference_frame]
         # Pages of frames that nobody asked for are never touched and cost nothing.
         self._host: NDArray[np.uint8] | None = np.empty((avatar.frame_count, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
         self._ready = np.zeros(avatar.frame_count, bool)
@@ -37,7 +50,7 @@ class CropBank:
 
     def missing(self, frames: Sequence[int]) -> list[int]:
         """Those of `frames` that `ensure` would have to make."""
-        return [frame for frame in dict.fromkeys(frames) if not self._ready[frame]]
+        return [frame for frame in dict.fromkeys([*frames, *self._reference]) if not self._ready[frame]]
 
     def ensure(self, frames: Sequence[int]) -> None:
         """Makes the crops of `frames` that are not there yet. Blocking. Raises BrokenAvatar for a frame that cannot be read."""
@@ -53,14 +66,16 @@ class CropBank:
             self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(self._host, "cuda", self._device.gpu_id)
             self._host = None
 
-    def feed(self, frames: NDArray[np.int64]) -> tuple[onnxruntime.OrtValue | NDArray[np.uint8], NDArray[np.int64]]:
+    def feed(self, frames: NDArray[np.int64]) -> Feed:
         """A bank and the slots in it that hold `frames`, which `ensure` has made."""
-        host = self._host
+        host, reference = self._host, np.array(self._reference or [0], np.int64)
         if host is None:
-            return self._on_device, frames
-        if self._device.is_gpu:
-            return np.ascontiguousarray(host[frames]), np.arange(len(frames), dtype=np.int64)
-        return host, frames
+            return Feed(self._on_device, frames, reference)
+        if not self._device.is_gpu:
+            return Feed(host, frames, reference)
+        count, along = len(frames), np.concatenate([frames, np.array(self._reference, np.int64)])
+        last = np.array([len(along) - 1], np.int64)
+        return Feed(np.ascontiguousarray(host[along]), np.arange(count, dtype=np.int64), last)
 
     def _make(self, frame: int) -> None:
         host = self._host

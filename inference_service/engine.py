@@ -19,7 +19,7 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import MOUTH_SIZE
 from inference_service import graph
-from inference_service.crops import CropBank
+from inference_service.crops import CropBank, Feed
 from inference_service.devices import Device
 from inference_service.sessions import RUN_ERRORS, open_session
 from inference_service.settings import OnnxSection
@@ -29,6 +29,7 @@ NO_PICTURES = np.empty((0, 6, MOUTH_SIZE, MOUTH_SIZE), np.float32)
 CPU_FRAMES = 4
 # A bank must have at least one slot, also when nothing is taken from it.
 EMPTY_BANK = np.zeros((1, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
+FIRST_SLOT = np.zeros(1, np.int64)
 
 
 class EngineError(RuntimeError):
@@ -61,7 +62,9 @@ class Engine:
 
     def __init__(self, avatar: Avatar, device: Device, options: OnnxSection) -> None:
         """Opens the sessions. Raises BrokenAvatar and DeviceError."""
-        self._network = graph.wrap_network(avatar.network_path, avatar.mask, for_cpu=not device.is_gpu)
+        self._network = graph.wrap_network(
+            avatar.network_path, avatar.mask, for_cpu=not device.is_gpu, fixed_reference=avatar.reference_frame is not None
+        )
         self.device = device
         self.seconds_a_frame = math.inf  # of the last run
         self.bank = CropBank(avatar, device)
@@ -120,11 +123,12 @@ class Engine:
         return EngineOutput(None if floats is None else floats[:count], pixels, np.isfinite(sums[:count]), seconds)
 
     def _run_once(self, session: onnxruntime.InferenceSession, batch: EngineInput, outputs: Mapping[str, NDArray[Any]]) -> None:
-        bank, slots = self.bank.feed(batch.frames) if len(batch.frames) else (EMPTY_BANK, batch.frames)
+        crops = self.bank.feed(batch.frames) if len(batch.frames) else Feed(EMPTY_BANK, batch.frames, FIRST_SLOT)
         binding = session.io_binding()
         inputs = {
-            graph.BANK: bank,
-            graph.SLOTS: slots,
+            graph.BANK: crops.bank,
+            graph.SLOTS: crops.slots,
+            graph.REFERENCE_SLOT: crops.reference,
             graph.SENT_PICTURES: batch.pictures,
             self._network.windows: batch.windows.reshape(-1, 32, 16, 16),
         }

@@ -1,8 +1,9 @@
 """Puts what surrounds an avatar's network into its graph: a batch costs one upload of sound and one download of pixels.
 
-Inputs of the wrapped graph: the avatar's crops in a bank (uint8), which of them to take, pictures that a caller sent itself, and
-the windows of feature rows. Outputs: the mouths as the network gives them (float32), as pixels (uint8), and a sum per frame that
-shows values that are not finite. On a CPU the network itself is rewritten too (`avatar_kit.networks.cpu_form`).
+Inputs of the wrapped graph: the avatar's crops in a bank (uint8), which of them to take, which one is the reference of all where
+the avatar fixes one, pictures that a caller sent itself, and the windows of feature rows. Outputs: the mouths as the network
+gives them (float32), as pixels (uint8), and a sum per frame that shows values that are not finite. On a CPU the network itself
+is rewritten too (`avatar_kit.networks.cpu_form`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 BANK = "lipsync/bank"  # uint8 [slots, 3, 320, 320]
 SLOTS = "lipsync/slots"  # int64 [n]
+REFERENCE_SLOT = "lipsync/reference_slot"  # int64 [1]
 SENT_PICTURES = "lipsync/sent_pictures"  # float32 [m, 6, 320, 320]
 MOUTHS_UINT8 = "lipsync/mouths_uint8"  # uint8 [n + m, 3, 320, 320]
 SUMS = "lipsync/sums"  # float32 [n + m]
@@ -46,8 +48,10 @@ class WrappedNetwork:
     producer: str  # the program that wrote the file, "" when it does not say
 
 
-def wrap_network(path: Path, mask: Mask, *, for_cpu: bool) -> WrappedNetwork:
+def wrap_network(path: Path, mask: Mask, *, for_cpu: bool, fixed_reference: bool) -> WrappedNetwork:
     """The network at `path` with pre- and post-processing around it.
+
+    `fixed_reference`: the first three channels are of the crop at REFERENCE_SLOT, whichever crop is masked in the others.
 
     Numerics: bank values / 255 in float32, the masked copy is the product with a 0/1 mask; pixels are the output x 255 in
     float32, clamped to 0..255 and truncated (reference: SyncTalk_2D's inference script).
@@ -60,7 +64,7 @@ def wrap_network(path: Path, mask: Mask, *, for_cpu: bool) -> WrappedNetwork:
     if for_cpu:
         model = _for_cpu(model, path.name)
     io = network_io(model)
-    _splice(model.graph, io, mask)
+    _splice(model.graph, io, mask, fixed_reference=fixed_reference)
     inputs = frozenset(value.name for value in model.graph.input)
     return WrappedNetwork(model, io.audio, io.output, inputs, io.batch, producer)
 
@@ -84,9 +88,10 @@ def _for_cpu(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         return model
 
 
-def _splice(graph: onnx.GraphProto, io: NetworkIO, mask: Mask) -> None:
+def _splice(graph: onnx.GraphProto, io: NetworkIO, mask: Mask, *, fixed_reference: bool) -> None:
     # What the network does not read need not be made: ONNX Runtime would run it all the same.
-    nodes = needed_nodes([*_before(io, mask), *graph.node, *_after(io)], [io.output, MOUTHS_UINT8, SUMS])
+    before = _before(io, mask, fixed_reference=fixed_reference)
+    nodes = needed_nodes([*before, *graph.node, *_after(io)], [io.output, MOUTHS_UINT8, SUMS])
     del graph.node[:]
     graph.node.extend(nodes)
     read = {name for node in nodes for name in node.input}
@@ -110,6 +115,7 @@ def _inputs(io: NetworkIO) -> list[onnx.ValueInfoProto]:
     return [
         helper.make_tensor_value_info(BANK, TensorProto.UINT8, ["slots", 3, MOUTH_SIZE, MOUTH_SIZE]),
         helper.make_tensor_value_info(SLOTS, TensorProto.INT64, ["from_bank"]),
+        helper.make_tensor_value_info(REFERENCE_SLOT, TensorProto.INT64, [1]),
         helper.make_tensor_value_info(SENT_PICTURES, TensorProto.FLOAT, ["sent", 6, MOUTH_SIZE, MOUTH_SIZE]),
         helper.make_tensor_value_info(io.audio, TensorProto.FLOAT, [io.batch or "frames", 32, 16, 16]),
     ]
@@ -128,8 +134,9 @@ def _constant(name: str, value: np.ndarray[Any, Any]) -> onnx.NodeProto:
     return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value, name))
 
 
-def _before(io: NetworkIO, mask: Mask) -> list[onnx.NodeProto]:
+def _before(io: NetworkIO, mask: Mask, *, fixed_reference: bool) -> list[onnx.NodeProto]:
     p = "lipsync/pre/"
+    reference = p + ("reference" if fixed_reference else "unmasked")
     return [
         _constant(p + "255", np.array(255, np.float32)),
         _constant(p + "mask", mask.kept().astype(np.float32).reshape(1, 1, MOUTH_SIZE, MOUTH_SIZE)),
@@ -137,7 +144,12 @@ def _before(io: NetworkIO, mask: Mask) -> list[onnx.NodeProto]:
         helper.make_node("Cast", [p + "crops"], [p + "crops_float"], to=TensorProto.FLOAT),
         helper.make_node("Div", [p + "crops_float", p + "255"], [p + "unmasked"]),
         helper.make_node("Mul", [p + "unmasked", p + "mask"], [p + "masked"]),
-        helper.make_node("Concat", [p + "unmasked", p + "masked"], [p + "own_pictures"], axis=1),
+        helper.make_node("Gather", [BANK, REFERENCE_SLOT], [p + "reference_crop"], axis=0),
+        helper.make_node("Cast", [p + "reference_crop"], [p + "reference_float"], to=TensorProto.FLOAT),
+        helper.make_node("Div", [p + "reference_float", p + "255"], [p + "reference_unmasked"]),
+        helper.make_node("Shape", [p + "unmasked"], [p + "shape"]),
+        helper.make_node("Expand", [p + "reference_unmasked", p + "shape"], [p + "reference"]),
+        helper.make_node("Concat", [reference, p + "masked"], [p + "own_pictures"], axis=1),
         helper.make_node("Concat", [p + "own_pictures", SENT_PICTURES], [io.visual], axis=0),
     ]
 

@@ -88,6 +88,7 @@ def make_avatar(tmp_path: Path) -> MakeAvatar:
         model: onnx.ModelProto | bytes | None = None,
         loop: Loop = Loop.BOUNCE,
         mask: Mask | None = None,
+        reference_frame: int | None = None,
         replace: bool = False,
         own_encoder: bool = True,
     ) -> Avatar:
@@ -95,7 +96,8 @@ def make_avatar(tmp_path: Path) -> MakeAvatar:
         root.mkdir(exist_ok=True)
         if model is None:
             model = network()
-        with AvatarWriter(root, avatar_id, width=400, height=300, loop=loop, mask=mask, replace=replace) as writer:
+        properties = {"loop": loop, "mask": mask, "reference_frame": reference_frame, "replace": replace}
+        with AvatarWriter(root, avatar_id, width=400, height=300, **properties) as writer:
             for index in range(frames):
                 writer.add_frame(picture(index), Rect(100 + index, 60, 280 + index, 240))
             writer.set_network(model if isinstance(model, bytes) else model.SerializeToString())

@@ -24,8 +24,9 @@ def gpu() -> Device:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("filled", [False, True], ids=["crops sent along", "crops on the device"])
-def test_a_gpu_gives_what_the_cpu_gives(make_avatar: MakeAvatar, gpu: Device, filled: bool) -> None:
-    avatar = make_avatar()
+@pytest.mark.parametrize("reference_frame", [None, 2], ids=["own reference", "fixed reference"])
+def test_a_gpu_gives_what_the_cpu_gives(make_avatar: MakeAvatar, gpu: Device, filled: bool, reference_frame: int | None) -> None:
+    avatar = make_avatar(reference_frame=reference_frame)
     cpu = find_devices(GpuSection(enabled=False), OnnxSection())[0]
     engines = [Engine(avatar, device, OnnxSection()) for device in (cpu, gpu)]
     windows = np.random.default_rng(3).uniform(0, 4, (16, 16, 512)).astype(np.float32)
