@@ -7,7 +7,7 @@ DEV := .venv/.dev
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto
 PACKAGES := avatar_kit compositing_service inference_service lipsync_cli lipsync_client service_kit shared_proto
 
-.PHONY: setup demo run test test-slow bench lint proto docs clean
+.PHONY: setup demo run test test-slow test-torch bench lint proto docs clean
 
 setup: $(RUNTIME)
 
@@ -36,6 +36,12 @@ test: $(DEV)
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m "slow and not gpu and not docker"
+
+# What is compared with PyTorch, which only converting checkpoints needs. Its wheel of some indexes brings CUDA, gigabytes of it;
+# where that is not wanted, install the CPU's wheel of the same version into .venv first: it is then kept.
+test-torch: $(DEV)
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/python -m pytest -m torch
 
 bench: $(DEV)
 	mkdir -p out

@@ -30,16 +30,20 @@ def mel(sound: np.ndarray) -> np.ndarray:
     return np.clip(8 * (decibels + 100) / 100 - 4, -4, 4).astype(np.float32)
 
 
-def rows(avatar: Avatar, sound: np.ndarray, first: int, count: int) -> np.ndarray:
-    """[count, 512]: rows of the sound in endless silence, row 0 where it begins."""
+def mel_windows(sound: np.ndarray, first: int, count: int) -> np.ndarray:
+    """[count, 1, 80, 16]: what each row of the sound in endless silence reads, row 0 where it begins."""
     silence = np.zeros(SILENT_GRIDS * GRID, np.float32)
     spectrum = mel(np.concatenate([silence, sound, silence]))
     starts = [16 * (j + SILENT_GRIDS * ROWS_A_GRID) // 5 for j in range(first, first + count)]
-    windows = np.stack([spectrum[:, start : start + 16] for start in starts])[:, None]
+    return np.stack([spectrum[:, start : start + 16] for start in starts])[:, None]
+
+
+def rows(avatar: Avatar, sound: np.ndarray, first: int, count: int) -> np.ndarray:
+    """[count, 512]: rows of the sound in endless silence, row 0 where it begins."""
     assert avatar.audio_encoder_path
     session = _session(str(avatar.audio_encoder_path))
     [name] = [each.name for each in session.get_inputs()]
-    return session.run(None, {name: windows})[0]
+    return session.run(None, {name: mel_windows(sound, first, count)})[0]
 
 
 def frame_windows(avatar: Avatar, sound: np.ndarray, frames: int) -> np.ndarray:

@@ -1,0 +1,182 @@
+"""Checkpoints with the published keys, imported from the research layout and served by both services: the mouths are PyTorch's.
+
+The networks are written in PyTorch from the published tables, the sound's spectrum is librosa's, the pictures are cut out with
+OpenCV: nothing of ours has a part in what is expected.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from avatar_kit.avatar import load_avatar
+from shared_proto import compositing_pb2, inference_pb2
+
+from ..published_networks import Unet, as_if_trained, encoder, torch
+from . import reference
+from .conftest import CALL_S, SAMPLES_A_FRAME, Duo, connected
+from .processes import TREE, running
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+WIDTH, HEIGHT, FRAMES = 480, 400, 3
+WRAPPINGS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "plain": lambda state: state,
+    "model": lambda state: {"model": state},
+    "model_state_dict": lambda state: {"model_state_dict": state, "epoch": 99, "loss": 0.25},
+    "state_dict": lambda state: {"state_dict": state, "optimizer": {"state": {}, "param_groups": [{"lr": 0.001}]}},
+    "module.": lambda state: {f"module.{key}": value for key, value in state.items()},
+}
+IDS = {wrapping: f"from-{number}" for number, wrapping in enumerate(WRAPPINGS)}
+
+
+def square(index: int) -> tuple[int, int, int]:
+    """Left, top, side. In frame 0 of the crop's own size, so that the mouth lies in the picture pixel by pixel."""
+    return (70, 40, 328) if index == 0 else (140 + index, 90, 180 + index)
+
+
+def picture(index: int) -> bytes:
+    noise = np.random.default_rng(index).integers(0, 255, (10, 12, 3), np.uint8)
+    return cv2.imencode(".jpg", cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))[1].tobytes()
+
+
+def background(index: int) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(picture(index), np.uint8), cv2.IMREAD_COLOR)
+
+
+def network_input(index: int) -> np.ndarray:
+    """[6, 320, 320] as the research script makes it."""
+    left, top, side = square(index)
+    crop = background(index)[top : top + side, left : left + side]
+    inner = cv2.resize(crop, (328, 328), interpolation=cv2.INTER_CUBIC)[4:324, 4:324]
+    masked = cv2.rectangle(inner.copy(), (5, 5, 310, 305), (0, 0, 0), -1)
+    return np.concatenate([inner, masked], axis=2).transpose(2, 0, 1).astype(np.float32) / 255.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The two networks in PyTorch, a sound, and the mouths that they make of it for the avatar's frames in order."""
+
+    unet: Any
+    encoder: Any
+    sound: np.ndarray
+    mouths: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def trained(speech: np.ndarray) -> Trained:
+    sound = speech[: 20 * SAMPLES_A_FRAME]
+    windows = torch.from_numpy(reference.mel_windows(sound, -9, FRAMES + 15))
+    hearing = as_if_trained(encoder, windows, seed=3)
+    pictures = torch.from_numpy(np.stack([network_input(index) for index in range(FRAMES)]))
+    with torch.inference_mode():
+        rows = hearing(windows).reshape(-1, 512)
+        heard = torch.stack([rows[frame : frame + 16].reshape(32, 16, 16) for frame in range(FRAMES)])
+        unet = as_if_trained(Unet, pictures, heard, seed=4)
+        outputs = unet(pictures, heard).numpy()
+    mouths = (outputs * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    assert mouths.std() > 10, "there is something to see"
+    return Trained(unet, hearing, sound, mouths)
+
+
+def write_research_tree(root: Path, trained: Trained, wrap: Callable[[dict[str, Any]], Any]) -> Path:
+    """dataset/ada, checkpoint/ada and model/checkpoints; returns the first."""
+    folder = root / "dataset" / "ada"
+    for place in (folder / "full_body_img", folder / "landmarks", root / "checkpoint" / "ada", root / "model" / "checkpoints"):
+        place.mkdir(parents=True)
+    for index in range(FRAMES):
+        (folder / "full_body_img" / f"{index}.jpg").write_bytes(picture(index))
+        left, top, side = square(index)
+        points = np.full((110, 2), 200)
+        points[1, 0], points[31, 0], points[52, 1] = left, left + side, top
+        (folder / "landmarks" / f"{index}.lms").write_text("".join(f"{x} {y}\n" for x, y in points))
+    torch.save(wrap(trained.unet.state_dict()), root / "checkpoint" / "ada" / "99.pth")
+    (root / "checkpoint" / "ada" / "9.pth").write_bytes(b"of an earlier epoch")
+    torch.save(wrap(trained.encoder.state_dict()), root / "model" / "checkpoints" / "audio_visual_encoder.pth")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
+    """An avatar for each wrapping, imported by the command line, before both services."""
+    place = tmp_path_factory.mktemp("published")
+    models_root = place / "models"
+    for wrapping, avatar_id in IDS.items():
+        source = write_research_tree(place / avatar_id, trained, WRAPPINGS[wrapping])
+        command = ["avatar", "import", source, "--id", avatar_id, "--models-root", models_root]
+        ended = subprocess.run(
+            [sys.executable, "-m", "lipsync_cli", *command], cwd=TREE, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "99.pth: converted to ONNX, 12,186,935 parameters, differs from PyTorch by at most" in ended.stdout
+        assert "audio_visual_encoder.pth: converted to ONNX, 2,812,672 parameters" in ended.stdout
+    overrides = f"models_root={models_root}", f"audio_encoder_path={models_root / 'none.onnx'}"
+    with (
+        running("inference", *overrides, log=place / "inference") as inference,
+        running(
+            "compositing",
+            f"models_root={models_root}",
+            f"inference_server.url={inference.address}",
+            "inference_server.timeout_seconds=60",
+            log=place / "compositing",
+        ) as compositing,
+        connected(inference, compositing) as both,
+    ):
+        yield both
+    files = {load_avatar(models_root / avatar_id).network_path.read_bytes() for avatar_id in IDS.values()}
+    assert len(files) == 1, "the same weights, however wrapped, are the same network"
+
+
+def test_the_published_networks_have_the_published_sizes(trained: Trained) -> None:
+    for module, keys, numbers in ((trained.unet, 556, 12_186_935), (trained.encoder, 91, 2_812_672)):
+        assert len(module.state_dict()) == keys
+        assert sum(parameter.numel() for parameter in module.parameters()) == numbers
+
+
+def assert_within_one_level(made: np.ndarray, wanted: np.ndarray) -> None:
+    off = np.abs(made.astype(int) - wanted)
+    assert off.max() <= 1
+    assert (off > 0).mean() < 0.03, "as many as rounding explains: random networks are sharper than trained ones"
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_mouths_are_pytorchs_within_one_grey_level(served: Duo, trained: Trained, wrapping: str) -> None:
+    request = inference_pb2.InferBatchRequest(
+        model_id=IDS[wrapping], raw_audio=trained.sound.tobytes(), batch_size=FRAMES, mouth_format=inference_pb2.UINT8_BGR
+    )
+    reply = served.mouths.InferBatch(request, timeout=CALL_S)
+    made = np.stack([np.frombuffer(each.data, np.uint8) for each in reply.outputs])
+    assert_within_one_level(made.reshape(FRAMES, 320, 320, 3), trained.mouths)
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_served_frames_are_pytorchs_within_one_grey_level(served: Duo, trained: Trained, wrapping: str) -> None:
+    """A mouth that is made smaller by bicubic interpolation may differ by one level more, as its weights reach over 1."""
+    request = compositing_pb2.CompositeBatchRequest(
+        model_id=IDS[wrapping],
+        raw_audio=trained.sound.tobytes(),
+        batch_size=FRAMES,
+        output_format=compositing_pb2.FORMAT_RAW_BGR,
+    )
+    reply = served.pictures.InferBatchComposite(request, timeout=CALL_S)
+    assert list(reply.frame_indices) == list(range(FRAMES))
+    for index, data in enumerate(reply.composited_frames):
+        made = np.frombuffer(data, np.uint8).reshape(HEIGHT, WIDTH, 3)
+        left, top, side = square(index)
+        wanted = background(index)
+        crop = cv2.resize(wanted[top : top + side, left : left + side], (328, 328), interpolation=cv2.INTER_CUBIC)
+        crop[4:324, 4:324] = trained.mouths[index]
+        pasted = cv2.resize(crop, (side, side), interpolation=cv2.INTER_CUBIC)
+        wanted[top : top + side, left : left + side] = pasted
+        off = np.abs(made.astype(int) - wanted)
+        assert off.max() <= (1 if side == 328 else 2)
+        assert (off > 0).mean() < 0.03, "as many as rounding explains: random networks are sharper than trained ones"
+        assert np.array_equal(pasted[4:324, 4:324], trained.mouths[index]) == (side == 328)
