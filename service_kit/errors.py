@@ -52,6 +52,12 @@ class OutOfRange(ServiceError):
     code = grpc.StatusCode.OUT_OF_RANGE
 
 
+class PermissionDenied(ServiceError):
+    """The caller is known, and may not do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
 class FailedPrecondition(ServiceError):
     """Known, but broken until an operator acts."""
 

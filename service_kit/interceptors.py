@@ -1,4 +1,4 @@
-"""What surrounds every call, outermost first: request id, metrics, exception to status, the limit of running calls.
+"""What surrounds every call, outermost first: request id, metrics, exception to status, who may call, the limit of running calls.
 
 The request id goes back in the trailing metadata of every call. Headers are sent early only by streams whose id we made up: gRPC
 clients never retry a call that has sent headers, so a UNAVAILABLE must leave without them, and to send them apart from the reply
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
+from collections.abc import Collection
 from time import perf_counter
 from typing import Any
 
@@ -20,6 +21,7 @@ from prometheus_client import Counter, Histogram
 from service_kit import request_context
 from service_kit.admission import RunningCalls
 from service_kit.call_interceptor import CallInterceptor, Context, Handler, Method, Proceed, as_coroutine, rebuilt
+from service_kit.client_names import ClientNames
 from service_kit.errors import InvalidRequest, ResourceExhausted, Violation
 from service_kit.logs import CALLS, request_is_sampled
 from service_kit.metrics import Metrics
@@ -33,15 +35,24 @@ _log = logging.getLogger(__name__)
 
 
 def server_interceptors(
-    metrics: Metrics, calls: RunningCalls | None = None, *, max_reply_bytes: int | None = None, sample_rate: int = 1
+    metrics: Metrics,
+    calls: RunningCalls | None = None,
+    *,
+    max_reply_bytes: int | None = None,
+    sample_rate: int = 1,
+    client_names: Collection[str] = (),
 ) -> list[grpc.aio.ServerInterceptor[Any, Any]]:
     """The chain for grpc.aio.server. Handlers raise ServiceError; what leaves is a status, never UNKNOWN.
 
     `calls` counts and limits running calls. A unary reply over `max_reply_bytes` becomes RESOURCE_EXHAUSTED with a reason. Info
-    lines are written for one request of `sample_rate`.
+    lines are written for one request of `sample_rate`. Where there are `client_names`, a client's certificate must bear one.
     """
     chain: list[CallInterceptor] = [RequestIds(sample_rate), CallMetrics(metrics), Statuses(max_reply_bytes)]
-    return [*chain, Admission(calls)] if calls is not None else [*chain]
+    if client_names:
+        chain.append(ClientNames(client_names))
+    if calls is not None:
+        chain.append(Admission(calls))
+    return [*chain]
 
 
 class RequestIds(CallInterceptor):

@@ -18,6 +18,8 @@ METRICS_PORT_OFFSET = 3000
 MESSAGE_SLACK_BYTES = 8 << 10
 # gRPC takes C's ints; as milliseconds 24 days.
 MAX_OPTION = 2**31 - 1
+# Connections that do not come to a first request are closed; gRPC's own default keeps them for two minutes.
+HANDSHAKE_SECONDS = 10.0
 
 T = TypeVar("T")
 
@@ -48,6 +50,7 @@ def server_options(section: ServerSection) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", _ms(section.min_ping_interval_seconds)),
+        ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_SECONDS)),
     ]
     if section.max_connection_age_seconds is not None:
         options.append(("grpc.max_connection_age_ms", _ms(section.max_connection_age_seconds)))
@@ -55,11 +58,14 @@ def server_options(section: ServerSection) -> list[tuple[str, int]]:
     return options
 
 
-def open_grpc_port(server: grpc.aio.Server, address: BindAddress) -> BindAddress:
-    """Binds the server and returns the address with the port that it got."""
+def open_grpc_port(
+    server: grpc.aio.Server, address: BindAddress, credentials: grpc.ServerCredentials | None = None
+) -> BindAddress:
+    """Binds the server, with TLS where there are credentials, and returns the address with the port that it got."""
     _check_free(address)
+    place = str(BindAddress(address.host or "::", address.port))
     try:
-        port = server.add_insecure_port(str(BindAddress(address.host or "::", address.port)))
+        port = server.add_secure_port(place, credentials) if credentials else server.add_insecure_port(place)
     except RuntimeError:
         raise StartError(f"server.port: cannot listen on {address}; choose another address") from None
     return BindAddress(address.host, port)

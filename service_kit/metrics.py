@@ -58,6 +58,11 @@ class Metrics:
             registry=self.registry,
             buckets=CALL_BUCKETS_S,
         )
+        self.certificate_expiry = self.gauge(
+            "lipsync_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate in use expires, in Unix seconds: the one shown to clients, or to servers.",
+            ("side",),
+        )
 
     def watch_calls(self, running: Callable[[], int], *, limit: int) -> None:
         """Shows how many calls run, and how many may: what autoscalers and alerts go by."""

@@ -6,13 +6,24 @@ Each field's docstring is its line in docs/configuration.md. A key stands here o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from service_kit.addresses import BindAddress
 
-__all__ = ["BindAddress", "LogLevel", "LoggingSection", "MetricsSection", "Section", "ServerSection", "ServiceSettings"]
+__all__ = [
+    "BindAddress",
+    "ClientTlsSection",
+    "LogLevel",
+    "LoggingSection",
+    "MetricsSection",
+    "Section",
+    "ServerSection",
+    "ServiceSettings",
+    "TlsSection",
+]
 
 
 class Section(BaseModel):
@@ -62,6 +73,52 @@ class ServerSection(Section):
 
     max_connection_age_grace_seconds: float = Field(default=3600.0, ge=0, le=31_536_000)
     """How long a connection past its age may still finish its calls: longer than the longest stream."""
+
+
+class _TlsFilesSection(Section):
+    """What both sides of a TLS connection have."""
+
+    enabled: bool | Literal["auto"] = "auto"
+    """true: TLS, and what is missing for it is an error at start; false: plaintext; auto: TLS exactly when another key of this
+    section, reload_seconds apart, is given."""
+
+    certificate_file: Path | None = None
+    """The own certificate, with its chain, in PEM form."""
+
+    key_file: Path | None = None
+    """The private key of certificate_file, PEM, without a password."""
+
+    reload_seconds: float = Field(default=10.0, ge=0.1, le=86_400)
+    """How often to look whether the files have changed. When they are the same at the next look too, they are taken for all
+    further connections, without a restart; if they cannot be used, that is logged and the old ones stay."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether connections are encrypted."""
+        if self.enabled == "auto":
+            return any(value for name, value in self if name not in {"enabled", "reload_seconds"})
+        return self.enabled
+
+
+class TlsSection(_TlsFilesSection):
+    """TLS on the gRPC port. The HTTP endpoint for metrics and health stays plaintext: keep its port on an internal network."""
+
+    client_ca_file: Path | None = None
+    """Clients must present a certificate signed by one of these authorities (mTLS), PEM; null: none is asked for."""
+
+    allowed_client_names: tuple[str, ...] = ()
+    """Serve only clients whose certificate bears one of these names as an alternative name (DNS name, URI, address), or, where it
+    has no alternative names, as its common name. Health checks and reflection are open to every certificate. Empty: all names."""
+
+
+class ClientTlsSection(_TlsFilesSection):
+    """TLS towards another service. certificate_file and key_file are for services that ask for a certificate (mTLS)."""
+
+    ca_file: Path | None = None
+    """The authorities that may have signed the service's certificate, PEM; null: those that gRPC brings along."""
+
+    server_name: str | None = Field(default=None, min_length=1, max_length=253)
+    """The name that the service's certificate must carry; null: the host of the URL."""
 
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -134,6 +191,7 @@ class ServiceSettings(Section):
     meaningless: ClassVar[Mapping[str, str]] = {}
 
     server: ServerSection = ServerSection()
+    tls: TlsSection = TlsSection()
     logging: LoggingSection = LoggingSection()
     metrics: MetricsSection = MetricsSection()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from service_kit.metrics import Metrics
 from service_kit.readiness import Readiness
 from service_kit.sections import ServiceSettings
 from service_kit.settings import effective
+from service_kit.tls import ServerTls, tls_problems
 
 __all__ = ["GrpcServer", "Host", "Service", "StartError", "WarmUp", "run_service"]
 
@@ -55,11 +56,14 @@ class Service:
     `open` is called once: it opens the resources and registers the servicers, quickly, and yields the warm-up. The port is open
     before the warm-up runs, and calls are served; health says NOT_SERVING until the warm-up returns. A warm-up that raises ends
     the service with an error. Leaving the context closes the resources, when no call runs any more.
+
+    `problems` is called before anything opens: what is known already to keep the service from starting, one sentence each.
     """
 
     name: str  # in the ready line and in log lines: "inference"
     grpc_services: tuple[str, ...]  # full names, for health and reflection: ("inference.InferenceService",)
     open: Callable[[Host], AbstractAsyncContextManager[WarmUp]]
+    problems: Callable[[], Sequence[str]] = lambda: ()
 
 
 class GrpcServer:
@@ -85,6 +89,8 @@ class GrpcServer:
     async def startup(self) -> None:
         """Opens the ports and the resources and warms up. StartError says why when that cannot be; nothing stays open then."""
         self.readiness.block("startup", "the service is starting")
+        if problems := [*tls_problems(self._settings.tls, key="tls"), *self._service.problems()]:
+            raise StartError("; ".join(problems))
         try:
             await self._open()
             await self._server.start()
@@ -143,16 +149,23 @@ class GrpcServer:
             self.calls,
             max_reply_bytes=message_limit_bytes(section),
             sample_rate=self._settings.logging.sample_rate,
+            client_names=self._settings.tls.allowed_client_names if self._settings.tls.is_on else (),
         )
         self._server = grpc.aio.server(interceptors=chain, options=server_options(section))
         self._resources.push_async_callback(self._server.stop, None)
-        self.address = open_grpc_port(self._server, section.port)
+        await self._open_grpc()
         await self._resources.enter_async_context(_beside(self._open_http().beat()))
         host = Host(self._server, self.metrics, self.readiness)
         self._warm_up = await self._resources.enter_async_context(self._service.open(host))
         self._health = HealthReporter(self.readiness, self._service.grpc_services)
         await self._health.register(self._server)
         await self._resources.enter_async_context(_beside(self._health.follow()))
+
+    async def _open_grpc(self) -> None:
+        tls = ServerTls(self._settings.tls, self.metrics) if self._settings.tls.is_on else None
+        self.address = open_grpc_port(self._server, self._settings.server.port, tls.credentials if tls else None)
+        if tls:
+            await self._resources.enter_async_context(_beside(tls.follow()))
 
     def _open_http(self) -> Heartbeat:
         heartbeat = Heartbeat()
