@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from avatar_kit.ids import check_avatar_id, is_avatar_id
 from avatar_kit.legacy import is_legacy, load_legacy
 from avatar_kit.manifest import MANIFEST_NAME
 from avatar_kit.model_entry import ModelEntry
+from avatar_kit.partial_folder import being_replaced
 from avatar_kit.safe_files import FileProblem, check_regular, stays_in
 
 AUDIO_ENCODER_NAME = "audio_encoder.onnx"
+# Where folders can not be swapped in one step an avatar that is replaced is away for a moment, which is waited for.
+_SWAP_LOOKS, _SWAP_WAIT_S = 10, 0.02
 
 
 class AvatarCatalog:
@@ -46,9 +50,20 @@ class AvatarCatalog:
     def get(self, avatar_id: str) -> Avatar:
         """Reads one avatar. May block for seconds the first time, when frames must be taken from `source_video`.
 
-        Raises InvalidAvatarId, AvatarNotFound, or BrokenAvatar with every problem found.
+        Raises InvalidAvatarId, AvatarNotFound, BrokenAvatar with every problem found, or AvatarReplaced while its files are
+        being replaced again and again.
         """
         check_avatar_id(avatar_id)
+        for _ in range(_SWAP_LOOKS):
+            try:
+                return self._read(avatar_id)
+            except (AvatarNotFound, BrokenAvatar):
+                if not being_replaced(self.models_root / avatar_id):
+                    raise
+            time.sleep(_SWAP_WAIT_S)
+        return self._read(avatar_id)
+
+    def _read(self, avatar_id: str) -> Avatar:
         folder = self.models_root / avatar_id
         entry = self._entries.get(avatar_id)
         if entry is None:

@@ -99,8 +99,13 @@ def manifest_version(folder: Path, manifest: Manifest | None = None) -> str:
     return digest.hexdigest()[:_DIGITS]
 
 
-def files_version(network: Path, rects: Path, pictures: Path) -> str:
-    """The version of an avatar without one. `pictures`: the folder of frames, or their video. Raises FileProblem."""
+def files_version(network: Path, rects: Path, pictures: Path, *, unless: Path) -> str:
+    """The version of an avatar without an `avatar.yaml`, which would be at `unless`. Raises FileProblem.
+
+    `pictures`: the folder of frames, or their video.
+    """
+    if os.path.lexists(unless):
+        raise FileProblem(f"is not what counts beside an {MANIFEST_NAME}")
     digest = hashlib.sha256()
     try:
         parts = [*_sampled(network), read_bounded(rects, MAX_RECTS_BYTES)]
@@ -138,6 +143,13 @@ def _sampled(path: Path) -> Iterator[bytes]:
 
 def _listed(folder: Path) -> Iterator[bytes]:
     with os.scandir(folder) as entries:
-        sizes = {entry.name: entry.stat().st_size for entry in entries if is_frame_name(entry.name)}
+        sizes = {entry.name: _size(entry) for entry in entries if is_frame_name(entry.name)}
     for name in sorted(sizes):
         yield f"{name} {sizes[name]}".encode()
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:  # a link to nowhere: reported when it is read
+        return -1

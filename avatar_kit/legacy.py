@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from avatar_kit.avatar import Avatar, outside_clip
@@ -14,7 +15,8 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.extraction import extract_frames, needs_extraction
 from avatar_kit.features import FEATURE_NAMES
 from avatar_kit.geometry import Mask, Paste, Rect
-from avatar_kit.manifest import FPS, FRAMES_FOLDER
+from avatar_kit.identity import Identity, Stamp, files_version, read_unchanged
+from avatar_kit.manifest import FPS, FRAMES_FOLDER, MANIFEST_NAME
 from avatar_kit.model_entry import ModelEntry
 from avatar_kit.numbering import numbered_frames
 from avatar_kit.pictures import MAX_PICTURE_BYTES, inspect_picture
@@ -35,9 +37,13 @@ def load_legacy(models_root: Path, avatar_id: str, entry: ModelEntry | None) -> 
     """The avatar whose files are where `entry` says; without an entry in its folder, which they may not leave.
 
     When there are no frames they are taken from `source_video` first, which blocks for seconds. Raises BrokenAvatar with every
-    problem found.
+    problem found, and AvatarReplaced while its files are being replaced.
     """
-    return _Loader(models_root, avatar_id, entry or ModelEntry(), inside=None if entry else models_root / avatar_id).load()
+    folder = models_root / avatar_id
+    inside = None if entry else folder
+    return read_unchanged(
+        lambda stamp: _Loader(models_root, avatar_id, entry or ModelEntry(), stamp, inside=inside).load(), folder / MANIFEST_NAME
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +57,22 @@ class _Found:
 class _Loader:
     """Loads one avatar and collects what is wrong with it on the way."""
 
-    def __init__(self, models_root: Path, avatar_id: str, entry: ModelEntry, *, inside: Path | None) -> None:
+    def __init__(self, models_root: Path, avatar_id: str, entry: ModelEntry, stamp: Stamp, *, inside: Path | None) -> None:
         self._models_root, self._id, self._entry, self._inside = models_root, avatar_id, entry, inside
+        self._stamp = stamp
         self._problems: list[str] = []
 
     def load(self) -> Avatar:
         entry, own = self._entry, Path(self._id)
         network = self._file(entry.model_path or own / NETWORK_PLACE, "model_path")
-        found = self._frames(self._models_root / (entry.background_dir or own / FRAMES_FOLDER))
+        frames = self._models_root / (entry.background_dir or own / FRAMES_FOLDER)
+        found = self._frames(frames)
         width, height = self._size(found.paths)
         rects_path = self._file(entry.crop_rects_path or own / RECTS_PLACE, "crop_rects_path")
         rects = self._rects(rects_path, found, width, height)
         if found.paths:
             self._problems += outside_clip(entry.reference, entry.idle, found.count)
+        identity = self._identity(network, rects_path, frames)
         if self._problems or not network:
             raise BrokenAvatar(self._problems)
         return Avatar(
@@ -86,11 +95,25 @@ class _Loader:
             rois_video_path=entry.rois_video_path and self._models_root / entry.rois_video_path,
             reference_frame=entry.reference.frame if entry.reference else None,
             idle=entry.idle,
+            identity=identity,
         )
+
+    def _identity(self, network: Path | None, rects: Path | None, frames: Path) -> Identity | None:
+        """Of what was found; what has been noted as missing needs none."""
+        if self._problems or network is None or rects is None:
+            return None
+        unless = self._models_root / self._id / MANIFEST_NAME
+        count = partial(files_version, network, rects, frames, unless=unless)
+        try:
+            return Identity(count(), self._stamp, count)
+        except FileProblem as problem:
+            self._note(problem, "background_dir", frames)
+            return None
 
     def _file(self, path: Path, key: str) -> Path | None:
         """The file that a key names; None, and a problem noted, when it can not be used."""
         absolute = self._models_root / path
+        self._stamp.add(absolute)
         try:
             check_regular(absolute)
             if self._inside and not stays_in(self._inside, absolute):
@@ -113,6 +136,7 @@ class _Loader:
     def _frames(self, folder: Path) -> _Found:
         try:
             self._fill(folder)
+            self._stamp.add(folder)
             paths = numbered_frames(folder, inside=self._inside)
             if not paths:
                 hint = "" if self._entry.source_video else "; with source_video they would be taken from a video"

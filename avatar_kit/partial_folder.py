@@ -11,9 +11,15 @@ import fcntl
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+OLD_SUFFIX = ".old"
+"""Of what the finished folder takes the place of, for the moment between two renames."""
+
+_ANY = "?" * 12
 
 
 class PartialFolder:
@@ -69,7 +75,7 @@ def _new_path(place: Path) -> Path:
 
 def _clear_abandoned(place: Path) -> None:
     """Removes what earlier writers to the same place were kept from removing. Whatever stands against it does not matter."""
-    for left in place.parent.glob(f".{place.name}.????????????.partial"):
+    for left in place.parent.glob(f".{place.name}.{_ANY}.partial"):
         with contextlib.suppress(OSError):
             lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -78,5 +84,14 @@ def _clear_abandoned(place: Path) -> None:
             finally:
                 os.close(lock)
     if place.exists():
-        for left in place.parent.glob(f".{place.name}.????????????.old"):
+        for left in _old(place):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def being_replaced(place: Path) -> bool:
+    """Whether a writer has moved away what was there, and may not have put the new folder in its place yet."""
+    return next(_old(place), None) is not None
+
+
+def _old(place: Path) -> Iterator[Path]:
+    return place.parent.glob(f".{place.name}.{_ANY}{OLD_SUFFIX}")

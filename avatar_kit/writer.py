@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.errors import AvatarExists, BrokenAvatar
+from avatar_kit.exchange import exchange
 from avatar_kit.features import FEATURE_WIDTH
 from avatar_kit.geometry import Mask, Paste, Rect
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.manifest import FPS, FRAMES_FOLDER, MANIFEST_NAME, FileEntries, FileEntry, Manifest, manifest_text
-from avatar_kit.partial_folder import PartialFolder
+from avatar_kit.partial_folder import OLD_SUFFIX, PartialFolder
 from avatar_kit.pictures import inspect_picture, size_problem
 from avatar_kit.rectangles import rects_text
 from avatar_kit.reference_frame import Reference
@@ -173,10 +174,17 @@ class AvatarWriter:
             self._files[role] = FileEntry(path=name, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
     def _put_in_place(self) -> None:
-        """Renames; what was there before is moved away first, and back again should the renaming fail."""
+        """Swaps it with what is there, or renames it when nothing is."""
         if not self._replace:
             refuse_taken(self._place.parent, self._id)
-        old = self._folder.with_suffix(".old")
+        if self._replace and exchange(self._folder, self._place):
+            _remove(self._folder)
+        else:
+            self._rename()
+
+    def _rename(self) -> None:
+        """In two steps: what was there before is moved away first, and back again should the renaming fail."""
+        old = self._folder.with_suffix(OLD_SUFFIX)
         if self._replace:
             with contextlib.suppress(FileNotFoundError):
                 self._place.rename(old)
@@ -188,10 +196,16 @@ class AvatarWriter:
             if error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}:
                 raise AvatarExists(f"avatar {self._id!r} has been made by somebody else meanwhile") from None
             raise
-        if old.is_symlink():
+        _remove(old)
+
+
+def _remove(old: Path) -> None:
+    """What was replaced: nobody needs it, so that what keeps a part of it there does not matter."""
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
             old.unlink()
-        else:
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_array(path: Path, array: NDArray[np.float32]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+import avatar_kit.writer
 from avatar_kit.avatar import Avatar, Rect, load_avatar
 from avatar_kit.errors import AvatarExists, BrokenAvatar, InvalidAvatarId
 from avatar_kit.writer import AvatarWriter
@@ -91,6 +92,7 @@ def test_a_failed_swap_brings_the_old_one_back(
         writer.add_frame(jpeg_of(7), RECT)
         writer.set_network(b"another")
         monkeypatch.setattr(Path, "rename", refuse_the_new)
+        monkeypatch.setattr(avatar_kit.writer, "exchange", lambda *_: False)
         with pytest.raises(PermissionError):
             writer.finish()
     assert everything(avatar.root) == before
