@@ -22,6 +22,7 @@ from compositing_service.upstream_errors import InferenceFailed, as_service_erro
 from service_kit.deadline import Deadline
 from service_kit.errors import ServiceError
 from service_kit.request_context import outgoing_metadata
+from service_kit.tls import ClientTls
 from shared_proto import inference_pb2
 
 if TYPE_CHECKING:  # the class exists for type checkers only
@@ -40,23 +41,34 @@ class InferenceClient:
     """Lasting channels, retries, deadlines. Use from one event loop. Calls carry the ids of `service_kit.request_context`."""
 
     def __init__(
-        self, targets: Sequence[str], *, timeout_s: float, max_retries: int, max_message_bytes: int, metrics: CompositingMetrics
+        self,
+        targets: Sequence[str],
+        *,
+        timeout_s: float,
+        max_retries: int,
+        max_message_bytes: int,
+        metrics: CompositingMetrics,
+        tls: ClientTls | None = None,
     ) -> None:
         """`max_message_bytes`: the largest answer that is taken."""
-        self._endpoints = Endpoints(targets, max_message_bytes=max_message_bytes)
+        self._endpoints = Endpoints(targets, max_message_bytes=max_message_bytes, tls=tls)
         self._timeout_s = timeout_s
         self._max_retries = max_retries
         self._metrics = metrics
 
     @property
-    def stubs(self) -> tuple[InferenceServiceAsyncStub, ...]:
-        """One for each endpoint, in the order of the configuration."""
-        return tuple(endpoint.stub for endpoint in self._endpoints.all)
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """In the order of the configuration."""
+        return self._endpoints.all
 
     def connect(self) -> None:
         """Starts connecting everywhere, so that the first request need not wait for it."""
         for endpoint in self._endpoints.all:
             endpoint.rank()
+
+    async def reconnect(self) -> None:
+        """New connections for all further calls, with the certificates of now; calls under way finish on the old ones."""
+        await self._endpoints.reconnect(grace_s=self._timeout_s)
 
     async def close(self) -> None:
         """Ends all connections."""

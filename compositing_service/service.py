@@ -30,6 +30,7 @@ from compositing_service.upstream_health import UpstreamHealth
 from service_kit.errors import ServiceError
 from service_kit.logs import CACHE_STATS
 from service_kit.server import Host, Service, WarmUp, run_service
+from service_kit.tls import ClientTls, tls_problems
 from shared_proto import compositing_pb2
 from shared_proto.compositing_pb2_grpc import add_CompositingServiceServicer_to_server
 
@@ -38,6 +39,7 @@ _SECONDS_PER_MINUTE = 60.0
 _IDLE_CHECKS = 10
 # Of a message of mouths, what is not mouths.
 _REGION_OVERHEAD_BYTES = 64 << 10
+_TLS_KEY = "inference_server.tls"
 _FORMATS = {"jpeg": compositing_pb2.FORMAT_JPEG, "raw": compositing_pb2.FORMAT_RAW_BGR}
 
 _log = logging.getLogger(__name__)
@@ -50,7 +52,12 @@ def serve(settings: CompositingSettings) -> int:
 
 def compositing_service(settings: CompositingSettings) -> Service:
     """The service, for `service_kit.server`."""
-    return Service(name="compositing", grpc_services=("compositing.CompositingService",), open=partial(_open, settings))
+    return Service(
+        name="compositing",
+        grpc_services=("compositing.CompositingService",),
+        open=partial(_open, settings),
+        problems=partial(tls_problems, settings.inference_server.tls, key=_TLS_KEY),
+    )
 
 
 @asynccontextmanager
@@ -64,19 +71,25 @@ async def _open(settings: CompositingSettings, host: Host) -> AsyncIterator[Warm
         resources.callback(pool.shutdown, cancel_futures=True)
         store = _store(settings, catalog)
         resources.push_async_callback(store.close)
+        upstream_tls = settings.inference_server.tls
+        tls = ClientTls(upstream_tls, host.metrics, key=_TLS_KEY) if upstream_tls.is_on else None
         client = InferenceClient(
             settings.inference_server.endpoints,
             timeout_s=settings.inference_server.timeout_seconds,
             max_retries=settings.inference_server.max_retries,
             max_message_bytes=settings.limits.max_batch_size * MOUTH_BYTES + _REGION_OVERHEAD_BYTES,
             metrics=metrics,
+            tls=tls,
         )
         resources.push_async_callback(client.close)
         metrics.watch_store(store.stats)
-        upstream = UpstreamHealth(client.stubs, metrics=metrics)
+        upstream = UpstreamHealth(client.endpoints, metrics=metrics)
         servicer = _servicer(settings, host, catalog, store, client, upstream, pool, metrics)
         add_CompositingServiceServicer_to_server(servicer, host.server)
-        for task in [asyncio.create_task(upstream.watch()), *_periodic_tasks(settings, store)]:
+        tasks = [asyncio.create_task(upstream.watch()), *_periodic_tasks(settings, store)]
+        if tls:
+            tasks.append(asyncio.create_task(tls.follow(client.reconnect)))
+        for task in tasks:
             resources.push_async_callback(_cancelled, task)
         yield partial(_preload, settings, store, client)
 

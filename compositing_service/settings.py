@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from avatar_kit.ids import AvatarId
 from avatar_kit.model_entry import ModelEntry
 from compositing_service.endpoints import parse_endpoints
-from service_kit.sections import BindAddress, Section, ServerSection, ServiceSettings
+from service_kit.sections import BindAddress, ClientTlsSection, Section, ServerSection, ServiceSettings
 
 _BYTES_PER_GB = 1 << 30
 
@@ -40,6 +40,8 @@ class InferenceServerSection(Section):
 
     max_retries: int = Field(default=3, ge=0, le=20)
     """How often one request is tried again while the service cannot be reached, 50 to 500 ms apart; then UNAVAILABLE."""
+
+    tls: ClientTlsSection = ClientTlsSection()
 
     @property
     def endpoints(self) -> tuple[str, ...]:

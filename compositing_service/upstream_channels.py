@@ -7,6 +7,7 @@ in the middle of a stream. `inference_client` does all three.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,6 +16,7 @@ import grpc
 from grpc import aio
 
 from compositing_service.mouth_messages import MouthMessage, decode_mouths
+from service_kit.tls import ClientTls
 from shared_proto import inference_pb2
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
@@ -29,11 +31,21 @@ _BROKEN = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelCon
 
 
 class Endpoint:
-    """One gRPC target and its channel. Make it inside a running event loop."""
+    """One gRPC target and its channel. Make it inside a running event loop. Without `tls` it is plaintext."""
 
-    def __init__(self, target: str, *, max_message_bytes: int) -> None:
+    def __init__(self, target: str, *, max_message_bytes: int, tls: ClientTls | None = None) -> None:
         self.target = target
-        self.channel = aio.insecure_channel(target, options=_channel_options(max_message_bytes))
+        self._max_message_bytes = max_message_bytes
+        self._tls = tls
+        self._open()
+
+    def _open(self) -> None:
+        options = _channel_options(self._max_message_bytes)
+        if self._tls is None:
+            self.channel = aio.insecure_channel(self.target, options=options)
+        else:
+            options += self._tls.channel_options
+            self.channel = aio.secure_channel(self.target, self._tls.credentials, options=options)
         self.stub: InferenceServiceAsyncStub = InferenceServiceStub(self.channel)
         self.infer_stream: InferStream = self.channel.unary_stream(
             _INFER_STREAM,
@@ -46,12 +58,19 @@ class Endpoint:
         state = self.channel.get_state(try_to_connect=True)
         return 0 if state is _READY else 2 if state in _BROKEN else 1
 
+    async def reconnect(self, *, grace_s: float) -> None:
+        """A new channel for all further calls, with the certificates of now; those under way have `grace_s` on the old one."""
+        old = self.channel
+        self._open()
+        self.rank()
+        await old.close(grace_s)
+
 
 class Endpoints:
     """All endpoints. Connected ones come first, each in turn."""
 
-    def __init__(self, targets: Sequence[str], *, max_message_bytes: int) -> None:
-        self.all = tuple(Endpoint(target, max_message_bytes=max_message_bytes) for target in targets)
+    def __init__(self, targets: Sequence[str], *, max_message_bytes: int, tls: ClientTls | None = None) -> None:
+        self.all = tuple(Endpoint(target, max_message_bytes=max_message_bytes, tls=tls) for target in targets)
         self._next = 0
 
     def pick(self, avoid: Collection[Endpoint] = ()) -> Endpoint:
@@ -62,6 +81,10 @@ class Endpoints:
         turn = [self.all[(self._next + step) % count] for step in range(count)]
         self._next = (self._next + 1) % count
         return min(turn, key=lambda endpoint: (endpoint in avoid, endpoint.rank()))
+
+    async def reconnect(self, *, grace_s: float) -> None:
+        """New channels everywhere; takes as long as calls on the old ones do, `grace_s` at most."""
+        await asyncio.gather(*(endpoint.reconnect(grace_s=grace_s) for endpoint in self.all))
 
     async def close(self) -> None:
         """Ends all connections and the calls on them."""

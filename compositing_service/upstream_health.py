@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from grpc import aio
 
 from compositing_service.metrics import CompositingMetrics
+from compositing_service.upstream_channels import Endpoint
 from shared_proto import inference_pb2
-
-if TYPE_CHECKING:  # the class exists for type checkers only
-    from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub
 
 _FRESH_S = 1.0
 _TIMEOUT_S = 1.0
@@ -23,8 +20,8 @@ _WATCH_S = 5.0
 class UpstreamHealth:
     """The state of a group of endpoints: well when any of them is."""
 
-    def __init__(self, stubs: Sequence[InferenceServiceAsyncStub], *, metrics: CompositingMetrics) -> None:
-        self._stubs = stubs
+    def __init__(self, endpoints: Sequence[Endpoint], *, metrics: CompositingMetrics) -> None:
+        self._endpoints = endpoints
         self._metrics = metrics
         self._asking = asyncio.Lock()
         self._fresh_until = 0.0
@@ -34,7 +31,7 @@ class UpstreamHealth:
         """What the endpoints say of themselves, not older than a second. Takes a second at most."""
         async with self._asking:
             if time.monotonic() >= self._fresh_until:
-                answers = await asyncio.gather(*map(_is_healthy, self._stubs))
+                answers = await asyncio.gather(*map(_is_healthy, self._endpoints))
                 self._healthy = any(answers)
                 self._fresh_until = time.monotonic() + _FRESH_S
                 self._metrics.inference_up.set(self._healthy)
@@ -47,9 +44,9 @@ class UpstreamHealth:
             await asyncio.sleep(_WATCH_S)
 
 
-async def _is_healthy(stub: InferenceServiceAsyncStub) -> bool:
+async def _is_healthy(endpoint: Endpoint) -> bool:
     try:
-        reply = await stub.Health(inference_pb2.HealthRequest(), timeout=_TIMEOUT_S)
+        reply = await endpoint.stub.Health(inference_pb2.HealthRequest(), timeout=_TIMEOUT_S)
     except aio.AioRpcError:
         return False
     return reply.healthy
