@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import MOUTH_SIZE
+from avatar_kit.network_memory import NetworkMemory, cpu_memory, gpu_memory
 from avatar_kit.onnx_io import network_io
 from avatar_kit.rect_motion import largest_step
 from avatar_kit.reference_frame import Reference
@@ -35,7 +36,8 @@ def avatar_facts(avatar: Avatar) -> dict[str, str]:
         "audio encoder": avatar.audio_encoder_path.name if avatar.audio_encoder_path else "the shared one",
         "disk": _size(disk),
         "memory to composite": f"about {_size(compositing_bytes(avatar))}",
-        "memory to infer": f"about {_size(crop_bytes(avatar))} of crops on the device, and the network",
+        "memory to infer, GPU": _inferring(avatar, gpu_memory),
+        "memory to infer, CPU": _inferring(avatar, cpu_memory),
     }
 
 
@@ -52,6 +54,25 @@ def compositing_bytes(avatar: Avatar) -> int:
 def crop_bytes(avatar: Avatar) -> int:
     """What the inference service holds of an avatar's pictures: each frame's mouth region as uint8."""
     return avatar.frame_count * MOUTH_SIZE * MOUTH_SIZE * _CHANNELS
+
+
+def memory_bytes(avatar: Avatar) -> dict[str, int]:
+    """About what each service holds of a loaded avatar that runs full batches, for programs. Raises BrokenAvatar."""
+    networks = {"inference_gpu": gpu_memory(avatar.network_path), "inference_cpu": cpu_memory(avatar.network_path)}
+    sizes = {name: network.weights + network.work + crop_bytes(avatar) for name, network in networks.items()}
+    return {"compositing": compositing_bytes(avatar), **sizes}
+
+
+def _inferring(avatar: Avatar, network_memory: Callable[[Path], NetworkMemory]) -> str:
+    crops = crop_bytes(avatar)
+    try:
+        network = network_memory(avatar.network_path)
+    except BrokenAvatar:
+        return f"{_size(crops)} of crops, and an unusable network"
+    about = "about" if network.is_complete else "at least"
+    batches = f"batches of {network.batch}" if network.batch > 1 else "one frame at a time"
+    parts = f"weights {_size(network.weights)}, work {_size(network.work)}, crops {_size(crops)}"
+    return f"{about} {_size(network.weights + network.work + crops)} with {batches} ({parts})"
 
 
 def _rectangles(avatar: Avatar) -> str:
@@ -98,4 +119,6 @@ def _span(values: list[int]) -> str:
 def _size(count: int) -> str:
     if count < 1e6:
         return f"{count / 1e3:.0f} kB"
-    return f"{count / 1e6:.1f} MB" if count < 100e6 else f"{count / 1e6:.0f} MB"
+    if count < 100e6:
+        return f"{count / 1e6:.1f} MB"
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

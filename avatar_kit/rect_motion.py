@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
+
 from avatar_kit.errors import shortened
 from avatar_kit.geometry import Rect
 from avatar_kit.timeline import Loop
@@ -12,11 +14,13 @@ from avatar_kit.timeline import Loop
 # A head at 25 frames a second does not move further than this part of the rectangle's width, nor change its size by more.
 _JUMP = 0.25
 _RESIZE = 0.15
+# What a moving head changes its speed by from one frame to the next is a pixel or two; half of all frames above this tremble.
+_TREMBLE = 0.04
 _MOST_OBLONG = 1.25  # training crops squares; what was clamped at an edge is a little off
 
 
 def motion_warnings(rects: Sequence[Rect], *, loop: Loop, width: int, height: int) -> list[str]:
-    """Rectangles that jump, change their size at once, are far from square or touch the picture's edge."""
+    """Rectangles that jump, change their size at once, tremble, are far from square or touch the picture's edge."""
     steps = list(itertools.pairwise(enumerate(rects)))
     if loop is Loop.FORWARD and len(rects) > 1:
         steps.append(((len(rects) - 1, rects[-1]), (0, rects[0])))
@@ -29,6 +33,9 @@ def motion_warnings(rects: Sequence[Rect], *, loop: Loop, width: int, height: in
         index for index, rect in enumerate(rects) if max(rect.width, rect.height) > _MOST_OBLONG * min(rect.width, rect.height)
     ]
     warnings = shortened(sudden)
+    trembling = _typical_tremble(rects)
+    if trembling > _TREMBLE * max(rect.width for rect in rects):
+        warnings.append(f"the rectangles tremble by some {trembling:.0f} pixels a frame: try importing with --smooth 3")
     if oblong:
         warnings.append(f"{_some(oblong)}: the rectangle is far from square, and so is what the network gets")
     edge = [i for i, rect in enumerate(rects) if rect.x1 == 0 or rect.y1 == 0 or rect.x2 == width or rect.y2 == height]
@@ -50,6 +57,14 @@ def _sudden(one: Rect, two: Rect) -> str | None:
     if grown > 1 + _RESIZE:
         return f"changes its size from {one.width}x{one.height} to {two.width}x{two.height}"
     return None
+
+
+def _typical_tremble(rects: Sequence[Rect]) -> float:
+    """The median of how far each rectangle's centre lies from where the two before it lead to, in pixels."""
+    if len(rects) < 3:
+        return 0.0
+    centres = np.array([((rect.x1 + rect.x2) / 2, (rect.y1 + rect.y2) / 2) for rect in rects])
+    return float(np.median(np.hypot(*np.diff(centres, n=2, axis=0).T)))
 
 
 def _distance(one: Rect, two: Rect) -> float:

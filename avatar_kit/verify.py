@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.catalog import AUDIO_ENCODER_NAME
 from avatar_kit.checksums import checksum_problems
 from avatar_kit.errors import BrokenAvatar, shortened
-from avatar_kit.facts import avatar_facts
+from avatar_kit.facts import avatar_facts, memory_bytes
 from avatar_kit.features import MISSING_ROWS, map_features
 from avatar_kit.legacy import load_legacy
 from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, Manifest, read_manifest
@@ -35,6 +36,8 @@ class Report:
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
     facts: dict[str, str]
+    memory_bytes: dict[str, int]
+    """About what each service takes for the avatar; empty when it can not be loaded."""
 
     @property
     def ok(self) -> bool:
@@ -67,6 +70,7 @@ class _Verification:
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
+    memory_bytes: dict[str, int] = field(default_factory=dict)
 
     def of(self, subject: Avatar | Path) -> Report:
         folder = subject if isinstance(subject, Path) else subject.root
@@ -78,12 +82,12 @@ class _Verification:
             self._check_features(avatar)
             self._check_motion(avatar)
             self._check_videos(avatar)
-            self.facts |= avatar_facts(avatar)
+            self._work_out(avatar)
         elif manifest is not None:
             self._check_remains(folder, manifest)
         if manifest is not None:
             self._check_checksums(folder, manifest)
-        return Report(tuple(dict.fromkeys(self.problems)), tuple(self.warnings), self.facts)
+        return Report(tuple(dict.fromkeys(self.problems)), tuple(self.warnings), self.facts, self.memory_bytes)
 
     def _loaded(self, folder: Path) -> Avatar | None:
         try:
@@ -166,6 +170,11 @@ class _Verification:
             return  # a frame that can not be read has been reported
         self.warnings += warnings
         self.facts |= facts
+
+    def _work_out(self, avatar: Avatar) -> None:
+        self.facts |= avatar_facts(avatar)
+        with suppress(BrokenAvatar):  # of the network, which has been noted
+            self.memory_bytes = memory_bytes(avatar)
 
     def _check_remains(self, folder: Path, manifest: Manifest) -> None:
         """An avatar that can not be loaded may have more wrong with it than what stopped the loading."""

@@ -151,22 +151,20 @@ def list_command(
 
 
 @command("verify")
-def verify_command(avatar_id: AvatarId, models_root: ModelsRoot = DEFAULT_MODELS_ROOT) -> None:
+def verify_command(
+    avatar_id: AvatarId,
+    models_root: ModelsRoot = DEFAULT_MODELS_ROOT,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
     """Check everything about an avatar. Exit code 1 when it cannot be served."""
     from avatar_kit.verify import verify_avatar
-    from lipsync_cli.avatars import folder_of
+    from lipsync_cli.avatars import folder_of, report_json, report_text
     from lipsync_cli.screen import progress_bar
 
     folder = folder_of(models_root, avatar_id)
     with progress_bar("frames") as progress:
         report = verify_avatar(folder, progress=progress)
-    for name, value in report.facts.items():
-        typer.echo(f"{name}: {value}")
-    for warning in report.warnings:
-        typer.echo(f"warning: {warning}")
-    for problem in report.problems:
-        typer.echo(f"problem: {problem}")
-    typer.echo(f"{avatar_id} {'can be served' if report.ok else 'cannot be served'}")
+    typer.echo(report_json(avatar_id, report) if as_json else report_text(avatar_id, report))
     if not report.ok:
         raise typer.Exit(EXIT_FAILED)
 

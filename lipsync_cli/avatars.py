@@ -12,6 +12,7 @@ from avatar_kit.geometry import Mask
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.reference_frame import Reference
 from avatar_kit.timeline import FrameRange
+from avatar_kit.verify import Report
 from lipsync_cli.failures import CliError
 
 
@@ -40,6 +41,20 @@ def listed(models_root: Path) -> list[Listed]:
 def json_text(avatars: list[Listed]) -> str:
     """The list for programs."""
     return json.dumps([asdict(avatar) for avatar in avatars], indent=2)
+
+
+def report_json(avatar_id: str, report: Report) -> str:
+    """What verifying found, for programs."""
+    return json.dumps({"id": avatar_id, "ok": report.ok, **asdict(report)}, indent=2)
+
+
+def report_text(avatar_id: str, report: Report) -> str:
+    """The same for people."""
+    facts = (f"{name}: {value}" for name, value in report.facts.items())
+    warnings = (f"warning: {warning}" for warning in report.warnings)
+    problems = (f"problem: {problem}" for problem in report.problems)
+    verdict = f"{avatar_id} {'can be served' if report.ok else 'cannot be served'}"
+    return "\n".join([*facts, *warnings, *problems, verdict])
 
 
 def rows(avatars: list[Listed]) -> list[tuple[str, ...]]:
