@@ -13,7 +13,17 @@ import typer
 
 from lipsync_cli.avatar_commands import app as avatar_app
 from lipsync_cli.failures import EXIT_FAILED, EXIT_INTERRUPTED, Command, RootGroup, complain
-from lipsync_cli.options import DEFAULT_MODELS_ROOT, ModelsRoot, check_suffix
+from lipsync_cli.options import (
+    DEFAULT_MODELS_ROOT,
+    ModelsRoot,
+    Tls,
+    TlsAuthorities,
+    TlsCertificate,
+    TlsKey,
+    TlsServerName,
+    check_suffix,
+    tls_options,
+)
 
 app = typer.Typer(
     cls=RootGroup,
@@ -62,6 +72,11 @@ def render_command(
     strip: Annotated[
         Path | None, typer.Option("--strip", metavar="FILE.png", help="Also write a picture of frames over the clip.")
     ] = None,
+    tls: Tls = False,
+    ca: TlsAuthorities = None,
+    cert: TlsCertificate = None,
+    key: TlsKey = None,
+    server_name: TlsServerName = None,
 ) -> None:
     """Let an avatar speak a recording: an MP4 with sound."""
     from lipsync_cli.rendering import Job, parse_quality, render
@@ -74,7 +89,8 @@ def render_command(
         wanted_quality = parse_quality(quality)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--quality") from None
-    job = Job(avatar=avatar, audio=audio, out=out, server=server, quality=wanted_quality, strip=strip)
+    connection = tls_options(tls, ca=ca, certificate=cert, key=key, server_name=server_name)
+    job = Job(avatar=avatar, audio=audio, out=out, server=server, quality=wanted_quality, tls=connection, strip=strip)
     with progress_bar("frames") as report:
         rendered = render(job, report)
     table(("", ""), rendered.rows(), title=str(out))

@@ -17,7 +17,7 @@ from lipsync_cli.movie import FRAME_RATE, Picture, decode_jpeg, write_movie
 from lipsync_cli.recording import SPEECH_RATE_HZ, read_recording
 from lipsync_cli.screen import Report
 from lipsync_cli.strip import Box, draw_strip, strip_frames
-from lipsync_client import Client, LipsyncError, Quality, Timings, frame_count
+from lipsync_client import Client, LipsyncError, Quality, Timings, TlsOptions, frame_count
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Job:
     out: Path
     server: str = "localhost:50052"
     quality: Quality | None = None
+    tls: TlsOptions | None = None
     strip: Path | None = None
     face: Box | None = None
 
@@ -74,13 +75,20 @@ def render(job: Job, report: Report) -> Rendered:
     total = frame_count(speech.size, SPEECH_RATE_HZ)
     for path in filter(None, (job.out, job.strip)):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with Client(job.server) as client, replacing(job.out) as partial:
+    with _client(job) as client, replacing(job.out) as partial:
         reception = Reception(job, report, total)
         write_movie(partial, reception.pictures(client, speech), recording)
         seconds = time.perf_counter() - reception.started
     if job.strip:
         write_png(job.strip, draw_strip(reception.tiles, speech, face=job.face))
     return Rendered(reception.frames, recording.seconds, reception.first_frame_s, seconds, reception.server)
+
+
+def _client(job: Job) -> Client:
+    try:
+        return Client(job.server, tls=job.tls)
+    except ValueError as error:
+        raise CliError(f"TLS: {error}") from None
 
 
 class Reception:

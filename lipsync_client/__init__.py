@@ -14,6 +14,7 @@ from lipsync_client.errors import LipsyncError, Violation
 from lipsync_client.requests import BatchOptions, ClipOptions, Output, Quality
 from lipsync_client.results import AvatarInfo, AvatarStats, Batch, Health, Loaded, ServerStats, Timings
 from lipsync_client.sound import FRAME_RATE, Sound
+from lipsync_client.tls import TlsOptions
 
 __all__ = [
     "FRAME_RATE",
@@ -33,6 +34,7 @@ __all__ = [
     "ServerStats",
     "Sound",
     "Timings",
+    "TlsOptions",
     "Violation",
     "cut",
     "frame_count",

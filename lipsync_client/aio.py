@@ -16,6 +16,7 @@ from lipsync_client.channel import channel_options, check_in_flight
 from lipsync_client.requests import BatchOptions, ClipOptions
 from lipsync_client.results import AvatarInfo, Batch, Health, Loaded, ServerStats
 from lipsync_client.sound import Sound
+from lipsync_client.tls import TlsOptions
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
@@ -33,16 +34,17 @@ class AsyncClient:
         self,
         target: str,
         *,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: TlsOptions | None = None,
         timeout: float = 30.0,
         load_timeout: float = 120.0,
         max_message_mb: int = 100,
     ) -> None:
         options = channel_options(target, max_message_mb=max_message_mb)
-        if credentials is None:
+        if tls is None:
             self._channel = grpc.aio.insecure_channel(target, options=options)
         else:
-            self._channel = grpc.aio.secure_channel(target, credentials, options=options)
+            options += tls.channel_options()
+            self._channel = grpc.aio.secure_channel(target, tls.credentials(), options=options)
         self._stub = CompositingServiceStub(self._channel)
         self._calls = Calls(timeout=timeout, load_timeout=load_timeout)
 

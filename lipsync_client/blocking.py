@@ -15,6 +15,7 @@ from lipsync_client.channel import channel_options, check_in_flight
 from lipsync_client.requests import BatchOptions, ClipOptions
 from lipsync_client.results import AvatarInfo, Batch, Health, Loaded, ServerStats
 from lipsync_client.sound import Sound
+from lipsync_client.tls import TlsOptions
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
@@ -28,7 +29,7 @@ Pending = tuple[BatchCall, "grpc.CallFuture[pb.CompositeBatchResponse]"]
 class Client:
     """Blocking client of `compositing.CompositingService`. Thread-safe; it holds one connection and is meant to live long.
 
-    `target` is host:port, or a gRPC target such as dns:///compositors:50052.
+    `target` is host:port, or a gRPC target such as dns:///compositors:50052. Without `tls` the connection is plaintext.
 
     What the client does by itself:
 
@@ -47,16 +48,17 @@ class Client:
         self,
         target: str,
         *,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: TlsOptions | None = None,
         timeout: float = 30.0,
         load_timeout: float = 120.0,
         max_message_mb: int = 100,
     ) -> None:
         options = channel_options(target, max_message_mb=max_message_mb)
-        if credentials is None:
+        if tls is None:
             self._channel = grpc.insecure_channel(target, options=options)
         else:
-            self._channel = grpc.secure_channel(target, credentials, options=options)
+            options += tls.channel_options()
+            self._channel = grpc.secure_channel(target, tls.credentials(), options=options)
         self._stub = CompositingServiceStub(self._channel)
         self._calls = Calls(timeout=timeout, load_timeout=load_timeout)
 

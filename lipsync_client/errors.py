@@ -14,6 +14,18 @@ REQUEST_ID_KEY = "x-request-id"
 DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
+# What gRPC's words for a connection that did not come about mean. The first that fits counts.
+NO_CONNECTION = "failed to connect to all addresses"
+CAUSES = {
+    "WRONG_VERSION_NUMBER": "the server does not speak TLS at this address",
+    "certificate has expired": "the server's certificate has expired",
+    "certificate is not yet valid": "the server's certificate is not valid yet: are both clocks right?",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not signed by an authority that this client trusts",
+    "Hostname Verification Check failed": "the server's certificate does not carry the name by which it was called",
+    "Socket closed": "the server hung up: it may want TLS, or a certificate of this client that it trusts",
+    "Connection reset": "the server hung up: it may want TLS, or a certificate of this client that it trusts",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -56,11 +68,19 @@ def from_rpc_error(error: grpc.RpcError, request_id: str) -> LipsyncError:
     trailing = dict(cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ()))
     return LipsyncError(
         error.code(),
-        error.details() or "no reason given",
+        _explained(error.details() or "no reason given"),
         violations=_violations(trailing.get(DETAILS_KEY)),
         request_id=_text(trailing.get(REQUEST_ID_KEY)) or request_id,
         retry_after_ms=_pushback(trailing.get(PUSHBACK_KEY)),
     )
+
+
+def _explained(details: str) -> str:
+    """`details`, led by what to do about it where that is known."""
+    if not details.startswith(NO_CONNECTION):
+        return details
+    cause = next((meaning for words, meaning in CAUSES.items() if words in details), None)
+    return f"{cause} ({details})" if cause else details
 
 
 def _violations(packed: str | bytes | None) -> list[Violation]:
