@@ -1,0 +1,264 @@
+"""The Kubernetes manifests, rendered by kubectl: valid by Kubernetes' own schemas, and true to the services that they run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from compositing_service.settings import CompositingSettings
+from inference_service.settings import InferenceSettings
+from service_kit.listening import METRICS_PORT_OFFSET
+from service_kit.settings import load_settings
+
+OVERLAYS = ("cpu", "gpu", "tls", "monitoring")
+HARDWARE = ("cpu", "gpu")
+VERSIONS = ("1.28", "1.32", "1.36")
+NOT_KUBERNETES_OWN = {"cert-manager.io", "monitoring.coreos.com"}
+
+Manifest = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def rendered(kubectl: str, repository: Path) -> dict[str, list[Manifest]]:
+    overlays = repository / "deploy/kubernetes/overlays"
+    assert sorted(path.name for path in overlays.iterdir()) == sorted(OVERLAYS)
+    return {name: render(kubectl, overlays / name) for name in OVERLAYS}
+
+
+def render(kubectl: str, folder: Path) -> list[Manifest]:
+    done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+
+
+def of_kind(manifests: list[Manifest], *kinds: str) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] in kinds]
+
+
+def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
+    return next(manifest for manifest in of_kind(manifests, kind) if manifest["metadata"]["name"] == name)
+
+
+def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
+    """Every workload's name and its pods' template."""
+    for workload in of_kind(manifests, "Deployment", "StatefulSet", "Job"):
+        yield workload["metadata"]["name"], workload["spec"]["template"]
+
+
+def container(manifests: list[Manifest], workload: str) -> Manifest:
+    return next(template for name, template in pods(manifests) if name == workload)["spec"]["containers"][0]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_overlay_fits_the_schemas(rendered: dict[str, list[Manifest]], overlay: str, version: str) -> None:
+    assert rendered[overlay]
+    for manifest in rendered[overlay]:
+        if manifest["apiVersion"].partition("/")[0] in NOT_KUBERNETES_OWN:
+            continue
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+@pytest.mark.parametrize("overlay", HARDWARE)
+def test_what_pods_refer_to_is_there(rendered: dict[str, list[Manifest]], overlay: str) -> None:
+    manifests = rendered[overlay] + rendered["tls"]
+    there = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
+    there |= {("Secret", manifest["spec"]["secretName"]) for manifest in of_kind(manifests, "Certificate")}
+    for name, template in pods(manifests):
+        for volume in template["spec"]["volumes"]:
+            for field, kind, key in (
+                ("configMap", "ConfigMap", "name"),
+                ("secret", "Secret", "secretName"),
+                ("persistentVolumeClaim", "PersistentVolumeClaim", "claimName"),
+            ):
+                if field in volume:
+                    assert (kind, volume[field][key]) in there, f"{name}: {volume}"
+        for source in template["spec"]["containers"][0].get("envFrom", ()):
+            assert ("ConfigMap", source["configMapRef"]["name"]) in there
+    for manifest in of_kind(manifests, "StatefulSet"):
+        assert ("Service", manifest["spec"]["serviceName"]) in there
+
+
+@pytest.mark.parametrize("overlay", HARDWARE)
+def test_services_budgets_and_policies_select_pods_and_their_ports(rendered: dict[str, list[Manifest]], overlay: str) -> None:
+    manifests = rendered[overlay]
+    labels = {name: template["metadata"]["labels"] for name, template in pods(manifests)}
+    ports = {name: container(manifests, name).get("ports", ()) for name in labels}
+    for service in of_kind(manifests, "Service"):
+        (chosen,) = [name for name in labels if fits(service["spec"]["selector"], labels[name])]
+        for port in service["spec"]["ports"]:
+            assert port["targetPort"] in {known["name"] for known in ports[chosen]}
+    for budget in of_kind(manifests, "PodDisruptionBudget"):
+        assert [name for name in labels if fits(budget["spec"]["selector"]["matchLabels"], labels[name])]
+    for workload in of_kind(manifests, "Deployment", "StatefulSet"):
+        assert fits(workload["spec"]["selector"]["matchLabels"], labels[workload["metadata"]["name"]])
+
+
+@pytest.mark.parametrize("overlay", HARDWARE)
+def test_pods_have_no_rights(rendered: dict[str, list[Manifest]], overlay: str) -> None:
+    for name, template in pods(rendered[overlay]):
+        spec = template["spec"]
+        assert spec["securityContext"]["runAsNonRoot"], name
+        assert spec["securityContext"]["runAsUser"] > 0
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        for one in spec["containers"]:
+            assert one["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            models = [mount for mount in one["volumeMounts"] if mount["name"] == "models"]
+            assert all(mount.get("readOnly") for mount in models) or name == "first-avatar"
+
+
+@pytest.mark.parametrize("overlay", HARDWARE)
+@pytest.mark.parametrize("workload", ["inference", "compositing", "front", "inference-balancer"])
+def test_probes_ask_what_the_service_answers(rendered: dict[str, list[Manifest]], overlay: str, workload: str) -> None:
+    one = container(rendered[overlay], workload)
+    ports = {port["name"]: port["containerPort"] for port in one["ports"]}
+    ready, live = ("/ready", "/live") if "haproxy" in one["image"] else ("/health/ready", "/health/live")
+    assert one["readinessProbe"]["httpGet"] == {"path": ready, "port": "http"}
+    assert one["livenessProbe"]["httpGet"] == {"path": live, "port": "http"}
+    assert "startupProbe" in one
+    if workload in {"inference", "compositing"}:
+        assert ports["http"] == ports["grpc"] + METRICS_PORT_OFFSET
+
+
+@pytest.mark.parametrize("overlay", HARDWARE)
+@pytest.mark.parametrize("workload", ["inference", "compositing"])
+@pytest.mark.parametrize("tls", [False, True])
+def test_services_accept_their_settings(
+    rendered: dict[str, list[Manifest]], tmp_path: Path, overlay: str, workload: str, tls: bool
+) -> None:
+    kind = {"inference": InferenceSettings, "compositing": CompositingSettings}[workload]
+    manifests = rendered[overlay]
+    template = next(template for name, template in pods(manifests) if name == workload)
+    one = template["spec"]["containers"][0]
+    volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
+    settings = named(manifests, "ConfigMap", volumes["settings"]["configMap"]["name"])["data"]
+    mount = next(mount["mountPath"] for mount in one["volumeMounts"] if mount["name"] == "settings")
+    assert one["args"] == ["serve", workload, "--config", f"{mount}/{workload}.yaml"]
+    config = tmp_path / "settings.yaml"
+    config.write_text(settings[f"{workload}.yaml"])
+    environ = {entry["name"]: entry["value"] for entry in one.get("env", ())}
+    if tls:
+        environ |= named(rendered["tls"], "ConfigMap", f"tls-of-{workload}")["data"]
+    loaded = load_settings(kind, config=config, environ=environ)
+    assert str(loaded.models_root) == next(mount["mountPath"] for mount in one["volumeMounts"] if mount["name"] == "models")
+    life = loaded.server.drain_seconds + loaded.server.grace_seconds
+    assert life < template["spec"]["terminationGracePeriodSeconds"]
+
+
+def test_inference_has_a_gpu_or_none(rendered: dict[str, list[Manifest]]) -> None:
+    gpu, cpu = (container(rendered[overlay], "inference") for overlay in ("gpu", "cpu"))
+    assert gpu["resources"]["limits"]["nvidia.com/gpu"] == gpu["resources"]["requests"]["nvidia.com/gpu"] == "1"
+    assert gpu["image"].startswith("lipsync-inference-gpu:")
+    assert {"name": "LIPSYNC_GPUS__ENABLED", "value": "true"} in gpu["env"]
+    assert "nvidia.com/gpu" not in str(cpu)
+    assert cpu["image"].startswith("lipsync-inference-cpu:")
+
+
+def test_the_autoscaler_goes_by_processor_time_and_running_calls(rendered: dict[str, list[Manifest]], repository: Path) -> None:
+    (autoscaler,) = of_kind(rendered["gpu"], "HorizontalPodAutoscaler")
+    target = autoscaler["spec"]["scaleTargetRef"]
+    deployment = named(rendered["gpu"], target["kind"], target["name"])
+    assert "replicas" not in deployment["spec"]
+    cpu, calls = autoscaler["spec"]["metrics"]
+    assert cpu["resource"]["name"] == "cpu"
+    assert container(rendered["gpu"], "compositing")["resources"]["requests"]["cpu"]
+    metric = calls["pods"]["metric"]["name"]
+    assert f'"{metric}"' in (repository / "service_kit/metrics.py").read_text()
+    adapter = next(
+        manifest for manifest in of_kind(rendered["monitoring"], "ConfigMap") if "adapter" in manifest["metadata"]["name"]
+    )
+    assert metric in str(adapter["data"])
+    front = (repository / "deploy/kubernetes/base/haproxy/front.cfg").read_text()
+    places = {int(number) for number in re.findall(r"server-template pod (\d+)", front)}
+    assert places == {autoscaler["spec"]["maxReplicas"]}
+
+
+@pytest.mark.parametrize("overlay", HARDWARE)
+def test_only_compositing_reaches_inference(rendered: dict[str, list[Manifest]], overlay: str) -> None:
+    reach = {
+        (source, target)
+        for source in ("front", "compositing", "inference", "inference-balancer", "first-avatar", "somebody")
+        for target in ("front", "compositing", "inference", "inference-balancer", "first-avatar")
+        if source != target and allowed(rendered[overlay], source, target, "grpc")
+    }
+    assert reach == {
+        ("somebody", "front"),
+        ("front", "compositing"),
+        ("compositing", "inference-balancer"),
+        ("compositing", "inference"),
+        ("inference-balancer", "inference"),
+    }
+
+
+def allowed(manifests: list[Manifest], source: str, target: str, port: str) -> bool:
+    """Whether the policies let pods of `source` connect to that port of pods of `target`. `somebody` is outside the cluster."""
+    specs = [policy["spec"] for policy in of_kind(manifests, "NetworkPolicy")]
+    labels = {name: template["metadata"]["labels"] for name, template in pods(manifests)}
+    numbers = {known["name"]: known["containerPort"] for known in container(manifests, target).get("ports", ())}
+
+    def admits(rule: Manifest, side: str, other: str) -> bool:
+        if not any(entry["port"] in {port, numbers.get(port)} for entry in rule["ports"]):
+            return False
+        peers = [peer["podSelector"] for peer in rule.get(side, ()) if "podSelector" in peer]
+        return side not in rule or (other in labels and any(selects(peer, labels[other]) for peer in peers))
+
+    def opens(kind: str, side: str, of: str, other: str) -> bool:
+        rules = [
+            rule
+            for spec in specs
+            if kind in spec["policyTypes"] and selects(spec["podSelector"], labels[of])
+            for rule in spec.get(kind.lower()) or ()
+        ]
+        return any(admits(rule, side, other) for rule in rules)
+
+    leaves = source not in labels or opens("Egress", "to", source, target)
+    return leaves and opens("Ingress", "from", target, source)
+
+
+def selects(selector: Manifest, labels: dict[str, str]) -> bool:
+    return fits(selector.get("matchLabels", {}), labels) and all(
+        labels.get(term["key"]) in term["values"] for term in selector.get("matchExpressions", ())
+    )
+
+
+def fits(wanted: dict[str, str], labels: dict[str, str]) -> bool:
+    return wanted.items() <= labels.items()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("name", ["front", "inference-balancer"])
+def test_haproxy_accepts_its_configuration(
+    haproxy: str, repository: Path, certificates: Path, tmp_path: Path, name: str, tls: bool
+) -> None:
+    text = (repository / f"deploy/kubernetes/base/haproxy/{name}.cfg").read_text()
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(text.replace("/etc/lipsync-tls", str(certificates)))
+    environ = {**os.environ, "POD_NAMESPACE": "lipsync", "CLUSTER_DOMAIN": "cluster.local"} | (
+        {"LIPSYNC_TLS": "1"} if tls else {}
+    )
+    done = subprocess.run([haproxy, "-c", "-f", config], env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:2000]
+    assert "WARNING" not in done.stderr
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ca.crt and tls-combined.pem, as cert-manager would mount them."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"]
+    subprocess.run([*command, "-keyout", folder / "tls.key", "-out", folder / "ca.crt"], check=True, capture_output=True)
+    (folder / "tls-combined.pem").write_bytes((folder / "ca.crt").read_bytes() + (folder / "tls.key").read_bytes())
+    return folder
