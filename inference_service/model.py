@@ -24,6 +24,7 @@ from inference_service.engine import Engine
 from inference_service.gpu_memory import visible_gpus
 from inference_service.sessions import open_session
 from inference_service.settings import OnnxSection
+from inference_service.stored_features import StoredFeatures
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class LoadedModel:
     avatar: Avatar
     engines: Sequence[Engine]  # one, or one a device
     features: AudioFeatures
+    stored_features: StoredFeatures
     network_bytes: int  # measured: weights and what the warm-up took
     load_seconds: float
     loaded_unix_ms: int = field(default_factory=lambda: int(time.time() * 1000))
@@ -88,7 +90,8 @@ class ModelLoader:
         if fill:
             for engine in engines:
                 engine.bank.fill()
-        return LoadedModel(avatar, engines, features, measured, time.monotonic() - started)
+        stored = StoredFeatures(avatar.features_path, frame_count=avatar.frame_count)
+        return LoadedModel(avatar, engines, features, stored, measured, time.monotonic() - started)
 
     def features(self, encoder_path: Path, device: Device) -> AudioFeatures:
         """The features of the encoder at `encoder_path`, opened once for all avatars that share it. Raises BrokenAvatar."""

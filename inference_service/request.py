@@ -5,6 +5,7 @@ Decoding sound and checking large blobs take time: these functions are called on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +18,11 @@ from inference_service.audio.features import AudioFeatures, Edges, check_edges
 from inference_service.audio.pcm import Encoding, Sound, decode_pcm
 from inference_service.audio.windows import FrameWindows, Rows, windows_from_audio_features, windows_from_feature_rows
 from inference_service.settings import LimitsSection
+from inference_service.stored_features import StoredFeatures
 from service_kit.errors import Problems
 from shared_proto import inference_pb2 as pb
 
+MAX_VERSION_CHARS = 64
 PICTURE_BYTES = 6 * MOUTH_SIZE * MOUTH_SIZE * 4
 ENCODINGS: dict[int, Encoding] = {pb.PCM_FLOAT32: "float32", pb.PCM_INT16: "int16"}
 EDGES = {pb.EDGES_SILENCE: Edges.SILENCE, pb.EDGES_REFERENCE: Edges.REFERENCE}
@@ -27,21 +30,28 @@ EDGES = {pb.EDGES_SILENCE: Edges.SILENCE, pb.EDGES_REFERENCE: Edges.REFERENCE}
 
 @dataclass(frozen=True)
 class MouthRequest:
-    """A checked InferBatchRequest. Either `sound` or `windows` is there."""
+    """A checked InferBatchRequest. Either `sound` or `windows` is there, or `stored_features` is asked for."""
 
     model_id: str
+    avatar_version: str  # empty: whatever is loaded
     batch_size: int
     frame_indices: tuple[int, ...]  # empty: along the avatar's loop from 0
     pictures: NDArray[np.float32] | None  # [1 or batch_size, 6, 320, 320]
     sound: Sound | None
     windows: FrameWindows | None
+    stored_features: bool
     lead_in_frames: int
     audio_start_frame: int
     edges: Edges
     want_float: bool
 
-    def feature_windows(self, features: AudioFeatures) -> FrameWindows:
-        """[batch_size, 16, 512] for the engine; from the sound unless the caller sent features."""
+    def feature_windows(self, features: AudioFeatures, stored: StoredFeatures, frames: Sequence[int]) -> FrameWindows:
+        """[batch_size, 16, 512] for the engine; from the sound unless the caller sent features, or wants those of `frames`.
+
+        Raises BrokenAvatar when the stored features can not be used.
+        """
+        if self.stored_features:
+            return stored.windows(frames)
         if self.windows is not None or self.sound is None:
             return self.windows  # type: ignore[return-value]  # one of the two is there
         return features.frame_windows(
@@ -74,6 +84,8 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
     """Raises InvalidRequest with every problem of the request."""
     problems = Problems()
     _check_model_id(request.model_id, problems)
+    if len(request.avatar_version) > MAX_VERSION_CHARS:
+        problems.add("avatar_version", f"has {len(request.avatar_version)} characters; send at most {MAX_VERSION_CHARS}, or none")
     batch_size = request.batch_size
     if not 1 <= batch_size <= limits.max_batch_size:
         problems.add("batch_size", f"is {batch_size}; send 1 to {limits.max_batch_size}")
@@ -85,7 +97,8 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
         problems.add("mouth_format", f"{request.mouth_format} is unknown; send FLOAT32_BGR or UINT8_BGR")
     visual = request.visual_frames
     frame_indices = tuple(request.frame_indices)
-    _check_frame_indices(frame_indices, batch_size, visual_sent=bool(visual), problems=problems)
+    useless = bool(visual) and not request.stored_features
+    _check_frame_indices(frame_indices, batch_size, useless=useless, problems=problems)
     pictures = _pictures(visual, batch_size, problems) if visual else None
     edges = EDGES.get(request.audio_edges)
     if edges is None:
@@ -96,11 +109,13 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
     problems.raise_if_any()
     return MouthRequest(
         model_id=request.model_id,
+        avatar_version=request.avatar_version,
         batch_size=batch_size,
         frame_indices=frame_indices,
         pictures=pictures,
         sound=sound,
         windows=windows,
+        stored_features=request.stored_features,
         lead_in_frames=request.lead_in_frames,
         audio_start_frame=request.audio_start_frame,
         edges=edges or Edges.SILENCE,
@@ -131,11 +146,11 @@ def _check_model_id(model_id: str, problems: Problems) -> None:
         problems.add("model_id", str(error))
 
 
-def _check_frame_indices(indices: tuple[int, ...], batch_size: int, *, visual_sent: bool, problems: Problems) -> None:
+def _check_frame_indices(indices: tuple[int, ...], batch_size: int, *, useless: bool, problems: Problems) -> None:
     if not indices:
         return
-    if visual_sent:
-        problems.add("frame_indices", "not together with visual_frames: send one of them")
+    if useless:
+        problems.add("frame_indices", "not together with visual_frames, unless for stored_features: send one of them")
     if batch_size and len(indices) != batch_size:
         problems.add("frame_indices", f"{len(indices)} of them; send batch_size = {batch_size}, or none")
     if (lowest := min(indices)) < 0:
@@ -162,6 +177,10 @@ def _pictures(data: bytes, batch_size: int, problems: Problems) -> NDArray[np.fl
 def _sound_or_windows(
     request: pb.InferBatchRequest, batch_size: int, limits: LimitsSection, problems: Problems
 ) -> tuple[Sound | None, FrameWindows | None]:
+    if request.stored_features:
+        if sent := [field for field in ("raw_audio", "audio_features", "feature_rows") if getattr(request, field)]:
+            problems.add("stored_features", f"not together with {' and '.join(sent)}: send one of them")
+        return None, None
     raw_audio = request.raw_audio
     if raw_audio:
         return _decoded(raw_audio, request, limits, problems), None
@@ -169,7 +188,7 @@ def _sound_or_windows(
         return None, windows_from_audio_features(windows, batch_size=batch_size, problems=problems)
     if rows := request.feature_rows:
         return None, windows_from_feature_rows(rows, batch_size=batch_size, problems=problems)
-    problems.add("raw_audio", "no sound: send raw_audio, audio_features or feature_rows")
+    problems.add("raw_audio", "no sound: send raw_audio, audio_features or feature_rows, or set stored_features")
     return None, None
 
 

@@ -15,9 +15,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from avatar_kit.avatar import Avatar
 from avatar_kit.timeline import frame_at
 from inference_service.audio.features import AudioFeatures
-from inference_service.avatar_errors import as_service_errors
+from inference_service.avatar_errors import FilesReplaced, as_service_errors
 from inference_service.devices import Device
 from inference_service.dispatcher import Dispatcher, Job, MouthGroup
 from inference_service.engine import Engine
@@ -85,30 +86,52 @@ class Runner:
         return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
 
     async def mouths(self, request: MouthRequest, *, deadline: float) -> AsyncGenerator[Progress]:
-        """The request's mouths in order, in groups, as they are made. `deadline` is on time.monotonic. Raises ServiceError."""
-        async with self.registry.acquire(request.model_id) as model:
-            frames = _frames(request, model)
-            started = time.monotonic()
-            windows = await self.on_thread(functools.partial(request.feature_windows, model.features))
-            audio_seconds = time.monotonic() - started
-            self._metrics.stages.observe(AUDIO, audio_seconds)
-            engine = min(model.engines, key=lambda engine: self._dispatchers[engine.device.gpu_id].waiting_frames)
-            if frames is not None:
-                await self._make_crops(engine, frames)
-            job = Job(
-                engine=engine,
-                windows=windows,
-                frames=frames,
-                pictures=request.pictures,
-                want_float=request.want_float,
-                deadline=deadline,
-                on_run=model.note_run,
+        """The request's mouths in order, in groups, as they are made. `deadline` is on time.monotonic. Raises ServiceError.
+
+        They are all of one avatar: when its files turn out to have been replaced it is loaded again first, once.
+        """
+        renewed = False
+        while True:
+            async with self.registry.acquire(request.model_id, version=request.avatar_version) as model:
+                try:
+                    job, audio_seconds = await self._job(request, model, deadline)
+                except FilesReplaced:
+                    if renewed:
+                        raise
+                    renewed = True
+                    await self.registry.renew(model)
+                    continue
+                gpu_id = job.engine.device.gpu_id
+                async with aclosing(self._dispatchers[gpu_id].submit(job)) as groups:
+                    async for group in groups:
+                        self._metrics.stages.observe(QUEUE, group.queue_seconds)
+                        yield Progress(group, audio_seconds, gpu_id)
+                return
+
+    async def _job(self, request: MouthRequest, model: LoadedModel, deadline: float) -> tuple[Job, float]:
+        """All that the device needs for the request, and the seconds that its sound took. Raises ServiceError."""
+        indices = _frame_indices(request, model.avatar)
+        frames = None if request.pictures is not None else np.array(indices, np.int64)
+        started = time.monotonic()
+        with as_service_errors():
+            windows = await self.on_thread(
+                functools.partial(request.feature_windows, model.features, model.stored_features, indices)
             )
-            gpu_id = engine.device.gpu_id
-            async with aclosing(self._dispatchers[gpu_id].submit(job)) as groups:
-                async for group in groups:
-                    self._metrics.stages.observe(QUEUE, group.queue_seconds)
-                    yield Progress(group, audio_seconds, gpu_id)
+        audio_seconds = time.monotonic() - started
+        self._metrics.stages.observe(AUDIO, audio_seconds)
+        engine = min(model.engines, key=lambda engine: self._dispatchers[engine.device.gpu_id].waiting_frames)
+        if frames is not None:
+            await self._make_crops(engine, frames)
+        job = Job(
+            engine=engine,
+            windows=windows,
+            frames=frames,
+            pictures=request.pictures,
+            want_float=request.want_float,
+            deadline=deadline,
+            on_run=model.note_run,
+        )
+        return job, audio_seconds
 
     async def encode(self, request: EncodeRequest) -> tuple[NDArray[np.float32], float]:
         """Feature rows [row_count, 512] and the seconds that they took. Raises ServiceError."""
@@ -140,14 +163,11 @@ class Runner:
             self._metrics.stages.observe(CROPS, time.monotonic() - started)
 
 
-def _frames(request: MouthRequest, model: LoadedModel) -> NDArray[np.int64] | None:
-    """The avatar's frames that the request is made from; None when the caller sent pictures. Raises OutOfRange."""
-    if request.pictures is not None:
-        return None
-    avatar = model.avatar
+def _frame_indices(request: MouthRequest, avatar: Avatar) -> Sequence[int]:
+    """The avatar's frames that the request is made from, or is heard in when the caller sent pictures. Raises OutOfRange."""
     indices: Sequence[int] = request.frame_indices or [
         frame_at(position, avatar.frame_count, avatar.loop) for position in range(request.batch_size)
     ]
     if (highest := max(indices)) >= avatar.frame_count:
         raise OutOfRange(f"frame_indices: has {highest}; this avatar has frames 0 to {avatar.frame_count - 1}")
-    return np.array(indices, np.int64)
+    return indices

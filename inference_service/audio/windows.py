@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ ROW_SIZE = 512
 WINDOW_ROWS = 16
 CONTEXT_ROWS = WINDOW_ROWS - 1  # rows that a batch needs beyond one a frame
 ROWS_BEFORE = 9  # frame k reads the rows k-9 .. k+6 of its clip
+ENTRIES_BEFORE = 8  # of the stored list, which has its first row twice
 
 Rows = NDArray[np.float32]  # [rows, 512]
 FrameWindows = NDArray[np.float32]  # [frames, 16, 512], C-contiguous
@@ -23,6 +26,20 @@ _WINDOW_BYTES = WINDOW_ROWS * _ROW_BYTES
 def windows_of_rows(rows: Rows) -> FrameWindows:
     """Frame k reads rows k .. k+15: [frames + 15, 512] -> [frames, 16, 512]."""
     return np.ascontiguousarray(sliding_window_view(rows, WINDOW_ROWS, axis=0).transpose(0, 2, 1))
+
+
+def windows_of_clip(stored: Rows, frames: Sequence[int]) -> FrameWindows:
+    """What frames of a clip read of the features stored with it: [len(frames), 16, 512].
+
+    Frame i reads the entries i-8 .. i+7 of the file, in which the first row stands twice: the rows i-9 .. i+6 of the clip (see
+    `avatar_kit.features`). Where the file has none they are zeros, as in training: for the first 8 frames, for the last 7 when it
+    has as many rows as there are frames, and for as many more as it is short.
+    """
+    entries = np.asarray(frames, np.int64)[:, None] + np.arange(-ENTRIES_BEFORE, WINDOW_ROWS - ENTRIES_BEFORE)
+    there = (entries >= 0) & (entries < len(stored))
+    windows = np.zeros((*entries.shape, ROW_SIZE), np.float32)
+    windows[there] = stored[entries[there]]
+    return windows
 
 
 def windows_from_feature_rows(

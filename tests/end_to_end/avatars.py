@@ -146,6 +146,7 @@ def write_avatar(
     replace: bool = False,
     seed: int = 0,
     rects: Callable[[int], Rect] = rect,
+    features: np.ndarray | None = None,
 ) -> Avatar:
     """A small avatar with an encoder of its own."""
     content = network if isinstance(network, bytes) else (network or exact_network()).SerializeToString()
@@ -156,6 +157,8 @@ def write_avatar(
             writer.add_frame(background(seed + index), rects(index))
         writer.set_network(content)
         writer.set_audio_encoder(exact_encoder().SerializeToString())
+        if features is not None:
+            writer.set_features(features)
         return writer.finish()
 
 

@@ -1,0 +1,54 @@
+"""The audio features of an avatar's own clip, which drive its frames without sound."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from avatar_kit.errors import BrokenAvatar
+from avatar_kit.features import MISSING_ROWS, FeatureArray, map_features
+from avatar_kit.safe_files import FileProblem
+from inference_service.audio.windows import FrameWindows, windows_of_clip
+
+_NONE = (
+    "this avatar has no stored features: send sound, or import it again from a folder with its clip's aud_ave.npy or aud_ave.bin "
+    "(in the earlier servers' layout: put that file into the avatar's own folder) and load it with force_reload"
+)
+_MEND = "send sound, or put the right file in its place and load the avatar again with force_reload"
+
+
+class StoredFeatures:
+    """One avatar's feature file, mapped into memory when the avatar is loaded. Thread-safe.
+
+    Sound does without the file, so one that can not be used is no reason to refuse the avatar: those who ask for it are told.
+    """
+
+    def __init__(self, path: Path | None, *, frame_count: int) -> None:
+        """`frame_count`: of the avatar."""
+        self._name = path.name if path else ""
+        self._rows: FeatureArray | None = None
+        self._problem = _NONE
+        if path is None:
+            return
+        try:
+            rows = map_features(path)
+            if len(rows) < frame_count - MISSING_ROWS:
+                raise FileProblem(f"has {len(rows)} rows for {frame_count} frames, so it is not of the whole clip")
+            self._rows = rows
+        except FileProblem as problem:
+            self._problem = f"{'; '.join(problem.of(self._name))}; {_MEND}"
+
+    def windows(self, frames: Sequence[int]) -> FrameWindows:
+        """What each of the avatar's frames was trained to hear: [len(frames), 16, 512].
+
+        Raises BrokenAvatar when the avatar has no such file, or one that can not be used.
+        """
+        rows = self._rows
+        if rows is None:
+            raise BrokenAvatar(self._problem)
+        # To read what was cut off a mapped file would end the process.
+        if cast("mmap.mmap", rows.base).size() < rows.offset + rows.nbytes:
+            raise BrokenAvatar(f"{self._name} has become shorter since it was loaded; {_MEND}")
+        return windows_of_clip(rows, frames)
