@@ -59,7 +59,7 @@ class AvatarCatalog:
                 return self._read(avatar_id)
             except (AvatarNotFound, BrokenAvatar):
                 if not being_replaced(self.models_root / avatar_id):
-                    raise
+                    break  # or not any more: what lies there now is read once again
             time.sleep(_SWAP_WAIT_S)
         return self._read(avatar_id)
 

@@ -12,19 +12,23 @@ from pathlib import Path
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
-from avatar_kit.errors import BrokenAvatar
-from inference_service.avatar_errors import as_service_errors
+from avatar_kit.errors import AvatarError, AvatarReplaced, BrokenAvatar
+from inference_service.avatar_errors import FilesReplaced, as_service_errors
 from inference_service.devices import Device
 from inference_service.eviction import to_make_room
 from inference_service.metrics import InferenceMetrics
 from inference_service.model import LoadedModel, ModelLoader
 from inference_service.settings import InferenceSettings
-from service_kit.errors import ResourceExhausted
+from service_kit.errors import FailedPrecondition, NotFound, ResourceExhausted
 
 log = logging.getLogger(__name__)
 
 RETRY_WHEN_FULL_MS = 1000
 CROP_BYTES = 3 * 320 * 320
+# Reading an avatar that is being replaced begins again; once is enough unless somebody replaces it over and over.
+_READ_TRIES = 3
+_REPLACED = "the avatar's files were replaced"
+_THEN = "load it again with force_reload, and give both services the same files"
 
 
 class ModelRegistry:
@@ -66,9 +70,15 @@ class ModelRegistry:
         return self._models.get(avatar_id)
 
     @asynccontextmanager
-    async def acquire(self, avatar_id: str) -> AsyncIterator[LoadedModel]:
-        """The avatar, loaded if it was not, and kept for the length of the block. Raises ServiceError."""
+    async def acquire(self, avatar_id: str, *, version: str = "") -> AsyncIterator[LoadedModel]:
+        """The avatar, loaded if it was not, and kept for the length of the block. Raises ServiceError.
+
+        With `version`, which may be any text, it is the avatar of that version: the files are read again when it is theirs.
+        Raises FilesReplaced when it is not.
+        """
         model = self._models.get(avatar_id) or await self.load(avatar_id)
+        if version and model.avatar.version != version:
+            model = await self._of_version(avatar_id, version)
         model.in_use += 1
         model.note_use()
         try:
@@ -85,13 +95,26 @@ class ModelRegistry:
         model = self._models.get(avatar_id)
         if model is not None and not force_reload:
             return model
-        task = self._loading.get(avatar_id)
-        if task is None:
-            task = asyncio.create_task(self._load(avatar_id, fill=fill), name=f"load-{avatar_id}")
-            self._loading[avatar_id] = task
-            task.add_done_callback(lambda done: self._loading_ended(avatar_id, done))
+        under_way = self._loading.get(avatar_id)
+        task = under_way or self._begin(avatar_id, fill=fill)
         # Shielded: one caller that gives up must not take the load away from the others.
-        return await asyncio.shield(task)
+        model = await asyncio.shield(task)
+        if force_reload and under_way and not await asyncio.to_thread(model.avatar.is_current):
+            return await self.load(avatar_id, force_reload=True, fill=fill)  # they were replaced after it had read them
+        return model
+
+    async def renew(self, model: LoadedModel) -> None:
+        """Loads an avatar again whose files were found to have been replaced; once however many find it.
+
+        Raises FilesReplaced when the new ones can not be loaded: the old avatar stays.
+        """
+        avatar_id = model.avatar.id
+        if self._models.get(avatar_id) is not model:
+            return
+        try:
+            await self.load(avatar_id, force_reload=True)
+        except (FailedPrecondition, NotFound) as error:
+            raise FilesReplaced(f"{_REPLACED}, and the new ones can not be loaded: {error.message}") from error
 
     def unload(self, avatar_id: str) -> bool:
         """Forgets the avatar; calls under way finish on it. False when it was not loaded."""
@@ -110,6 +133,25 @@ class ModelRegistry:
         self._models.clear()
         self._threads.shutdown()
 
+    async def _of_version(self, avatar_id: str, version: str) -> LoadedModel:
+        """The avatar as the caller has it, which is not the one that is loaded. Raises ServiceError."""
+        try:
+            on_disk = (await asyncio.to_thread(self.catalog.get, avatar_id)).version
+        except AvatarError:
+            on_disk = ""
+        model = self._models.get(avatar_id)
+        if on_disk == version and (model is None or model.avatar.version != version):
+            model = await self.load(avatar_id, force_reload=True)
+        if model is None or model.avatar.version != version:
+            raise FilesReplaced(f"{_REPLACED}: the caller and the inference service have different ones; {_THEN}")
+        return model
+
+    def _begin(self, avatar_id: str, *, fill: bool) -> asyncio.Task[LoadedModel]:
+        task = asyncio.create_task(self._load(avatar_id, fill=fill), name=f"load-{avatar_id}")
+        self._loading[avatar_id] = task
+        task.add_done_callback(lambda done: self._loading_ended(avatar_id, done))
+        return task
+
     def _loading_ended(self, avatar_id: str, task: asyncio.Task[LoadedModel]) -> None:
         del self._loading[avatar_id]
         if task.cancelled():
@@ -118,15 +160,9 @@ class ModelRegistry:
             log.warning("avatar %s was not loaded: %s", avatar_id, error)
 
     async def _load(self, avatar_id: str, *, fill: bool) -> LoadedModel:
-        loop = asyncio.get_running_loop()
         try:
             with as_service_errors():
-                avatar = await loop.run_in_executor(self._threads, self.catalog.get, avatar_id)
-                devices = self._place(avatar)
-                self._make_room(avatar_id, coming_bytes=_expected_bytes(avatar, devices))
-                model = await loop.run_in_executor(
-                    self._threads, lambda: self._loader.load(avatar, self.catalog.audio_encoder_path(avatar), devices, fill=fill)
-                )
+                model = await self._read(avatar_id, fill=fill)
         except BaseException:
             self._metrics.loaded_model(None)
             raise
@@ -134,8 +170,34 @@ class ModelRegistry:
         self._metrics.loaded_model(model.load_seconds)
         log.info("loaded avatar %s in %.0f ms, %.0f MB", avatar_id, model.load_seconds * 1000, model.memory_bytes / 1e6)
         self._trim(keep=avatar_id)
-        if any(device.is_gpu for device in devices) and not fill:
+        if any(engine.device.is_gpu for engine in model.engines) and not fill:
             self._fill_later(model)
+        return model
+
+    async def _read(self, avatar_id: str, *, fill: bool) -> LoadedModel:
+        """The avatar from its files, all of one version. Raises AvatarError, ResourceExhausted."""
+        tries = _READ_TRIES
+        while True:
+            try:
+                return await self._read_once(avatar_id, fill=fill)
+            except AvatarReplaced:
+                tries -= 1
+                if not tries:
+                    raise
+
+    async def _read_once(self, avatar_id: str, *, fill: bool) -> LoadedModel:
+        loop = asyncio.get_running_loop()
+        avatar = await loop.run_in_executor(self._threads, self.catalog.get, avatar_id)
+        try:
+            devices = self._place(avatar)
+            self._make_room(avatar_id, coming_bytes=_expected_bytes(avatar, devices))
+            model = await loop.run_in_executor(
+                self._threads, lambda: self._loader.load(avatar, self.catalog.audio_encoder_path(avatar), devices, fill=fill)
+            )
+        except (BrokenAvatar, OSError):
+            avatar.check_current()  # if they were replaced, that is why
+            raise
+        await loop.run_in_executor(self._threads, avatar.check_current)
         return model
 
     def _fill_later(self, model: LoadedModel) -> None:
@@ -145,6 +207,8 @@ class ModelRegistry:
                     await asyncio.get_running_loop().run_in_executor(self._threads, engine.bank.fill)
             except BrokenAvatar as error:
                 log.warning("avatar %s: not all frames can be served: %s", model.avatar.id, error)
+            except AvatarReplaced:
+                pass  # the next request that needs a frame loads it again
 
         task = asyncio.create_task(fill(), name=f"fill-{model.avatar.id}")
         self._background.add(task)
