@@ -5,7 +5,7 @@ set -eu
 
 usage() {
     cat <<'TEXT'
-usage: make_test_certificates.sh [--days N] [--host NAME-OR-ADDRESS]... [--force] DIRECTORY
+usage: make_test_certificates.sh [--days N] [--host NAME-OR-ADDRESS]... [--shared-keys] [--force] DIRECTORY
 
 Writes into DIRECTORY:
   ca.crt  ca.key                    the authority, which all sides trust
@@ -14,11 +14,13 @@ Writes into DIRECTORY:
   haproxy.crt  haproxy.key          for the load balancer, also as the services' client
   haproxy.pem                       the two in one file, as HAProxy reads them
   client.crt  client.key            for a client outside
-Each certificate carries its own name, localhost, 127.0.0.1, ::1 and every --host. Keys and haproxy.pem are for their owner alone.
+Each carries its own name, and those of servers also localhost, 127.0.0.1, ::1 and every --host. Nobody but the owner may read
+the keys and haproxy.pem.
 
-  --days N     how long they are valid (30)
-  --host NAME  a further name or address by which clients reach the services
-  --force      replace the certificates that are there
+  --days N       how long they are valid (30)
+  --host NAME    a further name or address by which clients reach the services
+  --shared-keys  let every user of this machine read the keys, the authority's apart: containers run as users of their own
+  --force        replace the certificates that are there
 TEXT
 }
 
@@ -29,6 +31,7 @@ fail() {
 
 days=30
 force=no
+key_mode=600
 directory=
 more_names=
 while [ $# -gt 0 ]; do
@@ -47,6 +50,7 @@ while [ $# -gt 0 ]; do
         esac
         shift
         ;;
+    --shared-keys) key_mode=644 ;;
     --force) force=yes ;;
     -h | --help)
         usage
@@ -76,8 +80,8 @@ if [ "$force" = no ]; then
     done
 fi
 
+[ -d "$directory" ] || mkdir -p "$directory"
 umask 077
-mkdir -p "$directory"
 # Made beside their place and moved there, so that nobody reads half a file.
 work=$(mktemp -d "$directory/.making.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -110,6 +114,10 @@ openssl req -x509 -new -sha256 -key "$work/ca.key" -days "$days" -config "$work/
     quit ca
 
 for name in inference compositing haproxy client; do
+    case $name in
+    client) names=DNS:client ;;
+    *) names=DNS:$name,DNS:localhost,IP:127.0.0.1,IP:::1$more_names ;;
+    esac
     cat >"$work/$name.cnf" <<TEXT
 [req]
 distinguished_name = name
@@ -120,7 +128,7 @@ CN = $name
 basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth, clientAuth
-subjectAltName = DNS:$name,DNS:localhost,IP:127.0.0.1,IP:::1$more_names
+subjectAltName = $names
 TEXT
     new_key "$name"
     openssl req -new -sha256 -key "$work/$name.key" -config "$work/$name.cnf" -out "$work/$name.csr" 2>"$work/said" || quit "$name"
@@ -131,10 +139,12 @@ TEXT
 done
 cat "$work/haproxy.crt" "$work/haproxy.key" >"$work/haproxy.pem"
 
-chmod 755 "$directory"
 for file in $files; do
     case $file in
-    *.crt) chmod 644 "$work/$file" ;;
+    *.crt) mode=644 ;;
+    ca.key) mode=600 ;;
+    *) mode=$key_mode ;;
     esac
+    chmod "$mode" "$work/$file"
     mv -f "$work/$file" "$directory/$file"
 done
