@@ -152,6 +152,7 @@ def collected(metrics: Metrics) -> set[str]:
 
 def test_the_documented_metrics_are_those_of_the_services() -> None:
     inference, compositing = Metrics(), Metrics()
+    inference.watch_calls(lambda: 0, limit=1)
     InferenceMetrics(inference)
     counts = dict.fromkeys((field.name for field in dataclasses.fields(StoreStats)), 0)
     CompositingMetrics(compositing).watch_store(lambda: StoreStats(**(counts | {"avatars": ()})))
