@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from avatar_kit.errors import AvatarNotFound, BrokenAvatar, InvalidAvatarId, shortened
-from service_kit.errors import FailedPrecondition, InvalidRequest, NotFound, Violation
+from avatar_kit.errors import AvatarNotFound, AvatarReplaced, BrokenAvatar, InvalidAvatarId, shortened
+from service_kit.errors import Aborted, FailedPrecondition, InvalidRequest, NotFound, Violation
 
 
 @contextmanager
 def avatar_errors_as_status() -> Iterator[None]:
-    """Turns avatar errors of its block into INVALID_ARGUMENT, NOT_FOUND or FAILED_PRECONDITION."""
+    """Turns avatar errors of its block into INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION or ABORTED."""
     try:
         yield
     except InvalidAvatarId as error:
@@ -20,3 +20,5 @@ def avatar_errors_as_status() -> Iterator[None]:
         raise NotFound(str(error)) from error
     except BrokenAvatar as error:
         raise FailedPrecondition("; ".join(shortened(error.problems))) from error
+    except AvatarReplaced as error:
+        raise Aborted("; ".join(shortened(error.problems))) from error

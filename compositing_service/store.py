@@ -7,12 +7,12 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from avatar_kit.catalog import AvatarCatalog
-from avatar_kit.errors import AvatarError, BrokenAvatar, shortened
+from avatar_kit.errors import AvatarError, AvatarNotFound, AvatarReplaced, BrokenAvatar, shortened
 from compositing_service.composer import AvatarComposer, open_composer
 from compositing_service.frame_cache import FrameCache
 from compositing_service.scratch import Scratch
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # All avatars being in use is over when one request ends.
 _RETRY_AFTER_MS = 500
+# Opening an avatar that is being replaced begins again; once is enough unless somebody replaces it over and over.
+_OPEN_TRIES = 3
 
 
 @dataclass(eq=False, slots=True)
@@ -101,14 +103,46 @@ class BackgroundStore:
 
         `force_reload` reads the files again; requests under way finish on the old state, and a reload that fails leaves it in
         place. A preload that meets broken frames raises BrokenAvatar naming them all; the avatar is loaded all the same. Raises
-        otherwise as `acquire`.
+        otherwise as `acquire`. Files that are replaced meanwhile are read too.
         """
         entry = self._reload(avatar_id) if force_reload and self.is_loaded(avatar_id) else self._entry(avatar_id)
         with self._held(entry):
             composer = await asyncio.shield(entry.loading)
-            if preload:
-                await self._fill(composer)
-            return self._avatar_stats(entry)
+            try:
+                if force_reload:  # a load under way that it waited for may have read older ones
+                    await asyncio.to_thread(composer.avatar.check_current)
+                if preload:
+                    await self._fill(composer)
+            except AvatarReplaced:
+                outdated = self._entries.get(avatar_id) is entry
+            else:
+                return self._avatar_stats(entry)
+        return await self.load(avatar_id, force_reload=outdated, preload=preload)
+
+    async def renew(self, composer: AvatarComposer) -> bool:
+        """Loads an avatar again whose files seem to have been replaced; once however many find it.
+
+        False: they are still those that `composer` was made from. Raises AvatarReplaced when the new ones can not be loaded: the
+        old state stays in place; ResourceExhausted as `acquire`.
+        """
+        avatar = composer.avatar
+        try:
+            if self._holds(composer):
+                there = await asyncio.to_thread(self._catalog.get, avatar.id)
+                if there.version == avatar.version:
+                    return False
+            if self._holds(composer):
+                await self.load(avatar.id, force_reload=True)
+        except (AvatarNotFound, BrokenAvatar) as error:
+            raise AvatarReplaced(
+                [f"the avatar's files were replaced, and the new ones can not be loaded: {each}" for each in error.problems]
+            ) from error
+        return True
+
+    def _holds(self, composer: AvatarComposer) -> bool:
+        """Whether it is the one that the next caller gets."""
+        entry = self._entries.get(composer.avatar.id)
+        return entry is not None and entry.composer is composer
 
     async def unload(self, avatar_id: str) -> bool:
         """Drops the avatar; requests under way finish on it. False: it was not loaded."""
@@ -190,6 +224,12 @@ class BackgroundStore:
         return composer
 
     def _open(self, entry: _Entry) -> AvatarComposer:
+        for _ in range(_OPEN_TRIES - 1):
+            with suppress(AvatarReplaced):
+                return self._open_once(entry)
+        return self._open_once(entry)
+
+    def _open_once(self, entry: _Entry) -> AvatarComposer:
         avatar = self._catalog.get(entry.avatar_id)
         return open_composer(avatar, cache=self._cache, shelf=entry.shelf, scratch=self._scratch)
 
@@ -261,6 +301,7 @@ class BackgroundStore:
         loop = asyncio.get_running_loop()
         indices = iter(range(composer.avatar.frame_count))
         problems: list[str] = []
+        replaced: list[AvatarReplaced] = []
 
         async def fill() -> None:
             for index in indices:
@@ -270,10 +311,15 @@ class BackgroundStore:
                         return
                 except BrokenAvatar as error:
                     problems.extend(error.problems)
+                except AvatarReplaced as error:
+                    replaced.append(error)
+                    return
 
         async with asyncio.TaskGroup() as group:
             for _ in range(self._fill_width):
                 group.create_task(fill())
+        if replaced:
+            raise replaced[0]
         if problems:
             failure = BrokenAvatar(problems)
             self._note_failure(composer.avatar.id, failure)

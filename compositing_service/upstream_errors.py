@@ -27,7 +27,7 @@ from service_kit.errors import (
 
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 # Fields of an InferBatchRequest that we fill in and callers do not know.
-_OUR_FIELDS = frozenset({"frame_indices", "mouth_format"})
+_OUR_FIELDS = frozenset({"frame_indices", "mouth_format", "avatar_version"})
 # CANCELLED without our having cancelled is a server that stopped.
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 

@@ -95,12 +95,11 @@ class ModelRegistry:
         model = self._models.get(avatar_id)
         if model is not None and not force_reload:
             return model
-        under_way = self._loading.get(avatar_id)
-        task = under_way or self._begin(avatar_id, fill=fill)
+        task = self._loading.get(avatar_id) or self._begin(avatar_id, fill=fill)
         # Shielded: one caller that gives up must not take the load away from the others.
         model = await asyncio.shield(task)
-        if force_reload and under_way and not await asyncio.to_thread(model.avatar.is_current):
-            return await self.load(avatar_id, force_reload=True, fill=fill)  # they were replaced after it had read them
+        if force_reload and not await asyncio.to_thread(model.avatar.is_current):
+            return await self.load(avatar_id, force_reload=True, fill=fill)  # replaced after a load under way had read them
         return model
 
     async def renew(self, model: LoadedModel) -> None:
