@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from avatar_kit.errors import AvatarReplaced, BrokenAvatar
+from avatar_kit.frames import Frames, PictureFrames
 from avatar_kit.geometry import Mask, Paste, Picture, Rect
 from avatar_kit.identity import Identity, Stamp, manifest_version, read_unchanged
 from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, FileEntry, Manifest, read_manifest
 from avatar_kit.numbering import numbered_frames
-from avatar_kit.pictures import MAX_PICTURE_BYTES, decode_picture, inspect_picture
+from avatar_kit.pictures import MAX_PICTURE_BYTES, inspect_picture
 from avatar_kit.rectangles import misplaced, read_rects
 from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem, check_regular, contained, read_bounded
 from avatar_kit.timeline import FrameRange, Loop
+from avatar_kit.video_frames import VideoFrames, header_problems
 
 __all__ = ["Avatar", "Loop", "Mask", "Paste", "Picture", "Rect", "load_avatar"]
 
@@ -37,7 +40,8 @@ class Avatar:
     network_path: Path
     audio_encoder_path: Path | None
     """The avatar's own encoder; None: the shared one, see `AvatarCatalog.audio_encoder_path`."""
-    frame_paths: tuple[Path, ...] = field(repr=False)
+    frames: Frames = field(repr=False)
+    """Read them by `read_frame`."""
     rects: tuple[Rect, ...] = field(repr=False)
     features_path: Path | None = None
     rects_path: Path | None = None
@@ -64,33 +68,43 @@ class Avatar:
         if not self.is_current():
             raise AvatarReplaced("the avatar's files were replaced while it was in use; load it again")
 
+    @property
+    def video(self) -> VideoFrames | None:
+        """The frames, when they are in a video: then reading them in order is what is cheap."""
+        return self.frames if isinstance(self.frames, VideoFrames) else None
+
+    @property
+    def frame_paths(self) -> tuple[Path, ...]:
+        """The pictures, one a frame; none when the frames are in a video."""
+        return () if self.video else self.frames.files
+
     def frame_name(self, index: int) -> str:
-        """The picture's name as messages give it: folder and file, never the full path."""
-        path = self.frame_paths[index]
-        return f"{path.parent.name}/{path.name}"
+        """The name of the picture, or of the video, as messages give it: never the full path."""
+        return self.frames.name(index)
 
     def read_frame(self, index: int) -> Picture:
         """Decodes frame `index`, 0 .. frame_count - 1, from disk: [height, width, 3]. May be called from any thread.
 
-        Raises BrokenAvatar for a picture that is missing, truncated, damaged or of another size than the avatar, and
-        AvatarReplaced, never a picture, when the avatar's files are no longer those that it was loaded from.
+        Raises BrokenAvatar for one that is missing, truncated, damaged or of another size than the avatar, and AvatarReplaced,
+        never a picture, when the avatar's files are no longer those that it was loaded from.
         """
         if not 0 <= index < self.frame_count:
             raise IndexError(f"frame {index} of {self.frame_count}")
         try:
-            data = read_bounded(self.frame_paths[index], MAX_PICTURE_BYTES)
-            self.check_current()  # after reading, so that a swap meanwhile is noticed
-            return decode_picture(data, width=self.width, height=self.height)
+            picture = self.frames.read(index)
         except FileProblem as problem:
             self.check_current()
             raise BrokenAvatar(problem.of(self.frame_name(index))) from None
+        self.check_current()  # after reading, so that a swap meanwhile is noticed
+        return picture
 
 
 def load_avatar(folder: Path) -> Avatar:
     """The avatar of format version 1 in `folder`, whose name is its id.
 
-    Reads the manifest, the rectangles, the listing of the frames and the first frame's header; checksums and everything else are
-    `verify_avatar`'s. Raises BrokenAvatar with every problem found, and AvatarReplaced while its files are being replaced.
+    Reads the manifest, the rectangles, the listing of the frames and the header of the first, or of the video; checksums and
+    everything else are `verify_avatar`'s. Raises BrokenAvatar with every problem found, and AvatarReplaced while its files are
+    being replaced.
     """
     return read_unchanged(lambda stamp: _load(folder, stamp), folder / MANIFEST_NAME)
 
@@ -101,12 +115,10 @@ def _load(folder: Path, stamp: Stamp) -> Avatar:
     paths = _file_paths(folder, manifest, problems)
     if "crop_rects" in paths:
         stamp.add(paths["crop_rects"])
-    frame_paths = _frame_paths(folder, manifest, problems)
+    frames = _frames(folder, manifest, paths.get("background_video"), stamp, problems)
     rects = _rects(paths.get("crop_rects"), manifest, problems)
     problems += [f"{MANIFEST_NAME}: {each}" for each in outside_clip(manifest.reference, manifest.idle, manifest.frame_count)]
-    if frame_paths:
-        problems += first_frame_problems(frame_paths[0], manifest.width, manifest.height)
-    if problems:
+    if problems or frames is None:
         raise BrokenAvatar(problems)
     try:
         version = manifest_version(folder, manifest)
@@ -124,7 +136,7 @@ def _load(folder: Path, stamp: Stamp) -> Avatar:
         mask=manifest.mask,
         network_path=paths["network"],
         audio_encoder_path=paths.get("audio_encoder"),
-        frame_paths=tuple(frame_paths),
+        frames=frames,
         rects=tuple(rects),
         features_path=paths.get("features"),
         rects_path=paths["crop_rects"],
@@ -164,6 +176,24 @@ def _file_paths(folder: Path, manifest: Manifest, problems: list[str]) -> dict[s
         except FileProblem as problem:
             problems += problem.of(f"{MANIFEST_NAME}: files.{role}: {entry.path!a}")
     return paths
+
+
+def _frames(folder: Path, manifest: Manifest, video: Path | None, stamp: Stamp, problems: list[str]) -> Frames | None:
+    """Where the manifest says that they are; None, and problems noted, when they are not."""
+    width, height = manifest.width, manifest.height
+    if manifest.files.background_video:
+        if os.path.lexists(folder / FRAMES_FOLDER):
+            problems.append(f"{FRAMES_FOLDER}: the frames are in the video that {MANIFEST_NAME} names: remove one of the two")
+        if video is None:
+            return None
+        stamp.add(video)
+        problems += header_problems(video, width, height)
+        return VideoFrames(video, count=manifest.frame_count, width=width, height=height)
+    paths = _frame_paths(folder, manifest, problems)
+    if not paths:
+        return None
+    problems += first_frame_problems(paths[0], width, height)
+    return PictureFrames(tuple(paths), width, height)
 
 
 def _frame_paths(folder: Path, manifest: Manifest, problems: list[str]) -> list[Path]:

@@ -48,7 +48,7 @@ class AvatarCatalog:
         return self._entries.get(avatar_id) or ModelEntry()
 
     def get(self, avatar_id: str) -> Avatar:
-        """Reads one avatar. May block for seconds the first time, when frames must be taken from `source_video`.
+        """Reads one avatar. Of a `source_video`, which is looked through, it may take a second.
 
         Raises InvalidAvatarId, AvatarNotFound, BrokenAvatar with every problem found, or AvatarReplaced while its files are
         being replaced again and again.
@@ -105,10 +105,12 @@ def settled(avatar: Avatar, entry: ModelEntry, models_root: Path) -> Avatar:
     """
     there = {
         "model_path": avatar.network_path,
-        "background_dir": avatar.frame_paths[0].parent,
+        "background_dir": avatar.frames.place,
         "crop_rects_path": avatar.rects_path,
         "features_path": avatar.features_path,
     }
+    if avatar.video:
+        there["source_video"] = avatar.frames.place
     problems = []
     for key, path in there.items():
         named: Path | None = getattr(entry, key)

@@ -16,6 +16,7 @@ from avatar_kit.timeline import Loop
 
 _BLOCK = 16  # the compositing service keeps pixels in whole JPEG blocks around the rectangle
 _CHANNELS = 3
+_JPEG_BYTES_A_PIXEL = 0.08  # of a person before a plain background, at the quality that is served
 _THEN = {Loop.BOUNCE: "then back again", Loop.FORWARD: "then from the start"}
 
 
@@ -23,7 +24,7 @@ def avatar_facts(avatar: Avatar) -> dict[str, str]:
     """Label and value of each fact, in the order in which they are shown. Reads no pictures."""
     seconds = avatar.frame_count / avatar.fps
     mask = avatar.mask
-    disk = _bytes_on_disk([*avatar.frame_paths, avatar.network_path, *_present(avatar.audio_encoder_path, avatar.features_path)])
+    disk = _bytes_on_disk([*avatar.frames.files, avatar.network_path, *_present(avatar.audio_encoder_path, avatar.features_path)])
     return {
         "picture": f"{avatar.width}x{avatar.height}, {avatar.fps:g} frames a second",
         "clip": f"{avatar.frame_count} frames, {seconds:.1f} s, {_THEN[avatar.loop]}",
@@ -42,13 +43,17 @@ def avatar_facts(avatar: Avatar) -> dict[str, str]:
 
 
 def compositing_bytes(avatar: Avatar) -> int:
-    """About what the compositing service holds: each frame's JPEG, as large as its file, and the pixels around the mouth."""
+    """About what the compositing service holds: each frame's JPEG, about as large as its file, and what is around the mouth."""
     around = 0
     for rect in avatar.rects:
         width = -(-rect.x2 // _BLOCK) * _BLOCK - rect.x1 // _BLOCK * _BLOCK
         height = -(-rect.y2 // _BLOCK) * _BLOCK - rect.y1 // _BLOCK * _BLOCK
         around += width * height * _CHANNELS
-    return _bytes_on_disk(avatar.frame_paths) + around
+    return (_filmed_jpeg_bytes(avatar) if avatar.video else _bytes_on_disk(avatar.frame_paths)) + around
+
+
+def _filmed_jpeg_bytes(avatar: Avatar) -> int:
+    return round(avatar.frame_count * avatar.width * avatar.height * _JPEG_BYTES_A_PIXEL)
 
 
 def crop_bytes(avatar: Avatar) -> int:

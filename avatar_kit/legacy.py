@@ -12,8 +12,8 @@ from pathlib import Path
 
 from avatar_kit.avatar import Avatar, outside_clip
 from avatar_kit.errors import BrokenAvatar
-from avatar_kit.extraction import extract_frames, needs_extraction
 from avatar_kit.features import FEATURE_NAMES
+from avatar_kit.frames import Frames, PictureFrames
 from avatar_kit.geometry import Mask, Paste, Rect
 from avatar_kit.identity import Identity, Stamp, files_version, read_unchanged
 from avatar_kit.manifest import FPS, FRAMES_FOLDER, MANIFEST_NAME
@@ -23,6 +23,7 @@ from avatar_kit.pictures import MAX_PICTURE_BYTES, inspect_picture
 from avatar_kit.rectangles import misplaced, read_rects
 from avatar_kit.safe_files import FileProblem, check_regular, read_bounded, stays_in
 from avatar_kit.timeline import Loop
+from avatar_kit.video_frames import open_frames
 
 NETWORK_PLACE = Path("checkpoint", "model_best.onnx")
 RECTS_PLACE = Path("crop_rects.json")
@@ -36,7 +37,7 @@ def is_legacy(folder: Path) -> bool:
 def load_legacy(models_root: Path, avatar_id: str, entry: ModelEntry | None) -> Avatar:
     """The avatar whose files are where `entry` says; without an entry in its folder, which they may not leave.
 
-    When there are no frames they are taken from `source_video` first, which blocks for seconds. Raises BrokenAvatar with every
+    When there are no pictures the frames are those of `source_video`, which is looked through. Raises BrokenAvatar with every
     problem found, and AvatarReplaced while its files are being replaced.
     """
     folder = models_root / avatar_id
@@ -48,10 +49,13 @@ def load_legacy(models_root: Path, avatar_id: str, entry: ModelEntry | None) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What lies in the folder of frames, in order; `count` of them are served."""
+    """The frames that there are, in order; `count` of them are served."""
 
-    paths: list[Path]
+    frames: Frames
+    total: int
     count: int
+    width: int
+    height: int
 
 
 class _Loader:
@@ -65,29 +69,27 @@ class _Loader:
     def load(self) -> Avatar:
         entry, own = self._entry, Path(self._id)
         network = self._file(entry.model_path or own / NETWORK_PLACE, "model_path")
-        frames = self._models_root / (entry.background_dir or own / FRAMES_FOLDER)
-        found = self._frames(frames)
-        width, height = self._size(found.paths)
+        found = self._frames(self._models_root / (entry.background_dir or own / FRAMES_FOLDER))
         rects_path = self._file(entry.crop_rects_path or own / RECTS_PLACE, "crop_rects_path")
-        rects = self._rects(rects_path, found, width, height)
-        if found.paths:
+        rects = self._rects(rects_path, found)
+        if found:
             self._problems += outside_clip(entry.reference, entry.idle, found.count)
-        identity = self._identity(network, rects_path, frames)
-        if self._problems or not network:
+        identity = self._identity(network, rects_path, found)
+        if self._problems or not network or not found:
             raise BrokenAvatar(self._problems)
         return Avatar(
             id=self._id,
             root=self._models_root / self._id,
             fps=FPS,
             frame_count=found.count,
-            width=width,
-            height=height,
+            width=found.width,
+            height=found.height,
             loop=entry.loop or Loop.BOUNCE,
             paste=entry.paste or Paste.REFERENCE,
             mask=entry.mask or Mask(),
             network_path=network,
             audio_encoder_path=None,
-            frame_paths=tuple(found.paths[: found.count]),
+            frames=found.frames,
             rects=tuple(rects[: found.count]),
             features_path=self._features(),
             rects_path=rects_path,
@@ -98,10 +100,11 @@ class _Loader:
             identity=identity,
         )
 
-    def _identity(self, network: Path | None, rects: Path | None, frames: Path) -> Identity | None:
+    def _identity(self, network: Path | None, rects: Path | None, found: _Found | None) -> Identity | None:
         """Of what was found; what has been noted as missing needs none."""
-        if self._problems or network is None or rects is None:
+        if self._problems or network is None or rects is None or found is None:
             return None
+        frames = found.frames.place
         unless = self._models_root / self._id / MANIFEST_NAME
         count = partial(files_version, network, rects, frames, unless=unless)
         try:
@@ -133,9 +136,11 @@ class _Loader:
                 return place
         return None
 
-    def _frames(self, folder: Path) -> _Found:
+    def _frames(self, folder: Path) -> _Found | None:
+        if self._entry.source_video and _is_empty(folder):
+            self._stamp.add(folder)
+            return self._filmed(self._entry.source_video)
         try:
-            self._fill(folder)
             self._stamp.add(folder)
             paths = numbered_frames(folder, inside=self._inside)
             if not paths:
@@ -143,40 +148,48 @@ class _Loader:
                 raise FileProblem(f"has no frame pictures in it{hint}")
         except FileProblem as problem:
             self._note(problem, "background_dir", folder)
-            return _Found([], 0)
-        wanted = self._entry.num_frames
-        if wanted and wanted > len(paths):
-            self._problems.append(f"num_frames is {wanted}, but there are {len(paths)} frames")
-        return _Found(paths, min(wanted or len(paths), len(paths)))
+            return None
+        count = self._count(len(paths))
+        width, height = self._size(paths[0])
+        return _Found(PictureFrames(tuple(paths[:count]), width, height), len(paths), count, width, height)
 
-    def _fill(self, folder: Path) -> None:
-        if self._entry.source_video is None or not needs_extraction(folder):
-            return
-        video = self._models_root / self._entry.source_video
+    def _filmed(self, source_video: Path) -> _Found | None:
+        video = self._file(source_video, "source_video")
+        if video is None:
+            return None
         try:
-            extract_frames(video, folder, limit=self._entry.num_frames)
+            frames = open_frames(video)
         except FileProblem as problem:
             self._note(problem, "source_video", video)
+            return None
+        return _Found(frames, frames.count, self._count(frames.count), frames.width, frames.height)
 
-    def _size(self, paths: list[Path]) -> tuple[int, int]:
+    def _count(self, total: int) -> int:
+        """How many of so many frames are served."""
+        wanted = self._entry.num_frames or total
+        if wanted > total:
+            self._problems.append(f"num_frames is {wanted}, but there are {total} frames")
+        return min(wanted, total)
+
+    def _size(self, path: Path) -> tuple[int, int]:
         """The first frame's size is the avatar's; the others are compared with it when they are read."""
-        if not paths:
-            return 0, 0
         try:
-            header = inspect_picture(read_bounded(paths[0], MAX_PICTURE_BYTES))
+            header = inspect_picture(read_bounded(path, MAX_PICTURE_BYTES))
         except FileProblem as problem:
-            self._note(problem, "background_dir", paths[0])
+            self._note(problem, "background_dir", path)
             return 0, 0
         return header.width, header.height
 
-    def _rects(self, path: Path | None, found: _Found, width: int, height: int) -> list[Rect]:
+    def _rects(self, path: Path | None, found: _Found | None) -> list[Rect]:
         if path is None:
             return []
         try:
             rects = read_rects(path)
-            if found.paths and len(rects) not in {len(found.paths), found.count}:
-                raise FileProblem(f"has {len(rects)} rectangles for {len(found.paths)} frames; each frame needs one")
-            if width and (outside := misplaced(rects[: found.count], width, height)):
+            if found is None:
+                return rects
+            if len(rects) not in {found.total, found.count}:
+                raise FileProblem(f"has {len(rects)} rectangles for {found.total} frames; each frame needs one")
+            if found.width and (outside := misplaced(rects[: found.count], found.width, found.height)):
                 raise FileProblem([f"has a rectangle that can not be used: {problem}" for problem in outside])
         except FileProblem as problem:
             self._note(problem, "crop_rects_path", path)
@@ -186,3 +199,13 @@ class _Loader:
     def _note(self, problem: FileProblem, key: str, path: Path) -> None:
         inside = path.is_relative_to(self._models_root)
         self._problems += problem.of(f"{key}: {path.relative_to(self._models_root) if inside else path.name}")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether the folder of frames is missing or quite empty."""
+    try:
+        return next(folder.iterdir(), None) is None
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False

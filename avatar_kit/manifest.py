@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
 
 from avatar_kit.errors import BrokenAvatar, shortened
 from avatar_kit.geometry import Mask, Paste
@@ -50,14 +50,25 @@ class FileEntries(_Part):
     crop_rects: FileEntry
     """JSON array of [x1, y1, x2, y2], one a frame, half open."""
 
-    frame_checksums: FileEntry
-    """The SHA-256 of every frame picture, in the format of the sha256sum tool."""
+    frame_checksums: FileEntry | None = None
+    """The SHA-256 of every frame picture, in the format of the sha256sum tool. For frames that are pictures."""
+
+    background_video: FileEntry | None = None
+    """The video that the frames are in, 25 a second throughout, instead of pictures."""
 
     audio_encoder: FileEntry | None = None
     """An audio encoder of the avatar's own, ONNX; without it the shared one serves."""
 
     features: FileEntry | None = None
     """The clip's own audio features, NumPy float32 [rows, 512]."""
+
+    @model_validator(mode="after")
+    def _frames_once(self) -> Self:
+        if self.frame_checksums is None and self.background_video is None:
+            raise ValueError("frame_checksums is missing, or background_video: the frames are pictures or in a video")
+        if self.frame_checksums and self.background_video:
+            raise ValueError("frame_checksums and background_video: the frames are pictures or in a video, not both")
+        return self
 
 
 def mask_from_list(value: object) -> object:
@@ -82,7 +93,7 @@ class Manifest(_Part):
     """Frames a second. Only 25 can be served: the networks of this family take one row of audio a frame, 25 a second."""
 
     frame_count: StrictInt = Field(ge=1, le=MAX_FRAMES)
-    """Number of pictures frames/frame_000000.jpg (or .png), frame_000001.jpg and so on."""
+    """Number of pictures frames/frame_000000.jpg (or .png), frame_000001.jpg and so on, or of those in the video."""
 
     width: StrictInt
     """Width of every frame, in pixels."""

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from avatar_kit.avatar import Avatar
-from avatar_kit.extraction import video_pictures
 from avatar_kit.geometry import CROP_SIZE, MOUTH_SIZE, Picture, crop_328, inner
 from avatar_kit.safe_files import FileProblem
+from avatar_kit.video_files import video_pictures
 
 _SAMPLES = 16
 _FOREIGN_DIFFERENCE = 16.0  # of 255, mean over the picture; video compression costs 1 to 4

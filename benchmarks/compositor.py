@@ -25,6 +25,7 @@ import turbojpeg
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar, load_avatar
+from avatar_kit.frames import PictureFrames
 from avatar_kit.geometry import Paste, Picture, Rect, crop_328
 from avatar_kit.writer import AvatarWriter
 from compositing_service.composer import AvatarComposer, open_composer
@@ -160,7 +161,7 @@ def weigh(root: Path) -> int:
     avatar = dataclasses.replace(
         short,
         frame_count=REAL_FRAMES,
-        frame_paths=tuple(short.frame_paths[index] for index in order),
+        frames=PictureFrames(tuple(short.frame_paths[index] for index in order), short.width, short.height),
         rects=tuple(short.rects[index] for index in order),
     )
     process = psutil.Process()

@@ -106,7 +106,7 @@ class ModelAdmin:
             info.error = str(error)
             return info
         info.model_path = self.catalog.shown(avatar.network_path)
-        info.background_dir = self.catalog.shown(avatar.frame_paths[0].parent)
+        info.background_dir = self.catalog.shown(avatar.frames.place)
         info.crop_rects_path = self.catalog.shown(avatar.rects_path) if avatar.rects_path else ""
         info.frame_count, info.width, info.height, info.fps = avatar.frame_count, avatar.width, avatar.height, avatar.fps
         return info

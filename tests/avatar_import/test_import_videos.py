@@ -138,7 +138,7 @@ def test_few_frames_are_in_memory_at_once(tmp_path: Path, monkeypatch) -> None:
     from avatar_kit.importing import videos
 
     decoded = []
-    original = videos._decoded
+    original = videos.decoded
 
     def counting(container, stream):
         for frame in original(container, stream):
@@ -146,7 +146,7 @@ def test_few_frames_are_in_memory_at_once(tmp_path: Path, monkeypatch) -> None:
             yield frame
 
     clip = open_video(write_video(tmp_path / "a.mp4", 100))
-    monkeypatch.setattr(videos, "_decoded", counting)
+    monkeypatch.setattr(videos, "decoded", counting)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     files = clip.files()
     for taken in range(1, 60):

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from avatar_kit.avatar import Loop, Mask, Paste, Rect
 from avatar_kit.catalog import AvatarCatalog
-from avatar_kit.errors import BrokenAvatar
+from avatar_kit.errors import AvatarReplaced, BrokenAvatar
 from avatar_kit.model_entry import ModelEntry
 
 Frame = Callable[..., NDArray[np.uint8]]
@@ -230,9 +230,9 @@ def test_either_name_asks_for_preloading(entry: dict[str, bool], wanted: bool) -
     assert ModelEntry.model_validate(entry).wants_model_preloaded is wanted
 
 
-def write_video(path: Path, pictures: list[NDArray[np.uint8]]) -> None:
+def write_video(path: Path, pictures: list[NDArray[np.uint8]], *, rate: int = 25) -> None:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"crf": "12", "preset": "ultrafast"})
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "12", "preset": "ultrafast"})
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         for picture in pictures:
@@ -252,39 +252,63 @@ def filmed(models_root: Path, old_avatar: Callable[..., Path], frame: Frame) -> 
 VIDEO = "sanders/full_body_video.mp4"
 
 
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    return {path: None if path.is_dir() else path.read_bytes() for path in folder.rglob("*")}
+
+
 @pytest.mark.parametrize("with_folder", [True, False], ids=["empty", "missing"])
-def test_frames_are_taken_from_the_video(filmed: Path, models_root: Path, frame: Frame, with_folder: bool) -> None:
+def test_frames_are_read_out_of_the_video(filmed: Path, models_root: Path, frame: Frame, with_folder: bool) -> None:
     if not with_folder:
         (filmed / "frames").rmdir()
+    before = contents(models_root)
     avatar = catalog(models_root, source_video=VIDEO).get("sanders")
-    assert sorted(path.name for path in (filmed / "frames").iterdir()) == [f"frame_{index:06d}.jpg" for index in range(6)]
-    for index in range(6):
+    assert (avatar.frame_count, avatar.width, avatar.height, avatar.frame_paths) == (6, 160, 96, ())
+    for index in (5, 0, 3, 1, 2, 4):
         assert np.abs(avatar.read_frame(index).astype(int) - frame(index)).mean() < 4
-    assert [path.name for path in filmed.iterdir() if path.name.startswith(".")] == []
+    assert contents(models_root) == before, "nothing is written where the services read"
 
 
-def test_frames_that_are_there_are_left_alone(filmed: Path, models_root: Path) -> None:
-    first = catalog(models_root, source_video=VIDEO).get("sanders")
-    before = {path: path.stat().st_mtime_ns for path in first.frame_paths}
-    again = catalog(models_root, source_video=VIDEO).get("sanders")
-    assert {path: path.stat().st_mtime_ns for path in again.frame_paths} == before
+def test_frames_that_are_there_come_before_the_video(models_root: Path, old_avatar: Callable[..., Path], frame: Frame) -> None:
+    folder = old_avatar()
+    write_video(folder / "full_body_video.mp4", [frame(0)] * 6)
+    avatar = catalog(models_root, source_video=VIDEO).get("sanders")
+    assert len(avatar.frame_paths) == 6
 
 
-def test_no_more_frames_are_taken_than_wanted(filmed: Path, models_root: Path) -> None:
+def test_as_many_frames_as_are_wanted(filmed: Path, models_root: Path) -> None:
     rects = json.loads((filmed / "crop_rects.json").read_text())
     (filmed / "crop_rects.json").write_text(json.dumps(rects[:4]))
-    assert catalog(models_root, source_video=VIDEO, num_frames=4).get("sanders").frame_count == 4
-    assert len(list((filmed / "frames").iterdir())) == 4
+    avatar = catalog(models_root, source_video=VIDEO, num_frames=4).get("sanders")
+    assert avatar.frame_count == 4
+    avatar.read_frame(3)
+    with pytest.raises(IndexError):
+        avatar.read_frame(4)
+    assert "num_frames is 7, but there are 6 frames" in problems_of(models_root, source_video=VIDEO, num_frames=7)
+    assert "has 4 rectangles for 6 frames" in problems_of(models_root, source_video=VIDEO)
 
 
-def test_a_video_cut_short_leaves_no_frames(filmed: Path, models_root: Path) -> None:
+def test_a_video_cut_short_is_a_problem(filmed: Path, models_root: Path) -> None:
     video = filmed / "full_body_video.mp4"
     video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
     assert "source_video: sanders/full_body_video.mp4 is not a video, or is truncated" in problems_of(
         models_root, source_video=VIDEO
     )
-    assert list((filmed / "frames").iterdir()) == []
-    assert [path.name for path in filmed.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_video_at_another_rate_has_to_be_imported(filmed: Path, models_root: Path, frame: Frame) -> None:
+    write_video(filmed / "full_body_video.mp4", [frame(index) for index in range(6)], rate=30)
+    said = problems_of(models_root, source_video=VIDEO)
+    assert "source_video: sanders/full_body_video.mp4 does not run at 25 frames a second throughout (it says 30)" in said
+
+
+def test_a_video_that_is_replaced_is_noticed(filmed: Path, models_root: Path, frame: Frame) -> None:
+    avatar = catalog(models_root, source_video=VIDEO).get("sanders")
+    avatar.read_frame(0)
+    write_video(filmed / "other.mp4", [frame(5 - index) for index in range(6)])
+    (filmed / "other.mp4").rename(filmed / "full_body_video.mp4")
+    with pytest.raises(AvatarReplaced):
+        avatar.read_frame(1)
+    assert catalog(models_root, source_video=VIDEO).get("sanders").version != avatar.version
 
 
 @pytest.mark.parametrize(
@@ -293,27 +317,3 @@ def test_a_video_cut_short_leaves_no_frames(filmed: Path, models_root: Path) -> 
 def test_what_is_no_video_is_a_problem(filmed: Path, models_root: Path, content: bytes) -> None:
     (filmed / "full_body_video.mp4").write_bytes(content)
     assert "source_video" in problems_of(models_root, source_video=VIDEO)
-
-
-def test_a_folder_that_can_not_be_written_is_told(filmed: Path, models_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path, *args: Any, **options: Any) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    assert "can not be written into background_dir: Permission denied" in problems_of(models_root, source_video=VIDEO)
-
-
-def test_two_services_may_take_the_frames_at_the_same_time(
-    filmed: Path, models_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The other one is done while this one is at its last frame."""
-    mkdir = Path.mkdir
-
-    def mkdir_and_the_other_wins(self: Path, *args: Any, **options: Any) -> None:
-        mkdir(self, *args, **options)
-        monkeypatch.setattr(Path, "mkdir", mkdir)
-        catalog(models_root, source_video=VIDEO).get("sanders")
-
-    monkeypatch.setattr(Path, "mkdir", mkdir_and_the_other_wins)
-    assert catalog(models_root, source_video=VIDEO).get("sanders").frame_count == 6
-    assert [path.name for path in filmed.iterdir() if path.name.startswith(".")] == []

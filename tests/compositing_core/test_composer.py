@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avatar_kit.errors import BrokenAvatar
+from avatar_kit.frames import PictureFrames
 from avatar_kit.geometry import Paste, Rect
 
 
@@ -215,7 +216,8 @@ def test_a_truncated_jpeg_frame_is_no_grey_picture(make_avatar, make_composer, m
     jpeg = cv2.imencode(".jpg", make_texture(96, 80, seed=5))[1].tobytes()
     path = avatar.frame_paths[0].with_suffix(".jpg")
     path.write_bytes(jpeg[: len(jpeg) * 2 // 3])
-    avatar = dataclasses.replace(avatar, frame_paths=(avatar.frame_paths[1], path, *avatar.frame_paths[2:]))
+    files = (avatar.frame_paths[1], path, *avatar.frame_paths[2:])
+    avatar = dataclasses.replace(avatar, frames=PictureFrames(files, avatar.width, avatar.height))
     with pytest.raises(BrokenAvatar):
         make_composer(avatar).composite(1, mouths[0], quality=75)
 
