@@ -18,7 +18,7 @@ from avatar_kit.importing.framing import Framing, from_detection
 from avatar_kit.importing.models import Prepared, prepare
 from avatar_kit.importing.plan import Plan
 from avatar_kit.importing.problems import ImportRefused
-from avatar_kit.importing.sources import FrameSource
+from avatar_kit.importing.sources import JPEG_QUALITY, FrameSource
 from avatar_kit.reference_videos import compare_videos
 from avatar_kit.safe_files import FileProblem
 from avatar_kit.writer import AvatarWriter
@@ -69,7 +69,7 @@ def run_import(plan: Plan, progress: Progress | None = None) -> Imported:
                 writer.set_audio_encoder(encoder.content)
             if plan.features is not None:
                 writer.set_features(plan.features)
-            _write_frames(writer, plan.frames, framing.rects, report)
+            notes += _write_frames(writer, plan.frames, framing.rects, report)
             avatar = writer.finish()
     if plan.framing is None:
         notes += framing.derived
@@ -109,13 +109,15 @@ def _found_framing(plan: Plan, report: Progress) -> Framing:
         raise ImportRefused(problem.of(frames.name)) from None
 
 
-def _write_frames(writer: AvatarWriter, frames: FrameSource, rects: list[Rect], report: Progress) -> None:
-    """All frames; from the first bad one on nothing more is written, and the rest are looked through for others."""
+def _write_frames(writer: AvatarWriter, frames: FrameSource, rects: list[Rect], report: Progress) -> list[str]:
+    """All frames; from the first bad one on nothing more is written, and the others are looked through too. Returns notes."""
     problems: list[str] = []
+    turned = 0
     report("frames", 0, frames.count)
     try:
         for index, file in enumerate(frames.files()):
             problems += file.problems
+            turned += file.turned
             if not problems:
                 writer.add_frame(file.data, rects[index])
             report("frames", index + 1, frames.count)
@@ -123,6 +125,10 @@ def _write_frames(writer: AvatarWriter, frames: FrameSource, rects: list[Rect], 
         problems += problem.of(frames.name)
     if problems:
         raise ImportRefused(shortened(problems))
+    if not turned:
+        return []
+    stored = "1 picture is" if turned == 1 else f"{turned} pictures are"
+    return [f"{frames.name}: {stored} stored turned: written upright, as JPEG of quality {JPEG_QUALITY}"]
 
 
 def _witness(plan: Plan, avatar: Avatar) -> list[str]:

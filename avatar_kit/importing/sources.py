@@ -10,13 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import cv2
+
 from avatar_kit.geometry import Picture
+from avatar_kit.importing.upright import turned_upright
 from avatar_kit.numbering import numbered_frames
 from avatar_kit.pictures import MAX_PICTURE_BYTES, check_thoroughly, decode_picture, inspect_picture
 from avatar_kit.safe_files import FileProblem, read_bounded
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+JPEG_QUALITY = 95  # the pictures are encoded once more when they are served
 
 _AHEAD = 2  # pictures in work for each thread: enough that none waits, and few enough to weigh nothing
 
@@ -27,6 +32,8 @@ class FrameFile:
 
     data: bytes
     problems: tuple[str, ...] = ()
+    turned: bool = False
+    """Whether it is not the source's file but a new one, as that one lies on its side."""
 
 
 class FrameSource(Protocol):
@@ -57,7 +64,7 @@ class FrameSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PictureFolder:
-    """Picture files numbered without a gap; they are kept byte for byte."""
+    """Picture files numbered without a gap; they are kept byte for byte, but for those that lie on their side."""
 
     folder: Path
     paths: tuple[Path, ...] = field(repr=False)
@@ -90,16 +97,38 @@ class PictureFolder:
     def _file(self, path: Path) -> FrameFile:
         try:
             data = read_bounded(path, MAX_PICTURE_BYTES)
-            check_thoroughly(data, width=self.width, height=self.height)
+            turned = turned_upright(data)
+            if turned is None:
+                check_thoroughly(data, width=self.width, height=self.height)
+                return FrameFile(data)
+            self._check_size(turned)
+            return FrameFile(as_jpeg(turned), turned=True)
         except FileProblem as problem:
             return FrameFile(b"", tuple(problem.of(f"{self.name}/{path.name}")))
-        return FrameFile(data)
 
     def _picture(self, path: Path) -> Picture:
         try:
-            return decode_picture(read_bounded(path, MAX_PICTURE_BYTES), width=self.width, height=self.height)
+            data = read_bounded(path, MAX_PICTURE_BYTES)
+            turned = turned_upright(data)
+            if turned is None:
+                return decode_picture(data, width=self.width, height=self.height)
+            self._check_size(turned)
+            return turned
         except FileProblem as problem:
             raise FileProblem([f"has a bad picture: {sentence}" for sentence in problem.of(path.name)]) from None
+
+    def _check_size(self, picture: Picture) -> None:
+        height, width = picture.shape[:2]
+        if (width, height) != (self.width, self.height):
+            raise FileProblem(f"is {width}x{height}, the avatar is {self.width}x{self.height}")
+
+
+def as_jpeg(picture: Picture) -> bytes:
+    """A JPEG file of a picture that is no file yet. Raises FileProblem."""
+    encoded, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not encoded:
+        raise FileProblem("has a frame that can not be encoded")
+    return jpeg.tobytes()
 
 
 def open_folder(folder: Path, *, inside: Path) -> PictureFolder:
@@ -108,10 +137,19 @@ def open_folder(folder: Path, *, inside: Path) -> PictureFolder:
     if not paths:
         raise FileProblem("has no frame pictures in it; they are named 0.jpg, frame_000000.jpg or frame_0000.png and so on")
     try:
-        header = inspect_picture(read_bounded(paths[0], MAX_PICTURE_BYTES))
+        width, height = _size_of(read_bounded(paths[0], MAX_PICTURE_BYTES))
     except FileProblem as problem:
         raise FileProblem([f"has a bad picture: {sentence}" for sentence in problem.of(paths[0].name)]) from None
-    return PictureFolder(folder, tuple(paths), header.width, header.height)
+    return PictureFolder(folder, tuple(paths), width, height)
+
+
+def _size_of(data: bytes) -> tuple[int, int]:
+    """Width and height, the way up that the picture is to be shown. Raises FileProblem."""
+    turned = turned_upright(data)
+    if turned is not None:
+        return turned.shape[1], turned.shape[0]
+    header = inspect_picture(data)
+    return header.width, header.height
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
