@@ -11,40 +11,51 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.facts import avatar_facts
 from avatar_kit.geometry import CROP_SIZE, MARGIN, MOUTH_SIZE, Picture, Rect, crop_328, inner
+from avatar_kit.paper import (
+    BAD,
+    BOLD,
+    EMPTY,
+    FAINT,
+    FILM_WIDTH,
+    GAP,
+    INNER_COLOUR,
+    LABEL_HEIGHT,
+    MASK_COLOUR,
+    PAGE_MARGIN,
+    PAPER,
+    RECT_COLOUR,
+    SIDE_WIDTH,
+    TEXT,
+    outline,
+    write,
+)
+from avatar_kit.seam import Composite, seam_panel
 from avatar_kit.verify import Report
 
-_Colour = tuple[int, int, int]  # BGR
-_PAPER: _Colour = (30, 27, 25)
-_EMPTY: _Colour = (48, 44, 41)
-_TEXT: _Colour = (240, 238, 236)
-_FAINT: _Colour = (168, 160, 154)
-_RECT_COLOUR: _Colour = (120, 230, 90)
-_INNER_COLOUR: _Colour = (255, 200, 90)
-_MASK_COLOUR: _Colour = (60, 170, 255)
-_BAD: _Colour = (80, 80, 235)
+__all__ = ["Composite", "contact_sheet", "summary"]
 
-_MARGIN, _GAP = 28, 14
-_FILM_WIDTH, _SIDE_WIDTH = 1056, 480  # the frames on the left, the enlarged crop on the right
-_HEADING_HEIGHT, _LABEL_HEIGHT = 92, 30
-_NORMAL, _BOLD = 400, 650  # weights of the typeface
+_HEADING_HEIGHT = 92
 
 
-def contact_sheet(avatar: Avatar) -> Picture:
+def contact_sheet(avatar: Avatar, composite: Composite | str) -> Picture:
     """A picture of the whole avatar, about 1600 pixels wide, BGR.
 
     Frames from the whole clip with their rectangles, and one crop enlarged with the region that the network replaces and the
-    mask. A frame that can not be read is shown as such.
+    mask. A frame that can not be read is shown as such. Below that the seam of `composite`, or why there is none.
     """
     grid = _Grid.of(avatar)
-    side_height = _SIDE_WIDTH + 3 * _LABEL_HEIGHT + (_SIDE_WIDTH - _GAP) // 2 + _LABEL_HEIGHT
-    height = _MARGIN + _HEADING_HEIGHT + max(grid.height, side_height) + _MARGIN
-    width = _MARGIN + _FILM_WIDTH + _MARGIN + _SIDE_WIDTH + _MARGIN
-    sheet: Picture = np.full((height, width, 3), _PAPER, np.uint8)
+    side_height = SIDE_WIDTH + 3 * LABEL_HEIGHT + (SIDE_WIDTH - GAP) // 2 + LABEL_HEIGHT
+    seam = seam_panel(avatar, composite)
+    seam_top = PAGE_MARGIN + _HEADING_HEIGHT + max(grid.height, side_height) + PAGE_MARGIN
+    height = seam_top + seam.shape[0] + PAGE_MARGIN
+    width = PAGE_MARGIN + FILM_WIDTH + PAGE_MARGIN + SIDE_WIDTH + PAGE_MARGIN
+    sheet: Picture = np.full((height, width, 3), PAPER, np.uint8)
     _draw_heading(sheet, avatar)
     for place, index in enumerate(grid.frames):
         x, y = grid.corner(place)
         _draw_frame(sheet, avatar, index, (x, y), grid)
-    _draw_side(sheet, avatar, _MARGIN + _FILM_WIDTH + _MARGIN, _MARGIN + _HEADING_HEIGHT)
+    _draw_side(sheet, avatar, PAGE_MARGIN + FILM_WIDTH + PAGE_MARGIN, PAGE_MARGIN + _HEADING_HEIGHT)
+    sheet[seam_top : seam_top + seam.shape[0], PAGE_MARGIN : PAGE_MARGIN + seam.shape[1]] = seam
     return sheet
 
 
@@ -76,28 +87,28 @@ class _Grid:
         columns, rows = (3, 4) if aspect > 1.2 else (4, 3) if aspect > 0.8 else (5, 2)
         count = min(columns * rows, avatar.frame_count)
         frames = tuple(index * avatar.frame_count // count for index in range(count))
-        width = (_FILM_WIDTH - (columns - 1) * _GAP) // columns
+        width = (FILM_WIDTH - (columns - 1) * GAP) // columns
         return cls(columns, width, min(max(1, round(width / aspect)), 4 * width), frames)
 
     @property
     def height(self) -> int:
         rows = -(-len(self.frames) // self.columns)
-        return rows * (self.picture_height + _LABEL_HEIGHT)
+        return rows * (self.picture_height + LABEL_HEIGHT)
 
     def corner(self, place: int) -> tuple[int, int]:
         row, column = divmod(place, self.columns)
         return (
-            _MARGIN + column * (self.picture_width + _GAP),
-            _MARGIN + _HEADING_HEIGHT + row * (self.picture_height + _LABEL_HEIGHT),
+            PAGE_MARGIN + column * (self.picture_width + GAP),
+            PAGE_MARGIN + _HEADING_HEIGHT + row * (self.picture_height + LABEL_HEIGHT),
         )
 
 
 def _draw_heading(sheet: Picture, avatar: Avatar) -> None:
-    _write(sheet, avatar.id, (_MARGIN, _MARGIN + 34), _TEXT, 34, weight=_BOLD)
+    write(sheet, avatar.id, (PAGE_MARGIN, PAGE_MARGIN + 34), TEXT, 34, weight=BOLD)
     seconds = avatar.frame_count / avatar.fps
     size = f"{avatar.width}x{avatar.height}"
     line = f"{size}, {avatar.frame_count} frames, {seconds:.1f} s, loop {avatar.loop.value}, paste {avatar.paste.value}"
-    _write(sheet, line, (_MARGIN, _MARGIN + 66), _FAINT, 17)
+    write(sheet, line, (PAGE_MARGIN, PAGE_MARGIN + 66), FAINT, 17)
 
 
 def _draw_frame(sheet: Picture, avatar: Avatar, index: int, corner: tuple[int, int], grid: _Grid) -> None:
@@ -107,16 +118,16 @@ def _draw_frame(sheet: Picture, avatar: Avatar, index: int, corner: tuple[int, i
     try:
         picture = avatar.read_frame(index)
     except BrokenAvatar:
-        box[:] = _EMPTY
-        _write(sheet, "can not be read", (x + 14, y + 30), _BAD, 16, weight=_BOLD)
+        box[:] = EMPTY
+        write(sheet, "can not be read", (x + 14, y + 30), BAD, 16, weight=BOLD)
     else:
         box[:] = cv2.resize(picture, (grid.picture_width, grid.picture_height), interpolation=cv2.INTER_AREA)
         scale = grid.picture_width / avatar.width
-        _outline(box, Rect(*(round(edge * scale) for edge in (rect.x1, rect.y1, rect.x2, rect.y2))), _RECT_COLOUR)
+        outline(box, Rect(*(round(edge * scale) for edge in (rect.x1, rect.y1, rect.x2, rect.y2))), RECT_COLOUR)
     label = f"{index}"
-    _write(sheet, label, (x, y + grid.picture_height + 19), _TEXT, 14, weight=_BOLD)
+    write(sheet, label, (x, y + grid.picture_height + 19), TEXT, 14, weight=BOLD)
     place = f"{rect.width}x{rect.height} at {rect.x1}, {rect.y1}"
-    _write(sheet, place, (x + 14 + 9 * len(label), y + grid.picture_height + 19), _FAINT, 14)
+    write(sheet, place, (x + 14 + 9 * len(label), y + grid.picture_height + 19), FAINT, 14)
 
 
 def _draw_side(sheet: Picture, avatar: Avatar, x: int, y: int) -> None:
@@ -125,40 +136,31 @@ def _draw_side(sheet: Picture, avatar: Avatar, x: int, y: int) -> None:
     try:
         crop = crop_328(avatar.read_frame(index), avatar.rects[index])
     except BrokenAvatar:
-        sheet[y : y + _SIDE_WIDTH, x : x + _SIDE_WIDTH] = _EMPTY
-        _write(sheet, f"frame {index} can not be read", (x + 14, y + 30), _BAD, 16, weight=_BOLD)
+        sheet[y : y + SIDE_WIDTH, x : x + SIDE_WIDTH] = EMPTY
+        write(sheet, f"frame {index} can not be read", (x + 14, y + 30), BAD, 16, weight=BOLD)
         return
-    scale = _SIDE_WIDTH / CROP_SIZE
-    large = sheet[y : y + _SIDE_WIDTH, x : x + _SIDE_WIDTH]
-    large[:] = cv2.resize(crop, (_SIDE_WIDTH, _SIDE_WIDTH), interpolation=cv2.INTER_CUBIC)
+    scale = SIDE_WIDTH / CROP_SIZE
+    large = sheet[y : y + SIDE_WIDTH, x : x + SIDE_WIDTH]
+    large[:] = cv2.resize(crop, (SIDE_WIDTH, SIDE_WIDTH), interpolation=cv2.INTER_CUBIC)
     mask = avatar.mask
     left, top = MARGIN + mask.x, MARGIN + mask.y
     regions = (
-        (Rect(0, 0, CROP_SIZE, CROP_SIZE), _RECT_COLOUR, f"the rectangle of frame {index}, as a crop of {CROP_SIZE}x{CROP_SIZE}"),
-        (Rect(MARGIN, MARGIN, MARGIN + MOUTH_SIZE, MARGIN + MOUTH_SIZE), _INNER_COLOUR, "what the network sees and replaces"),
-        (Rect(left, top, left + mask.width, top + mask.height), _MASK_COLOUR, "what the mask hides from it"),
+        (Rect(0, 0, CROP_SIZE, CROP_SIZE), RECT_COLOUR, f"the rectangle of frame {index}, as a crop of {CROP_SIZE}x{CROP_SIZE}"),
+        (Rect(MARGIN, MARGIN, MARGIN + MOUTH_SIZE, MARGIN + MOUTH_SIZE), INNER_COLOUR, "what the network sees and replaces"),
+        (Rect(left, top, left + mask.width, top + mask.height), MASK_COLOUR, "what the mask hides from it"),
     )
-    line = y + _SIDE_WIDTH
+    line = y + SIDE_WIDTH
     for rect, colour, legend in regions:
-        _outline(large, Rect(*(round(edge * scale) for edge in (rect.x1, rect.y1, rect.x2, rect.y2))), colour)
-        line += _LABEL_HEIGHT
+        outline(large, Rect(*(round(edge * scale) for edge in (rect.x1, rect.y1, rect.x2, rect.y2))), colour)
+        line += LABEL_HEIGHT
         sheet[line - 17 : line - 5, x : x + 12] = colour
-        _write(sheet, legend, (x + 22, line - 6), _TEXT, 15)
-    _draw_inputs(sheet, avatar, inner(crop), x, line + _GAP)
+        write(sheet, legend, (x + 22, line - 6), TEXT, 15)
+    _draw_inputs(sheet, avatar, inner(crop), x, line + GAP)
 
 
 def _draw_inputs(sheet: Picture, avatar: Avatar, seen: Picture, x: int, y: int) -> None:
-    size = (_SIDE_WIDTH - _GAP) // 2
+    size = (SIDE_WIDTH - GAP) // 2
     masked = (seen * avatar.mask.kept()[..., None]).astype(np.uint8)
-    for picture, label, left in ((seen, "the network's first picture", x), (masked, "its second, masked", x + size + _GAP)):
+    for picture, label, left in ((seen, "the network's first picture", x), (masked, "its second, masked", x + size + GAP)):
         sheet[y : y + size, left : left + size] = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
-        _write(sheet, label, (left, y + size + 19), _FAINT, 14)
-
-
-def _outline(picture: Picture, rect: Rect, colour: _Colour) -> None:
-    cv2.rectangle(picture, (rect.x1, rect.y1), (rect.x2 - 1, rect.y2 - 1), colour, 2, cv2.LINE_AA)
-
-
-def _write(picture: Picture, text: str, at: tuple[int, int], colour: _Colour, size: int, *, weight: int = _NORMAL) -> None:
-    """Text with its baseline at `at`, in the typeface that OpenCV carries."""
-    cv2.putText(picture, text, at, colour, cv2.FontFace("sans"), size, weight)
+        write(sheet, label, (left, y + size + 19), FAINT, 14)

@@ -89,6 +89,9 @@ def import_command(
     idle: Annotated[
         str | None, typer.Option("--idle", metavar="FIRST,LAST", help="Frames shown while nobody speaks; all without.")
     ] = None,
+    keep_video: Annotated[
+        bool, typer.Option("--keep-video", help="Keep the video, which must run at 25 frames a second, instead of extracting it.")
+    ] = False,
     replace: Replace = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
@@ -115,6 +118,7 @@ def import_command(
         mask=parse_mask(mask),
         reference_frame=parse_reference(reference).frame,
         idle=parse_idle(idle),
+        keep_video=keep_video,
         replace=replace,
     )
     plan = plan_import(options)
@@ -181,9 +185,11 @@ def inspect_command(
     from avatar_kit.catalog import AvatarCatalog
     from avatar_kit.inspect import contact_sheet, summary
     from lipsync_cli.files import write_png
+    from lipsync_cli.speaking import loud_moment
 
-    avatar = AvatarCatalog(models_root).get(avatar_id)
+    catalog = AvatarCatalog(models_root)
+    avatar = catalog.get(avatar_id)
     sheet = out or Path(f"{avatar_id}.png")
     check_suffix(sheet, ".png", "--out")
-    write_png(sheet, contact_sheet(avatar))
+    write_png(sheet, contact_sheet(avatar, loud_moment(avatar, catalog)))
     typer.echo(f"{summary(avatar)}contact sheet: {sheet}")
