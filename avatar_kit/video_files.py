@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from avatar_kit.geometry import Picture
@@ -66,9 +66,14 @@ def video_pictures(video: Path) -> Iterator[Picture]:
 
 
 def picture_of(frame: av.VideoFrame) -> Picture:
-    """[height, width, 3] BGR, the way up that the video says it is to be shown. For any number of threads."""
+    """[height, width, 3] BGR, the way up that the video says it is to be shown. For any number of threads.
+
+    The same numbers as OpenCV's reader gives, with which the family's tools make the pictures that training sees: hence the
+    interpolation of colours that are stored smaller than the picture.
+    """
     # A frame's own converter is not for two threads at a time.
-    picture = np.asarray(VideoReformatter().reformat(frame, format="bgr24").to_ndarray(), np.uint8)
+    converted = VideoReformatter().reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC)
+    picture = np.asarray(converted.to_ndarray(), np.uint8)
     turn = _TURNS.get(round(frame.rotation) % 360)
     return picture if turn is None else np.asarray(cv2.rotate(picture, turn), np.uint8)
 

@@ -8,17 +8,14 @@ from itertools import repeat
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.geometry import Picture
-from avatar_kit.importing.sources import FrameFile, in_order
+from avatar_kit.importing.sources import FrameFile, as_jpeg, in_order
 from avatar_kit.safe_files import FileProblem
 from avatar_kit.video_files import decoded, opened_video, picture_of
 from avatar_kit.video_index import at_25, index_video
-
-JPEG_QUALITY = 95  # the pictures are encoded once more when they are served
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +84,4 @@ def open_video(path: Path) -> VideoClip:
 
 def _encoded(shown: tuple[av.VideoFrame, int]) -> tuple[bytes, int]:
     frame, times = shown
-    encoded, jpeg = cv2.imencode(".jpg", picture_of(frame), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    if not encoded:
-        raise FileProblem("has a frame that can not be encoded")
-    return jpeg.tobytes(), times
+    return as_jpeg(picture_of(frame)), times

@@ -7,6 +7,7 @@ import struct
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -82,6 +83,75 @@ def test_a_count_that_fits_neither_is_refused(refused, layouts, tmp_path: Path) 
     net = layouts.onnx(tmp_path / "nets" / "net.onnx", network())
     said = refused(video, "--rectangles", tmp_path / "rects.json", "--checkpoint", net)
     assert "rects.json has 22 rectangles, but a.mp4 has 24 (or, at 25 a second, 20) frames" in said
+
+
+def read_by_opencv(path: Path) -> list[np.ndarray]:
+    """OpenCV's own reader, which the family's tools use."""
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    capture.release()
+    return frames
+
+
+def colourful(index: int, width: int, height: int) -> np.ndarray:
+    noise = np.random.default_rng(index).integers(0, 256, (6, 8, 3), np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+KINDS: dict[str, tuple[str, str, dict[str, int]]] = {
+    "4:2:0": ("libx264", "yuv420p", {}),
+    "4:2:2": ("libx264", "yuv422p", {}),
+    "4:4:4": ("libx264", "yuv444p", {}),
+    "10 bits": ("libx264", "yuv420p10le", {}),
+    "10 bits 4:2:2": ("libx264", "yuv422p10le", {}),
+    "10 bits 4:4:4": ("libx264", "yuv444p10le", {}),
+    "ProRes": ("prores_ks", "yuv422p10le", {}),
+    "full range": ("libx264", "yuv420p", {"color_range": 2}),
+    "BT.709": ("libx264", "yuv420p", {"colorspace": 1}),
+    "BT.709 of full range": ("libx264", "yuv420p", {"colorspace": 1, "color_range": 2}),
+    "BT.2020 of 10 bits": ("libx264", "yuv420p10le", {"colorspace": 9}),
+    "RGB": ("ffv1", "bgr0", {}),
+    "RGB of 16 bits": ("ffv1", "gbrp16le", {}),
+    "grey": ("ffv1", "gray", {}),
+    "see-through": ("ffv1", "yuva444p", {}),
+}
+
+
+SIZES = {"landscape": (160, 96), "portrait": (96, 160)}
+ODD = {"odd": (161, 97)}  # not where a colour stands for two columns
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        pytest.param(kind, size, id=f"{kind}, {name}")
+        for kind, (codec, form, _) in KINDS.items()
+        for name, size in (SIZES | ODD if codec == "ffv1" or "444" in form else SIZES).items()
+    ],
+)
+def test_pictures_are_those_that_training_saw(tmp_path: Path, kind: str, size: tuple[int, int]) -> None:
+    codec, form, properties = KINDS[kind]
+    path = tmp_path / ("a.mkv" if codec == "ffv1" else "a.mov")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = *size, form
+        if codec == "libx264":
+            stream.options = {"qp": "6"}
+        for name, value in properties.items():
+            setattr(stream.codec_context, name, value)
+        for index in range(4):
+            frame = av.VideoFrame.from_ndarray(colourful(index, *size), format="bgr24").reformat(
+                format=form, dst_colorspace=properties.get("colorspace"), dst_color_range=properties.get("color_range")
+            )
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    clip = open_video(path)
+    assert (clip.count, clip.width, clip.height) == (4, *size)
+    for shown, wanted in zip(clip.pictures(), read_by_opencv(path), strict=True):
+        np.testing.assert_array_equal(shown, wanted)
 
 
 @pytest.mark.parametrize("turn", [90, 180, 270])
