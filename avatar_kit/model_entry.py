@@ -39,7 +39,7 @@ class ModelEntry(BaseModel):
     """Serve only the first so many frames; it is an error if there are fewer. Default: all."""
 
     source_video: Path | None = None
-    """Video that the frames are read out of when background_dir is empty or missing, at 25 frames a second. Nothing is written."""
+    """Video that the frames are read out of when background_dir is empty or missing, at 25 a second. Nothing is written."""
 
     crops_video_path: Path | None = None
     """Video of the 328 x 328 crops. Not needed to serve, crops are computed: `lipsync avatar verify` compares the two."""

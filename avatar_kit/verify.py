@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from avatar_kit.avatar import Avatar, load_avatar
@@ -16,7 +17,7 @@ from avatar_kit.errors import BrokenAvatar, shortened
 from avatar_kit.facts import avatar_facts, memory_bytes
 from avatar_kit.features import MISSING_ROWS, map_features
 from avatar_kit.legacy import load_legacy
-from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, Manifest, read_manifest
+from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, FileEntry, Manifest, read_manifest
 from avatar_kit.network_trial import try_encoder, try_network
 from avatar_kit.onnx_io import encoder_io, network_io
 from avatar_kit.onnx_sessions import OnnxRuntimeMissing
@@ -24,6 +25,7 @@ from avatar_kit.pictures import MAX_PICTURE_BYTES, check_thoroughly
 from avatar_kit.rect_motion import motion_warnings
 from avatar_kit.reference_videos import compare_videos
 from avatar_kit.safe_files import FileProblem, contained, read_bounded
+from avatar_kit.video_check import check_video
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done and how many there are."""
@@ -77,7 +79,7 @@ class _Verification:
         avatar = self._loaded(folder) if isinstance(subject, Path) else subject
         manifest = self._manifest(folder)
         if avatar is not None:
-            self._check_pictures(avatar.frame_paths, avatar.width, avatar.height)
+            self._check_frames(avatar)
             self._check_networks(avatar)
             self._check_features(avatar)
             self._check_motion(avatar)
@@ -109,6 +111,21 @@ class _Verification:
         if manifest.id != folder.name:
             self.warnings.append(f"{MANIFEST_NAME} says id {manifest.id!r}; the folder's name {folder.name!r} is what counts")
         return manifest
+
+    def _check_frames(self, avatar: Avatar) -> None:
+        if avatar.video:
+            self._check_video(avatar.video.path, avatar.width, avatar.height, avatar.video.count)
+        else:
+            self._check_pictures(avatar.frame_paths, avatar.width, avatar.height)
+
+    def _check_video(self, path: Path, width: int, height: int, frame_count: int) -> None:
+        try:
+            count = check_video(path, width=width, height=height, progress=partial(self.progress, "frames"))
+        except FileProblem as problem:
+            self.problems += problem.of(path.name)
+            return
+        if count != frame_count:
+            self.problems.append(f"{path.name} has {count} frames, the avatar has {frame_count}")
 
     def _check_pictures(self, paths: Sequence[Path], width: int, height: int) -> None:
         """Decodes every frame; OpenCV and the second decoder leave the interpreter to others, so threads help."""
@@ -178,19 +195,27 @@ class _Verification:
 
     def _check_remains(self, folder: Path, manifest: Manifest) -> None:
         """An avatar that can not be loaded may have more wrong with it than what stopped the loading."""
-        pictures = sorted(path for path in (folder / FRAMES_FOLDER).glob("frame_*") if path.is_file())
-        self._check_pictures(pictures, manifest.width, manifest.height)
-        try:
-            network = contained(folder, manifest.files.network.path)
-        except FileProblem:
-            return
-        if network.is_file():
+        if manifest.files.background_video is None:
+            pictures = sorted(path for path in (folder / FRAMES_FOLDER).glob("frame_*") if path.is_file())
+            self._check_pictures(pictures, manifest.width, manifest.height)
+        elif video := _present(folder, manifest.files.background_video):
+            self._check_video(video, manifest.width, manifest.height, manifest.frame_count)
+        if network := _present(folder, manifest.files.network):
             self._bind(network, network_io)
 
     def _check_checksums(self, folder: Path, manifest: Manifest) -> None:
         """A file that has been found bad has also changed, which need not be said."""
         bad = {problem.partition(" ")[0].rstrip(":") for problem in self.problems}
         self.problems += [problem for problem in checksum_problems(folder, manifest) if problem.partition(" ")[0] not in bad]
+
+
+def _present(folder: Path, entry: FileEntry) -> Path | None:
+    """The file of an entry; None when it is missing or elsewhere, which loading has reported."""
+    try:
+        path = contained(folder, entry.path)
+    except FileProblem:
+        return None
+    return path if path.is_file() else None
 
 
 def _picture_problems(path: Path, width: int, height: int) -> list[str]:

@@ -204,4 +204,3 @@ def header_problems(path: Path, width: int, height: int) -> list[str]:
     if sorted(size) != sorted((width, height)):
         return [f"{path.name} is {size[0]}x{size[1]}, the avatar is {width}x{height}"]
     return []
-

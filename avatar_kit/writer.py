@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +24,7 @@ from avatar_kit.ids import check_avatar_id
 from avatar_kit.manifest import FPS, FRAMES_FOLDER, MANIFEST_NAME, FileEntries, FileEntry, Manifest, manifest_text
 from avatar_kit.partial_folder import OLD_SUFFIX, PartialFolder
 from avatar_kit.pictures import inspect_picture, size_problem
-from avatar_kit.rectangles import rects_text
+from avatar_kit.rectangles import misplaced, rects_text
 from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem
 from avatar_kit.timeline import FrameRange, Loop
@@ -33,6 +34,7 @@ AUDIO_ENCODER_NAME = "audio_encoder.onnx"
 FEATURES_NAME = "aud_ave.npy"
 RECTS_NAME = "crop_rects.json"
 CHECKSUMS_NAME = "frames.sha256"
+VIDEO_NAME = "background"  # and the suffix that it has
 
 
 def refuse_taken(models_root: Path, avatar_id: str) -> None:
@@ -83,11 +85,6 @@ class AvatarWriter:
 
     def __enter__(self) -> Self:
         self._partial.__enter__()
-        try:
-            (self._folder / FRAMES_FOLDER).mkdir()
-        except BaseException:
-            self._partial.__exit__(None, None, None)
-            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -103,12 +100,26 @@ class AvatarWriter:
         if (header.width, header.height) != (self._width, self._height):
             size = f"{self._width}x{self._height}"
             raise BrokenAvatar(f"frame {index} is {header.width}x{header.height}, the avatar is {size}")
-        if misplaced := rect.problem(self._width, self._height):
-            raise BrokenAvatar(f"frame {index}: the rectangle {misplaced}")
+        if outside := rect.problem(self._width, self._height):
+            raise BrokenAvatar(f"frame {index}: the rectangle {outside}")
+        (self._folder / FRAMES_FOLDER).mkdir(exist_ok=True)
         name = f"{FRAMES_FOLDER}/frame_{index:06d}{header.suffix}"
         (self._folder / name).write_bytes(picture)
         self._rects.append(rect)
         self._frame_sums.append(f"{hashlib.sha256(picture).hexdigest()}  {name}\n")
+
+    def set_video(self, video: Path, rects: Sequence[Rect]) -> Path:
+        """Copies the video that has the frames, all of them, instead of pictures, and returns the copy. It is not looked into:
+        `check_video` does that. `rects`: one for each frame. Raises BrokenAvatar.
+        """
+        if self._rects:
+            raise ValueError("an avatar's frames are pictures or in a video, not both")
+        if problems := misplaced(rects, self._width, self._height):
+            raise BrokenAvatar(problems)
+        name = f"{VIDEO_NAME}{video.suffix.lower()}"
+        self._add_file("background_video", name, video)
+        self._rects = list(rects)
+        return self._folder / name
 
     def set_network(self, network: bytes | Path, *, kind: str = "ave") -> None:
         """The lip-sync network, ONNX: bytes or a file to copy. It is not looked into: `verify_avatar` does that."""
@@ -135,7 +146,8 @@ class AvatarWriter:
         if missing := [what for what, there in (("frames", self._rects), ("network", "network" in self._files)) if not there]:
             raise BrokenAvatar([f"the avatar has no {what}" for what in missing])
         self._add_file("crop_rects", RECTS_NAME, rects_text(self._rects).encode())
-        self._add_file("frame_checksums", CHECKSUMS_NAME, "".join(self._frame_sums).encode())
+        if self._frame_sums:
+            self._add_file("frame_checksums", CHECKSUMS_NAME, "".join(self._frame_sums).encode())
         (self._folder / MANIFEST_NAME).write_text(manifest_text(self._manifest()), encoding="utf-8")
         load_avatar(self._folder)
         self._put_in_place()

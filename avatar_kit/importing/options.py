@@ -36,4 +36,6 @@ class ImportOptions:
     """None: each frame's own crop is its reference."""
     idle: FrameRange | None = None
     """None: the whole clip."""
+    keep_video: bool = False
+    """The avatar keeps the source's video, from which its frames are read, instead of pictures extracted from it."""
     replace: bool = False

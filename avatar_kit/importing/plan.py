@@ -29,6 +29,7 @@ from avatar_kit.importing.squares import check_smoothing
 from avatar_kit.importing.videos import open_video
 from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem
+from avatar_kit.video_frames import checked_index
 from avatar_kit.writer import refuse_taken
 
 T = TypeVar("T")
@@ -124,6 +125,8 @@ class _Planning:
         if path is None:
             self._problems.append(f"{found.root.name} has no frames: neither numbered pictures nor a video")
             return None
+        if found.frames and self._options.keep_video:
+            self._problems.append(f"--keep-video: the frames of {found.root.name} are pictures; name a video as SOURCE")
         return self._tried(path, self._folder if found.frames else self._clip)
 
     def _folder(self, path: Path) -> FrameSource:
@@ -133,6 +136,8 @@ class _Planning:
 
     def _clip(self, path: Path) -> FrameSource:
         clip = open_video(path)
+        if self._options.keep_video:
+            checked_index(path)
         self._fact("frames", path, f"video, {clip.own_count} frames, {_size(clip)}, {clip.rate:.6g} frames a second")
         if clip.converted:
             self._derived.append(f"{clip.count} frames at 25 a second from the video's {clip.own_count}")
@@ -249,7 +254,11 @@ class _Planning:
             yield f"show the network the crop of frame {options.reference_frame} as reference for every frame"
         if options.idle:
             yield f"keep to frames {options.idle.first} to {options.idle.last} while nobody speaks"
-        yield f"write {frames.count} frames, {how}, to {options.models_root / options.avatar_id}"
+        place = options.models_root / options.avatar_id
+        if options.keep_video:
+            yield f"keep {frames.name}, from which its {frames.count} frames are read when they are served, in {place}"
+        else:
+            yield f"write {frames.count} frames, {how}, to {place}"
 
     def _fact(self, label: str, path: Path, what: str) -> None:
         self._facts.append((label, f"{self._found.shown(path)}: {what}"))

@@ -7,6 +7,7 @@ import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,8 +20,10 @@ from avatar_kit.importing.models import Prepared, prepare
 from avatar_kit.importing.plan import Plan
 from avatar_kit.importing.problems import ImportRefused
 from avatar_kit.importing.sources import JPEG_QUALITY, FrameSource
+from avatar_kit.importing.videos import VideoClip
 from avatar_kit.reference_videos import compare_videos
 from avatar_kit.safe_files import FileProblem
+from avatar_kit.video_check import check_video
 from avatar_kit.writer import AvatarWriter
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -69,7 +72,10 @@ def run_import(plan: Plan, progress: Progress | None = None) -> Imported:
                 writer.set_audio_encoder(encoder.content)
             if plan.features is not None:
                 writer.set_features(plan.features)
-            notes += _write_frames(writer, plan.frames, framing.rects, report)
+            if options.keep_video:
+                _keep_video(writer, plan.frames, framing.rects, report)
+            else:
+                notes += _write_frames(writer, plan.frames, framing.rects, report)
             avatar = writer.finish()
     if plan.framing is None:
         notes += framing.derived
@@ -105,6 +111,17 @@ def _found_framing(plan: Plan, report: Progress) -> Framing:
             smooth=options.smooth,
             progress=lambda done: report("landmarks", done, frames.count),
         )
+    except FileProblem as problem:
+        raise ImportRefused(problem.of(frames.name)) from None
+
+
+def _keep_video(writer: AvatarWriter, frames: FrameSource, rects: list[Rect], report: Progress) -> None:
+    """The video as it is, each frame of the copy decoded to see that it can be served."""
+    if not isinstance(frames, VideoClip):
+        raise ImportRefused(f"{frames.name} is no video that could be kept")
+    copy = writer.set_video(frames.path, rects)
+    try:
+        check_video(copy, width=frames.width, height=frames.height, progress=partial(report, "frames"))
     except FileProblem as problem:
         raise ImportRefused(problem.of(frames.name)) from None
 
