@@ -15,7 +15,7 @@ DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 # What gRPC's words for a connection that did not come about mean. The first that fits counts.
-NO_CONNECTION = "failed to connect to all addresses"
+NO_CONNECTION = ("failed to connect to all addresses", "connections to all backends failing")
 CAUSES = {
     "WRONG_VERSION_NUMBER": "the server does not speak TLS at this address",
     "certificate has expired": "the server's certificate has expired",
