@@ -27,7 +27,7 @@ class FrameRange:
 
     def __post_init__(self) -> None:
         if not 0 <= self.first <= self.last:
-            raise ValueError(f"frames {self.first} to {self.last}: the first is 0 or more and the last not before it")
+            raise ValueError(f"frames {self.first} to {self.last}: the first must be 0 or more, and the last not before it")
 
     @classmethod
     def parse(cls, value: object) -> Self:

@@ -12,22 +12,24 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from avatar_kit.avatar import Avatar
-from avatar_kit.timeline import frame_at
+from avatar_kit.errors import AvatarReplaced
+from avatar_kit.timeline import frame_at, idle_positions, period
 from compositing_service.avatar_errors import avatar_errors_as_status
 from compositing_service.composer import AvatarComposer
-from compositing_service.frame_jobs import FrameJobs, painter
+from compositing_service.frame_jobs import FrameJobs, Painter
 from compositing_service.inference_client import InferenceClient
 from compositing_service.metrics import STAGE_COMPOSITE, STAGE_INFERENCE_WAIT, STAGE_LOAD, CompositingMetrics
 from compositing_service.mouths import Mouths
-from compositing_service.request import CompositeOrder
+from compositing_service.request import FRAME_RATE, CompositeOrder
 from compositing_service.store import BackgroundStore
 from service_kit.deadline import Deadline
-from service_kit.errors import ResourceExhausted
+from service_kit.errors import Aborted, ResourceExhausted
 from service_kit.logs import COMPOSITING_TIMES, INFERENCE_TIMES, request_is_sampled
 from shared_proto import compositing_pb2
 
 # Room in a reply for what is not pictures.
 _REPLY_OVERHEAD_BYTES = 4096
+_MAX_POSITION = 2**31 - 1  # of an int32, as positions are on the wire
 
 
 @dataclass(slots=True)
@@ -62,62 +64,99 @@ class BatchCompositor:
     async def run(self, order: CompositeOrder, deadline: Deadline) -> compositing_pb2.CompositeBatchResponse:
         """The frames of an order. Raises ServiceError; cancelling it cancels the inference call and drops waiting work."""
         started = perf_counter()
-        times = _Times()
         self.metrics.batch_frames.observe(order.batch_size)
-        must_load = not self.store.is_loaded(order.model_id)
         with avatar_errors_as_status():
+            reply, times = await self._made_of_one_version(order, deadline)
+        self.inference_ms[order.model_id] = self.inference_ms.get(order.model_id, 0.0) + times.inference
+        reply.total_time_ms = _ms_since(started)
+        if reply.total_time_ms > order.batch_size / FRAME_RATE * 1000:
+            self.metrics.late_requests.inc()
+        _log_times(reply, times)
+        return reply
+
+    async def _made_of_one_version(
+        self, order: CompositeOrder, deadline: Deadline
+    ) -> tuple[compositing_pb2.CompositeBatchResponse, _Times]:
+        """The reply but for the total time. Begins again, once, when the avatar's files turn out to have been replaced."""
+        started = perf_counter()
+        must_load = not self.store.is_loaded(order.model_id)
+        renewed = False
+        while True:
+            times = _Times()
             async with self.store.acquire(order.model_id) as composer:
                 if must_load:
                     times.load = _ms_since(started)
                     self.metrics.stages.observe(STAGE_LOAD, times.load / 1000)
-                avatar = composer.avatar
-                self._check_raw_size(order, avatar)
-                indices = [frame_at(order.start_position + k, avatar.frame_count, avatar.loop) for k in range(order.batch_size)]
-                pictures, composite_ms = await self._composite(order, composer, indices, deadline, times)
+                try:
+                    reply = await self._reply(order, composer, deadline, times)
+                except (AvatarReplaced, Aborted):
+                    started = perf_counter()
+                    if renewed or not await self.store.renew(composer):
+                        raise
+                    renewed = must_load = True
+                else:
+                    reply.model_loaded, reply.model_load_time_ms = must_load, times.load
+                    return reply, times
+
+    async def _reply(
+        self, order: CompositeOrder, composer: AvatarComposer, deadline: Deadline, times: _Times
+    ) -> compositing_pb2.CompositeBatchResponse:
+        avatar = composer.avatar
+        self._check_raw_size(order, avatar)
+        positions, following = _positions(order, avatar)
+        indices = [frame_at(position, avatar.frame_count, avatar.loop) for position in positions]
+        pictures, composite_ms = await self._composite(order, composer, indices, deadline, times)
         self._check_reply_size(pictures)
-        self.inference_ms[order.model_id] = self.inference_ms.get(order.model_id, 0.0) + times.inference
-        reply = compositing_pb2.CompositeBatchResponse(
+        return compositing_pb2.CompositeBatchResponse(
             composited_frames=pictures,
             inference_time_ms=times.inference,
             composite_time_ms=composite_ms,
-            total_time_ms=_ms_since(started),
             audio_processing_ms=times.audio,
-            model_loaded=must_load,
-            model_load_time_ms=times.load,
             success=True,
             gpu_id=times.gpu_id,
             output_format=order.output_format,
             width=avatar.width,
             height=avatar.height,
             frame_indices=indices,
+            next_start_frame_idx=following,
         )
-        _log_times(reply, times)
-        return reply
 
     async def _composite(
         self, order: CompositeOrder, composer: AvatarComposer, indices: list[int], deadline: Deadline, times: _Times
     ) -> tuple[list[bytes], float]:
         """The pictures, and the milliseconds that painting them took on all threads together."""
         raw = order.output_format == compositing_pb2.FORMAT_RAW_BGR
-        jobs = FrameJobs(painter(composer, jpeg_quality=None if raw else order.jpeg_quality), indices, self.pool)
-        started = perf_counter()
+        painter = Painter(composer, indices, jpeg_quality=None if raw else order.jpeg_quality)
+        jobs = FrameJobs(self.pool)
         try:
-            mouths = self.client.mouths(
-                lambda first: order.inference_request(indices, first=first), order.batch_size, deadline=deadline
-            )
-            async with aclosing(mouths):
-                async for group in mouths:
-                    times.note(group)
-                    jobs.add(group)
-            times.wait = _ms_since(started)
-            self.metrics.stages.observe(STAGE_INFERENCE_WAIT, times.wait / 1000)
+            if order.idle:
+                jobs.add(painter.idle())
+            else:
+                await self._speak(order, painter, jobs, deadline, times)
             pictures = await jobs.pictures()
         finally:
             jobs.drop()
-        for seconds in jobs.seconds:
-            self.metrics.stages.observe(STAGE_COMPOSITE, seconds)
+        if not order.idle:
+            for seconds in jobs.seconds:
+                self.metrics.stages.observe(STAGE_COMPOSITE, seconds)
         self.metrics.frames.inc(len(pictures))
         return pictures, sum(jobs.seconds) * 1000
+
+    async def _speak(self, order: CompositeOrder, painter: Painter, jobs: FrameJobs, deadline: Deadline, times: _Times) -> None:
+        """Starts on each group of frames as its mouths come from the inference service."""
+        started = perf_counter()
+        version = painter.composer.avatar.version
+        mouths = self.client.mouths(
+            lambda first: order.inference_request(painter.indices, first=first, avatar_version=version),
+            order.batch_size,
+            deadline=deadline,
+        )
+        async with aclosing(mouths):
+            async for group in mouths:
+                times.note(group)
+                jobs.add(painter.speaking(group))
+        times.wait = _ms_since(started)
+        self.metrics.stages.observe(STAGE_INFERENCE_WAIT, times.wait / 1000)
 
     def _check_raw_size(self, order: CompositeOrder, avatar: Avatar) -> None:
         """Raw pictures have a known size, so one that no reply can hold is refused before it is made."""
@@ -132,6 +171,16 @@ class BatchCompositor:
     def _check_reply_size(self, pictures: list[bytes]) -> None:
         if sum(map(len, pictures)) + _REPLY_OVERHEAD_BYTES > self.max_reply_bytes:
             raise ResourceExhausted(f"{len(pictures)} frames are more than a reply holds; ask for fewer, or for a lower quality")
+
+
+def _positions(order: CompositeOrder, avatar: Avatar) -> tuple[list[int], int]:
+    """Where on the timeline the frames of an order lie, and the position that follows them, which fits an int32."""
+    start, count, frame_count, loop = order.start_position, order.batch_size, avatar.frame_count, avatar.loop
+    if order.idle:
+        positions, following = idle_positions(start, count, frame_count=frame_count, loop=loop, idle=avatar.idle)
+    else:
+        positions, following = list(range(start, start + count)), start + count
+    return positions, following if following <= _MAX_POSITION else following % period(frame_count, loop)
 
 
 def _ms_since(started: float) -> float:

@@ -20,13 +20,17 @@ class CompositingMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self._registry = metrics.registry
-        self.frames = metrics.counter("lipsync_compositing_frames_total", "Frames composited.")
+        self.frames = metrics.counter("lipsync_compositing_frames_total", "Frames handed out, idle ones included.")
         self.stages = metrics.stages(
             "lipsync_compositing_stage_seconds",
             "Time by stage: loading a request's avatar, waiting for all its mouths, pasting and encoding a group of frames.",
             (STAGE_LOAD, STAGE_INFERENCE_WAIT, STAGE_COMPOSITE),
         )
         self.batch_frames = metrics.counts("lipsync_compositing_batch_frames", "Frames asked for in one request.")
+        self.late_requests = metrics.counter(
+            "lipsync_compositing_late_requests_total",
+            "Requests that took longer than their frames play: without a buffer a viewer sees a stall.",
+        )
         self.upstream_errors = metrics.counter(
             "lipsync_compositing_inference_errors_total",
             "Failed calls of the inference service, by status, retried ones included.",

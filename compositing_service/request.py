@@ -55,23 +55,27 @@ class CompositeOrder:
     model_id: str
     batch_size: int
     start_position: int
+    idle: bool
     jpeg_quality: int
     output_format: compositing_pb2.OutputFormat.ValueType
     visual_frames: bytes
     raw_audio: bytes
     audio_features: bytes
     feature_rows: bytes
+    stored_features: bool
     sample_rate: int
     lead_in_frames: int
     audio_encoding: int
     audio_edges: int
     audio_start_frame: int
 
-    def inference_request(self, frame_indices: Sequence[int], *, first: int = 0) -> inference_pb2.InferBatchRequest:
+    def inference_request(
+        self, frame_indices: Sequence[int], *, first: int = 0, avatar_version: str = ""
+    ) -> inference_pb2.InferBatchRequest:
         """What to ask of the inference service for frames `first` .. batch_size - 1.
 
-        `frame_indices` are those of the whole batch. A tail (`first` > 0) gives the same frames as the whole does, because the
-        frames before it become part of the lead-in.
+        `frame_indices` are those of the whole batch, `avatar_version` is of the files that it is composited with. A tail
+        (`first` > 0) gives the same frames as the whole does, because the frames before it become part of the lead-in.
         """
         return inference_pb2.InferBatchRequest(
             model_id=self.model_id,
@@ -81,12 +85,15 @@ class CompositeOrder:
             feature_rows=self.feature_rows[first * FEATURE_ROW_BYTES :],
             batch_size=self.batch_size - first,
             sample_rate=self.sample_rate,
-            frame_indices=() if self.visual_frames else frame_indices[first:],
+            # Beside pictures they say whose stored features each frame reads.
+            frame_indices=frame_indices[first:] if self.stored_features or not self.visual_frames else (),
+            stored_features=self.stored_features,
             lead_in_frames=self.lead_in_frames + first if self.raw_audio else 0,
             mouth_format=inference_pb2.UINT8_BGR,
             audio_encoding=inference_pb2.AudioEncoding.ValueType(self.audio_encoding),
             audio_edges=inference_pb2.AudioEdges.ValueType(self.audio_edges),
             audio_start_frame=self.audio_start_frame,
+            avatar_version=avatar_version,
         )
 
 
@@ -115,17 +122,23 @@ def read_order(request: compositing_pb2.CompositeBatchRequest, rules: RequestRul
     if request.audio_start_frame < 0:
         problems.add("audio_start_frame", f"is {request.audio_start_frame}; 0 or more are allowed")
 
-    visual_frames = request.visual_frames
+    visual_frames = b"" if request.idle else request.visual_frames
     _check_per_frame("visual_frames", visual_frames, VISUAL_FRAME_BYTES, batch_size, problems)
     raw_audio, audio_features, feature_rows = request.raw_audio, request.audio_features, request.feature_rows
-    if raw_audio:
+    if request.idle:
+        _check_idle(request, problems)
+        raw_audio = audio_features = feature_rows = b""
+    elif request.stored_features:
+        _check_no_sound(request, problems)
+        raw_audio = audio_features = feature_rows = b""
+    elif raw_audio:
         audio_features = feature_rows = b""
         _check_sound(raw_audio, request.audio_encoding, rate, rules.max_audio_seconds, problems)
         _check_edges(request, len(raw_audio), rate, problems)
     elif audio_features:
         feature_rows = b""
     elif not feature_rows:
-        problems.add("raw_audio", "there is no sound: send raw_audio, audio_features or feature_rows")
+        problems.add("raw_audio", "there is no sound: send raw_audio, audio_features or feature_rows, or set stored_features")
     _check_per_frame("audio_features", audio_features, FEATURE_WINDOW_BYTES, batch_size, problems)
     _check_rows(feature_rows, batch_size, problems)
 
@@ -136,12 +149,14 @@ def read_order(request: compositing_pb2.CompositeBatchRequest, rules: RequestRul
         model_id=request.model_id,
         batch_size=batch_size,
         start_position=request.start_frame_idx,
+        idle=request.idle,
         jpeg_quality=quality,
         output_format=request.output_format or rules.output_format,
         visual_frames=visual_frames,
         raw_audio=raw_audio,
         audio_features=audio_features,
         feature_rows=feature_rows,
+        stored_features=request.stored_features,
         sample_rate=rate,
         lead_in_frames=request.lead_in_frames,
         audio_encoding=request.audio_encoding,
@@ -181,6 +196,18 @@ def _sample_rate(rate: int, problems: Problems) -> int:
 def _check_enum(field: str, value: int, known: Sequence[int], problems: Problems) -> None:
     if value not in known:
         problems.add(field, f"has the unknown value {value}; known are {', '.join(map(str, known))}")
+
+
+def _check_idle(request: compositing_pb2.CompositeBatchRequest, problems: Problems) -> None:
+    """What a speaking person's frames are made from has no place beside a silent one's."""
+    fields = ("raw_audio", "audio_features", "feature_rows", "stored_features", "visual_frames")
+    if sent := [field for field in fields if getattr(request, field)]:
+        problems.add("idle", f"is set together with {' and '.join(sent)}; frames of a person who does not speak need none of it")
+
+
+def _check_no_sound(request: compositing_pb2.CompositeBatchRequest, problems: Problems) -> None:
+    if sent := [field for field in ("raw_audio", "audio_features", "feature_rows") if getattr(request, field)]:
+        problems.add("stored_features", f"is set together with {' and '.join(sent)}; send one of them")
 
 
 def _check_sound(raw_audio: bytes, encoding: int, rate: int, max_seconds: float, problems: Problems) -> None:

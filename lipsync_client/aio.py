@@ -13,7 +13,7 @@ import grpc.aio
 
 from lipsync_client.calls import BatchCall, Call, Calls
 from lipsync_client.channel import channel_options, check_in_flight
-from lipsync_client.requests import BatchOptions, ClipOptions
+from lipsync_client.requests import BatchOptions, ClipOptions, IdleOptions, StoredOptions
 from lipsync_client.results import AvatarInfo, Batch, Health, Loaded, ServerStats
 from lipsync_client.sound import Sound
 from lipsync_client.tls import TlsOptions
@@ -64,6 +64,21 @@ class AsyncClient:
         """One request: see `Client.composite`."""
         call = self._calls.composite(avatar, audio, batch_size, timeout, options)
         return await self._run(self._stub.InferBatchComposite, call)
+
+    async def idle(self, avatar: str, frames: int, *, timeout: float | None = None, **options: Unpack[IdleOptions]) -> Batch:
+        """Frames while nobody speaks: see `Client.idle`."""
+        return await self._run(self._stub.InferBatchComposite, self._calls.idle(avatar, frames, timeout, options))
+
+    async def stored(self, avatar: str, frames: int, *, timeout: float | None = None, **options: Unpack[IdleOptions]) -> Batch:
+        """One request without sound: see `Client.stored`."""
+        return await self._run(self._stub.InferBatchComposite, self._calls.stored(avatar, frames, timeout, options))
+
+    def stored_batches(
+        self, avatar: str, frames: int, *, in_flight: int = 4, timeout: float | None = None, **options: Unpack[StoredOptions]
+    ) -> AsyncGenerator[Batch, None]:
+        """Any number of the frames of `stored`: see `Client.stored_batches`."""
+        check_in_flight(in_flight)
+        return self._in_order(self._calls.stored_clip(avatar, frames, timeout, options), in_flight)
 
     def batches(
         self, avatar: str, sound: Sound, *, in_flight: int = 4, timeout: float | None = None, **options: Unpack[ClipOptions]

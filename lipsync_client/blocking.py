@@ -12,7 +12,7 @@ import grpc
 
 from lipsync_client.calls import BatchCall, Call, Calls
 from lipsync_client.channel import channel_options, check_in_flight
-from lipsync_client.requests import BatchOptions, ClipOptions
+from lipsync_client.requests import BatchOptions, ClipOptions, IdleOptions, StoredOptions
 from lipsync_client.results import AvatarInfo, Batch, Health, Loaded, ServerStats
 from lipsync_client.sound import Sound
 from lipsync_client.tls import TlsOptions
@@ -77,6 +77,28 @@ class Client:
     ) -> Batch:
         """One request: `batch_size` frames. Sound beyond the last frame serves as look-ahead; `options`: see BatchOptions."""
         return _finish(self._start(self._calls.composite(avatar, audio, batch_size, timeout, options)))
+
+    def idle(self, avatar: str, frames: int, *, timeout: float | None = None, **options: Unpack[IdleOptions]) -> Batch:
+        """So many frames while nobody speaks, kept to the avatar's idle range; `options`: see IdleOptions.
+
+        The server sends stored pictures and does not ask the inference service. Hand `Batch.next_start_frame` on as
+        `start_frame`, from idle frames to idle frames, to speech and back, and the picture goes on without a jump.
+        """
+        return _finish(self._start(self._calls.idle(avatar, frames, timeout, options)))
+
+    def stored(self, avatar: str, frames: int, *, timeout: float | None = None, **options: Unpack[IdleOptions]) -> Batch:
+        """One request without sound: so many frames, each heard as in the avatar's own clip; `options`: see IdleOptions.
+
+        The avatar must have stored features (`aud_ave.npy` or `.bin`); LipsyncError FAILED_PRECONDITION says when it has none.
+        """
+        return _finish(self._start(self._calls.stored(avatar, frames, timeout, options)))
+
+    def stored_batches(
+        self, avatar: str, frames: int, *, in_flight: int = 4, timeout: float | None = None, **options: Unpack[StoredOptions]
+    ) -> Generator[Batch, None, None]:
+        """Any number of the frames of `stored`, in batches, in order, up to `in_flight` requests at once; see StoredOptions."""
+        check_in_flight(in_flight)
+        return self._in_order(self._calls.stored_clip(avatar, frames, timeout, options), in_flight)
 
     def batches(
         self, avatar: str, sound: Sound, *, in_flight: int = 4, timeout: float | None = None, **options: Unpack[ClipOptions]

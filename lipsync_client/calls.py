@@ -15,7 +15,7 @@ import grpc
 from lipsync_client import requests, results
 from lipsync_client.channel import Headers, new_id
 from lipsync_client.errors import LipsyncError, from_rpc_error
-from lipsync_client.requests import BatchOptions, ClipOptions
+from lipsync_client.requests import BatchOptions, ClipOptions, IdleOptions, StoredOptions
 from lipsync_client.results import AvatarInfo, Batch, Health, Loaded, ServerStats
 from lipsync_client.sound import Sound
 from shared_proto import compositing_pb2 as pb
@@ -54,11 +54,21 @@ class Calls:
         request = requests.composite_request(avatar, audio, batch_size=batch_size, **options)
         return self._batch(request, Headers(avatar), timeout)
 
+    def idle(self, avatar: str, frames: int, timeout: float | None, options: IdleOptions) -> BatchCall:
+        """One batch without speech."""
+        return self._batch(requests.idle_request(avatar, batch_size=frames, **options), Headers(avatar), timeout)
+
+    def stored(self, avatar: str, frames: int, timeout: float | None, options: IdleOptions) -> BatchCall:
+        """One batch from stored features."""
+        return self._batch(requests.stored_request(avatar, batch_size=frames, **options), Headers(avatar), timeout)
+
+    def stored_clip(self, avatar: str, frames: int, timeout: float | None, options: StoredOptions) -> Iterator[BatchCall]:
+        """The batches of so many frames from stored features, all with one session id."""
+        return self._batches(avatar, requests.stored_requests(avatar, frames, **options), timeout)
+
     def clip(self, avatar: str, sound: Sound, timeout: float | None, options: ClipOptions) -> Iterator[BatchCall]:
         """The batches of a whole sound, all with one session id."""
-        session_id = new_id()
-        clip = requests.clip_requests(avatar, sound, **options)
-        return (self._batch(request, Headers(avatar, session_id), timeout) for request in clip)
+        return self._batches(avatar, requests.clip_requests(avatar, sound, **options), timeout)
 
     def list_avatars(self, timeout: float | None) -> Call[pb.ListModelsRequest, pb.ListModelsResponse, list[AvatarInfo]]:
         """Every avatar."""
@@ -82,6 +92,10 @@ class Calls:
     def health(self, timeout: float | None) -> Call[pb.HealthRequest, pb.HealthResponse, Health]:
         """State of both services."""
         return Call(pb.HealthRequest(), results.parse_health, self._limit(timeout), Headers())
+
+    def _batches(self, avatar: str, clip: Iterator[pb.CompositeBatchRequest], timeout: float | None) -> Iterator[BatchCall]:
+        session_id = new_id()
+        return (self._batch(request, Headers(avatar, session_id), timeout) for request in clip)
 
     def _batch(self, request: pb.CompositeBatchRequest, headers: Headers, timeout: float | None) -> BatchCall:
         return Call(request, partial(results.parse_batch, request), self._limit(timeout), headers)

@@ -56,19 +56,28 @@ def cut(sample_count: int, *, sample_rate: int = SERVER_SAMPLE_RATE_HZ, batch_si
     """
     if sample_rate < 1:
         raise ValueError(f"sample_rate is {sample_rate}; expected a positive number of Hz")
+    check_batch_size(batch_size)
+    return _cuts(sample_count, sample_rate, batch_size)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises ValueError unless it is positive."""
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1")
-    return _cuts(sample_count, sample_rate, batch_size)
+
+
+def split(frames: int, *, batch_size: int) -> Iterator[tuple[int, int]]:
+    """Batches of at most `batch_size` that cover so many frames, in order: the first frame of each, and how many it has."""
+    first, size = 0, min(FIRST_BATCH, batch_size)
+    while first < frames:
+        count = min(size, frames - first)
+        yield first, count
+        first, size = first + count, min(2 * size, batch_size)
 
 
 def _cuts(sample_count: int, sample_rate: int, batch_size: int) -> Iterator[Cut]:
     margin = 0 if sample_rate == SERVER_SAMPLE_RATE_HZ else RESAMPLER_FRAMES
-    total = frame_count(sample_count, sample_rate)
-    first = 0
-    for size in _sizes(batch_size):
-        if first == total:
-            return
-        count = min(size, total - first)
+    for first, count in split(frame_count(sample_count, sample_rate), batch_size=batch_size):
         lead_in = min(first, LEAD_IN_FRAMES + margin)
         end = first + count - 1 + LOOK_AHEAD_FRAMES + margin
         yield Cut(
@@ -78,11 +87,3 @@ def _cuts(sample_count: int, sample_rate: int, batch_size: int) -> Iterator[Cut]
             first_sample=sample_of_frame(first - lead_in, sample_rate),
             end_sample=min(sample_of_frame(end, sample_rate), sample_count),
         )
-        first += count
-
-
-def _sizes(most: int) -> Iterator[int]:
-    size = min(FIRST_BATCH, most)
-    while True:
-        yield size
-        size = min(2 * size, most)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, TypedDict
 
-from lipsync_client.cutting import cut
+from lipsync_client.cutting import check_batch_size, cut, split
 from lipsync_client.sound import SERVER_SAMPLE_RATE_HZ, Sound, WireSound, wire_sound
 from shared_proto import compositing_pb2 as pb
 
@@ -22,17 +22,29 @@ PRESETS = {"low": pb.QUALITY_LOW, "medium": pb.QUALITY_MEDIUM, "high": pb.QUALIT
 FORMATS = {"jpeg": pb.FORMAT_JPEG, "raw": pb.FORMAT_RAW_BGR}
 
 
-class FrameOptions(TypedDict, total=False):
-    """What may be said of any frames."""
+class IdleOptions(TypedDict, total=False):
+    """What may be said of any frames, also of a person who does not speak."""
 
     start_frame: int
     """Position of the first frame on the avatar's endless timeline; 0 when left out."""
-    sample_rate: int
-    """Hz, 8000 to 192000; 16000 when left out."""
     quality: Quality | None
     """The server's own when left out or None."""
     output: Output
     """JPEG when left out."""
+
+
+class FrameOptions(IdleOptions, total=False):
+    """What may be said of frames with sound."""
+
+    sample_rate: int
+    """Hz, 8000 to 192000; 16000 when left out."""
+
+
+class StoredOptions(IdleOptions, total=False):
+    """What may be said of frames from stored features."""
+
+    batch_size: int
+    """The most frames in a request; 24 when left out. The first requests have fewer, so that the first frame comes soon."""
 
 
 class BatchOptions(FrameOptions, total=False):
@@ -78,6 +90,45 @@ def composite_request(
         jpeg_quality=quality if isinstance(quality, int) else 0,
         quality_preset=PRESETS[quality] if isinstance(quality, str) else pb.QUALITY_UNSET,
         output_format=FORMATS[output],
+    )
+
+
+def idle_request(
+    avatar: str, *, batch_size: int, start_frame: int = 0, quality: Quality | None = None, output: Output = "jpeg"
+) -> pb.CompositeBatchRequest:
+    """The request of frames without speech. Raises ValueError for an unknown quality or output, or a number over 32 bits."""
+    request = composite_request(avatar, b"", batch_size=batch_size, start_frame=start_frame, quality=quality, output=output)
+    request.idle = True
+    return request
+
+
+def stored_request(
+    avatar: str, *, batch_size: int, start_frame: int = 0, quality: Quality | None = None, output: Output = "jpeg"
+) -> pb.CompositeBatchRequest:
+    """The request of frames from stored features. Raises ValueError as `idle_request`."""
+    request = composite_request(avatar, b"", batch_size=batch_size, start_frame=start_frame, quality=quality, output=output)
+    request.stored_features = True
+    return request
+
+
+def stored_requests(
+    avatar: str,
+    frames: int,
+    *,
+    start_frame: int = 0,
+    quality: Quality | None = None,
+    output: Output = "jpeg",
+    batch_size: int = 24,
+) -> Iterator[pb.CompositeBatchRequest]:
+    """The requests that together make so many frames from stored features, in order.
+
+    Raises ValueError for bad arguments at once, not at the first item.
+    """
+    check_picture(quality, output)
+    check_batch_size(batch_size)
+    return (
+        stored_request(avatar, batch_size=count, start_frame=start_frame + first, quality=quality, output=output)
+        for first, count in split(frames, batch_size=batch_size)
     )
 
 

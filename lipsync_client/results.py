@@ -37,12 +37,14 @@ class Batch:
     """Frames that follow each other on the avatar's timeline.
 
     `frames` are JPEG files, or BGR bytes of `height` x `width` x 3; `indices` says which of the avatar's pictures each was made
-    from; `start_frame` is the timeline position of the first; `width` and `height` are 0 from servers that do not tell them.
+    from; `start_frame` is the timeline position of the first, `next_start_frame` the one to go on from without a jump; `width`
+    and `height` are 0 from servers that do not tell them.
     """
 
     frames: list[bytes] = field(repr=False)
     indices: list[int] = field(repr=False)
     start_frame: int
+    next_start_frame: int
     output: Output
     width: int
     height: int
@@ -120,6 +122,10 @@ def parse_batch(request: pb.CompositeBatchRequest, response: pb.CompositeBatchRe
         frames=frames,
         indices=list(response.frame_indices),
         start_frame=request.start_frame_idx,
+        # Servers of the old contract tell neither; their frames always follow the timeline.
+        next_start_frame=(
+            response.next_start_frame_idx if response.frame_indices else request.start_frame_idx + request.batch_size
+        ),
         output=OUTPUTS.get(response.output_format, "jpeg"),
         width=response.width,
         height=response.height,

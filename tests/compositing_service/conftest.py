@@ -25,7 +25,7 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 
 from avatar_kit.geometry import Paste, Rect
-from avatar_kit.timeline import Loop
+from avatar_kit.timeline import FrameRange, Loop
 from avatar_kit.writer import AvatarWriter
 from compositing_service.service import compositing_service
 from compositing_service.settings import CompositingSettings
@@ -214,7 +214,7 @@ class Running:
 
     async def composite(self, *, timeout: float | None = 30, metadata: Any = None, **fields: Any) -> pb.CompositeBatchResponse:
         request = pb.CompositeBatchRequest(**{"model_id": "demo", "batch_size": 6, **fields})
-        if not (request.raw_audio or request.audio_features or request.feature_rows):
+        if not (request.raw_audio or request.audio_features or request.feature_rows or request.idle):
             request.raw_audio = sound(request.batch_size if 0 < request.batch_size <= 50 else 6)
         return await self.stub.InferBatchComposite(request, timeout=timeout, metadata=metadata)
 
@@ -245,8 +245,8 @@ def mouth_colours(response: pb.CompositeBatchResponse) -> list[tuple[int, ...]]:
     return colours
 
 
-def write_avatar(root: Path, avatar_id: str, *, loop: Loop = Loop.BOUNCE) -> None:
-    with AvatarWriter(root, avatar_id, width=WIDTH, height=HEIGHT, loop=loop, paste=Paste.DIRECT) as writer:
+def write_avatar(root: Path, avatar_id: str, *, loop: Loop = Loop.BOUNCE, idle: FrameRange | None = None) -> None:
+    with AvatarWriter(root, avatar_id, width=WIDTH, height=HEIGHT, loop=loop, paste=Paste.DIRECT, idle=idle) as writer:
         for index in range(FRAMES):
             writer.add_frame(cv2.imencode(".png", background(index))[1].tobytes(), rect_of(index))
         writer.set_network(b"not looked at here")

@@ -37,6 +37,7 @@ def answer(request: pb.CompositeBatchRequest, _: object = None) -> pb.CompositeB
         width=64,
         height=48,
         gpu_id=-1,
+        next_start_frame_idx=positions.stop + 70,
     )
 
 
