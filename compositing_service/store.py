@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Any
 
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError, AvatarNotFound, AvatarReplaced, BrokenAvatar, shortened
 from compositing_service.composer import AvatarComposer, open_composer
 from compositing_service.frame_cache import FrameCache
+from compositing_service.preparing import Preparation, preparation_of
 from compositing_service.scratch import Scratch
 from compositing_service.shelf import EvictionPolicy, Shelf
 from compositing_service.store_stats import AvatarStats, StoreStats
@@ -37,6 +38,7 @@ class _Entry:
     avatar_id: str
     shelf: Shelf
     loading: asyncio.Task[AvatarComposer] = field(init=False)
+    preparing: asyncio.Task[None] | None = None
     composer: AvatarComposer | None = None  # None while loading
     usage_count: int = 0
     last_used_s: float = 0.0
@@ -74,6 +76,7 @@ class BackgroundStore:
         self._wall_clock = wall_clock
         self._entries: dict[str, _Entry] = {}
         self._reloads: dict[str, _Entry] = {}
+        self._preparing: set[asyncio.Task[None]] = set()
         self._load_errors: dict[str, str] = {}
         self._avatar_evictions = 0
         self._fill_width = loader_threads
@@ -112,7 +115,7 @@ class BackgroundStore:
                 if force_reload:  # a load under way that it waited for may have read older ones
                     await asyncio.to_thread(composer.avatar.check_current)
                 if preload:
-                    await self._fill(composer)
+                    await asyncio.shield(self._prepare(entry, composer))
             except AvatarReplaced:
                 outdated = self._entries.get(avatar_id) is entry
             else:
@@ -134,6 +137,7 @@ class BackgroundStore:
             if self._holds(composer):
                 await self.load(avatar.id, force_reload=True)
         except (AvatarNotFound, BrokenAvatar) as error:
+            self._note_failure(avatar.id, error)
             raise AvatarReplaced(
                 [f"the avatar's files were replaced, and the new ones can not be loaded: {each}" for each in error.problems]
             ) from error
@@ -187,6 +191,7 @@ class BackgroundStore:
         for entry in entries:
             self._retire(entry)
         await asyncio.gather(*(entry.loading for entry in entries), return_exceptions=True)
+        await asyncio.gather(*self._preparing, return_exceptions=True)
         for pool in (self._openers, self._fillers):
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
 
@@ -245,6 +250,8 @@ class BackgroundStore:
         self._entries[entry.avatar_id] = entry
         self._load_errors.pop(entry.avatar_id, None)
         avatar = composer.avatar
+        if avatar.video:
+            self._prepare(entry, composer)
         logger.info(
             "loaded avatar %s: %d frames of %dx%d, restart interval %d",
             avatar.id,
@@ -296,18 +303,33 @@ class BackgroundStore:
             if entry.retired and not entry.shelf.pins:
                 self._cache.close(entry.shelf)
 
-    async def _fill(self, composer: AvatarComposer) -> None:
-        """Prepares frames in several threads, until all are there or room is out."""
+    def _prepare(self, entry: _Entry, composer: AvatarComposer) -> asyncio.Task[None]:
+        """Begins to prepare the avatar's frames, unless that is under way. It goes on whoever stops waiting for it."""
+        if entry.preparing is None or entry.preparing.done():
+            entry.preparing = asyncio.create_task(self._fill(entry, composer))
+            self._preparing.add(entry.preparing)
+            entry.preparing.add_done_callback(self._preparing.discard)
+            entry.preparing.add_done_callback(_look_at_error)
+        return entry.preparing
+
+    async def _fill(self, entry: _Entry, composer: AvatarComposer) -> None:
+        """Prepares frames in several threads, until all are there, room is out, or the avatar is dropped."""
+        composer.preparation = preparation_of(composer, quality=self._default_quality)
+        try:
+            await self._step_on(entry, composer.preparation)
+        finally:
+            composer.preparation.end()
+            composer.preparation = None
+
+    async def _step_on(self, entry: _Entry, preparation: Preparation) -> None:
         loop = asyncio.get_running_loop()
-        indices = iter(range(composer.avatar.frame_count))
         problems: list[str] = []
         replaced: list[AvatarReplaced] = []
 
         async def fill() -> None:
-            for index in indices:
-                prepare = partial(composer.prepare, index, quality=self._default_quality)
+            while not entry.retired:
                 try:
-                    if not await loop.run_in_executor(self._fillers, prepare):
+                    if not await loop.run_in_executor(self._fillers, preparation.step):
                         return
                 except BrokenAvatar as error:
                     problems.extend(error.problems)
@@ -321,8 +343,8 @@ class BackgroundStore:
         if replaced:
             raise replaced[0]
         if problems:
-            failure = BrokenAvatar(problems)
-            self._note_failure(composer.avatar.id, failure)
+            failure = BrokenAvatar(list(dict.fromkeys(problems)))
+            self._note_failure(entry.avatar_id, failure)
             raise failure
 
     def _note_failure(self, avatar_id: str, error: BaseException) -> None:
@@ -351,7 +373,7 @@ class BackgroundStore:
         )
 
 
-def _look_at_error(loading: asyncio.Task[AvatarComposer]) -> None:
+def _look_at_error(loading: asyncio.Task[Any]) -> None:
     """So that asyncio does not report as forgotten an error for which nobody waits any more."""
     if not loading.cancelled():
         loading.exception()

@@ -1,0 +1,153 @@
+"""Reloading avatars whose files were replaced: once however many ask, never content with what was read before."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import compositing_service.store
+from avatar_kit.avatar import Avatar
+from avatar_kit.catalog import AvatarCatalog
+from avatar_kit.errors import AvatarReplaced, BrokenAvatar
+from compositing_service.composer import open_composer
+from compositing_service.store import BackgroundStore
+
+PATIENCE_S = 20
+MakeAvatar = Callable[..., Avatar]
+
+
+@pytest.fixture
+async def store(make_avatar: MakeAvatar, tmp_path: Path) -> AsyncIterator[BackgroundStore]:
+    make_avatar(tmp_path, "anna")
+    store = BackgroundStore(
+        AvatarCatalog(tmp_path),
+        max_bytes=10**9,
+        max_avatars=1,
+        frames_per_avatar=1000,
+        policy="lfu",
+        default_quality=75,
+    )
+    async with asyncio.timeout(2 * PATIENCE_S):
+        yield store
+        await store.close()
+
+
+@pytest.fixture
+def replace(make_avatar: MakeAvatar, tmp_path: Path) -> Callable[[], Avatar]:
+    """Puts other pictures in the place of "anna"."""
+
+    def put() -> Avatar:
+        made = make_avatar(tmp_path / "elsewhere", "anna", seed=70)
+        shutil.rmtree(tmp_path / "anna")
+        made.root.rename(tmp_path / "anna")
+        return AvatarCatalog(tmp_path).get("anna")
+
+    return put
+
+
+async def version(store: BackgroundStore) -> str:
+    async with store.acquire("anna") as composer:
+        return composer.avatar.version
+
+
+async def test_files_that_are_the_same_are_not_loaded_again(store: BackgroundStore) -> None:
+    async with store.acquire("anna") as composer:
+        assert not await store.renew(composer)
+    async with store.acquire("anna") as again:
+        assert again is composer
+
+
+async def test_who_comes_late_finds_it_done(store: BackgroundStore, replace: Callable[[], Avatar]) -> None:
+    async with store.acquire("anna") as old:
+        new = replace()
+        assert all(await asyncio.gather(*(store.renew(old) for _ in range(10))))
+        async with store.acquire("anna") as renewed:
+            assert renewed.avatar.version == new.version
+            assert await store.renew(old)
+        async with store.acquire("anna") as still:
+            assert still is renewed
+        with pytest.raises(AvatarReplaced):
+            await asyncio.to_thread(old.idle, 1, quality=75)
+
+
+async def test_an_unloaded_avatar_is_simply_loaded(store: BackgroundStore, replace: Callable[[], Avatar]) -> None:
+    async with store.acquire("anna") as old:
+        pass
+    new = replace()
+    await store.unload("anna")
+    assert await store.renew(old)
+    assert await version(store) == new.version
+
+
+async def test_broken_files_leave_the_old_one(store: BackgroundStore, replace: Callable[[], Avatar]) -> None:
+    await store.load("anna", preload=True)
+    async with store.acquire("anna") as old:
+        new = replace()
+        (new.root / "crop_rects.json").write_text("nothing")
+        with pytest.raises(AvatarReplaced, match=r"replaced.*crop_rects"):
+            await store.renew(old)
+        await asyncio.to_thread(old.idle, 1, quality=75)
+    assert await version(store) == old.avatar.version
+    assert "crop_rects" in store.stats().avatars[0].load_error
+
+
+async def test_a_reload_that_waits_for_an_earlier_one_is_not_content_with_it(
+    store: BackgroundStore, replace: Callable[[], Avatar], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier one has read the last of its files when they are replaced."""
+    await store.load("anna")
+    read, go_on = threading.Event(), threading.Event()
+
+    def hold(avatar: Avatar, **options: Any) -> Any:
+        opened = open_composer(avatar, **options)
+        read.set()
+        assert go_on.wait(PATIENCE_S)
+        return opened
+
+    monkeypatch.setattr(compositing_service.store, "open_composer", hold)
+    earlier = asyncio.create_task(store.load("anna", force_reload=True))
+    assert await asyncio.to_thread(read.wait, PATIENCE_S)
+    new = replace()
+    later = [asyncio.create_task(store.load("anna", force_reload=True)) for _ in range(5)]
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(earlier, *later)
+    assert await version(store) == new.version
+
+
+async def test_opening_in_the_middle_of_a_swap_begins_again(
+    store: BackgroundStore, replace: Callable[[], Avatar], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swapped: list[Avatar] = []
+
+    def swap_first(avatar: Avatar, **options: Any) -> Any:
+        if not swapped:
+            swapped.append(replace())
+        return open_composer(avatar, **options)
+
+    monkeypatch.setattr(compositing_service.store, "open_composer", swap_first)
+    assert await version(store) == swapped[0].version
+
+
+async def test_a_preload_finishes_with_the_new_files(
+    store: BackgroundStore, replace: Callable[[], Avatar], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.load("anna")
+    new = replace()
+    stats = await store.load("anna", preload=True)
+    assert stats.cached_frames == new.frame_count
+    assert await version(store) == new.version
+
+
+async def test_a_preload_tells_what_is_wrong_with_the_new_files(store: BackgroundStore, replace: Callable[[], Avatar]) -> None:
+    await store.load("anna")
+    (replace().root / "crop_rects.json").write_text("nothing")
+    with pytest.raises(BrokenAvatar, match="crop_rects"):
+        await store.load("anna", preload=True)
+    assert store.is_loaded("anna")

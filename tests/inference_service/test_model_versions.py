@@ -1,0 +1,234 @@
+"""The avatar that a caller has, or none: versions, files that are replaced, and one reload for all who ask."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import inference_service.registry
+from avatar_kit.avatar import Avatar, load_avatar
+from avatar_kit.catalog import AvatarCatalog
+from avatar_kit.errors import AvatarReplaced
+from inference_service.avatar_errors import FilesReplaced
+from inference_service.devices import find_devices
+from inference_service.metrics import InferenceMetrics
+from inference_service.model import LoadedModel, ModelLoader
+from inference_service.registry import ModelRegistry
+from inference_service.settings import InferenceSettings
+from service_kit.errors import FailedPrecondition
+from service_kit.metrics import Metrics
+
+from .conftest import MakeAvatar, network
+
+PATIENCE_S = 30
+
+
+class Loader(ModelLoader):
+    """Counts what it loads, and does something before or after it."""
+
+    def __init__(self, settings: InferenceSettings) -> None:
+        super().__init__(settings.onnx, max_batch=2)
+        self.versions: list[str] = []
+        self.before: Callable[[], object] = lambda: None
+        self.after: Callable[[], object] = lambda: None
+
+    def load(self, avatar: Avatar, *args: Any, **options: Any) -> LoadedModel:
+        self.versions.append(avatar.version)
+        self.before()
+        model = super().load(avatar, *args, **options)
+        self.after()
+        return model
+
+
+@pytest.fixture
+def loader(tmp_path: Path) -> Loader:
+    return Loader(InferenceSettings.model_validate({"models_root": tmp_path / "models"}))
+
+
+@pytest.fixture
+async def models(make_avatar: MakeAvatar, tmp_path: Path, loader: Loader) -> AsyncIterator[ModelRegistry]:
+    make_avatar("a", frames=3)
+    settings = InferenceSettings.model_validate({"models_root": tmp_path / "models"})
+    devices = find_devices(settings.gpus, settings.onnx)
+    metrics = InferenceMetrics(Metrics())
+    registry = ModelRegistry(AvatarCatalog(settings.models_root), devices, loader, settings, metrics)
+    async with asyncio.timeout(2 * PATIENCE_S):
+        yield registry
+        await registry.close()
+
+
+@pytest.fixture
+def replace(make_avatar: MakeAvatar) -> Callable[..., Avatar]:
+    """Puts another avatar in the place of "a"."""
+    return lambda frames=5, scale=0.5, **options: make_avatar(
+        "a", frames=frames, replace=True, **{"model": network(scale=scale), **options}
+    )
+
+
+async def version(models: ModelRegistry, wanted: str = "") -> str:
+    async with models.acquire("a", version=wanted) as model:
+        return model.avatar.version
+
+
+async def test_the_loaded_version_is_served_whatever_lies_on_disk(
+    models: ModelRegistry, replace: Callable[..., Avatar], loader: Loader
+) -> None:
+    old = await version(models)
+    replace()
+    assert await version(models) == old
+    assert await version(models, old) == old
+    assert loader.versions == [old]
+
+
+async def test_the_version_on_disk_is_loaded_for_who_has_it(
+    models: ModelRegistry, replace: Callable[..., Avatar], loader: Loader
+) -> None:
+    old = await version(models)
+    async with models.acquire("a") as under_way:
+        new = replace().version
+        assert set(await asyncio.gather(*(version(models, new) for _ in range(12)))) == {new}
+        assert under_way.avatar.version == old, "requests under way keep what they have"
+    assert loader.versions == [old, new]
+
+
+@pytest.mark.parametrize("wanted", ["0123456789abcdef", "no version at all"])
+async def test_a_version_that_is_nowhere_is_refused(models: ModelRegistry, loader: Loader, wanted: str) -> None:
+    loaded = await version(models)
+    for _ in range(3):
+        with pytest.raises(FilesReplaced, match="replaced"):
+            await version(models, wanted)
+    assert await version(models) == loaded
+    assert loader.versions == [loaded], "a caller can not make it load again and again"
+
+
+async def test_the_first_load_may_be_of_another_version(models: ModelRegistry, replace: Callable[..., Avatar]) -> None:
+    old = load_avatar(models.catalog.models_root / "a").version
+    new = replace().version
+    with pytest.raises(FilesReplaced):
+        await version(models, old)
+    assert await version(models, new) == new
+
+
+async def test_files_that_went_away_are_no_version(models: ModelRegistry) -> None:
+    loaded = await version(models)
+    shutil.rmtree(models.catalog.models_root / "a")
+    with pytest.raises(FilesReplaced):
+        await version(models, "0123456789abcdef")
+    assert await version(models, loaded) == loaded
+
+
+async def test_a_broken_new_version_leaves_the_old_one(models: ModelRegistry, replace: Callable[..., Avatar]) -> None:
+    old = await version(models)
+    new = replace(model=b"no network").version
+    with pytest.raises(FailedPrecondition, match="ONNX"):
+        await version(models, new)
+    assert await version(models) == old
+
+
+async def test_crops_of_replaced_files_are_never_made(models: ModelRegistry, replace: Callable[..., Avatar]) -> None:
+    async with models.acquire("a") as model:
+        replace()
+        bank = model.engines[0].bank
+        bank.ensure([0])  # the warm-up's
+        with pytest.raises(AvatarReplaced):
+            bank.ensure([1])
+        assert bank.missing([0, 1]) == [1]
+
+
+async def test_who_finds_files_replaced_has_them_loaded_once(
+    models: ModelRegistry, replace: Callable[..., Avatar], loader: Loader
+) -> None:
+    async with models.acquire("a") as old:
+        new = replace().version
+        await asyncio.gather(*(models.renew(old) for _ in range(10)))
+        await models.renew(old)
+    assert await version(models) == new
+    assert loader.versions == [old.avatar.version, new]
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_new_files_that_can_not_be_loaded(models: ModelRegistry, replace: Callable[..., Avatar], gone: bool) -> None:
+    async with models.acquire("a") as old:
+        folder = replace(model=b"no network").root
+        if gone:
+            shutil.rmtree(folder)
+        with pytest.raises(FilesReplaced, match="can not be loaded"):
+            await models.renew(old)
+    assert models.find("a") is old
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_files_replaced_during_a_load_are_read_instead(
+    models: ModelRegistry, replace: Callable[..., Avatar], loader: Loader, when: str
+) -> None:
+    """The avatar was read; its network would be the other one's, or was its own and is the other's now."""
+    swapped: list[Avatar] = []
+    setattr(loader, when, lambda: None if swapped else swapped.append(replace()))
+    assert await version(models) == swapped[0].version
+    assert len(loader.versions) == 2
+
+
+async def test_a_failure_in_the_middle_of_a_swap_is_not_told(
+    models: ModelRegistry, replace: Callable[..., Avatar], loader: Loader, tmp_path: Path
+) -> None:
+    """Nothing is there when the network is read; the new avatar, a moment later."""
+    root = models.catalog.models_root
+    away = [True]
+
+    def vanish() -> None:
+        if away:
+            away.pop()
+            shutil.rmtree(root / "a")
+            replace(frames=4)
+            (root / "a" / "network.onnx").rename(root / "a" / "net.onnx")
+            text = (root / "a" / "avatar.yaml").read_text()
+            (root / "a" / "avatar.yaml").write_text(text.replace("path: network.onnx", "path: net.onnx"))
+
+    loader.before = vanish
+    async with models.acquire("a") as model:
+        assert model.avatar.frame_count == 4
+
+
+async def test_an_avatar_that_never_rests_is_refused(
+    models: ModelRegistry, replace: Callable[..., Avatar], loader: Loader
+) -> None:
+    scales = iter(range(1, 100))
+    loader.after = lambda: replace(scale=float(next(scales)))
+    with pytest.raises(FilesReplaced):
+        await version(models)
+    assert len(loader.versions) == inference_service.registry._READ_TRIES
+    loader.after = lambda: None
+    assert await version(models)
+
+
+async def test_a_reload_that_waits_for_an_earlier_load_is_not_content_with_it(
+    models: ModelRegistry, replace: Callable[..., Avatar], loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier one has looked at its files for the last time when they are replaced."""
+    looked, go_on = threading.Event(), threading.Event()
+    real = Avatar.check_current
+
+    def look_and_wait(avatar: Avatar) -> None:
+        real(avatar)
+        if threading.current_thread().name.startswith("load") and loader.versions:
+            looked.set()
+            assert go_on.wait(PATIENCE_S)
+
+    loader.after = lambda: monkeypatch.setattr(Avatar, "check_current", look_and_wait)
+    earlier = asyncio.create_task(models.load("a"))
+    assert await asyncio.to_thread(looked.wait, PATIENCE_S)
+    monkeypatch.setattr(Avatar, "check_current", real)
+    loader.after = lambda: None
+    new = replace().version
+    later = [asyncio.create_task(models.load("a", force_reload=True)) for _ in range(5)]
+    await asyncio.sleep(0)
+    go_on.set()
+    await earlier
+    assert {model.avatar.version for model in await asyncio.gather(*later)} == {new}
+    assert await version(models) == new
