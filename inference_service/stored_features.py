@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.features import MISSING_ROWS, FeatureArray, map_features
 from avatar_kit.safe_files import FileProblem
@@ -51,4 +53,7 @@ class StoredFeatures:
         # To read what was cut off a mapped file would end the process.
         if cast("mmap.mmap", rows.base).size() < rows.offset + rows.nbytes:
             raise BrokenAvatar(f"{self._name} has become shorter since it was loaded; {_MEND}")
-        return windows_of_clip(rows, frames)
+        windows = windows_of_clip(rows, frames)
+        if not np.isfinite(windows).all():  # written over since it was loaded
+            raise BrokenAvatar(f"{self._name} holds values that are not finite numbers (NaN or infinity); {_MEND}")
+        return windows

@@ -63,8 +63,14 @@ def serve_command(
 @command("render")
 def render_command(
     avatar: Annotated[str, typer.Option("--avatar", metavar="ID", help="Who speaks.")],
-    audio: Annotated[Path, typer.Option("--audio", metavar="FILE", help="Any audio or video file.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.mp4", help="The film.")],
+    audio: Annotated[Path | None, typer.Option("--audio", metavar="FILE", help="Any audio or video file.")] = None,
+    stored_features: Annotated[
+        bool, typer.Option("--stored-features", help="Instead of --audio: the avatar's own clip again, without sound.")
+    ] = False,
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=1, help="How many with --stored-features; else the whole clip once.")
+    ] = None,
     server: Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The compositing service.")] = "localhost:50052",
     quality: Annotated[
         str | None, typer.Option("--quality", metavar="1-100|low|medium|high", help="JPEG quality; else the server's own.")
@@ -78,10 +84,14 @@ def render_command(
     key: TlsKey = None,
     server_name: TlsServerName = None,
 ) -> None:
-    """Let an avatar speak a recording: an MP4 with sound."""
+    """Let an avatar speak a recording: an MP4 with sound. Or its own clip, by its stored features."""
     from lipsync_cli.rendering import Job, parse_quality, render
     from lipsync_cli.screen import progress_bar, table
 
+    if (audio is None) != stored_features:
+        raise typer.BadParameter("give it, or --stored-features, and not both", param_hint="--audio")
+    if frames is not None and not stored_features:
+        raise typer.BadParameter("goes with --stored-features alone", param_hint="--frames")
     check_suffix(out, ".mp4", "--out")
     if strip is not None:
         check_suffix(strip, ".png", "--strip")
@@ -90,7 +100,16 @@ def render_command(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--quality") from None
     connection = tls_options(tls, ca=ca, certificate=cert, key=key, server_name=server_name)
-    job = Job(avatar=avatar, audio=audio, out=out, server=server, quality=wanted_quality, tls=connection, strip=strip)
+    job = Job(
+        avatar=avatar,
+        audio=audio,
+        frames=frames,
+        out=out,
+        server=server,
+        quality=wanted_quality,
+        tls=connection,
+        strip=strip,
+    )
     with progress_bar("frames") as report:
         rendered = render(job, report)
     table(("", ""), rendered.rows(), title=str(out))

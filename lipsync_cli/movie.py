@@ -1,4 +1,4 @@
-"""Writes an MP4 with the pictures as H.264 and the sound as AAC, both starting at zero and of the same length."""
+"""Writes an MP4 with the pictures as H.264 and the sound, if any, as AAC, both starting at zero and of the same length."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def video_encoder() -> str | None:
     return None
 
 
-def write_movie(path: Path, pictures: Iterable[Picture], sound: Recording) -> None:
-    """Writes every picture with its 40 ms of sound; silence where the recording has ended.
+def write_movie(path: Path, pictures: Iterable[Picture], sound: Recording | None) -> None:
+    """Writes every picture with its 40 ms of sound; silence where the recording has ended. None: a film without a sound track.
 
     All pictures have the size of the first; a last odd row or column is left out, as H.264 halves the colour both ways. Raises
     CliError when there are no pictures, or when their size changes.
@@ -62,18 +62,37 @@ def write_movie(path: Path, pictures: Iterable[Picture], sound: Recording) -> No
     if first is None:
         raise CliError("there are no pictures to write")
     height, width = (side - side % 2 for side in first.shape[:2])
-    track = sound if sound.rate_hz in AAC_RATES_HZ else sound.resampled(AAC_RATES_HZ[-1])
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         video = _video_stream(container, width, height)
-        audio = container.add_stream("aac", rate=track.rate_hz, layout=track.layout, options=AAC_OPTIONS)
-        audio.bit_rate = AAC_BITS_PER_CHANNEL * track.channels
+        track = SoundTrack(container, sound) if sound else None
         for index, picture in enumerate(chain([first], waiting)):
             if picture.shape != first.shape:
                 raise CliError(f"frame {index} is {_size(picture)}, frame 0 was {_size(first)}")
             container.mux(video.encode(_video_frame(index, picture[:height, :width])))
-            container.mux(audio.encode(_audio_frame(index, track)))
+            if track:
+                track.write(index)
         container.mux(video.encode(None))
-        container.mux(audio.encode(None))
+        if track:
+            track.end()
+
+
+class SoundTrack:
+    """The sound of a film, written in step with its pictures."""
+
+    def __init__(self, container: OutputContainer, sound: Recording) -> None:
+        self._container = container
+        self._sound = sound if sound.rate_hz in AAC_RATES_HZ else sound.resampled(AAC_RATES_HZ[-1])
+        rate_hz, layout = self._sound.rate_hz, self._sound.layout
+        self._stream = container.add_stream("aac", rate=rate_hz, layout=layout, options=AAC_OPTIONS)
+        self._stream.bit_rate = AAC_BITS_PER_CHANNEL * self._sound.channels
+
+    def write(self, index: int) -> None:
+        """The 40 ms of one picture; pictures come in order."""
+        self._container.mux(self._stream.encode(_audio_frame(index, self._sound)))
+
+    def end(self) -> None:
+        """What the encoder still holds."""
+        self._container.mux(self._stream.encode(None))
 
 
 def decode_jpeg(jpeg: bytes) -> Picture:

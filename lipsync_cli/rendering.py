@@ -1,4 +1,4 @@
-"""`lipsync render`: a recording and an avatar in, an MP4 out."""
+"""`lipsync render`: an avatar and a recording, or the stored features of its own clip, in, an MP4 out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from lipsync_cli.movie import FRAME_RATE, Picture, decode_jpeg, write_movie
 from lipsync_cli.recording import SPEECH_RATE_HZ, read_recording
 from lipsync_cli.screen import Report
 from lipsync_cli.strip import Box, draw_strip, strip_frames
-from lipsync_client import Client, LipsyncError, Quality, Timings, TlsOptions, frame_count
+from lipsync_client import Batch, Client, LipsyncError, Quality, Timings, TlsOptions, frame_count
+
+SILENCE = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,11 @@ class Job:
     """What to render. `face` is the part of the pictures that the strip shows; None shows all of them."""
 
     avatar: str
-    audio: Path
+    audio: Path | None
+    """None: from the avatar's stored features, without a sound track."""
     out: Path
+    frames: int | None = None
+    """Of a film from stored features; None: as many as the avatar's clip has."""
     server: str = "localhost:50052"
     quality: Quality | None = None
     tls: TlsOptions | None = None
@@ -70,18 +75,19 @@ def parse_quality(text: str | None) -> Quality | None:
 
 def render(job: Job, report: Report) -> Rendered:
     """Renders `job`, reporting frames as they are written. Raises CliError; leaves no half file."""
-    recording = read_recording(job.audio)
-    speech = recording.speech()
-    total = frame_count(speech.size, SPEECH_RATE_HZ)
+    recording = read_recording(job.audio) if job.audio else None
+    speech = recording.speech() if recording else SILENCE
     for path in filter(None, (job.out, job.strip)):
         path.parent.mkdir(parents=True, exist_ok=True)
     with _client(job) as client, replacing(job.out) as partial:
+        total = frame_count(speech.size, SPEECH_RATE_HZ) if recording else job.frames or _clip_frames(client, job)
         reception = Reception(job, report, total)
         write_movie(partial, reception.pictures(client, speech), recording)
         seconds = time.perf_counter() - reception.started
     if job.strip:
         write_png(job.strip, draw_strip(reception.tiles, speech, face=job.face))
-    return Rendered(reception.frames, recording.seconds, reception.first_frame_s, seconds, reception.server)
+    clip_s = recording.seconds if recording else total / FRAME_RATE
+    return Rendered(reception.frames, clip_s, reception.first_frame_s, seconds, reception.server)
 
 
 def _client(job: Job) -> Client:
@@ -89,6 +95,21 @@ def _client(job: Job) -> Client:
         return Client(job.server, tls=job.tls)
     except ValueError as error:
         raise CliError(f"TLS: {error}") from None
+
+
+def _clip_frames(client: Client, job: Job) -> int:
+    """How many frames the avatar's clip has. Raises CliError."""
+    try:
+        found = next((avatar for avatar in client.list_avatars() if avatar.id == job.avatar), None)
+    except LipsyncError as error:
+        raise CliError(f"{job.server} answered {error}") from error
+    if found is None:
+        raise CliError(f"{job.server} has no avatar {job.avatar!r}")
+    if found.error:
+        raise CliError(f"{job.server} can not serve {job.avatar!r}: {found.error}")
+    if not found.frame_count:
+        raise CliError(f"{job.server} does not say how many frames {job.avatar!r} has; give --frames")
+    return found.frame_count
 
 
 class Reception:
@@ -109,12 +130,17 @@ class Reception:
         """The decoded frames in order. Raises CliError."""
         self._report("frames", 0, self._total)
         try:
-            for batch in client.batches(self._job.avatar, speech, quality=self._job.quality):
+            for batch in self._batches(client, speech):
                 self.server += batch.timings
                 for jpeg in batch.frames:
                     yield self._received(decode_jpeg(jpeg))
         except LipsyncError as error:
             raise CliError(f"{self._job.server} answered {error}") from error
+
+    def _batches(self, client: Client, speech: NDArray[np.float32]) -> Iterator[Batch]:
+        if self._job.audio:
+            return client.batches(self._job.avatar, speech, quality=self._job.quality)
+        return client.stored_batches(self._job.avatar, self._total, quality=self._job.quality)
 
     def _received(self, picture: Picture) -> Picture:
         if self.frames == 0:

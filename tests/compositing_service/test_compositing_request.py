@@ -158,6 +158,23 @@ def test_avatar_frames_are_asked_for_unless_pictures_are_sent() -> None:
     assert own.mouth_format == sent.mouth_format == inference_pb2.UINT8_BGR
 
 
+def test_stored_features_are_of_the_avatars_frames_also_beside_pictures() -> None:
+    for visual in (b"", bytes(VISUAL)):
+        fields = {"raw_audio": b"", "stored_features": True, "visual_frames": visual}
+        sent = read_order(request(**fields), RULES).inference_request([4, 3])
+        assert sent.stored_features
+        assert list(sent.frame_indices) == [4, 3]
+    assert not read_order(request(), RULES).inference_request([4, 3]).stored_features
+
+
+@pytest.mark.parametrize("field", ["raw_audio", "audio_features", "feature_rows"])
+def test_stored_features_stand_alone(field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_order(request(**{"raw_audio": b"", field: b"abc", "stored_features": True}), RULES)
+    assert [violation.field for violation in caught.value.violations] == ["stored_features"]
+    assert field in caught.value.violations[0].description
+
+
 def test_the_last_position_of_an_int32_is_on_the_timeline() -> None:
     order = read_order(request(start_frame_idx=2**31 - 1, batch_size=50, raw_audio=floats(32_000)), RULES)
     indices = [frame_at(order.start_position + k, 7, Loop.FORWARD) for k in range(50)]
@@ -172,6 +189,8 @@ def rows_of_frame(sent: inference_pb2.InferBatchRequest, k: int) -> tuple[object
         sound: object = (sent.raw_audio, sent.lead_in_frames + k, sent.audio_start_frame)
     elif sent.feature_rows:
         sound = sent.feature_rows[k * ROW : (k + 16) * ROW]
+    elif sent.stored_features:
+        sound = sent.frame_indices[k]
     else:
         sound = sent.audio_features if len(sent.audio_features) == WINDOW else sent.audio_features[k * WINDOW : (k + 1) * WINDOW]
     picture: object = sent.frame_indices[k] if sent.frame_indices else None
@@ -186,11 +205,13 @@ def orders(draw: st.DrawFn) -> tuple[pb.CompositeBatchRequest, int]:
     batch = draw(st.integers(1, 6))
     first = draw(st.integers(0, batch - 1))
     fields: dict[str, Any] = {"batch_size": batch, "raw_audio": b""}
-    source = draw(st.sampled_from(["raw_audio", "feature_rows", "one window", "windows"]))
+    source = draw(st.sampled_from(["raw_audio", "feature_rows", "stored_features", "one window", "windows"]))
     if source == "raw_audio":
         fields |= {"raw_audio": floats(640 * batch), "lead_in_frames": draw(st.integers(0, 20))}
     elif source == "feature_rows":
         fields["feature_rows"] = numbered((batch + 15) * 512)
+    elif source == "stored_features":
+        fields["stored_features"] = True
     else:
         fields["audio_features"] = numbered(8192 * (1 if source == "one window" else batch))
     pictures = draw(st.sampled_from([0, 1, batch]))

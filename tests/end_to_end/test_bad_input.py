@@ -106,6 +106,12 @@ TABLE = [
     invalid("NaN in the picture", "visual_frames", lambda: {"visual_frames": features(PICTURE_BYTES, at4=np.nan)}),
     invalid("pictures and indices", "frame_indices",
             lambda: {"visual_frames": bytes(PICTURE_BYTES), "frame_indices": [0, 1, 2]}, only="inference"),
+    *[invalid(f"stored features and {field}", "stored_features",
+              lambda field=field: no_sound(stored_features=True) | {field: bytes(4)})
+      for field in ("raw_audio", "audio_features", "feature_rows")],
+    Bad("no stored features", Code.FAILED_PRECONDITION, lambda: no_sound(stored_features=True)),
+    Bad("stored features of an index past the end", Code.OUT_OF_RANGE,
+        lambda: no_sound(stored_features=True, visual_frames=bytes(PICTURE_BYTES), frame_indices=[0, 5, 1]), only="inference"),
     invalid("unknown mouth format", "mouth_format", lambda: {"mouth_format": 5}, only="inference"),
     invalid("quality 101", "jpeg_quality", lambda: {"jpeg_quality": 101}, only="compositing"),
     invalid("quality -1", "jpeg_quality", lambda: {"jpeg_quality": -1}, only="compositing"),

@@ -177,6 +177,14 @@ def test_a_file_cut_off_while_it_is_mapped_ends_nothing(tmp_path: Path, name: st
     np.testing.assert_array_equal(stored.windows([1900])[0], read_by(features, 1900))
 
 
+def test_a_file_written_over_while_it_is_mapped_is_looked_at_again(tmp_path: Path) -> None:
+    write(tmp_path / "aud_ave.npy", rows(12))
+    stored = StoredFeatures(tmp_path / "aud_ave.npy", frame_count=12)
+    write(tmp_path / "aud_ave.npy", with_nan(np.nan))  # in row 7
+    with pytest.raises(BrokenAvatar, match=r"aud_ave\.npy holds values that are not finite numbers"):
+        stored.windows([0])
+
+
 @pytest.mark.parametrize("name", ["aud_ave.npy", "aud_ave.bin"])
 def test_a_file_put_in_its_place_is_not_seen(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

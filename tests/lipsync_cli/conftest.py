@@ -29,6 +29,7 @@ class FilmService(CompositingServiceServicer):
     """Dark pictures, a white one at each position of `flashes`; avatar "none" is unknown, position `breaks_at` fails."""
 
     size: tuple[int, int] = (96, 64)
+    clip_frames: int = 27
     flashes: set[int] = field(default_factory=set)
     breaks_at: int | None = None
     hangs: bool = False
@@ -52,6 +53,11 @@ class FilmService(CompositingServiceServicer):
         return pb.CompositeBatchResponse(
             success=True, composited_frames=frames, inference_time_ms=3.0, composite_time_ms=2.0, audio_processing_ms=1.0
         )
+
+    def ListModels(self, request, context):
+        torn = pb.ModelInfo(model_id="torn", error="frame 3 is missing")
+        demo = pb.ModelInfo(model_id="demo", frame_count=self.clip_frames)
+        return pb.ListModelsResponse(models=[torn, demo, pb.ModelInfo(model_id="old")])
 
     def picture(self, position: int) -> bytes:
         width, height = self.size
