@@ -105,13 +105,12 @@ class VideoFrames:
         cursor = self._cursor(video, self._starts[own], index)
         try:
             return self._run(cursor, index)
-        except FileProblem as problem:
+        except FileProblem:
             failed_at = cursor.next
-            frame = self._from_farther_back(video, own, index)
-            if frame is None:
-                self._note_damage(own, failed_at, problem)
-                raise
-            return frame
+        frame = self._from_farther_back(video, own, index)
+        if frame is None:
+            raise self._damaged(own, failed_at)
+        return frame
 
     def _from_farther_back(self, video: VideoIndex, own: int, index: int) -> av.VideoFrame | None:
         """Enters at earlier and earlier starts, and strikes off those at which decoding can not begin after all."""
@@ -125,10 +124,14 @@ class VideoFrames:
             back = 2 * back + 1
         return None
 
-    def _note_damage(self, own: int, failed_at: int, problem: FileProblem) -> None:
-        """Of the frames from the one that failed to the next start, so that they are not tried again and again."""
+    def _damaged(self, own: int, failed_at: int) -> FileProblem:
+        """Notes the frames from the one that failed to the next start, so that they are not tried again and again."""
+        first = max(failed_at, self._starts[own].frame)
         stop = self._starts[own + 1].frame if own + 1 < len(self._starts) else self.count
-        self._damages.append(_Damage(max(failed_at, self._starts[own].frame), stop, problem))
+        which = f"frame {first}" if stop - first == 1 else f"frames {first} to {stop - 1}"
+        problem = FileProblem(f"is damaged or truncated: {which} can not be decoded")
+        self._damages.append(_Damage(first, stop, problem))
+        return problem
 
     def _cursor(self, video: VideoIndex, start: Start, index: int) -> VideoCursor:
         """The one that is nearest before `index`, if none has to enter between."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
@@ -12,6 +13,7 @@ from compositing_service.jpeg.encoder import encode
 from compositing_service.jpeg.interval import choose_restart_interval
 from compositing_service.jpeg.splicing import encode_spliceable, region_around
 from compositing_service.paste import Mouth, paste_mouth, place_in
+from compositing_service.preparing import Preparation
 from compositing_service.scratch import Scratch
 from compositing_service.shelf import EncodedFrame, Shelf, WholeFrame
 from compositing_service.single_flight import SingleFlight
@@ -38,6 +40,8 @@ class AvatarComposer:
         self.avatar = avatar
         self.restart_interval = restart_interval
         """MCUs between restart markers; 0: every picture is encoded whole."""
+        self.preparation: Preparation | None = None
+        """Under way now."""
         self._cache = cache
         self._shelf = shelf
         self._scratch = scratch
@@ -69,14 +73,32 @@ class AvatarComposer:
         """The pixels of the frame as it is: height x width x 3 bytes, BGR."""
         return self._whole(index).picture.tobytes()
 
-    def prepare(self, index: int, *, quality: int) -> bool:
-        """Reads and encodes the frame ahead of need. False: there is no room for it but that of frames in use."""
+    def prepare(self, index: int, *, quality: int, picture: Picture | None = None) -> bool:
+        """Reads and encodes the frame ahead of need. False: there is no room for it but that of frames in use.
+
+        `picture`: the frame, when it has been read.
+        """
         if self._cache.peek(self._shelf, index, quality) is not None:
             return True
         if not self._cache.has_room(self._shelf, index, self._mean_frame_bytes()):
             return False
-        self._encode_once(index, quality, self._cache.offer)
+        self._encode_once(index, quality, self._cache.offer, picture)
         return self._cache.peek(self._shelf, index, quality) is not None
+
+    def keep(self, index: int, picture: Picture, *, quality: int | None) -> None:
+        """Encodes a frame that has been read and is about to be used. `quality`: None keeps the picture itself."""
+        if quality is None:
+            self._cache.put_picture(self._shelf, index, self._placed(index, picture))
+        else:
+            self._encode_once(index, quality, self._cache.put, picture)
+
+    def wish(self, indices: Sequence[int], *, quality: int | None) -> Future[None] | None:
+        """What is better waited for before these frames are asked for, as they are about to be prepared; None: nothing.
+
+        `quality`: None for raw pixels. Does not block.
+        """
+        preparation = self.preparation
+        return preparation.wish(indices, quality=quality) if preparation else None
 
     def memory_bytes(self) -> int:
         """Bytes of pictures and pixels held for this avatar now."""
@@ -88,18 +110,24 @@ class AvatarComposer:
     def _encoded(self, index: int, quality: int) -> EncodedFrame:
         return self._cache.use(self._shelf, index, quality) or self._encode_once(index, quality, self._cache.put)
 
-    def _encode_once(self, index: int, quality: int, keep: Callable[[Shelf, int, int, EncodedFrame], None]) -> EncodedFrame:
+    def _encode_once(
+        self,
+        index: int,
+        quality: int,
+        keep: Callable[[Shelf, int, int, EncodedFrame], None],
+        picture: Picture | None = None,
+    ) -> EncodedFrame:
         def make() -> EncodedFrame:
             encoded = self._cache.peek(self._shelf, index, quality)
             if encoded is None:
-                encoded = self._encode(index, quality)
+                encoded = self._encode(index, quality, picture)
                 keep(self._shelf, index, quality, encoded)
             return encoded
 
         return self._encodings.run((index, quality), make)
 
-    def _encode(self, index: int, quality: int) -> EncodedFrame:
-        whole = self._cache.peek_picture(self._shelf, index) or self._read(index)
+    def _encode(self, index: int, quality: int, picture: Picture | None) -> EncodedFrame:
+        whole = self._cache.peek_picture(self._shelf, index) or self._read(index, picture)
         region = region_around(
             self.avatar.rects[index], width=self.avatar.width, height=self.avatar.height, restart_interval=self.restart_interval
         )
@@ -117,8 +145,10 @@ class AvatarComposer:
 
         return self._cache.use_picture(self._shelf, index) or self._readings.run(index, make)
 
-    def _read(self, index: int) -> WholeFrame:
-        picture = self.avatar.read_frame(index)
+    def _read(self, index: int, picture: Picture | None = None) -> WholeFrame:
+        return self._placed(index, self.avatar.read_frame(index) if picture is None else picture)
+
+    def _placed(self, index: int, picture: Picture) -> WholeFrame:
         return WholeFrame(picture, place_in(picture, self.avatar.rects[index], self.avatar.paste))
 
 

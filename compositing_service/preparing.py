@@ -1,0 +1,74 @@
+"""Preparing an avatar's frames ahead of need, in the order in which reading them is cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Protocol
+
+from avatar_kit.frame_pass import FramePass
+from avatar_kit.geometry import Picture
+from avatar_kit.video_frames import VideoFrames
+
+if TYPE_CHECKING:
+    from compositing_service.composer import AvatarComposer
+
+
+class Preparation(Protocol):
+    """Thread-safe."""
+
+    def step(self) -> bool:
+        """Prepares one more frame. False: all are prepared, or room is out. Blocks. Raises BrokenAvatar for a frame."""
+
+    def wish(self, indices: Sequence[int], *, quality: int | None) -> Future[None] | None:
+        """What has to be waited for before these frames are painted; None: nothing. `quality`: None for raw pixels."""
+
+    def end(self) -> None:
+        """Nobody has to wait any more, and nothing is prepared after it."""
+
+
+def preparation_of(composer: AvatarComposer, *, quality: int) -> Preparation:
+    """The way to prepare this avatar's frames at that quality."""
+    video = composer.avatar.video
+    return _Pictures(composer, quality) if video is None else _Filmed(composer, video, quality)
+
+
+class _Pictures:
+    """Any of them can be read at any time: nobody waits."""
+
+    def __init__(self, composer: AvatarComposer, quality: int) -> None:
+        self._composer, self._quality = composer, quality
+        self._indices = iter(range(composer.avatar.frame_count))
+
+    def step(self) -> bool:
+        index = next(self._indices, None)
+        return index is not None and self._composer.prepare(index, quality=self._quality)
+
+    def wish(self, indices: Sequence[int], *, quality: int | None) -> Future[None] | None:
+        return None
+
+    def end(self) -> None:
+        self._indices = iter(range(0))
+
+
+class _Filmed:
+    """Each decoded once, those that requests wait for first."""
+
+    def __init__(self, composer: AvatarComposer, video: VideoFrames, quality: int) -> None:
+        self._composer, self._quality = composer, quality
+        self._pass = FramePass[int | None](composer.avatar, video, self._take)
+
+    def step(self) -> bool:
+        return self._pass.step()
+
+    def wish(self, indices: Sequence[int], *, quality: int | None) -> Future[None] | None:
+        return self._pass.wish(indices, quality)
+
+    def end(self) -> None:
+        self._pass.end()
+
+    def _take(self, index: int, picture: Picture, qualities: frozenset[int | None]) -> bool:
+        """Room is made for what somebody waits for, and only found for the rest."""
+        for quality in qualities:
+            self._composer.keep(index, picture, quality=quality)
+        return self._composer.prepare(index, quality=self._quality, picture=picture)
