@@ -29,6 +29,7 @@ from avatar_kit.paper import (
     outline,
     write,
 )
+from avatar_kit.reference_frame import Reference
 from avatar_kit.seam import Composite, seam_panel
 from avatar_kit.verify import Report
 
@@ -108,6 +109,9 @@ def _draw_heading(sheet: Picture, avatar: Avatar) -> None:
     seconds = avatar.frame_count / avatar.fps
     size = f"{avatar.width}x{avatar.height}"
     line = f"{size}, {avatar.frame_count} frames, {seconds:.1f} s, loop {avatar.loop.value}, paste {avatar.paste.value}"
+    line += f", reference {Reference(avatar.reference_frame)}"
+    if avatar.idle:
+        line += f", idle {avatar.idle.first} to {avatar.idle.last}"
     write(sheet, line, (PAGE_MARGIN, PAGE_MARGIN + 66), FAINT, 17)
 
 
@@ -158,9 +162,20 @@ def _draw_side(sheet: Picture, avatar: Avatar, x: int, y: int) -> None:
     _draw_inputs(sheet, avatar, inner(crop), x, line + GAP)
 
 
+def _reference(avatar: Avatar, seen: Picture) -> tuple[Picture, str]:
+    """[320, 320, 3], what the network is shown beside the masked crop, and its label."""
+    if (index := avatar.reference_frame) is None:
+        return seen, "the network's first picture"
+    try:
+        return inner(crop_328(avatar.read_frame(index), avatar.rects[index])), f"its first picture, frame {index}"
+    except BrokenAvatar:
+        return np.full_like(seen, EMPTY), f"frame {index} can not be read"
+
+
 def _draw_inputs(sheet: Picture, avatar: Avatar, seen: Picture, x: int, y: int) -> None:
     size = (SIDE_WIDTH - GAP) // 2
     masked = (seen * avatar.mask.kept()[..., None]).astype(np.uint8)
-    for picture, label, left in ((seen, "the network's first picture", x), (masked, "its second, masked", x + size + GAP)):
+    reference, what = _reference(avatar, seen)
+    for picture, label, left in ((reference, what, x), (masked, "its second, masked", x + size + GAP)):
         sheet[y : y + size, left : left + size] = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
         write(sheet, label, (left, y + size + 19), FAINT, 14)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from avatar_kit.avatar import Avatar, Rect
 from avatar_kit.inspect import Composite, contact_sheet, summary
+from avatar_kit.timeline import FrameRange
 from avatar_kit.verify import verify_avatar
 from avatar_kit.writer import AvatarWriter
 
@@ -29,6 +31,21 @@ def test_the_sheet_shows_frames_rectangles_and_the_crop(avatar: Avatar, frame: C
     side = sheet[120:600, -508:-28]
     assert share_near(side, skin) > 0.4, "the crop is enlarged on the right"
     assert share_near(sheet[730:920, -260:-28], (0, 0, 0)) > 0.5, "and masked below"
+
+
+def test_the_sheet_and_the_summary_show_a_fixed_reference_and_the_idle_range(write_avatar: Callable[..., Avatar]) -> None:
+    avatar = write_avatar(reference_frame=1, idle=FrameRange(2, 4))
+    first_picture, heading = np.s_[730:930, -508:-300], np.s_[60:110, :900]
+    with_own = contact_sheet(dataclasses.replace(avatar, reference_frame=None, idle=None), NONE)
+    sheet = contact_sheet(avatar, NONE)
+    assert (sheet[first_picture] != with_own[first_picture]).any()
+    assert (sheet[heading] != with_own[heading]).any()
+    avatar.frame_paths[1].write_bytes(b"no picture")
+    assert (contact_sheet(avatar, NONE)[first_picture] != sheet[first_picture]).any()
+    said = summary(avatar)
+    assert "fixed:1, the crop of frame 1 for every frame" in said
+    assert "frames 2 to 4, 0.1 s" in said
+    assert "current, each frame's own crop" in summary(dataclasses.replace(avatar, reference_frame=None, idle=None))
 
 
 def sheet_with(avatar: Avatar, picture: np.ndarray) -> np.ndarray:
