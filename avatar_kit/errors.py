@@ -35,6 +35,11 @@ class BrokenAvatar(AvatarError):
     """The avatar is there, but its files can not be served until somebody mends them."""
 
 
+def one_line(text: str) -> str:
+    """The text with what can not be seen written as an escape: a file's name may hold anything, also what terminals obey."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def shortened(problems: Sequence[str], limit: int = MOST_SHOWN) -> list[str]:
     """The first `limit` problems, and how many more there are."""
     if len(problems) <= limit:

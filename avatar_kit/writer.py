@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar, load_avatar
-from avatar_kit.errors import AvatarExists, BrokenAvatar
+from avatar_kit.errors import AvatarExists, BrokenAvatar, InvalidAvatarId
 from avatar_kit.exchange import exchange
 from avatar_kit.features import FEATURE_WIDTH
 from avatar_kit.geometry import Mask, Paste, Rect
 from avatar_kit.ids import check_avatar_id
+from avatar_kit.legacy import is_legacy
 from avatar_kit.manifest import FPS, FRAMES_FOLDER, MANIFEST_NAME, FileEntries, FileEntry, Manifest, manifest_text
 from avatar_kit.partial_folder import OLD_SUFFIX, PartialFolder
 from avatar_kit.pictures import inspect_picture, size_problem
@@ -37,10 +38,20 @@ CHECKSUMS_NAME = "frames.sha256"
 VIDEO_NAME = "background"  # and the suffix that it has
 
 
-def refuse_taken(models_root: Path, avatar_id: str) -> None:
-    """Raises AvatarExists when there is something of that name."""
-    if os.path.lexists(models_root / avatar_id):
+def refuse_taken(models_root: Path, avatar_id: str, *, replace: bool = False) -> None:
+    """Raises AvatarExists when there is something of that name; when avatars may be replaced, only for what is none.
+
+    Raises InvalidAvatarId for the name of the shared audio encoder.
+    """
+    if avatar_id == AUDIO_ENCODER_NAME:
+        raise InvalidAvatarId(f"{avatar_id!r} is the name of the shared audio encoder, not of an avatar")
+    place = models_root / avatar_id
+    if not os.path.lexists(place):
+        return
+    if not replace:
         raise AvatarExists(f"avatar {avatar_id!r} exists; ask for it to be replaced, or choose another id")
+    if not (os.path.lexists(place / MANIFEST_NAME) or is_legacy(place) or place.is_symlink() or _is_empty(place)):
+        raise AvatarExists(f"{place} is not an avatar and is not replaced by one: move it away, or choose another id")
 
 
 class AvatarWriter:
@@ -76,8 +87,7 @@ class AvatarWriter:
         self._loop, self._paste, self._mask = loop, paste, mask or Mask()
         self._reference, self._idle = Reference(reference_frame), idle
         self._replace = replace
-        if not replace:
-            refuse_taken(models_root, avatar_id)
+        refuse_taken(models_root, avatar_id, replace=replace)
         self._partial = PartialFolder(self._place)
         self._rects: list[Rect] = []
         self._frame_sums: list[str] = []
@@ -187,8 +197,7 @@ class AvatarWriter:
 
     def _put_in_place(self) -> None:
         """Swaps it with what is there, or renames it when nothing is."""
-        if not self._replace:
-            refuse_taken(self._place.parent, self._id)
+        refuse_taken(self._place.parent, self._id, replace=self._replace)
         if self._replace and exchange(self._folder, self._place):
             _remove(self._folder)
         else:
@@ -209,6 +218,10 @@ class AvatarWriter:
                 raise AvatarExists(f"avatar {self._id!r} has been made by somebody else meanwhile") from None
             raise
         _remove(old)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and next(folder.iterdir(), None) is None
 
 
 def _remove(old: Path) -> None:

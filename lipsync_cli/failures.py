@@ -52,7 +52,7 @@ def complain(text: str) -> None:
 
 def sentence(error: Exception) -> str:
     """What went wrong, for people. Errors that nobody foresaw say so."""
-    from avatar_kit.errors import AvatarError
+    from avatar_kit.errors import AvatarError, one_line
     from lipsync_client import LipsyncError
     from service_kit.errors import ServiceError
     from service_kit.server import StartError
@@ -63,6 +63,8 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = str(error)
-    if isinstance(error, CliError | AvatarError | SettingsError | ServiceError | StartError | OSError) and text:
+    if isinstance(error, AvatarError) and text:
+        return one_line(text)
+    if isinstance(error, CliError | SettingsError | ServiceError | StartError | OSError) and text:
         return text
     return f"unexpected {type(error).__name__}{': ' if text else ''}{text} (--debug shows where)"

@@ -167,6 +167,8 @@ def doctor_command(models_root: ModelsRoot = DEFAULT_MODELS_ROOT) -> None:
 def main() -> NoReturn:
     """Entry point of the `lipsync` command."""
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the terminal is gone; under `nohup` that is to be ignored
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         app()
     except KeyboardInterrupt:

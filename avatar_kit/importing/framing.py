@@ -10,7 +10,7 @@ from avatar_kit.detection import find_landmarks
 from avatar_kit.geometry import Rect, rect_from_landmarks
 from avatar_kit.importing.landmarks import Track, read_array, read_folder
 from avatar_kit.importing.sources import FrameSource, PictureFolder
-from avatar_kit.importing.squares import kept_inside, smoothed, without_gaps
+from avatar_kit.importing.squares import check_placed, kept_inside, smoothed, without_gaps
 from avatar_kit.importing.videos import VideoClip
 from avatar_kit.rectangles import read_rects
 from avatar_kit.safe_files import FileProblem
@@ -41,7 +41,7 @@ def from_rectangles(path: Path, source: FrameSource, *, smooth: int | None) -> F
 def from_landmarks(path: Path, source: FrameSource, *, inside: Path, smooth: int | None) -> Framing:
     """From a folder of `.lms` files, from which no link may lead out of `inside`, or from an array. Raises FileProblem."""
     track = read_folder(path, inside=inside) if path.is_dir() else read_array(path)
-    filled, notes = without_gaps(track.squares)
+    filled, notes = without_gaps(_by_number(track, source) if path.is_dir() else track.squares)
     rects, paired = _paired(filled, source, "frames with landmarks")
     notes = [
         f"{path.name}: rectangles computed from points 1, 31 and 52 of each frame",
@@ -76,6 +76,7 @@ def from_detection(
 
 
 def _finished(rects: list[Rect], source: FrameSource, smooth: int | None, *, found: str, notes: list[str]) -> Framing:
+    check_placed(rects, source.width, source.height)
     if smooth is not None:
         rects = smoothed(rects, smooth)
         notes = [*notes, f"rectangles averaged over {smooth} frames; the network was trained on what they were before"]
@@ -93,6 +94,17 @@ def _paired(given: Sequence[Rect], source: FrameSource, what: str) -> tuple[list
     if isinstance(source, VideoClip) and source.own_count != source.count:
         counts = f"{source.own_count} (or, at 25 a second, {source.count})"
     raise FileProblem(f"has {len(given)} {what}, but {source.name} has {counts} frames; each frame needs one")
+
+
+def _by_number(track: Track, source: FrameSource) -> list[Rect | None]:
+    """The squares; where there are too few for the pictures, but with numbers that these have, the others are missing."""
+    if not isinstance(source, PictureFolder):
+        return track.squares
+    before = track.first_number - source.first_number
+    after = source.count - before - len(track.squares)
+    if min(before, after) < 0 or len(track.squares) == source.count:
+        return track.squares
+    return [*[None] * before, *track.squares, *[None] * after]
 
 
 def _by_rank(track: Track, source: FrameSource) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.importing.batch_freeing import freed
 from avatar_kit.importing.onnx_files import load_whole
 from avatar_kit.onnx_io import encoder_io, network_io
+from avatar_kit.onnx_sessions import OnnxRuntimeMissing, open_session
 from avatar_kit.safe_files import FileProblem, check_regular, stays_in
 
 CHECKPOINT_SUFFIXES = frozenset({".pth", ".pt"})
@@ -60,9 +62,14 @@ def open_model(path: Path, kind: Kind) -> ModelSource:
 
 
 def prepare(source: ModelSource) -> Prepared:
-    """Converts a checkpoint; frees an ONNX file's batch dimension where that is safe. Takes seconds. Raises AvatarError."""
+    """Converts a checkpoint; sees whether an ONNX file can be run, and frees its batch dimension where that is safe.
+
+    Takes seconds. Raises AvatarError.
+    """
     if source.is_checkpoint:
         return _converted(source)
+    with contextlib.suppress(OnnxRuntimeMissing):
+        open_session(source.path.read_bytes(), source.path.name)
     if source.batch is None:
         return Prepared(source.path, f"{source.path.name}: kept as it is, takes any batch")
     model = freed(load_whole(source.path), _BINDINGS[source.kind])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -23,6 +24,21 @@ def load_whole(path: Path) -> onnx.ModelProto:
         raise BrokenAvatar(f"{path.name} is not an ONNX file, or is truncated") from None
     if not model.graph.node:
         raise BrokenAvatar(f"{path.name} is not an ONNX file, or is truncated: it has no graph")
-    if any(uses_external_data(tensor) for tensor in model.graph.initializer):
+    if any(map(uses_external_data, _tensors(model.graph.node, model.graph))) or any(
+        map(uses_external_data, _tensors(node for function in model.functions for node in function.node))
+    ):
         raise BrokenAvatar(f"{path.name} keeps its weights in other files: save it as one file (onnx.save with no external data)")
     return model
+
+
+def _tensors(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto | None = None) -> Iterator[onnx.TensorProto]:
+    """Every tensor that a graph or its nodes hold, at any depth."""
+    if graph is not None:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner.node, inner)

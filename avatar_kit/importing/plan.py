@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from avatar_kit.avatar import outside_clip
 from avatar_kit.catalog import AUDIO_ENCODER_NAME
 from avatar_kit.checkpoints import Kind
-from avatar_kit.errors import AvatarError
+from avatar_kit.errors import AvatarError, one_line
 from avatar_kit.features import MISSING_ROWS
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.importing.features import open_features
@@ -65,14 +66,15 @@ class Plan:
             if entries:
                 lines += [title, *(f"  {entry}" for entry in entries)]
         lines += [f"warning: {warning}" for warning in self.warnings]
-        return "\n".join(lines) + "\n"
+        return "".join(f"{one_line(line)}\n" for line in lines)
 
 
 def plan_import(options: ImportOptions) -> Plan:
     """Raises ImportRefused with every problem, InvalidAvatarId, AvatarExists. Writes nothing."""
     check_avatar_id(options.avatar_id)
-    if not options.replace:
-        refuse_taken(options.models_root, options.avatar_id)
+    if os.path.lexists(options.models_root) and not options.models_root.is_dir():
+        raise ImportRefused(f"{options.models_root} is not a folder: choose another --models-root")
+    refuse_taken(options.models_root, options.avatar_id, replace=options.replace)
     if options.smooth is not None:
         check_smoothing(options.smooth)
     place = (options.models_root / options.avatar_id).resolve()

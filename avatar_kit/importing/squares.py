@@ -13,14 +13,17 @@ from avatar_kit.safe_files import FileProblem
 
 MAX_GAP = 5  # frames, a fifth of a second: longer, and the head may have been anywhere
 
+_FAR = 100_000  # pixels: more than ten times the largest picture
+
 
 def without_gaps(squares: Sequence[Rect | None]) -> tuple[list[Rect], list[str]]:
     """Every frame's rectangle, and a sentence for each gap that was closed.
 
     In a gap of at most `MAX_GAP` frames the left and upper edge and the two sides go evenly from one neighbour's to the other's,
     truncated towards zero like all coordinates. Raises FileProblem naming the frames of longer gaps, and of gaps at either end,
-    which have one neighbour only.
+    which have one neighbour only, and of rectangles that can not belong to any picture.
     """
+    _check_reach(squares)
     filled = list(squares)
     notes: list[str] = []
     problems: list[str] = []
@@ -62,23 +65,40 @@ def check_smoothing(frames: int) -> None:
         raise ImportRefused(f"smoothing over {frames} frames: expected an odd number from 3, as many before a frame as after it")
 
 
-def kept_inside(rects: Sequence[Rect], width: int, height: int) -> tuple[list[Rect], list[str]]:
-    """The rectangles clamped at the picture's edges, and a warning that names the frames where that changed something.
-
-    Raises FileProblem for rectangles that are empty, or have no part in the picture.
-    """
-    clamped = [rect.clamped(width, height) for rect in rects]
+def check_placed(rects: Sequence[Rect], width: int, height: int) -> None:
+    """Raises FileProblem, naming the frames, for rectangles that are empty, or have no part in a picture of that size."""
+    _check_reach(rects)
     empty = [index for index, rect in enumerate(rects) if rect.width <= 0 or rect.height <= 0]
     if empty:
         raise FileProblem(f"the rectangle is empty in {spans(empty)}, the first being {_shown(rects[empty[0]])}")
+    clamped = [rect.clamped(width, height) for rect in rects]
     lost = [index for index, rect in enumerate(clamped) if rect.width <= 0 or rect.height <= 0]
     if lost:
         first = _shown(rects[lost[0]])
         raise FileProblem(f"the rectangle is not in the {width}x{height} picture in {spans(lost)}, the first being {first}")
+
+
+def kept_inside(rects: Sequence[Rect], width: int, height: int) -> tuple[list[Rect], list[str]]:
+    """The rectangles clamped at the picture's edges, and a warning that names the frames where that changed something.
+
+    They have been seen by `check_placed`; means of such have a part in the picture too.
+    """
+    clamped = [rect.clamped(width, height) for rect in rects]
     cut = [index for index, (before, after) in enumerate(zip(rects, clamped, strict=True)) if before != after]
     if not cut:
         return clamped, []
     return clamped, [f"{spans(cut)}: the rectangle ran over the picture's edge and was cut there"]
+
+
+def _check_reach(squares: Sequence[Rect | None]) -> None:
+    """Numbers of any size come out of files, and are not to be calculated with."""
+    far = [
+        index
+        for index, rect in enumerate(squares)
+        if rect is not None and max(map(abs, (rect.x1, rect.y1, rect.x2, rect.y2))) > _FAR
+    ]
+    if far:
+        raise FileProblem(f"the rectangle reaches further than any picture in {spans(far)}")
 
 
 def _gaps(squares: Sequence[Rect | None]) -> list[tuple[int, int]]:

@@ -6,13 +6,14 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from .conftest import FRAMES, jpeg, lms_text, network, points, square, write_video
+from .conftest import FRAMES, Layouts, jpeg, lms_text, network, points, square, write_video
 
 
 def damaged(data: bytes, how: str) -> bytes:
@@ -123,23 +124,44 @@ def test_an_array_whose_header_lies_about_its_size(refused, layouts, tmp_path: P
     assert "a.npy is not a NumPy array of numbers, or is truncated" in refused(layouts.go(), "--landmarks", tmp_path / "a.npy")
 
 
-@pytest.mark.parametrize(
-    "change", ["a landmark more", "a landmark less", "a picture less", "a rectangle less", "a rectangle more"]
-)
+def landmark_more(layouts: Layouts) -> Path:
+    folder = layouts.research()
+    (folder / "landmarks" / f"{FRAMES}.lms").write_text(lms_text(points(0)))
+    return folder
+
+
+def landmark_less(layouts: Layouts, number: int) -> Path:
+    folder = layouts.research()
+    (folder / "landmarks" / f"{number}.lms").unlink()
+    return folder
+
+
+def picture_less(layouts: Layouts) -> Path:
+    folder = layouts.research()
+    (folder / "full_body_img" / f"{FRAMES - 1}.jpg").unlink()
+    return folder
+
+
+def rectangles_of(layouts: Layouts, count: int) -> Path:
+    folder = layouts.go()
+    (folder / "crop_rects.json").write_text(json.dumps([square(0)] * count))
+    return folder
+
+
+COUNTS: dict[str, tuple[Callable[[Layouts], Path], str]] = {
+    "a landmark more": (landmark_more, "landmarks has 13 frames with landmarks, but full_body_img has 12 frames"),
+    "a picture less": (picture_less, "landmarks has 12 frames with landmarks, but full_body_img has 11 frames"),
+    "no first landmark": (lambda layouts: landmark_less(layouts, 0), "landmarks no landmarks for frame 0, at the beginning"),
+    "no last landmark": (lambda layouts: landmark_less(layouts, 11), "landmarks no landmarks for frame 11, at the end"),
+    "a rectangle more": (lambda layouts: rectangles_of(layouts, 13), "crop_rects.json has 13 rectangles, but frames has 12"),
+    "a rectangle less": (lambda layouts: rectangles_of(layouts, 11), "crop_rects.json has 11 rectangles, but frames has 12"),
+}
+
+
+@pytest.mark.parametrize("change", COUNTS)
 def test_counts_that_do_not_match(refused, layouts, change: str) -> None:
-    folder = layouts.go() if "rectangle" in change else layouts.research()
-    if change == "1 landmark more":
-        (folder / "landmarks" / f"{FRAMES}.lms").write_text(lms_text(points(0)))
-    elif change == "1 landmark less":
-        (folder / "landmarks" / f"{FRAMES - 1}.lms").unlink()
-    elif change == "1 picture less":
-        (folder / "full_body_img" / f"{FRAMES - 1}.jpg").unlink()
-    else:
-        count = FRAMES + (1 if change.endswith("more") else -1)
-        (folder / "crop_rects.json").write_text(json.dumps([square(0)] * count))
-    said = refused(folder)
-    assert "each frame needs one" in said
-    assert ("landmarks has " in said) != ("crop_rects.json has " in said)
+    made, says = COUNTS[change]
+    assert says in refused(made(layouts))
 
 
 def test_a_gap_in_the_pictures(refused, layouts) -> None:

@@ -108,6 +108,41 @@ def test_weights_in_other_files_are_not_followed(refused, layouts) -> None:
     assert "model_best.onnx keeps its weights in other files: save it as one file" in refused(folder)
 
 
+@pytest.mark.parametrize("where", ["a weight", "a constant", "a branch"])
+def test_no_tensor_anywhere_may_lie_in_another_file(refused, layouts, where: str) -> None:
+    folder = layouts.go()
+    (folder / "secret").write_bytes(bytes(4))
+    made = network()
+    elsewhere = onnx.TensorProto(name="elsewhere", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    elsewhere.external_data.add(key="location", value="../secret")
+    constant = onnx.helper.make_node("Constant", [], ["taken"], value=elsewhere)
+    if where == "a weight":
+        made.graph.initializer.append(elsewhere)
+    elif where == "a constant":
+        made.graph.node.append(constant)
+    else:
+        branch = onnx.helper.make_graph([constant], "branch", [], [onnx.helper.make_empty_tensor_value_info("taken")])
+        made.graph.node.append(onnx.helper.make_node("If", ["mouth"], ["any"], then_branch=branch, else_branch=branch))
+    onnx.save(made, folder / "checkpoint" / "model_best.onnx")
+    assert "model_best.onnx keeps its weights in other files: save it as one file" in refused(folder)
+
+
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_a_network_that_onnxruntime_can_not_load_is_refused(refused, layouts, batch: int | str) -> None:
+    folder = layouts.go()
+    made = network(batch)
+    made.graph.node[0].op_type = "Nonsense"
+    onnx.save(made, folder / "checkpoint" / "model_best.onnx")
+    assert "model_best.onnx: ONNX Runtime can not load it: " in refused(folder)
+
+
+def test_without_onnxruntime_a_network_is_taken_on_trust(run, layouts, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = run(layouts.go())
+    assert result.exit_code == 0, result.output
+    assert "model_best.onnx: kept as it is" in result.stdout
+
+
 class Converter:
     """In place of the converter, which needs PyTorch and has its own tests: notes what it was given."""
 

@@ -15,7 +15,7 @@ from avatar_kit.avatar import load_avatar
 from avatar_kit.geometry import Rect
 from avatar_kit.importing.landmarks import read_array, read_folder, read_points
 from avatar_kit.importing.problems import ImportRefused, spans
-from avatar_kit.importing.squares import kept_inside, smoothed, without_gaps
+from avatar_kit.importing.squares import check_placed, kept_inside, smoothed, without_gaps
 from avatar_kit.safe_files import FileProblem
 
 from .conftest import FRAMES, lms_text, points, square
@@ -127,6 +127,9 @@ def test_rectangles_over_the_edge_are_clamped_and_named(run, layouts, models_roo
         ([60, 20, 60, 20], "the rectangle is empty in frame 7, the first being [60, 20, 60, 20]"),
         ([90, 20, 40, -30], "the rectangle is empty in frame 7"),
         ([300, 20, 400, 120], "the rectangle is not in the 160x96 picture in frame 7"),
+        ([0, 0, 10**400, 10**400], "the rectangle reaches further than any picture in frame 7"),
+        ([-1.7e308, 0, 1.7e308, 50], "the rectangle reaches further than any picture in frame 7"),
+        ([0, 0, 50, 100_001], "the rectangle reaches further than any picture in frame 7"),
     ],
 )
 def test_rectangles_that_can_not_be_served_are_named(refused, layouts, rect: list[int], says: str) -> None:
@@ -135,20 +138,35 @@ def test_rectangles_that_can_not_be_served_are_named(refused, layouts, rect: lis
         json.dumps([*(square(index) for index in range(7)), rect, *map(square, range(8, 12))])
     )
     assert says in refused(folder)
+    assert says in refused(folder, "--smooth", 3)
+
+
+@pytest.mark.parametrize(("left", "right"), [("-1.7e308", "1.7e308"), ("40", "1e300"), ("-3e9", "100")])
+@pytest.mark.parametrize("options", [(), ("--smooth", 3)], ids=["as they are", "smoothed"])
+def test_landmarks_far_off_are_named(refused, layouts, left: str, right: str, options: tuple[object, ...]) -> None:
+    folder = layouts.research()
+    of = points(6).astype(object)
+    of[1, 0], of[31, 0] = left, right
+    (folder / "landmarks" / "6.lms").write_text(lms_text(of))
+    (folder / "landmarks" / "7.lms").unlink()
+    assert "the rectangle reaches further than any picture in frame 6" in refused(folder, *options)
 
 
 @given(
     st.lists(
         st.tuples(st.integers(-20, 120), st.integers(-20, 90), st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=40
-    )
+    ),
+    st.sampled_from([0, 3, 9]),
 )
-def test_clamped_rectangles_lie_in_the_picture_or_are_refused(boxes: list[tuple[int, int, int, int]]) -> None:
+def test_clamped_rectangles_lie_in_the_picture_or_are_refused(boxes: list[tuple[int, int, int, int]], smooth: int) -> None:
     rects = [Rect(x, y, x + width, y + height) for x, y, width, height in boxes]
     try:
-        kept, warnings = kept_inside(rects, 160, 96)
+        check_placed(rects, 160, 96)
     except FileProblem:
         assert any(rect.x2 <= 0 or rect.y2 <= 0 or rect.y1 >= 96 for rect in rects)
         return
+    rects = smoothed(rects, smooth) if smooth else rects
+    kept, warnings = kept_inside(rects, 160, 96)
     assert all(rect.problem(160, 96) is None for rect in kept)
     assert bool(warnings) == (kept != rects)
 

@@ -74,7 +74,7 @@ def test_a_taken_id_needs_replace(run, refused, layouts, models_root: Path) -> N
     assert sorted(path.name for path in models_root.iterdir()) == ["ada"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_process_that_is_asked_to_stop_leaves_nothing(layouts, models_root: Path, number: signal.Signals, code: int) -> None:
     """The signal comes when the first frame has been written."""
     source = layouts.research(count=3000)
