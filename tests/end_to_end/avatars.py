@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,8 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from avatar_kit.avatar import Avatar
-from avatar_kit.geometry import Mask, Paste, Rect
-from avatar_kit.timeline import Loop
+from avatar_kit.geometry import Rect
 from avatar_kit.writer import AvatarWriter
 
 WIDTH, HEIGHT = 416, 304
@@ -140,19 +140,14 @@ def write_avatar(
     *,
     network: onnx.ModelProto | bytes | None = None,
     frames: int = 5,
-    loop: Loop = Loop.BOUNCE,
-    paste: Paste = Paste.REFERENCE,
-    mask: Mask | None = None,
-    replace: bool = False,
     seed: int = 0,
     rects: Callable[[int], Rect] = rect,
     features: np.ndarray | None = None,
+    **properties: Any,
 ) -> Avatar:
-    """A small avatar with an encoder of its own."""
+    """A small avatar with an encoder of its own; `properties` are AvatarWriter's."""
     content = network if isinstance(network, bytes) else (network or exact_network()).SerializeToString()
-    with AvatarWriter(
-        models_root, avatar_id, width=WIDTH, height=HEIGHT, loop=loop, paste=paste, mask=mask, replace=replace
-    ) as writer:
+    with AvatarWriter(models_root, avatar_id, width=WIDTH, height=HEIGHT, **properties) as writer:
         for index in range(frames):
             writer.add_frame(background(seed + index), rects(index))
         writer.set_network(content)

@@ -53,9 +53,9 @@ def frame_windows(avatar: Avatar, sound: np.ndarray, frames: int) -> np.ndarray:
 
 
 def picture_input(avatar: Avatar, index: int) -> np.ndarray:
-    """[6, 320, 320] in 0..1."""
-    crop = crop_328(avatar, index)[4:324, 4:324]
-    masked = crop.copy()
+    """[6, 320, 320] in 0..1: the reference, the frame's own unless the avatar fixes another, and the frame masked."""
+    crop = crop_328(avatar, index if avatar.reference_frame is None else avatar.reference_frame)[4:324, 4:324]
+    masked = crop_328(avatar, index)[4:324, 4:324].copy()
     mask = avatar.mask
     masked[mask.y : mask.y + mask.height, mask.x : mask.x + mask.width] = 0
     return np.concatenate([crop.transpose(2, 0, 1), masked.transpose(2, 0, 1)]).astype(np.float32) / np.float32(255)

@@ -31,7 +31,7 @@ def windows(count: int) -> np.ndarray:
     return np.random.default_rng(8).uniform(0, 5, (count, 8192)).astype("<f4")
 
 
-@pytest.mark.parametrize("avatar_id", ["small", "direct", "masked", "static", "wide"])
+@pytest.mark.parametrize("avatar_id", ["small", "direct", "masked", "fixed", "static", "wide"])
 @pytest.mark.parametrize("quality", [0, 31, 100])
 def test_from_features_every_byte_is_the_reference_s(duo: Duo, models_root, avatar_id: str, quality: int) -> None:
     avatar, heard = load_avatar(models_root / avatar_id), windows(FRAMES)
@@ -83,6 +83,25 @@ def test_the_drawn_person(duo: Duo, demo: Avatar, speech: np.ndarray) -> None:
         interval = reference.restart_interval_of(jpeg)
         assert interval > 0
         assert jpeg == reference.encoded(picture, quality=75, restart_interval=interval)
+
+
+def test_mouths_beside_pictures_that_a_caller_sent_have_no_fixed_reference(duo: Duo, models_root) -> None:
+    """The small avatar has the same network and frames."""
+    small, heard = load_avatar(models_root / "small"), windows(4)
+    sent = np.stack([reference.picture_input(small, index) for index in (4, 0, 2, 1)])
+    fields = {"audio_features": heard.tobytes(), "visual_frames": sent.tobytes(), "batch_size": 4}
+    pictures = raw_pictures(duo, model_id="fixed", **fields)
+    np.testing.assert_array_equal(pictures, raw_pictures(duo, model_id="small", **fields))
+
+
+@pytest.mark.parametrize("avatar_id", ["fixed", "wide"])
+def test_idle_frames_are_the_backgrounds_encoded_whole(duo: Duo, models_root, avatar_id: str) -> None:
+    avatar = load_avatar(models_root / avatar_id)
+    reply = ask(duo, model_id=avatar_id, idle=True, batch_size=FRAMES, jpeg_quality=60)
+    assert list(reply.frame_indices) == ([0, 1, 2, 3, 2, 1, 2, 3, 2] if avatar.idle else SMALL_INDICES)
+    for index, jpeg in zip(reply.frame_indices, reply.composited_frames, strict=True):
+        interval = reference.restart_interval_of(jpeg)
+        assert jpeg == reference.encoded(reference.read(avatar, index), quality=60, restart_interval=interval)
 
 
 @pytest.mark.parametrize(
