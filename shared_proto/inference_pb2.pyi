@@ -135,7 +135,8 @@ class InferBatchRequest(_message.Message):
     @_builtins.property
     def frame_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Which of the avatar's frames each output frame is made from; empty: 0, 1, 2 ... along the avatar's loop.
-        batch_size values, each below the avatar's frame count. Not together with visual_frames.
+        batch_size values, each below the avatar's frame count. Together with visual_frames only where
+        stored_features need them to choose the rows.
         """
 
     def __init__(
