@@ -96,6 +96,7 @@ def import_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
     """Make an avatar of what you have on disk: a training folder, a package, frames or a video."""
+    from avatar_kit.errors import one_line
     from avatar_kit.geometry import Paste
     from avatar_kit.importing import ImportOptions, plan_import, run_import
     from avatar_kit.timeline import Loop
@@ -129,11 +130,11 @@ def import_command(
     with progress_bar("frames") as report:
         imported = run_import(plan, report)
     for note in imported.notes:
-        typer.echo(note)
+        typer.echo(one_line(note))
     for warning in imported.warnings:
-        typer.echo(f"warning: {warning}")
+        typer.echo(f"warning: {one_line(warning)}")
     avatar = imported.avatar
-    typer.echo(f"{avatar.root}: {avatar.frame_count} frames of {avatar.width}x{avatar.height}")
+    typer.echo(one_line(f"{avatar.root}: {avatar.frame_count} frames of {avatar.width}x{avatar.height}"))
 
 
 @command("list")
@@ -178,10 +179,22 @@ def inspect_command(
     avatar_id: AvatarId,
     models_root: ModelsRoot = DEFAULT_MODELS_ROOT,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.png", help="Where the contact sheet goes; without, ID.png here.")
+        Path | None, typer.Option("--out", metavar="FILE", help="Where the picture or film goes; ID.png, ID-compared.mp4 here.")
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option("--compare", metavar="SETTING=VALUE", help="A film instead: as it is, and with this setting; repeatable."),
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option("--audio", metavar="FILE", help="What is spoken in the film; the shipped speech without.")
     ] = None,
 ) -> None:
-    """Sum up an avatar in words and on a contact sheet."""
+    """Sum up an avatar in words and on a contact sheet; or compare two settings of it in a film."""
+    if compare:
+        _compare(models_root, avatar_id, compare, audio, out or Path(f"{avatar_id}-compared.mp4"))
+        return
+    if audio is not None:
+        raise typer.BadParameter("goes with --compare alone", param_hint="--audio")
     from avatar_kit.catalog import AvatarCatalog
     from avatar_kit.inspect import contact_sheet, summary
     from lipsync_cli.files import write_png
@@ -193,3 +206,17 @@ def inspect_command(
     check_suffix(sheet, ".png", "--out")
     write_png(sheet, contact_sheet(avatar, loud_moment(avatar, catalog)))
     typer.echo(f"{summary(avatar)}contact sheet: {sheet}")
+
+
+def _compare(models_root: Path, avatar_id: str, settings: list[str], audio: Path | None, out: Path) -> None:
+    from avatar_kit.demo import SPEECH_PATH
+    from lipsync_cli.comparing import changed_entry, compare
+    from lipsync_cli.screen import progress_bar
+
+    check_suffix(out, ".mp4", "--out")
+    change = changed_entry(settings)
+    with progress_bar("frames") as report:
+        compared = compare(models_root, avatar_id, change, audio=audio or SPEECH_PATH, out=out, report=report)
+    for sentence in compared.told:
+        typer.echo(sentence)
+    typer.echo(f"{out}: {compared.frames} frames")
