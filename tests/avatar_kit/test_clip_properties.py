@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import BrokenAvatar
+from avatar_kit.geometry import Mask
 from avatar_kit.model_entry import ModelEntry
 from avatar_kit.network_trial import try_network
 from avatar_kit.reference_frame import Reference
@@ -120,6 +121,11 @@ def test_an_avatar_of_the_old_layout_has_them_of_the_settings(old_avatar: Callab
 def test_a_wrong_entry_is_refused(entry: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ModelEntry.model_validate(entry)
+
+
+@pytest.mark.parametrize("mask", [[5, 5, 310, 315], "5,5,310,315", "[5, 5, 310, 315]"], ids=str)
+def test_a_mask_may_be_given_as_text_too_as_on_a_command_line(mask: object) -> None:
+    assert ModelEntry.model_validate({"mask": mask}).mask == Mask(5, 5, 310, 315)
 
 
 @pytest.mark.parametrize("text", ["current", "fixed:0", "fixed:523"])
