@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,13 @@ async def rpc(request, context):
         await asyncio.to_thread(sys.stdin.readline)
     if request == b"for ever":
         await asyncio.Event().wait()
+    if request == b"stubborn":
+        reading = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
+        while not reading.done():
+            try:
+                await asyncio.shield(reading)
+            except asyncio.CancelledError:
+                print("goes on", file=sys.stderr, flush=True)
     yield b"done"
 
 @asynccontextmanager
@@ -85,6 +94,7 @@ class Process:
         line = self.popen.stdout.readline()
         match = READY.fullmatch(line)
         assert match, (line, self.err)
+        self.metrics = match[2]
         return match[1]
 
     def go_on(self) -> None:
@@ -156,6 +166,97 @@ def test_a_second_signal_ends_it_at_once(launch: Launch) -> None:
     assert code == 0
     assert "1 running calls are cut off" in err
     assert "closed" in err
+
+
+def get(address: str, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(address, timeout=60)
+    try:
+        connection.request("GET", path)
+        reply = connection.getresponse()
+        return reply.status, reply.read().decode()
+    finally:
+        connection.close()
+
+
+def check(channel: grpc.Channel) -> int:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    status: int = stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status
+    return status
+
+
+def new_call(address: str, request: bytes = b"") -> grpc.StatusCode:
+    """On a connection of its own."""
+    with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        call = channel.unary_stream("/test.Test/Rpc")(request, timeout=60)
+        with suppress(grpc.RpcError):
+            assert list(call) == [b"began", b"done"]
+        code: grpc.StatusCode = call.code()
+        return code
+
+
+def test_from_the_signal_on_it_is_not_ready_and_serves_on_for_those_who_have_not_noticed(launch: Launch) -> None:
+    process = launch("plain", "server.drain_seconds=600")
+    address = process.ready()
+    with grpc.insecure_channel(address) as channel:
+        assert check(channel) == health_pb2.HealthCheckResponse.SERVING
+        assert get(process.metrics, "/health/ready") == (200, "ok\n")
+        process.popen.terminate()
+        process.wait_for("draining")
+        assert get(process.metrics, "/health/ready") == (503, "the service is shutting down\n")
+        assert get(process.metrics, "/health/live") == (200, "ok\n")
+        assert check(channel) == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert new_call(address) is grpc.StatusCode.OK
+    process.popen.terminate()
+    assert process.end()[0] == 0
+
+
+def test_after_the_drain_only_running_calls_go_on_and_their_end_is_that_of_the_process(launch: Launch) -> None:
+    process = launch("plain", "server.grace_seconds=3600")
+    address = process.ready()
+    with grpc.insecure_channel(address) as channel:
+        running = channel.unary_stream("/test.Test/Rpc")(b"wait", timeout=60)
+        assert next(running) == b"began"
+        process.popen.terminate()
+        process.wait_for("draining")
+        while new_call(address) is grpc.StatusCode.OK:
+            pass
+        assert new_call(address) is grpc.StatusCode.UNAVAILABLE
+        assert process.popen.poll() is None
+        assert get(process.metrics, "/health/ready")[0] == 503
+        process.go_on()
+        assert list(running) == [b"done"]
+    code, _, err = process.end()
+    assert code == 0
+    assert "cut off" not in err
+
+
+def test_calls_that_outlive_the_grace_end_with_unavailable_and_the_process_with_0(launch: Launch) -> None:
+    process = launch("plain", "server.grace_seconds=0.2")
+    with grpc.insecure_channel(process.ready()) as channel:
+        calls = [channel.unary_stream("/test.Test/Rpc")(b"for ever", timeout=60) for _ in range(3)]
+        assert [next(call) for call in calls] == [b"began"] * 3
+        process.popen.terminate()
+        assert [call.code() for call in calls] == [grpc.StatusCode.UNAVAILABLE] * 3
+    code, _, err = process.end()
+    assert code == 0
+    assert "3 running calls are cut off" in err
+    assert err.index("cut off") < err.index("closed")
+
+
+def test_a_handler_that_will_not_be_cancelled_cannot_hold_its_caller(launch: Launch) -> None:
+    """And more signals than two are no different from two."""
+    process = launch("plain", "server.drain_seconds=600", "server.grace_seconds=3600")
+    with grpc.insecure_channel(process.ready()) as channel:
+        call = channel.unary_stream("/test.Test/Rpc")(b"stubborn", timeout=60)
+        assert next(call) == b"began"
+        process.popen.terminate()
+        process.wait_for("draining")
+        for _ in range(3):
+            process.popen.terminate()
+        process.wait_for("running calls are cut off")
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+        process.go_on()
+    assert process.end()[0] == 0
 
 
 def test_a_signal_while_it_warms_up_ends_it_in_order(launch: Launch) -> None:
