@@ -264,7 +264,7 @@ def test_whatever_stood_there_is_replaced(
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "kept").write_text("of somebody else")
     place = models_root / "ada"
-    for stand in (lambda: place.symlink_to(tmp_path / "target"), lambda: place.write_text("a file"), place.mkdir, lambda: None):
+    for stand in (lambda: place.symlink_to(tmp_path / "target"), place.mkdir, lambda: None):
         stand()
         assert other_avatar(models_root, jpeg_of).frame_count == 6
         assert [path.name for path in models_root.iterdir()] == ["ada"]
