@@ -188,7 +188,8 @@ def _frames(folder: Path, manifest: Manifest, video: Path | None, stamp: Stamp, 
             return None
         stamp.add(video)
         problems += header_problems(video, width, height)
-        return VideoFrames(video, count=manifest.frame_count, width=width, height=height)
+        sha256 = manifest.files.background_video.sha256
+        return VideoFrames(video, count=manifest.frame_count, width=width, height=height, sha256=sha256)
     paths = _frame_paths(folder, manifest, problems)
     if not paths:
         return None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 from avatar_kit.errors import shortened
 from avatar_kit.manifest import FRAMES_FOLDER, Manifest
-from avatar_kit.safe_files import FileProblem, contained, read_bounded
+from avatar_kit.safe_files import FileProblem, contained, read_bounded, sha256_of
 
 MAX_SUMS_BYTES = 128 * 2**20  # a line of 94 bytes for each of a million frames
 
@@ -25,7 +24,7 @@ def checksum_problems(folder: Path, manifest: Manifest) -> list[str]:
             continue
         try:
             path = contained(folder, entry.path)
-            if path.is_file() and _sha256(path) != entry.sha256:
+            if path.is_file() and sha256_of(path) != entry.sha256:
                 problems.append(f"{entry.path} has changed: its SHA-256 is not the one in the manifest")
             if role == "frame_checksums":
                 listed = _listed(path)
@@ -52,14 +51,6 @@ def _frame_problems(folder: Path, listed: dict[str, str]) -> list[str]:
         name = f"{FRAMES_FOLDER}/{path.name}"
         if name not in listed:
             problems.append(f"{name} has no checksum")
-        elif _sha256(path) != listed[name]:
+        elif sha256_of(path) != listed[name]:
             problems.append(f"{name} has changed: its SHA-256 is not the one that was written with it")
     return shortened(problems)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise FileProblem(f"can not be read: {error.strerror}") from None

@@ -106,11 +106,11 @@ class FramePass(Generic[What]):
 
     def _choose(self) -> int | None:
         """The frame that comes next: on the way to the one that was wished for first, else where the pass is anyway."""
+        if self._ended:
+            return None
         if not self._stretches and not self._passed.any():
             self._stretches = self._whole_video()
         with self._lock:
-            if self._ended:
-                return None
             wished = iter(self._wishes)
             stretch = next((found for frame in wished if (found := self._stretch_of(frame))), None)
         stretch = stretch or next(iter(self._stretches), None)

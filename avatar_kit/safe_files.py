@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Sequence
@@ -52,6 +53,15 @@ def check_regular(path: Path) -> None:
         raise FileProblem("is empty")
     if not os.access(path, os.R_OK):
         raise FileProblem("can not be read: Permission denied")
+
+
+def sha256_of(path: Path) -> str:
+    """Of the file's whole content, in hexadecimal. Raises FileProblem."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FileProblem(_reason(error)) from None
 
 
 def contained(root: Path, relative: str) -> Path:

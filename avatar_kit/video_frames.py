@@ -12,8 +12,9 @@ from pathlib import Path
 import av
 
 from avatar_kit.geometry import Picture
+from avatar_kit.identity import Stamp
 from avatar_kit.manifest import FPS
-from avatar_kit.safe_files import FileProblem
+from avatar_kit.safe_files import FileProblem, sha256_of
 from avatar_kit.video_cursor import VideoCursor
 from avatar_kit.video_files import decoded, opened_video, picture_of
 from avatar_kit.video_index import Start, VideoIndex, index_video, is_at_25
@@ -36,15 +37,24 @@ class _Damage:
     problem: FileProblem
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look through the file found, for as long as it stays the file that it was."""
+
+    file: Stamp
+    found: VideoIndex | FileProblem
+
+
 class VideoFrames:
     """Thread-safe. The file is looked through and opened when the first frame is read; in order, each costs one decoding."""
 
-    def __init__(self, path: Path, *, count: int, width: int, height: int, index: VideoIndex | None = None) -> None:
-        """`index`: of that file, when it is known. Nothing is opened yet."""
+    def __init__(self, path: Path, *, count: int, width: int, height: int, sha256: str | None = None) -> None:
+        """`sha256`: of the whole file, in hexadecimal; any other content is refused. Nothing is opened yet."""
         self.path, self.count, self.width, self.height = path, count, width, height
+        self._sha256 = sha256
         self._lock = threading.Lock()
-        self._index = index
-        self._starts: list[Start] = list(index.starts) if index else []
+        self._look: _Look | None = None
+        self._starts: list[Start] = []
         self._cursors: OrderedDict[int, VideoCursor] = OrderedDict()  # the one used last at the end
         self._recent: OrderedDict[int, av.VideoFrame] = OrderedDict()
         self._damages: list[_Damage] = []
@@ -72,7 +82,8 @@ class VideoFrames:
     def read(self, index: int) -> Picture:
         """Frame `index`, 0 .. count - 1: [height, width, 3]. Raises FileProblem."""
         with self._lock:
-            frame = self._recent.get(index) or self._reach(index)
+            video = self._look_through()
+            frame = self._recent.get(index) or self._reach(video, index)
         picture = picture_of(frame)
         if picture.shape != (self.height, self.width, 3):
             size = f"{picture.shape[1]}x{picture.shape[0]}"
@@ -82,22 +93,40 @@ class VideoFrames:
     def close(self) -> None:
         """Lets go of the file and of what was decoded; reading opens it anew."""
         with self._lock:
-            for cursor in self._cursors.values():
-                cursor.close()
-            self._cursors.clear()
-            self._recent.clear()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for cursor in self._cursors.values():
+            cursor.close()
+        self._cursors.clear()
+        self._recent.clear()
 
     def _look_through(self) -> VideoIndex:
-        if self._index is None:
-            index = checked_index(self.path)
-            if index.count != self.count:
-                raise FileProblem(f"has {index.count} frames, the avatar has {self.count}")
-            self._index, self._starts = index, list(index.starts)
-        return self._index
+        """Once, and again when the file is another than it was. Nothing that was known of it counts then."""
+        if self._look is None or not self._look.file.holds():
+            self._let_go()
+            self._damages.clear()
+            file = Stamp(self.path)
+            try:
+                found: VideoIndex | FileProblem = self._index()
+            except FileProblem as problem:
+                found = problem
+            self._look = _Look(file, found)
+        if isinstance(self._look.found, FileProblem):
+            raise self._look.found
+        return self._look.found
 
-    def _reach(self, index: int) -> av.VideoFrame:
+    def _index(self) -> VideoIndex:
+        if self._sha256 not in {None, sha256_of(self.path)}:
+            raise FileProblem("has changed: its SHA-256 is not the one in the manifest")
+        index = checked_index(self.path)
+        if index.count != self.count:
+            raise FileProblem(f"has {index.count} frames, the avatar has {self.count}")
+        self._starts = list(index.starts)
+        return index
+
+    def _reach(self, video: VideoIndex, index: int) -> av.VideoFrame:
         """Decodes up to `index`, from farther back when what is marked as a keyframe turns out to be none."""
-        video = self._look_through()
         for damage in self._damages:
             if damage.first <= index < damage.stop:
                 raise damage.problem
@@ -182,7 +211,7 @@ def open_frames(path: Path) -> VideoFrames:
     index = checked_index(path)
     with opened_video(path) as (container, stream):
         height, width, _ = picture_of(next(decoded(container, stream))).shape
-    return VideoFrames(path, count=index.count, width=width, height=height, index=index)
+    return VideoFrames(path, count=index.count, width=width, height=height)
 
 
 def checked_index(path: Path) -> VideoIndex:

@@ -5,8 +5,9 @@ Pictures are made while later mouths are still being inferred.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -127,12 +128,14 @@ class BatchCompositor:
         """The pictures, and the milliseconds that painting them took on all threads together."""
         raw = order.output_format == compositing_pb2.FORMAT_RAW_BGR
         painter = Painter(composer, indices, jpeg_quality=None if raw else order.jpeg_quality)
+        ready = composer.wish(indices, quality=painter.jpeg_quality)
         jobs = FrameJobs(self.pool)
         try:
             if order.idle:
+                await _granted(ready)
                 jobs.add(painter.idle())
             else:
-                await self._speak(order, painter, jobs, deadline, times)
+                await self._speak(order, painter, jobs, ready, deadline, times)
             pictures = await jobs.pictures()
         finally:
             jobs.drop()
@@ -142,8 +145,16 @@ class BatchCompositor:
         self.metrics.frames.inc(len(pictures))
         return pictures, sum(jobs.seconds) * 1000
 
-    async def _speak(self, order: CompositeOrder, painter: Painter, jobs: FrameJobs, deadline: Deadline, times: _Times) -> None:
-        """Starts on each group of frames as its mouths come from the inference service."""
+    async def _speak(
+        self,
+        order: CompositeOrder,
+        painter: Painter,
+        jobs: FrameJobs,
+        ready: Future[None] | None,
+        deadline: Deadline,
+        times: _Times,
+    ) -> None:
+        """Starts on each group of frames as its mouths come from the inference service, once the backgrounds are `ready`."""
         started = perf_counter()
         version = painter.composer.avatar.version
         mouths = self.client.mouths(
@@ -154,6 +165,7 @@ class BatchCompositor:
         async with aclosing(mouths):
             async for group in mouths:
                 times.note(group)
+                await _granted(ready)
                 jobs.add(painter.speaking(group))
         times.wait = _ms_since(started)
         self.metrics.stages.observe(STAGE_INFERENCE_WAIT, times.wait / 1000)
@@ -181,6 +193,12 @@ def _positions(order: CompositeOrder, avatar: Avatar) -> tuple[list[int], int]:
     else:
         positions, following = list(range(start, start + count)), start + count
     return positions, following if following <= _MAX_POSITION else following % period(frame_count, loop)
+
+
+async def _granted(wish: Future[None] | None) -> None:
+    """Waits for frames that are being prepared, without a thread that waits."""
+    if wish is not None:
+        await asyncio.wrap_future(wish)
 
 
 def _ms_since(started: float) -> float:

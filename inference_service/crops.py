@@ -1,13 +1,16 @@
 """An avatar's crops as its network takes them: uint8 planes, made from the frames once, kept where the network runs.
 
-Frames are read when they are first asked for, so that an avatar serves at once; `fill` makes the rest. On a CPU the bank's own
-memory is the network's input. On a GPU a batch carries its crops along until the bank is full; then the whole bank moves there.
+Frames are read when they are first asked for, so that an avatar serves at once; `fill` makes the rest, and goes through a video
+once for that. On a CPU the bank's own memory is the network's input. On a GPU a batch carries its crops along until the bank is
+full; then the whole bank moves there.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +18,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
-from avatar_kit.geometry import MOUTH_SIZE, crop_328, inner
+from avatar_kit.errors import BrokenAvatar
+from avatar_kit.frame_pass import FramePass
+from avatar_kit.geometry import MOUTH_SIZE, Picture, crop_328, inner
+from avatar_kit.video_frames import VideoFrames
 from inference_service.devices import Device
 
 
@@ -42,6 +48,7 @@ class CropBank:
         self._ready = np.zeros(avatar.frame_count, bool)
         self._locks = [threading.Lock() for _ in range(8)]
         self._on_device: onnxruntime.OrtValue | None = None
+        self._pass: FramePass[None] | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -59,12 +66,36 @@ class CropBank:
                 if not self._ready[frame]:
                     self._make(frame)
 
+    def wish(self, frames: Sequence[int]) -> Future[None] | None:
+        """What is better waited for before `ensure`, as `fill` is about to make these crops; None: nothing. Does not block."""
+        under_way = self._pass
+        return under_way.wish(self.missing(frames), None) if under_way else None
+
     def fill(self) -> None:
-        """Makes every crop and, on a GPU, moves them there. Blocking."""
+        """Makes every crop and, on a GPU, moves them there. Blocking. Raises BrokenAvatar when there are frames without."""
+        if self._avatar.video:
+            self._fill_from(self._avatar.video)
         self.ensure(range(self._avatar.frame_count))
         if self._device.is_gpu and self._on_device is None:
             self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(self._host, "cuda", self._device.gpu_id)
             self._host = None
+
+    def _fill_from(self, video: VideoFrames) -> None:
+        """Decodes each frame once, those that requests wait for first."""
+        self._pass = FramePass[None](self._avatar, video, self._take)
+        try:
+            goes_on = True
+            while goes_on:
+                with suppress(BrokenAvatar):  # the frame's crop stays missing
+                    goes_on = self._pass.step()
+        finally:
+            self._pass.end()
+            self._pass = None
+
+    def _take(self, frame: int, picture: Picture, _wished: frozenset[None]) -> bool:
+        if not self._ready[frame]:
+            self._keep(frame, picture)
+        return True
 
     def feed(self, frames: NDArray[np.int64]) -> Feed:
         """A bank and the slots in it that hold `frames`, which `ensure` has made."""
@@ -78,9 +109,14 @@ class CropBank:
         return Feed(np.ascontiguousarray(host[along]), np.arange(count, dtype=np.int64), last)
 
     def _make(self, frame: int) -> None:
+        if self._host is not None:
+            self._keep(frame, self._avatar.read_frame(frame))
+
+    def _keep(self, frame: int, picture: Picture) -> None:
+        """Two threads may do it at a time: they write the same."""
         host = self._host
         if host is None:
             return
-        crop = inner(crop_328(self._avatar.read_frame(frame), self._avatar.rects[frame]))
+        crop = inner(crop_328(picture, self._avatar.rects[frame]))
         host[frame] = crop.transpose(2, 0, 1)
         self._ready[frame] = True

@@ -169,7 +169,7 @@ class ModelRegistry:
         self._metrics.loaded_model(model.load_seconds)
         log.info("loaded avatar %s in %.0f ms, %.0f MB", avatar_id, model.load_seconds * 1000, model.memory_bytes / 1e6)
         self._trim(keep=avatar_id)
-        if any(engine.device.is_gpu for engine in model.engines) and not fill:
+        if not fill and self._is_worth_filling(model):
             self._fill_later(model)
         return model
 
@@ -198,6 +198,12 @@ class ModelRegistry:
             raise
         await loop.run_in_executor(self._threads, avatar.check_current)
         return model
+
+    def _is_worth_filling(self, model: LoadedModel) -> bool:
+        """On a GPU the bank can then lie there; of a video that fits, each frame is then decoded once."""
+        if any(engine.device.is_gpu for engine in model.engines):
+            return True
+        return bool(model.avatar.video) and self.memory_bytes + model.avatar.frame_count * CROP_BYTES <= self.max_bytes
 
     def _fill_later(self, model: LoadedModel) -> None:
         async def fill() -> None:

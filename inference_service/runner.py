@@ -159,6 +159,8 @@ class Runner:
         if missing:
             started = time.monotonic()
             with as_service_errors():
+                if wish := engine.bank.wish(missing):
+                    await asyncio.wrap_future(wish)
                 await self.on_thread(functools.partial(engine.bank.ensure, missing))
             self._metrics.stages.observe(CROPS, time.monotonic() - started)
 
