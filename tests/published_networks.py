@@ -78,9 +78,11 @@ class Unet(nn.Module):
         for block in self.fuse_conv:
             y = block.double_conv(y)
         for k in range(1, 6):
-            y = nn.functional.interpolate(y, scale_factor=2, mode="bilinear", align_corners=True)
-            y = getattr(self, f"up{k}").conv.double_conv(torch.cat([y, x[5 - k]], 1))
+            y = getattr(self, f"up{k}").conv.double_conv(torch.cat([self.twice(y), x[5 - k]], 1))
         return torch.sigmoid(self.outc.conv(y))
+
+    def twice(self, y: Any) -> Any:
+        return nn.functional.interpolate(y, scale_factor=2, mode="bilinear", align_corners=True)
 
 
 class EncoderLayer(nn.Module):

@@ -1,7 +1,8 @@
 """Freeing an exported network from its fixed batch size, when trying it out shows that nothing else depends on it.
 
 Some exporters write a batch of 1 into the inputs and outputs, and into the reshapes between. The changed network is believed
-only after running: its batches of 1 must give what the original gives, and its batches of 2 what the two give one by one.
+only after running: its batches of 1 must give what the original gives, and its batches of 2 what the two give one by one. The
+two are so unlike that any mixing shows; only to a thousandth, as kernels for open and for fixed sizes do not round alike.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from onnx import numpy_helper
 from avatar_kit.errors import AvatarError
 from avatar_kit.onnx_sessions import open_session, run_session
 
-_TOLERANCE = 1e-5  # kernels may add in another order for another batch
+_TOLERANCE = 1e-3  # a quarter of a grey level; sharp networks were seen to differ by a tenth of it
 _OPEN = "N"
 _NAME = "the network"
 _TOP_OF_ROWS = 10.0  # what rows of audio features reach
+_STRENGTHS = (1.0, 0.3)
 
 
 def freed(model: onnx.ModelProto, binding: Callable[[onnx.ModelProto], Any]) -> onnx.ModelProto | None:
@@ -78,7 +80,7 @@ def _gives_the_same(model: onnx.ModelProto, opened: onnx.ModelProto, batch: int)
     original = open_session(model.SerializeToString(), _NAME)
     changed = open_session(opened.SerializeToString(), _NAME)
     generator = np.random.default_rng(5)
-    items = [_random_inputs(original, generator) for _ in range(2)]
+    items = [_random_inputs(original, generator, strength) for strength in _STRENGTHS]
     singles = [run_session(changed, _NAME, _stacked([item])) for item in items]
     pair = run_session(changed, _NAME, _stacked(items))
     for index, item in enumerate(items):
@@ -89,12 +91,12 @@ def _gives_the_same(model: onnx.ModelProto, opened: onnx.ModelProto, batch: int)
     return True
 
 
-def _random_inputs(session: Any, generator: np.random.Generator) -> dict[str, NDArray[np.float32]]:
-    """One item of each input, of the sizes that the model states."""
+def _random_inputs(session: Any, generator: np.random.Generator, strength: float) -> dict[str, NDArray[np.float32]]:
+    """One item of each input, of the sizes that the model states; `strength`: how bright and loud."""
     inputs = {}
     for end in session.get_inputs():
         top = 1.0 if len(end.shape) == 4 and end.shape[1] == 6 else _TOP_OF_ROWS
-        inputs[end.name] = generator.uniform(0, top, end.shape[1:]).astype(np.float32)
+        inputs[end.name] = generator.uniform(0, top * strength, end.shape[1:]).astype(np.float32)
     return inputs
 
 

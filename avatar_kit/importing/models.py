@@ -75,7 +75,7 @@ def prepare(source: ModelSource) -> Prepared:
     model = freed(load_whole(source.path), _BINDINGS[source.kind])
     if model is None:
         return Prepared(source.path, f"{source.path.name}: kept as it is, takes batches of {source.batch} only")
-    note = f"{source.path.name}: took batches of {source.batch} only, now takes any (compared: the same values)"
+    note = f"{source.path.name}: took batches of {source.batch} only, now takes any (compared: the same to a thousandth)"
     return Prepared(model.SerializeToString(deterministic=True), note)
 
 
