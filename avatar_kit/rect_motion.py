@@ -16,6 +16,7 @@ _JUMP = 0.25
 _RESIZE = 0.15
 # What a moving head changes its speed by from one frame to the next is a pixel or two; half of all frames above this tremble.
 _TREMBLE = 0.04
+_FEW_FRAMES = 25  # of which a jump or two would be half
 _MOST_OBLONG = 1.25  # training crops squares; what was clamped at an edge is a little off
 
 
@@ -60,8 +61,8 @@ def _sudden(one: Rect, two: Rect) -> str | None:
 
 
 def _typical_tremble(rects: Sequence[Rect]) -> float:
-    """The median of how far each rectangle's centre lies from where the two before it lead to, in pixels."""
-    if len(rects) < 3:
+    """The median of how far each rectangle's centre lies from where the two before it lead to, in pixels; 0 of a few."""
+    if len(rects) < _FEW_FRAMES:
         return 0.0
     centres = np.array([((rect.x1 + rect.x2) / 2, (rect.y1 + rect.y2) / 2) for rect in rects])
     return float(np.median(np.hypot(*np.diff(centres, n=2, axis=0).T)))

@@ -238,6 +238,29 @@ def test_rectangles_that_do_not_follow_a_head_are_warned_of(rects: list[Rect], l
     assert all(part in warning for part, warning in zip(says, warnings, strict=True))
 
 
+@pytest.mark.parametrize(("noise", "warned"), [(0, False), (2, False), (20, True)])
+def test_rectangles_that_tremble_are_warned_of(noise: int, warned: bool) -> None:
+    random = np.random.default_rng(6)
+    rects = []
+    for step in range(60):
+        x, y = (np.array([200 + 20 * np.sin(step / 4), 90]) + random.integers(-noise, noise + 1, 2)).astype(int)
+        rects.append(Rect(int(x), int(y), int(x) + 180, int(y) + 180))
+    warnings = motion_warnings(rects, loop=Loop.BOUNCE, width=640, height=360)
+    assert any("tremble" in warning for warning in warnings) == warned
+
+
+def test_what_it_takes_to_serve_is_estimated(avatar: Avatar) -> None:
+    report = verify_avatar(avatar)
+    crops = 6 * 320 * 320 * 3
+    assert report.memory_bytes["inference_gpu"] > 16 * 4 * 6 * 320 * 320 + crops
+    assert crops < report.memory_bytes["inference_cpu"] < report.memory_bytes["inference_gpu"]
+    assert "with batches of 16" in report.facts["memory to infer, GPU"]
+    avatar.network_path.write_bytes(b"broken")
+    report = verify_avatar(avatar)
+    assert report.memory_bytes == {}
+    assert report.facts["memory to infer, GPU"].endswith("an unusable network")
+
+
 def crop_video(path: Path, avatar: Avatar, *, size: int, shift: int = 0, noise: bool = False) -> None:
     """What a training tool leaves behind: each frame's crop, cut out here by other means than ours."""
     random = np.random.default_rng(5)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 
+from avatar_kit.benchmark_avatar import build_benchmark
 from avatar_kit.geometry import Rect
 from avatar_kit.writer import AvatarWriter
 
@@ -66,6 +69,86 @@ def test_verify_tells_everything_and_its_code_is_honest(run, models_root):
     assert result.exit_code == 1
     assert "problem: " in result.stdout
     assert "torn cannot be served" in result.stdout
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """An avatar that can be served, of six frames."""
+    return build_benchmark(tmp_path / "whole", "ada", frame_count=6, network="free")
+
+
+def verified(run, avatar):
+    result = run("avatar", "verify", "ada", "--models-root", avatar.root.parent, "--json")
+    return result.exit_code, json.loads(result.stdout)
+
+
+def test_verify_for_programs(run, whole):
+    code, told = verified(run, whole)
+    assert code == 0
+    assert list(told) == ["id", "ok", "problems", "warnings", "facts", "memory_bytes"]
+    assert (told["id"], told["ok"], told["problems"], told["warnings"]) == ("ada", True, [], [])
+    assert told["facts"]["clip"].startswith("6 frames")
+    assert told["facts"]["memory to infer, GPU"].startswith("about")
+    assert set(told["memory_bytes"]) == {"compositing", "inference_gpu", "inference_cpu"}
+    assert min(told["memory_bytes"].values()) > 6 * 180 * 180 * 3, "what lies around the mouths, and the pictures"
+
+
+def change_a_frame(avatar):
+    path = avatar.frame_paths[3]
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"\xff\xd9") - 40] ^= 1
+    path.write_bytes(data)
+
+
+def take_a_frame_away(avatar):
+    avatar.frame_paths[5].unlink()
+
+
+def put_a_smaller_frame_in(avatar):
+    avatar.frame_paths[2].write_bytes(cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes())
+
+
+def cut_the_network_off(avatar):
+    avatar.network_path.write_bytes(avatar.network_path.read_bytes()[:1000])
+
+
+def move_a_rectangle(avatar, *, rect):
+    rects = json.loads(avatar.rects_path.read_text())
+    avatar.rects_path.write_text(json.dumps([*rects[:4], rect, *rects[5:]]))
+
+
+def leave_only_the_manifest(avatar):
+    shutil.rmtree(avatar.root / "frames")
+    avatar.network_path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "problems"),
+    [
+        (change_a_frame, ["frames/frame_000003.jpg has changed"]),
+        (take_a_frame_away, ["5 pictures, but avatar.yaml says frame_count 6"]),
+        (put_a_smaller_frame_in, ["frames/frame_000002.jpg is 64x64"]),
+        (cut_the_network_off, ["network.onnx: not an ONNX file"]),
+        (partial(move_a_rectangle, rect=[1200, 300, 1300, 400]), ["frame 4: [1200, 300, 1300, 400] is not inside"]),
+        (partial(move_a_rectangle, rect=[20, 20, 200, 200]), ["crop_rects.json has changed"]),
+        (leave_only_the_manifest, ["frames", "network.onnx"]),
+    ],
+)
+def test_what_keeps_an_avatar_from_being_served_is_named(run, whole, harm, problems):
+    harm(whole)
+    code, told = verified(run, whole)
+    assert (code, told["ok"]) == (1, False)
+    assert all(any(part in problem for problem in told["problems"]) for part in problems), told["problems"]
+    assert str(whole.root) not in json.dumps(told)
+
+
+def test_rectangles_that_jump_are_warned_of(run, whole):
+    move_a_rectangle(whole, rect=[20, 20, 200, 200])
+    _, told = verified(run, whole)
+    assert [warning.partition(" by ")[0] for warning in told["warnings"]] == [
+        "frame 4: the rectangle jumps",
+        "frame 5: the rectangle jumps",
+    ]
 
 
 @pytest.mark.parametrize("command", ["verify", "inspect"])
