@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "lipsync_client": {"shared_proto"},
     "lipsync_cli": EVERYTHING,
     "benchmarks": EVERYTHING,
+    "deploy": set(),
 }
 MODULES = modules()
 IMPORTS = {name: imported(name, path, MODULES.keys()) for name, path in MODULES.items()}
