@@ -11,17 +11,20 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import av
+import cv2
 import grpc
 import numpy as np
 import pytest
 
 from avatar_kit.geometry import Rect
+from avatar_kit.writer import AvatarWriter
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
-from .avatars import HEIGHT, WIDTH, exact_network, rect, slow_network, write_avatar
+from .avatars import HEIGHT, WIDTH, background, exact_encoder, exact_network, rect, slow_network, write_avatar
 from .conftest import CALL_S, CHANNEL_OPTIONS
 from .processes import Service, running, until
 
@@ -42,6 +45,22 @@ def write_b(root: Path, avatar_id: str, **options: object) -> None:
     """Other pictures, other rectangles, another network, fewer frames."""
     network = exact_network(gain=0.0625)
     write_avatar(root, avatar_id, **{"frames": B_FRAMES, "seed": 70, "rects": other_rect, "network": network, **options})
+
+
+def write_filmed(root: Path, avatar_id: str, video: Path) -> None:
+    """Frames in a video that is kept, in the place of whatever is there."""
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for index in range(A_FRAMES):
+            picture = cv2.imdecode(np.frombuffer(background(200 + index), np.uint8), cv2.IMREAD_COLOR)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        container.mux(stream.encode())
+    with AvatarWriter(root, avatar_id, width=WIDTH, height=HEIGHT, replace=True) as writer:
+        writer.set_video(video, [rect(index) for index in range(A_FRAMES)])
+        writer.set_network(exact_network().SerializeToString())
+        writer.set_audio_encoder(exact_encoder().SerializeToString())
+        writer.finish()
 
 
 class Compositor:
@@ -328,6 +347,23 @@ def test_unloading_and_loading_takes_the_new_files(fleet: Fleet, of_a: Frames, o
     fleet.one.stub.UnloadModel(pb.UnloadModelRequest(model_id="unloaded"), timeout=CALL_S)
     fleet.one.load("unloaded")
     assert fleet.one.frames("unloaded", 0, 5) == of_b(0, 5)
+
+
+def test_an_avatar_in_a_video_is_replaced_and_replaces(fleet: Fleet, of_b: Frames, tmp_path: Path) -> None:
+    """Its frames are all decoded at once, ahead of need: by when is not told, so either version is right until a reload."""
+    write_filmed(fleet.root, "filmed", tmp_path / "film.mp4")
+    film = fleet.two.frames("filmed", 0, 9)
+    assert fleet.one.frames("filmed", 0, 2) == film[:2]
+    for turn, wanted in enumerate([of_b(0, 9), film]):
+        if turn:
+            write_filmed(fleet.root, "filmed", tmp_path / "film.mp4")
+        else:
+            write_b(fleet.root, "filmed", replace=True)
+        for compositor in (fleet.one, fleet.two):
+            assert compositor.frames("filmed", 0, 9) in (of_b(0, 9), film)
+        fleet.two.load("filmed", force_reload=True)
+        for compositor in (fleet.one, fleet.two):
+            assert compositor.frames("filmed", 0, 9) == wanted
 
 
 def test_a_link_turned_to_another_folder(fleet: Fleet, of_a: Frames, of_b: Frames) -> None:
