@@ -14,7 +14,7 @@ import av
 from avatar_kit.geometry import Picture
 from avatar_kit.identity import Stamp
 from avatar_kit.manifest import FPS
-from avatar_kit.safe_files import FileProblem, sha256_of
+from avatar_kit.safe_files import FileProblem, check_regular, sha256_of
 from avatar_kit.video_cursor import VideoCursor
 from avatar_kit.video_files import decoded, opened_video, picture_of
 from avatar_kit.video_index import Start, VideoIndex, index_video, is_at_25
@@ -117,7 +117,8 @@ class VideoFrames:
         return self._look.found
 
     def _index(self) -> VideoIndex:
-        if self._sha256 not in {None, sha256_of(self.path)}:
+        check_regular(self.path)
+        if self._sha256 and sha256_of(self.path) != self._sha256:
             raise FileProblem("has changed: its SHA-256 is not the one in the manifest")
         index = checked_index(self.path)
         if index.count != self.count:
