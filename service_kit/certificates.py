@@ -10,7 +10,7 @@ import re
 import ssl
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Pair:
     """A certificate with its chain, and its private key, both PEM. `expires_at`: Unix seconds."""
 
     certificate: bytes
-    private_key: bytes
+    private_key: bytes = field(repr=False)
     expires_at: float
 
 

@@ -51,6 +51,13 @@ def test_old_forms_of_keys_and_text_around_them_are_read(issue: Issue, tmp_path:
     assert read(Pair(both, both)) == read(Pair(pair.certificate, old)) == read(pair)
 
 
+def test_a_key_is_in_no_text_that_a_log_could_get(authority: Authority) -> None:
+    own = authority.pair("inference")
+    pair = read_pair(PemFile("tls.certificate_file", own.certificate), PemFile("tls.key_file", own.key))
+    assert pair.private_key == own.key.read_bytes()
+    assert "PRIVATE KEY" not in repr(pair)
+
+
 def test_each_problem_names_its_key_and_file(authority: Authority, stranger: Authority, issue: Issue, tmp_path: Path) -> None:
     good = authority.pair("inference")
     empty, folder, garbage = tmp_path / "empty", tmp_path / "folder", tmp_path / "garbage"
