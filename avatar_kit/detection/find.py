@@ -7,6 +7,7 @@ from pathlib import Path
 
 from avatar_kit.detection.landmarker import Landmarker, Landmarks
 from avatar_kit.detection.scrfd import FaceDetector, main_face
+from avatar_kit.errors import AvatarError
 from avatar_kit.geometry import Picture
 
 
@@ -19,6 +20,17 @@ def find_landmarks(
     of milliseconds. `progress` is told how many are done. Raises BrokenAvatar about the models, also from the iterator.
     """
     return _found(frames, FaceDetector(detector), Landmarker(landmarker), progress)
+
+
+def model_problems(*, detector: Path, landmarker: Path) -> list[str]:
+    """What keeps the two models from being used, as far as trying them on a blank picture tells; empty when nothing does."""
+    problems: list[str] = []
+    for open_model, path in ((FaceDetector, detector), (Landmarker, landmarker)):
+        try:
+            open_model(path)
+        except AvatarError as error:
+            problems += error.problems
+    return problems
 
 
 def _found(

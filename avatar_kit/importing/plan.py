@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from avatar_kit.avatar import outside_clip
 from avatar_kit.catalog import AUDIO_ENCODER_NAME
 from avatar_kit.checkpoints import Kind
+from avatar_kit.detection import model_problems
 from avatar_kit.errors import AvatarError, one_line
 from avatar_kit.features import MISSING_ROWS
 from avatar_kit.ids import check_avatar_id
@@ -159,6 +160,7 @@ class _Planning:
             return framing and self._framed("landmarks", landmarks, framing)
         if options.detector and options.landmarker:
             self._facts.append(("landmarks", f"to be found by {options.detector.name} and {options.landmarker.name}"))
+            self._problems += model_problems(detector=options.detector, landmarker=options.landmarker)
         elif options.detector or options.landmarker:
             self._problems.append("--detector and --landmarker go together: one finds the face, the other its points")
         else:

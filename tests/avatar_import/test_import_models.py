@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import sys
 from pathlib import Path
@@ -326,27 +325,3 @@ def test_a_pickle_is_never_run(refused, layouts, tmp_path: Path, name: str, form
     assert name in said
     pickle.loads(pickle.dumps(Bomb(trace)))
     assert trace.exists(), "the bomb is a real one"
-
-
-def test_landmarks_found_by_the_users_models(run, refused, layouts, monkeypatch, models_root: Path) -> None:
-    """The finder itself has its own tests: here every third frame has no face."""
-    from .conftest import FRAMES, points, square
-
-    seen = []
-
-    def find_landmarks(frames, *, detector: Path, landmarker: Path):
-        assert (detector.name, landmarker.name) == ("scrfd.onnx", "pfld.onnx")
-        for index, frame in enumerate(frames):
-            seen.append(frame.shape)
-            yield None if index % 3 == 1 else points(index, kind=float)
-
-    monkeypatch.setattr("avatar_kit.importing.framing.find_landmarks", find_landmarks)
-    folder = layouts.plain(rects=False)
-    options = ("--detector", layouts.root / "scrfd.onnx", "--landmarker", layouts.root / "pfld.onnx")
-    result = run(folder, *options)
-    assert result.exit_code == 0, result.output
-    assert seen == [(96, 160, 3)] * FRAMES
-    assert "frame 4: no landmarks, interpolated" in result.stdout
-    rects = load_avatar(models_root / "ada").rects
-    assert json.dumps([[r.x1, r.y1, r.x2, r.y2] for r in rects]) == json.dumps([square(index) for index in range(FRAMES)])
-    assert "--detector and --landmarker go together" in refused(folder, *options[:2], "--replace")

@@ -13,9 +13,10 @@ import pytest
 import turbojpeg
 
 from avatar_kit.avatar import Avatar, load_avatar
+from avatar_kit.importing.sources import open_folder
 from avatar_kit.verify import verify_avatar
 
-from .conftest import FRAMES, Layouts, network
+from .conftest import FRAMES, Layouts
 
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
 SHOWN = cv2.resize(NOISE, (160, 96), interpolation=cv2.INTER_CUBIC)
@@ -146,25 +147,11 @@ def test_a_turned_picture_of_another_size_is_named(refused, layouts: Layouts) ->
     assert "frames/frame_000004.jpg is 96x160, the avatar is 160x96" in refused(folder)
 
 
-def test_landmarks_are_looked_for_in_the_upright_picture(run, layouts: Layouts, monkeypatch, models_root: Path) -> None:
-    from .conftest import points
-
-    seen = []
-
-    def find_landmarks(frames, **_models: Path):
-        for index, frame in enumerate(frames):
-            seen.append(frame)
-            yield points(index, kind=float)
-
-    monkeypatch.setattr("avatar_kit.importing.framing.find_landmarks", find_landmarks)
-    folder = layouts.root / "side"
-    folder.mkdir(parents=True)
+def test_landmarks_are_looked_for_in_the_upright_picture(tmp_path: Path) -> None:
     for index in range(3):
-        (folder / f"{index}.jpg").write_bytes(turned_jpeg(6))
-    layouts.onnx(folder / "net.onnx", network())
-    result = run(folder, "--detector", "scrfd.onnx", "--landmarker", "pfld.onnx")
-    assert result.exit_code == 0, result.output
-    assert all(np.array_equal(frame, by_opencv(turned_jpeg(6))) for frame in seen)
+        (tmp_path / f"{index}.jpg").write_bytes(turned_jpeg(6))
+    folder = open_folder(tmp_path, inside=tmp_path)
+    assert all(np.array_equal(frame, by_opencv(turned_jpeg(6))) for frame in folder.pictures())
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".bmp", ".tiff"])
