@@ -7,10 +7,12 @@ import signal
 
 import pytest
 
-# A shell that runs the tests in the background has them ignore SIGINT, and every process that they start would inherit that:
-# none could be interrupted.
+# A shell that runs the tests in the background has them ignore SIGINT, `nohup` SIGHUP, and every process that they start would
+# inherit that: none could be interrupted.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_configure(config: pytest.Config) -> None:
