@@ -43,11 +43,18 @@ class _Wish(Generic[What]):
 class FramePass(Generic[What]):
     """Thread-safe. Somebody must call `step` until it returns False, and then `end`."""
 
-    def __init__(self, avatar: Avatar, video: VideoFrames, take: Callable[[int, Picture, frozenset[What]], bool]) -> None:
+    def __init__(
+        self,
+        avatar: Avatar,
+        video: VideoFrames,
+        take: Callable[[int, Picture, frozenset[What]], bool],
+        *,
+        is_there: Callable[[int], bool],
+    ) -> None:
         """`video`: the one that the avatar's frames are in. `take` is given each frame and what was wished of it, by several
-        threads at a time when several call `step`; False ends the pass.
+        threads at a time when several call `step`; False ends the pass. Frames that are there already are passed over.
         """
-        self._avatar, self._video, self._take = avatar, video, take
+        self._avatar, self._video, self._take, self._is_there = avatar, video, take, is_there
         self._decoding = threading.Lock()
         self._stretches: list[_Stretch] = []
         self._lock = threading.Lock()  # of what follows
@@ -75,6 +82,9 @@ class FramePass(Generic[What]):
         """
         with self._decoding:
             frame = self._choose()
+            while frame is not None and not self._wished_of(frame) and self._is_there(frame):
+                self._note_passed(frame)
+                frame = self._choose()
             if frame is None:
                 return False
             picture = self._read(frame)

@@ -78,11 +78,15 @@ class AvatarComposer:
 
         `picture`: the frame, when it has been read.
         """
-        if self._cache.peek(self._shelf, index, quality) is not None:
+        if self.is_prepared(index, quality=quality):
             return True
         if not self._cache.has_room(self._shelf, index, self._mean_frame_bytes()):
             return False
         self._encode_once(index, quality, self._cache.offer, picture)
+        return self.is_prepared(index, quality=quality)
+
+    def is_prepared(self, index: int, *, quality: int) -> bool:
+        """Whether the frame can be had without reading or encoding it."""
         return self._cache.peek(self._shelf, index, quality) is not None
 
     def keep(self, index: int, picture: Picture, *, quality: int | None) -> None:

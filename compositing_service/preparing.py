@@ -56,7 +56,7 @@ class _Filmed:
 
     def __init__(self, composer: AvatarComposer, video: VideoFrames, quality: int) -> None:
         self._composer, self._quality = composer, quality
-        self._pass = FramePass[int | None](composer.avatar, video, self._take)
+        self._pass = FramePass[int | None](composer.avatar, video, self._take, is_there=self._is_there)
 
     def step(self) -> bool:
         return self._pass.step()
@@ -66,6 +66,9 @@ class _Filmed:
 
     def end(self) -> None:
         self._pass.end()
+
+    def _is_there(self, index: int) -> bool:
+        return self._composer.is_prepared(index, quality=self._quality)
 
     def _take(self, index: int, picture: Picture, qualities: frozenset[int | None]) -> bool:
         """Room is made for what somebody waits for, and only found for the rest."""

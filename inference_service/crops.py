@@ -82,7 +82,7 @@ class CropBank:
 
     def _fill_from(self, video: VideoFrames) -> None:
         """Decodes each frame once, those that requests wait for first."""
-        self._pass = FramePass[None](self._avatar, video, self._take)
+        self._pass = FramePass[None](self._avatar, video, self._take, is_there=lambda frame: bool(self._ready[frame]))
         try:
             goes_on = True
             while goes_on:
@@ -93,8 +93,7 @@ class CropBank:
             self._pass = None
 
     def _take(self, frame: int, picture: Picture, _wished: frozenset[None]) -> bool:
-        if not self._ready[frame]:
-            self._keep(frame, picture)
+        self._keep(frame, picture)
         return True
 
     def feed(self, frames: NDArray[np.int64]) -> Feed:
