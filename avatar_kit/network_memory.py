@@ -15,10 +15,11 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import helper, shape_inference
+from onnx import helper
 
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.networks.cpu_form import cpu_form
+from avatar_kit.networks.shapes import inferred_values
 from avatar_kit.onnx_io import MAX_MODEL_BYTES, network_io
 from avatar_kit.safe_files import FileProblem, read_bounded
 
@@ -32,7 +33,6 @@ _CPU_WEIGHTS = 3
 _CPU_WORK = 2
 
 _UNNAMED_ITEM_BYTES = 4  # of a type that is not known here
-_SHAPE_LIKE = 64  # weights of so few numbers may be shapes, which shape inference reads
 
 _IN_PLACE = frozenset(
     {"Add", "BatchNormalization", "Clip", "Div", "Flatten", "HardSwish", "Identity", "LeakyRelu", "Mul", "PRelu", "Relu"}
@@ -86,7 +86,7 @@ def _memory(model: onnx.ModelProto, wanted_batch: int) -> NetworkMemory:
     ends = network_io(model)
     batch = ends.batch or wanted_batch
     weights = sum(map(_tensor_bytes, model.graph.initializer)) + sum(map(_constant_bytes, model.graph.node))
-    sizes = _sizes(_without_weights(model), {ends.visual, ends.audio}, batch)
+    sizes = _sizes(model, {ends.visual, ends.audio}, batch)
     is_complete = all(name in sizes for node in model.graph.node for name in node.output if name)
     return NetworkMemory(batch, weights, peak_bytes(model.graph, sizes), is_complete)
 
@@ -148,38 +148,19 @@ def _writes_over(node: onnx.NodeProto) -> bool:
 
 def _sizes(model: onnx.ModelProto, batched: set[str], batch: int) -> dict[str, int]:
     """Bytes of every tensor whose shape can be told when the inputs `batched` hold that many frames."""
-    for value in model.graph.input:
+    told = onnx.ModelProto()
+    told.CopyFrom(model)
+    for value in told.graph.input:
         dimensions = value.type.tensor_type.shape.dim
         if value.name in batched and dimensions:
             dimensions[0].dim_value = batch
-    del model.graph.value_info[:]  # what an exporter wrote may speak of another batch
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
+    for value in told.graph.output:
+        value.type.tensor_type.ClearField("shape")  # what an exporter wrote may speak of another batch
     try:
-        inferred = shape_inference.infer_shapes(model, data_prop=True).graph
-    except (shape_inference.InferenceError, ValueError, RuntimeError):
-        inferred = model.graph
-    values = [*inferred.input, *inferred.value_info, *inferred.output]
+        values = inferred_values(told)
+    except ValueError:
+        values = list(told.graph.input)
     return {value.name: size for value in values if (size := _value_bytes(value)) is not None}
-
-
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with its large weights as inputs: their shapes are wanted, their numbers would only be copied about."""
-    light = onnx.ModelProto()
-    light.opset_import.extend(model.opset_import)
-    light.ir_version = model.ir_version
-    graph = light.graph
-    graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
-    graph.output.extend(model.graph.output)
-    listed = {value.name for value in model.graph.input}
-    graph.input.extend(model.graph.input)
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= _SHAPE_LIKE:
-            graph.initializer.append(tensor)
-        elif tensor.name not in listed:
-            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    return light
 
 
 def _value_bytes(value: onnx.ValueInfoProto) -> int | None:

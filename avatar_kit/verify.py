@@ -16,7 +16,7 @@ from avatar_kit.checksums import checksum_problems
 from avatar_kit.errors import BrokenAvatar, shortened
 from avatar_kit.facts import avatar_facts, memory_bytes
 from avatar_kit.features import MISSING_ROWS, map_features
-from avatar_kit.legacy import load_legacy
+from avatar_kit.legacy import NETWORK_PLACE, is_legacy, load_legacy
 from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, FileEntry, Manifest, read_manifest
 from avatar_kit.network_trial import try_encoder, try_network
 from avatar_kit.onnx_io import encoder_io, network_io
@@ -95,6 +95,8 @@ class _Verification:
         try:
             if os.path.lexists(folder / MANIFEST_NAME):
                 return load_avatar(folder)
+            if not is_legacy(folder):
+                raise BrokenAvatar(f"{folder.name} is no avatar: it has neither {MANIFEST_NAME} nor {NETWORK_PLACE.as_posix()}")
             return load_legacy(folder.parent, folder.name, None)
         except BrokenAvatar as error:
             self.problems += error.problems

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from avatar_kit.networks.pruning import needed_nodes, tensors_read
+from avatar_kit.networks.shapes import inferred_values
 
 Array: TypeAlias = NDArray[Any]
-
-_LARGE = 64  # constants with more numbers than this say nothing about shapes
 
 
 class Rewriting:
@@ -147,21 +146,9 @@ class Rewriting:
 
 
 def _inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
-    """Shapes by ONNX's inference, which sees large constants as inputs: it copies the whole model."""
-    graph = model.graph
-    large = [tensor for tensor in graph.initializer if np.prod(tensor.dims) > _LARGE]
-    names = {tensor.name for tensor in large}
-    inputs = [value for value in graph.input if value.name not in names]
-    inputs += [helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in large]
-    small = [tensor for tensor in graph.initializer if tensor.name not in names]
-    light = helper.make_model(
-        helper.make_graph(list(graph.node), graph.name, inputs, list(graph.output), small),
-        opset_imports=list(model.opset_import),
-        ir_version=model.ir_version,
-    )
-    found = onnx.shape_inference.infer_shapes(light).graph
+    """Raises ValueError when the graph contradicts itself."""
     return {
         value.name: tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim)
-        for value in [*found.input, *found.value_info, *found.output]
+        for value in inferred_values(model)
         if value.type.tensor_type.elem_type != TensorProto.UNDEFINED
     }

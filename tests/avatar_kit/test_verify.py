@@ -249,6 +249,12 @@ def test_rectangles_that_tremble_are_warned_of(noise: int, warned: bool) -> None
     assert any("tremble" in warning for warning in warnings) == warned
 
 
+def test_a_folder_that_is_no_avatar_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "ada" / "frames").mkdir(parents=True)
+    report = verify_avatar(tmp_path / "ada")
+    assert report.problems == ("ada is no avatar: it has neither avatar.yaml nor checkpoint/model_best.onnx",)
+
+
 def test_what_it_takes_to_serve_is_estimated(avatar: Avatar) -> None:
     report = verify_avatar(avatar)
     crops = 6 * 320 * 320 * 3

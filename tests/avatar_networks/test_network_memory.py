@@ -105,13 +105,16 @@ def test_a_fixed_batch_is_what_is_run(tmp_path: Path) -> None:
     assert cpu_memory(saved(tmp_path, mouth_network("N"))).batch == CPU_BATCH
 
 
-def test_what_can_not_be_known_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("says_where", [True, False], ids=["of another domain", "of a domain that is not said"])
+def test_what_can_not_be_known_is_said(tmp_path: Path, says_where: bool) -> None:
     model = mouth_network("N")
     model.graph.node[0].op_type, model.graph.node[0].domain = "Mystery", "elsewhere"
-    model.opset_import.append(helper.make_opsetid("elsewhere", 1))
-    memory = gpu_memory(saved(tmp_path, model))
-    assert not memory.is_complete
-    assert memory.work > 0
+    if says_where:
+        model.opset_import.append(helper.make_opsetid("elsewhere", 1))
+    for look in (gpu_memory, cpu_memory):
+        memory = look(saved(tmp_path, model))
+        assert not memory.is_complete
+        assert memory.work > 0
 
 
 @pytest.mark.parametrize("content", [b"", b"no network", b"\x08\x08"])
