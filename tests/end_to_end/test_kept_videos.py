@@ -1,0 +1,114 @@
+"""An avatar that keeps its video against the same one with its frames as lossless pictures, through both services."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from avatar_kit.avatar import load_avatar
+from shared_proto import compositing_pb2 as pb
+
+from ..filmed import both_forms
+from .avatars import write_avatar
+from .conftest import CALL_S, SAMPLES_A_FRAME, Duo, connected
+from .processes import running
+
+FRAMES = 60
+
+
+@pytest.fixture(scope="module")
+def filmed_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The avatars "kept" and "extracted" of 60 frames, and "old" and "old-pictures", the same in the older servers' layout."""
+    root = tmp_path_factory.mktemp("filmed")
+    small = write_avatar(tmp_path_factory.mktemp("small"), "small", frames=10)
+    kept, extracted = both_forms(small, root, rounds=FRAMES // 10, keyframes=20)
+    assert kept.audio_encoder_path
+    shutil.copyfile(kept.audio_encoder_path, root / "audio_encoder.onnx")
+    for name, source in (("old", kept), ("old-pictures", extracted)):
+        (root / name / "checkpoint").mkdir(parents=True)
+        shutil.copyfile(source.network_path, root / name / "checkpoint" / "model_best.onnx")
+        shutil.copyfile(source.root / "crop_rects.json", root / name / "crop_rects.json")
+    shutil.copyfile(kept.frames.place, root / "old" / "clip.mp4")
+    shutil.copytree(extracted.frames.place, root / "old-pictures" / "frames")
+    return root
+
+
+def contents(root: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob("*")}
+
+
+@pytest.fixture
+def fresh(filmed_root: Path, tmp_path: Path) -> Iterator[Duo]:
+    """Both services with nothing loaded. They write nothing where the avatars lie."""
+    before = contents(filmed_root)
+    settings = f"models_root={filmed_root}", "models.old.source_video=old/clip.mp4"
+    with (
+        running("inference", *settings, log=tmp_path / "inference") as inference,
+        running(
+            "compositing",
+            *settings,
+            f"inference_server.url={inference.address}",
+            "inference_server.timeout_seconds=60",
+            log=tmp_path / "compositing",
+        ) as compositing,
+        connected(inference, compositing) as both,
+    ):
+        yield both
+    assert contents(filmed_root) == before
+
+
+def frames(duo: Duo, model_id: str, sound: np.ndarray, first: int, count: int, **fields: Any) -> list[bytes]:
+    start = max(0, first - 10)
+    part = sound[start * SAMPLES_A_FRAME : (first + count + 12) * SAMPLES_A_FRAME]
+    request = pb.CompositeBatchRequest(
+        model_id=model_id,
+        raw_audio=part.tobytes(),
+        batch_size=count,
+        lead_in_frames=first - start,
+        audio_start_frame=start,
+        start_frame_idx=first,
+        **fields,
+    )
+    return list(duo.pictures.InferBatchComposite(request, timeout=CALL_S).composited_frames)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", [("kept", "extracted"), ("old", "old-pictures")], ids=["kept", "older layout"])
+def test_eight_callers_at_once_get_the_bytes_of_pictures(fresh: Duo, speech: np.ndarray, pair: tuple[str, str]) -> None:
+    """Nothing is loaded yet: they come while the video is gone through in both services."""
+    filmed, pictures = pair
+    places = [100, 5, 44, 30, 71, 0, 57, 18]  # beyond 59 the clip runs back
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda first: frames(fresh, filmed, speech, first, 16), places))
+    for first, shown in zip(places, got, strict=True):
+        assert shown == frames(fresh, pictures, speech, first, 16)
+    for fields in ({"jpeg_quality": 31}, {"output_format": pb.FORMAT_RAW_BGR}):
+        with ThreadPoolExecutor(4) as pool:
+            got = list(pool.map(lambda first: frames(fresh, filmed, speech, first, 8, **fields), places[:4]))  # noqa: B023
+        for first, shown in zip(places, got, strict=False):
+            assert shown == frames(fresh, pictures, speech, first, 8, **fields)
+
+
+@pytest.mark.slow
+def test_loading_says_where_its_frames_are(fresh: Duo) -> None:
+    loaded = fresh.pictures.LoadModel(pb.LoadModelRequest(model_id="kept"), timeout=CALL_S)
+    assert loaded.success
+    listed = fresh.pictures.ListModels(pb.ListModelsRequest(), timeout=CALL_S)
+    infos = {info.model_id: info for info in listed.models}
+    assert infos["kept"].background_dir == "kept/background.mp4"
+    assert infos["old"].background_dir == "old/clip.mp4"
+    assert infos["extracted"].background_dir == "extracted/frames"
+    assert (infos["kept"].frame_count, infos["old"].frame_count) == (FRAMES, FRAMES)
+    assert all(not info.error for info in infos.values())
+
+
+def test_both_forms_have_the_same_frames(filmed_root: Path) -> None:
+    kept, extracted = (load_avatar(filmed_root / name) for name in ("kept", "extracted"))
+    for index in range(0, FRAMES, 7):
+        np.testing.assert_array_equal(kept.read_frame(index), extracted.read_frame(index))
