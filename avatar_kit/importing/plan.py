@@ -30,7 +30,7 @@ from avatar_kit.importing.sources import FrameSource, PictureFolder, open_folder
 from avatar_kit.importing.squares import check_smoothing
 from avatar_kit.importing.videos import open_video
 from avatar_kit.reference_frame import Reference
-from avatar_kit.safe_files import FileProblem
+from avatar_kit.safe_files import FileProblem, stays_in
 from avatar_kit.video_frames import checked_index
 from avatar_kit.writer import refuse_taken
 
@@ -78,8 +78,7 @@ def plan_import(options: ImportOptions) -> Plan:
     refuse_taken(options.models_root, options.avatar_id, replace=options.replace)
     if options.smooth is not None:
         check_smoothing(options.smooth)
-    place = (options.models_root / options.avatar_id).resolve()
-    if options.source.resolve().is_relative_to(place):
+    if stays_in(options.models_root / options.avatar_id, options.source):
         raise ImportRefused(f"{options.source} would be replaced by the avatar made from it: choose another id or models root")
     return _Planning(options, recognise(options.source)).plan()
 

@@ -101,6 +101,20 @@ def test_only_avatars_are_replaced(run, layouts: Layouts, models_root: Path, the
         assert [path.name for path in models_root.iterdir()] == ["ada"]
 
 
+@pytest.mark.parametrize("options", [[], ["--replace"]], ids=["new", "replacing"])
+def test_links_that_lead_to_themselves(run, layouts: Layouts, models_root: Path, options: list[str]) -> None:
+    folder = layouts.go()
+    (layouts.root / "loop").symlink_to("loop")
+    result = run(layouts.root / "loop", *options)
+    assert result.exit_code == 1
+    assert "loop: is neither a file nor a folder" in result.stderr
+    models_root.mkdir()
+    (models_root / "ada").symlink_to("ada")
+    result = run(folder, *options)
+    assert result.exit_code == (0 if options else 1), result.output
+    assert options or "avatar 'ada' exists" in result.stderr
+
+
 @pytest.mark.parametrize("there", ["file", "broken link"])
 def test_a_models_root_that_is_no_folder(run, layouts: Layouts, models_root: Path, there: str) -> None:
     if there == "file":
