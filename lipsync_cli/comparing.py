@@ -26,6 +26,7 @@ from lipsync_cli.movie import write_movie
 from lipsync_cli.recording import SPEECH_RATE_HZ, read_recording
 from lipsync_cli.screen import Report
 from lipsync_cli.speaking import open_speaker
+from lipsync_cli.strip import Box
 from lipsync_client import frame_count
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ Speech = NDArray[np.float32]  # [samples], mono at 16 kHz
 SETTINGS = ("loop", "paste", "mask", "reference", "idle")
 
 _IDLE_FRAMES = 200  # eight seconds without speech, where they are what is compared
-_HALF_HEIGHT = 800
+_HALF_WIDTH, _HALF_HEIGHT = 1200, 800
 _MOST_ENLARGED = 3.0
 _BETWEEN = 8
 _BAR_HEIGHT = 56
@@ -101,9 +102,8 @@ def compare(models_root: Path, avatar_id: str, change: ModelEntry, *, audio: Pat
 def _start(avatar: Avatar, count: int, keys: Sequence[str]) -> tuple[int, list[str]]:
     """Where on the timeline the film starts, and what is to be said of that."""
     told = []
-    start = 0
-    if "loop" in keys and count > 1:
-        start = max(0, avatar.frame_count - 1 - count // 2)
+    start = max(0, avatar.frame_count - 1 - count // 2) if "loop" in keys else 0
+    if start:
         told.append(f"starts at frame {start}, so that the clip's end, where the two part, is half way through")
     if "idle" in keys:
         told.append(f"ends with {_IDLE_FRAMES / avatar.fps:g} s without speech, where the two part")
@@ -120,10 +120,10 @@ class _Half:
 
     def pictures(self, speech: Speech, positions: range, silent: int) -> Iterator[Picture]:
         """Its pictures, each under its label: those of the speech, then so many without."""
-        avatar = self.speaker.avatar
+        box = face_of(self.speaker.avatar)
         bar = None
         for picture in self._whole(speech, positions, silent):
-            face = _face(avatar, picture)
+            face = _face(picture, box)
             bar = _bar(self.title, self.settings, face.shape[1]) if bar is None else bar
             yield np.concatenate([bar, face])
 
@@ -134,11 +134,11 @@ class _Half:
         yield from map(self.speaker.silent, idle)
 
 
-def _face(avatar: Avatar, picture: Picture) -> Picture:
-    """What lies around the mouth in all frames, as large as is of use, both sides even."""
-    x1, y1, x2, y2 = face_of(avatar)
+def _face(picture: Picture, box: Box) -> Picture:
+    """That part of the picture, as large as is of use, both sides even."""
+    x1, y1, x2, y2 = box
     part = picture[y1:y2, x1:x2]
-    scale = min(_HALF_HEIGHT / part.shape[0], _MOST_ENLARGED)
+    scale = min(_HALF_HEIGHT / part.shape[0], _HALF_WIDTH / part.shape[1], _MOST_ENLARGED)
     height, width = (max(2, 2 * round(side * scale / 2)) for side in part.shape[:2])
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(part, (width, height), interpolation=way), np.uint8)
