@@ -7,7 +7,7 @@ DEV := .venv/.dev
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto
 PACKAGES := avatar_kit compositing_service inference_service lipsync_cli lipsync_client service_kit shared_proto
 
-.PHONY: setup demo run test test-slow test-torch bench lint proto docs clean
+.PHONY: setup demo run test test-slow test-torch test-docker up down bench lint proto docs clean
 
 setup: $(RUNTIME)
 
@@ -42,6 +42,22 @@ test-slow: $(DEV)
 test-torch: $(DEV)
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/python -m pytest -m torch
+
+# Builds the images and runs them. As root it installs the engine where there is none, and starts one where none runs; without an
+# engine it fails.
+test-docker: $(DEV)
+	REQUIRE_DOCKER=1 $(BIN)/python -m pytest -m docker
+
+# In containers: inference, compositing and the balancer on port 50052. DEVICE=cpu where there is no GPU.
+DEVICE ?= gpu
+COMPOSE ?= docker-compose
+COMPOSE_FILES := -f docker-compose.yml -f $(if $(filter cpu,$(DEVICE)),deploy/compose/cpu.yml,docker-compose.override.yml)
+
+up:
+	$(COMPOSE) $(COMPOSE_FILES) up -d --build
+
+down:
+	$(COMPOSE) $(COMPOSE_FILES) --profile monitoring down
 
 bench: $(DEV)
 	mkdir -p out

@@ -38,7 +38,9 @@ class Certificates:
 
 def make_certificates(folder: Path) -> Certificates:
     """Writes them into `folder`, as deploy/README.md tells."""
-    subprocess.run([TREE / "deploy/tls/make_test_certificates.sh", "--force", folder], check=True, timeout=60, capture_output=True)
+    subprocess.run(
+        [TREE / "deploy/tls/make_test_certificates.sh", "--force", folder], check=True, timeout=60, capture_output=True
+    )
     for file in folder.iterdir():
         os.chown(file, CONTAINER_USER, CONTAINER_USER)
     return Certificates(folder)

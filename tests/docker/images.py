@@ -47,9 +47,9 @@ def build_all(client: docker.DockerClient) -> None:
         wheels = pool.submit(_download_wheels).result()
         for system in systems:
             system.result()
-        with _served(wheels) as url:
-            for done in [pool.submit(_build, client, target, url) for target in TARGETS]:
-                done.result()
+    with _served(wheels) as url:
+        for target in TARGETS:
+            _build(client, target, url)
 
 
 def _build(client: docker.DockerClient, target: str, wheels: str) -> None:
@@ -73,12 +73,17 @@ def _import_system(client: docker.DockerClient, name: str, suite: str, packages:
             command = ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", suite, str(root)]
             _run(command, BOOTSTRAP_S)
             _add_authorities(root)
-            leave_out = [f"--exclude=./{folder}/*" for folder in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "proc", "sys")]
+            leave_out = [
+                f"--exclude=./{folder}/*" for folder in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "proc", "sys")
+            ]
             _run(["tar", "-C", str(root), *leave_out, "-cf", str(unfinished), "."], BOOTSTRAP_S)
             unfinished.rename(tar)
     repository, _, tag = name.rpartition(":")
     client.api.import_image_from_file(
-        str(tar), repository=repository, tag=tag, changes=["ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+        str(tar),
+        repository=repository,
+        tag=tag,
+        changes=["ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
     )
 
 
@@ -99,7 +104,16 @@ def _download_wheels() -> Path:
     if not wheels.exists():
         with TemporaryDirectory(dir=KEPT) as work:
             unfinished = Path(work, "wheels")
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", f"--dest={unfinished}"]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--require-hashes",
+                f"--dest={unfinished}",
+            ]
             command += ["--only-binary=:all:", f"--python-version={BASE_PYTHON}"]
             for file in files:
                 _run([*command, "-r", str(file)], DOWNLOAD_S)
@@ -127,5 +141,5 @@ class _QuietHandler(SimpleHTTPRequestHandler):
 
 
 def _run(command: list[str], timeout_s: float) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout_s)
     assert done.returncode == 0, f"{' '.join(command)}\n{(done.stdout + done.stderr)[-3000:]}"

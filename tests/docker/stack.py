@@ -53,7 +53,9 @@ class Stack:
 
     def run(self, command: list[str]) -> str:
         """A program with the project's environment; what it wrote to stdout."""
-        done = subprocess.run(command, cwd=TREE, env=self.environment, capture_output=True, text=True, timeout=COMMAND_S)
+        done = subprocess.run(
+            command, check=False, cwd=TREE, env=self.environment, capture_output=True, text=True, timeout=COMMAND_S
+        )
         assert done.returncode == 0, f"{' '.join(command)}\n{(done.stdout + done.stderr)[-3000:]}"
         return done.stdout
 
@@ -102,7 +104,9 @@ class Stack:
         with urllib.request.urlopen(f"http://{self.address_in(container, network)}:{port}/metrics", timeout=20) as answer:
             lines = answer.read().decode().splitlines()
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
-        found = [line for line in lines if line.partition("{")[0].partition(" ")[0] == name and all(want in line for want in wanted)]
+        found = [
+            line for line in lines if line.partition("{")[0].partition(" ")[0] == name and all(want in line for want in wanted)
+        ]
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
     def logs(self) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from .callers import advised_caller, load, plain_caller
 from .stack import MARKS, Stack, kill, until
 

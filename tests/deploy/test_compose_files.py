@@ -1,0 +1,175 @@
+"""What the compose files promise, checked without an engine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from .compose_files import COMBINATIONS, CPU, GPU, MAIN, MULTI, MULTI_TLS, TLS, TREE, project, services
+
+OURS = {"init", "inference", "inference-1", "compositing"}
+BALANCERS = {"haproxy", "inference-balancer"}
+CASES = list(COMBINATIONS.items())
+
+
+@pytest.fixture(params=COMBINATIONS.values(), ids=COMBINATIONS)
+def every(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
+    """The services of each combination of files that is offered."""
+    return services(request.param)
+
+
+def test_the_gpu_is_reserved_and_the_runtime_is_nvidias() -> None:
+    inference = services((MAIN, GPU))["inference"]
+    assert inference["runtime"] == "${GPU_RUNTIME:-nvidia}"
+    assert inference["deploy"]["resources"]["reservations"]["devices"] == [
+        {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    ]
+    assert inference["environment"]["NVIDIA_VISIBLE_DEVICES"] == "${GPUS:-all}"
+    assert inference["build"]["target"] == "inference-gpu"
+    assert "inference-gpu:" in inference["image"]
+
+
+def test_without_a_gpu_nothing_of_it_is_left() -> None:
+    found = services((MAIN, CPU))
+    for name in ("init", "inference"):
+        assert found[name]["build"]["target"] == "inference-cpu"
+        assert "inference-cpu:" in found[name]["image"]
+        assert found[name]["environment"]["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert found["inference"]["runtime"] == "runc"
+    assert "deploy" not in found["inference"]
+
+
+def test_every_container_is_shut_in(every: dict[str, dict[str, Any]]) -> None:
+    for name, service in every.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert [place.partition(":")[0] for place in service["tmpfs"]] == ["/tmp"], name
+        assert service["logging"]["driver"] == "json-file", name
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
+        assert service["restart"] == ("no" if name == "init" else "unless-stopped"), name
+
+
+def test_only_init_writes_into_the_models(every: dict[str, dict[str, Any]]) -> None:
+    mounts = {name: [volume for volume in service["volumes"] if ":/models" in volume] for name, service in every.items()}
+    for name in OURS & set(every):
+        assert mounts[name] == ["${MODELS:-models}:/models" + ("" if name == "init" else ":ro")]
+    assert not any(mounts[name] for name in set(every) - OURS)
+
+
+def test_inference_is_on_the_inner_network_alone(every: dict[str, dict[str, Any]]) -> None:
+    for name in OURS & set(every) - {"init", "compositing"}:
+        assert set(every[name]["networks"]) == {"inference"}
+    on_it = {name for name, service in every.items() if "inference" in service.get("networks", ())}
+    assert on_it <= {"inference", "inference-1", "compositing", "inference-balancer", "prometheus"}
+    assert "haproxy" not in on_it
+
+
+@pytest.mark.parametrize(("name", "files"), CASES, ids=COMBINATIONS)
+def test_the_inner_network_leads_nowhere(name: str, files: tuple[str, ...]) -> None:
+    assert project(files)["networks"]["inference"] == {"internal": True}, name
+
+
+def test_ports_are_those_of_the_balancer_and_of_monitoring_on_loopback(every: dict[str, dict[str, Any]]) -> None:
+    ports = {name: service["ports"] for name, service in every.items() if "ports" in service}
+    assert ports.pop("haproxy") == ["${API_PORT:-50052}:50052"]
+    assert set(ports) == {"prometheus", "grafana"}
+    assert all(port.startswith("127.0.0.1:") for each in ports.values() for port in each)
+
+
+def test_docker_waits_longer_than_services_need_to_end(every: dict[str, dict[str, Any]]) -> None:
+    for name in OURS & set(every) - {"init"}:
+        environment = every[name]["environment"]
+        drain, grace, stop = (
+            int(re.sub(r"\D", "", default(value)))
+            for value in (
+                environment["LIPSYNC_SERVER__DRAIN_SECONDS"],
+                environment["LIPSYNC_SERVER__GRACE_SECONDS"],
+                every[name]["stop_grace_period"],
+            )
+        )
+        assert drain >= 2  # four times what the balancer needs to notice
+        assert stop > drain + grace
+    for name in BALANCERS & set(every):
+        assert every[name]["stop_signal"] == "SIGUSR1"
+
+
+def test_every_service_is_checked(every: dict[str, dict[str, Any]]) -> None:
+    for name in (OURS | BALANCERS) & set(every) - {"init"}:
+        assert every[name]["healthcheck"]["test"], name
+
+
+def test_with_tls_every_side_has_its_own_key_only() -> None:
+    found = services((MAIN, CPU, MULTI, TLS, MULTI_TLS))
+    for name, own in {
+        "inference": {"ca.crt", "inference.crt", "inference.key"},
+        "compositing": {"ca.crt", "compositing.crt", "compositing.key"},
+        "haproxy": {"ca.crt", "haproxy.pem"},
+        "inference-balancer": {"ca.crt", "haproxy.pem"},
+    }.items():
+        mounted = {volume.rpartition("/")[2] for volume in found[name]["volumes"] if "/etc/lipsync/tls/" in volume}
+        assert mounted == {f"{file}:ro" for file in own}
+
+
+def test_compositing_needs_a_part_of_what_the_rest_needs() -> None:
+    """Its requirements are pins of cpu.txt, neither more nor others; and those of GPUs agree where both have a package."""
+    cpu, gpu, compositing = (pins(name) for name in ("cpu", "gpu", "compositing"))
+    assert compositing.items() <= cpu.items()
+    assert compositing.items() <= gpu.items()
+    assert not {"onnx", "onnxruntime"} & set(compositing)
+
+
+def test_the_package_is_built_by_what_the_developers_have() -> None:
+    assert pins("build").items() <= pins("dev").items()
+    project_file = (TREE / "pyproject.toml").read_text()
+    assert f'requires = ["{next(iter(pins("build").values())).split()[0]}"]' in project_file
+
+
+def test_files_are_small_enough_for_a_build_context() -> None:
+    """Only what the Dockerfile copies is sent to the engine."""
+    ignore = (TREE / ".dockerignore").read_text().splitlines()
+    copied = re.findall(r"^COPY (?!--from)(\S+)", (TREE / "deploy/docker/Dockerfile").read_text(), re.MULTILINE)
+    for source in copied:
+        assert any(f"!{allowed}" in ignore for allowed in (source, source.partition("/")[0])), source
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
+@pytest.mark.parametrize("files", COMBINATIONS.values(), ids=COMBINATIONS)
+def test_docker_compose_reads_them(files: tuple[str, ...]) -> None:
+    """And means by them what the tests above do."""
+    read = compose_config(files)
+    mine = services(files)
+    assert set(read["services"]) == set(mine)
+    for name, service in mine.items():
+        for key in ("read_only", "cap_drop", "security_opt"):
+            assert read["services"][name][key] == service[key]
+        assert set(read["services"][name].get("networks") or ()) == set(service.get("networks") or ())
+        assert set(read["services"][name].get("environment", {})) == set(service.get("environment", {}))
+        assert len(read["services"][name]["volumes"]) == len(service["volumes"])
+
+
+def compose_config(files: tuple[str, ...]) -> dict[str, Any]:
+    """What docker-compose makes of the files."""
+    command = ["docker-compose", *(part for file in files for part in ("-f", file)), "--profile", "monitoring", "config"]
+    done = subprocess.run(command, check=False, cwd=TREE, env=os.environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    read: dict[str, Any] = yaml.safe_load(done.stdout)
+    return read
+
+
+def default(value: object) -> str:
+    """Of a value with a variable in it: what it is when the variable is not set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
+
+
+def pins(name: str) -> dict[str, str]:
+    """By package: version and hashes."""
+    text = (TREE / "requirements" / f"{name}.txt").read_text()
+    blocks = re.findall(r"^[a-z0-9].*(?:\n +.*)*", text, re.MULTILINE)
+    return {block.split("==")[0]: block for block in blocks}

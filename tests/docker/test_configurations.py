@@ -1,0 +1,79 @@
+"""docker-compose reads every combination of files, HAProxy every balancer, and the images hold what they should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import docker
+import pytest
+
+from ..deploy.compose_files import COMBINATIONS
+from .certificates import make_certificates
+from .images import BASE, HAPROXY, PREFIX, TARGETS, TREE
+from .stack import MARKS, Stack
+
+pytestmark = MARKS
+
+TLS = {"plain": {}, "tls": {"TLS": "on", "CLIENT_CA": ""}, "mtls": {"TLS": "on", "CLIENT_CA": "/etc/lipsync/tls/ca.crt"}}
+
+
+@pytest.mark.parametrize("files", COMBINATIONS.values(), ids=COMBINATIONS)
+def test_docker_compose_reads_them(client: docker.DockerClient, files: tuple[str, ...]) -> None:
+    assert "services:" in Stack(client, "lipsync-test-config", files).compose("--profile", "monitoring", "config")
+
+
+@pytest.mark.parametrize("balancer", ["compositing", "inference"])
+@pytest.mark.parametrize("environment", TLS.values(), ids=TLS)
+def test_haproxy_reads_it(images: docker.DockerClient, tmp_path: Path, balancer: str, environment: dict[str, str]) -> None:
+    make_certificates(tmp_path)
+    tmp_path.chmod(0o755)
+    mounts = {str(TREE / "deploy/haproxy"): "/etc/haproxy/lipsync", str(tmp_path): "/etc/lipsync/tls"}
+    command = ["haproxy", "-c", "-f", "/etc/haproxy/lipsync/haproxy.cfg", "-f", f"/etc/haproxy/lipsync/{balancer}.cfg"]
+    said = images.containers.run(
+        HAPROXY,
+        command,
+        environment=environment,
+        volumes={source: {"bind": place, "mode": "ro"} for source, place in mounts.items()},
+        user="10001:10001",
+        stderr=True,
+        remove=True,
+    ).decode()
+    assert "ALERT" not in said
+    assert "WARNING" not in said
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_images_say_what_they_are_and_hold_no_trace_of_the_build(images: docker.DockerClient, target: str) -> None:
+    image = images.images.get(f"{PREFIX}{target}:latest")
+    settings = image.attrs["Config"]
+    assert settings["User"] == "10001:10001"
+    assert settings["StopSignal"] == "SIGTERM"
+    assert settings["Entrypoint"] == ["lipsync"]
+    assert settings["Healthcheck"]["Test"] == ["CMD", "/usr/local/bin/lipsync-ready"]
+    assert settings["Labels"]["org.opencontainers.image.title"].startswith("lipsync ")
+    variables = dict(entry.split("=", 1) for entry in settings["Env"])
+    assert variables["ORT_DISABLE_TELEMETRY"] == "1"
+    assert int(variables["MALLOC_MMAP_THRESHOLD_"]) == 32 << 20
+    assert int(variables["MALLOC_TRIM_THRESHOLD_"]) == 256 << 20
+    own = image.history()[: -len(images.images.get(BASE).history())]
+    assert "PIP_" not in str([settings, own])
+    left = _listed(images, image.id)
+    assert "lipsync_cli" in left
+    assert not {"pip", "setuptools", "wheel"} & set(left)
+    assert not [each for each in left if each.startswith("/")]
+
+
+def test_compositing_has_no_network_runtime(images: docker.DockerClient) -> None:
+    assert not {"onnx", "onnxruntime"} & set(_listed(images, f"{PREFIX}compositing:latest"))
+
+
+def _listed(client: docker.DockerClient, image: str) -> list[str]:
+    """What is installed for Python, by name; and with their paths, what a build could have left."""
+    script = [
+        "ls /opt/lipsync/lib/python3*/site-packages",
+        "ls -d /build /opt/build /tmp/* ~/.cache 2>/dev/null",
+        "find / -xdev -name '*.whl' -not -path '/usr/share/python-wheels/*' 2>/dev/null",
+        "command -v gcc cc make",
+        "exit 0",
+    ]
+    return client.containers.run(image, ["-c", "; ".join(script)], entrypoint="sh", remove=True).decode().split()
