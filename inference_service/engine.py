@@ -62,14 +62,14 @@ class Engine:
 
     def __init__(self, avatar: Avatar, device: Device, options: OnnxSection) -> None:
         """Opens the sessions. Raises BrokenAvatar and DeviceError."""
-        self._network = graph.wrap_network(
+        model, self._network = graph.wrap_network(
             avatar.network_path, avatar.mask, for_cpu=not device.is_gpu, fixed_reference=avatar.reference_frame is not None
         )
         self.device = device
         self.seconds_a_frame = math.inf  # of the last run
         self.bank = CropBank(avatar, device)
         count = options.cuda_streams_per_worker if device.is_gpu else 1
-        model, what = self._network.model, avatar.network_path.name
+        what = avatar.network_path.name
         self._sessions = [open_session(model, device, options, what=what) for _ in range(count)]
         self._idle: queue.SimpleQueue[onnxruntime.InferenceSession] = queue.SimpleQueue()
         for session in self._sessions:

@@ -38,9 +38,8 @@ MIN_OPSET = 13  # ReduceSum takes its axes as an input from here on
 
 @dataclass(frozen=True)
 class WrappedNetwork:
-    """A network with its surroundings in the graph. Windows and float mouths keep the names that the network gives them."""
+    """What a network with its surroundings takes and gives. Windows and float mouths keep their own names."""
 
-    model: onnx.ModelProto
     windows: str  # input, float32 [n + m, 32, 16, 16]
     mouths_float: str  # output, float32 [n + m, 3, 320, 320]
     inputs: frozenset[str]  # those that the graph reads: a network may ignore its pictures
@@ -48,8 +47,8 @@ class WrappedNetwork:
     producer: str  # the program that wrote the file, "" when it does not say
 
 
-def wrap_network(path: Path, mask: Mask, *, for_cpu: bool, fixed_reference: bool) -> WrappedNetwork:
-    """The network at `path` with pre- and post-processing around it.
+def wrap_network(path: Path, mask: Mask, *, for_cpu: bool, fixed_reference: bool) -> tuple[onnx.ModelProto, WrappedNetwork]:
+    """The network at `path` with pre- and post-processing around it: the model, which nobody needs once sessions are open on it.
 
     `fixed_reference`: the first three channels are of the crop at REFERENCE_SLOT, whichever crop is masked in the others.
 
@@ -66,7 +65,7 @@ def wrap_network(path: Path, mask: Mask, *, for_cpu: bool, fixed_reference: bool
     io = network_io(model)
     _splice(model.graph, io, mask, fixed_reference=fixed_reference)
     inputs = frozenset(value.name for value in model.graph.input)
-    return WrappedNetwork(model, io.audio, io.output, inputs, io.batch, producer)
+    return model, WrappedNetwork(io.audio, io.output, inputs, io.batch, producer)
 
 
 def _read(path: Path) -> onnx.ModelProto:

@@ -42,6 +42,8 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
         )
     except LOAD_ERRORS as error:
         raise BrokenAvatar([f"{what}: ONNX Runtime refuses it ({type(error).__name__})"]) from error
+    # The session keeps the serialized model to fall back to other providers, which it may not: as much memory as the weights.
+    session._model_bytes = None
     first = device.providers[0][0]
     if session.get_providers()[0] != first:
         raise DeviceError(f"{first} did not start on {device.name}; ONNX Runtime offers {session.get_providers()[0]} instead")
