@@ -5,7 +5,8 @@ from __future__ import annotations
 import bisect
 import threading
 from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from avatar_kit.video_index import Start, VideoIndex, index_video, is_at_25
 
 # Each has a decoder, which holds about ten pictures. As many callers may go through the video at places of their own.
 _MOST_CURSORS = 4
-# Decoded pictures kept for threads that go through the video side by side, each a few frames ahead of the other.
+# Decoded pictures kept for threads that go through the video side by side, each a few frames ahead of the other: when one has
+# found another reading, so many reads long. Who reads alone needs none of them.
 _RECENT_BYTES = 24_000_000
 _MOST_RECENT = 16
+_SIDE_BY_SIDE_READS = 64
 
 EXTRACT = "import it without --keep-video, which extracts its frames"
 
@@ -57,6 +60,7 @@ class VideoFrames:
         self._starts: list[Start] = []
         self._cursors: OrderedDict[int, VideoCursor] = OrderedDict()  # the one used last at the end
         self._recent: OrderedDict[int, av.VideoFrame] = OrderedDict()
+        self._side_by_side = 0
         self._damages: list[_Damage] = []
 
     @property
@@ -81,7 +85,7 @@ class VideoFrames:
 
     def read(self, index: int) -> Picture:
         """Frame `index`, 0 .. count - 1: [height, width, 3]. Raises FileProblem."""
-        with self._lock:
+        with self._held():
             video = self._look_through()
             frame = self._recent.get(index) or self._reach(video, index)
         picture = picture_of(frame)
@@ -94,6 +98,17 @@ class VideoFrames:
         """Lets go of the file and of what was decoded; reading opens it anew."""
         with self._lock:
             self._let_go()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        alone = self._lock.acquire(blocking=False)
+        if not alone:
+            self._lock.acquire()
+        try:
+            self._side_by_side = max(0, self._side_by_side - 1) if alone else _SIDE_BY_SIDE_READS
+            yield
+        finally:
+            self._lock.release()
 
     def _let_go(self) -> None:
         for cursor in self._cursors.values():
@@ -199,7 +214,8 @@ class VideoFrames:
         self._recent[index] = frame
         self._recent.move_to_end(index)
         nbytes = sum(plane.buffer_size for plane in frame.planes)
-        while len(self._recent) > max(1, min(_MOST_RECENT, _RECENT_BYTES // nbytes)):
+        most = min(_MOST_RECENT, _RECENT_BYTES // nbytes) if self._side_by_side else 1
+        while len(self._recent) > max(1, most):
             self._recent.popitem(last=False)
 
     def _drop(self, cursor: VideoCursor) -> None:

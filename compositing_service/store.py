@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,7 @@ class _Entry:
     shelf: Shelf
     loading: asyncio.Task[AvatarComposer] = field(init=False)
     preparing: asyncio.Task[None] | None = None
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)  # somebody waits for all of its frames
     composer: AvatarComposer | None = None  # None while loading
     usage_count: int = 0
     last_used_s: float = 0.0
@@ -80,6 +82,8 @@ class BackgroundStore:
         self._load_errors: dict[str, str] = {}
         self._avatar_evictions = 0
         self._fill_width = loader_threads
+        # Unasked, it must not get in the way of the request that loaded the avatar, nor of the network that it waits for.
+        self._unasked_width = max(1, min(loader_threads, (os.cpu_count() or 1) // 4))
         # Apart, so that opening an avatar does not wait behind another's five hundred frames.
         self._openers = ThreadPoolExecutor(loader_threads, "avatar-open")
         self._fillers = ThreadPoolExecutor(loader_threads, "avatar-fill")
@@ -115,7 +119,9 @@ class BackgroundStore:
                 if force_reload:  # a load under way that it waited for may have read older ones
                     await asyncio.to_thread(composer.avatar.check_current)
                 if preload:
-                    await asyncio.shield(self._prepare(entry, composer))
+                    preparing = self._prepare(entry, composer)
+                    entry.hurry.set()
+                    await asyncio.shield(preparing)
             except AvatarReplaced:
                 outdated = self._entries.get(avatar_id) is entry
             else:
@@ -306,6 +312,7 @@ class BackgroundStore:
     def _prepare(self, entry: _Entry, composer: AvatarComposer) -> asyncio.Task[None]:
         """Begins to prepare the avatar's frames, unless that is under way. It goes on whoever stops waiting for it."""
         if entry.preparing is None or entry.preparing.done():
+            entry.hurry.clear()
             entry.preparing = asyncio.create_task(self._fill(entry, composer))
             self._preparing.add(entry.preparing)
             entry.preparing.add_done_callback(self._preparing.discard)
@@ -326,20 +333,23 @@ class BackgroundStore:
         problems: list[str] = []
         replaced: list[AvatarReplaced] = []
 
-        async def fill() -> None:
+        async def fill(lane: int) -> None:
+            if lane >= self._unasked_width:
+                await entry.hurry.wait()
             while not entry.retired:
                 try:
                     if not await loop.run_in_executor(self._fillers, preparation.step):
-                        return
+                        break
                 except BrokenAvatar as error:
                     problems.extend(error.problems)
                 except AvatarReplaced as error:
                     replaced.append(error)
-                    return
+                    break
+            entry.hurry.set()  # the others see for themselves that there is nothing left
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(self._fill_width):
-                group.create_task(fill())
+            for lane in range(self._fill_width):
+                group.create_task(fill(lane))
         if replaced:
             raise replaced[0]
         if problems:

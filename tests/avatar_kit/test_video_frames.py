@@ -431,13 +431,14 @@ def open_files() -> set[Path]:
     return {Path(link).resolve() for link in Path("/proc/self/fd").iterdir()}
 
 
-def test_memory_does_not_follow_the_number_of_frames(tmp_path: Path) -> None:
-    """Of 160 decoded pictures of 1.4 MB hardly any is kept."""
-    path = write(tmp_path / "large.mp4", Kind("large.mp4", size=(1280, 720), options="scenecut=0"), count=40)
-    frames = VideoFrames(path, count=40, width=1280, height=720)
-    kept = 0
-    for index in range(40):
-        frames.read(index)
-        kept = max(kept, len(frames._recent))
-    assert kept * 1280 * 720 * 1.5 <= 24e6 * 1.1
+def test_hardly_any_decoded_frame_is_kept(films: Callable[..., tuple[Path, Pictures]]) -> None:
+    path, pictures = films(kind_named("b-frames.mp4"))
+    alone = frames_of(path, pictures)
+    for index in range(COUNT):
+        alone.read(index)
+        assert len(alone._recent) == 1
+    shared = frames_of(path, pictures)
+    with ThreadPoolExecutor(8) as pool:
+        for kept in pool.map(lambda index: (shared.read(index), len(shared._recent))[1], [*range(COUNT)] * 2):
+            assert kept <= 16
     assert threading.active_count() < 20, "a decoder has no threads of its own"
