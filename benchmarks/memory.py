@@ -9,6 +9,7 @@ import numpy as np
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.benchmark_avatar import build_benchmark
+from benchmarks.filming import film
 from benchmarks.running import Services, both_services
 from lipsync_cli.benching import Figure
 from lipsync_client import Client
@@ -19,16 +20,12 @@ GOAL_MB = 120.0
 
 
 def run() -> list[Figure]:
-    """Both services, loaded with one avatar that has shown every frame. About half a minute."""
+    """Both services, loaded with one avatar that has shown every frame: as pictures, and as a video. About a minute."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         avatar = build_benchmark(root, "weighed", frame_count=FRAMES, network="free")
-        with both_services(root) as services, Client(services.address) as client:
-            before = resident(services)
-            client.load(avatar.id)
-            loaded = resident(services)
-            show_every_frame(client, avatar)
-            shown = resident(services)
+        before, loaded, shown = weigh(root, avatar)
+        filmed_before, filmed_loaded, _ = weigh(root, film(avatar, "filmed"))
     backgrounds = loaded[1] - before[1]
     return [
         {
@@ -38,11 +35,26 @@ def run() -> list[Figure]:
             "goal": f"<= {GOAL_MB:g} MB",
             "reached": backgrounds <= GOAL_MB,
         },
+        {
+            "name": f"compositing service, backgrounds of {FRAMES} frames in a video",
+            "value": filmed_loaded[1] - filmed_before[1],
+            "unit": "MB",
+        },
         {"name": "compositing service, after showing each, messages included", "value": shown[1] - before[1], "unit": "MB"},
         {"name": "compositing service without an avatar", "value": before[1], "unit": "MB"},
         {"name": f"inference service, crops of {FRAMES} frames and a small network", "value": shown[0] - before[0], "unit": "MB"},
         {"name": "inference service without an avatar", "value": before[0], "unit": "MB"},
     ]
+
+
+def weigh(root: Path, avatar: Avatar) -> tuple[tuple[float, float], ...]:
+    """`resident` before loading the avatar, after it, and after every frame was shown."""
+    with both_services(root) as services, Client(services.address) as client:
+        before = resident(services)
+        client.load(avatar.id)
+        loaded = resident(services)
+        show_every_frame(client, avatar)
+        return before, loaded, resident(services)
 
 
 def resident(services: Services) -> tuple[float, float]:
