@@ -1,4 +1,4 @@
-"""From starting both processes to the first picture in a caller's hands, avatars on disk, nothing preloaded; and loading."""
+"""From starting both processes to the first picture in a caller's hands, avatars on disk, nothing preloaded."""
 
 from __future__ import annotations
 
