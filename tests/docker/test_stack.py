@@ -178,6 +178,26 @@ def test_reaching_inference_past_the_balancer_is_not_offered(stack: Stack) -> No
     assert refused.value.code() is Code.UNIMPLEMENTED
 
 
+def test_down_leaves_nothing(images: docker.DockerClient, models: Path) -> None:
+    project = Stack(images, "lipsync-test-down", variables={"MODELS": str(models)})
+    project.up()
+    assert len(left_of(project)) > len(project.containers())
+    project.down()
+    assert left_of(project) == []
+
+
+def left_of(project: Stack) -> list[str]:
+    """Names of all that Docker has of the project."""
+    mine = {"label": f"com.docker.compose.project={project.name}"}
+    docker_has = project.client
+    found = [
+        *docker_has.containers.list(all=True, filters=mine),
+        *docker_has.networks.list(filters=mine),
+        *docker_has.volumes.list(filters=mine),
+    ]
+    return [str(each.name) for each in found]
+
+
 def _answers(stub: CompositingServiceStub) -> bool:
     try:
         return bool(stub.InferBatchComposite(request(), timeout=CALL_S).composited_frames)
