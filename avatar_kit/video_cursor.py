@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 from av.video.stream import VideoStream
 
+from avatar_kit.pictures import MAX_PIXELS
 from avatar_kit.safe_files import FileProblem
 from avatar_kit.video_files import open_container
 from avatar_kit.video_index import Start, VideoIndex
@@ -22,15 +23,16 @@ class VideoCursor:
         self.next = start.frame
         """The number of the picture that comes next."""
         self._container, self._stream = self._open()
+        self._pictures: Iterator[av.VideoFrame]
         try:
-            packets = self._packets()
-            self._pictures = self._decode(packets)
+            self._pictures = self._decode(self._packets())
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Lets go of the file and the decoder."""
+        self._pictures = iter(())
         self._container.close()
 
     def advance(self) -> av.VideoFrame:
@@ -45,7 +47,8 @@ class VideoCursor:
         container, stream = open_container(self._path)
         # On one thread an error belongs to the packet that was given last.
         stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"err_detect": "explode"}
+        # A size that changes on the way must not take any memory that it likes.
+        stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
         return container, stream
 
     def _packets(self) -> Iterator[av.Packet[VideoStream]]:

@@ -110,6 +110,9 @@ class VideoFrames:
         finally:
             self._lock.release()
 
+    def __del__(self) -> None:
+        self._let_go()
+
     def _let_go(self) -> None:
         for cursor in self._cursors.values():
             cursor.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -425,6 +426,31 @@ def test_closing_lets_go_of_the_file(films: Callable[..., tuple[Path, Pictures]]
     for index in range(12, COUNT):
         frames.read(index)
     assert path not in open_files(), "at the end of the video nobody needs it"
+
+
+def test_who_forgets_it_leaves_no_file_open(films: Callable[..., tuple[Path, Pictures]]) -> None:
+    path, pictures = films(kind_named("b-frames.mp4"))
+    gc.disable()
+    try:
+        frames = frames_of(path, pictures)
+        for index in (60, 30, 3):
+            frames.read(index)
+        assert path in open_files()
+        del frames
+        assert path not in open_files()
+    finally:
+        gc.enable()
+
+
+def test_a_size_that_grows_on_the_way_is_refused(tmp_path: Path) -> None:
+    small, large = (write(tmp_path / f"{size}.ts", Kind("", size=(size, size)), count=25) for size in (96, 128))
+    path = tmp_path / "both.ts"
+    path.write_bytes(small.read_bytes() + large.read_bytes())
+    index = index_video(path)
+    frames = VideoFrames(path, count=index.count, width=96, height=96)
+    assert frames.read(0).shape == (96, 96, 3)
+    with pytest.raises(FileProblem):
+        frames.read(index.count - 1)
 
 
 def open_files() -> set[Path]:
