@@ -313,19 +313,19 @@ class BackgroundStore:
         """Begins to prepare the avatar's frames, unless that is under way. It goes on whoever stops waiting for it."""
         if entry.preparing is None or entry.preparing.done():
             entry.hurry.clear()
-            entry.preparing = asyncio.create_task(self._fill(entry, composer))
+            composer.preparation = preparation_of(composer, quality=self._default_quality)
+            entry.preparing = asyncio.create_task(self._fill(entry, composer, composer.preparation))
             self._preparing.add(entry.preparing)
             entry.preparing.add_done_callback(self._preparing.discard)
             entry.preparing.add_done_callback(_look_at_error)
         return entry.preparing
 
-    async def _fill(self, entry: _Entry, composer: AvatarComposer) -> None:
+    async def _fill(self, entry: _Entry, composer: AvatarComposer, preparation: Preparation) -> None:
         """Prepares frames in several threads, until all are there, room is out, or the avatar is dropped."""
-        composer.preparation = preparation_of(composer, quality=self._default_quality)
         try:
-            await self._step_on(entry, composer.preparation)
+            await self._step_on(entry, preparation)
         finally:
-            composer.preparation.end()
+            preparation.end()
             composer.preparation = None
 
     async def _step_on(self, entry: _Entry, preparation: Preparation) -> None:

@@ -445,12 +445,18 @@ def test_who_forgets_it_leaves_no_file_open(films: Callable[..., tuple[Path, Pic
 def test_a_size_that_grows_on_the_way_is_refused(tmp_path: Path) -> None:
     small, large = (write(tmp_path / f"{size}.ts", Kind("", size=(size, size)), count=25) for size in (96, 128))
     path = tmp_path / "both.ts"
-    path.write_bytes(small.read_bytes() + large.read_bytes())
-    index = index_video(path)
-    frames = VideoFrames(path, count=index.count, width=96, height=96)
-    assert frames.read(0).shape == (96, 96, 3)
-    with pytest.raises(FileProblem):
-        frames.read(index.count - 1)
+    with av.open(str(path), "w") as new, av.open(str(small)) as first, av.open(str(large)) as second:
+        stream = new.add_stream_from_template(first.streams.video[0])
+        for source, shift in ((first, 0), (second, 90_000)):  # a second
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                    new.mux(packet)
+    frames = VideoFrames(path, count=50, width=96, height=96)
+    assert frames.read(20).shape == (96, 96, 3)
+    with pytest.raises(FileProblem, match="has frame 30 of 128x128, the avatar is 96x96"):
+        frames.read(30)
+    assert frames.read(3).shape == (96, 96, 3)
 
 
 def open_files() -> set[Path]:
