@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +37,9 @@ __all__ = ["GrpcServer", "Host", "Service", "StartError", "WarmUp", "run_service
 # How long health may take to tell its watchers, and how long closing all resources may take.
 TELL_SECONDS = 1.0
 CLOSE_SECONDS = 30.0
+# Then, how long threads may go on with what they are at. One that reads from a dead disk would keep the process for ever.
+THREADS_SECONDS = 5.0
+LAST_LINE_SECONDS = 0.5  # for the log's own thread to write it
 
 WarmUp = Callable[[], Awaitable[None]]
 
@@ -218,6 +224,17 @@ async def _life(service: Service, settings: ServiceSettings) -> None:
     _log.info("draining", extra={"running_calls": server.calls.running})
     await server.drain()
     await server.stop()
+    last = threading.Timer(THREADS_SECONDS, _leave_threads)
+    last.daemon = True
+    last.start()
+
+
+def _leave_threads() -> None:
+    """Ends the process although threads still work: all calls have ended and everything is closed."""
+    names = sorted(thread.name for thread in threading.enumerate() if thread.is_alive() and not thread.daemon)
+    _log.warning("stopped without waiting for threads any longer", extra={"threads": ", ".join(names)})
+    time.sleep(LAST_LINE_SECONDS)
+    os._exit(0)
 
 
 def _announce(name: str, server: GrpcServer) -> None:

@@ -168,6 +168,18 @@ def test_a_second_signal_ends_it_at_once(launch: Launch) -> None:
     assert "closed" in err
 
 
+def test_a_thread_that_never_ends_does_not_keep_the_process(launch: Launch) -> None:
+    process = launch("plain", "server.grace_seconds=0")
+    with grpc.insecure_channel(process.ready()) as channel:
+        call = channel.unary_stream("/test.Test/Rpc")(b"wait", timeout=60)
+        assert next(call) == b"began"
+        process.popen.terminate()
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+        code, _, err = process.end()  # before its standard input is closed, for which the thread waits
+    assert code == 0
+    assert "stopped without waiting for threads any longer" in err
+
+
 def get(address: str, path: str) -> tuple[int, str]:
     connection = http.client.HTTPConnection(address, timeout=60)
     try:
@@ -231,7 +243,7 @@ def test_after_the_drain_only_running_calls_go_on_and_their_end_is_that_of_the_p
 
 
 def test_calls_that_outlive_the_grace_end_with_unavailable_and_the_process_with_0(launch: Launch) -> None:
-    process = launch("plain", "server.grace_seconds=0.2")
+    process = launch("plain", "server.grace_seconds=0.2", "logging.buffered_logging=false")  # for the order of lines
     with grpc.insecure_channel(process.ready()) as channel:
         calls = [channel.unary_stream("/test.Test/Rpc")(b"for ever", timeout=60) for _ in range(3)]
         assert [next(call) for call in calls] == [b"began"] * 3
