@@ -60,10 +60,11 @@ class Stack:
         return done.stdout
 
     def up(self, **scale: int) -> None:
-        """All services, as many of each as `scale` says, until each is healthy."""
+        """All services, as many of each as `scale` says, until each is healthy and the balancer knows all compositors."""
         numbers = [part for service, count in scale.items() for part in ("--scale", f"{service}={count}")]
         self.compose("up", "-d", "--no-build", *numbers)
         self.wait_healthy()
+        until(lambda: self._known_compositors() == len(self.containers("compositing")), within_s=HEALTHY_S)
 
     def down(self) -> None:
         """Removes containers, networks and volumes."""
@@ -98,10 +99,9 @@ class Stack:
         """Until every container that has a health check passes it."""
         until(lambda: all(health(container) in {"healthy", "none"} for container in self.containers()), within_s=HEALTHY_S)
 
-    def metric(self, container: Container, name: str, *, network: str = "front", **labels: str) -> float:
-        """The sum over all series of a service's metric that bear the labels."""
-        port = "53051" if network == "inference" else "53052"
-        with urllib.request.urlopen(f"http://{self.address_in(container, network)}:{port}/metrics", timeout=20) as answer:
+    def metric(self, container: Container, name: str, *, port: int = 53052, **labels: str) -> float:
+        """The sum over all series of a metric that bear the labels; of a container on the front network."""
+        with urllib.request.urlopen(f"http://{self.address_in(container, 'front')}:{port}/metrics", timeout=20) as answer:
             lines = answer.read().decode().splitlines()
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         found = [
@@ -109,9 +109,8 @@ class Stack:
         ]
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
-    def logs(self) -> str:
-        """The ends of all logs, for failures."""
-        return "\n".join(f"--- {each.name}\n{each.logs(tail=15).decode(errors='replace')}" for each in self.containers(all=True))
+    def _known_compositors(self) -> float:
+        return self.metric(self.one("haproxy"), "haproxy_backend_active_servers", port=8404, proxy="compositing")
 
 
 def health(container: Container) -> str:
