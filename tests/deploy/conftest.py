@@ -1,4 +1,4 @@
-"""Programs that check deployment files. Where one is missing its tests are skipped; with LIPSYNC_REQUIRE_TOOLS set they fail."""
+"""Programs that check deployment files. Where one is missing its tests are skipped; with REQUIRE_TOOLS set they fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def program(name: str, package: str) -> str:
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if path is None:
         sentence = f"{name} is not installed (Debian's {package})"
-        if os.environ.get("LIPSYNC_REQUIRE_TOOLS"):
+        if os.environ.get("REQUIRE_TOOLS"):
             pytest.fail(sentence)
         pytest.skip(sentence)
     return path
