@@ -134,7 +134,7 @@ def launch() -> Iterator[Launch]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
 def test_a_signal_lets_the_running_call_finish_and_the_process_ends_in_order(launch: Launch, number: signal.Signals) -> None:
-    process = launch()
+    process = launch("plain", "logging.buffered_logging=false")
     with grpc.insecure_channel(process.ready()) as channel:
         call = channel.unary_stream("/test.Test/Rpc")(b"wait", timeout=60)
         assert next(call) == b"began"
