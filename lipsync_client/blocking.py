@@ -34,9 +34,10 @@ class Client:
     What the client does by itself:
 
     - **Deadlines.** Every call has one, in seconds: `timeout`, `load_timeout` for loading an avatar, or the call's own.
-    - **Retries.** A call that ends UNAVAILABLE (the server is starting, draining or gone) is sent again: up to 4 attempts, 50 to
-      500 ms between them, never past the deadline, whatever the size of the call. Nothing else is repeated; RESOURCE_EXHAUSTED is
-      the server asking for less. When most calls fail, retries stop until calls succeed again.
+    - **Retries.** A call that ends UNAVAILABLE (the server is starting, draining or gone), or CANCELLED though nobody here did
+      (a load balancer lost the server), is sent again: up to 4 attempts, 50 to 500 ms between them, never past the deadline,
+      whatever the size of the call. Nothing else is repeated; RESOURCE_EXHAUSTED is the server asking for less. When most calls
+      fail, retries stop until calls succeed again.
     - **Connection.** Lost servers are noticed by keepalive pings (after 15 s without traffic while calls are under way, 5 s to
       answer) and connected to again within 0.1 to 2 s.
     - **Balancing.** Targets that begin with dns:, ipv4: or ipv6: spread calls over every healthy server behind them.

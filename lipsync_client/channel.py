@@ -18,7 +18,8 @@ RETRY_POLICY = {
     "initialBackoff": "0.05s",
     "maxBackoff": "0.5s",
     "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    # CANCELLED that the caller did not ask for is a proxy whose server died while it answered.
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
 # A client whose calls mostly fail stops repeating them after some fifty failures, and begins again as calls succeed.
 RETRY_THROTTLING = {"maxTokens": 100, "tokenRatio": 0.5}

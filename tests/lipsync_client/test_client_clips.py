@@ -140,6 +140,9 @@ async def test_cancelling_the_task_cancels_the_call(service):
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await asyncio.to_thread(hanging.dropped.acquire, timeout=WAIT_S)
+        await client.composite("demo", CLIP, batch_size=1, start_frame=2)
+    # What a caller cancels is not sent again, as what a load balancer cancels is.
+    assert [request.start_frame_idx for request in service.requests] == [1, 2]
 
 
 def test_a_client_serves_many_threads(service):

@@ -20,9 +20,13 @@ def one_batch(sound):
     return lambda client: client.composite("demo", sound, batch_size=1)
 
 
+REPEATED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+@pytest.mark.parametrize("code", REPEATED, ids=lambda code: code.name)
 @pytest.mark.parametrize("sound", [SOUND, LARGE_SOUND], ids=["small", "4 MiB"])
-def test_unavailable_twice_then_works(face, service, sound):
-    service.fail(grpc.StatusCode.UNAVAILABLE, times=2)
+def test_a_lost_server_twice_then_works(face, service, sound, code):
+    service.fail(code, times=2)
     batch = face(service.target, one_batch(sound))
     assert batch.frames == [b"0"]
     assert len(service.requests) == 3
@@ -39,7 +43,7 @@ def test_gives_up_after_four_attempts(face, service):
 
 @pytest.mark.parametrize(
     "code",
-    [code for code in grpc.StatusCode if code not in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE)],
+    [code for code in grpc.StatusCode if code not in (grpc.StatusCode.OK, *REPEATED)],
     ids=lambda code: code.name,
 )
 def test_nothing_else_is_repeated(service, face, code):
