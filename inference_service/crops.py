@@ -49,6 +49,7 @@ class CropBank:
         self._locks = [threading.Lock() for _ in range(8)]
         self._on_device: onnxruntime.OrtValue | None = None
         self._pass: FramePass[None] | None = None
+        self._stopped = False
 
     @property
     def memory_bytes(self) -> int:
@@ -72,20 +73,30 @@ class CropBank:
         return under_way.wish(self.missing(frames), None) if under_way else None
 
     def fill(self) -> None:
-        """Makes every crop and, on a GPU, moves them there. Blocking. Raises BrokenAvatar when there are frames without."""
+        """Makes every crop and, on a GPU, moves them there, unless it is stopped. Blocking.
+
+        Raises BrokenAvatar when there are frames without.
+        """
         if self._avatar.video:
             self._fill_from(self._avatar.video)
-        self.ensure(range(self._avatar.frame_count))
+        for frame in range(self._avatar.frame_count):
+            if self._stopped:
+                return
+            self.ensure([frame])
         if self._device.is_gpu and self._on_device is None:
             self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(self._host, "cuda", self._device.gpu_id)
             self._host = None
+
+    def stop_filling(self) -> None:
+        """Ends `fill`, now and for good, after the frame that it is at. Does not block."""
+        self._stopped = True
 
     def _fill_from(self, video: VideoFrames) -> None:
         """Decodes each frame once, those that requests wait for first."""
         self._pass = FramePass[None](self._avatar, video, self._take, is_there=lambda frame: bool(self._ready[frame]))
         try:
             goes_on = True
-            while goes_on:
+            while goes_on and not self._stopped:
                 with suppress(BrokenAvatar):  # the frame's crop stays missing
                     goes_on = self._pass.step()
         finally:

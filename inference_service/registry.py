@@ -10,12 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
+
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError, AvatarReplaced, BrokenAvatar
 from inference_service.avatar_errors import FilesReplaced, as_service_errors
 from inference_service.devices import Device
 from inference_service.eviction import to_make_room
+from inference_service.filling import Fillings, drop
 from inference_service.metrics import InferenceMetrics
 from inference_service.model import LoadedModel, ModelLoader
 from inference_service.settings import InferenceSettings
@@ -52,7 +55,7 @@ class ModelRegistry:
         self._models: dict[str, LoadedModel] = {}
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="load")
-        self._background: set[asyncio.Task[None]] = set()
+        self._fillings = Fillings()
         self._turn = 0
 
     @property
@@ -117,7 +120,11 @@ class ModelRegistry:
 
     def unload(self, avatar_id: str) -> bool:
         """Forgets the avatar; calls under way finish on it. False when it was not loaded."""
-        return self._models.pop(avatar_id, None) is not None
+        model = self._models.pop(avatar_id, None)
+        if model is None:
+            return False
+        drop(model)
+        return True
 
     def unload_idle(self) -> None:
         """Unloads what nobody used for the configured time."""
@@ -128,7 +135,8 @@ class ModelRegistry:
 
     async def close(self) -> None:
         """Waits for loads under way and forgets everything."""
-        await asyncio.gather(*self._loading.values(), *self._background, return_exceptions=True)
+        await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        await self._fillings.close()
         self._models.clear()
         self._threads.shutdown()
 
@@ -165,12 +173,14 @@ class ModelRegistry:
         except BaseException:
             self._metrics.loaded_model(None)
             raise
+        if older := self._models.get(avatar_id):
+            drop(older)
         self._models[avatar_id] = model
         self._metrics.loaded_model(model.load_seconds)
         log.info("loaded avatar %s in %.0f ms, %.0f MB", avatar_id, model.load_seconds * 1000, model.memory_bytes / 1e6)
         self._trim(keep=avatar_id)
         if not fill and self._is_worth_filling(model):
-            self._fill_later(model)
+            self._fillings.begin(model)
         return model
 
     async def _read(self, avatar_id: str, *, fill: bool) -> LoadedModel:
@@ -203,21 +213,10 @@ class ModelRegistry:
         """On a GPU the bank can then lie there; of a video that fits, each frame is then decoded once."""
         if any(engine.device.is_gpu for engine in model.engines):
             return True
-        return bool(model.avatar.video) and self.memory_bytes + model.avatar.frame_count * CROP_BYTES <= self.max_bytes
-
-    def _fill_later(self, model: LoadedModel) -> None:
-        async def fill() -> None:
-            try:
-                for engine in model.engines:
-                    await asyncio.get_running_loop().run_in_executor(self._threads, engine.bank.fill)
-            except BrokenAvatar as error:
-                log.warning("avatar %s: not all frames can be served: %s", model.avatar.id, error)
-            except AvatarReplaced:
-                pass  # the next request that needs a frame loads it again
-
-        task = asyncio.create_task(fill(), name=f"fill-{model.avatar.id}")
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        if not model.avatar.video:
+            return False
+        room = self.max_bytes - self.memory_bytes if self.max_bytes else psutil.virtual_memory().available // 2
+        return len(model.engines) * model.avatar.frame_count * CROP_BYTES <= room
 
     @property
     def shared_encoder_path(self) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -119,16 +121,77 @@ def test_damage_is_told_and_lets_go_of_who_waits(forms: tuple[Avatar, Avatar]) -
     assert bank.wish([3]) is None
 
 
-@pytest.mark.parametrize(("limit_gb", "filled"), [(20, True), (1e-6, False)])
+@pytest.mark.parametrize(("limit_gb", "filled"), [(0, True), (20, True), (1e-6, False)], ids=["no limit", "room", "no room"])
 async def test_a_loaded_avatar_is_filled_where_its_crops_fit(
-    forms: tuple[Avatar, Avatar], tmp_path: Path, limit_gb: float, filled: bool
+    forms: tuple[Avatar, Avatar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit_gb: float, filled: bool
 ) -> None:
     assert forms[0].root.parent == tmp_path / "filmed"
+    done = threading.Event()
+    fill = CropBank.fill
+
+    def fill_and_tell(bank: CropBank) -> None:
+        fill(bank)
+        done.set()
+
+    monkeypatch.setattr(CropBank, "fill", fill_and_tell)
     models = registry(tmp_path / "filmed", limit_gb)
     kept, extracted = await models.load("kept"), await models.load("extracted")
-    await models.close()  # waits for what fills in the background
+    if filled:
+        assert await asyncio.to_thread(done.wait, PATIENCE_S)
+    await models.close()
     assert (kept.engines[0].bank.missing(range(FRAMES)) == []) == filled
     assert extracted.engines[0].bank.missing([FRAMES - 1]) == [FRAMES - 1], "pictures are read when they are asked for"
+
+
+async def test_a_long_filling_holds_up_no_other_avatar(
+    forms: tuple[Avatar, Avatar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, _ = forms
+    names = ["kept", "twin", "third"]
+    for name in names[1:]:
+        shutil.copytree(kept.root, kept.root.with_name(name))
+    go_on = threading.Event()
+    monkeypatch.setattr(CropBank, "fill", lambda _bank: go_on.wait(PATIENCE_S))
+    models = registry(tmp_path / "filmed", 20)
+    try:
+        async with asyncio.timeout(PATIENCE_S / 2):
+            for name in [*names, "extracted"]:
+                await models.load(name)
+    finally:
+        go_on.set()
+        await models.close()
+
+
+@pytest.mark.parametrize("ended_by", ["unloading", "reloading", "closing"])
+async def test_nobody_goes_on_filling_what_was_dropped(
+    forms: tuple[Avatar, Avatar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_by: str
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    take = CropBank._take
+
+    def take_the_first(bank: CropBank, frame: int, picture: np.ndarray, wished: frozenset[None]) -> bool:
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+        return take(bank, frame, picture, wished)
+
+    monkeypatch.setattr(CropBank, "_take", take_the_first)
+    models = registry(tmp_path / "filmed", 20)
+    old = await models.load("kept")
+    assert await asyncio.to_thread(begun.wait, PATIENCE_S)
+    bank = old.engines[0].bank
+    waiting = bank.wish([FRAMES - 1])
+    assert waiting
+    if ended_by == "unloading":
+        assert models.unload("kept")
+    elif ended_by == "reloading":
+        await models.load("kept", force_reload=True)
+    closing = asyncio.create_task(models.close())
+    await asyncio.sleep(0)
+    go_on.set()
+    await closing
+    assert waiting.done(), "who waits for a frame is let go, and makes it itself"
+    bank.ensure([FRAMES - 1])
+    assert len(bank.missing(range(FRAMES))) >= FRAMES - 4
 
 
 def registry(root: Path, limit_gb: float) -> ModelRegistry:
