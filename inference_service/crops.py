@@ -41,7 +41,7 @@ class CropBank:
 
     def __init__(self, avatar: Avatar, device: Device) -> None:
         self._avatar = avatar
-        self._device = device
+        self.device = device
         self._reference = [] if avatar.reference_frame is None else [avatar.reference_frame]
         # Pages of frames that nobody asked for are never touched and cost nothing.
         self._host: NDArray[np.uint8] | None = np.empty((avatar.frame_count, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
@@ -55,6 +55,11 @@ class CropBank:
     def memory_bytes(self) -> int:
         """Bytes of the crops made so far, wherever they are."""
         return int(self._ready.sum()) * 3 * MOUTH_SIZE * MOUTH_SIZE
+
+    @property
+    def device_bytes(self) -> int:
+        """Of these, the bytes in the memory of the device: a GPU's has none of them until all are there."""
+        return self.memory_bytes if self._host is None or not self.device.is_gpu else 0
 
     def missing(self, frames: Sequence[int]) -> list[int]:
         """Those of `frames` that `ensure` would have to make."""
@@ -83,8 +88,8 @@ class CropBank:
             if self._stopped:
                 return
             self.ensure([frame])
-        if self._device.is_gpu and self._on_device is None:
-            self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(self._host, "cuda", self._device.gpu_id)
+        if self.device.is_gpu and self._on_device is None:
+            self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(self._host, "cuda", self.device.gpu_id)
             self._host = None
 
     def stop_filling(self) -> None:
@@ -112,7 +117,7 @@ class CropBank:
         host, reference = self._host, np.array(self._reference or [0], np.int64)
         if host is None:
             return Feed(self._on_device, frames, reference)
-        if not self._device.is_gpu:
+        if not self.device.is_gpu:
             return Feed(host, frames, reference)
         count, along = len(frames), np.concatenate([frames, np.array(self._reference, np.int64)])
         last = np.array([len(along) - 1], np.int64)

@@ -19,6 +19,7 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.onnx_io import encoder_io
 from inference_service.audio.encoder import AudioEncoder
 from inference_service.audio.features import AudioFeatures
+from inference_service.crops import CropBank
 from inference_service.devices import Device
 from inference_service.engine import Engine
 from inference_service.gpu_memory import visible_gpus
@@ -71,19 +72,21 @@ class ModelLoader:
         self._options = options
         self._max_batch = max_batch
         self._lock = Lock()
+        self._banks: weakref.WeakSet[CropBank] = weakref.WeakSet()
         self._encoders: weakref.WeakValueDictionary[tuple[object, ...], AudioFeatures] = weakref.WeakValueDictionary()
 
     def load(self, avatar: Avatar, encoder_path: Path, devices: Sequence[Device], *, fill: bool) -> LoadedModel:
         """Opens and warms up the network on `devices`; `fill` makes all crops too. Raises BrokenAvatar, DeviceError."""
         with self._lock:
             started = time.monotonic()
-            before = _used_bytes(devices)
+            before = self._used_without_crops(devices)
             engines = [Engine(avatar, device, self._options) for device in devices]
             for engine in engines:
+                self._banks.add(engine.bank)
                 engine.warm_up(self._max_batch)
-            crops = sum(engine.bank.memory_bytes for engine in engines)
             # Other work moves the process's memory too: a network never counts less than its file.
-            measured = max(_used_bytes(devices) - before - crops, avatar.network_path.stat().st_size * len(engines))
+            taken = self._used_without_crops(devices) - before
+            measured = max(taken, avatar.network_path.stat().st_size * len(engines))
             features = self.features(encoder_path, devices[0])
         if avatar.audio_encoder_path is None and engines[0].producer != DEMO_PRODUCER:
             _warn_of_the_demos_encoder(avatar, encoder_path)
@@ -92,6 +95,11 @@ class ModelLoader:
                 engine.bank.fill()
         stored = StoredFeatures(avatar.features_path, frame_count=avatar.frame_count)
         return LoadedModel(avatar, engines, features, stored, measured, time.monotonic() - started)
+
+    def _used_without_crops(self, devices: Sequence[Device]) -> int:
+        """Crops count by themselves, and those of other avatars may be made meanwhile."""
+        crops = sum(bank.device_bytes for bank in self._banks if bank.device in devices)
+        return _used_bytes(devices) - crops
 
     def features(self, encoder_path: Path, device: Device) -> AudioFeatures:
         """The features of the encoder at `encoder_path`, opened once for all avatars that share it. Raises BrokenAvatar."""

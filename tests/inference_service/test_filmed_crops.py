@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import inference_service.engine
+import inference_service.model
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import BrokenAvatar
@@ -198,3 +200,22 @@ def registry(root: Path, limit_gb: float) -> ModelRegistry:
     settings = InferenceSettings.model_validate({"models_root": root, "capacity": {"max_memory_gb": limit_gb}})
     loader = ModelLoader(settings.onnx, max_batch=2)
     return ModelRegistry(AvatarCatalog(root), [CPU], loader, settings, InferenceMetrics(Metrics()))
+
+
+async def test_crops_made_meanwhile_are_not_measured_as_another_avatars_network(
+    forms: tuple[Avatar, Avatar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the process takes is measured before and after a load; a filling takes its part of it."""
+    models = registry(tmp_path / "filmed", 1e-6)
+    filled = (await models.load("kept")).engines[0].bank
+    warm_up = inference_service.engine.Engine.warm_up
+
+    def fill_meanwhile(engine: inference_service.engine.Engine, max_batch: int) -> None:
+        filled.ensure(range(FRAMES))
+        warm_up(engine, max_batch)
+
+    monkeypatch.setattr(inference_service.engine.Engine, "warm_up", fill_meanwhile)
+    monkeypatch.setattr(inference_service.model, "_used_bytes", lambda _devices: filled.memory_bytes + 10**9)
+    loaded = await models.load("extracted")
+    assert loaded.network_bytes == loaded.avatar.network_path.stat().st_size
+    await models.close()
