@@ -18,7 +18,14 @@ from .conftest import CALL_S, Duo
 
 Code = grpc.StatusCode
 # What a caller can be told about a request of its own; never UNKNOWN, never INTERNAL, and nothing is down or slow here.
-HONEST = {Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE, Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.RESOURCE_EXHAUSTED}
+HONEST = {
+    Code.INVALID_ARGUMENT,
+    Code.OUT_OF_RANGE,
+    Code.NOT_FOUND,
+    Code.FAILED_PRECONDITION,
+    Code.ABORTED,  # for another version of an avatar
+    Code.RESOURCE_EXHAUSTED,
+}
 MODULES = {"compositing": compositing_pb2, "inference": inference_pb2}
 RPCS = [
     (f"{package}.{service.name}", method.name, method.input_type.name, method.output_type.name, method.server_streaming)
