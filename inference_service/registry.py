@@ -81,7 +81,7 @@ class ModelRegistry:
         """
         model = self._models.get(avatar_id) or await self.load(avatar_id)
         if version and model.avatar.version != version:
-            model = await self._of_version(avatar_id, version)
+            model = await self._of_version(model, version)
         model.in_use += 1
         model.note_use()
         try:
@@ -140,18 +140,25 @@ class ModelRegistry:
         self._models.clear()
         self._threads.shutdown()
 
-    async def _of_version(self, avatar_id: str, version: str) -> LoadedModel:
-        """The avatar as the caller has it, which is not the one that is loaded. Raises ServiceError."""
-        try:
-            on_disk = (await asyncio.to_thread(self.catalog.get, avatar_id)).version
-        except AvatarError:
-            on_disk = ""
+    async def _of_version(self, other: LoadedModel, version: str) -> LoadedModel:
+        """The avatar as the caller has it, which is not the `other` that is loaded. Raises ServiceError."""
+        avatar_id = other.avatar.id
+        on_disk = await asyncio.to_thread(self._version_on_disk, other.avatar)
         model = self._models.get(avatar_id)
         if on_disk == version and (model is None or model.avatar.version != version):
             model = await self.load(avatar_id, force_reload=True)
         if model is None or model.avatar.version != version:
             raise FilesReplaced(f"{_REPLACED}: the caller and the inference service have different ones; {_THEN}")
         return model
+
+    def _version_on_disk(self, loaded: Avatar) -> str:
+        """Of what lies there now; "" when nothing does that can be served. Blocks, for microseconds while nothing changes."""
+        if loaded.is_current():
+            return loaded.version
+        try:
+            return self.catalog.get(loaded.id).version
+        except AvatarError:
+            return ""
 
     def _begin(self, avatar_id: str, *, fill: bool) -> asyncio.Task[LoadedModel]:
         task = asyncio.create_task(self._load(avatar_id, fill=fill), name=f"load-{avatar_id}")

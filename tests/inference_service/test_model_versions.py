@@ -107,6 +107,21 @@ async def test_a_version_that_is_nowhere_is_refused(models: ModelRegistry, loade
     assert loader.versions == [loaded], "a caller can not make it load again and again"
 
 
+async def test_a_caller_with_other_files_costs_those_with_the_same_nothing(
+    models: ModelRegistry, replace: Callable[..., Avatar], loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two compositors with copies of their own ask in turn, and one of them was not brought up to date."""
+    old = await version(models)
+    new = replace().version
+    assert await version(models, new) == new
+    monkeypatch.setattr(AvatarCatalog, "get", lambda *_: pytest.fail("reads the avatar's files again"))
+    for _ in range(20):
+        with pytest.raises(FilesReplaced):
+            await version(models, old)
+        assert await version(models, new) == new
+    assert loader.versions == [old, new]
+
+
 async def test_the_first_load_may_be_of_another_version(models: ModelRegistry, replace: Callable[..., Avatar]) -> None:
     old = load_avatar(models.catalog.models_root / "a").version
     new = replace().version
