@@ -56,7 +56,7 @@ class FramePass(Generic[What]):
         """
         self._avatar, self._video, self._take, self._is_there = avatar, video, take, is_there
         self._decoding = threading.Lock()
-        self._stretches: list[_Stretch] = []
+        self._stretches: list[_Stretch] | None = None  # None: not begun
         self._lock = threading.Lock()  # of what follows
         self._passed = np.zeros(avatar.frame_count, bool)
         self._wishes: dict[int, list[_Wish[What]]] = {}  # by frame, in the order of asking
@@ -118,11 +118,11 @@ class FramePass(Generic[What]):
         """The frame that comes next: on the way to the one that was wished for first, else where the pass is anyway."""
         if self._ended:
             return None
-        if not self._stretches and not self._passed.any():
+        if self._stretches is None:
             self._stretches = self._whole_video()
         with self._lock:
             wished = iter(self._wishes)
-            stretch = next((found for frame in wished if (found := self._stretch_of(frame))), None)
+            stretch = next((found for frame in wished if (found := _stretch_of(frame, self._stretches))), None)
         stretch = stretch or next(iter(self._stretches), None)
         if stretch is None:
             return None
@@ -131,15 +131,12 @@ class FramePass(Generic[What]):
             self._stretches.remove(stretch)
         return stretch.next - 1
 
-    def _stretch_of(self, frame: int) -> _Stretch | None:
-        """Where a frame is still to come; None when it is being taken."""
-        return next((stretch for stretch in self._stretches if stretch.next <= frame < stretch.stop), None)
-
     def _whole_video(self) -> list[_Stretch]:
         try:
             starts = self._video.starts()
         except FileProblem as problem:
             self.end()
+            self._avatar.check_current()  # of files that were put in its place nothing is said
             raise BrokenAvatar(problem.of(self._video.name(0))) from None
         count = self._avatar.frame_count  # it may be that not all of the video is served
         ends = [*starts[1:], self._video.count]
@@ -156,3 +153,8 @@ class FramePass(Generic[What]):
                 wish.missing.discard(frame)
                 if not wish.missing:
                     wish.granted.set_result(None)
+
+
+def _stretch_of(frame: int, stretches: Sequence[_Stretch]) -> _Stretch | None:
+    """Where a frame is still to come; None when it is being taken."""
+    return next((stretch for stretch in stretches if stretch.next <= frame < stretch.stop), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import threading
 from collections import Counter
@@ -213,6 +214,44 @@ def test_a_video_that_can_not_be_looked_through_ends_it(kept: Avatar, monkeypatc
     assert wish
     assert wish.done()
     assert not going.step()
+
+
+def test_a_video_that_was_replaced_before_the_first_step_is_not_called_broken(
+    kept: Avatar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takes = Takes(kept, monkeypatch)
+    damage(kept)
+    (kept.root / "avatar.yaml").write_text("{}")
+    going = FramePass[str](kept, takes.video, takes.take, is_there=takes.is_there)
+    wish = going.wish([5], "x")
+    with pytest.raises(AvatarReplaced):
+        going.step()
+    assert wish
+    assert wish.done()
+    assert not going.step()
+
+
+def test_a_clip_of_one_frame_is_decoded_once_though_four_threads_go_through_it(
+    avatar: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = both_forms(dataclasses.replace(avatar, frame_count=1, rects=avatar.rects[:1]), tmp_path / "one")[0]
+    takes = Takes(one, monkeypatch, until=1000)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def take(frame: int, picture: NDArray[np.uint8], wished: frozenset[str]) -> bool:
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+        return takes.take(frame, picture, wished)
+
+    going = FramePass[str](one, takes.video, take, is_there=takes.is_there)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(going.step)
+        assert begun.wait(PATIENCE_S)
+        assert not going.step()
+        go_on.set()
+        assert first.result(PATIENCE_S)
+    going.end()
+    assert takes.decoded == Counter([0])
 
 
 def test_a_replaced_avatar_ends_nothing_by_itself(kept: Avatar, monkeypatch: pytest.MonkeyPatch) -> None:
