@@ -24,7 +24,7 @@ class Preparation(Protocol):
         """What has to be waited for before these frames are painted; None: nothing. `quality`: None for raw pixels."""
 
     def end(self) -> None:
-        """Nobody has to wait any more, and nothing is prepared after it."""
+        """Nobody has to wait any more, and nothing is prepared after it. Blocks while somebody reads a frame."""
 
 
 def preparation_of(composer: AvatarComposer, *, quality: int) -> Preparation:
@@ -55,8 +55,17 @@ class _Filmed:
     """Each decoded once, those that requests wait for first."""
 
     def __init__(self, composer: AvatarComposer, video: VideoFrames, quality: int) -> None:
-        self._composer, self._quality = composer, quality
-        self._pass = FramePass[int | None](composer.avatar, video, self._take, is_there=self._is_there)
+        def is_there(index: int) -> bool:
+            return composer.is_prepared(index, quality=quality)
+
+        def take(index: int, picture: Picture, qualities: frozenset[int | None]) -> bool:
+            """Room is made for what somebody waits for, and only found for the rest."""
+            for wished in qualities:
+                composer.keep(index, picture, quality=wished)
+            return composer.prepare(index, quality=quality, picture=picture)
+
+        # Not methods: the pass would hold this object, and the two of them the video of an avatar that was dropped.
+        self._pass = FramePass[int | None](composer.avatar, video, take, is_there=is_there)
 
     def step(self) -> bool:
         return self._pass.step()
@@ -66,12 +75,3 @@ class _Filmed:
 
     def end(self) -> None:
         self._pass.end()
-
-    def _is_there(self, index: int) -> bool:
-        return self._composer.is_prepared(index, quality=self._quality)
-
-    def _take(self, index: int, picture: Picture, qualities: frozenset[int | None]) -> bool:
-        """Room is made for what somebody waits for, and only found for the rest."""
-        for quality in qualities:
-            self._composer.keep(index, picture, quality=quality)
-        return self._composer.prepare(index, quality=self._quality, picture=picture)

@@ -325,8 +325,8 @@ class BackgroundStore:
         try:
             await self._step_on(entry, preparation)
         finally:
-            preparation.end()
             composer.preparation = None
+            await asyncio.get_running_loop().run_in_executor(self._fillers, preparation.end)  # which may wait for a reader
 
     async def _step_on(self, entry: _Entry, preparation: Preparation) -> None:
         loop = asyncio.get_running_loop()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +15,7 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Rect
 from avatar_kit.video_cursor import VideoCursor
+from avatar_kit.video_frames import VideoFrames
 from compositing_service.store import BackgroundStore
 
 from ..filmed import both_forms, damage
@@ -182,6 +185,45 @@ async def test_closing_while_callers_wait_lets_them_go(make_store, pool, decoded
         waiting = asyncio.create_task(frame(composer, pool, 47))
         await store.close()
         assert (await waiting).startswith(b"\xff\xd8")
+
+
+async def test_the_end_of_the_going_through_waits_for_no_reader_on_the_event_loop(make_store, pool, monkeypatch):
+    """Somebody is at the beginning of a long run of frames when the last one has been prepared."""
+    closing, ended = threading.Event(), threading.Event()
+    close = VideoFrames.close
+
+    def wait_and_close(video):
+        closing.set()
+        assert ended.wait(PATIENCE_S), "the event loop waits"
+        close(video)
+
+    monkeypatch.setattr(VideoFrames, "close", wait_and_close)
+    store = make_store()
+    preload = asyncio.create_task(store.load("kept", preload=True))
+    assert await asyncio.to_thread(closing.wait, PATIENCE_S)
+    async with store.acquire("kept") as composer:
+        assert await frame(composer, pool, FRAMES - 1)
+    ended.set()
+    assert (await preload).cached_frames == FRAMES
+
+
+@pytest.mark.parametrize("frames_per_avatar", [1000, 2])
+async def test_an_unloaded_avatar_lets_go_of_its_video_at_once(make_store, pool, frames_per_avatar):
+    """Without a search for garbage, which knows nothing of a decoder's memory."""
+    store = make_store(frames_per_avatar=frames_per_avatar)
+    gc.disable()
+    try:
+        await store.load("kept", preload=True)
+        async with store.acquire("kept") as composer:
+            for index in range(0, FRAMES, 5):
+                await frame(composer, pool, index)
+            video = weakref.ref(composer.avatar.video)
+        del composer
+        assert video()
+        assert await store.unload("kept")
+        assert video() is None
+    finally:
+        gc.enable()
 
 
 async def test_damage_is_told_and_spoils_no_other_avatar(make_store, root, pool, mouths):
