@@ -42,6 +42,8 @@ class AvatarComposer:
         """MCUs between restart markers; 0: every picture is encoded whole."""
         self.preparation: Preparation | None = None
         """Under way now."""
+        self.sample: tuple[int, Picture] | None = None
+        """A frame of a video that was decoded already, for the preparation to take."""
         self._cache = cache
         self._shelf = shelf
         self._scratch = scratch
@@ -161,15 +163,18 @@ def open_composer(avatar: Avatar, *, cache: FrameCache, shelf: Shelf, scratch: S
 
     Raises BrokenAvatar when none of the first ten frames can be read.
     """
-    interval = choose_restart_interval(_sample(avatar), avatar.rects)
-    return AvatarComposer(avatar, cache=cache, shelf=shelf, scratch=scratch, restart_interval=interval)
+    index, picture = _sample(avatar)
+    interval = choose_restart_interval(picture, avatar.rects)
+    composer = AvatarComposer(avatar, cache=cache, shelf=shelf, scratch=scratch, restart_interval=interval)
+    composer.sample = (index, picture) if avatar.video else None
+    return composer
 
 
-def _sample(avatar: Avatar) -> Picture:
+def _sample(avatar: Avatar) -> tuple[int, Picture]:
     problems: list[str] = []
     for index in range(min(avatar.frame_count, _SAMPLES_TRIED)):
         try:
-            return avatar.read_frame(index)
+            return index, avatar.read_frame(index)
         except BrokenAvatar as error:
             problems += error.problems
     raise BrokenAvatar(problems)

@@ -65,7 +65,8 @@ class _Filmed:
             return composer.prepare(index, quality=quality, picture=picture)
 
         # Not methods: the pass would hold this object, and the two of them the video of an avatar that was dropped.
-        self._pass = FramePass[int | None](composer.avatar, video, take, is_there=is_there)
+        self._pass = FramePass[int | None](composer.avatar, video, take, is_there=is_there, read=composer.sample)
+        composer.sample = None
 
     def step(self) -> bool:
         return self._pass.step()

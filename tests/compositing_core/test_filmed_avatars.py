@@ -103,6 +103,15 @@ async def test_loading_it_decodes_each_frame_once(make_store, decoded):
     assert again.cached_frames == FRAMES
 
 
+async def test_the_frame_that_it_was_opened_with_is_not_decoded_again(make_store, pool, decoded):
+    """Although others, at four places of the video, are waited for before it."""
+    store = make_store()
+    async with store.acquire("kept") as composer:
+        await asyncio.gather(*(frame(composer, pool, index) for index in (40, 30, 15, 3)))
+    await store.load("kept", preload=True)
+    assert decoded == Counter(range(FRAMES))
+
+
 async def test_callers_at_eight_places_while_it_is_gone_through(make_store, pool, decoded, mouths):
     """Each frame is decoded once all the same, and is the very one of the avatar with pictures."""
     wanted = await expected(make_store, pool, mouths)
@@ -208,8 +217,8 @@ async def test_the_end_of_the_going_through_waits_for_no_reader_on_the_event_loo
 
 
 @pytest.mark.parametrize("frames_per_avatar", [1000, 2])
-async def test_an_unloaded_avatar_lets_go_of_its_video_at_once(make_store, pool, frames_per_avatar):
-    """Without a search for garbage, which knows nothing of a decoder's memory."""
+async def test_an_unloaded_avatar_lets_go_of_its_video(make_store, pool, frames_per_avatar):
+    """Without a search for garbage, which knows nothing of a decoder's memory; as soon as no thread is at it."""
     store = make_store(frames_per_avatar=frames_per_avatar)
     gc.disable()
     try:
@@ -221,6 +230,8 @@ async def test_an_unloaded_avatar_lets_go_of_its_video_at_once(make_store, pool,
         del composer
         assert video()
         assert await store.unload("kept")
+        await store.close()
+        pool.shutdown()
         assert video() is None
     finally:
         gc.enable()
