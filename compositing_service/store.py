@@ -136,10 +136,8 @@ class BackgroundStore:
         """
         avatar = composer.avatar
         try:
-            if self._holds(composer):
-                there = await asyncio.to_thread(self._catalog.get, avatar.id)
-                if there.version == avatar.version:
-                    return False
+            if self._holds(composer) and await asyncio.to_thread(avatar.is_current):
+                return False
             if self._holds(composer):
                 await self.load(avatar.id, force_reload=True)
         except (AvatarNotFound, BrokenAvatar) as error:

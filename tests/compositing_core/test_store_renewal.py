@@ -56,8 +56,9 @@ async def version(store: BackgroundStore) -> str:
         return composer.avatar.version
 
 
-async def test_files_that_are_the_same_are_not_loaded_again(store: BackgroundStore) -> None:
+async def test_files_that_are_the_same_are_not_loaded_again(store: BackgroundStore, monkeypatch: pytest.MonkeyPatch) -> None:
     async with store.acquire("anna") as composer:
+        monkeypatch.setattr(AvatarCatalog, "get", lambda *_: pytest.fail("reads them again"))
         assert not await store.renew(composer)
     async with store.acquire("anna") as again:
         assert again is composer
