@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -37,23 +38,34 @@ def shown(path: Path) -> list[NDArray[np.uint8]]:
 
 
 def both_forms(
-    avatar: Avatar, models_root: Path, *, names: tuple[str, str] = ("kept", "extracted"), rounds: int = 1, keyframes: int = 12
+    avatar: Avatar,
+    models_root: Path,
+    *,
+    names: tuple[str, str] = ("kept", "extracted"),
+    rounds: int = 1,
+    keyframes: int = 12,
+    features: NDArray[np.float32] | None = None,
+    **properties: Any,
 ) -> tuple[Avatar, Avatar]:
-    """The avatar filmed, its clip shown `rounds` times over: with the video kept, and with the video's frames as PNG."""
+    """The avatar filmed, its clip shown `rounds` times over: with the video kept, and with the video's frames as PNG.
+
+    `properties`: of the two, where they are not as the avatar's.
+    """
     pictures = [avatar.read_frame(index) for index in range(avatar.frame_count)] * rounds
     models_root.mkdir(exist_ok=True)
     film = write_film(models_root / f"{names[0]}.mp4", pictures, keyframes=keyframes)
     made = []
     for name in names:
-        with AvatarWriter(
-            models_root, name, width=avatar.width, height=avatar.height, loop=avatar.loop, paste=avatar.paste, mask=avatar.mask
-        ) as writer:
+        own = {"loop": avatar.loop, "paste": avatar.paste, "mask": avatar.mask} | properties
+        with AvatarWriter(models_root, name, width=avatar.width, height=avatar.height, **own) as writer:
             rects: list[Rect] = list(avatar.rects) * rounds
             if name == names[0]:
                 writer.set_video(film, rects)
             else:
                 for picture, rect in zip(shown(film), rects, strict=True):
                     writer.add_frame(cv2.imencode(".png", picture)[1].tobytes(), rect)
+            if features is not None:
+                writer.set_features(features)
             writer.set_network(avatar.network_path)
             if avatar.audio_encoder_path:
                 writer.set_audio_encoder(avatar.audio_encoder_path)

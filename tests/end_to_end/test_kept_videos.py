@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from avatar_kit.avatar import load_avatar
+from avatar_kit.timeline import FrameRange
 from shared_proto import compositing_pb2 as pb
 
 from ..filmed import both_forms
@@ -24,7 +26,9 @@ FRAMES = 60
 
 @pytest.fixture(scope="module")
 def filmed_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The avatars "kept" and "extracted" of 60 frames, and "old" and "old-pictures", the same in the older servers' layout."""
+    """Avatars of 60 frames: "kept" and "extracted", the same in the older servers' layout: "old" and "old-pictures"; and "calm"
+    and "calm-pictures", which have stored features, a fixed reference and an idle range.
+    """
     root = tmp_path_factory.mktemp("filmed")
     small = write_avatar(tmp_path_factory.mktemp("small"), "small", frames=10)
     kept, extracted = both_forms(small, root, rounds=FRAMES // 10, keyframes=20)
@@ -34,6 +38,9 @@ def filmed_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name / "checkpoint").mkdir(parents=True)
         shutil.copyfile(source.network_path, root / name / "checkpoint" / "model_best.onnx")
         shutil.copyfile(source.root / "crop_rects.json", root / name / "crop_rects.json")
+    rows = np.random.default_rng(3).uniform(0, 4, (FRAMES - 1, 512)).astype(np.float32)
+    calm = {"features": rows, "reference_frame": 35, "idle": FrameRange(18, 41)}
+    both_forms(small, root, names=("calm", "calm-pictures"), rounds=FRAMES // 10, keyframes=20, **calm)
     shutil.copyfile(kept.frames.place, root / "old" / "clip.mp4")
     shutil.copytree(extracted.frames.place, root / "old-pictures" / "frames")
     return root
@@ -53,6 +60,7 @@ def fresh(filmed_root: Path, tmp_path: Path) -> Iterator[Duo]:
         running(
             "compositing",
             *settings,
+            "models.calm.reference=current",  # which is for the other service to know
             f"inference_server.url={inference.address}",
             "inference_server.timeout_seconds=60",
             log=tmp_path / "compositing",
@@ -93,6 +101,28 @@ def test_eight_callers_at_once_get_the_bytes_of_pictures(fresh: Duo, speech: np.
             got = list(pool.map(lambda first: frames(fresh, filmed, speech, first, 8, **fields), places[:4]))  # noqa: B023
         for first, shown in zip(places, got, strict=False):
             assert shown == frames(fresh, pictures, speech, first, 8, **fields)
+
+
+@pytest.mark.slow
+def test_all_properties_at_once(fresh: Duo, speech: np.ndarray) -> None:
+    """Speech, stored features and idle frames go on from one another, while the video is gone through and afterwards."""
+
+    def session(model_id: str, first: int) -> list[tuple[int, bytes]]:
+        shown, position = [], first
+        for count, kind in ((7, "raw_audio"), (9, "idle"), (16, "stored_features"), (5, "idle"), (30, "idle"), (3, "raw_audio")):
+            fields = {kind: speech[: SAMPLES_A_FRAME * 20].tobytes() if kind == "raw_audio" else True}
+            request = pb.CompositeBatchRequest(model_id=model_id, batch_size=count, start_frame_idx=position, **fields)
+            reply = fresh.pictures.InferBatchComposite(request, timeout=CALL_S)
+            position = reply.next_start_frame_idx
+            shown += zip(reply.frame_indices, reply.composited_frames, strict=True)
+        return shown
+
+    places = [90, 12, 51, 35]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda first: session("calm", first), places))
+    for first, shown in zip(places, got, strict=True):
+        assert shown == session("calm-pictures", first)
+        assert all(abs(then - frame) == 1 for (frame, _), (then, _) in itertools.pairwise(shown))
 
 
 @pytest.mark.slow
