@@ -21,7 +21,7 @@ from inference_service.metrics import InferenceMetrics
 from inference_service.model import LoadedModel, ModelLoader
 from inference_service.registry import ModelRegistry
 from inference_service.settings import InferenceSettings
-from service_kit.errors import FailedPrecondition
+from service_kit.errors import FailedPrecondition, ResourceExhausted
 from service_kit.metrics import Metrics
 
 from .conftest import MakeAvatar, network
@@ -95,6 +95,22 @@ async def test_the_version_on_disk_is_loaded_for_who_has_it(
         assert set(await asyncio.gather(*(version(models, new) for _ in range(12)))) == {new}
         assert under_way.avatar.version == old, "requests under way keep what they have"
     assert loader.versions == [old, new]
+
+
+async def test_a_new_version_is_loaded_beside_the_old_in_use_where_one_avatar_is_allowed(
+    models: ModelRegistry, replace: Callable[..., Avatar], make_avatar: MakeAvatar
+) -> None:
+    make_avatar("b")
+    models.max_models = 1
+    async with models.acquire("a") as under_way:
+        new = replace(frames=3).version
+        assert await version(models, new) == new
+        assert under_way.avatar.version != new
+        async with models.acquire("a"):
+            with pytest.raises(ResourceExhausted):
+                await models.load("b")
+        await models.load("b")
+    assert [model.avatar.id for model in models.loaded] == ["b"], "who only finishes on the old one keeps nothing loaded"
 
 
 @pytest.mark.parametrize("wanted", ["0123456789abcdef", "no version at all"])
