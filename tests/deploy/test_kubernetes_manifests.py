@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,10 @@ OVERLAYS = ("cpu", "gpu", "tls", "monitoring")
 HARDWARE = ("cpu", "gpu")
 VERSIONS = ("1.28", "1.32", "1.36")
 NOT_KUBERNETES_OWN = {"cert-manager.io", "monitoring.coreos.com"}
+
+# As long as CoreDNS keeps an answer by default.
+DNS_CACHE_S = 30
+TLS_CONNECTION_BYTES = 64 << 10
 
 Manifest = dict[str, Any]
 
@@ -110,6 +115,8 @@ def test_pods_have_no_rights(rendered: dict[str, list[Manifest]], overlay: str) 
         assert spec["securityContext"]["runAsUser"] > 0
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert spec["automountServiceAccountToken"] is False
+        # Else a Service called lipsync-anything would put LIPSYNC_… into the environment, which services take for settings.
+        assert spec["enableServiceLinks"] is False
         for one in spec["containers"]:
             assert one["securityContext"] == {
                 "allowPrivilegeEscalation": False,
@@ -183,7 +190,75 @@ def test_the_autoscaler_goes_by_processor_time_and_running_calls(rendered: dict[
     assert metric in str(adapter["data"])
     front = (repository / "deploy/kubernetes/base/haproxy/front.cfg").read_text()
     places = {int(number) for number in re.findall(r"server-template pod (\d+)", front)}
-    assert places == {autoscaler["spec"]["maxReplicas"]}
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": "25%"}
+    assert places == {autoscaler["spec"]["maxReplicas"] * 5 // 4}
+
+
+@pytest.mark.parametrize("overlay", HARDWARE)
+def test_old_pods_stay_until_new_ones_are_known(rendered: dict[str, list[Manifest]], overlay: str) -> None:
+    looked_up = {
+        service["metadata"]["name"] for service in of_kind(rendered[overlay], "Service") if "clusterIP" in service["spec"]
+    }
+    assert looked_up == {"inference", "inference-balancer", "compositing"}
+    for workload in of_kind(rendered[overlay], "Deployment", "StatefulSet"):
+        if workload["metadata"]["name"] in looked_up:
+            assert workload["spec"]["minReadySeconds"] > DNS_CACHE_S
+
+
+def test_the_job_does_not_stand_in_the_way_of_the_next_version(rendered: dict[str, list[Manifest]]) -> None:
+    (job,) = of_kind(rendered["gpu"], "Job")
+    assert job["spec"]["activeDeadlineSeconds"] + job["spec"]["ttlSecondsAfterFinished"] < 1000
+
+
+def test_certificates_bear_the_names_that_the_other_side_wants(rendered: dict[str, list[Manifest]]) -> None:
+    certificates = {spec["secretName"]: spec for spec in (one["spec"] for one in of_kind(rendered["tls"], "Certificate"))}
+    secrets = {
+        name: {volume["name"]: volume["secret"]["secretName"] for volume in template["spec"]["volumes"] if "secret" in volume}
+        for name, template in pods(rendered["gpu"])
+    }
+    settings = {name: named(rendered["tls"], "ConfigMap", f"tls-of-{name}")["data"] for name in ("inference", "compositing")}
+    for client, server in (("front", "compositing"), ("inference-balancer", "inference"), ("compositing", "inference-balancer")):
+        shown, asked = certificates[secrets[client]["tls"]], certificates[secrets[server]["tls"]]
+        assert "client auth" in shown["usages"]
+        assert "server auth" in asked["usages"]
+        assert server in asked["dnsNames"]
+        if server in settings:
+            assert yaml.safe_load(settings[server]["LIPSYNC_TLS__ALLOWED_CLIENT_NAMES"]) == shown["dnsNames"] == [client]
+    assert certificates[secrets["front"]["callers-tls"]]["usages"] == ["server auth"]
+
+
+@pytest.mark.parametrize("name", ["front", "inference-balancer"])
+def test_the_balancers_memory_is_bounded_below_the_limit(
+    rendered: dict[str, list[Manifest]], repository: Path, name: str
+) -> None:
+    text = (repository / f"deploy/kubernetes/base/haproxy/{name}.cfg").read_text()
+    number = {key: int(value) for key, value in re.findall(r"^    (fd-hard-limit|tune\.\S+) (\d+)$", text, re.MULTILINE)}
+    connections = number["fd-hard-limit"] // 2 * TLS_CONNECTION_BYTES
+    limit = container(rendered["gpu"], name)["resources"]["limits"]["memory"]
+    assert connections + number["tune.buffers.limit"] * number["tune.bufsize"] < int(limit.removesuffix("Gi")) << 30
+
+
+def test_the_manuals_own_files_fit(kubectl: str, repository: Path, tmp_path: Path) -> None:
+    manual = (repository / "deploy/kubernetes/README.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", manual, re.DOTALL)
+    shutil.copytree(repository / "deploy", tmp_path / "deploy")
+    folder = tmp_path / "deploy/kubernetes/overlays/mine"
+    folder.mkdir()
+    for block in blocks:
+        name = re.match(r"# (\S+)\n", block)
+        (folder / (name[1] if name else "kustomization.yaml")).write_text(block)
+    manifests = render(kubectl, folder)
+    pod = yaml.safe_load((folder / "avatars.yaml").read_text())
+    for manifest in [*manifests, pod]:
+        if manifest["apiVersion"].partition("/")[0] not in NOT_KUBERNETES_OWN:
+            kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
+    images = [one["image"] for _, template in pods(manifests) for one in template["spec"]["containers"]]
+    assert all(image.startswith(("registry.example/", "haproxy:")) for image in images)
+    assert pod["spec"]["containers"][0]["image"] in images
+    assert named(manifests, "Service", "front")["spec"]["type"] == "LoadBalancer"
+    assert named(manifests, "PersistentVolumeClaim", "models")["spec"]["storageClassName"] == "nfs"
+    assert named(manifests, "Certificate", "callers")["spec"]["dnsNames"] == ["lipsync.example"]
+    assert of_kind(manifests, "ServiceMonitor")
 
 
 @pytest.mark.parametrize("overlay", HARDWARE)
@@ -245,7 +320,9 @@ def test_haproxy_accepts_its_configuration(
 ) -> None:
     text = (repository / f"deploy/kubernetes/base/haproxy/{name}.cfg").read_text()
     config = tmp_path / "haproxy.cfg"
-    config.write_text(text.replace("/etc/lipsync-tls", str(certificates)))
+    for folder in ("/etc/lipsync-tls", "/etc/lipsync-callers-tls"):
+        text = text.replace(folder, str(certificates))
+    config.write_text(text)
     environ = {**os.environ, "POD_NAMESPACE": "lipsync", "CLUSTER_DOMAIN": "cluster.local"} | (
         {"LIPSYNC_TLS": "1"} if tls else {}
     )
