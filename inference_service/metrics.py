@@ -27,6 +27,14 @@ class InferenceMetrics:
         )
         self._loads = metrics.counter("lipsync_model_loads_total", "Avatars loaded.", ("outcome",))
         self._evictions = metrics.counter("lipsync_model_evictions_total", "Avatars unloaded by the service.", ("reason",))
+        # Shown from the start: a series that begins with 1 has not increased, and alerts would not see the first time.
+        for counter, values in (
+            (self._dropped, ("deadline", "cancelled", "full")),
+            (self._loads, ("loaded", "failed")),
+            (self._evictions, ("capacity", "memory", "idle")),
+        ):
+            for value in values:
+                counter.labels(value)
         self._loaded = metrics.gauge("lipsync_loaded_models", "Avatars loaded now.")
         self._memory = metrics.gauge("lipsync_model_memory_bytes", "Measured memory of the loaded avatars.")
         self._gpu_used = metrics.gauge("lipsync_gpu_used_memory_bytes", "Memory in use on a GPU, by anyone.", ("gpu_id",))

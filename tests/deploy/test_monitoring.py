@@ -68,6 +68,19 @@ def test_rules_are_about_metrics_that_there_are(rules: list[dict[str, Any]], kno
         assert set(RECORDED.findall(rule["expr"])) <= recorded, rule
 
 
+def test_what_alerts_count_is_there_before_it_first_happens() -> None:
+    """A series that begins with 1 has not increased."""
+    metrics = Metrics()
+    InferenceMetrics(metrics)
+    for name, labels in (
+        ("lipsync_inference_dropped_requests_total", {"reason": "full"}),
+        ("lipsync_model_loads_total", {"outcome": "failed"}),
+        ("lipsync_model_evictions_total", {"reason": "capacity"}),
+        ("lipsync_model_evictions_total", {"reason": "memory"}),
+    ):
+        assert metrics.registry.get_sample_value(name, labels) == 0
+
+
 def test_every_alert_is_explained(rules: list[dict[str, Any]], repository: Path) -> None:
     manual = (repository / "docs/operations.md").read_text()
     alerts = [rule for rule in rules if "alert" in rule]
