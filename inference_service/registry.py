@@ -177,7 +177,9 @@ class ModelRegistry:
         try:
             with as_service_errors():
                 model = await self._read(avatar_id, fill=fill)
-        except BaseException:
+        except NotFound:  # the caller's mistake, not the avatar's
+            raise
+        except Exception:
             self._metrics.loaded_model(None)
             raise
         if older := self._models.get(avatar_id):

@@ -37,6 +37,6 @@ for container in $old; do
     done
     # Longer than HAProxy needs to find the new one in Docker's DNS and to check it.
     sleep 2
-    docker stop --time "${STOP_SECONDS:-60}" "$container" >/dev/null
+    docker stop -t "${STOP_SECONDS:-60}" "$container" >/dev/null
     docker rm "$container" >/dev/null
 done

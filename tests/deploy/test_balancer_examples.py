@@ -46,7 +46,7 @@ class Balancer:
             lines = "\n".join(endpoint.format(*server.rsplit(":", 1)) for server in servers)
             text = text.replace(endpoint.format("compositing", 50052), lines)
             text = text.replace("0.0.0.0, port_value: 50052", f"127.0.0.1, port_value: {port}")
-            text = re.sub(r"0\.0\.0\.0, port_value: (50051|9901)", "127.0.0.1, port_value: 0", text)
+            text = re.sub(r"(?:0\.0\.0\.0|127\.0\.0\.1), port_value: (50051|9901)", "127.0.0.1, port_value: 0", text)
         assert all(server.rsplit(":", 1)[1] in text for server in servers)
         target.write_text(text)
         return target

@@ -19,14 +19,13 @@ from service_kit.metrics import Metrics
 from .conftest import MakeAvatar, encoder, foreign_model, network
 
 
-def registry(root: Path, devices: int = 1, **changes: object) -> ModelRegistry:
+def registry(root: Path, devices: int = 1, metrics: Metrics | None = None, **changes: object) -> ModelRegistry:
     settings = InferenceSettings.model_validate({"models_root": root / "models", **changes})
     cpu = find_devices(settings.gpus, settings.onnx)[0]
     places = [cpu] if devices == 1 else [Device(number, f"place {number}", cpu.providers) for number in range(devices)]
     loader = ModelLoader(settings.onnx, max_batch=2)
-    return ModelRegistry(
-        AvatarCatalog(settings.models_root, settings.models), places, loader, settings, InferenceMetrics(Metrics())
-    )
+    catalog = AvatarCatalog(settings.models_root, settings.models)
+    return ModelRegistry(catalog, places, loader, settings, InferenceMetrics(metrics or Metrics()))
 
 
 def ids(models: ModelRegistry) -> set[str]:
@@ -102,6 +101,25 @@ async def test_a_reload_reads_new_files_and_running_calls_keep_the_old(make_avat
         new = await models.load("a", force_reload=True)
         assert (old.avatar.frame_count, new.avatar.frame_count) == (3, 5)
         old.engines[0].bank.ensure([0])
+    await models.close()
+
+
+async def test_a_broken_avatar_counts_as_a_failed_load_and_one_that_is_not_there_does_not(
+    make_avatar: MakeAvatar, tmp_path: Path
+) -> None:
+    make_avatar("a", model=b"no network")
+    metrics = Metrics()
+    models = registry(tmp_path, metrics=metrics)
+
+    def failed() -> float | None:
+        return metrics.registry.get_sample_value("lipsync_model_loads_total", {"outcome": "failed"})
+
+    with pytest.raises(NotFound):
+        await models.load("nobody")
+    assert failed() == 0
+    with pytest.raises(FailedPrecondition):
+        await models.load("a")
+    assert failed() == 1
     await models.close()
 
 
