@@ -83,7 +83,8 @@ class Client:
         """So many frames while nobody speaks, kept to the avatar's idle range; `options`: see IdleOptions.
 
         The server sends stored pictures and does not ask the inference service. Hand `Batch.next_start_frame` on as
-        `start_frame`, from idle frames to idle frames, to speech and back, and the picture goes on without a jump.
+        `start_frame`, from idle frames to idle frames, to speech and back, and the picture goes on without a jump (an
+        avatar that loops forward jumps from the end of its idle range to its beginning).
         """
         return _finish(self._start(self._calls.idle(avatar, frames, timeout, options)))
 
