@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime-$(EXTRA)
 DEV := .venv/.dev
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto
-PACKAGES := avatar_kit compositing_service inference_service lipsync_cli lipsync_client service_kit shared_proto
+PACKAGES := avatar_kit benchmarks compositing_service inference_service lipsync_cli lipsync_client service_kit shared_proto
 
 .PHONY: setup demo run test test-slow test-torch test-docker up down bench lint proto docs clean
 

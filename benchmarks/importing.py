@@ -21,6 +21,7 @@ import numpy as np
 
 from avatar_kit.benchmark_frames import HEIGHT, WIDTH, benchmark_clip
 from avatar_kit.networks.free import free_network
+from avatar_kit.pictures import decode_picture
 from lipsync_cli.main import app
 
 FRAMES, FEW_FRAMES = 2000, 500
@@ -103,8 +104,8 @@ def write_pictures(folder: Path, count: int, jpegs: Sequence[bytes], landmarks: 
 
 def write_video(path: Path, jpegs: Sequence[bytes]) -> Path:
     """H.264 as cameras and editors write it, at about 6 Mbit/s."""
-    frames = [av.VideoFrame.from_ndarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1), format="bgr24") for jpeg in jpegs]
-    frames = [frame.reformat(format="yuv420p") for frame in frames]
+    pictures = [decode_picture(jpeg, width=WIDTH, height=HEIGHT) for jpeg in jpegs]
+    frames = [av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format="yuv420p") for picture in pictures]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 6_000_000
