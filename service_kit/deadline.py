@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import DeadlineExceeded
 
 # Kept back from the caller's time so that our own answer, with its reason, still reaches the caller.
@@ -27,14 +27,15 @@ class HasTimeRemaining(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment on the monotonic clock."""
+    """A moment on a clock."""
 
     at_s: float
+    clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
 
     @classmethod
-    def after(cls, seconds: float) -> Deadline:
-        """So many seconds from now."""
-        return cls(time.monotonic() + seconds)
+    def after(cls, seconds: float, *, clock: Clock = SYSTEM_CLOCK) -> Deadline:
+        """Returns the moment so many seconds from now."""
+        return cls(clock.now() + seconds, clock)
 
     @classmethod
     def of_call(cls, context: HasTimeRemaining, *, limit_s: float) -> Deadline:
@@ -46,11 +47,11 @@ class Deadline:
 
     def remaining_s(self) -> float:
         """Seconds left, 0 when it has passed."""
-        return max(0.0, self.at_s - time.monotonic())
+        return max(0.0, self.at_s - self.clock.now())
 
     def sooner(self, seconds: float) -> Deadline:
         """This deadline, or `seconds` from now when that comes first."""
-        return min(self, Deadline.after(seconds), key=lambda deadline: deadline.at_s)
+        return min(self, Deadline.after(seconds, clock=self.clock), key=lambda deadline: deadline.at_s)
 
 
 @asynccontextmanager

@@ -19,11 +19,12 @@ import grpc.aio
 
 from service_kit.addresses import BindAddress
 from service_kit.admission import RunningCalls
+from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.health import HealthReporter
-from service_kit.heartbeat import Heartbeat
 from service_kit.http_endpoint import HttpEndpoint
 from service_kit.interceptors import server_interceptors
 from service_kit.listening import StartError, message_limit_bytes, open_grpc_port, open_metrics_port, server_options
+from service_kit.liveness import Liveness
 from service_kit.logs import configure_logging
 from service_kit.malloc import tune_malloc
 from service_kit.metrics import Metrics
@@ -53,6 +54,9 @@ class Host:
     server: grpc.aio.Server  # register servicers here
     metrics: Metrics
     readiness: Readiness  # block() and clear() later conditions, such as another service that cannot be reached
+    liveness: Liveness  # fail() when only a restart of the process can help
+    draining: asyncio.Event  # set when the service begins to go: long calls should come to their end
+    clock: Clock
 
 
 @dataclass(frozen=True)
@@ -81,14 +85,17 @@ class GrpcServer:
     address: BindAddress
     metrics_address: BindAddress | None = None
 
-    def __init__(self, service: Service, settings: ServiceSettings) -> None:
+    def __init__(self, service: Service, settings: ServiceSettings, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.metrics = Metrics()
         self.readiness = Readiness()
+        self.liveness = Liveness()  # on the system's clock: its other side is a thread
+        self.draining = asyncio.Event()
         self.calls = RunningCalls(settings.server.max_running_calls)
         self.metrics.watch_calls(lambda: self.calls.running, limit=self.calls.limit)
         self.stop_wanted = asyncio.Event()
         self._service = service
         self._settings = settings
+        self._clock = clock
         self._resources = AsyncExitStack()
         self._hurry_wanted = asyncio.Event()
 
@@ -114,12 +121,13 @@ class GrpcServer:
     async def drain(self) -> None:
         """Says NOT_SERVING and goes on serving for drain_seconds, until the load balancers have noticed."""
         self.readiness.block("shutdown", "the service is shutting down")
+        self.draining.set()
         try:
             async with asyncio.timeout(TELL_SECONDS):
                 await self._health.shut_down()
         except TimeoutError:
             _log.warning("a health watcher does not read: it was not told of the shutdown")
-        await _unless(self._hurry_wanted, asyncio.sleep(self._settings.server.drain_seconds))
+        await _unless(self._hurry_wanted, self._clock.sleep(self._settings.server.drain_seconds))
 
     async def stop(self) -> None:
         """Lets running calls finish within grace_seconds, then closes everything in reverse order."""
@@ -160,8 +168,9 @@ class GrpcServer:
         self._server = grpc.aio.server(interceptors=chain, options=server_options(section))
         self._resources.push_async_callback(self._server.stop, None)
         await self._open_grpc()
-        await self._resources.enter_async_context(_beside(self._open_http().beat()))
-        host = Host(self._server, self.metrics, self.readiness)
+        self._open_http()
+        await self._resources.enter_async_context(_beside(self.liveness.beat()))
+        host = Host(self._server, self.metrics, self.readiness, self.liveness, self.draining, self._clock)
         self._warm_up = await self._resources.enter_async_context(self._service.open(host))
         self._health = HealthReporter(self.readiness, self._service.grpc_services)
         await self._health.register(self._server)
@@ -173,17 +182,18 @@ class GrpcServer:
         if tls:
             await self._resources.enter_async_context(_beside(tls.follow()))
 
-    def _open_http(self) -> Heartbeat:
-        heartbeat = Heartbeat()
+    def _open_http(self) -> None:
         section = self._settings.metrics
         if section.enabled:
             open_at = partial(
-                HttpEndpoint, registry=self.metrics.registry, live=heartbeat.reason, ready=lambda: self.readiness.reason
+                HttpEndpoint,
+                registry=self.metrics.registry,
+                live=lambda: self.liveness.reason,
+                ready=lambda: self.readiness.reason,
             )
             endpoint = open_metrics_port(section.port, self.address, open_at)
             self._resources.callback(endpoint.close)
             self.metrics_address = endpoint.start().address
-        return heartbeat
 
     async def _close(self) -> None:
         async with asyncio.timeout(CLOSE_SECONDS):

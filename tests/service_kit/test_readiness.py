@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from service_kit import heartbeat
-from service_kit.heartbeat import HANGING_SECONDS, Heartbeat
+from service_kit.liveness import HANGING_SECONDS, Liveness
 from service_kit.readiness import Readiness
+
+from ..virtual_clock import VirtualClock
 
 
 def test_ready_when_nothing_blocks() -> None:
@@ -23,14 +24,34 @@ def test_ready_when_nothing_blocks() -> None:
     assert readiness.reason is None
 
 
-async def test_a_loop_that_hangs_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr(heartbeat, "monotonic", lambda: now)
-    beating = Heartbeat()
-    task = asyncio.create_task(beating.beat())
-    await asyncio.sleep(0)
-    now += HANGING_SECONDS
-    assert beating.reason() is None
-    now += 5
-    assert beating.reason() == "the event loop has not turned for 35 s"
+async def test_a_loop_that_hangs_is_not_alive() -> None:
+    clock = VirtualClock()
+    liveness = Liveness(clock)
+    task = asyncio.create_task(liveness.beat())
+    await clock.asleep()
+    task.cancel()  # as if the loop hung
+    await clock.advance(HANGING_SECONDS)
+    assert liveness.reason is None
+    await clock.advance(5)
+    assert liveness.reason == "the event loop has not turned for 35 s"
+
+
+async def test_a_loop_that_turns_is_alive() -> None:
+    clock = VirtualClock()
+    liveness = Liveness(clock)
+    task = asyncio.create_task(liveness.beat())
+    await clock.asleep()
+    await clock.advance(10 * HANGING_SECONDS)
+    assert liveness.reason is None
     task.cancel()
+
+
+def test_a_service_that_reports_itself_stuck_is_not_alive_and_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
+    liveness = Liveness()
+    for reason in ("a run does not end", "a run does not end", "a load does not end"):
+        liveness.fail(reason)
+    assert liveness.reason == "a run does not end; a load does not end"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("ERROR", "the service needs a restart: a run does not end"),
+        ("ERROR", "the service needs a restart: a load does not end"),
+    ]

@@ -24,18 +24,24 @@ from service_kit.sections import MetricsSection, ServerSection, ServiceSettings
 from service_kit.server import GrpcServer, Host, Service, StartError
 from shared_proto import inference_pb2, inference_pb2_grpc
 
+from ..virtual_clock import VirtualClock
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 NAME = "inference.InferenceService"
 
 
 class Echo(inference_pb2_grpc.InferenceServiceServicer):
-    """UnloadModel says the name back; the name "wait" waits for `go_on` first."""
+    """UnloadModel says the name back; the name "wait" waits for `go_on` first, and "drain" for the drain."""
 
     def __init__(self) -> None:
+        self.draining = asyncio.Event()  # of its host, once that has opened it
         self.began, self.go_on, self.cancelled = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def UnloadModel(self, request: inference_pb2.UnloadModelRequest, context: Any) -> inference_pb2.UnloadModelResponse:
+        if request.model_id == "drain":
+            self.began.set()
+            await self.draining.wait()
         if request.model_id == "wait":
             self.began.set()
             try:
@@ -62,6 +68,7 @@ class Parts:
     @asynccontextmanager
     async def open(self, host: Host) -> AsyncIterator[Callable[[], Any]]:
         self.host = host
+        self.servicer.draining = host.draining
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self.servicer, host.server)
         self.events.append("open")
         try:
@@ -221,6 +228,31 @@ async def test_stop_lets_running_calls_finish_and_closes_resources_after_them(pa
         assert await call == "wait"
         await stopping
         assert parts.events[-1] == "close"
+
+
+async def test_a_handler_learns_that_the_service_drains_before_the_drain_is_over(parts: Parts) -> None:
+    clock = VirtualClock()
+    server = GrpcServer(parts.service, settings(drain_seconds=600), clock=clock)
+    await server.startup()
+    async with client(server) as channel:
+        call = asyncio.create_task(unload(channel, "drain"))
+        await parts.servicer.began.wait()
+        assert not parts.servicer.draining.is_set()
+        draining = asyncio.create_task(server.drain())
+        assert await call == "drain"
+        await clock.asleep()
+        assert not draining.done()
+        await clock.advance(600)
+        await draining
+        await server.stop()
+
+
+async def test_a_service_that_reports_itself_stuck_is_not_alive_over_http(parts: Parts) -> None:
+    async with GrpcServer(parts.service, settings()) as server:
+        assert parts.host is not None
+        assert await asyncio.to_thread(get, server, "/health/live") == (200, "ok\n")
+        parts.host.liveness.fail("a run of the network does not end")
+        assert await asyncio.to_thread(get, server, "/health/live") == (503, "a run of the network does not end\n")
 
 
 WATCHING_HEALTH = {
