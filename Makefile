@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime-$(EXTRA)
 DEV := .venv/.dev
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto
-PACKAGES := avatar_kit benchmarks compositing_service inference_service lipsync_cli lipsync_client service_kit shared_proto
+PACKAGES := avatar_kit avatar_tools benchmarks compositing_service inference_service lipsync_cli lipsync_client service_kit shared_proto tools
 
 .PHONY: setup demo run test test-slow test-torch test-docker up down bench lint proto docs clean
 
@@ -76,7 +76,7 @@ proto: $(DEV)
 
 # The page of all configuration keys, made from the code. A test fails when it is out of date.
 docs: $(DEV)
-	$(BIN)/python -m lipsync_cli.configuration_docs docs/configuration.md
+	$(BIN)/python -m tools.configuration_docs docs/configuration.md
 
 clean:
 	rm -rf .venv out build *.egg-info

@@ -18,7 +18,7 @@ from avatar_kit.rectangles import misplaced, read_rects
 from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem, check_regular, contained, read_bounded
 from avatar_kit.timeline import FrameRange, Loop
-from avatar_kit.video_frames import VideoFrames, header_problems
+from avatar_kit.video.frames import VideoFrames, header_problems
 
 __all__ = ["Avatar", "Loop", "Mask", "Paste", "Picture", "Rect", "load_avatar"]
 

@@ -18,7 +18,7 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Picture
 from avatar_kit.safe_files import FileProblem
-from avatar_kit.video_frames import VideoFrames
+from avatar_kit.video.frames import VideoFrames
 
 What = TypeVar("What", bound=Hashable)
 

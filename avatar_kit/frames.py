@@ -1,4 +1,4 @@
-"""Where an avatar's frames are: in a folder of pictures, or in the video that it keeps (`avatar_kit.video_frames`)."""
+"""Where an avatar's frames are: in a folder of pictures, or in the video that it keeps (`avatar_kit.video.frames`)."""
 
 from __future__ import annotations
 

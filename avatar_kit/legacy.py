@@ -23,7 +23,7 @@ from avatar_kit.pictures import MAX_PICTURE_BYTES, inspect_picture
 from avatar_kit.rectangles import misplaced, read_rects
 from avatar_kit.safe_files import FileProblem, check_regular, read_bounded, stays_in
 from avatar_kit.timeline import Loop
-from avatar_kit.video_frames import open_frames
+from avatar_kit.video.frames import open_frames
 
 NETWORK_PLACE = Path("checkpoint", "model_best.onnx")
 RECTS_PLACE = Path("crop_rects.json")

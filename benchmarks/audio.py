@@ -16,11 +16,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from avatar_kit.networks.audio_encoder import encoder_graph
-from avatar_kit.networks.random_weights import random_encoder_weights
 from avatar_kit.onnx_io import encoder_io
-from inference_service.devices import find_devices
-from inference_service.model import ModelLoader
+from avatar_tools.networks.audio_encoder import encoder_graph
+from avatar_tools.networks.random_weights import random_encoder_weights
+from inference_service.engines.devices import find_devices
+from inference_service.models.model import ModelLoader
 from inference_service.settings import GpuSection, OnnxSection
 from lipsync_cli.benching import Figure
 

@@ -28,11 +28,11 @@ from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.frames import PictureFrames
 from avatar_kit.geometry import Paste, Picture, Rect, crop_328
 from avatar_kit.writer import AvatarWriter
-from compositing_service.composer import AvatarComposer, open_composer
-from compositing_service.frame_cache import FrameCache
-from compositing_service.jpeg.encoder import encode
-from compositing_service.jpeg.splicing import region_around
-from compositing_service.scratch import Scratch
+from compositing_service.backgrounds.composer import AvatarComposer, open_composer
+from compositing_service.backgrounds.frame_cache import FrameCache
+from compositing_service.picture.jpeg.encoder import encode
+from compositing_service.picture.jpeg.splicing import region_around
+from compositing_service.picture.scratch import Scratch
 
 WIDTH, HEIGHT, QUALITY = 1280, 720, 75
 DISTINCT_FRAMES = 24

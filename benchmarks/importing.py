@@ -19,9 +19,9 @@ import av
 import cv2
 import numpy as np
 
-from avatar_kit.benchmark_frames import HEIGHT, WIDTH, benchmark_clip
-from avatar_kit.networks.free import free_network
 from avatar_kit.pictures import decode_picture
+from avatar_tools.benchmark_frames import HEIGHT, WIDTH, benchmark_clip
+from avatar_tools.networks.free import free_network
 from lipsync_cli.main import app
 
 FRAMES, FEW_FRAMES = 2000, 500

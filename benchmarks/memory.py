@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from avatar_kit.avatar import Avatar
-from avatar_kit.benchmark_avatar import build_benchmark
+from avatar_tools.benchmark_avatar import build_benchmark
 from benchmarks.filming import film
 from benchmarks.running import Services, both_services
 from lipsync_cli.benching import Figure

@@ -15,10 +15,10 @@ import numpy as np
 import onnxruntime
 
 from avatar_kit.avatar import Avatar
-from avatar_kit.benchmark_avatar import build_benchmark
 from avatar_kit.onnx_io import network_io
-from inference_service.devices import find_devices
-from inference_service.engine import NO_PICTURES, Engine, EngineInput
+from avatar_tools.benchmark_avatar import build_benchmark
+from inference_service.engines.devices import find_devices
+from inference_service.engines.engine import NO_PICTURES, Engine, EngineInput
 from inference_service.settings import GpuSection, OnnxSection
 from lipsync_cli.benching import Figure
 

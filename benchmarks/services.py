@@ -22,16 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
-from avatar_kit.benchmark_avatar import build_benchmark
 from avatar_kit.catalog import AvatarCatalog
-from avatar_kit.demo import build_demo
+from avatar_tools.benchmark_avatar import build_benchmark
+from avatar_tools.demo import build_demo
 from benchmarks.running import Services, both_services, cpu_seconds
-from compositing_service.composer import open_composer
-from compositing_service.frame_cache import FrameCache
-from compositing_service.scratch import Scratch
-from inference_service.devices import find_devices
-from inference_service.engine import NO_PICTURES, EngineInput
-from inference_service.model import ModelLoader
+from compositing_service.backgrounds.composer import open_composer
+from compositing_service.backgrounds.frame_cache import FrameCache
+from compositing_service.picture.scratch import Scratch
+from inference_service.engines.devices import find_devices
+from inference_service.engines.engine import NO_PICTURES, EngineInput
+from inference_service.models.model import ModelLoader
 from inference_service.service import DEFAULT_BATCH
 from inference_service.settings import GpuSection, OnnxSection
 from lipsync_cli.benching import Figure

@@ -10,8 +10,8 @@ from time import perf_counter
 import numpy as np
 
 from avatar_kit.avatar import Avatar
-from avatar_kit.benchmark_avatar import build_benchmark
-from avatar_kit.demo import build_demo
+from avatar_tools.benchmark_avatar import build_benchmark
+from avatar_tools.demo import build_demo
 from benchmarks.filming import film
 from benchmarks.running import both_services
 from lipsync_cli.benching import Figure

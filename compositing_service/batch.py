@@ -16,13 +16,13 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.errors import AvatarReplaced
 from avatar_kit.timeline import frame_at, idle_positions, period
 from compositing_service.avatar_errors import avatar_errors_as_status
-from compositing_service.composer import AvatarComposer
+from compositing_service.backgrounds.composer import AvatarComposer
+from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.frame_jobs import FrameJobs, Painter
-from compositing_service.inference_client import InferenceClient
 from compositing_service.metrics import STAGE_COMPOSITE, STAGE_INFERENCE_WAIT, STAGE_LOAD, CompositingMetrics
-from compositing_service.mouths import Mouths
 from compositing_service.request import FRAME_RATE, CompositeOrder
-from compositing_service.store import BackgroundStore
+from compositing_service.upstream.inference_client import InferenceClient
+from compositing_service.upstream.mouths import Mouths
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, ResourceExhausted
 from service_kit.logs import COMPOSITING_TIMES, INFERENCE_TIMES, request_is_sampled

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
-from compositing_service.composer import AvatarComposer
-from compositing_service.mouths import Mouths
+from compositing_service.backgrounds.composer import AvatarComposer
+from compositing_service.upstream.mouths import Mouths
 
 # A job is about a millisecond of work: long against the cost of handing it over, short enough that a large group occupies
 # all threads.

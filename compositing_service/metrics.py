@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from compositing_service.store import StoreStats
+from compositing_service.backgrounds.store import StoreStats
 from service_kit.metrics import Metrics
 
 STAGE_LOAD = "load"

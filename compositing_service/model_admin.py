@@ -10,8 +10,8 @@ from time import perf_counter
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError
 from compositing_service.avatar_errors import avatar_errors_as_status
-from compositing_service.inference_client import InferenceClient
-from compositing_service.store import AvatarStats, BackgroundStore
+from compositing_service.backgrounds.store import AvatarStats, BackgroundStore
+from compositing_service.upstream.inference_client import InferenceClient
 from service_kit.deadline import Deadline
 from service_kit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
 from shared_proto import compositing_pb2

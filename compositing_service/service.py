@@ -17,16 +17,16 @@ import cv2
 
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError
+from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.batch import BatchCompositor
-from compositing_service.inference_client import InferenceClient
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.model_admin import ModelAdmin
-from compositing_service.mouths import MOUTH_BYTES
 from compositing_service.request import RequestRules
 from compositing_service.servicer import CompositingServicer
 from compositing_service.settings import CompositingSettings
-from compositing_service.store import BackgroundStore
-from compositing_service.upstream_health import UpstreamHealth
+from compositing_service.upstream.health import UpstreamHealth
+from compositing_service.upstream.inference_client import InferenceClient
+from compositing_service.upstream.mouths import MOUTH_BYTES
 from service_kit.errors import ServiceError
 from service_kit.logs import CACHE_STATS
 from service_kit.server import Host, Service, WarmUp, run_service

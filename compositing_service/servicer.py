@@ -10,7 +10,7 @@ import grpc.aio
 from compositing_service.batch import BatchCompositor
 from compositing_service.model_admin import ModelAdmin
 from compositing_service.request import RequestRules, read_model_id, read_order
-from compositing_service.upstream_health import UpstreamHealth
+from compositing_service.upstream.health import UpstreamHealth
 from service_kit import request_context
 from service_kit.deadline import within_deadline
 from service_kit.readiness import Readiness

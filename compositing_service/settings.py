@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from avatar_kit.ids import AvatarId
 from avatar_kit.model_entry import ModelEntry
-from compositing_service.endpoints import parse_endpoints
+from compositing_service.upstream.endpoints import parse_endpoints
 from service_kit.sections import BindAddress, ClientTlsSection, Section, ServerSection, ServiceSettings
 
 _BYTES_PER_GB = 1 << 30

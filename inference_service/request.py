@@ -17,8 +17,8 @@ from avatar_kit.ids import check_avatar_id
 from inference_service.audio.features import AudioFeatures, Edges, check_edges
 from inference_service.audio.pcm import Encoding, Sound, decode_pcm
 from inference_service.audio.windows import FrameWindows, Rows, windows_from_audio_features, windows_from_feature_rows
+from inference_service.models.stored_features import StoredFeatures
 from inference_service.settings import LimitsSection
-from inference_service.stored_features import StoredFeatures
 from service_kit.errors import Problems
 from shared_proto import inference_pb2 as pb
 

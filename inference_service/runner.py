@@ -19,13 +19,13 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.timeline import frame_at
 from inference_service.audio.features import AudioFeatures
 from inference_service.avatar_errors import FilesReplaced, as_service_errors
-from inference_service.devices import Device
-from inference_service.dispatcher import Dispatcher, Job, MouthGroup
-from inference_service.engine import Engine
+from inference_service.engines.devices import Device
+from inference_service.engines.engine import Engine
 from inference_service.metrics import AUDIO, CROPS, QUEUE, InferenceMetrics
-from inference_service.model import LoadedModel, ModelLoader
-from inference_service.registry import ModelRegistry
+from inference_service.models.model import LoadedModel, ModelLoader
+from inference_service.models.registry import ModelRegistry
 from inference_service.request import EncodeRequest, MouthRequest
+from inference_service.scheduling.dispatcher import Dispatcher, Job, MouthGroup
 from service_kit.errors import OutOfRange, ResourceExhausted
 
 T = TypeVar("T")

@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from avatar_kit.catalog import AvatarCatalog
-from inference_service.devices import Device, DeviceError, find_devices
-from inference_service.dispatcher import Dispatcher
-from inference_service.gpu_memory import visible_gpus
+from inference_service.engines.devices import Device, DeviceError, find_devices
+from inference_service.engines.gpu_memory import visible_gpus
 from inference_service.metrics import InferenceMetrics
-from inference_service.model import ModelLoader
-from inference_service.registry import ModelRegistry
+from inference_service.models.model import ModelLoader
+from inference_service.models.registry import ModelRegistry
 from inference_service.runner import Runner
+from inference_service.scheduling.dispatcher import Dispatcher
 from inference_service.servicer import InferenceServicer
 from inference_service.settings import InferenceSettings
 from service_kit.errors import ServiceError

@@ -16,11 +16,11 @@ import numpy as np
 from avatar_kit.errors import AvatarError, InvalidAvatarId
 from avatar_kit.ids import check_avatar_id
 from inference_service.audio.windows import Rows
-from inference_service.devices import CPU_DEVICE_ID, Device
-from inference_service.gpu_memory import visible_gpus
-from inference_service.model import LoadedModel
+from inference_service.engines.devices import CPU_DEVICE_ID, Device
+from inference_service.engines.gpu_memory import visible_gpus
+from inference_service.models.model import LoadedModel
+from inference_service.models.registry import ModelRegistry
 from inference_service.mouth_messages import encode_mouths
-from inference_service.registry import ModelRegistry
 from inference_service.request import MouthRequest, check_encode_request, check_infer_request
 from inference_service.runner import Progress, Runner
 from inference_service.settings import LimitsSection

@@ -22,7 +22,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="Replace the avatar tha
 @command("demo")
 def demo_command(models_root: ModelsRoot = DEFAULT_MODELS_ROOT, avatar_id: NewId = "demo", replace: Replace = False) -> None:
     """Build the drawn person of the demo."""
-    from avatar_kit.demo import build_demo
+    from avatar_tools.demo import build_demo
     from lipsync_cli.screen import progress_bar
 
     with progress_bar("frames") as report:
@@ -41,7 +41,7 @@ def benchmark_command(
     replace: Replace = False,
 ) -> None:
     """Build an avatar to measure with: the full-size network, random weights."""
-    from avatar_kit.benchmark_avatar import build_benchmark
+    from avatar_tools.benchmark_avatar import build_benchmark
     from lipsync_cli.screen import progress_bar
 
     with progress_bar("frames") as report:
@@ -98,8 +98,8 @@ def import_command(
     """Make an avatar of what you have on disk: a training folder, a package, frames or a video."""
     from avatar_kit.errors import one_line
     from avatar_kit.geometry import Paste
-    from avatar_kit.importing import ImportOptions, plan_import, run_import
     from avatar_kit.timeline import Loop
+    from avatar_tools.importing import ImportOptions, plan_import, run_import
     from lipsync_cli.avatars import parse_idle, parse_mask, parse_reference
     from lipsync_cli.screen import progress_bar
 
@@ -162,7 +162,7 @@ def verify_command(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Check everything about an avatar. Exit code 1 when it cannot be served."""
-    from avatar_kit.verify import verify_avatar
+    from avatar_tools.verify import verify_avatar
     from lipsync_cli.avatars import folder_of, report_json, report_text
     from lipsync_cli.screen import progress_bar
 
@@ -196,7 +196,7 @@ def inspect_command(
     if audio is not None:
         raise typer.BadParameter("goes with --compare alone", param_hint="--audio")
     from avatar_kit.catalog import AvatarCatalog
-    from avatar_kit.inspect import contact_sheet, summary
+    from avatar_tools.inspect import contact_sheet, summary
     from lipsync_cli.files import write_png
     from lipsync_cli.speaking import loud_moment
 
@@ -209,7 +209,7 @@ def inspect_command(
 
 
 def _compare(models_root: Path, avatar_id: str, settings: list[str], audio: Path | None, out: Path) -> None:
-    from avatar_kit.demo import SPEECH_PATH
+    from avatar_tools.demo import SPEECH_PATH
     from lipsync_cli.comparing import changed_entry, compare
     from lipsync_cli.screen import progress_bar
 

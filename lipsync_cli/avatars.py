@@ -12,7 +12,7 @@ from avatar_kit.geometry import Mask
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.reference_frame import Reference
 from avatar_kit.timeline import FrameRange
-from avatar_kit.verify import Report
+from avatar_tools.verify import Report
 from lipsync_cli.failures import CliError
 
 

@@ -16,9 +16,9 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.geometry import Picture
 from avatar_kit.model_entry import ModelEntry
-from avatar_kit.paper import BOLD, FAINT, PAPER, TEXT, write
 from avatar_kit.reference_frame import Reference
 from avatar_kit.timeline import idle_positions
+from avatar_tools.paper import BOLD, FAINT, PAPER, TEXT, write
 from lipsync_cli.demo import face_of
 from lipsync_cli.failures import CliError
 from lipsync_cli.files import replacing

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
-from avatar_kit.demo import SPEECH_PATH, build_demo
 from avatar_kit.errors import AvatarNotFound
+from avatar_tools.demo import SPEECH_PATH, build_demo
 from lipsync_cli.processes import ServiceProcess, serve_command
 from lipsync_cli.rendering import Job, Rendered, render
 from lipsync_cli.screen import progress_bar

@@ -15,16 +15,16 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.geometry import Picture
 from avatar_kit.timeline import frame_at
-from compositing_service.composer import open_composer
-from compositing_service.frame_cache import FrameCache
-from compositing_service.scratch import Scratch
+from compositing_service.backgrounds.composer import open_composer
+from compositing_service.backgrounds.frame_cache import FrameCache
+from compositing_service.picture.scratch import Scratch
 from inference_service.audio.features import AudioFeatures
 from inference_service.audio.windows import CONTEXT_ROWS, ROWS_BEFORE, FrameWindows, windows_of_rows
-from inference_service.devices import DeviceError, find_devices
-from inference_service.engine import NO_PICTURES, Engine, EngineError, EngineInput
-from inference_service.model import ModelLoader
+from inference_service.engines.devices import DeviceError, find_devices
+from inference_service.engines.engine import NO_PICTURES, Engine, EngineError, EngineInput
+from inference_service.models.model import ModelLoader
+from inference_service.models.stored_features import StoredFeatures
 from inference_service.settings import GpuSection, OnnxSection
-from inference_service.stored_features import StoredFeatures
 from lipsync_cli.failures import CliError
 
 _OPTIONS = OnnxSection()

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
-from avatar_kit.demo import SPEECH_PATH
 from avatar_kit.errors import AvatarError
 from avatar_kit.geometry import Picture
-from avatar_kit.inspect import Composite
+from avatar_tools.demo import SPEECH_PATH
+from avatar_tools.inspect import Composite
 from lipsync_cli.failures import CliError
 from lipsync_cli.recording import read_recording
 from service_kit.errors import ServiceError

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from avatar_kit.checkpoints import TorchMissing, checkpoint_kind, convert_checkpoint, files
 from avatar_kit.errors import BrokenAvatar
-from avatar_kit.networks.architecture import encoder_shapes, unet_shapes
+from avatar_tools.checkpoints import TorchMissing, checkpoint_kind, convert_checkpoint, files
+from avatar_tools.networks.architecture import encoder_shapes, unet_shapes
 
 from .conftest import WriteArchive
 

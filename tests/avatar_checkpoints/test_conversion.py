@@ -13,13 +13,13 @@ import onnx
 import onnxruntime
 import pytest
 
-from avatar_kit.checkpoints import Converted, convert_checkpoint
-from avatar_kit.checkpoints import convert as conversion
-from avatar_kit.checkpoints.files import read_checkpoint
 from avatar_kit.errors import BrokenAvatar
-from avatar_kit.networks.audio_encoder import encoder_graph
-from avatar_kit.networks.random_weights import random_encoder_weights, random_unet_weights
 from avatar_kit.onnx_io import encoder_io, network_io
+from avatar_tools.checkpoints import Converted, convert_checkpoint
+from avatar_tools.checkpoints import convert as conversion
+from avatar_tools.checkpoints.files import read_checkpoint
+from avatar_tools.networks.audio_encoder import encoder_graph
+from avatar_tools.networks.random_weights import random_encoder_weights, random_unet_weights
 
 from ..published_networks import Unet, as_if_trained, nn, torch
 from ..published_networks import encoder as published_encoder

@@ -12,8 +12,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from avatar_kit.importing.batch_freeing import freed
 from avatar_kit.onnx_io import encoder_io, network_io
+from avatar_tools.importing.batch_freeing import freed
 
 from ..published_networks import Unet, as_if_trained, encoder, nn, torch
 

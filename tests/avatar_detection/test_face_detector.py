@@ -10,8 +10,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from avatar_kit.detection.scrfd import FaceDetector, main_face
 from avatar_kit.errors import BrokenAvatar
+from avatar_tools.detection.scrfd import FaceDetector, main_face
 
 from .conftest import REACH, Save, detector, fixed_landmarker
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from avatar_kit.detection import find_landmarks
-from avatar_kit.detection.landmarker import Landmarker, square_around
 from avatar_kit.errors import AvatarError, BrokenAvatar
+from avatar_tools.detection import find_landmarks
+from avatar_tools.detection.landmarker import Landmarker, square_around
 
 from .conftest import Save, detector, fixed_landmarker, reading_landmarker
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_kit.detection.letterbox import letterbox
+from avatar_tools.detection.letterbox import letterbox
 
 SIZES = st.integers(16, 8192)
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from avatar_kit.avatar import Avatar, load_avatar
-from avatar_kit.demo import build_demo
-from avatar_kit.verify import verify_avatar
+from avatar_tools.demo import build_demo
+from avatar_tools.verify import verify_avatar
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,10 @@ import onnxruntime
 import pytest
 
 from avatar_kit.avatar import load_avatar
-from avatar_kit.checkpoints import Converted
-from avatar_kit.importing.batch_freeing import freed
-from avatar_kit.importing.models import newest_checkpoint
 from avatar_kit.onnx_io import encoder_io, network_io
+from avatar_tools.checkpoints import Converted
+from avatar_tools.importing.batch_freeing import freed
+from avatar_tools.importing.models import newest_checkpoint
 
 from .conftest import encoder, network
 
@@ -157,7 +157,7 @@ class Converter:
 @pytest.fixture
 def converter(monkeypatch) -> Converter:
     made = Converter()
-    monkeypatch.setattr("avatar_kit.importing.models.convert_checkpoint", made)
+    monkeypatch.setattr("avatar_tools.importing.models.convert_checkpoint", made)
     return made
 
 
@@ -237,7 +237,7 @@ def test_the_trees_own_audio_encoder_is_converted_unless_one_is_shared(run, layo
 
 
 def test_the_trees_own_audio_encoder_comes_before_the_demos(run, layouts, converter: Converter, models_root) -> None:
-    from avatar_kit.demo.encoder import build_encoder
+    from avatar_tools.demo.encoder import build_encoder
 
     checkpoints(layouts.root / "model" / "checkpoints", "audio_visual_encoder.pth", kind="audio_encoder")
     layouts.onnx(models_root / "audio_encoder.onnx", build_encoder())

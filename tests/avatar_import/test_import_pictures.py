@@ -13,8 +13,8 @@ import pytest
 import turbojpeg
 
 from avatar_kit.avatar import Avatar, load_avatar
-from avatar_kit.importing.sources import open_folder
-from avatar_kit.verify import verify_avatar
+from avatar_tools.importing.sources import open_folder
+from avatar_tools.verify import verify_avatar
 
 from .conftest import FRAMES, Layouts
 

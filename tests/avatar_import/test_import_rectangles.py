@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from avatar_kit.avatar import load_avatar
 from avatar_kit.geometry import Rect
-from avatar_kit.importing.landmarks import read_array, read_folder, read_points
-from avatar_kit.importing.problems import ImportRefused, spans
-from avatar_kit.importing.squares import check_placed, kept_inside, smoothed, without_gaps
 from avatar_kit.safe_files import FileProblem
+from avatar_tools.importing.landmarks import read_array, read_folder, read_points
+from avatar_tools.importing.problems import ImportRefused, spans
+from avatar_tools.importing.squares import check_placed, kept_inside, smoothed, without_gaps
 
 from .conftest import FRAMES, lms_text, points, square
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from avatar_kit.avatar import load_avatar
-from avatar_kit.importing.videos import open_video
 from avatar_kit.safe_files import FileProblem
+from avatar_tools.importing.videos import open_video
 
 from .conftest import network, number_of, picture, square, write_video
 
@@ -205,7 +205,7 @@ def test_a_video_whose_middle_is_overwritten_is_refused_or_whole(tmp_path: Path)
 
 def test_few_frames_are_in_memory_at_once(tmp_path: Path, monkeypatch) -> None:
     """The decoder may not run ahead of who takes the frames."""
-    from avatar_kit.importing import videos
+    from avatar_tools.importing import videos
 
     decoded = []
     original = videos.decoded

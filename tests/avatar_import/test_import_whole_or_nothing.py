@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from avatar_kit.importing import ImportOptions, ImportRefused, plan_import, run_import
 from avatar_kit.writer import AvatarWriter
+from avatar_tools.importing import ImportOptions, ImportRefused, plan_import, run_import
 
 from .conftest import Layouts, jpeg
 

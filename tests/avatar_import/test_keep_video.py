@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from avatar_kit.avatar import load_avatar
-from avatar_kit.verify import verify_avatar
+from avatar_tools.verify import verify_avatar
 
 from .conftest import FRAMES, Layouts, network, number_of, square, write_video
 

@@ -15,10 +15,10 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Mask
 from avatar_kit.model_entry import ModelEntry
-from avatar_kit.network_trial import try_network
 from avatar_kit.reference_frame import Reference
 from avatar_kit.timeline import FrameRange
-from avatar_kit.verify import verify_avatar
+from avatar_tools.network_trial import try_network
+from avatar_tools.verify import verify_avatar
 
 Write = Callable[..., Avatar]
 

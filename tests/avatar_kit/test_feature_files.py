@@ -15,7 +15,7 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.features import map_array, map_features
 from avatar_kit.model_entry import ModelEntry
 from avatar_kit.safe_files import FileProblem
-from avatar_kit.verify import verify_avatar
+from avatar_tools.verify import verify_avatar
 
 ROWS = np.random.default_rng(4).uniform(0, 9, (5, 512)).astype(np.float32)
 

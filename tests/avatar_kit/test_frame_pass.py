@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import AvatarReplaced, BrokenAvatar
 from avatar_kit.frame_pass import FramePass
-from avatar_kit.video_cursor import VideoCursor
-from avatar_kit.video_frames import VideoFrames
+from avatar_kit.video.cursor import VideoCursor
+from avatar_kit.video.frames import VideoFrames
 
 from ..filmed import both_forms, damage
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from avatar_kit.avatar import Avatar, Rect
-from avatar_kit.inspect import Composite, contact_sheet, summary
 from avatar_kit.timeline import FrameRange
-from avatar_kit.verify import verify_avatar
 from avatar_kit.writer import AvatarWriter
+from avatar_tools.inspect import Composite, contact_sheet, summary
+from avatar_tools.verify import verify_avatar
 
 RECT_GREEN = (120, 230, 90)
 NONE = "there is no composite"

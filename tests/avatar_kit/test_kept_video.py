@@ -14,12 +14,12 @@ import yaml
 from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarReplaced, BrokenAvatar
-from avatar_kit.facts import compositing_bytes
 from avatar_kit.geometry import Rect
-from avatar_kit.inspect import summary
 from avatar_kit.model_entry import ModelEntry
-from avatar_kit.verify import verify_avatar
 from avatar_kit.writer import AvatarWriter
+from avatar_tools.facts import compositing_bytes
+from avatar_tools.inspect import summary
+from avatar_tools.verify import verify_avatar
 
 from ..filmed import both_forms, damage, shown, write_film
 

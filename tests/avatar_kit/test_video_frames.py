@@ -23,12 +23,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from avatar_kit import video_cursor
 from avatar_kit.safe_files import FileProblem, sha256_of
-from avatar_kit.video_check import check_video
-from avatar_kit.video_cursor import VideoCursor
-from avatar_kit.video_frames import VideoFrames, open_frames
-from avatar_kit.video_index import index_video
+from avatar_kit.video import cursor as video_cursor
+from avatar_kit.video.cursor import VideoCursor
+from avatar_kit.video.frames import VideoFrames, open_frames
+from avatar_kit.video.index import index_video
+from avatar_tools.video_check import check_video
 
 Pictures = list[NDArray[np.uint8]]
 COUNT = 75

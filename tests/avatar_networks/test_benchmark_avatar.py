@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from avatar_kit.avatar import Avatar
-from avatar_kit.benchmark_avatar import FRAME_COUNT, build_benchmark
-from avatar_kit.benchmark_frames import benchmark_clip
 from avatar_kit.errors import AvatarExists
-from avatar_kit.verify import verify_avatar
+from avatar_tools.benchmark_avatar import FRAME_COUNT, build_benchmark
+from avatar_tools.benchmark_frames import benchmark_clip
+from avatar_tools.verify import verify_avatar
 
 
 @pytest.fixture(scope="module")

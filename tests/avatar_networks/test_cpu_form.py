@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from avatar_kit.networks import cpu_form as module
-from avatar_kit.networks.batch import with_static_batch
-from avatar_kit.networks.cpu_form import cpu_form
-from avatar_kit.networks.free import free_network
-from avatar_kit.networks.layers import Kernel, Layers
-from avatar_kit.networks.random_weights import random_unet_weights
-from avatar_kit.networks.unet import unet_graph
+from avatar_tools.networks.free import free_network
+from avatar_tools.networks.layers import Kernel, Layers
+from avatar_tools.networks.random_weights import random_unet_weights
+from avatar_tools.networks.unet import unet_graph
+from inference_service.graphs import cpu_form as module
+from inference_service.graphs.batch import with_static_batch
+from inference_service.graphs.cpu_form import cpu_form
 
 Array = NDArray[Any]
 

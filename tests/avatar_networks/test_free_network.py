@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-from avatar_kit.networks.free import free_encoder, free_network
-from avatar_kit.networks.pruning import needed_nodes
 from avatar_kit.onnx_io import encoder_io, network_io
+from avatar_tools.networks.free import free_encoder, free_network
+from inference_service.graphs.pruning import needed_nodes
 
 
 @pytest.fixture(scope="module")

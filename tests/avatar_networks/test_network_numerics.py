@@ -9,12 +9,12 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from avatar_kit.networks.audio_encoder import encoder_graph
-from avatar_kit.networks.batch import with_static_batch
-from avatar_kit.networks.cpu_form import cpu_form
-from avatar_kit.networks.random_weights import random_encoder_weights, random_unet_weights
-from avatar_kit.networks.unet import unet_graph
 from avatar_kit.onnx_io import encoder_io, network_io
+from avatar_tools.networks.audio_encoder import encoder_graph
+from avatar_tools.networks.random_weights import random_encoder_weights, random_unet_weights
+from avatar_tools.networks.unet import unet_graph
+from inference_service.graphs.batch import with_static_batch
+from inference_service.graphs.cpu_form import cpu_form
 
 Array = NDArray[np.float32]
 SEED = 3

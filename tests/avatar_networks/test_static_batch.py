@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from avatar_kit.networks.batch import with_static_batch
-from avatar_kit.networks.free import free_encoder, free_network
 from avatar_kit.onnx_io import encoder_io, network_io
+from avatar_tools.networks.free import free_encoder, free_network
+from inference_service.graphs.batch import with_static_batch
 
 
 def mouths(count: int) -> Any:

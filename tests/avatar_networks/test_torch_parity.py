@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from avatar_kit.networks.audio_encoder import encoder_graph
-from avatar_kit.networks.cpu_form import cpu_form
-from avatar_kit.networks.random_weights import random_encoder_weights, random_unet_weights
-from avatar_kit.networks.unet import unet_graph
+from avatar_tools.networks.audio_encoder import encoder_graph
+from avatar_tools.networks.random_weights import random_encoder_weights, random_unet_weights
+from avatar_tools.networks.unet import unet_graph
+from inference_service.graphs.cpu_form import cpu_form
 
 from ..published_networks import Unet, encoder, torch
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from avatar_kit.avatar import Avatar
 from avatar_kit.geometry import Paste, Picture, Rect
 from avatar_kit.writer import AvatarWriter
-from compositing_service.composer import AvatarComposer, open_composer
-from compositing_service.frame_cache import FrameCache
-from compositing_service.scratch import Scratch
+from compositing_service.backgrounds.composer import AvatarComposer, open_composer
+from compositing_service.backgrounds.frame_cache import FrameCache
+from compositing_service.picture.scratch import Scratch
 
 
 class Judges:

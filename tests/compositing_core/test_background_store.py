@@ -9,7 +9,7 @@ import pytest
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarNotFound, BrokenAvatar, InvalidAvatarId
 from avatar_kit.geometry import Rect
-from compositing_service.store import BackgroundStore
+from compositing_service.backgrounds.store import BackgroundStore
 from service_kit.errors import ResourceExhausted
 
 PATIENCE_S = 20

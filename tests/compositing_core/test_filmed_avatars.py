@@ -14,9 +14,9 @@ import pytest
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Rect
-from avatar_kit.video_cursor import VideoCursor
-from avatar_kit.video_frames import VideoFrames
-from compositing_service.store import BackgroundStore
+from avatar_kit.video.cursor import VideoCursor
+from avatar_kit.video.frames import VideoFrames
+from compositing_service.backgrounds.store import BackgroundStore
 
 from ..filmed import both_forms, damage
 

@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avatar_kit.geometry import Paste, Rect
-from compositing_service.frame_cache import FrameCache
-from compositing_service.jpeg.splicing import encode_spliceable, region_around
-from compositing_service.paste import place_in
-from compositing_service.shelf import EncodedFrame, WholeFrame
-from compositing_service.surroundings import Surroundings
+from compositing_service.backgrounds.frame_cache import FrameCache
+from compositing_service.backgrounds.shelf import EncodedFrame, WholeFrame
+from compositing_service.picture.jpeg.splicing import encode_spliceable, region_around
+from compositing_service.picture.paste import place_in
+from compositing_service.picture.surroundings import Surroundings
 
 RECT = Rect(20, 20, 40, 40)
 

@@ -8,7 +8,7 @@ import turbojpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compositing_service.jpeg.markers import JpegLayoutError, read_layout, segment_bounds
+from compositing_service.picture.jpeg.markers import JpegLayoutError, read_layout, segment_bounds
 
 
 @settings(max_examples=60, deadline=None)

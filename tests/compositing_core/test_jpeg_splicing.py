@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from avatar_kit.geometry import Rect
-from compositing_service.jpeg.encoder import encode
-from compositing_service.jpeg.markers import JpegLayoutError
-from compositing_service.jpeg.splicing import encode_spliceable, region_around
+from compositing_service.picture.jpeg.encoder import encode
+from compositing_service.picture.jpeg.markers import JpegLayoutError
+from compositing_service.picture.jpeg.splicing import encode_spliceable, region_around
 
 
 @st.composite

@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from avatar_kit.geometry import Paste, Rect
-from compositing_service.paste import paste_mouth, place_in
-from compositing_service.scratch import Scratch
-from compositing_service.surroundings import Surroundings
+from compositing_service.picture.paste import paste_mouth, place_in
+from compositing_service.picture.scratch import Scratch
+from compositing_service.picture.surroundings import Surroundings
 
 WIDTH, HEIGHT = 120, 90
 

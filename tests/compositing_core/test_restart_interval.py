@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from avatar_kit.geometry import Rect
-from compositing_service.jpeg.interval import choose_restart_interval
-from compositing_service.jpeg.splicing import region_around
+from compositing_service.picture.jpeg.interval import choose_restart_interval
+from compositing_service.picture.jpeg.splicing import region_around
 
 
 def square(x, y, side):

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from compositing_service.single_flight import SingleFlight
+from compositing_service.backgrounds.single_flight import SingleFlight
 
 
 def test_many_who_ask_at_once_share_one_run():

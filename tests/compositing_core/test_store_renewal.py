@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-import compositing_service.store
+import compositing_service.backgrounds.store
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarReplaced, BrokenAvatar
-from compositing_service.composer import open_composer
-from compositing_service.store import BackgroundStore
+from compositing_service.backgrounds.composer import open_composer
+from compositing_service.backgrounds.store import BackgroundStore
 
 PATIENCE_S = 20
 MakeAvatar = Callable[..., Avatar]
@@ -111,7 +111,7 @@ async def test_a_reload_that_waits_for_an_earlier_one_is_not_content_with_it(
         assert go_on.wait(PATIENCE_S)
         return opened
 
-    monkeypatch.setattr(compositing_service.store, "open_composer", hold)
+    monkeypatch.setattr(compositing_service.backgrounds.store, "open_composer", hold)
     earlier = asyncio.create_task(store.load("anna", force_reload=True))
     assert await asyncio.to_thread(read.wait, PATIENCE_S)
     new = replace()
@@ -132,7 +132,7 @@ async def test_opening_in_the_middle_of_a_swap_begins_again(
             swapped.append(replace())
         return open_composer(avatar, **options)
 
-    monkeypatch.setattr(compositing_service.store, "open_composer", swap_first)
+    monkeypatch.setattr(compositing_service.backgrounds.store, "open_composer", swap_first)
     assert await version(store) == swapped[0].version
 
 

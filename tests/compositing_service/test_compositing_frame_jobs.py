@@ -12,9 +12,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from compositing_service.composer import AvatarComposer
+from compositing_service.backgrounds.composer import AvatarComposer
 from compositing_service.frame_jobs import FRAMES_PER_JOB, FrameJobs, Paint, Painter
-from compositing_service.mouths import Mouths
+from compositing_service.upstream.mouths import Mouths
 
 
 def mouths(first: int, count: int) -> Mouths:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.geometry import Paste, Rect
 from avatar_kit.writer import AvatarWriter
-from compositing_service.composer import open_composer
+from compositing_service.backgrounds.composer import open_composer
 from shared_proto import compositing_pb2 as pb
 
 from .conftest import FRAMES, HEIGHT, WIDTH, FakeInference, Running, colour, fine, refuse
@@ -185,7 +185,7 @@ async def test_it_is_loaded_once_however_many_find_out(
         opened.append(avatar.version)
         return open_composer(avatar, **options)
 
-    monkeypatch.setattr("compositing_service.store.open_composer", count)
+    monkeypatch.setattr("compositing_service.backgrounds.store.open_composer", count)
     replies = await asyncio.gather(*(service.composite(batch_size=7, **RAW) for _ in range(12)))
     for reply in replies:
         assert_all_of_the_new(reply, inference)

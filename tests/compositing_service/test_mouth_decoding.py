@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from compositing_service.mouth_messages import decode_mouths
+from compositing_service.upstream.mouth_messages import decode_mouths
 from shared_proto import inference_pb2 as pb
 
 regions = st.builds(

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from compositing_service.backgrounds.store_stats import StoreStats
 from compositing_service.metrics import CompositingMetrics
-from compositing_service.store_stats import StoreStats
 from inference_service.metrics import InferenceMetrics
 from service_kit.metrics import Metrics
 

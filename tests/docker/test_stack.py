@@ -50,7 +50,7 @@ else:
 
 def test_a_first_up_makes_a_person_speak(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film = tmp_path / "speech.mp4"
-    speech = Path("avatar_kit/demo/speech/speech.wav").resolve()
+    speech = Path("avatar_tools/demo/speech/speech.wav").resolve()
     arguments = ["render", "--server", stack.address, "--avatar", "demo", "--audio", str(speech), "--out", str(film)]
     monkeypatch.setattr("sys.argv", ["lipsync", *arguments])
     with pytest.raises(SystemExit) as ended:

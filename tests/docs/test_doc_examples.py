@@ -20,9 +20,9 @@ from google.protobuf import descriptor_pool, json_format, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from avatar_kit.geometry import Rect
-from avatar_kit.networks.free import free_encoder, free_network
-from avatar_kit.verify import verify_avatar
 from avatar_kit.writer import AvatarWriter
+from avatar_tools.networks.free import free_encoder, free_network
+from avatar_tools.verify import verify_avatar
 from lipsync_cli.processes import ServiceProcess, serve_command
 
 from .pages import API, ARCHITECTURE, README, TREE, blocks, commands
@@ -79,7 +79,7 @@ def write_earlier_layout(models: Path) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "out").mkdir()
-    speech = Path("avatar_kit", "demo", "speech", "speech.wav")
+    speech = Path("avatar_tools", "demo", "speech", "speech.wav")
     (folder / speech).parent.mkdir(parents=True)
     (folder / speech).write_bytes((TREE / speech).read_bytes())
     write_demo(folder / "models")

@@ -16,9 +16,9 @@ import typer.main
 import yaml
 
 from benchmarks.report import BEGIN, END, README, every_figure, figures_with_goals, rewrite, with_figures
+from compositing_service.backgrounds.store_stats import StoreStats
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.settings import CompositingSettings
-from compositing_service.store_stats import StoreStats
 from inference_service.metrics import InferenceMetrics
 from inference_service.settings import InferenceSettings
 from lipsync_cli.benching import NAMES

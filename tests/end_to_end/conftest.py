@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from avatar_kit.avatar import Avatar
-from avatar_kit.demo import build_demo
 from avatar_kit.geometry import Mask, Paste
 from avatar_kit.timeline import FrameRange, Loop
+from avatar_tools.demo import build_demo
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
 

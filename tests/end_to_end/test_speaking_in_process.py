@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from avatar_kit.catalog import AvatarCatalog
-from avatar_kit.inspect import Composite
+from avatar_tools.inspect import Composite
 from lipsync_cli.speaking import loud_moment, open_speaker
 from shared_proto import compositing_pb2 as pb
 

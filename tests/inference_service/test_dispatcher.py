@@ -10,10 +10,10 @@ from contextlib import aclosing, asynccontextmanager
 import numpy as np
 import pytest
 
-from inference_service.devices import find_devices
-from inference_service.dispatcher import Dispatcher, Job
-from inference_service.engine import Engine, EngineError, EngineInput, EngineOutput
+from inference_service.engines.devices import find_devices
+from inference_service.engines.engine import Engine, EngineError, EngineInput, EngineOutput
 from inference_service.metrics import InferenceMetrics
+from inference_service.scheduling.dispatcher import Dispatcher, Job
 from inference_service.settings import GpuSection, OnnxSection
 from service_kit.errors import DeadlineExceeded, FailedPrecondition, ServiceError, Unavailable
 from service_kit.metrics import Metrics

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Mask
-from inference_service.devices import find_devices
-from inference_service.engine import NO_PICTURES, Engine, EngineInput, EngineOutput
+from inference_service.engines.devices import find_devices
+from inference_service.engines.engine import NO_PICTURES, Engine, EngineInput, EngineOutput
 from inference_service.settings import GpuSection, OnnxSection
 
 from .conftest import MIX, MakeAvatar, foreign_model, network

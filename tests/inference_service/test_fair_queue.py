@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_service.fair_queue import FairQueue
+from inference_service.scheduling.fair_queue import FairQueue
 
 requests = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 60)), min_size=1, max_size=12)
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from inference_service.devices import CUDA, Device, DeviceError, find_devices
-from inference_service.engine import NO_PICTURES, Engine, EngineInput
+from inference_service.engines.devices import CUDA, Device, DeviceError, find_devices
+from inference_service.engines.engine import NO_PICTURES, Engine, EngineInput
 from inference_service.settings import GpuSection, OnnxSection
 
 from .conftest import MakeAvatar

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-import inference_service.registry
+import inference_service.models.registry
 from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarReplaced
 from inference_service.avatar_errors import FilesReplaced
-from inference_service.devices import find_devices
+from inference_service.engines.devices import find_devices
 from inference_service.metrics import InferenceMetrics
-from inference_service.model import LoadedModel, ModelLoader
-from inference_service.registry import ModelRegistry
+from inference_service.models.model import LoadedModel, ModelLoader
+from inference_service.models.registry import ModelRegistry
 from inference_service.settings import InferenceSettings
 from service_kit.errors import FailedPrecondition, ResourceExhausted
 from service_kit.metrics import Metrics
@@ -233,7 +233,7 @@ async def test_an_avatar_that_never_rests_is_refused(
     loader.after = lambda: replace(scale=float(next(scales)))
     with pytest.raises(FilesReplaced):
         await version(models)
-    assert len(loader.versions) == inference_service.registry._READ_TRIES
+    assert len(loader.versions) == inference_service.models.registry._READ_TRIES
     loader.after = lambda: None
     assert await version(models)
 

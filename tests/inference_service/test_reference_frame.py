@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
-from avatar_kit.networks.random_weights import random_unet_weights
-from avatar_kit.networks.unet import unet_graph
-from inference_service.crops import CropBank
-from inference_service.devices import CUDA, Device, find_devices
-from inference_service.engine import NO_PICTURES, Engine, EngineInput
+from avatar_tools.networks.random_weights import random_unet_weights
+from avatar_tools.networks.unet import unet_graph
+from inference_service.engines.crops import CropBank
+from inference_service.engines.devices import CUDA, Device, find_devices
+from inference_service.engines.engine import NO_PICTURES, Engine, EngineInput
 from inference_service.settings import GpuSection, OnnxSection
 
 from .conftest import MakeAvatar, network

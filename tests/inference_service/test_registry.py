@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from avatar_kit.catalog import AvatarCatalog
-from inference_service.devices import Device, find_devices
+from inference_service.engines.devices import Device, find_devices
 from inference_service.metrics import InferenceMetrics
-from inference_service.model import ModelLoader
-from inference_service.registry import ModelRegistry
+from inference_service.models.model import ModelLoader
+from inference_service.models.registry import ModelRegistry
 from inference_service.settings import InferenceSettings
 from service_kit.errors import FailedPrecondition, InvalidRequest, NotFound, ResourceExhausted
 from service_kit.metrics import Metrics
@@ -209,7 +209,7 @@ async def test_the_demos_encoder_under_another_avatar_is_warned_of(
     make_avatar("trained", own_encoder=False)
     make_avatar("whole")
     shared = encoder()
-    shared.producer_name = "avatar_kit.demo"
+    shared.producer_name = "avatar_tools.demo"
     (tmp_path / "models" / "audio_encoder.onnx").write_bytes(shared.SerializeToString())
     models = registry(tmp_path)
     await models.load("whole")

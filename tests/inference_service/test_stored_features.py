@@ -16,7 +16,7 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.features import MISSING_ROWS
 from inference_service.audio.reference_edges import entry_rows, frame_count, row_count
 from inference_service.audio.windows import windows_of_clip
-from inference_service.stored_features import StoredFeatures
+from inference_service.models.stored_features import StoredFeatures
 
 
 def rows(count: int, seed: int = 0) -> np.ndarray:

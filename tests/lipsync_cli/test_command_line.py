@@ -51,6 +51,7 @@ def test_help_imports_nothing_heavy():
         "psutil",
         "yaml",
         "avatar_kit",
+        "avatar_tools",
         "service_kit",
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from avatar_kit.avatar import Avatar
-from avatar_kit.benchmark_avatar import build_benchmark
+from avatar_tools.benchmark_avatar import build_benchmark
 from lipsync_cli.demo import face_of
 
 FRAMES = 20

@@ -11,8 +11,8 @@ import numpy as np
 import psutil
 import pytest
 
-from avatar_kit.demo import SPEECH_PATH, build_demo
 from avatar_kit.geometry import Rect
+from avatar_tools.demo import SPEECH_PATH, build_demo
 from lipsync_cli.demo import face_of
 from lipsync_cli.recording import read_recording
 

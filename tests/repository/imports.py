@@ -8,24 +8,14 @@ from pathlib import Path
 
 
 def imported(name: str, path: Path, known: Set[str]) -> set[str]:
-    """Modules among `known` that module `name` imports, also inside functions; what only type checkers see is left out."""
+    """Modules among `known` that module `name` imports, also inside functions and for type checkers only."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found = set()
-    for node in _nodes(tree):
+    for node in ast.walk(tree):
         for candidates in _candidates(node, package):
             found |= {next((each for each in candidates if each in known), "")}
     return found - {"", name}
-
-
-def _nodes(node: ast.AST) -> Iterator[ast.AST]:
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
-            for other in child.orelse:
-                yield from _nodes(other)
-        else:
-            yield from _nodes(child)
 
 
 def _candidates(node: ast.AST, package: str) -> Iterator[list[str]]:

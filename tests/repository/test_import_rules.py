@@ -11,16 +11,18 @@ from .imports import imported
 from .tree import modules
 
 SERVICE = {"service_kit", "avatar_kit", "shared_proto"}
-EVERYTHING = SERVICE | {"inference_service", "compositing_service", "lipsync_client", "lipsync_cli", "benchmarks"}
+EVERYTHING = SERVICE | {"avatar_tools", "inference_service", "compositing_service", "lipsync_client", "lipsync_cli", "benchmarks"}
 MAY_IMPORT = {
     "shared_proto": set(),
     "service_kit": set(),
     "avatar_kit": set(),
+    "avatar_tools": {"avatar_kit"},
     "inference_service": SERVICE,
     "compositing_service": SERVICE,
     "lipsync_client": {"shared_proto"},
     "lipsync_cli": EVERYTHING,
     "benchmarks": EVERYTHING,
+    "tools": EVERYTHING,
     "deploy": set(),
 }
 MODULES = modules()
@@ -66,8 +68,8 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         ("from . import part", {"kit.part"}),
         ("from .part import thing", {"kit.part"}),
         ("def run():\n    from kit.part import thing", {"kit.part"}),
-        ("if TYPE_CHECKING:\n    from kit.part import thing\nelse:\n    import kit", {"kit"}),
-        ("import typing\nif typing.TYPE_CHECKING:\n    import kit.part", set()),
+        ("if TYPE_CHECKING:\n    from kit.part import thing\nelse:\n    import kit", {"kit", "kit.part"}),
+        ("import typing\nif typing.TYPE_CHECKING:\n    import kit.part", {"kit.part"}),
         ("import other", set()),
     ],
 )

@@ -1,0 +1,1 @@
+"""Making, checking and showing avatars: for people and the command line, used by no service."""

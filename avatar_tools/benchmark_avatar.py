@@ -1,0 +1,81 @@
+"""The avatar that benchmarks run: the size and cost of a real one, and nobody's face.
+
+`network="full"` is the family's exact network with random weights; `network="free"` costs next to nothing, so that everything
+around the network can be measured.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+import onnx
+
+from avatar_kit.avatar import Avatar
+from avatar_kit.catalog import AUDIO_ENCODER_NAME
+from avatar_kit.writer import AvatarWriter
+from avatar_tools.benchmark_frames import HEIGHT, WIDTH, BenchmarkClip, benchmark_clip
+from avatar_tools.networks.audio_encoder import encoder_graph
+from avatar_tools.networks.free import free_encoder, free_network
+from avatar_tools.networks.random_weights import random_encoder_weights, random_unet_weights
+from avatar_tools.networks.unet import unet_graph
+
+FRAME_COUNT = 523  # as many as the real avatar that the old servers were measured with
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+BenchmarkNetwork: TypeAlias = Literal["full", "free"]
+
+_SEED = 3
+_FREE_MOUTHS = 8
+
+
+def build_benchmark(
+    models_root: Path,
+    avatar_id: str = "benchmark",
+    *,
+    frame_count: int = FRAME_COUNT,
+    network: BenchmarkNetwork = "full",
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> Avatar:
+    """Writes the avatar `models_root/avatar_id`, and `models_root/audio_encoder.onnx` when none is there. Takes some seconds.
+
+    Raises AvatarExists when the id is taken and `replace` is False, InvalidAvatarId, and ValueError for a network or a number of
+    frames that there is not.
+    """
+    if network not in get_args(BenchmarkNetwork):
+        raise ValueError(f"network {network!r}: expected one of {', '.join(get_args(BenchmarkNetwork))}")
+    if frame_count < 1:
+        raise ValueError(f"{frame_count} frames: at least 1")
+    report = progress or (lambda _what, _done, _total: None)
+    with AvatarWriter(models_root, avatar_id, width=WIDTH, height=HEIGHT, replace=replace) as writer:
+        report("drawing", 0, frame_count)
+        clip = benchmark_clip()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV encodes without the interpreter's lock
+            for index, jpeg in enumerate(pool.map(clip.jpeg, range(frame_count))):
+                writer.add_frame(jpeg, clip.rect(index))
+                report("drawing", index + 1, frame_count)
+        report("networks", 0, 1)
+        mouths, encoder = _full_networks() if network == "full" else _free_networks(clip)
+        encoder_bytes = encoder.SerializeToString(deterministic=True)
+        writer.set_network(mouths.SerializeToString(deterministic=True))
+        writer.set_audio_encoder(encoder_bytes)
+        avatar = writer.finish()
+        report("networks", 1, 1)
+    shared = models_root / AUDIO_ENCODER_NAME
+    if not shared.exists():
+        shared.write_bytes(encoder_bytes)
+    return avatar
+
+
+def _full_networks() -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    return unet_graph(random_unet_weights(_SEED)), encoder_graph(random_encoder_weights(_SEED))
+
+
+def _free_networks(clip: BenchmarkClip) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    return free_network(clip.mouths(_FREE_MOUTHS)), free_encoder()

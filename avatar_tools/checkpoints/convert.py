@@ -1,0 +1,111 @@
+"""From a checkpoint file to an ONNX file that has been seen to compute the same."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from avatar_kit.errors import AvatarError, BrokenAvatar
+from avatar_tools.checkpoints.files import read_checkpoint
+from avatar_tools.checkpoints.kinds import NAMES, Kind
+from avatar_tools.checkpoints.weights import read_weights
+from avatar_tools.networks import audio_encoder, unet
+from avatar_tools.networks.architecture import Weights, parameter_count
+from avatar_tools.onnx_sessions import open_session, run_session
+
+MAX_DIFFERENCE = 1e-3  # a quarter of a grey level
+_ROUNDING_FOLDS = 8  # sharp networks differ by more: PyTorch's own distance from double precision tells how much is rounding
+
+_Feeds = Mapping[str, NDArray[np.float32]]
+
+
+class TorchMissing(AvatarError):
+    """PyTorch is not installed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A checkpoint as an ONNX model for any batch size."""
+
+    onnx: bytes
+    parameters: int
+    """Numbers that training has adjusted."""
+    largest_difference: float
+    """Between the values that PyTorch and ONNX Runtime compute from the same random input."""
+
+
+def convert_checkpoint(path: Path, *, kind: Kind) -> Converted:
+    """Converts the lip-sync network or the audio encoder, and compares the two on random input. Takes seconds.
+
+    Accepts a plain state dict, and one inside `model`, `model_state_dict` or `state_dict`, with or without prefixes such as
+    `module.`; it must have exactly the weights of that network. Nothing in the file is run. Raises BrokenAvatar, and TorchMissing
+    without PyTorch.
+    """
+    data = read_checkpoint(path)
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        raise TorchMissing(
+            f"{path.name}: converting a checkpoint needs PyTorch: install the extra [import], "
+            "as in pip install 'lipsync-serving[import]', or convert it elsewhere and import the ONNX file"
+        ) from None
+    weights = read_weights(path.name, data, kind, torch)
+    graph, inputs = _GRAPHS[kind], _INPUTS[kind]()
+    model = graph(weights).SerializeToString(deterministic=True)
+    expected = _computed_by_torch(kind, weights, inputs, double=False)
+    difference = _largest_difference(_computed_by_onnxruntime(path.name, model, inputs), expected)
+    rounding = _largest_difference(_computed_by_torch(kind, weights, inputs, double=True), expected)
+    if not difference <= max(MAX_DIFFERENCE, _ROUNDING_FOLDS * rounding):  # also when they are no numbers
+        raise BrokenAvatar(
+            f"{path.name}: {NAMES[kind]} whose ONNX form differs from PyTorch's by {difference:.3g}, "
+            "more than rounding explains: its weights are out of the range of single precision"
+        )
+    return Converted(model, parameter_count(weights), difference)
+
+
+def _computed_by_torch(kind: Kind, weights: Weights, inputs: _Feeds, *, double: bool) -> NDArray[np.floating]:
+    modules = importlib.import_module("avatar_tools.checkpoints.modules")  # it imports PyTorch
+    torch = modules.torch
+    module = modules.UNet() if kind == "network" else modules.AudioEncoder()
+    module.load_state_dict({key: torch.from_numpy(array) for key, array in weights.items()}, strict=True)
+    kind_of_numbers = torch.float64 if double else torch.float32
+    with torch.inference_mode():
+        output = module.eval().to(kind_of_numbers)(*(torch.from_numpy(array).to(kind_of_numbers) for array in inputs.values()))
+    return np.asarray(output.numpy())
+
+
+def _computed_by_onnxruntime(name: str, model: bytes, inputs: _Feeds) -> NDArray[np.float32]:
+    (output,) = run_session(open_session(model, name), name, inputs)
+    return np.asarray(output, np.float32)
+
+
+def _largest_difference(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    if one.shape != other.shape:
+        return float("nan")
+    with np.errstate(invalid="ignore"):  # infinite on both sides
+        return float(np.abs(one - other).max())
+
+
+def _network_inputs() -> _Feeds:
+    """Two pictures and sounds, in the order of the network's inputs: an open batch is only seen to be one with more than one."""
+    generator = np.random.default_rng(0)
+    picture = generator.uniform(0, 1, (2, 6, 320, 320)).astype(np.float32)
+    sound = np.maximum(generator.normal(0, 3, (2, 32, 16, 16)), 0).astype(np.float32)  # as the encoder gives it: half zeros
+    return {unet.VISUAL: picture, unet.AUDIO: sound}
+
+
+def _encoder_inputs() -> _Feeds:
+    return {audio_encoder.MEL: np.random.default_rng(0).uniform(-4, 4, (2, 1, 80, 16)).astype(np.float32)}
+
+
+_GRAPHS: dict[Kind, Callable[[Weights], onnx.ModelProto]] = {
+    "network": unet.unet_graph,
+    "audio_encoder": audio_encoder.encoder_graph,
+}
+_INPUTS: dict[Kind, Callable[[], _Feeds]] = {"network": _network_inputs, "audio_encoder": _encoder_inputs}

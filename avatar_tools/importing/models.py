@@ -1,0 +1,117 @@
+"""The networks of an import: ONNX files checked by shape and freed from a fixed batch size, checkpoints converted."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avatar_kit.errors import BrokenAvatar
+from avatar_kit.onnx_io import encoder_io, network_io
+from avatar_kit.safe_files import FileProblem, check_regular, stays_in
+from avatar_tools.checkpoints import Kind, checkpoint_kind, convert_checkpoint
+from avatar_tools.checkpoints.kinds import NAMES
+from avatar_tools.importing.batch_freeing import freed
+from avatar_tools.importing.onnx_files import load_whole
+from avatar_tools.onnx_sessions import OnnxRuntimeMissing, open_session
+
+CHECKPOINT_SUFFIXES = frozenset({".pth", ".pt"})
+
+_BINDINGS: dict[Kind, Callable[..., Any]] = {"network": network_io, "audio_encoder": encoder_io}
+_NUMBERED = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A network to import. `batch`: what an ONNX file is fixed to; None when it is open, or not known yet."""
+
+    path: Path
+    kind: Kind
+    is_checkpoint: bool
+    batch: int | None = None
+    producer: str = ""
+    """The program that wrote an ONNX file, as far as it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A network as the avatar gets it: bytes, or the file as it is; and what was done, in a sentence."""
+
+    content: bytes | Path
+    note: str
+
+
+def open_model(path: Path, kind: Kind) -> ModelSource:
+    """Looks at an ONNX file's shapes, and at the names of a checkpoint's weights. Raises BrokenAvatar."""
+    try:
+        check_regular(path)
+    except FileProblem as problem:
+        raise BrokenAvatar(problem.of(path.name)) from None
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+        if (held := checkpoint_kind(path)) != kind:
+            raise BrokenAvatar(f"{path.name} holds {NAMES[held]}, where {NAMES[kind]} is wanted")
+        return ModelSource(path, kind, is_checkpoint=True)
+    if path.suffix.lower() != ".onnx":
+        raise BrokenAvatar(f"{path.name} is neither an ONNX file (.onnx) nor a PyTorch checkpoint (.pth)")
+    producer = load_whole(path).producer_name
+    batch: int | None = _BINDINGS[kind](path).batch
+    return ModelSource(path, kind, is_checkpoint=False, batch=batch, producer=producer)
+
+
+def prepare(source: ModelSource) -> Prepared:
+    """Converts a checkpoint; sees whether an ONNX file can be run, and frees its batch dimension where that is safe.
+
+    Takes seconds. Raises AvatarError.
+    """
+    if source.is_checkpoint:
+        return _converted(source)
+    with contextlib.suppress(OnnxRuntimeMissing):
+        open_session(source.path.read_bytes(), source.path.name)
+    if source.batch is None:
+        return Prepared(source.path, f"{source.path.name}: kept as it is, takes any batch")
+    model = freed(load_whole(source.path), _BINDINGS[source.kind])
+    if model is None:
+        return Prepared(source.path, f"{source.path.name}: kept as it is, takes batches of {source.batch} only")
+    note = f"{source.path.name}: took batches of {source.batch} only, now takes any (compared: the same to a thousandth)"
+    return Prepared(model.SerializeToString(deterministic=True), note)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The network in a folder of checkpoints: its ONNX file, else the `.pth` of the largest number; None when it has none.
+
+    Raises FileProblem when it can not be told which is meant.
+    """
+    try:
+        there = [path for path in folder.iterdir() if path.suffix.lower() in {".onnx", *CHECKPOINT_SUFFIXES}]
+    except OSError as error:
+        raise FileProblem(f"can not be listed: {error.strerror}") from None
+    files = sorted(path for path in there if path.is_file())
+    best = [path for path in files if path.name == "model_best.onnx"]
+    onnx_files = [path for path in files if path.suffix.lower() == ".onnx"]
+    numbered = [path for path in files if _NUMBERED.fullmatch(path.stem) and path not in onnx_files]
+    if best or len(onnx_files) == 1:
+        return (best or onnx_files)[0]
+    if numbered and not onnx_files:
+        return max(numbered, key=lambda path: int(path.stem))
+    if len(files) > 1:
+        raise FileProblem(f"has several networks ({', '.join(path.name for path in files[:5])}): choose one with --checkpoint")
+    return files[0] if files else None
+
+
+def chosen_checkpoint(folder: Path) -> Path:
+    """The same of a folder that must have a network. Raises FileProblem."""
+    path = newest_checkpoint(folder)
+    if path is None:
+        raise FileProblem("has no network in it, neither .onnx nor .pth")
+    if not stays_in(folder, path):
+        raise FileProblem(f"has {path.name}, a link that leads out of it: name the file itself with --checkpoint")
+    return path
+
+
+def _converted(source: ModelSource) -> Prepared:
+    result = convert_checkpoint(source.path, kind=source.kind)
+    detail = f"{result.parameters:,} parameters, differs from PyTorch by at most {result.largest_difference:.1e}"
+    return Prepared(result.onnx, f"{source.path.name}: converted to ONNX, {detail}")

@@ -1,0 +1,287 @@
+"""Looking before anything is written: what the source has, what follows from it, what will be done, what stands against it."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avatar_kit.avatar import outside_clip
+from avatar_kit.catalog import AUDIO_ENCODER_NAME
+from avatar_kit.errors import AvatarError, one_line
+from avatar_kit.features import MISSING_ROWS
+from avatar_kit.ids import check_avatar_id
+from avatar_kit.reference_frame import Reference
+from avatar_kit.safe_files import FileProblem, stays_in
+from avatar_kit.video.frames import checked_index
+from avatar_kit.writer import refuse_taken
+from avatar_tools.checkpoints import Kind
+from avatar_tools.detection import model_problems
+from avatar_tools.importing.features import open_features
+from avatar_tools.importing.framing import Framing, from_landmarks, from_rectangles
+from avatar_tools.importing.models import ModelSource, chosen_checkpoint, open_model
+from avatar_tools.importing.options import ImportOptions
+from avatar_tools.importing.problems import ImportRefused
+from avatar_tools.importing.recognise import Found, recognise
+from avatar_tools.importing.sources import FrameSource, PictureFolder, open_folder
+from avatar_tools.importing.squares import check_smoothing
+from avatar_tools.importing.videos import open_video
+
+T = TypeVar("T")
+
+_DEMO_PRODUCER = "avatar_tools.demo"  # what the demo writes into its networks
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An import that can be done, as far as can be known without reading every picture."""
+
+    options: ImportOptions
+    layout: str
+    frames: FrameSource
+    framing: Framing | None
+    """None: the landmarks have to be found in the pictures first."""
+    network: ModelSource
+    encoder: ModelSource | None
+    encoder_asked_for: bool
+    """Whether the avatar is to fail without it: it was named, or lies in the source."""
+    features: NDArray[np.float32] | None = field(repr=False)
+    crops_video: Path | None
+    found: tuple[tuple[str, str], ...]
+    derived: tuple[str, ...]
+    actions: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def text(self) -> str:
+        """The plan for people."""
+        lines = [f"found: {self.layout}, {self.options.source}"]
+        lines += [f"  {label:<14}{what}" for label, what in self.found]
+        for title, entries in (("derived:", self.derived), ("to do:", self.actions)):
+            if entries:
+                lines += [title, *(f"  {entry}" for entry in entries)]
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return "".join(f"{one_line(line)}\n" for line in lines)
+
+
+def plan_import(options: ImportOptions) -> Plan:
+    """Raises ImportRefused with every problem, InvalidAvatarId, AvatarExists. Writes nothing."""
+    check_avatar_id(options.avatar_id)
+    if os.path.lexists(options.models_root) and not options.models_root.is_dir():
+        raise ImportRefused(f"{options.models_root} is not a folder: choose another --models-root")
+    refuse_taken(options.models_root, options.avatar_id, replace=options.replace)
+    if options.smooth is not None:
+        check_smoothing(options.smooth)
+    if stays_in(options.models_root / options.avatar_id, options.source):
+        raise ImportRefused(f"{options.source} would be replaced by the avatar made from it: choose another id or models root")
+    return _Planning(options, recognise(options.source)).plan()
+
+
+class _Planning:
+    """One plan in the making; collects problems on the way."""
+
+    def __init__(self, options: ImportOptions, found: Found) -> None:
+        self._options, self._found = options, found
+        self._problems: list[str] = []
+        self._facts: list[tuple[str, str]] = []
+        self._derived: list[str] = []
+        self._warnings: list[str] = []
+
+    def plan(self) -> Plan:
+        options, found = self._options, self._found
+        frames = self._frames()
+        framing = self._framing(frames) if frames else None
+        network = self._network()
+        encoder = self._encoder(network)
+        features = self._features(frames.count if frames else 0)
+        if frames:
+            self._problems += outside_clip(Reference(options.reference_frame), options.idle, frames.count)
+        self._facts += [("passed over", unused) for unused in found.unused]
+        if self._problems or frames is None or network is None:
+            raise ImportRefused(list(dict.fromkeys(self._problems)))
+        return Plan(
+            options=options,
+            layout=found.layout,
+            frames=frames,
+            framing=framing,
+            network=network,
+            encoder=encoder,
+            encoder_asked_for=bool(options.audio_encoder or (encoder and encoder.path.is_relative_to(found.root))),
+            features=features,
+            crops_video=found.crops_video,
+            found=tuple(self._facts),
+            derived=tuple(self._derived),
+            actions=tuple(self._actions(frames, framing, network, encoder)),
+            warnings=tuple(self._warnings),
+        )
+
+    def _frames(self) -> FrameSource | None:
+        found = self._found
+        path = found.frames or found.video
+        if path is None:
+            self._problems.append(f"{found.root.name} has no frames: neither numbered pictures nor a video")
+            return None
+        if found.frames and self._options.keep_video:
+            self._problems.append(f"--keep-video: the frames of {found.root.name} are pictures; name a video as SOURCE")
+        return self._tried(path, self._folder if found.frames else self._clip)
+
+    def _folder(self, path: Path) -> FrameSource:
+        folder = open_folder(path, inside=self._found.root)
+        self._fact("frames", path, f"{folder.count} pictures, {_size(folder)}, numbered from {folder.first_number}")
+        return folder
+
+    def _clip(self, path: Path) -> FrameSource:
+        clip = open_video(path)
+        if self._options.keep_video:
+            checked_index(path)
+        self._fact("frames", path, f"video, {clip.own_count} frames, {_size(clip)}, {clip.rate:.6g} frames a second")
+        if clip.converted:
+            self._derived.append(f"{clip.count} frames at 25 a second from the video's {clip.own_count}")
+        return clip
+
+    def _framing(self, frames: FrameSource) -> Framing | None:
+        options, found = self._options, self._found
+        looked_for = options.landmarks or options.detector or options.landmarker
+        rectangles = options.rectangles or (None if looked_for else found.rectangles)
+        landmarks = options.landmarks or (None if options.detector or options.landmarker else found.landmarks)
+        if rectangles:
+            framing = self._tried(rectangles, partial(from_rectangles, source=frames, smooth=options.smooth))
+            return framing and self._framed("rectangles", rectangles, framing)
+        if landmarks:
+            inside = landmarks if options.landmarks else found.root
+            framing = self._tried(landmarks, partial(from_landmarks, source=frames, inside=inside, smooth=options.smooth))
+            return framing and self._framed("landmarks", landmarks, framing)
+        if options.detector and options.landmarker:
+            self._facts.append(("landmarks", f"to be found by {options.detector.name} and {options.landmarker.name}"))
+            self._problems += model_problems(detector=options.detector, landmarker=options.landmarker)
+        elif options.detector or options.landmarker:
+            self._problems.append("--detector and --landmarker go together: one finds the face, the other its points")
+        else:
+            self._problems.append(
+                f"{found.root.name} has neither rectangles nor landmarks: give --rectangles or --landmarks, "
+                "or --detector and --landmarker to find them"
+            )
+        return None
+
+    def _framed(self, label: str, path: Path, framing: Framing) -> Framing:
+        self._fact(label, path, framing.found)
+        self._derived += framing.derived
+        self._warnings += framing.warnings
+        return framing
+
+    def _network(self) -> ModelSource | None:
+        path = self._options.checkpoint or self._found.network
+        if path is not None and path.is_dir():
+            path = self._tried(path, chosen_checkpoint)
+            return None if path is None else self._model(path, "network")
+        if path is None:
+            self._problems.append(f"{self._found.root.name} has no network: name an .onnx or .pth file with --checkpoint")
+            return None
+        return self._model(path, "network")
+
+    def _encoder(self, network: ModelSource | None) -> ModelSource | None:
+        """The avatar's own, None when the shared one is to serve; the demo's serves only what belongs to the demo."""
+        shared = self._options.models_root / AUDIO_ENCODER_NAME
+        usable = shared.is_file() and (_is_demos(network) or not _is_demos(self._shared(shared)))
+        path = self._options.audio_encoder or self._found.audio_encoder
+        nearby = path is not None and not self._options.audio_encoder and not path.is_relative_to(self._found.root)
+        if path is not None and not (usable and nearby) and not (shared.is_file() and _same_file(path, shared)):
+            return self._model(path, "audio_encoder", sink=self._warnings if nearby else self._problems)
+        if usable or path is not None:
+            self._facts.append(("audio encoder", f"the shared one, {shared}"))
+        elif shared.is_file():
+            self._warnings.append(
+                f"{shared} is the demo's audio encoder, and the mouth will move wrongly with it: give the one that the network "
+                "was trained with, --audio-encoder"
+            )
+        else:
+            self._warnings.append(
+                f"there is no audio encoder: sound can be served when there is a {shared}; or give --audio-encoder"
+            )
+        return None
+
+    def _shared(self, path: Path) -> ModelSource | None:
+        try:
+            return open_model(path, "audio_encoder")
+        except AvatarError as error:
+            self._warnings += [f"the shared audio encoder can not be used: {problem}" for problem in error.problems]
+            return None
+
+    def _model(self, path: Path, kind: Kind, *, sink: list[str] | None = None) -> ModelSource | None:
+        """A network looked at. What is wrong with it goes to `sink`, by default the problems."""
+        try:
+            model = open_model(path, kind)
+        except AvatarError as error:
+            (self._problems if sink is None else sink).extend(error.problems)
+            return None
+        batch = (
+            "checkpoint" if model.is_checkpoint else "ONNX, any batch" if model.batch is None else f"ONNX, batch {model.batch}"
+        )
+        self._fact(kind.replace("_", " "), path, batch)
+        return model
+
+    def _features(self, frame_count: int) -> NDArray[np.float32] | None:
+        path = self._found.features
+        if path is None:
+            return None
+        features = self._tried(path, open_features)
+        if features is None:
+            return None
+        self._fact("features", path, f"{len(features)} rows")
+        if not frame_count or abs(len(features) - frame_count) <= MISSING_ROWS:
+            return features
+        self._warnings.append(
+            f"{path.name} has {len(features)} rows for {frame_count} frames: it belongs to another sound and is left out"
+        )
+        return None
+
+    def _actions(
+        self, frames: FrameSource, framing: Framing | None, network: ModelSource, encoder: ModelSource | None
+    ) -> Iterator[str]:
+        if framing is None:
+            yield "find the landmarks in every frame"
+        for model in (network, encoder):
+            if model and model.is_checkpoint:
+                yield f"convert {model.path.name} to ONNX"
+            elif model and model.batch is not None:
+                yield f"make {model.path.name} take any batch, if it can"
+        how = "byte for byte" if isinstance(frames, PictureFolder) else "as JPEG of quality 95"
+        options = self._options
+        if options.reference_frame is not None:
+            yield f"show the network the crop of frame {options.reference_frame} as reference for every frame"
+        if options.idle:
+            yield f"keep to frames {options.idle.first} to {options.idle.last} while nobody speaks"
+        place = options.models_root / options.avatar_id
+        if options.keep_video:
+            yield f"keep {frames.name}, from which its {frames.count} frames are read when they are served, in {place}"
+        else:
+            yield f"write {frames.count} frames, {how}, to {place}"
+
+    def _fact(self, label: str, path: Path, what: str) -> None:
+        self._facts.append((label, f"{self._found.shown(path)}: {what}"))
+
+    def _tried(self, path: Path, work: Callable[[Path], T]) -> T | None:
+        """What `work` makes of the path; None, and its problems noted, when that can not be done."""
+        try:
+            return work(path)
+        except FileProblem as problem:
+            self._problems += problem.of(self._found.shown(path))
+            return None
+
+
+def _is_demos(model: ModelSource | None) -> bool:
+    return model is not None and model.producer == _DEMO_PRODUCER
+
+
+def _size(frames: FrameSource) -> str:
+    return f"{frames.width}x{frames.height}"
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    return path.is_file() and filecmp.cmp(path, other, shallow=False)

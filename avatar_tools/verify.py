@@ -1,0 +1,229 @@
+"""Checking everything about an avatar that serving relies on, and naming all problems at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from avatar_kit.avatar import Avatar, load_avatar
+from avatar_kit.catalog import AUDIO_ENCODER_NAME
+from avatar_kit.errors import BrokenAvatar, shortened
+from avatar_kit.features import MISSING_ROWS, map_features
+from avatar_kit.legacy import NETWORK_PLACE, is_legacy, load_legacy
+from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, FileEntry, Manifest, read_manifest
+from avatar_kit.onnx_io import encoder_io, network_io
+from avatar_kit.pictures import MAX_PICTURE_BYTES, check_thoroughly
+from avatar_kit.safe_files import FileProblem, contained, read_bounded
+from avatar_tools.checksums import checksum_problems
+from avatar_tools.facts import avatar_facts, memory_bytes
+from avatar_tools.network_trial import try_encoder, try_network
+from avatar_tools.onnx_sessions import OnnxRuntimeMissing
+from avatar_tools.rect_motion import motion_warnings
+from avatar_tools.reference_videos import compare_videos
+from avatar_tools.video_check import check_video
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many are done and how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What verifying found. `problems` keep the avatar, or part of it, from being served; `warnings` may be seen."""
+
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+    facts: dict[str, str]
+    memory_bytes: dict[str, int]
+    """About what each service takes for the avatar; empty when it can not be loaded."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the avatar can be served."""
+        return not self.problems
+
+
+def verify_avatar(
+    avatar: Avatar | Path, *, audio_encoder: Path | None = None, run_networks: bool = True, progress: Progress | None = None
+) -> Report:
+    """Checks an avatar, or the folder of one, completely; never raises for what is wrong with it.
+
+    `audio_encoder`: the shared one, by default audio_encoder.onnx beside the avatar's folder; an avatar's own comes first.
+    `run_networks`: also run the networks on a few frames, where onnxruntime is installed. Takes about 10 ms a frame on one core.
+    """
+    return _Verification(audio_encoder, run_networks, progress or _ignore).of(avatar)
+
+
+def _ignore(_what: str, _done: int, _total: int) -> None:
+    pass
+
+
+@dataclass(slots=True)
+class _Verification:
+    """One run of checks, each of which adds to the findings."""
+
+    audio_encoder: Path | None
+    run_networks: bool
+    progress: Progress
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+
+    def of(self, subject: Avatar | Path) -> Report:
+        folder = subject if isinstance(subject, Path) else subject.root
+        avatar = self._loaded(folder) if isinstance(subject, Path) else subject
+        manifest = self._manifest(folder)
+        if avatar is not None:
+            self._check_frames(avatar)
+            self._check_networks(avatar)
+            self._check_features(avatar)
+            self._check_motion(avatar)
+            self._check_videos(avatar)
+            self._work_out(avatar)
+        elif manifest is not None:
+            self._check_remains(folder, manifest)
+        if manifest is not None:
+            self._check_checksums(folder, manifest)
+        return Report(tuple(dict.fromkeys(self.problems)), tuple(self.warnings), self.facts, self.memory_bytes)
+
+    def _loaded(self, folder: Path) -> Avatar | None:
+        try:
+            if os.path.lexists(folder / MANIFEST_NAME):
+                return load_avatar(folder)
+            if not is_legacy(folder):
+                raise BrokenAvatar(f"{folder.name} is no avatar: it has neither {MANIFEST_NAME} nor {NETWORK_PLACE.as_posix()}")
+            return load_legacy(folder.parent, folder.name, None)
+        except BrokenAvatar as error:
+            self.problems += error.problems
+            return None
+
+    def _manifest(self, folder: Path) -> Manifest | None:
+        """None for an avatar without one, and for one that is broken, which loading has reported."""
+        if not os.path.lexists(folder / MANIFEST_NAME):
+            return None
+        try:
+            manifest = read_manifest(folder)
+        except BrokenAvatar:
+            return None
+        if manifest.id != folder.name:
+            self.warnings.append(f"{MANIFEST_NAME} says id {manifest.id!r}; the folder's name {folder.name!r} is what counts")
+        return manifest
+
+    def _check_frames(self, avatar: Avatar) -> None:
+        if avatar.video:
+            self._check_video(avatar.video.path, avatar.width, avatar.height, avatar.video.count)
+        else:
+            self._check_pictures(avatar.frame_paths, avatar.width, avatar.height)
+
+    def _check_video(self, path: Path, width: int, height: int, frame_count: int) -> None:
+        try:
+            count = check_video(path, width=width, height=height, progress=partial(self.progress, "frames"))
+        except FileProblem as problem:
+            self.problems += problem.of(path.name)
+            return
+        if count != frame_count:
+            self.problems.append(f"{path.name} has {count} frames, the avatar has {frame_count}")
+
+    def _check_pictures(self, paths: Sequence[Path], width: int, height: int) -> None:
+        """Decodes every frame; OpenCV and the second decoder leave the interpreter to others, so threads help."""
+        found: list[str] = []
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            checks = pool.map(lambda path: _picture_problems(path, width, height), paths)
+            for done, problems in enumerate(checks, start=1):
+                found += problems
+                self.progress("frames", done, len(paths))
+        self.problems += shortened(found)
+
+    def _check_networks(self, avatar: Avatar) -> None:
+        encoder = avatar.audio_encoder_path or self.audio_encoder or avatar.root.parent / AUDIO_ENCODER_NAME
+        if not encoder.is_file():
+            self.warnings.append(f"no audio encoder: the avatar has none of its own and {encoder.name} is not there")
+        self._bind(avatar.network_path, network_io)
+        if encoder.is_file():
+            self._bind(encoder, encoder_io)
+        if not self.run_networks or self.problems:
+            return
+        last = avatar.frame_count - 1
+        try:
+            self._note(try_network(avatar, tuple(sorted({0, last // 2, last}))))
+            if encoder.is_file():
+                self._note(try_encoder(encoder))
+        except OnnxRuntimeMissing:
+            self.warnings.append("the networks were not run: onnxruntime is not installed")
+
+    def _bind(self, path: Path, binding: Callable[[Path], object]) -> None:
+        try:
+            binding(path)
+        except BrokenAvatar as error:
+            self.problems += error.problems
+
+    def _note(self, found: tuple[list[str], list[str]]) -> None:
+        self.problems += found[0]
+        self.warnings += found[1]
+
+    def _check_features(self, avatar: Avatar) -> None:
+        if avatar.features_path is None:
+            return
+        name = avatar.features_path.name
+        try:
+            rows = len(map_features(avatar.features_path))
+        except FileProblem as problem:
+            self.problems += problem.of(name)
+            return
+        self.facts["audio features"] = f"{name}, {rows} rows"
+        if abs(rows - avatar.frame_count) > MISSING_ROWS:
+            self.warnings.append(f"{name} has {rows} rows for {avatar.frame_count} frames: it may belong to another clip")
+
+    def _check_motion(self, avatar: Avatar) -> None:
+        self.warnings += motion_warnings(avatar.rects, loop=avatar.loop, width=avatar.width, height=avatar.height)
+
+    def _check_videos(self, avatar: Avatar) -> None:
+        try:
+            warnings, facts = compare_videos(avatar)
+        except BrokenAvatar:
+            return  # a frame that can not be read has been reported
+        self.warnings += warnings
+        self.facts |= facts
+
+    def _work_out(self, avatar: Avatar) -> None:
+        self.facts |= avatar_facts(avatar)
+        with suppress(BrokenAvatar):  # of the network, which has been noted
+            self.memory_bytes = memory_bytes(avatar)
+
+    def _check_remains(self, folder: Path, manifest: Manifest) -> None:
+        """An avatar that can not be loaded may have more wrong with it than what stopped the loading."""
+        if manifest.files.background_video is None:
+            pictures = sorted(path for path in (folder / FRAMES_FOLDER).glob("frame_*") if path.is_file())
+            self._check_pictures(pictures, manifest.width, manifest.height)
+        elif video := _present(folder, manifest.files.background_video):
+            self._check_video(video, manifest.width, manifest.height, manifest.frame_count)
+        if network := _present(folder, manifest.files.network):
+            self._bind(network, network_io)
+
+    def _check_checksums(self, folder: Path, manifest: Manifest) -> None:
+        """A file that has been found bad has also changed, which need not be said."""
+        bad = {problem.partition(" ")[0].rstrip(":") for problem in self.problems}
+        self.problems += [problem for problem in checksum_problems(folder, manifest) if problem.partition(" ")[0] not in bad]
+
+
+def _present(folder: Path, entry: FileEntry) -> Path | None:
+    """The file of an entry; None when it is missing or elsewhere, which loading has reported."""
+    try:
+        path = contained(folder, entry.path)
+    except FileProblem:
+        return None
+    return path if path.is_file() else None
+
+
+def _picture_problems(path: Path, width: int, height: int) -> list[str]:
+    try:
+        data = read_bounded(path, MAX_PICTURE_BYTES)
+        check_thoroughly(data, width=width, height=height)
+    except FileProblem as problem:
+        return problem.of(f"{path.parent.name}/{path.name}")
+    return []

@@ -1,0 +1,1 @@
+"""The pictures of loaded avatars: read, prepared, kept and dropped."""

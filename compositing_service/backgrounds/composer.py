@@ -1,0 +1,185 @@
+"""One loaded avatar: mouths in, finished pictures out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from avatar_kit.avatar import Avatar
+from avatar_kit.errors import BrokenAvatar
+from avatar_kit.geometry import MOUTH_SIZE, Picture
+from compositing_service.backgrounds.frame_cache import FrameCache
+from compositing_service.backgrounds.preparation import Preparation
+from compositing_service.backgrounds.shelf import EncodedFrame, Shelf, WholeFrame
+from compositing_service.backgrounds.single_flight import SingleFlight
+from compositing_service.picture.jpeg.encoder import encode
+from compositing_service.picture.jpeg.interval import choose_restart_interval
+from compositing_service.picture.jpeg.splicing import encode_spliceable, region_around
+from compositing_service.picture.paste import Mouth, paste_mouth, place_in
+from compositing_service.picture.scratch import Scratch
+from compositing_service.picture.surroundings import Surroundings
+
+__all__ = ["AvatarComposer", "Mouth", "open_composer"]
+
+# An avatar's first frames may be damaged; when so many in a row are, the avatar is.
+_SAMPLES_TRIED = 10
+_MOUTH_SHAPE = (MOUTH_SIZE, MOUTH_SIZE, 3)
+
+
+class AvatarComposer:
+    """Thread-safe. Every method blocks (decoding, encoding): call them in a thread pool.
+
+    `BackgroundStore` makes these; hold one only inside `async with store.acquire(...)`. Frames are read and encoded when they are
+    first asked for, once however many ask, and kept in `shelf`.
+
+    All that take an index (0 .. frame_count - 1) raise IndexError for one that the avatar does not have, and BrokenAvatar for a
+    frame that cannot be read; ValueError for a mouth that is not uint8 [320, 320, 3] and for a quality outside 1-100.
+    """
+
+    def __init__(self, avatar: Avatar, *, cache: FrameCache, shelf: Shelf, scratch: Scratch, restart_interval: int) -> None:
+        self.avatar = avatar
+        self.restart_interval = restart_interval
+        """MCUs between restart markers; 0: every picture is encoded whole."""
+        self.preparation: Preparation | None = None
+        """Under way now."""
+        self.sample: tuple[int, Picture] | None = None
+        """A frame of a video that was decoded already, for the preparation to take."""
+        self._cache = cache
+        self._shelf = shelf
+        self._scratch = scratch
+        self._encodings: SingleFlight[tuple[int, int], EncodedFrame] = SingleFlight()
+        self._readings: SingleFlight[int, WholeFrame] = SingleFlight()
+
+    def composite(self, index: int, mouth: Mouth, *, quality: int) -> bytes:
+        """The JPEG of the frame with the mouth pasted in: the very bytes of encoding the whole composited picture."""
+        _check_mouth(mouth)
+        frame = self._encoded(index, quality)
+        region = frame.surroundings.restore(self._scratch)
+        paste_mouth(region, frame.surroundings.place, mouth, crop=self._scratch.crop)
+        return frame.jpeg.splice(encode(region, quality=quality, restart_interval=self.restart_interval))
+
+    def composite_raw(self, index: int, mouth: Mouth) -> bytes:
+        """The same picture before encoding: height x width x 3 bytes, BGR."""
+        _check_mouth(mouth)
+        frame = self._whole(index)
+        pixels = self._scratch.pixels(self.avatar.height, self.avatar.width)
+        pixels[...] = frame.picture
+        paste_mouth(pixels, frame.place, mouth, crop=self._scratch.crop)
+        return pixels.tobytes()
+
+    def idle(self, index: int, *, quality: int) -> bytes:
+        """The JPEG of the frame as it is, without a mouth: the stored bytes."""
+        return self._encoded(index, quality).jpeg.data
+
+    def idle_raw(self, index: int) -> bytes:
+        """The pixels of the frame as it is: height x width x 3 bytes, BGR."""
+        return self._whole(index).picture.tobytes()
+
+    def prepare(self, index: int, *, quality: int, picture: Picture | None = None) -> bool:
+        """Reads and encodes the frame ahead of need. False: there is no room for it but that of frames in use.
+
+        `picture`: the frame, when it has been read.
+        """
+        if self.is_prepared(index, quality=quality):
+            return True
+        if not self._cache.has_room(self._shelf, index, self._mean_frame_bytes()):
+            return False
+        self._encode_once(index, quality, self._cache.offer, picture)
+        return self.is_prepared(index, quality=quality)
+
+    def is_prepared(self, index: int, *, quality: int) -> bool:
+        """Whether the frame can be had without reading or encoding it."""
+        return self._cache.peek(self._shelf, index, quality) is not None
+
+    def keep(self, index: int, picture: Picture, *, quality: int | None) -> None:
+        """Encodes a frame that has been read and is about to be used. `quality`: None keeps the picture itself."""
+        if quality is None:
+            self._cache.put_picture(self._shelf, index, self._placed(index, picture))
+        else:
+            self._encode_once(index, quality, self._cache.put, picture)
+
+    def wish(self, indices: Sequence[int], *, quality: int | None) -> Future[None] | None:
+        """What is better waited for before these frames are asked for, as they are about to be prepared; None: nothing.
+
+        `quality`: None for raw pixels. Does not block.
+        """
+        preparation = self.preparation
+        return preparation.wish(indices, quality=quality) if preparation else None
+
+    def memory_bytes(self) -> int:
+        """Bytes of pictures and pixels held for this avatar now."""
+        return self._shelf.nbytes
+
+    def _mean_frame_bytes(self) -> int:
+        return self._shelf.frame_bytes // max(1, len(self._shelf.frames))
+
+    def _encoded(self, index: int, quality: int) -> EncodedFrame:
+        return self._cache.use(self._shelf, index, quality) or self._encode_once(index, quality, self._cache.put)
+
+    def _encode_once(
+        self,
+        index: int,
+        quality: int,
+        keep: Callable[[Shelf, int, int, EncodedFrame], None],
+        picture: Picture | None = None,
+    ) -> EncodedFrame:
+        def make() -> EncodedFrame:
+            encoded = self._cache.peek(self._shelf, index, quality)
+            if encoded is None:
+                encoded = self._encode(index, quality, picture)
+                keep(self._shelf, index, quality, encoded)
+            return encoded
+
+        return self._encodings.run((index, quality), make)
+
+    def _encode(self, index: int, quality: int, picture: Picture | None) -> EncodedFrame:
+        whole = self._cache.peek_picture(self._shelf, index) or self._read(index, picture)
+        region = region_around(
+            self.avatar.rects[index], width=self.avatar.width, height=self.avatar.height, restart_interval=self.restart_interval
+        )
+        surroundings = self._cache.peek_surroundings(self._shelf, index)
+        return EncodedFrame(
+            surroundings or Surroundings.cut(whole.picture, region.pixels, whole.place),
+            encode_spliceable(whole.picture, region, quality=quality, restart_interval=self.restart_interval),
+        )
+
+    def _whole(self, index: int) -> WholeFrame:
+        def make() -> WholeFrame:
+            whole = self._cache.peek_picture(self._shelf, index) or self._read(index)
+            self._cache.put_picture(self._shelf, index, whole)
+            return whole
+
+        return self._cache.use_picture(self._shelf, index) or self._readings.run(index, make)
+
+    def _read(self, index: int, picture: Picture | None = None) -> WholeFrame:
+        return self._placed(index, self.avatar.read_frame(index) if picture is None else picture)
+
+    def _placed(self, index: int, picture: Picture) -> WholeFrame:
+        return WholeFrame(picture, place_in(picture, self.avatar.rects[index], self.avatar.paste))
+
+
+def open_composer(avatar: Avatar, *, cache: FrameCache, shelf: Shelf, scratch: Scratch) -> AvatarComposer:
+    """A composer with the restart interval that suits the avatar, measured on its first whole frame. Blocks.
+
+    Raises BrokenAvatar when none of the first ten frames can be read.
+    """
+    index, picture = _sample(avatar)
+    interval = choose_restart_interval(picture, avatar.rects)
+    composer = AvatarComposer(avatar, cache=cache, shelf=shelf, scratch=scratch, restart_interval=interval)
+    composer.sample = (index, picture) if avatar.video else None
+    return composer
+
+
+def _sample(avatar: Avatar) -> tuple[int, Picture]:
+    problems: list[str] = []
+    for index in range(min(avatar.frame_count, _SAMPLES_TRIED)):
+        try:
+            return index, avatar.read_frame(index)
+        except BrokenAvatar as error:
+            problems += error.problems
+    raise BrokenAvatar(problems)
+
+
+def _check_mouth(mouth: Mouth) -> None:
+    if mouth.shape != _MOUTH_SHAPE or mouth.dtype != "uint8":
+        raise ValueError(f"a mouth of {mouth.dtype} {mouth.shape}, expected uint8 {_MOUTH_SHAPE}")

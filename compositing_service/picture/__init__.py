@@ -1,0 +1,1 @@
+"""One picture: the mouth pasted in, and the JPEG around it."""

@@ -1,0 +1,91 @@
+"""A stored picture whose segments around a rectangle can be replaced.
+
+Replacing them gives the very bytes that encoding the whole changed picture gives: the same tables, the same segments outside the
+region, and inside it segments that depend on nothing but their own pixels.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avatar_kit.geometry import Picture, Rect
+from compositing_service.picture.jpeg.encoder import MCU_SIZE, encode
+from compositing_service.picture.jpeg.markers import JpegLayoutError, read_layout, segment_bounds, split_segments
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Whole restart segments around a rectangle: `pixels` of the picture, and the segments' numbers, row by row."""
+
+    pixels: Rect
+    segments: tuple[int, ...]
+
+
+def region_around(rect: Rect, *, width: int, height: int, restart_interval: int) -> Region:
+    """The smallest region that holds `rect` in a picture of that size; the whole picture when `restart_interval` is 0.
+
+    It ends at the picture's right and lower edge at most: there the encoder pads a part of the picture as it pads the whole.
+    Raises ValueError when the interval does not divide the MCUs of a row, or the rectangle is empty or leaves the picture.
+    """
+    if not (0 <= rect.x1 < rect.x2 <= width and 0 <= rect.y1 < rect.y2 <= height):
+        raise ValueError(f"{rect} is empty or does not lie within {width}x{height}")
+    if restart_interval == 0:
+        return Region(Rect(0, 0, width, height), (0,))
+    mcus_per_row = -(-width // MCU_SIZE)
+    if mcus_per_row % restart_interval:
+        raise ValueError(f"restart interval {restart_interval} does not divide the {mcus_per_row} MCUs of a row")
+    segments_per_row = mcus_per_row // restart_interval
+    segment_width = MCU_SIZE * restart_interval
+    left, right = rect.x1 // segment_width, -(-rect.x2 // segment_width)
+    top, bottom = rect.y1 // MCU_SIZE, -(-rect.y2 // MCU_SIZE)
+    pixels = Rect(left * segment_width, top * MCU_SIZE, min(right * segment_width, width), min(bottom * MCU_SIZE, height))
+    rows = range(top * segments_per_row, bottom * segments_per_row, segments_per_row)
+    return Region(pixels, tuple(row + column for row in rows for column in range(left, right)))
+
+
+@dataclass(frozen=True, slots=True)
+class SpliceableJpeg:
+    """A whole JPEG file, and the bounds in it of the segments that `splice` replaces."""
+
+    data: bytes
+    scan_start: int
+    cuts: array[int]  # start and end of each segment of the region in turn, markers left out
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return len(self.data) + self.cuts.itemsize * len(self.cuts)
+
+    def splice(self, patch: NDArray[np.uint8]) -> bytes:
+        """The file with the region's segments taken from `patch`: the region's new pixels, encoded with the file's own settings.
+
+        What lies between two replaced segments, markers with their numbers included, comes from the stored file.
+        """
+        bodies = split_segments(patch[self.scan_start : -2].tobytes())
+        cuts = self.cuts
+        if len(bodies) * 2 != len(cuts):
+            raise JpegLayoutError(f"the patch has {len(bodies)} restart segments, its region {len(cuts) // 2}")
+        stored = memoryview(self.data)
+        pieces: list[bytes | memoryview] = []
+        position = 0
+        for body, start, end in zip(bodies, cuts[::2], cuts[1::2], strict=True):
+            pieces += (stored[position:start], body)
+            position = end
+        pieces.append(stored[position:])
+        return b"".join(pieces)
+
+
+def encode_spliceable(picture: Picture, region: Region, *, quality: int, restart_interval: int) -> SpliceableJpeg:
+    """Encodes a whole picture, ready for new segments in `region`."""
+    data = encode(picture, quality=quality, restart_interval=restart_interval).tobytes()
+    layout = read_layout(data)
+    height, width = picture.shape[:2]
+    if (layout.width, layout.height, layout.restart_interval) != (width, height, restart_interval):
+        raise JpegLayoutError(f"the encoder wrote {layout}")
+    bounds = segment_bounds(data, layout)
+    cuts = array("I", (edge for number in region.segments for edge in bounds[number]))
+    return SpliceableJpeg(data, layout.scan_start, cuts)

@@ -1,0 +1,1 @@
+"""The inference services: where they are, whether they answer, and the mouths that they send."""

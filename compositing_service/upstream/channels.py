@@ -1,0 +1,119 @@
+"""Lasting connections to the inference service: one channel for each endpoint, taken in turn.
+
+gRPC's own `round_robin` serves a DNS name; a list of named hosts is beyond its resolvers, hence a channel each. Retries are not
+left to gRPC's retryPolicy: it gives up on requests that outgrow its buffer, cannot move to another channel, and cannot carry on
+in the middle of a stream. `inference_client` does all three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import grpc
+from grpc import aio
+
+from compositing_service.upstream.mouth_messages import MouthMessage, decode_mouths
+from service_kit.tls import ClientTls
+from shared_proto import inference_pb2
+from shared_proto.inference_pb2_grpc import InferenceServiceStub
+
+if TYPE_CHECKING:  # the class exists for type checkers only
+    from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub
+
+InferStream: TypeAlias = "aio.UnaryStreamMultiCallable[inference_pb2.InferBatchRequest, MouthMessage]"
+
+_INFER_STREAM = f"/{inference_pb2.DESCRIPTOR.services_by_name['InferenceService'].full_name}/InferStream"
+_READY = grpc.ChannelConnectivity.READY
+_BROKEN = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN})
+
+
+class Endpoint:
+    """One gRPC target and its channel. Make it inside a running event loop. Without `tls` it is plaintext."""
+
+    def __init__(self, target: str, *, max_message_bytes: int, tls: ClientTls | None = None) -> None:
+        self.target = target
+        self._max_message_bytes = max_message_bytes
+        self._tls = tls
+        self._open()
+
+    def _open(self) -> None:
+        options = _channel_options(self._max_message_bytes)
+        if self._tls is None:
+            self.channel = aio.insecure_channel(self.target, options=options)
+        else:
+            options += self._tls.channel_options
+            self.channel = aio.secure_channel(self.target, self._tls.credentials, options=options)
+        self.stub: InferenceServiceAsyncStub = InferenceServiceStub(self.channel)
+        self.infer_stream: InferStream = self.channel.unary_stream(
+            _INFER_STREAM,
+            request_serializer=inference_pb2.InferBatchRequest.SerializeToString,
+            response_deserializer=decode_mouths,
+        )
+
+    def rank(self) -> int:
+        """0 connected, 1 not connected yet, 2 failing. Starts connecting when idle."""
+        state = self.channel.get_state(try_to_connect=True)
+        return 0 if state is _READY else 2 if state in _BROKEN else 1
+
+    async def reconnect(self, *, grace_s: float) -> None:
+        """A new channel for all further calls, with the certificates of now; those under way have `grace_s` on the old one."""
+        old = self.channel
+        self._open()
+        self.rank()
+        await old.close(grace_s)
+
+
+class Endpoints:
+    """All endpoints. Connected ones come first, each in turn."""
+
+    def __init__(self, targets: Sequence[str], *, max_message_bytes: int, tls: ClientTls | None = None) -> None:
+        self.all = tuple(Endpoint(target, max_message_bytes=max_message_bytes, tls=tls) for target in targets)
+        self._next = 0
+
+    def pick(self, avoid: Collection[Endpoint] = ()) -> Endpoint:
+        """The next endpoint to ask; one of `avoid` only when there is no other."""
+        count = len(self.all)
+        if count == 1:
+            return self.all[0]
+        turn = [self.all[(self._next + step) % count] for step in range(count)]
+        self._next = (self._next + 1) % count
+        return min(turn, key=lambda endpoint: (endpoint in avoid, endpoint.rank()))
+
+    async def reconnect(self, *, grace_s: float) -> None:
+        """New channels everywhere; takes as long as calls on the old ones do, `grace_s` at most."""
+        await asyncio.gather(*(endpoint.reconnect(grace_s=grace_s) for endpoint in self.all))
+
+    async def close(self) -> None:
+        """Ends all connections and the calls on them."""
+        for endpoint in self.all:
+            await endpoint.channel.close(None)
+
+
+def _channel_options(max_message_bytes: int) -> list[tuple[str, int | str]]:
+    service_config = {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        # A replica that drains says NOT_SERVING and gets no new calls.
+        "healthCheckConfig": {"serviceName": ""},
+    }
+    return [
+        ("grpc.service_config", json.dumps(service_config)),
+        # The service decides how large a request may be; its answer is better than ours.
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        # A service that hangs without closing its connections is noticed, also while nothing is asked of it.
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.ping_timeout_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Back within half a second of the service's return, which the retries of one request can wait for; gRPC's own default is
+        # two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 500),
+        ("grpc.min_reconnect_backoff_ms", 2_000),  # also the longest a connection attempt may take
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]

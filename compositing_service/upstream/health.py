@@ -1,0 +1,52 @@
+"""Whether the inference service is well: asked at most once a second, however many want to know."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from grpc import aio
+
+from compositing_service.metrics import CompositingMetrics
+from compositing_service.upstream.channels import Endpoint
+from shared_proto import inference_pb2
+
+_FRESH_S = 1.0
+_TIMEOUT_S = 1.0
+_WATCH_S = 5.0
+
+
+class UpstreamHealth:
+    """The state of a group of endpoints: well when any of them is."""
+
+    def __init__(self, endpoints: Sequence[Endpoint], *, metrics: CompositingMetrics) -> None:
+        self._endpoints = endpoints
+        self._metrics = metrics
+        self._asking = asyncio.Lock()
+        self._fresh_until = 0.0
+        self._healthy = False
+
+    async def healthy(self) -> bool:
+        """What the endpoints say of themselves, not older than a second. Takes a second at most."""
+        async with self._asking:
+            if time.monotonic() >= self._fresh_until:
+                answers = await asyncio.gather(*map(_is_healthy, self._endpoints))
+                self._healthy = any(answers)
+                self._fresh_until = time.monotonic() + _FRESH_S
+                self._metrics.inference_up.set(self._healthy)
+        return self._healthy
+
+    async def watch(self) -> None:
+        """Asks again and again, without end, so that the metric is true also when nobody calls Health."""
+        while True:
+            await self.healthy()
+            await asyncio.sleep(_WATCH_S)
+
+
+async def _is_healthy(endpoint: Endpoint) -> bool:
+    try:
+        reply = await endpoint.stub.Health(inference_pb2.HealthRequest(), timeout=_TIMEOUT_S)
+    except aio.AioRpcError:
+        return False
+    return reply.healthy

@@ -1,0 +1,1 @@
+"""Sessions of ONNX Runtime on the devices there are, and the crops that they read."""

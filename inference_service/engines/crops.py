@@ -1,0 +1,137 @@
+"""An avatar's crops as its network takes them: uint8 planes, made from the frames once, kept where the network runs.
+
+Frames are read when they are first asked for, so that an avatar serves at once; `fill` makes the rest, and goes through a video
+once for that. On a CPU the bank's own memory is the network's input. On a GPU a batch carries its crops along until the bank is
+full; then the whole bank moves there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from avatar_kit.avatar import Avatar
+from avatar_kit.errors import BrokenAvatar
+from avatar_kit.frame_pass import FramePass
+from avatar_kit.geometry import MOUTH_SIZE, Picture, crop_328, inner
+from avatar_kit.video.frames import VideoFrames
+from inference_service.engines.devices import Device
+
+
+class Feed(NamedTuple):
+    """What a run takes its crops from."""
+
+    bank: onnxruntime.OrtValue | NDArray[np.uint8]  # [slots, 3, 320, 320]
+    slots: NDArray[np.int64]  # [n], of the frames
+    reference: NDArray[np.int64]  # [1], the slot of the avatar's reference frame; 0 where it has none
+
+
+class CropBank:
+    """uint8 [frame_count, 3, 320, 320] crops of one avatar on one device. Thread-safe.
+
+    Wherever frames are made or taken out, the avatar's reference frame is among them.
+    """
+
+    def __init__(self, avatar: Avatar, device: Device) -> None:
+        self._avatar = avatar
+        self.device = device
+        self._reference = [] if avatar.reference_frame is None else [avatar.reference_frame]
+        # Pages of frames that nobody asked for are never touched and cost nothing.
+        self._host: NDArray[np.uint8] | None = np.empty((avatar.frame_count, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
+        self._ready = np.zeros(avatar.frame_count, bool)
+        self._locks = [threading.Lock() for _ in range(8)]
+        self._on_device: onnxruntime.OrtValue | None = None
+        self._pass: FramePass[None] | None = None
+        self._stopped = False
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the crops made so far, wherever they are."""
+        return int(self._ready.sum()) * 3 * MOUTH_SIZE * MOUTH_SIZE
+
+    @property
+    def device_bytes(self) -> int:
+        """Of these, the bytes in the memory of the device: a GPU's has none of them until all are there."""
+        return self.memory_bytes if self._host is None or not self.device.is_gpu else 0
+
+    def missing(self, frames: Sequence[int]) -> list[int]:
+        """Those of `frames` that `ensure` would have to make."""
+        return [frame for frame in dict.fromkeys([*frames, *self._reference]) if not self._ready[frame]]
+
+    def ensure(self, frames: Sequence[int]) -> None:
+        """Makes the crops of `frames` that are not there yet. Blocking. Raises BrokenAvatar for a frame that cannot be read."""
+        for frame in self.missing(frames):
+            with self._locks[frame % len(self._locks)]:
+                if not self._ready[frame]:
+                    self._make(frame)
+
+    def wish(self, frames: Sequence[int]) -> Future[None] | None:
+        """What is better waited for before `ensure`, as `fill` is about to make these crops; None: nothing. Does not block."""
+        under_way = self._pass
+        return under_way.wish(self.missing(frames), None) if under_way else None
+
+    def fill(self) -> None:
+        """Makes every crop and, on a GPU, moves them there, unless it is stopped. Blocking.
+
+        Raises BrokenAvatar when there are frames without.
+        """
+        if self._avatar.video:
+            self._fill_from(self._avatar.video)
+        for frame in range(self._avatar.frame_count):
+            if self._stopped:
+                return
+            self.ensure([frame])
+        if self.device.is_gpu and self._on_device is None:
+            self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(self._host, "cuda", self.device.gpu_id)
+            self._host = None
+
+    def stop_filling(self) -> None:
+        """Ends `fill`, now and for good, after the frame that it is at. Does not block."""
+        self._stopped = True
+
+    def _fill_from(self, video: VideoFrames) -> None:
+        """Decodes each frame once, those that requests wait for first."""
+        self._pass = FramePass[None](self._avatar, video, self._take, is_there=lambda frame: bool(self._ready[frame]))
+        try:
+            goes_on = True
+            while goes_on and not self._stopped:
+                with suppress(BrokenAvatar):  # the frame's crop stays missing
+                    goes_on = self._pass.step()
+        finally:
+            self._pass.end()
+            self._pass = None
+
+    def _take(self, frame: int, picture: Picture, _wished: frozenset[None]) -> bool:
+        self._keep(frame, picture)
+        return True
+
+    def feed(self, frames: NDArray[np.int64]) -> Feed:
+        """A bank and the slots in it that hold `frames`, which `ensure` has made."""
+        host, reference = self._host, np.array(self._reference or [0], np.int64)
+        if host is None:
+            return Feed(self._on_device, frames, reference)
+        if not self.device.is_gpu:
+            return Feed(host, frames, reference)
+        count, along = len(frames), np.concatenate([frames, np.array(self._reference, np.int64)])
+        last = np.array([len(along) - 1], np.int64)
+        return Feed(np.ascontiguousarray(host[along]), np.arange(count, dtype=np.int64), last)
+
+    def _make(self, frame: int) -> None:
+        if self._host is not None:
+            self._keep(frame, self._avatar.read_frame(frame))
+
+    def _keep(self, frame: int, picture: Picture) -> None:
+        """Two threads may do it at a time: they write the same."""
+        host = self._host
+        if host is None:
+            return
+        crop = inner(crop_328(picture, self._avatar.rects[frame]))
+        host[frame] = crop.transpose(2, 0, 1)
+        self._ready[frame] = True

@@ -1,0 +1,91 @@
+"""The devices that networks run on: GPUs by number, or the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# Before onnxruntime is imported: a server must not phone home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
+
+from inference_service.engines.gpu_memory import GpuMemory, visible_gpus
+from inference_service.settings import GpuSection, OnnxSection
+
+onnxruntime.disable_telemetry_events()
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+GPU_PROVIDERS = frozenset({CUDA, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"})
+CPU_DEVICE_ID = -1
+
+
+class DeviceError(RuntimeError):
+    """A device or execution provider that the configuration asks for is not there. Says what to do."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One GPU, or the CPU (gpu_id -1)."""
+
+    gpu_id: int
+    name: str
+    providers: tuple[tuple[str, Mapping[str, Any]], ...] = field(repr=False)
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether tensors for it are kept in a GPU's memory."""
+        return self.providers[0][0] in GPU_PROVIDERS
+
+
+def find_devices(gpus: GpuSection, onnx: OnnxSection) -> list[Device]:
+    """The devices that the configuration asks for, at least one.
+
+    Raises DeviceError when a provider is not in the installed onnxruntime or a GPU is missing: never a silent fall-back.
+    """
+    installed = onnxruntime.get_available_providers()
+    for provider in onnx.providers:
+        if provider not in installed:
+            raise DeviceError(f"onnx.providers: {provider} is not in the installed onnxruntime, which has {', '.join(installed)}")
+    wanted = CUDA in installed if gpus.enabled == "auto" else gpus.enabled
+    if not wanted:
+        asked_for = [provider for provider in onnx.providers if provider in GPU_PROVIDERS]
+        if asked_for:
+            raise DeviceError(f"onnx.providers asks for {asked_for[0]}, but gpus.enabled is {str(gpus.enabled).lower()}")
+        return [Device(CPU_DEVICE_ID, "CPU", tuple((name, {}) for name in onnx.providers or [CPU]))]
+    return _find_gpus(gpus, onnx, installed)
+
+
+def _find_gpus(gpus: GpuSection, onnx: OnnxSection, installed: Sequence[str]) -> list[Device]:
+    if CUDA not in installed:
+        raise DeviceError(
+            "gpus.enabled is true, but the installed onnxruntime has no CUDA: install the extra [gpu] instead of [cpu], "
+            "or set gpus.enabled=false to run on the CPU"
+        )
+    onnxruntime.preload_dlls()
+    present = visible_gpus()
+    count = gpus.count or len(present)
+    if not present or count > len(present):
+        raise DeviceError(
+            f"gpus.count asks for {gpus.count or 'all'} GPUs, but {len(present)} are visible: check nvidia-smi, the NVIDIA "
+            "container toolkit and CUDA_VISIBLE_DEVICES, or set gpus.enabled=false to run on the CPU"
+        )
+    limit = int(gpus.memory_gb_per_gpu * 2**30)
+    return [
+        Device(gpu.index, gpu.name, tuple((name, _gpu_options(name, gpu, limit)) for name in onnx.providers or [CUDA]))
+        for gpu in present[:count]
+    ]
+
+
+def _gpu_options(provider: str, gpu: GpuMemory, limit_bytes: int) -> Mapping[str, Any]:
+    if provider not in GPU_PROVIDERS:
+        return {}
+    options: dict[str, Any] = {"device_id": gpu.index}
+    if provider == CUDA:
+        # HEURISTIC: an exhaustive search would run again for every new batch size, inside a request.
+        options |= {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+        if limit_bytes:
+            options["gpu_mem_limit"] = limit_bytes
+    return options

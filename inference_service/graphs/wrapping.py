@@ -1,0 +1,166 @@
+"""Puts what surrounds an avatar's network into its graph: a batch costs one upload of sound and one download of pixels.
+
+Inputs of the wrapped graph: the avatar's crops in a bank (uint8), which of them to take, which one is the reference of all where
+the avatar fixes one, pictures that a caller sent itself, and the windows of feature rows. Outputs: the mouths as the network
+gives them (float32), as pixels (uint8), and a sum per frame that shows values that are not finite. On a CPU the network itself
+is rewritten too (`inference_service.graphs.cpu_form`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from avatar_kit.errors import BrokenAvatar
+from avatar_kit.geometry import MOUTH_SIZE, Mask
+from avatar_kit.onnx_io import NetworkIO, network_io
+from inference_service.graphs.cpu_form import cpu_form
+from inference_service.graphs.pruning import needed_nodes
+
+log = logging.getLogger(__name__)
+
+BANK = "lipsync/bank"  # uint8 [slots, 3, 320, 320]
+SLOTS = "lipsync/slots"  # int64 [n]
+REFERENCE_SLOT = "lipsync/reference_slot"  # int64 [1]
+SENT_PICTURES = "lipsync/sent_pictures"  # float32 [m, 6, 320, 320]
+MOUTHS_UINT8 = "lipsync/mouths_uint8"  # uint8 [n + m, 3, 320, 320]
+SUMS = "lipsync/sums"  # float32 [n + m]
+
+MIN_OPSET = 13  # ReduceSum takes its axes as an input from here on
+
+
+@dataclass(frozen=True)
+class WrappedNetwork:
+    """What a network with its surroundings takes and gives. Windows and float mouths keep their own names."""
+
+    windows: str  # input, float32 [n + m, 32, 16, 16]
+    mouths_float: str  # output, float32 [n + m, 3, 320, 320]
+    inputs: frozenset[str]  # those that the graph reads: a network may ignore its pictures
+    batch: int | None  # fixed size, None: any
+    producer: str  # the program that wrote the file, "" when it does not say
+
+
+def wrap_network(path: Path, mask: Mask, *, for_cpu: bool, fixed_reference: bool) -> tuple[onnx.ModelProto, WrappedNetwork]:
+    """The network at `path` with pre- and post-processing around it: the model, which nobody needs once sessions are open on it.
+
+    `fixed_reference`: the first three channels are of the crop at REFERENCE_SLOT, whichever crop is masked in the others.
+
+    Numerics: bank values / 255 in float32, the masked copy is the product with a 0/1 mask; pixels are the output x 255 in
+    float32, clamped to 0..255 and truncated (reference: SyncTalk_2D's inference script).
+
+    Raises BrokenAvatar when the file is no ONNX network of this family.
+    """
+    model = _read(path)
+    producer = model.producer_name
+    network_io(model)  # says what does not fit before anything is rewritten
+    if for_cpu:
+        model = _for_cpu(model, path.name)
+    io = network_io(model)
+    _splice(model.graph, io, mask, fixed_reference=fixed_reference)
+    inputs = frozenset(value.name for value in model.graph.input)
+    return model, WrappedNetwork(io.audio, io.output, inputs, io.batch, producer)
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load(str(path))
+    except FileNotFoundError:
+        raise BrokenAvatar([f"{path.name}: the network is missing"]) from None
+    except Exception as error:  # protobuf and onnx raise many types for a damaged file
+        raise BrokenAvatar([f"{path.name}: not an ONNX file ({type(error).__name__})"]) from error
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    return model if opset >= MIN_OPSET else onnx.version_converter.convert_version(model, MIN_OPSET)
+
+
+def _for_cpu(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    try:
+        return cpu_form(model)
+    except (IndexError, KeyError, TypeError, ValueError) as error:  # weights that do not fit their shapes, and the like
+        log.warning("%s is run as it is, for it could not be rewritten for the CPU: %s", name, error)
+        return model
+
+
+def _splice(graph: onnx.GraphProto, io: NetworkIO, mask: Mask, *, fixed_reference: bool) -> None:
+    # What the network does not read need not be made: ONNX Runtime would run it all the same.
+    before = _before(io, mask, fixed_reference=fixed_reference)
+    nodes = needed_nodes([*before, *graph.node, *_after(io)], [io.output, MOUTHS_UINT8, SUMS])
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    _replace(
+        graph.input,
+        [
+            *(value for value in _inputs(io) if value.name in read),
+            *(value for value in graph.input if value.name not in (io.visual, io.audio)),
+        ],
+    )
+    _replace(graph.output, _outputs(io))
+
+
+def _replace(values: Any, new: Sequence[onnx.ValueInfoProto]) -> None:
+    kept = list(new)  # before what it reads from is emptied
+    del values[:]
+    values.extend(kept)
+
+
+def _inputs(io: NetworkIO) -> list[onnx.ValueInfoProto]:
+    return [
+        helper.make_tensor_value_info(BANK, TensorProto.UINT8, ["slots", 3, MOUTH_SIZE, MOUTH_SIZE]),
+        helper.make_tensor_value_info(SLOTS, TensorProto.INT64, ["from_bank"]),
+        helper.make_tensor_value_info(REFERENCE_SLOT, TensorProto.INT64, [1]),
+        helper.make_tensor_value_info(SENT_PICTURES, TensorProto.FLOAT, ["sent", 6, MOUTH_SIZE, MOUTH_SIZE]),
+        helper.make_tensor_value_info(io.audio, TensorProto.FLOAT, [io.batch or "frames", 32, 16, 16]),
+    ]
+
+
+def _outputs(io: NetworkIO) -> list[onnx.ValueInfoProto]:
+    frames = io.batch or "frames"
+    return [
+        helper.make_tensor_value_info(io.output, TensorProto.FLOAT, [frames, 3, MOUTH_SIZE, MOUTH_SIZE]),
+        helper.make_tensor_value_info(MOUTHS_UINT8, TensorProto.UINT8, [frames, 3, MOUTH_SIZE, MOUTH_SIZE]),
+        helper.make_tensor_value_info(SUMS, TensorProto.FLOAT, [frames]),
+    ]
+
+
+def _constant(name: str, value: np.ndarray[Any, Any]) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value, name))
+
+
+def _before(io: NetworkIO, mask: Mask, *, fixed_reference: bool) -> list[onnx.NodeProto]:
+    p = "lipsync/pre/"
+    reference = p + ("reference" if fixed_reference else "unmasked")
+    return [
+        _constant(p + "255", np.array(255, np.float32)),
+        _constant(p + "mask", mask.kept().astype(np.float32).reshape(1, 1, MOUTH_SIZE, MOUTH_SIZE)),
+        helper.make_node("Gather", [BANK, SLOTS], [p + "crops"], axis=0),
+        helper.make_node("Cast", [p + "crops"], [p + "crops_float"], to=TensorProto.FLOAT),
+        helper.make_node("Div", [p + "crops_float", p + "255"], [p + "unmasked"]),
+        helper.make_node("Mul", [p + "unmasked", p + "mask"], [p + "masked"]),
+        helper.make_node("Gather", [BANK, REFERENCE_SLOT], [p + "reference_crop"], axis=0),
+        helper.make_node("Cast", [p + "reference_crop"], [p + "reference_float"], to=TensorProto.FLOAT),
+        helper.make_node("Div", [p + "reference_float", p + "255"], [p + "reference_unmasked"]),
+        helper.make_node("Shape", [p + "unmasked"], [p + "shape"]),
+        helper.make_node("Expand", [p + "reference_unmasked", p + "shape"], [p + "reference"]),
+        helper.make_node("Concat", [reference, p + "masked"], [p + "own_pictures"], axis=1),
+        helper.make_node("Concat", [p + "own_pictures", SENT_PICTURES], [io.visual], axis=0),
+    ]
+
+
+def _after(io: NetworkIO) -> list[onnx.NodeProto]:
+    p = "lipsync/post/"
+    return [
+        _constant(p + "255", np.array(255, np.float32)),
+        _constant(p + "0", np.array(0, np.float32)),
+        _constant(p + "axes", np.array([1, 2, 3], np.int64)),
+        helper.make_node("ReduceSum", [io.output, p + "axes"], [SUMS], keepdims=0),
+        helper.make_node("Mul", [io.output, p + "255"], [p + "scaled"]),
+        helper.make_node("Clip", [p + "scaled", p + "0", p + "255"], [p + "clamped"]),
+        helper.make_node("Cast", [p + "clamped"], [MOUTHS_UINT8], to=TensorProto.UINT8),
+    ]

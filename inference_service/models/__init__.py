@@ -1,0 +1,1 @@
+"""The loaded avatars: loading, replacing and unloading their networks."""

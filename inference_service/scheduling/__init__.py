@@ -1,0 +1,1 @@
+"""Whose frames run next, and on which worker."""

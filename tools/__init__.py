@@ -1,0 +1,1 @@
+"""Programs for developers: generated documentation, and the fitting of the demo's encoder. Not in the wheel."""

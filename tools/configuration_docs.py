@@ -1,0 +1,95 @@
+"""Writes docs/configuration.md from the settings classes: `python -m tools.configuration_docs docs/configuration.md`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from compositing_service.settings import CompositingSettings
+from inference_service.settings import InferenceSettings
+from service_kit.sections import ServiceSettings
+from service_kit.settings import KeyDescription, describe
+
+_INTRODUCTION = """\
+# Configuration
+
+This page is made from the code by `make docs`; a test fails when the two differ.
+
+A service takes its settings from, later ones winning: its defaults, the file given with `--config`, environment variables, and
+`--set`. It reads them once, at start. An unknown key, or a value that does not fit, ends the start with a sentence for each
+problem; an unknown key is told the nearest known one.
+
+| where | how `server.port` is written | how `models.my-avatar.preload` is written |
+|---|---|---|
+| file, YAML | `server: {port: ":6001"}` | `models: {my-avatar: {preload: true}}` |
+| environment | `LIPSYNC_SERVER__PORT=:6001` | `LIPSYNC_MODELS__my-avatar__PRELOAD=true` |
+| command line | `--set server.port=:6001` | `--set models.my-avatar.preload=true` |
+
+`deploy/config/inference.yaml` and `deploy/config/compositing.yaml` show every key with its default.
+"""
+
+_MODELS_PREFIX = "models."
+
+
+def configuration_page() -> str:
+    """The whole page, Markdown."""
+    inference, compositing = describe(InferenceSettings), describe(CompositingSettings)
+    shared = [row for row in inference if row in compositing]
+    keys_of_models = [row for row in shared if row.key.startswith(_MODELS_PREFIX)]
+    of_both = [row for row in shared if row not in keys_of_models]
+    parts = [
+        _INTRODUCTION,
+        _chapter("Both services", of_both),
+        _chapter("Inference service", [row for row in inference if row not in shared], InferenceSettings),
+        _chapter("Compositing service", [row for row in compositing if row not in shared], CompositingSettings),
+        _chapter("Single avatars", keys_of_models),
+    ]
+    return "\n".join(parts)
+
+
+def _chapter(title: str, rows: Sequence[KeyDescription], settings: type[ServiceSettings] | None = None) -> str:
+    lines = [f"## {title}\n"]
+    for section, members in groupby(rows, key=_section_of):
+        lines += [f"### {section}\n"] if section else []
+        lines += [*_table(members), ""]
+    if settings and settings.meaningless:
+        lines.append("Accepted for old files' sake, with a warning and without effect:\n")
+        lines += [f"- `{key}`: {reason}." for key, reason in settings.meaningless.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _section_of(row: KeyDescription) -> str:
+    """The key without its last part; empty for keys that stand in no section."""
+    return row.key.rpartition(".")[0]
+
+
+def _table(rows: Iterable[KeyDescription]) -> Iterable[str]:
+    yield "| key | accepted | default | what it does |"
+    yield "|---|---|---|---|"
+    for row in rows:
+        yield "| " + " | ".join(map(_cell, (f"`{row.key}`", row.type, f"`{row.default}`", row.description))) + " |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes the page to the path given, or to stdout without one."""
+    if len(arguments) > 1:
+        print("usage: python -m tools.configuration_docs [FILE]", file=sys.stderr)  # noqa: T201
+        return 2
+    if arguments:
+        path = Path(arguments[0])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(configuration_page(), encoding="utf-8")
+    else:
+        sys.stdout.write(configuration_page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
