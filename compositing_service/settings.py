@@ -36,7 +36,8 @@ class InferenceServerSection(Section):
     every address of which is asked in turn, where they reach one."""
 
     timeout_seconds: float = Field(default=10.0, gt=0, le=3600)
-    """Longest wait for the mouths of one request, retries included; then DEADLINE_EXCEEDED. A caller's earlier deadline wins."""
+    """Longest wait for the next mouths of a request, retries included; then DEADLINE_EXCEEDED. A request that gets mouths all
+    the while may take longer as a whole. A caller's earlier deadline wins."""
 
     max_retries: int = Field(default=3, ge=0, le=20)
     """How often one request is tried again while the service cannot be reached, 50 to 500 ms apart; then UNAVAILABLE."""

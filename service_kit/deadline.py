@@ -25,12 +25,12 @@ class HasTimeRemaining(Protocol):
         """Seconds that the caller still waits."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Deadline:
     """A moment on a clock."""
 
     at_s: float
-    clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
+    clock: Clock = field(default=SYSTEM_CLOCK, repr=False, compare=False)
 
     @classmethod
     def after(cls, seconds: float, *, clock: Clock = SYSTEM_CLOCK) -> Deadline:
@@ -48,10 +48,6 @@ class Deadline:
     def remaining_s(self) -> float:
         """Seconds left, 0 when it has passed."""
         return max(0.0, self.at_s - self.clock.now())
-
-    def sooner(self, seconds: float) -> Deadline:
-        """This deadline, or `seconds` from now when that comes first."""
-        return min(self, Deadline.after(seconds, clock=self.clock), key=lambda deadline: deadline.at_s)
 
 
 @asynccontextmanager

@@ -50,7 +50,7 @@ def is_lost(error: grpc.aio.AioRpcError) -> bool:
 
 
 def as_service_error(error: grpc.aio.AioRpcError, *, waited_s: float) -> ServiceError:
-    """The error that our caller sees. `waited_s`: how long the inference service was given."""
+    """The error that our caller sees. `waited_s`: how long the inference service has had."""
     code = error.code()
     if is_lost(error):
         return Unavailable("the inference service cannot be reached; try again shortly")

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from grpc import aio
 
@@ -20,7 +20,7 @@ from compositing_service.upstream.errors import InferenceFailed, as_service_erro
 from compositing_service.upstream.mouth_messages import MouthMessage
 from compositing_service.upstream.mouths import Mouths, read_mouths
 from service_kit.deadline import Deadline
-from service_kit.errors import ServiceError
+from service_kit.errors import DeadlineExceeded, ServiceError
 from service_kit.request_context import outgoing_metadata
 from service_kit.tls import ClientTls
 from shared_proto import inference_pb2
@@ -33,6 +33,7 @@ _MAX_BACKOFF_S = 0.5
 
 _log = logging.getLogger(__name__)
 _Reply = TypeVar("_Reply")
+MouthCall: TypeAlias = "aio.UnaryStreamCall[inference_pb2.InferBatchRequest, MouthMessage]"
 RequestFrom = Callable[[int], inference_pb2.InferBatchRequest]
 """Builds the request for the frames of a batch from the given one on."""
 
@@ -77,32 +78,42 @@ class InferenceClient:
     async def mouths(self, request_from: RequestFrom, frame_count: int, *, deadline: Deadline) -> AsyncGenerator[Mouths, None]:
         """The mouth regions of a batch, in order, each group as soon as it is there.
 
-        Close the generator (`contextlib.aclosing`): that cancels the call. Raises ServiceError. The batch has `timeout_s`, and
-        less when `deadline` comes first.
+        Close the generator (`contextlib.aclosing`): that cancels the call. Raises ServiceError. `timeout_s` limits the wait for
+        each next group, retries included; `deadline` the whole.
         """
-        attempts = self._attempts(deadline.sooner(self._timeout_s))
+        attempts = self._attempts(deadline)
+        patience = Deadline.after(self._timeout_s)
         received = 0
         while received < frame_count:
             offset = received
             endpoint = self._endpoints.pick(avoid=attempts.failed_at)
-            call = endpoint.infer_stream(
-                request_from(offset), timeout=attempts.deadline.remaining_s(), metadata=outgoing_metadata()
-            )
+            call = endpoint.infer_stream(request_from(offset), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
             try:
-                while isinstance(message := await call.read(), MouthMessage):
+                while isinstance(message := await self._next(call, patience), MouthMessage):
                     mouths = read_mouths(message, offset=offset, first=received, end=frame_count)
                     received += len(mouths.pixels)
                     yield mouths
+                    patience = Deadline.after(self._timeout_s)
                 if received < frame_count:
                     raise InferenceFailed(f"the inference service sent {received} of {frame_count} frames")
             except aio.AioRpcError as error:
                 if received < frame_count:
-                    await attempts.failed(error, endpoint)
-            except InferenceFailed as error:
+                    await attempts.failed(error, endpoint, until=min(patience, deadline))
+            except (DeadlineExceeded, InferenceFailed) as error:
                 self._metrics.upstream_errors.labels(error.code.name).inc()
                 raise
             finally:
                 call.cancel()
+
+    async def _next(self, call: MouthCall, patience: Deadline) -> object:
+        """The next message, or gRPC's mark of the end. Raises DeadlineExceeded when there is none for too long."""
+        try:
+            async with asyncio.timeout(patience.remaining_s()):
+                return await call.read()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the inference service made no progress for {self._timeout_s:.3g} s; allow more time or ask for fewer frames"
+            ) from None
 
     async def load(
         self, avatar_id: str, *, force_reload: bool, deadline: Deadline
@@ -129,7 +140,7 @@ class InferenceClient:
                     return await method(endpoint.stub)(request, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
                 except aio.AioRpcError as error:
                     try:
-                        await attempts.failed(error, endpoint)
+                        await attempts.failed(error, endpoint, until=deadline)
                     except ServiceError as refusal:
                         return refusal
 
@@ -143,22 +154,22 @@ class _Attempts:
     """The tries of one request: how many are left, where they failed, how long to wait before the next."""
 
     def __init__(self, deadline: Deadline, *, max_retries: int, metrics: CompositingMetrics) -> None:
-        self.deadline = deadline
         self.failed_at: set[Endpoint] = set()
+        self._deadline = deadline
         self._given_s = deadline.remaining_s()
         self._retries = 0
         self._max_retries = max_retries
         self._metrics = metrics
 
-    async def failed(self, error: aio.AioRpcError, endpoint: Endpoint) -> None:
-        """Waits for the time to try again, or raises the ServiceError that the caller gets."""
+    async def failed(self, error: aio.AioRpcError, endpoint: Endpoint, *, until: Deadline) -> None:
+        """Waits for the time to try again, which must come before `until`, or raises the ServiceError that the caller gets."""
         self._metrics.upstream_errors.labels(error.code().name).inc()
         self.failed_at.add(endpoint)
         spread = random.uniform(0.8, 1.2)  # noqa: S311 - keeps callers from coming back all at once
         backoff_s = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2**self._retries) * spread
-        if not is_lost(error) or self._retries >= self._max_retries or backoff_s >= self.deadline.remaining_s():
+        if not is_lost(error) or self._retries >= self._max_retries or backoff_s >= until.remaining_s():
             _log.warning("inference call failed after %d retries: %s %s", self._retries, error.code().name, error.details())
-            raise as_service_error(error, waited_s=self._given_s) from None
+            raise as_service_error(error, waited_s=self._given_s - self._deadline.remaining_s()) from None
         self._retries += 1
         self._metrics.upstream_retries.inc()
         await asyncio.sleep(backoff_s)

@@ -118,6 +118,32 @@ async def test_a_hanging_service_within_our_own_limit(serve: Any, inference: Fak
     assert "0.2 s" in refusal.message
 
 
+def slowly(pause_s: float) -> Behaviour:
+    """All frames, a group at a time, each after a pause."""
+
+    async def behave(request: Any, context: Any) -> Any:
+        async for each in fine(request, context):
+            await asyncio.sleep(pause_s)
+            yield each
+
+    return behave
+
+
+async def test_a_slow_service_that_goes_on_is_waited_for(serve: Any, inference: FakeInference) -> None:
+    """Five groups take twice the limit together, each less than half of it."""
+    inference.script.append(slowly(0.4))
+    async with serve("inference_server.timeout_seconds=1") as service:
+        assert len((await service.composite(batch_size=20)).composited_frames) == 20
+
+
+async def test_retries_count_as_no_progress(serve: Any, inference: FakeInference) -> None:
+    inference.script.extend([refuse(Code.UNAVAILABLE), hang])
+    async with serve("inference_server.timeout_seconds=0.5") as service:
+        refusal = await service.refusal(service.composite())
+    assert refusal.code is Code.DEADLINE_EXCEEDED
+    assert "0.5 s" in refusal.message
+
+
 async def test_retries_stay_within_the_deadline(serve: Any) -> None:
     # Twenty retries would take nine seconds.
     async with serve("inference_server.url=127.0.0.1:1", "inference_server.max_retries=20") as service:

@@ -35,12 +35,6 @@ def test_a_deadline_leaves_time_for_the_answer(remaining_s: float | None, limit_
     assert least_s <= Deadline.of_call(Call(remaining_s), limit_s=limit_s).remaining_s() <= most_s
 
 
-def test_the_sooner_of_two() -> None:
-    deadline = Deadline.after(10)
-    assert deadline.sooner(20) is deadline
-    assert deadline.sooner(1).remaining_s() <= 1
-
-
 async def test_only_the_deadlines_own_end_is_told_as_such() -> None:
     with pytest.raises(DeadlineExceeded):
         async with within_deadline(Call(0), limit_s=60):
