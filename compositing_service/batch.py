@@ -174,15 +174,23 @@ class BatchCompositor:
         """Raw pictures have a known size, so one that no reply can hold is refused before it is made."""
         if order.output_format != compositing_pb2.FORMAT_RAW_BGR:
             return
-        fitting = (self.max_reply_bytes - _REPLY_OVERHEAD_BYTES) // (avatar.width * avatar.height * 3)
+        fitting = self._fitting(avatar.width * avatar.height * 3)
         if order.batch_size > fitting:
             raise ResourceExhausted(
-                f"a reply holds at most {fitting} raw frames of {avatar.width}x{avatar.height}; ask for fewer, or for JPEG"
+                f"a reply holds at most {fitting} raw frames of {avatar.width}x{avatar.height}; ask for fewer, or for JPEG",
+                fitting_batch_size=fitting,
             )
 
     def _check_reply_size(self, pictures: list[bytes]) -> None:
         if sum(map(len, pictures)) + _REPLY_OVERHEAD_BYTES > self.max_reply_bytes:
-            raise ResourceExhausted(f"{len(pictures)} frames are more than a reply holds; ask for fewer, or for a lower quality")
+            raise ResourceExhausted(
+                f"{len(pictures)} frames are more than a reply holds; ask for fewer, or for a lower quality",
+                fitting_batch_size=self._fitting(max(map(len, pictures))),
+            )
+
+    def _fitting(self, frame_bytes: int) -> int:
+        """Frames of that size that a reply holds."""
+        return (self.max_reply_bytes - _REPLY_OVERHEAD_BYTES) // frame_bytes
 
 
 def _positions(order: CompositeOrder, avatar: Avatar) -> tuple[list[int], int]:

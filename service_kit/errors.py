@@ -77,13 +77,17 @@ class Unavailable(ServiceError):
 
 
 class ResourceExhausted(ServiceError):
-    """Queue full, limit reached or message too large. `retry_after_ms` None: do not retry."""
+    """Queue full, limit reached or message too large.
+
+    `retry_after_ms` None: do not retry as it is. `fitting_batch_size`: a `batch_size` that would have been taken.
+    """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    def __init__(self, message: str, *, retry_after_ms: int | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_ms: int | None = None, fitting_batch_size: int | None = None) -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
+        self.fitting_batch_size = fitting_batch_size
 
 
 class DeadlineExceeded(ServiceError):

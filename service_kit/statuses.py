@@ -19,6 +19,7 @@ from service_kit.errors import InvalidRequest, ResourceExhausted, ServiceError, 
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 DO_NOT_RETRY = "-1"
+FITTING_KEY = "x-fitting-batch-size"
 
 MAX_MESSAGE_CHARS = 1000
 MAX_HEADER_BYTES = 2500  # of the message as it travels: what is not printable ASCII takes three bytes for each of UTF-8
@@ -49,6 +50,8 @@ def status_of(error: BaseException) -> Status:
     if isinstance(known, ResourceExhausted):
         pushback = DO_NOT_RETRY if known.retry_after_ms is None else str(known.retry_after_ms)
         metadata = (*metadata, (PUSHBACK_KEY, pushback))
+        if known.fitting_batch_size:
+            metadata = (*metadata, (FITTING_KEY, str(known.fitting_batch_size)))
     if isinstance(known, InvalidRequest):
         metadata = (*metadata, *_bad_request(known, message))
     return Status(known.code, message, metadata)

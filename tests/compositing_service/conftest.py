@@ -191,6 +191,7 @@ class Refusal:
     message: str
     fields: dict[str, str] = field(default_factory=dict)
     pushback: str | None = None
+    fitting: str | None = None
 
     @classmethod
     def of(cls, error: grpc.aio.AioRpcError) -> Refusal:
@@ -201,7 +202,13 @@ class Refusal:
             bad_request = error_details_pb2.BadRequest()
             if detail.Unpack(bad_request):
                 fields |= {violation.field: violation.description for violation in bad_request.field_violations}
-        return cls(error.code(), error.details() or "", fields, trailing.get("grpc-retry-pushback-ms"))
+        return cls(
+            error.code(),
+            error.details() or "",
+            fields,
+            trailing.get("grpc-retry-pushback-ms"),
+            trailing.get("x-fitting-batch-size"),
+        )
 
 
 @dataclass

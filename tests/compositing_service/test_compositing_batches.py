@@ -188,7 +188,7 @@ async def test_raw_frames_that_no_reply_holds_are_refused_before_any_work(serve:
         refusal = await service.refusal(service.composite(batch_size=fitting + 1, **RAW))
         assert refusal.code.name == "RESOURCE_EXHAUSTED"
         assert f"at most {fitting} raw frames" in refusal.message
-        assert refusal.pushback == "-1"
+        assert (refusal.pushback, refusal.fitting) == ("-1", str(fitting))
         assert not inference.calls
         assert len((await service.composite(batch_size=fitting, **RAW)).composited_frames) == fitting
 
@@ -198,3 +198,6 @@ async def test_jpegs_that_no_reply_holds_are_refused(serve: Any) -> None:
         refusal = await service.refusal(service.composite(batch_size=50, jpeg_quality=100))
         assert refusal.code.name == "RESOURCE_EXHAUSTED"
         assert "lower quality" in refusal.message
+        fitting = int(refusal.fitting)
+        assert 1 < fitting < 50
+        assert len((await service.composite(batch_size=fitting, jpeg_quality=100)).composited_frames) == fitting
