@@ -1,15 +1,16 @@
 """Reads the settings of a service once: defaults, YAML file, environment, --set, later ones winning.
 
-Keys are checked here, against the class's schema, values by pydantic. Every problem is reported, not the first alone. Entries of
-a map are addressed by id, which may hold dots and dashes: `--set models.my-avatar.v2.preload=true`,
-`LIPSYNC_MODELS__my-avatar.v2__PRELOAD=true`.
+pydantic checks keys and values. This lays the sources over each other, and turns pydantic's errors into sentences that name key,
+given value, source and what is accepted: all of them, not the first alone.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,18 +19,24 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from service_kit.collected import Collected, shown
-from service_kit.schema import Entries, Group, Leaf, Node, schema_of
+from service_kit.schema import ID, Node, accepted, is_secret, keys, member, members, schema_of, types
 from service_kit.sections import ServiceSettings
-from service_kit.sources import Given, SourceError, from_environment, from_file, from_override
+from service_kit.sources import Given, SourceError, from_environment, from_file, from_override, variable
 
 S = TypeVar("S", bound=ServiceSettings)
+Keys = tuple[str, ...]
 
 REQUIRED = "required"
+MAX_SHOWN_CHARS = 100
+
+# Does not walk through all of what a YAML file can make of aliases.
+_shown = reprlib.Repr()
+_shown.maxlevel = 3
+_shown.maxstring = _shown.maxother = MAX_SHOWN_CHARS
 
 
 class SettingsError(Exception):
-    """The configuration cannot be used. `problems` has one sentence each: key, given value, its source, what is accepted."""
+    """The configuration cannot be used. `problems` has one sentence each: key, given value, its source, accepted values."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -38,7 +45,7 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KeyDescription:
-    """One key for the documentation. Ids of maps stand in `key` as `<id>`; `default` is JSON, or "required"."""
+    """One key for the documentation. Ids of maps are `<id>` in `key`; `default` is JSON, or "required"."""
 
     key: str
     type: str
@@ -51,117 +58,142 @@ def load_settings(
 ) -> S:
     """The settings from `config`, `environ` (None: the process's own) and `overrides` ("section.key=value").
 
-    Raises SettingsError with every problem. Accepted keys without effect are told in `.warnings` of the result.
+    Raises SettingsError with every problem. `.warnings` of the result names accepted keys without effect.
     """
-    schema = schema_of(cls)
-    collected = Collected(schema, cls.meaningless)
-    _collect(collected, schema, config, overrides, os.environ if environ is None else environ)
+    merged = _Merged(cls)
+    if config is not None:
+        merged.add(partial(from_file, config))
+    merged.add(partial(from_environment, os.environ if environ is None else environ, merged.schema))
+    for override in overrides:
+        merged.add(partial(from_override, override, merged.schema))
     try:
-        settings = cls.model_validate(collected.tree())
+        settings = cls.model_validate(merged.tree)
     except ValidationError as error:
-        raise SettingsError([*collected.problems, *_value_problems(error, schema, collected)]) from None
-    if collected.problems:
-        raise SettingsError(collected.problems)
-    settings._warnings = tuple(collected.warnings)
+        raise SettingsError([*merged.problems, *merged.sentences(error)]) from None
+    if merged.problems:
+        raise SettingsError(merged.problems)
+    settings._warnings = tuple(merged.warnings.values())
     return settings
 
 
 def describe(cls: type[ServiceSettings]) -> list[KeyDescription]:
     """Every key of a settings class, in order; entries of maps as `models.<id>.key`. docs/configuration.md is made from it."""
-    schema = schema_of(cls)
-    without_meaning = set(cls.meaningless)
-    rows = _describe(schema, "", _defaults(schema))
-    return [row for row in rows if row.key.replace("<id>", "*") not in without_meaning]
+    return [
+        KeyDescription(
+            ".".join(path),
+            accepted(node),
+            json.dumps(node["default"], ensure_ascii=False) if "default" in node else REQUIRED,
+            " ".join(node.get("description", "").split()),
+        )
+        for path, node in keys(schema_of(cls))
+        if not members(node) and ".".join(path) not in cls.meaningless
+    ]
 
 
 def effective(settings: ServiceSettings) -> dict[str, Any]:
     """All dotted keys with the values in force, as JSON types, secrets masked. Logged when a service starts."""
-    return dict(_flat(schema_of(type(settings)), "", settings.model_dump(mode="json")))
+
+    def flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+        if not isinstance(value, dict) or not value:
+            yield key, value
+            return
+        for name, below in value.items():
+            yield from flat(below, f"{key}.{name}" if key else name)
+
+    return dict(flat(settings.model_dump(mode="json"), ""))
 
 
-def _collect(
-    collected: Collected, schema: Group, config: Path | None, overrides: Sequence[str], environ: Mapping[str, str]
-) -> None:
-    def add(read: Callable[[], Given]) -> None:
+class _Merged:
+    """`add` the sources in order, later ones winning; then `tree` is for pydantic, with `problems` and `warnings` beside it."""
+
+    def __init__(self, cls: type[ServiceSettings]) -> None:
+        self.schema = schema_of(cls)
+        self.tree: dict[str, Any] = {}
+        self.problems: list[str] = []
+        self.warnings: dict[str, str] = {}
+        self._meaningless = cls.meaningless
+        self._given: dict[Keys, tuple[Any, str]] = {}
+
+    def add(self, read: Callable[[], Iterable[Given]]) -> None:
+        """Lays the values of a source over those that are there."""
         try:
-            collected.add(read())
+            for tree, source in read():
+                self._lay(self.tree, self.schema, (), tree, source)
         except SourceError as error:
-            collected.problems.append(str(error))
+            self.problems.append(str(error))
 
-    if config is not None:
-        add(partial(from_file, config))
-    for given in from_environment(environ, schema):
-        collected.add(given)
-    for override in overrides:
-        add(partial(from_override, override, schema))
+    def sentences(self, error: ValidationError) -> list[str]:
+        """One sentence a key, however many alternatives pydantic tried for it."""
+        sentences: dict[Keys, str] = {}
+        for details in error.errors(include_url=False):
+            path, node = self._place(details["loc"])
+            sentences.setdefault(path, self._sentence(path, node, details))
+        return list(sentences.values())
 
+    def _lay(self, target: dict[str, Any], node: Node, path: Keys, given: Any, source: str) -> None:
+        if given is None:  # a section all of whose keys are commented out
+            return
+        if not isinstance(given, Mapping):
+            self.problems.append(_wrong(path, node, given, source))
+            return
+        for key, value in given.items():
+            name = node.get("names", {}).get(key, key)
+            here, below = (*path, name), member(node, name)
+            if name != key and name in given:
+                self.problems.append(f"{_dotted(here)} and {_dotted((*path, key))} are the same key: give one ({source})")
+            elif reason := self._meaningless.get(".".join(here)):
+                self.warnings[_dotted(here)] = f"{_dotted(here)}: no effect here; {reason}"
+            elif below and members(below):
+                self._lay(target.setdefault(name, {}), below, here, value, source)
+            elif below and isinstance(value, bool) and types(below) & {"integer", "number"}:  # Python counts them as 1 and 0
+                self.problems.append(_wrong(here, below, value, source))
+            else:
+                target[name] = value
+                self._given[here] = value, source
 
-def _value_problems(error: ValidationError, schema: Group, collected: Collected) -> list[str]:
-    """One sentence a key, however many alternatives pydantic tried for it."""
-    problems: dict[str, str] = {}
-    for details in error.errors(include_url=False):
-        path, leaf = _place(schema, details["loc"])
-        dotted = ".".join(path)
-        given = collected.value_at(path)
-        what = "nothing" if given is None else shown(given.value, leaf)
-        source = "" if given is None else f" ({given.source})"
-        problems.setdefault(dotted, f"{dotted or 'the configuration'}: {what} given{source}; {_wanted(details, leaf)}")
-    return list(problems.values())
-
-
-def _place(schema: Group, location: tuple[int | str, ...]) -> tuple[tuple[str, ...], Leaf | None]:
-    """The canonical path that pydantic's location lies at or below. Below a leaf are indices and names of alternatives."""
-    path: list[str] = []
-    node: Node = schema
-    for part in location:
-        match node:
-            case Group() if part in node.names:
-                path.append(node.names[str(part)])
-                node = node.fields[path[-1]]
-            case Entries() if str(part) != "[key]":
-                path.append(str(part))
-                node = node.value
-            case _:
+    def _place(self, location: tuple[int | str, ...]) -> tuple[Keys, Node | None]:
+        """The key that pydantic's location is at or below: below values there are indices and names of alternatives."""
+        path: Keys = ()
+        node: Node | None = self.schema
+        for part in map(str, location):
+            if not node or not members(node) or part == "[key]":
                 break
-    return tuple(path), node if isinstance(node, Leaf) else None
+            path += (node.get("names", {}).get(part, part),)
+            node = member(node, part)
+        return path, node
+
+    def _sentence(self, path: Keys, node: Node | None, details: ErrorDetails) -> str:
+        value, source = self._given.get(path, (None, ""))
+        if node is None:
+            return f"{_dotted(path)}: unknown key ({source}){_hint(path, self.schema, source)}"
+        own = details.get("ctx", {}).get("error")
+        return _wrong(path, node, value, source, str(own) if own else details["msg"] if not source else "")
 
 
-def _wanted(details: ErrorDetails, leaf: Leaf | None) -> str:
-    """A validator of ours says itself what it wants; of the rest the schema knows it."""
-    own = details.get("ctx", {}).get("error")
-    if details["type"] in {"value_error", "assertion_error"} and own is not None:
-        return str(own)
-    return f"accepted: {leaf.accepted}" if leaf is not None else details["msg"]
+def _wrong(path: Keys, node: Node, value: object, source: str, wanted: str = "") -> str:
+    """The sentence about a value that is not accepted. Values are shortened, and secrets are not told."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else _shown.repr(value)
+    shown = "a hidden value" if is_secret(node) else text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
+    given = f"{shown} given ({source}); " if source else ""
+    return f"{_dotted(path)}: {given}{wanted or f'accepted: {accepted(node)}'}"
 
 
-def _describe(group: Group, prefix: str, defaults: Mapping[str, Any]) -> Iterator[KeyDescription]:
-    for name, node in group.fields.items():
-        field = group.model.model_fields[name]
-        default = defaults.get(name, REQUIRED)
-        yield from _describe_node(node, f"{prefix}{name}", default, " ".join((field.description or "").split()))
+def _dotted(path: Keys) -> str:
+    """A path for a message. Keys come from files, so they are bounded."""
+    return ".".join(path)[:200] or "the configuration"
 
 
-def _describe_node(node: Node, key: str, default: Any, description: str) -> Iterator[KeyDescription]:
-    match node:
-        case Leaf():
-            text = REQUIRED if default is REQUIRED else json.dumps(default, ensure_ascii=False)
-            yield KeyDescription(key, node.accepted, text, description)
-        case Group():
-            yield from _describe(node, f"{key}.", default if isinstance(default, Mapping) else _defaults(node))
-        case Entries():
-            yield from _describe_node(node.value, f"{key}.<id>", REQUIRED, description)
-
-
-def _defaults(group: Group) -> dict[str, Any]:
-    """What a section holds when nothing is given, as JSON types; required keys are absent."""
-    defaults: dict[str, Any] = group.model.model_construct().model_dump(mode="json")
-    return defaults
-
-
-def _flat(node: Node, key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Leaf) or not value:
-        yield key, value
-        return
-    for name, member in value.items():
-        below = node.fields[name] if isinstance(node, Group) else node.value
-        yield from _flat(below, f"{key}.{name}" if key else name, member)
+def _hint(path: Keys, schema: Node, source: str) -> str:
+    """The known section or key that `path` was probably meant to be, in the spelling of its source."""
+    known: dict[str, Keys] = {}
+    for candidate, _ in keys(schema):
+        if ID not in candidate or len(candidate) == len(path):
+            meant = tuple(path[place] if part == ID else part for place, part in enumerate(candidate))
+            # "server_port" shall find server.port, so separators do not count.
+            known.setdefault("_".join(meant).lower(), meant)
+    close = difflib.get_close_matches("_".join(path).lower()[:200], known, n=1, cutoff=0.7)
+    same_name = [text for text, meant in known.items() if meant[-1] == path[-1].lower()]
+    for nearest in (*close, *same_name):
+        spelled = f" ({variable(known[nearest])})" if source.startswith("environment") else ""
+        return f"; did you mean {_dotted(known[nearest])}{spelled}?"
+    return ""

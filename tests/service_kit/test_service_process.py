@@ -58,7 +58,7 @@ async def open_parts(host):
         print("closed", file=sys.stderr, flush=True)
 
 class OwnSettings(ServiceSettings):
-    meaningless = {"onnx.library_path": "it comes with the package"}
+    meaningless = {"server.old_key": "it comes with the package"}
 
 settings = load_settings(OwnSettings, config=None, overrides=sys.argv[2:], environ={})
 sys.exit(run_service(Service("tester", ("test.Test",), open_parts), settings))
@@ -300,13 +300,13 @@ def test_a_taken_port_is_one_sentence_and_exit_code_1(launch: Launch) -> None:
 
 def test_json_logs_hold_the_settings_and_are_json_to_the_last_line(launch: Launch) -> None:
     process = launch(
-        "plain", "logging.format=json", "logging.auto_flush=false", "logging.flush_interval_ms=60000", "onnx.library_path=x"
+        "plain", "logging.format=json", "logging.auto_flush=false", "logging.flush_interval_ms=60000", "server.old_key=x"
     )
     address = process.ready()
     process.popen.terminate()
     _, _, err = process.end()
     lines = [json.loads(line) for line in err.splitlines() if line not in {"opened", "closed"}]
-    warning = "onnx.library_path: no effect here; it comes with the package"
+    warning = "server.old_key: no effect here; it comes with the package"
     assert [line["message"] for line in lines] == ["starting", warning, "ready", "draining", "stopped"]
     assert lines[0]["settings"]["logging.format"] == "json"
     assert lines[2]["address"] == address
