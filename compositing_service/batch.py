@@ -25,9 +25,11 @@ from compositing_service.upstream.inference_client import InferenceClient
 from compositing_service.upstream.mouths import Mouths
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, ResourceExhausted
-from service_kit.logs import COMPOSITING_TIMES, INFERENCE_TIMES, request_is_sampled
+from service_kit.logs import request_is_sampled, topic
 from shared_proto import compositing_pb2
 
+COMPOSITING_TIMES = topic("compositing_times")
+INFERENCE_TIMES = topic("inference_times")
 # Room in a reply for what is not pictures.
 _REPLY_OVERHEAD_BYTES = 4096
 _MAX_POSITION = 2**31 - 1  # of an int32, as positions are on the wire

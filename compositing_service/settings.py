@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from avatar_kit.ids import AvatarId
 from avatar_kit.model_entry import ModelEntry
 from compositing_service.upstream.endpoints import parse_endpoints
-from service_kit.sections import BindAddress, ClientTlsSection, Section, ServerSection, ServiceSettings
+from service_kit.sections import BindAddress, ClientTlsSection, LoggingSection, Section, ServerSection, ServiceSettings
 
 _BYTES_PER_GB = 1 << 30
 
@@ -108,6 +108,16 @@ class WorkersSection(Section):
         return self.threads or _usable_cores()
 
 
+class CompositingLoggingSection(LoggingSection):
+    """The choice of log lines, and how they are written."""
+
+    log_inference_times: bool = False
+    """An info line for each sampled request with the times of inference."""
+
+    log_compositing_times: bool = False
+    """An info line for each sampled request with the times of compositing."""
+
+
 class CompositingSettings(ServiceSettings):
     """Everything that the compositing service can be told."""
 
@@ -116,6 +126,7 @@ class CompositingSettings(ServiceSettings):
     }
 
     server: CompositingServerSection = CompositingServerSection()
+    logging: CompositingLoggingSection = CompositingLoggingSection()
     inference_server: InferenceServerSection = InferenceServerSection()
     capacity: CapacitySection = CapacitySection()
     output: OutputSection = OutputSection()

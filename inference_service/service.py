@@ -20,11 +20,12 @@ from inference_service.scheduling.dispatcher import Dispatcher
 from inference_service.servicer import InferenceServicer
 from inference_service.settings import InferenceSettings
 from service_kit.errors import ServiceError
-from service_kit.logs import CACHE_STATS, GPU_UTILIZATION
+from service_kit.logs import CACHE_STATS, topic
 from service_kit.server import Host, Service, StartError, WarmUp, run_service
 from shared_proto.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 log = logging.getLogger(__name__)
+GPU_UTILIZATION = topic("gpu_utilization")
 
 NAME = "inference"
 IDLE_CHECK_S = 5.0

@@ -27,12 +27,13 @@ from inference_service.settings import LimitsSection
 from service_kit import request_context
 from service_kit.deadline import within_deadline
 from service_kit.errors import InvalidRequest, NotFound, Violation
-from service_kit.logs import INFERENCE_TIMES, request_is_sampled
+from service_kit.logs import request_is_sampled, topic
 from service_kit.readiness import Readiness
 from service_kit.version import product_version
 from shared_proto import inference_pb2 as pb
 from shared_proto.inference_pb2_grpc import InferenceServiceServicer
 
+INFERENCE_TIMES = topic("inference_times")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 

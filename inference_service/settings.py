@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from avatar_kit.model_entry import ModelEntry
-from service_kit.sections import BindAddress, Section, ServerSection, ServiceSettings
+from service_kit.sections import BindAddress, LoggingSection, Section, ServerSection, ServiceSettings
 
 
 class InferenceServerSection(ServerSection):
@@ -105,6 +105,16 @@ class LimitsSection(Section):
     """Longest life of a request, also of one that came without a deadline."""
 
 
+class InferenceLoggingSection(LoggingSection):
+    """The choice of log lines, and how they are written."""
+
+    log_inference_times: bool = False
+    """An info line for each sampled request with the times of inference."""
+
+    log_gpu_utilization: bool = False
+    """An info line with load and memory of each GPU whenever the metrics are told them: every report_interval_seconds."""
+
+
 class InferenceSettings(ServiceSettings):
     """Everything that the inference service can be told."""
 
@@ -114,6 +124,7 @@ class InferenceSettings(ServiceSettings):
     }
 
     server: InferenceServerSection = InferenceServerSection()
+    logging: InferenceLoggingSection = InferenceLoggingSection()
     gpus: GpuSection = GpuSection()
     capacity: CapacitySection = CapacitySection()
     onnx: OnnxSection = OnnxSection()

@@ -1,4 +1,4 @@
-"""The two looks of a log line: JSON for machines, aligned text for people."""
+"""The two forms of a log line: JSON for machines, aligned text for people."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ _REQUEST_FIELDS = {"request_id": "request_id", "session_id": "session_id", "avat
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, service, logger, message, the line's own fields, then who was served."""
-
+class _Lines(logging.Formatter):
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
+
+    def _trace(self, record: logging.LogRecord) -> str:
+        trace = self.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
+        stack = self.formatStack(record.stack_info) if record.stack_info else ""
+        return "\n".join(filter(None, (trace, stack)))
+
+
+class JsonLines(_Lines):
+    """One JSON object a line: time, level, service, logger, message, the line's own fields, then who was served."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line without its end."""
@@ -34,23 +41,19 @@ class JsonLines(logging.Formatter):
         }
         for name, value in _fields(record).items():
             line.setdefault(name, _json_value(value))
-        if trace := _trace(self, record):
+        if trace := self._trace(record):
             line["exception"] = trace
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-class TextLines(logging.Formatter):
+class TextLines(_Lines):
     """Time, level, service and message, then the fields as key=value; a traceback follows on lines of its own."""
-
-    def __init__(self, service: str) -> None:
-        super().__init__()
-        self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
         """The line without its end."""
         fields = "".join(f" {name}={_text_value(value)}" for name, value in _fields(record).items())
         line = f"{_time(record)} {record.levelname:<7} {self._service} {_plain(record.getMessage())}{fields}"
-        trace = _trace(self, record)
+        trace = self._trace(record)
         return f"{line}\n{trace}" if trace else line
 
 
@@ -64,12 +67,6 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields = {name: value for name, value in given.items() if name not in _OWN_ATTRIBUTES and name not in _REQUEST_FIELDS}
     fields.update({field: given[name] for name, field in _REQUEST_FIELDS.items() if given.get(name)})
     return fields
-
-
-def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    trace = formatter.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
-    stack = formatter.formatStack(record.stack_info) if record.stack_info else ""
-    return "\n".join(filter(None, (trace, stack)))
 
 
 def _json_value(value: Any) -> Any:

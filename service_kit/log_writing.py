@@ -1,23 +1,21 @@
-"""How log lines get from the code that logs to the stream: a bounded queue, and one thread that formats and writes."""
+"""The way of log lines from the code that logs to the stream: a bounded queue, and one thread that formats and writes."""
 
 from __future__ import annotations
 
 import logging
 import queue
-import threading
-from logging.handlers import QueueHandler
+from contextlib import suppress
+from logging.handlers import MemoryHandler, QueueHandler, QueueListener
 from time import monotonic
-from typing import Final, TextIO
+from typing import Any, TextIO
 
 from service_kit import request_context
 
 MAX_WAITING_LINES = 10_000
-# Written in one go under load; bounds how long a line waits when more and more come.
+# Without auto_flush: written together, however long they may wait.
 MAX_BLOCK_LINES = 500
 # At the end: longer than a healthy stderr needs, shorter than a supervisor waits.
 LAST_WRITE_S = 2.0
-
-_END: Final = None
 
 
 def note_request(record: logging.LogRecord) -> bool:
@@ -28,50 +26,22 @@ def note_request(record: logging.LogRecord) -> bool:
     return True
 
 
-class LineWriter(logging.Handler):
-    """Formats lines and writes them to a stream. A stream that cannot be written to is no reason to fail.
+class StreamWriter(logging.StreamHandler[TextIO]):
+    """Writes each line at once. A stream that cannot be written to is no reason to fail."""
 
-    `wait_s`: how long a line may wait for others to be written with it, warnings excepted; None: every line is written at once.
-    """
-
-    def __init__(self, stream: TextIO, formatter: logging.Formatter, *, wait_s: float | None) -> None:
-        super().__init__()
-        self.setFormatter(formatter)
-        self._stream = stream
-        self._wait_s = wait_s
-        self._block: list[str] = []
-        self._due_s: float | None = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Takes one line."""
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or the reason why there is none: an argument's own code may raise anything."""
         try:
-            line = self.format(record)
-        except Exception as error:  # whatever an argument's own code raises
-            line = f"a line of {record.name} could not be formatted: {type(error).__name__}"
-        self._block.append(f"{line}\n")
-        if self._wait_s is None or len(self._block) >= MAX_BLOCK_LINES:
-            self.flush()
-            return
-        wait_s = 0.0 if record.levelno >= logging.WARNING else self._wait_s
-        self._due_s = min(monotonic() + wait_s, self._due_s if self._due_s is not None else float("inf"))
+            return super().format(record)
+        except Exception as error:
+            return f"a line of {record.name} could not be formatted: {type(error).__name__}"
 
-    def seconds_left(self) -> float | None:
-        """How long the waiting lines may wait for more; None when none waits."""
-        return None if self._due_s is None else max(0.0, self._due_s - monotonic())
-
-    def flush(self) -> None:
-        """Writes what waits."""
-        text, self._block, self._due_s = "".join(self._block), [], None
-        if text:
-            try:
-                self._stream.write(text)
-                self._stream.flush()
-            except (OSError, ValueError):
-                pass
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Lets the line go."""
 
 
 class Entrance(QueueHandler):
-    """What log calls run into. Never blocks: what does not fit into the queue is counted."""
+    """The handler that log calls run into. Never blocks: lines that do not fit into the queue are counted."""
 
     queue: queue.Queue[logging.LogRecord | None]
 
@@ -81,7 +51,6 @@ class Entrance(QueueHandler):
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Puts the arguments into the message, as they may change; all other formatting waits for the thread."""
-        note_request(record)
         if record.args:
             record.msg, record.args = record.getMessage(), None
         return record
@@ -98,43 +67,41 @@ class Entrance(QueueHandler):
         self.dropped += 1
 
 
-class WritingThread(threading.Thread):
-    """Takes lines from its `entrance` to a writer until `finish`."""
+class WritingThread(QueueListener):
+    """Takes lines from its `entrance` to a writer: at once, or, without `auto_flush`, each `interval_s` and with each warning."""
 
-    def __init__(self, writer: LineWriter) -> None:
-        super().__init__(name="log-writer", daemon=True)
+    def __init__(self, writer: logging.Handler, *, auto_flush: bool, interval_s: float) -> None:
         self.entrance = Entrance()
-        self._writer = writer
+        self._block = MemoryHandler(1 if auto_flush else MAX_BLOCK_LINES, logging.WARNING, writer)
+        super().__init__(self.entrance.queue, self._block)
+        self._interval_s = interval_s
+        self._due_s = monotonic() + interval_s
         self._told_dropped = 0
 
-    def run(self) -> None:
-        """The thread's work."""
-        while (record := self._next()) is not _END:
-            self._writer.handle(record)
-        self._tell_dropped()
-        self._writer.flush()
+    def dequeue(self, block: bool) -> Any:
+        """The next line, None after the last one; writes the lines that are due while none comes."""
+        while True:
+            try:
+                record = self.entrance.queue.get(timeout=max(0.0, self._due_s - monotonic()))
+            except queue.Empty:
+                self._write_all()
+                self._due_s = monotonic() + self._interval_s
+            else:
+                if record is None:
+                    self._write_all()
+                return record
 
-    def finish(self) -> None:
-        """Writes everything that waits and ends the thread; a stuck stderr holds up the process for seconds only."""
-        try:
-            self.entrance.queue.put(_END, timeout=LAST_WRITE_S)
-        except queue.Full:
-            return
-        self.join(LAST_WRITE_S)
+    def stop(self) -> None:
+        """Writes everything that waits and ends the thread; a stuck stream holds up the process for seconds only."""
+        with suppress(queue.Full):
+            self.entrance.queue.put(None, timeout=LAST_WRITE_S)
+            if self._thread:
+                self._thread.join(LAST_WRITE_S)
 
-    def _next(self) -> logging.LogRecord | None:
-        try:
-            return self.entrance.queue.get(timeout=self._writer.seconds_left())
-        except queue.Empty:
-            self._tell_dropped()
-            self._writer.flush()
-            return self.entrance.queue.get()
-
-    def _tell_dropped(self) -> None:
-        """Lines are dropped when there are too many; that they were is told once there are fewer."""
-        dropped = self.entrance.dropped
-        if dropped > self._told_dropped:
-            line = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
-            line["msg"] = f"{dropped - self._told_dropped} log lines were dropped"
-            self._told_dropped = dropped
-            self._writer.handle(logging.makeLogRecord(line))
+    def _write_all(self) -> None:
+        """Writes what waits, and how many lines were dropped: once there are fewer again."""
+        if dropped := self.entrance.dropped - self._told_dropped:
+            self._told_dropped += dropped
+            fields = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
+            self._block.handle(logging.makeLogRecord({**fields, "msg": f"{dropped} log lines were dropped"}))
+        self._block.flush()

@@ -133,7 +133,10 @@ def _level_name(given: object) -> object:
 
 
 class LoggingSection(Section):
-    """What is logged, and how it is written. All lines go to stderr."""
+    """The choice of log lines, and how they are written. All go to stderr.
+
+    Services add switches named `log_*`; each stands for the info lines of `service_kit.logs.topic`.
+    """
 
     level: Annotated[LogLevel, BeforeValidator(_level_name)] = Field(
         default="info", validation_alias=AliasChoices("level", "log_level")
@@ -143,20 +146,11 @@ class LoggingSection(Section):
     format: Literal["text", "json"] = "text"
     """Aligned text for people, or one JSON object a line for machines."""
 
-    log_inference_times: bool = False
-    """An info line for each sampled request with the times of inference."""
-
-    log_compositing_times: bool = False
-    """An info line for each sampled request with the times of compositing."""
-
-    log_gpu_utilization: bool = False
-    """An info line with load and memory of each GPU, every report_interval_seconds."""
-
     log_cache_stats: bool = False
     """An info line with what is loaded, its bytes, hits and evictions, every report_interval_seconds."""
 
     report_interval_seconds: float = Field(default=60.0, ge=0.1, le=86400)
-    """How often the repeating lines (GPUs, cache) are written."""
+    """How often the repeating lines are written."""
 
     sample_rate: int = Field(default=1, ge=1, le=1_000_000)
     """Info lines about single requests are written for one request of so many, chosen by request id, so by all services alike."""
@@ -165,7 +159,7 @@ class LoggingSection(Section):
     """Lines are formatted and written by a thread of their own; false: by the caller, at once, so that a crash loses none."""
 
     auto_flush: bool = True
-    """Buffered lines are written as soon as nothing else waits; false: every flush_interval_ms. Warnings never wait."""
+    """Buffered lines are written as they come; false: every flush_interval_ms. Warnings never wait."""
 
     flush_interval_ms: int = Field(default=1000, ge=10, le=60_000)
     """How long a buffered line may wait when auto_flush is false."""

@@ -18,11 +18,16 @@ from hypothesis import strategies as st
 from service_kit import request_context
 from service_kit.log_formats import JsonLines, TextLines
 from service_kit.log_writing import MAX_WAITING_LINES
-from service_kit.logs import CACHE_STATS, COMPOSITING_TIMES, GPU_UTILIZATION, INFERENCE_TIMES, configure_logging
+from service_kit.logs import CACHE_STATS, configure_logging, topic
 from service_kit.sections import LoggingSection
 
 log = logging.getLogger("test.lines")
+WORK = topic("work_times")
 ALL_WAYS = [{}, {"auto_flush": False}, {"buffered_logging": False}]
+
+
+class OwnLogging(LoggingSection):
+    log_work_times: bool = False
 
 
 class Stream(io.StringIO):
@@ -79,10 +84,10 @@ def test_nothing_that_waits_is_lost_at_the_end_and_the_order_is_kept(stream: Str
 
 def test_what_was_configured_before_is_in_force_again(stream: Stream) -> None:
     root = logging.getLogger()
-    before = root.handlers[:], root.level, INFERENCE_TIMES.level
+    before = root.handlers[:], root.level, CACHE_STATS.level
     with configure_logging(LoggingSection(level="error"), "s", stream=stream):
         log.warning("not severe enough")
-    assert (root.handlers[:], root.level, INFERENCE_TIMES.level) == before
+    assert (root.handlers[:], root.level, CACHE_STATS.level) == before
     assert stream.getvalue() == ""
 
 
@@ -162,16 +167,11 @@ def test_a_line_that_cannot_be_made_costs_only_itself(stream: Stream, way: dict[
 
 
 def test_switches_and_levels(stream: Stream) -> None:
-    topics = {
-        "log_inference_times": INFERENCE_TIMES,
-        "log_compositing_times": COMPOSITING_TIMES,
-        "log_gpu_utilization": GPU_UTILIZATION,
-        "log_cache_stats": CACHE_STATS,
-    }
-    for switch, topic in topics.items():
-        with configure_logging(LoggingSection.model_validate({switch: True}), "s", stream=stream):
+    topics = {"log_work_times": WORK, "log_cache_stats": CACHE_STATS}
+    for switch, each_topic in topics.items():
+        with configure_logging(OwnLogging.model_validate({switch: True}), "s", stream=stream):
             assert {name for name, each in topics.items() if each.isEnabledFor(logging.INFO)} == {switch}
-            topic.info("from %s", switch)
+            each_topic.info("from %s", switch)
         assert f"from {switch}" in stream.getvalue()
     with configure_logging(LoggingSection(level="debug"), "s", stream=stream):
         log.debug("in detail")
