@@ -1,5 +1,22 @@
-"""`python -m lipsync_cli` is the `lipsync` command."""
+"""The `lipsync` command, also as `python -m lipsync_cli`."""
 
-from lipsync_cli.main import main
+from __future__ import annotations
 
-main()
+import sys
+
+from lipsync_cli.extras import advice
+
+
+def main() -> None:
+    """Runs the command. Says which extra to install where only the client is installed."""
+    try:
+        from lipsync_cli.main import main as run
+    except ModuleNotFoundError as error:
+        if (text := advice(error)) is None:
+            raise
+        sys.exit(f"error: {text}")  # code 1
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from lipsync_cli.extras import advice
+
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
@@ -51,20 +53,31 @@ def complain(text: str) -> None:
 
 
 def sentence(error: Exception) -> str:
-    """What went wrong, for people. Errors that nobody foresaw say so."""
-    from avatar_kit.errors import AvatarError, one_line
+    """Says what went wrong, for people. Errors that nobody foresaw say so."""
     from lipsync_client import LipsyncError
-    from service_kit.errors import ServiceError
-    from service_kit.server import StartError
-    from service_kit.settings import SettingsError
 
+    if isinstance(error, ModuleNotFoundError) and (text := advice(error)):
+        return text
     if isinstance(error, LipsyncError):
         return f"the server answered {error}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = str(error)
-    if isinstance(error, AvatarError) and text:
-        return one_line(text)
-    if isinstance(error, CliError | SettingsError | ServiceError | StartError | OSError) and text:
+    if text and isinstance(error, CliError | OSError):
         return text
+    if text and (told := _told_by_services(error)):
+        return told
     return f"unexpected {type(error).__name__}{': ' if text else ''}{text} (--debug shows where)"
+
+
+def _told_by_services(error: Exception) -> str | None:
+    try:
+        from avatar_kit.errors import AvatarError, one_line
+        from service_kit.errors import ServiceError
+        from service_kit.server import StartError
+        from service_kit.settings import SettingsError
+    except ModuleNotFoundError:  # the extra `services` is not installed
+        return None
+    if isinstance(error, AvatarError):
+        return one_line(str(error))
+    return str(error) if isinstance(error, SettingsError | ServiceError | StartError) else None

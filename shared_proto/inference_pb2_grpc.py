@@ -5,7 +5,7 @@ import warnings
 
 from shared_proto import inference_pb2 as shared__proto_dot_inference__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.81.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,7 @@ SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("generated")
-    plugins = Path(sys.executable).parent
-    command = [
-        sys.executable, "-m", "grpc_tools.protoc", f"-I{TREE}", f"--python_out={out}", f"--grpc_python_out={out}",
-        f"--plugin=protoc-gen-mypy={plugins / 'protoc-gen-mypy'}",
-        f"--plugin=protoc-gen-mypy_grpc={plugins / 'protoc-gen-mypy_grpc'}",
-        f"--mypy_out=quiet:{out}", f"--mypy_grpc_out=quiet:{out}", *map(str, PROTOS),
-    ]  # fmt: skip
-    subprocess.run(command, cwd=TREE, check=True, capture_output=True)
+    subprocess.run(["make", "--silent", "proto", f"OUT={out}"], cwd=TREE, check=True)
     return out
 
 

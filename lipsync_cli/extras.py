@@ -1,0 +1,20 @@
+"""Names the extra of this package that brings what is not installed."""
+
+from __future__ import annotations
+
+# Modules that an installation for the client alone lacks.
+EXTRAS = {
+    "cli": ("annotated_types", "av", "cv2", "psutil", "pydantic", "pydantic_core", "rich", "soxr", "typer"),
+    "services": ("grpc_health", "grpc_reflection", "grpc_status", "onnx", "prometheus_client", "pynvml", "yaml"),
+    "cpu": ("onnxruntime",),
+}
+
+
+def advice(error: ImportError) -> str | None:
+    """Says which extra to install; None when no extra brings the module that is missing."""
+    missing = (error.name or "").partition(".")[0]
+    for extra, modules in EXTRAS.items():
+        if missing in modules:
+            others = ", on a machine with a GPU [gpu]" if extra == "cpu" else ""
+            return f"this needs {missing}, which is not installed: pip install 'lipsync-serving[{extra}]'{others}"
+    return None
