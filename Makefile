@@ -7,7 +7,7 @@ DEV := .venv/.dev
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto
 PACKAGES := avatar_kit avatar_tools benchmarks compositing_service inference_service lipsync_cli lipsync_client service_kit shared_proto tools
 
-.PHONY: setup demo run test test-slow test-torch test-docker up down bench lint proto docs clean
+.PHONY: setup demo run test test-slow test-torch test-docker up down bench lint proto client docs clean
 
 setup: $(RUNTIME)
 
@@ -81,6 +81,10 @@ proto: $(PROTO_BIN)/.ready
 	$(PROTO_BIN)/python -m grpc_tools.protoc -I. --python_out=$(OUT) --grpc_python_out=$(OUT) \
 	  --plugin=protoc-gen-mypy=$(PROTO_BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(PROTO_BIN)/protoc-gen-mypy_grpc \
 	  --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTOS)
+
+# The client's blocking face, made from its asyncio one. A test fails when it is out of date.
+client: $(DEV)
+	$(BIN)/python -m tools.blocking_client lipsync_client/blocking.py
 
 # The page of all configuration keys, made from the code. A test fails when it is out of date.
 docs: $(DEV)

@@ -11,7 +11,7 @@ from lipsync_client.aio import AsyncClient
 from lipsync_client.blocking import Client
 from lipsync_client.cutting import Cut, cut, frame_count
 from lipsync_client.errors import LipsyncError, Violation
-from lipsync_client.requests import BatchOptions, ClipOptions, IdleOptions, Output, Quality, StoredOptions
+from lipsync_client.requests import BatchOptions, FrameOptions, IdleOptions, Output, Quality
 from lipsync_client.results import AvatarInfo, AvatarStats, Batch, Health, Loaded, ServerStats, Timings
 from lipsync_client.sound import FRAME_RATE, Sound
 from lipsync_client.tls import TlsOptions
@@ -24,8 +24,8 @@ __all__ = [
     "Batch",
     "BatchOptions",
     "Client",
-    "ClipOptions",
     "Cut",
+    "FrameOptions",
     "Health",
     "IdleOptions",
     "LipsyncError",
@@ -34,7 +34,6 @@ __all__ = [
     "Quality",
     "ServerStats",
     "Sound",
-    "StoredOptions",
     "Timings",
     "TlsOptions",
     "Violation",

@@ -1,43 +1,47 @@
-"""The blocking face of the client."""
+"""The blocking face of the client. Generated from `aio`, which is the one to change; then `make client`."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from copy import copy
+from dataclasses import replace
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Self, Unpack
 
-import grpc
-
-from lipsync_client.calls import BatchCall, Call, Calls
-from lipsync_client.channel import channel_options, check_in_flight
-from lipsync_client.requests import BatchOptions, ClipOptions, IdleOptions, StoredOptions
+from lipsync_client.blocking_calls import Method, Sent, close_channel, open_channel, sleep
+from lipsync_client.calls import Call, Calls, Request, Response, Result
+from lipsync_client.clips import Clip, FrameSource, Piece
+from lipsync_client.errors import LipsyncError
+from lipsync_client.headers import Headers, Metadata
+from lipsync_client.pacing import Pace
+from lipsync_client.requests import BatchOptions, FrameOptions, IdleOptions, SpokenFrames, StoredFrames
 from lipsync_client.results import AvatarInfo, Batch, Health, Loaded, ServerStats
 from lipsync_client.sound import Sound
 from lipsync_client.tls import TlsOptions
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
-Result = TypeVar("Result")
-
-Pending = tuple[BatchCall, "grpc.CallFuture[pb.CompositeBatchResponse]"]
+SentBatch = Sent[pb.CompositeBatchRequest, pb.CompositeBatchResponse, Batch]
 
 
 class Client:
-    """Blocking client of `compositing.CompositingService`. Thread-safe; it holds one connection and is meant to live long.
+    """Client of `compositing.CompositingService`. It holds one connection and is meant to live long.
+
+    `Client` is for any number of threads; `AsyncClient` has the same methods for asyncio, and is made and used inside one running
+    event loop.
 
     `target` is host:port, or a gRPC target such as dns:///compositors:50052. Without `tls` the connection is plaintext.
 
-    What the client does by itself:
+    The client does by itself:
 
     - **Deadlines.** Every call has one, in seconds: `timeout`, `load_timeout` for loading an avatar, or the call's own.
     - **Retries.** A call that ends UNAVAILABLE (the server is starting, draining or gone), or CANCELLED though nobody here did
       (a load balancer lost the server), is sent again: up to 4 attempts, 50 to 500 ms between them, never past the deadline,
-      whatever the size of the call. Nothing else is repeated; RESOURCE_EXHAUSTED is the server asking for less. When most calls
-      fail, retries stop until calls succeed again.
+      whatever the size of the call. When most calls fail, retries stop until calls succeed again. Nothing else is repeated for
+      single calls.
+    - **Pace.** The clips of `batches`, `frames` and `stored_batches` ask for as much at a time as the server makes promptly, and
+      for less where it is slow, refuses, lets a deadline pass, or where a reply would be too large: see `batches`.
     - **Connection.** Lost servers are noticed by keepalive pings (after 15 s without traffic while calls are under way, 5 s to
       answer) and connected to again within 0.1 to 2 s.
     - **Balancing.** Targets that begin with dns:, ipv4: or ipv6: spread calls over every healthy server behind them.
@@ -54,14 +58,10 @@ class Client:
         load_timeout: float = 120.0,
         max_message_mb: int = 100,
     ) -> None:
-        options = channel_options(target, max_message_mb=max_message_mb)
-        if tls is None:
-            self._channel = grpc.insecure_channel(target, options=options)
-        else:
-            options += tls.channel_options()
-            self._channel = grpc.secure_channel(target, tls.credentials(), options=options)
+        self._channel = open_channel(target, tls, max_message_mb=max_message_mb)
         self._stub = CompositingServiceStub(self._channel)
         self._calls = Calls(timeout=timeout, load_timeout=load_timeout)
+        self._max_message_bytes = max_message_mb << 20
 
     def __enter__(self) -> Self:
         return self
@@ -71,13 +71,23 @@ class Client:
 
     def close(self) -> None:
         """Ends the connection; calls under way are cancelled."""
-        self._channel.close()
+        close_channel(self._channel)
+
+    def with_metadata(self, *, request_id: str = "", session_id: str = "", more: Metadata = ()) -> Self:
+        """The same client, on the same connection, whose calls carry these ids and further metadata.
+
+        Ids that are left out are made up, one for each call and each clip. The batches of a clip append "/" and their first frame
+        to a given request id. Close the client that this was called on, not this one.
+        """
+        same = copy(self)
+        same._calls = replace(self._calls, headers=Headers(request_id, session_id, more))
+        return same
 
     def composite(
         self, avatar: str, audio: Sound, *, batch_size: int, timeout: float | None = None, **options: Unpack[BatchOptions]
     ) -> Batch:
         """One request: `batch_size` frames. Sound beyond the last frame serves as look-ahead; `options`: see BatchOptions."""
-        return _finish(self._start(self._calls.composite(avatar, audio, batch_size, timeout, options)))
+        return self._run(self._stub.InferBatchComposite, self._calls.composite(avatar, audio, batch_size, timeout, options))
 
     def idle(self, avatar: str, frames: int, *, timeout: float | None = None, **options: Unpack[IdleOptions]) -> Batch:
         """So many frames while nobody speaks, kept to the avatar's idle range; `options`: see IdleOptions.
@@ -86,39 +96,67 @@ class Client:
         `start_frame`, from idle frames to idle frames, to speech and back, and the picture goes on without a jump (an
         avatar that loops forward jumps from the end of its idle range to its beginning).
         """
-        return _finish(self._start(self._calls.idle(avatar, frames, timeout, options)))
+        return self._run(self._stub.InferBatchComposite, self._calls.idle(avatar, frames, timeout, options))
 
     def stored(self, avatar: str, frames: int, *, timeout: float | None = None, **options: Unpack[IdleOptions]) -> Batch:
         """One request without sound: so many frames, each heard as in the avatar's own clip; `options`: see IdleOptions.
 
         The avatar must have stored features (`aud_ave.npy` or `.bin`); LipsyncError FAILED_PRECONDITION says when it has none.
         """
-        return _finish(self._start(self._calls.stored(avatar, frames, timeout, options)))
+        return self._run(self._stub.InferBatchComposite, self._calls.stored(avatar, frames, timeout, options))
 
     def stored_batches(
-        self, avatar: str, frames: int, *, in_flight: int = 4, timeout: float | None = None, **options: Unpack[StoredOptions]
+        self,
+        avatar: str,
+        frames: int,
+        *,
+        batch_size: int = 24,
+        in_flight: int = 4,
+        timeout: float | None = None,
+        **options: Unpack[IdleOptions],
     ) -> Generator[Batch, None, None]:
-        """Any number of the frames of `stored`, in batches, in order, up to `in_flight` requests at once; see StoredOptions."""
-        check_in_flight(in_flight)
-        return self._in_order(self._calls.stored_clip(avatar, frames, timeout, options), in_flight)
+        """Any number of the frames of `stored`, in order, at the pace of `batches`."""
+        pace = self._pace(batch_size, in_flight, timeout)
+        return self._in_order(StoredFrames(avatar, frames, options), pace, timeout)
 
     def batches(
-        self, avatar: str, sound: Sound, *, in_flight: int = 4, timeout: float | None = None, **options: Unpack[ClipOptions]
+        self,
+        avatar: str,
+        sound: Sound | Iterator[Sound],
+        *,
+        batch_size: int = 24,
+        in_flight: int = 4,
+        timeout: float | None = None,
+        **options: Unpack[FrameOptions],
     ) -> Generator[Batch, None, None]:
-        """A whole sound in batches, in order: ceil(duration x 25) frames; `options`: see ClipOptions.
+        """A sound in batches, in order: ceil(duration x 25) frames; `options`: see FrameOptions.
 
-        Up to `in_flight` requests are under way at once. Each carries the sound around it that its frames depend on, so at 16 kHz
-        any `batch_size` gives the same bytes; at other rates the server resamples batch by batch, which is the same to the ear.
-        Closing the iterator cancels what is under way. `timeout` is each request's.
+        The sound may come in pieces, from an iterator: it is read as frames are asked for, and only the part in use is held.
+        Each request carries the sound around it that its frames depend on, so at 16 kHz any way to cut it gives the same bytes;
+        at other rates the server resamples batch by batch, which is the same to the ear.
+
+        A clip begins with one request of 4 frames. A prompt reply doubles the frames, up to `batch_size`, and allows one more
+        request under way, up to `in_flight`; a late one halves both. A request whose deadline (`timeout`) passes is asked for
+        again frame by frame, one whose reply would be too large in smaller parts; a refusal that says when to come back is
+        obeyed, for up to ten times `timeout` without any reply. What fails even so ends the clip.
+
+        Closing the generator cancels what is under way; leaving a loop early, close it with `contextlib.closing`.
         """
-        check_in_flight(in_flight)
-        return self._in_order(self._calls.clip(avatar, sound, timeout, options), in_flight)
+        pace = self._pace(batch_size, in_flight, timeout)
+        return self._in_order(SpokenFrames(avatar, sound, options), pace, timeout)
 
     def frames(
-        self, avatar: str, sound: Sound, *, in_flight: int = 4, timeout: float | None = None, **options: Unpack[ClipOptions]
+        self,
+        avatar: str,
+        sound: Sound | Iterator[Sound],
+        *,
+        batch_size: int = 24,
+        in_flight: int = 4,
+        timeout: float | None = None,
+        **options: Unpack[FrameOptions],
     ) -> Generator[bytes, None, None]:
         """The pictures of `batches` one by one, one for every 40 ms of the sound."""
-        return _pictures(self.batches(avatar, sound, in_flight=in_flight, timeout=timeout, **options))
+        return _pictures(self.batches(avatar, sound, batch_size=batch_size, in_flight=in_flight, timeout=timeout, **options))
 
     def list_avatars(self, *, timeout: float | None = None) -> list[AvatarInfo]:
         """Every avatar of the server; those that cannot be served come with the reason."""
@@ -140,44 +178,45 @@ class Client:
         """State of the compositing service and of the inference service behind it."""
         return self._run(self._stub.Health, self._calls.health(timeout))
 
-    def _run(self, method: grpc.UnaryUnaryMultiCallable[Request, Response], call: Call[Request, Response, Result]) -> Result:
-        try:
-            return call.parse(method(call.request, timeout=call.timeout, metadata=call.headers.metadata()))
-        except grpc.RpcError as error:
-            raise call.error(error) from error
+    def _run(self, method: Method[Request, Response], call: Call[Request, Response, Result]) -> Result:
+        return Sent(method, call).result()
 
-    def _start(self, call: BatchCall) -> Pending:
-        return call, self._stub.InferBatchComposite.future(call.request, timeout=call.timeout, metadata=call.headers.metadata())
+    def _pace(self, batch_size: int, in_flight: int, timeout: float | None) -> Pace:
+        return Pace(
+            batch_size=batch_size,
+            in_flight=in_flight,
+            timeout_s=self._calls.limit(timeout),
+            max_reply_bytes=self._max_message_bytes,
+        )
 
-    def _in_order(self, calls: Iterator[BatchCall], in_flight: int) -> Generator[Batch, None, None]:
-        pending: deque[Pending] = deque()
+    def _in_order(self, source: FrameSource, pace: Pace, timeout: float | None) -> Generator[Batch, None, None]:
+        clip = Clip(source, self._calls.of_clip(timeout), pace, timeout_s=self._calls.limit(timeout))
+        under_way: dict[Piece, SentBatch] = {}
         try:
-            for call in calls:
-                pending.append(self._start(call))
-                if len(pending) == in_flight:
-                    yield _finish(pending.popleft())
-            while pending:
-                yield _finish(pending.popleft())
+            self._send_due(clip, under_way)
+            while (head := clip.head) is not None:
+                sent = under_way.pop(head)
+                try:
+                    batch = sent.result()
+                except LipsyncError as error:
+                    sleep(clip.failed(error))
+                    self._send_due(clip, under_way)
+                else:
+                    clip.arrived(batch, seconds=sent.seconds)
+                    self._send_due(clip, under_way)
+                    yield batch
         finally:
-            for _, future in pending:
-                _cancel(future)
+            for sent in under_way.values():
+                sent.cancel()
+
+    def _send_due(self, clip: Clip, under_way: dict[Piece, SentBatch]) -> None:
+        while (due := clip.due()) is not None:
+            piece, call = due
+            under_way[piece] = Sent(self._stub.InferBatchComposite, call)
 
 
 def _pictures(batches: Generator[Batch, None, None]) -> Generator[bytes, None, None]:
     with closing(batches):
         for batch in batches:
-            yield from batch.frames
-
-
-def _finish(pending: Pending) -> Batch:
-    call, future = pending
-    try:
-        return call.parse(future.result())
-    except grpc.RpcError as error:
-        raise call.error(error) from error
-    finally:
-        _cancel(future)  # nothing to a call that has ended; else the caller was interrupted while it waited
-
-
-def _cancel(future: grpc.CallFuture[pb.CompositeBatchResponse]) -> None:
-    future.cancel()  # type: ignore[no-untyped-call]
+            for frame in batch.frames:
+                yield frame

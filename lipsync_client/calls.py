@@ -5,17 +5,17 @@ The two faces differ only in how they send one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
 import grpc
 
 from lipsync_client import requests, results
-from lipsync_client.channel import Headers, new_id
 from lipsync_client.errors import LipsyncError, from_rpc_error
-from lipsync_client.requests import BatchOptions, ClipOptions, IdleOptions, StoredOptions
+from lipsync_client.headers import Headers
+from lipsync_client.requests import BatchOptions, IdleOptions
 from lipsync_client.results import AvatarInfo, Batch, Health, Loaded, ServerStats
 from lipsync_client.sound import Sound
 from shared_proto import compositing_pb2 as pb
@@ -44,61 +44,61 @@ BatchCall = Call[pb.CompositeBatchRequest, pb.CompositeBatchResponse, Batch]
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Builds calls; holds the deadlines, in seconds, of those that bring none of their own."""
+    """Builds calls; holds the headers of all, and the deadlines, in seconds, of those that bring none of their own."""
 
     timeout: float
     load_timeout: float
+    headers: Headers = field(default_factory=Headers)
 
     def composite(self, avatar: str, audio: Sound, batch_size: int, timeout: float | None, options: BatchOptions) -> BatchCall:
         """One batch."""
-        request = requests.composite_request(avatar, audio, batch_size=batch_size, **options)
-        return self._batch(request, Headers(avatar), timeout)
+        return self._one_batch(requests.composite_request(avatar, audio, batch_size=batch_size, **options), timeout)
 
     def idle(self, avatar: str, frames: int, timeout: float | None, options: IdleOptions) -> BatchCall:
         """One batch without speech."""
-        return self._batch(requests.idle_request(avatar, batch_size=frames, **options), Headers(avatar), timeout)
+        return self._one_batch(requests.idle_request(avatar, batch_size=frames, **options), timeout)
 
     def stored(self, avatar: str, frames: int, timeout: float | None, options: IdleOptions) -> BatchCall:
         """One batch from stored features."""
-        return self._batch(requests.stored_request(avatar, batch_size=frames, **options), Headers(avatar), timeout)
+        return self._one_batch(requests.stored_request(avatar, batch_size=frames, **options), timeout)
 
-    def stored_clip(self, avatar: str, frames: int, timeout: float | None, options: StoredOptions) -> Iterator[BatchCall]:
-        """The batches of so many frames from stored features, all with one session id."""
-        return self._batches(avatar, requests.stored_requests(avatar, frames, **options), timeout)
-
-    def clip(self, avatar: str, sound: Sound, timeout: float | None, options: ClipOptions) -> Iterator[BatchCall]:
-        """The batches of a whole sound, all with one session id."""
-        return self._batches(avatar, requests.clip_requests(avatar, sound, **options), timeout)
+    def of_clip(self, timeout: float | None) -> Callable[[pb.CompositeBatchRequest, int], BatchCall]:
+        """Makes the batches of one clip, each from its request and its first frame; all with one session id."""
+        headers = self.headers.of_clip()
+        return lambda request, first: self._batch(request, headers.of_batch(request.model_id, first), timeout)
 
     def list_avatars(self, timeout: float | None) -> Call[pb.ListModelsRequest, pb.ListModelsResponse, list[AvatarInfo]]:
         """Every avatar."""
-        return Call(pb.ListModelsRequest(), results.parse_avatars, self._limit(timeout), Headers())
+        return Call(pb.ListModelsRequest(), results.parse_avatars, self.limit(timeout), self.headers.of_call())
 
     def load(
         self, avatar: str, force_reload: bool, timeout: float | None
     ) -> Call[pb.LoadModelRequest, pb.LoadModelResponse, Loaded]:
         """Load one."""
         request = pb.LoadModelRequest(model_id=avatar, force_reload=force_reload)
-        return Call(request, results.parse_loaded, self.load_timeout if timeout is None else timeout, Headers(avatar))
+        limit = self.load_timeout if timeout is None else timeout
+        return Call(request, results.parse_loaded, limit, self.headers.of_call(avatar))
 
     def unload(self, avatar: str, timeout: float | None) -> Call[pb.UnloadModelRequest, pb.UnloadModelResponse, None]:
         """Unload one."""
-        return Call(pb.UnloadModelRequest(model_id=avatar), results.parse_unloaded, self._limit(timeout), Headers(avatar))
+        request = pb.UnloadModelRequest(model_id=avatar)
+        return Call(request, results.parse_unloaded, self.limit(timeout), self.headers.of_call(avatar))
 
     def stats(self, avatar: str, timeout: float | None) -> Call[pb.GetModelStatsRequest, pb.GetModelStatsResponse, ServerStats]:
         """Use and memory."""
-        return Call(pb.GetModelStatsRequest(model_id=avatar), results.parse_stats, self._limit(timeout), Headers(avatar))
+        request = pb.GetModelStatsRequest(model_id=avatar)
+        return Call(request, results.parse_stats, self.limit(timeout), self.headers.of_call(avatar))
 
     def health(self, timeout: float | None) -> Call[pb.HealthRequest, pb.HealthResponse, Health]:
         """State of both services."""
-        return Call(pb.HealthRequest(), results.parse_health, self._limit(timeout), Headers())
+        return Call(pb.HealthRequest(), results.parse_health, self.limit(timeout), self.headers.of_call())
 
-    def _batches(self, avatar: str, clip: Iterator[pb.CompositeBatchRequest], timeout: float | None) -> Iterator[BatchCall]:
-        session_id = new_id()
-        return (self._batch(request, Headers(avatar, session_id), timeout) for request in clip)
+    def limit(self, timeout: float | None) -> float:
+        """The deadline of a call that brings `timeout`."""
+        return self.timeout if timeout is None else timeout
+
+    def _one_batch(self, request: pb.CompositeBatchRequest, timeout: float | None) -> BatchCall:
+        return self._batch(request, self.headers.of_call(request.model_id), timeout)
 
     def _batch(self, request: pb.CompositeBatchRequest, headers: Headers, timeout: float | None) -> BatchCall:
-        return Call(request, partial(results.parse_batch, request), self._limit(timeout), headers)
-
-    def _limit(self, timeout: float | None) -> float:
-        return self.timeout if timeout is None else timeout
+        return Call(request, partial(results.parse_batch, request), self.limit(timeout), headers)

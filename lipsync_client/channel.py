@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import json
-import uuid
-from dataclasses import dataclass, field
 from ipaddress import ip_address
-
-from lipsync_client.errors import REQUEST_ID_KEY
-
-AVATAR_KEY = "x-avatar-id"
-SESSION_KEY = "x-session-id"
 
 # Load, unload and compositing are all safe to repeat: a batch depends on its request alone.
 RETRY_POLICY = {
@@ -31,9 +24,6 @@ FIRST_RECONNECT_MS = 100
 LAST_RECONNECT_MS = 2_000
 # Replicas behind a name change; the default looks the name up again after 30 s at the earliest.
 LOOK_UP_AGAIN_MS = 1_000
-
-# Ids end at 64 characters, and a longer header would be refused before the server could say what is wrong with it.
-LONGEST_HEADER = 128
 
 
 def channel_options(target: str, *, max_message_mb: int) -> list[tuple[str, int | str]]:
@@ -80,32 +70,3 @@ def is_loopback(target: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def check_in_flight(in_flight: int) -> None:
-    """Raises ValueError for a number of requests under way at once that would never send one."""
-    if in_flight < 1:
-        raise ValueError(f"in_flight is {in_flight}; expected at least 1")
-
-
-def new_id() -> str:
-    """An id for a request or a session, unlike any other."""
-    return uuid.uuid4().hex
-
-
-@dataclass(frozen=True, slots=True)
-class Headers:
-    """Metadata of one call. The avatar's id lets a load balancer keep an avatar where it is loaded."""
-
-    avatar: str = ""
-    session_id: str = ""
-    request_id: str = field(default_factory=new_id)
-
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What is known, as gRPC takes it."""
-        pairs = ((REQUEST_ID_KEY, self.request_id), (AVATAR_KEY, self.avatar), (SESSION_KEY, self.session_id))
-        return tuple((key, value) for key, value in pairs if value and _fits_header(value))
-
-
-def _fits_header(value: str) -> bool:
-    return len(value) <= LONGEST_HEADER and value.isascii() and value.isprintable()

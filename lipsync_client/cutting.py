@@ -12,14 +12,14 @@ the rounding of the resampler, far below what can be heard, but not promised to 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lipsync_client.sound import FRAME_RATE, SERVER_SAMPLE_RATE_HZ
 
 LEAD_IN_FRAMES = 10
 LOOK_AHEAD_FRAMES = 12
 RESAMPLER_FRAMES = 2
-# The first requests are smaller, each twice the one before, so that the first frame does not wait for a whole batch.
+# The first request is small, so that the first frame does not wait for a whole batch; each is twice the one before.
 FIRST_BATCH = 4
 
 
@@ -50,40 +50,42 @@ def sample_of_frame(frame: int, sample_rate: int) -> int:
 
 
 def cut(sample_count: int, *, sample_rate: int = SERVER_SAMPLE_RATE_HZ, batch_size: int = 24) -> Iterator[Cut]:
-    """Batches of at most `batch_size` that cover every frame of the sound exactly once, in order.
+    """Batches of at most `batch_size` that cover every frame of the sound exactly once, in order; the first are smaller.
 
     Raises ValueError unless `sample_rate` and `batch_size` are positive.
     """
-    if sample_rate < 1:
-        raise ValueError(f"sample_rate is {sample_rate}; expected a positive number of Hz")
-    check_batch_size(batch_size)
+    check_sample_rate(sample_rate)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
     return _cuts(sample_count, sample_rate, batch_size)
 
 
-def check_batch_size(batch_size: int) -> None:
+def check_sample_rate(sample_rate: int) -> None:
     """Raises ValueError unless it is positive."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    if sample_rate < 1:
+        raise ValueError(f"sample_rate is {sample_rate}; expected a positive number of Hz")
 
 
-def split(frames: int, *, batch_size: int) -> Iterator[tuple[int, int]]:
-    """Batches of at most `batch_size` that cover so many frames, in order: the first frame of each, and how many it has."""
-    first, size = 0, min(FIRST_BATCH, batch_size)
-    while first < frames:
-        count = min(size, frames - first)
-        yield first, count
-        first, size = first + count, min(2 * size, batch_size)
+def cut_of(first_frame: int, frame_count: int, *, sample_rate: int) -> Cut:
+    """The batch of those frames; `end_sample` may lie beyond the end of the sound."""
+    margin = _margin(sample_rate)
+    lead_in = min(first_frame, LEAD_IN_FRAMES + margin)
+    return Cut(
+        first_frame=first_frame,
+        frame_count=frame_count,
+        lead_in_frames=lead_in,
+        first_sample=sample_of_frame(first_frame - lead_in, sample_rate),
+        end_sample=sample_of_frame(first_frame + frame_count - 1 + LOOK_AHEAD_FRAMES + margin, sample_rate),
+    )
+
+
+def _margin(sample_rate: int) -> int:
+    return 0 if sample_rate == SERVER_SAMPLE_RATE_HZ else RESAMPLER_FRAMES
 
 
 def _cuts(sample_count: int, sample_rate: int, batch_size: int) -> Iterator[Cut]:
-    margin = 0 if sample_rate == SERVER_SAMPLE_RATE_HZ else RESAMPLER_FRAMES
-    for first, count in split(frame_count(sample_count, sample_rate), batch_size=batch_size):
-        lead_in = min(first, LEAD_IN_FRAMES + margin)
-        end = first + count - 1 + LOOK_AHEAD_FRAMES + margin
-        yield Cut(
-            first_frame=first,
-            frame_count=count,
-            lead_in_frames=lead_in,
-            first_sample=sample_of_frame(first - lead_in, sample_rate),
-            end_sample=min(sample_of_frame(end, sample_rate), sample_count),
-        )
+    first, size, frames = 0, min(FIRST_BATCH, batch_size), frame_count(sample_count, sample_rate)
+    while first < frames:
+        piece = cut_of(first, min(size, frames - first), sample_rate=sample_rate)
+        yield replace(piece, end_sample=min(piece.end_sample, sample_count))
+        first, size = first + piece.frame_count, min(2 * size, batch_size)

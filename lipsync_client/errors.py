@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -13,6 +14,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 REQUEST_ID_KEY = "x-request-id"
 DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
+FITTING_KEY = "x-fitting-batch-size"
 
 # What gRPC's words for a connection that did not come about mean. The first that fits counts.
 NO_CONNECTION = ("failed to connect to all addresses", "connections to all backends failing")
@@ -40,7 +42,7 @@ class LipsyncError(Exception):
 
     `code` is the gRPC status; `message` says what to do; `violations` lists every problem of a request that was refused as
     invalid; `request_id` finds the call in the logs of both services; `retry_after_ms` is set when the server asks to come back
-    that much later.
+    that much later; `fitting_batch_size` when it says how many frames a reply would have held.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class LipsyncError(Exception):
         violations: Iterable[Violation] = (),
         request_id: str = "",
         retry_after_ms: int | None = None,
+        fitting_batch_size: int | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -58,6 +61,7 @@ class LipsyncError(Exception):
         self.violations = tuple(violations)
         self.request_id = request_id
         self.retry_after_ms = retry_after_ms
+        self.fitting_batch_size = fitting_batch_size
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
@@ -66,12 +70,14 @@ class LipsyncError(Exception):
 def from_rpc_error(error: grpc.RpcError, request_id: str) -> LipsyncError:
     """Reads status, details and trailing metadata of a failed call, blocking or asyncio."""
     trailing = dict(cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ()))
+    details = _details(trailing.get(DETAILS_KEY))
     return LipsyncError(
         error.code(),
         _explained(error.details() or "no reason given"),
-        violations=_violations(trailing.get(DETAILS_KEY)),
+        violations=_violations(details),
         request_id=_text(trailing.get(REQUEST_ID_KEY)) or request_id,
-        retry_after_ms=_pushback(trailing.get(PUSHBACK_KEY)),
+        retry_after_ms=_retry_after_ms(trailing.get(PUSHBACK_KEY), details),
+        fitting_batch_size=_number(trailing.get(FITTING_KEY)),
     )
 
 
@@ -83,23 +89,42 @@ def _explained(details: str) -> str:
     return f"{cause} ({details})" if cause else details
 
 
-def _violations(packed: str | bytes | None) -> list[Violation]:
-    """The field violations inside a packed google.rpc.Status; unreadable details count as none, the status itself stands."""
+def _details(packed: str | bytes | None) -> list[Any]:
+    """The details inside a packed google.rpc.Status; unreadable ones count as none, the status itself stands."""
     if not isinstance(packed, bytes):
         return []
-    found: list[Violation] = []
     try:
-        for detail in status_pb2.Status.FromString(packed).details:
-            bad_request = error_details_pb2.BadRequest()
-            if detail.Unpack(bad_request):
-                found.extend(Violation(v.field, v.description) for v in bad_request.field_violations)
+        return list(status_pb2.Status.FromString(packed).details)
     except DecodeError:
         return []
-    return found
 
 
-def _pushback(value: str | bytes | None) -> int | None:
-    """A server that does not want the call again sends a negative number."""
+def _violations(details: list[Any]) -> list[Violation]:
+    return [
+        Violation(violation.field, violation.description)
+        for bad_request in _unpacked(details, error_details_pb2.BadRequest)
+        for violation in bad_request.field_violations
+    ]
+
+
+def _retry_after_ms(pushback: str | bytes | None, details: list[Any]) -> int | None:
+    """A server that does not want the call again sends a negative pushback."""
+    if pushback is not None:
+        return _number(pushback)
+    told = (info for info in _unpacked(details, error_details_pb2.RetryInfo) if info.HasField("retry_delay"))
+    return next((info.retry_delay.ToMilliseconds() for info in told), None)
+
+
+def _unpacked(details: list[Any], kind: type[Any]) -> Iterator[Any]:
+    """The details of that kind; unreadable ones are left out."""
+    for detail in details:
+        message = kind()
+        with suppress(DecodeError):
+            if detail.Unpack(message):
+                yield message
+
+
+def _number(value: str | bytes | None) -> int | None:
     text = _text(value)
     return int(text) if text.isdecimal() else None
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, TypedDict
 
-from lipsync_client.cutting import check_batch_size, cut, split
-from lipsync_client.sound import SERVER_SAMPLE_RATE_HZ, Sound, WireSound, wire_sound
+from lipsync_client.cutting import check_sample_rate, cut_of, frame_count
+from lipsync_client.sound import SERVER_SAMPLE_RATE_HZ, Sound, SoundLine, WireSound, pieces_of, wire_sound
 from shared_proto import compositing_pb2 as pb
 
 Quality = int | Literal["low", "medium", "high"]
@@ -40,13 +40,6 @@ class FrameOptions(IdleOptions, total=False):
     """Hz, 8000 to 192000; 16000 when left out."""
 
 
-class StoredOptions(IdleOptions, total=False):
-    """What may be said of frames from stored features."""
-
-    batch_size: int
-    """The most frames in a request; 24 when left out. The first requests have fewer, so that the first frame comes soon."""
-
-
 class BatchOptions(FrameOptions, total=False):
     """What may be said of one batch."""
 
@@ -54,13 +47,6 @@ class BatchOptions(FrameOptions, total=False):
     """So many 40 ms frames of the sound lie before the first frame; 0 when left out."""
     audio_start_frame: int
     """The 40 ms frame of the whole sound at which the sound sent begins; 0 when left out."""
-
-
-class ClipOptions(FrameOptions, total=False):
-    """What may be said of a whole sound."""
-
-    batch_size: int
-    """The most frames in a request; 24 when left out. The first requests have fewer, so that the first frame comes soon."""
 
 
 def composite_request(
@@ -111,57 +97,63 @@ def stored_request(
     return request
 
 
-def stored_requests(
-    avatar: str,
-    frames: int,
-    *,
-    start_frame: int = 0,
-    quality: Quality | None = None,
-    output: Output = "jpeg",
-    batch_size: int = 24,
-) -> Iterator[pb.CompositeBatchRequest]:
-    """The requests that together make so many frames from stored features, in order.
+class StoredFrames:
+    """The frames of a clip from stored features."""
 
-    Raises ValueError for bad arguments at once, not at the first item.
-    """
-    check_picture(quality, output)
-    check_batch_size(batch_size)
-    return (
-        stored_request(avatar, batch_size=count, start_frame=start_frame + first, quality=quality, output=output)
-        for first, count in split(frames, batch_size=batch_size)
-    )
+    def __init__(self, avatar: str, frames: int, options: IdleOptions) -> None:
+        """Raises ValueError or TypeError for what no request can carry."""
+        stored_request(avatar, batch_size=1, **options)
+        self._avatar = avatar
+        self._frames = frames
+        self._options = options
+
+    def available(self, first: int, wanted: int) -> int:
+        """How many of the `wanted` frames from `first` on there are."""
+        return max(0, min(wanted, self._frames - first))
+
+    def request(self, first: int, count: int) -> pb.CompositeBatchRequest:
+        """Asks for so many frames from `first` on."""
+        options: IdleOptions = {**self._options, "start_frame": self._options.get("start_frame", 0) + first}
+        return stored_request(self._avatar, batch_size=count, **options)
+
+    def forget(self, before: int) -> None:
+        """Nothing is held."""
 
 
-def clip_requests(
-    avatar: str,
-    sound: Sound,
-    *,
-    start_frame: int = 0,
-    sample_rate: int = SERVER_SAMPLE_RATE_HZ,
-    quality: Quality | None = None,
-    output: Output = "jpeg",
-    batch_size: int = 24,
-) -> Iterator[pb.CompositeBatchRequest]:
-    """The requests that together make every frame of `sound`, in order.
+class SpokenFrames:
+    """The frames of a clip that speaks a sound, which is read as far as frames are asked for."""
 
-    Raises ValueError or TypeError for bad arguments at once, not at the first item.
-    """
-    check_picture(quality, output)
-    wire = wire_sound(sound)
-    return (
-        composite_request(
-            avatar,
-            wire.slice(piece.first_sample, piece.end_sample),
-            batch_size=piece.frame_count,
-            start_frame=start_frame + piece.first_frame,
-            sample_rate=sample_rate,
-            quality=quality,
-            output=output,
-            lead_in_frames=piece.lead_in_frames,
-            audio_start_frame=piece.audio_start_frame,
-        )
-        for piece in cut(wire.sample_count, sample_rate=sample_rate, batch_size=batch_size)
-    )
+    def __init__(self, avatar: str, sound: Sound | Iterator[Sound], options: FrameOptions) -> None:
+        """Raises ValueError or TypeError for what no request can carry."""
+        composite_request(avatar, b"", batch_size=1, **options)
+        self._avatar = avatar
+        self._options = options
+        self._sample_rate = options.get("sample_rate", SERVER_SAMPLE_RATE_HZ)
+        check_sample_rate(self._sample_rate)
+        self._sound = SoundLine(pieces_of(sound), self._sample_rate)
+
+    def available(self, first: int, wanted: int) -> int:
+        """How many of the `wanted` frames from `first` on there are; reads the sound that they need."""
+        self._sound.read_to(cut_of(first, wanted, sample_rate=self._sample_rate).end_sample)
+        if not self._sound.ended:
+            return wanted
+        return max(0, min(wanted, frame_count(self._sound.sample_count, self._sample_rate) - first))
+
+    def request(self, first: int, count: int) -> pb.CompositeBatchRequest:
+        """Asks for so many frames from `first` on."""
+        piece = cut_of(first, count, sample_rate=self._sample_rate)
+        options: BatchOptions = {
+            **self._options,
+            "start_frame": self._options.get("start_frame", 0) + first,
+            "lead_in_frames": piece.lead_in_frames,
+            "audio_start_frame": piece.audio_start_frame,
+        }
+        sound = self._sound.slice(piece.first_sample, piece.end_sample)
+        return composite_request(self._avatar, sound, batch_size=count, **options)
+
+    def forget(self, before: int) -> None:
+        """Drops the sound that only earlier frames need."""
+        self._sound.forget(cut_of(before, 1, sample_rate=self._sample_rate).first_sample)
 
 
 def check_picture(quality: Quality | None, output: Output) -> None:

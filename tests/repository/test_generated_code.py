@@ -1,4 +1,4 @@
-"""The generated code is what the .proto files give."""
+"""The generated code is what the .proto files and the asyncio client give."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from tools.blocking_client import blocking_face
 
 from .tree import TREE
 
@@ -34,3 +36,7 @@ def test_generated_code_is_up_to_date(generated: Path, proto: Path, suffix: str)
 def test_nothing_is_left_of_deleted_proto_files() -> None:
     kept = {path.name for path in (TREE / "shared_proto").glob("*_pb2*")}
     assert kept == {f"{proto.stem}{suffix}" for proto in PROTOS for suffix in SUFFIXES}
+
+
+def test_the_blocking_client_is_up_to_date() -> None:
+    assert (TREE / "lipsync_client" / "blocking.py").read_text() == blocking_face(), "run `make client`"

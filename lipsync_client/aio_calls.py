@@ -1,0 +1,61 @@
+"""How the asyncio face sends; `blocking_calls` is the same for threads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Generic, TypeAlias
+
+import grpc
+import grpc.aio
+
+from lipsync_client.calls import Call, Request, Response, Result
+from lipsync_client.channel import channel_options
+from lipsync_client.tls import TlsOptions
+
+Method: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[Request, Response]"
+Channel = grpc.aio.Channel
+
+sleep = asyncio.sleep
+
+
+def open_channel(target: str, tls: TlsOptions | None, *, max_message_mb: int) -> Channel:
+    """A channel of the running event loop. Raises ValueError as `TlsOptions.credentials`."""
+    options = channel_options(target, max_message_mb=max_message_mb)
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, tls.credentials(), options=[*options, *tls.channel_options()])
+
+
+async def close_channel(channel: Channel) -> None:
+    """Ends the connection and the calls on it."""
+    await channel.close(grace=None)
+
+
+class Sent(Generic[Request, Response, Result]):
+    """A call under way."""
+
+    def __init__(self, method: Method[Request, Response], call: Call[Request, Response, Result]) -> None:
+        self._call = call
+        self._started = self._ended = time.monotonic()
+        self._reply = method(call.request, timeout=call.timeout, metadata=call.headers.metadata())
+        self._reply.add_done_callback(self._note_end)
+
+    @property
+    def seconds(self) -> float:
+        """From sending to the reply, however late that was waited for."""
+        return self._ended - self._started
+
+    async def result(self) -> Result:
+        """Waits for the reply. Raises LipsyncError."""
+        try:
+            return self._call.parse(await self._reply)
+        except grpc.RpcError as error:
+            raise self._call.error(error) from error
+
+    def cancel(self) -> None:
+        """Gives the call up."""
+        self._reply.cancel()
+
+    def _note_end(self, _: object) -> None:
+        self._ended = time.monotonic()

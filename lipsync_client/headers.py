@@ -1,0 +1,51 @@
+"""The metadata that calls carry."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, replace
+
+from lipsync_client.errors import REQUEST_ID_KEY
+
+AVATAR_KEY = "x-avatar-id"
+SESSION_KEY = "x-session-id"
+# Ids end at 64 characters, and a longer header would be refused before the server could say what is wrong with it.
+LONGEST_HEADER = 128
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+def new_id() -> str:
+    """An id for a request or a session, unlike any other."""
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """Metadata of one call, or, without an avatar, of those to come."""
+
+    request_id: str = ""
+    session_id: str = ""
+    more: Metadata = ()
+    avatar: str = ""
+
+    def of_call(self, avatar: str = "") -> Headers:
+        """Those of one call. The avatar's id lets a load balancer keep an avatar where it is loaded."""
+        return replace(self, avatar=avatar, request_id=self.request_id or new_id())
+
+    def of_clip(self) -> Headers:
+        """Those of calls that belong together."""
+        return replace(self, session_id=self.session_id or new_id())
+
+    def of_batch(self, avatar: str, first_frame: int) -> Headers:
+        """Those of one call of a clip; a request id that was given is told apart by the first frame."""
+        return replace(self, request_id=self.request_id and f"{self.request_id}/{first_frame}").of_call(avatar)
+
+    def metadata(self) -> Metadata:
+        """What is known, as gRPC takes it."""
+        pairs = ((REQUEST_ID_KEY, self.request_id), (AVATAR_KEY, self.avatar), (SESSION_KEY, self.session_id))
+        return (*((key, value) for key, value in pairs if value and _fits_header(value)), *self.more)
+
+
+def _fits_header(value: str) -> bool:
+    return len(value) <= LONGEST_HEADER and value.isascii() and value.isprintable()
