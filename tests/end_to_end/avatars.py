@@ -117,6 +117,20 @@ def endless_network() -> onnx.ModelProto:
     return model(nodes, shapes, {"mouth": ["batch", 3, 320, 320]}, constants)
 
 
+def picky_network() -> onnx.ModelProto:
+    """Runs while no value of the sound reaches 8: it looks the largest up in a table, and fails in the run where there is none."""
+    network = exact_network()
+    network.graph.output[0].name = "looked_up"
+    network.graph.node.extend([
+        helper.make_node("ReduceMax", ["sound"], ["loudest"], keepdims=0),
+        helper.make_node("Cast", ["loudest"], ["row"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "row"], ["nothing"], axis=0),
+        helper.make_node("Add", ["mouth", "nothing"], ["looked_up"]),
+    ])  # fmt: skip
+    network.graph.initializer.append(numpy_helper.from_array(np.zeros(8, np.float32), "table"))
+    return network
+
+
 def background(index: int) -> bytes:
     """A smooth JPEG, different for each index."""
     noise = np.random.default_rng(index).integers(0, 255, (9, 12, 3), np.uint8)
