@@ -6,7 +6,6 @@ around the network can be measured.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ import onnx
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AUDIO_ENCODER_NAME
+from avatar_kit.cores import usable_cores
 from avatar_kit.writer import AvatarWriter
 from avatar_tools.benchmark_frames import HEIGHT, WIDTH, BenchmarkClip, benchmark_clip
 from avatar_tools.networks.audio_encoder import encoder_graph
@@ -56,7 +56,7 @@ def build_benchmark(
     with AvatarWriter(models_root, avatar_id, width=WIDTH, height=HEIGHT, replace=replace) as writer:
         report("drawing", 0, frame_count)
         clip = benchmark_clip()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV encodes without the interpreter's lock
+        with ThreadPoolExecutor(usable_cores()) as pool:  # OpenCV encodes without the interpreter's lock
             for index, jpeg in enumerate(pool.map(clip.jpeg, range(frame_count))):
                 writer.add_frame(jpeg, clip.rect(index))
                 report("drawing", index + 1, frame_count)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from avatar_kit.cores import usable_cores
 from avatar_kit.errors import AvatarError, BrokenAvatar
 
 _NO_LOG = 4  # what is wrong comes as an exception, which says the same
@@ -33,7 +34,7 @@ def open_session(model: bytes | Path, name: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _NO_LOG
     # By default there is a thread for each core of the machine, tied to it, also to those that this process may not use.
-    options.intra_op_num_threads = _usable_cores()
+    options.intra_op_num_threads = usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others use the processor between two runs
     given = model if isinstance(model, bytes) else str(model)
     try:
@@ -60,10 +61,6 @@ def _onnxruntime(name: str) -> Any:
         raise OnnxRuntimeMissing(f"{name}: running a model needs ONNX Runtime: install the extra [cpu] or [gpu]") from None
     onnxruntime.disable_telemetry_events()
     return onnxruntime
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _reason(error: Exception, model: bytes | Path = b"") -> str:

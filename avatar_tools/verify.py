@@ -12,6 +12,7 @@ from pathlib import Path
 
 from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.catalog import AUDIO_ENCODER_NAME
+from avatar_kit.cores import usable_cores
 from avatar_kit.errors import BrokenAvatar, shortened
 from avatar_kit.features import MISSING_ROWS, map_features
 from avatar_kit.legacy import NETWORK_PLACE, is_legacy, load_legacy
@@ -132,7 +133,7 @@ class _Verification:
     def _check_pictures(self, paths: Sequence[Path], width: int, height: int) -> None:
         """Decodes every frame; OpenCV and the second decoder leave the interpreter to others, so threads help."""
         found: list[str] = []
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             checks = pool.map(lambda path: _picture_problems(path, width, height), paths)
             for done, problems in enumerate(checks, start=1):
                 found += problems

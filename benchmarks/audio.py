@@ -74,7 +74,7 @@ def figures(times: dict[str, list[float]]) -> list[Figure]:
 def ours(encoder: Path, sound: NDArray[np.float32]) -> Callable[[], object]:
     """The service's way, from the middle of a second of sound so that no row lies in silence."""
     device = find_devices(GpuSection(enabled=False), OnnxSection())[0]
-    features = ModelLoader(OnnxSection(intra_op_threads=1), max_batch=1).features(encoder, device)
+    features = ModelLoader(OnnxSection(intra_op_threads=1)).features(encoder, device)
     return lambda: features.rows(sound, first_row=3, row_count=ROWS)
 
 

@@ -18,7 +18,8 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.onnx_io import network_io
 from avatar_tools.benchmark_avatar import build_benchmark
 from inference_service.engines.devices import find_devices
-from inference_service.engines.engine import NO_PICTURES, Engine, EngineInput
+from inference_service.engines.engine import NO_PICTURES, EngineInput
+from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.settings import GpuSection, OnnxSection
 from lipsync_cli.benching import Figure
 
@@ -60,7 +61,7 @@ def figure(name: str, rates: dict[str, list[float]]) -> Figure:
 def engine(avatar: Avatar, batch: int) -> Callable[[], None]:
     """FRAMES frames through the engine as the service sets it up without configuration."""
     device = find_devices(GpuSection(enabled=False), OnnxSection())[0]
-    opened = Engine(avatar, device, OnnxSection())
+    opened = OnnxEngine(avatar, device, OnnxSection())
     opened.bank.fill()
     windows = windows_of(FRAMES)
     frames = np.arange(FRAMES, dtype=np.int64)

@@ -7,7 +7,6 @@ batches of 24; the callers' process shares the machine's cores with both service
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
+from avatar_kit.cores import usable_cores
 from avatar_tools.benchmark_avatar import build_benchmark
 from avatar_tools.demo import build_demo
 from benchmarks.running import Services, both_services, cpu_seconds
@@ -31,8 +31,8 @@ from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.picture.scratch import Scratch
 from inference_service.engines.devices import find_devices
 from inference_service.engines.engine import NO_PICTURES, EngineInput
+from inference_service.engines.onnxruntime import DEFAULT_BATCH
 from inference_service.models.model import ModelLoader
-from inference_service.service import DEFAULT_BATCH
 from inference_service.settings import GpuSection, OnnxSection
 from lipsync_cli.benching import Figure
 from lipsync_client import Client
@@ -103,10 +103,11 @@ def timed(way: Callable[[], object]) -> float:
 def in_this_process(avatar: Avatar, root: Path) -> Iterator[Callable[[NDArray[np.float32]], list[bytes]]]:
     """The services' own code without the services: features, engine, and composer in as many threads as there are cores."""
     device = find_devices(GpuSection(enabled=False), OnnxSection())[0]
-    group = DEFAULT_BATCH[False]
-    loader = ModelLoader(OnnxSection(), max_batch=group)
     encoder = AvatarCatalog(root).audio_encoder_path(avatar)
-    model = loader.load(avatar, encoder, [device], fill=True)
+    model = ModelLoader(OnnxSection()).load(avatar, encoder, [device])
+    engine = model.engines[0]
+    engine.bank.fill()
+    group = DEFAULT_BATCH[False]
     cache = FrameCache(max_bytes=2**30, policy="lfu")
     composer = open_composer(avatar, cache=cache, shelf=cache.open(max_frames=avatar.frame_count), scratch=Scratch())
     frames = np.arange(BATCH, dtype=np.int64)
@@ -115,7 +116,7 @@ def in_this_process(avatar: Avatar, root: Path) -> Iterator[Callable[[NDArray[np
         return [composer.composite(first + place, mouth, quality=QUALITY) for place, mouth in enumerate(mouths)]
 
     with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        pool = stack.enter_context(ThreadPoolExecutor(usable_cores()))
 
         def alone(sound: NDArray[np.float32]) -> list[bytes]:
             windows = model.features.frame_windows(sound, batch_size=BATCH, lead_in_frames=LEAD_IN)
@@ -123,7 +124,7 @@ def in_this_process(avatar: Avatar, root: Path) -> Iterator[Callable[[NDArray[np
             for first in range(0, BATCH, group):
                 here = slice(first, first + group)
                 batch = EngineInput(windows[here], frames[here], NO_PICTURES, want_float=False, want_uint8=True)
-                mouths = model.engines[0].run(batch).mouths_uint8
+                mouths = engine.run(batch).mouths_uint8
                 if mouths is None:
                     raise RuntimeError("the engine gave no pixels")
                 jobs.append(pool.submit(composite, first, mouths))

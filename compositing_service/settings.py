@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from avatar_kit.cores import usable_cores
 from avatar_kit.ids import AvatarId
 from avatar_kit.model_entry import ModelEntry
 from compositing_service.upstream.endpoints import parse_endpoints
@@ -89,13 +89,6 @@ class LimitsSection(Section):
     """Sound in one request."""
 
 
-def _usable_cores() -> int:
-    """Those that this process may use, where the system can tell."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class WorkersSection(Section):
     """The threads that paste and encode."""
 
@@ -105,7 +98,7 @@ class WorkersSection(Section):
     @property
     def thread_count(self) -> int:
         """The number of threads to start."""
-        return self.threads or _usable_cores()
+        return self.threads or usable_cores()
 
 
 class CompositingLoggingSection(LoggingSection):

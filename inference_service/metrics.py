@@ -71,8 +71,9 @@ class InferenceMetrics:
         self._loaded.set_function(models)
         self._memory.set_function(memory_bytes)
 
-    def gpu(self, gpu_id: int, *, used_bytes: int, total_bytes: int, utilization: float) -> None:
-        """Notes what the driver says of a GPU."""
+    def gpu(self, gpu_id: int, *, used_bytes: int, total_bytes: int, percent: int | None) -> None:
+        """Notes the memory of a GPU and the share of time that it was busy; None where the driver does not tell."""
         self._gpu_used.labels(gpu_id).set(used_bytes)
         self._gpu_total.labels(gpu_id).set(total_bytes)
-        self._gpu_busy.labels(gpu_id).set(utilization)
+        if percent is not None:
+            self._gpu_busy.labels(gpu_id).set(percent / 100)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -26,18 +24,12 @@ from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.models.registry import ModelRegistry
 from inference_service.request import EncodeRequest, MouthRequest
 from inference_service.scheduling.dispatcher import Dispatcher, Job, MouthGroup
-from service_kit.errors import OutOfRange, ResourceExhausted
+from inference_service.scheduling.limited_threads import LimitedThreads, Overrun
+from service_kit.errors import FailedPrecondition, OutOfRange, ResourceExhausted
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A group of a request's mouths, with what was measured on the way."""
-
-    group: MouthGroup
-    audio_seconds: float
-    gpu_id: int
 
 
 class Runner:
@@ -49,7 +41,8 @@ class Runner:
         dispatchers: Mapping[int, Dispatcher],
         loader: ModelLoader,
         *,
-        threads: ThreadPoolExecutor,
+        threads: LimitedThreads,
+        run_limit_s: float,
         max_requests: int,
         metrics: InferenceMetrics,
     ) -> None:
@@ -57,6 +50,7 @@ class Runner:
         self._dispatchers = dispatchers
         self._loader = loader
         self._threads = threads
+        self._run_limit_s = run_limit_s
         self._max_requests = max_requests
         self._requests = 0
         self._metrics = metrics
@@ -82,11 +76,10 @@ class Runner:
 
     async def on_thread(self, work: Callable[[], T]) -> T:
         """Runs `work` on a worker thread that knows the request's id."""
-        context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
+        return await self._threads.run(work)
 
-    async def mouths(self, request: MouthRequest, *, deadline: float) -> AsyncGenerator[Progress]:
-        """The request's mouths in order, in groups, as they are made. `deadline` is on time.monotonic. Raises ServiceError.
+    async def mouths(self, request: MouthRequest, *, deadline_s: float) -> AsyncGenerator[MouthGroup]:
+        """The request's mouths in order, in groups, as they are made. `deadline_s` is on the clock. Raises ServiceError.
 
         They are all of one avatar: when its files turn out to have been replaced it is loaded again first, once.
         """
@@ -94,44 +87,42 @@ class Runner:
         while True:
             async with self.registry.acquire(request.model_id, version=request.avatar_version) as model:
                 try:
-                    job, audio_seconds = await self._job(request, model, deadline)
+                    job = await self._job(request, model, deadline_s)
                 except FilesReplaced:
                     if renewed:
                         raise
                     renewed = True
                     await self.registry.renew(model)
                     continue
-                gpu_id = job.engine.device.gpu_id
-                async with aclosing(self._dispatchers[gpu_id].submit(job)) as groups:
+                async with aclosing(self._dispatchers[job.engine.device.gpu_id].submit(job)) as groups:
                     async for group in groups:
                         self._metrics.stages.observe(QUEUE, group.queue_seconds)
-                        yield Progress(group, audio_seconds, gpu_id)
+                        yield group
                 return
 
-    async def _job(self, request: MouthRequest, model: LoadedModel, deadline: float) -> tuple[Job, float]:
-        """All that the device needs for the request, and the seconds that its sound took. Raises ServiceError."""
+    async def _job(self, request: MouthRequest, model: LoadedModel, deadline_s: float) -> Job:
+        """All that the device needs for the request. Raises ServiceError."""
         indices = _frame_indices(request, model.avatar)
         frames = None if request.pictures is not None else np.array(indices, np.int64)
         started = time.monotonic()
         with as_service_errors():
-            windows = await self.on_thread(
-                functools.partial(request.feature_windows, model.features, model.stored_features, indices)
-            )
+            work = functools.partial(request.feature_windows, model.features, model.stored_features, indices)
+            windows = await self._listen(work, model.features, request.model_id)
         audio_seconds = time.monotonic() - started
         self._metrics.stages.observe(AUDIO, audio_seconds)
         engine = min(model.engines, key=lambda engine: self._dispatchers[engine.device.gpu_id].waiting_frames)
         if frames is not None:
             await self._make_crops(engine, frames)
-        job = Job(
+        return Job(
             engine=engine,
             windows=windows,
             frames=frames,
             pictures=request.pictures,
             want_float=request.want_float,
-            deadline=deadline,
+            deadline_s=deadline_s,
+            audio_seconds=audio_seconds,
             on_run=model.note_run,
         )
-        return job, audio_seconds
 
     async def encode(self, request: EncodeRequest) -> tuple[NDArray[np.float32], float]:
         """Feature rows [row_count, 512] and the seconds that they took. Raises ServiceError."""
@@ -146,10 +137,20 @@ class Runner:
 
     async def _encode(self, request: EncodeRequest, features: AudioFeatures) -> tuple[NDArray[np.float32], float]:
         started = time.monotonic()
-        rows = await self.on_thread(functools.partial(request.rows, features))
+        rows = await self._listen(functools.partial(request.rows, features), features, request.model_id)
         seconds = time.monotonic() - started
         self._metrics.stages.observe(AUDIO, seconds)
         return rows, seconds
+
+    async def _listen(self, work: Callable[[], T], features: AudioFeatures, model_id: str) -> T:
+        """Runs what makes features of sound. Puts an encoder out whose run takes too long. Raises FailedPrecondition then."""
+        try:
+            return await self._threads.run(work, limit_s=self._run_limit_s)
+        except Overrun as error:
+            reason = f"avatar {model_id}: {error}" if model_id else f"the shared audio encoder: {error}"
+            log.error("%s; no sound is encoded with it until an avatar is loaded with force_reload", reason)
+            self._loader.put_out(features, reason)
+            raise FailedPrecondition(reason) from error
 
     def _first_device(self) -> Device:
         return next(iter(self._dispatchers.values())).device

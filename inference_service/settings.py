@@ -101,6 +101,13 @@ class LimitsSection(Section):
     max_feature_rows: int = Field(default=2000, ge=1, le=100_000)
     """Rows of one EncodeAudio request."""
 
+    run_seconds: float = Field(default=30, gt=0, le=86_400)
+    """Longest run of a network or an audio encoder. One that takes longer is stopped, and its avatar refused with
+    FAILED_PRECONDITION until it is loaded with force_reload."""
+
+    load_seconds: float = Field(default=60, gt=0, le=86_400)
+    """Longest step of loading an avatar: opening its network or audio encoder, or a run to warm it up. The same follows."""
+
     request_seconds: float = Field(default=120, gt=0, le=86_400)
     """Longest life of a request, also of one that came without a deadline."""
 

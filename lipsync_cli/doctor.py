@@ -16,6 +16,7 @@ from types import ModuleType
 
 import psutil
 
+from avatar_kit.cores import usable_cores
 from lipsync_cli import machine
 
 OLDEST_PYTHON = (3, 11)
@@ -64,7 +65,7 @@ def _python() -> Finding:
 
 def _processor_and_memory() -> Iterator[Finding]:
     flags = machine.cpu_flags()
-    found = f"{machine.cpu_model()}, {machine.usable_cores()} usable cores{', ' if flags else ''}{' '.join(flags)}"
+    found = f"{machine.cpu_model()}, {usable_cores()} usable cores{', ' if flags else ''}{' '.join(flags)}"
     slow = platform.machine() == "x86_64" and "avx2" not in flags
     yield Finding("processor", State.NOTE if slow else State.GOOD, found, "no AVX2: the network runs slowly" if slow else "")
     memory = psutil.virtual_memory()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import psutil
+
+from avatar_kit.cores import usable_cores
 
 PACKAGES = ("grpcio", "numpy", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless", "av", "protobuf")
 # Instruction sets that change the speed of the network by more than a little.
@@ -28,11 +29,6 @@ def describe() -> dict[str, object]:
         "python": platform.python_version(),
         "packages": package_versions(),
     }
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_model() -> str:

@@ -21,7 +21,8 @@ from compositing_service.picture.scratch import Scratch
 from inference_service.audio.features import AudioFeatures
 from inference_service.audio.windows import CONTEXT_ROWS, ROWS_BEFORE, FrameWindows, windows_of_rows
 from inference_service.engines.devices import DeviceError, find_devices
-from inference_service.engines.engine import NO_PICTURES, Engine, EngineError, EngineInput
+from inference_service.engines.engine import NO_PICTURES, EngineError, EngineInput
+from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.models.model import ModelLoader
 from inference_service.models.stored_features import StoredFeatures
 from inference_service.settings import GpuSection, OnnxSection
@@ -41,7 +42,7 @@ class Speaker:
         self._catalog = catalog
         try:
             device = find_devices(GpuSection(), _OPTIONS)[0]
-            self._engine = Engine(avatar, device, _OPTIONS)
+            self._engine = OnnxEngine(avatar, device, _OPTIONS)
         except DeviceError as error:
             raise CliError(str(error)) from error
         cache = FrameCache(max_bytes=_CACHE_BYTES, policy="lru")
@@ -76,7 +77,7 @@ class Speaker:
 
     @cached_property
     def _features(self) -> AudioFeatures:
-        loader = ModelLoader(_OPTIONS, max_batch=_BATCH)
+        loader = ModelLoader(_OPTIONS)
         return loader.features(self._catalog.audio_encoder_path(self.avatar), self._engine.device)
 
     def _composited(self, frames: Sequence[int], windows: FrameWindows) -> Iterator[Picture]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Protocol, TypeVar
 
 import cv2
 
+from avatar_kit.cores import usable_cores
 from avatar_kit.geometry import Picture
 from avatar_kit.numbering import numbered_frames
 from avatar_kit.pictures import MAX_PICTURE_BYTES, check_thoroughly, decode_picture, inspect_picture
@@ -154,7 +154,7 @@ def _size_of(data: bytes) -> tuple[int, int]:
 
 def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """`work` of each item, in order, on as many threads as there are cores, and never more than a few items ahead."""
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     with ThreadPoolExecutor(threads, thread_name_prefix="import") as pool:
         waiting: deque[Future[R]] = deque()
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from avatar_kit.catalog import AvatarCatalog
+from avatar_kit.cores import usable_cores
 from avatar_kit.errors import AvatarError, AvatarNotFound, AvatarReplaced, BrokenAvatar, shortened
 from compositing_service.backgrounds.composer import AvatarComposer, open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
@@ -84,7 +84,7 @@ class BackgroundStore:
         self._avatar_evictions = 0
         self._fill_width = loader_threads
         # Unasked, it must not get in the way of the request that loaded the avatar, nor of the network that it waits for.
-        self._unasked_width = max(1, min(loader_threads, (os.cpu_count() or 1) // 4))
+        self._unasked_width = max(1, min(loader_threads, usable_cores() // 4))
         # Apart, so that opening an avatar does not wait behind another's five hundred frames.
         self._openers = ThreadPoolExecutor(loader_threads, "avatar-open")
         self._fillers = ThreadPoolExecutor(loader_threads, "avatar-fill")

@@ -8,7 +8,6 @@ last run. What lies wholly in silence is never run: its row was worked out when 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +17,10 @@ from inference_service.audio.rows import ROW_COLUMNS, RowWindows
 from inference_service.audio.windows import ROW_SIZE, Rows
 from service_kit.errors import FailedPrecondition
 
-# float32 [rows, 1, 80, 16] -> [rows, 512]. Must be safe to call from several threads.
+# float32 [rows, 1, 80, 16] -> [rows, 512]. Must be safe to call from several threads; whatever it raises is the encoder's fault.
 RunEncoder = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 _MAX_ROWS_PER_RUN = 16  # more gain no speed, only hold more memory at once
-
-
-class Session(Protocol):
-    """The part of onnxruntime.InferenceSession that is used here."""
-
-    def run(self, output_names: list[str], input_feed: dict[str, Any], /) -> list[Any]: ...
 
 
 class AudioEncoder:
@@ -38,17 +31,7 @@ class AudioEncoder:
         self._run = run
         self._fixed = rows_per_run is not None
         self._rows_per_run = rows_per_run or _MAX_ROWS_PER_RUN
-        self._silence = self._silent_row()
-
-    @classmethod
-    def from_session(cls, session: Session, *, mel: str, rows: str, batch: int | None = None) -> AudioEncoder:
-        """From an ONNX Runtime session, the names of its input and output, and its static batch if it has one."""
-
-        def run(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-            features: NDArray[np.float32] = session.run([rows], {mel: windows})[0]
-            return features
-
-        return cls(run, rows_per_run=batch)
+        self._silence = self._encode_chunk(_silent_windows(1))[0].copy()
 
     def encode(self, windows: RowWindows) -> Rows:
         """[rows, 80, 16] -> [rows, 512], each row a function of its own window alone."""
@@ -66,7 +49,10 @@ class AudioEncoder:
         missing = self._rows_per_run - count if self._fixed else 0
         if missing:
             windows = np.concatenate([windows, _silent_windows(missing)])
-        rows = self._run(windows[:, np.newaxis])
+        try:
+            rows = self._run(windows[:, np.newaxis])
+        except Exception as error:
+            raise FailedPrecondition("The audio encoder cannot run: its file is broken or does not fit this service.") from error
         if rows.shape != (len(windows), ROW_SIZE):
             raise FailedPrecondition(
                 f"The audio encoder gives {list(rows.shape)} for {len(windows)} rows: its file does not fit this service."
@@ -74,16 +60,6 @@ class AudioEncoder:
         if not np.isfinite(rows).all():
             raise FailedPrecondition("The audio encoder gives values that are not finite numbers: its file is broken.")
         return rows[:count]
-
-    def _silent_row(self) -> NDArray[np.float32]:
-        try:
-            rows = self._encode_chunk(_silent_windows(1))
-        except FailedPrecondition:
-            raise
-        except Exception as error:  # ONNX Runtime's errors have no common base
-            raise FailedPrecondition("The audio encoder cannot run: its file is broken or does not fit this service.") from error
-        row: NDArray[np.float32] = rows[0].copy()
-        return row
 
 
 def _silent_windows(count: int) -> RowWindows:

@@ -12,7 +12,7 @@ from inference_service.audio.line import SoundLine
 from inference_service.audio.pcm import Sound
 from inference_service.audio.rows import SAMPLES_A_FRAME, Starts, row_starts, row_windows
 from inference_service.audio.windows import CONTEXT_ROWS, ROW_SIZE, ROWS_BEFORE, FrameWindows, Rows, windows_of_rows
-from service_kit.errors import Problems
+from service_kit.errors import FailedPrecondition, Problems
 
 # Rows whose columns are worked out at once: bounds the memory of a long sound, and stays in the processor's cache.
 _BLOCK_ROWS = 64
@@ -47,6 +47,11 @@ class AudioFeatures:
 
     def __init__(self, encoder: AudioEncoder) -> None:
         self._encoder = encoder
+        self._put_out = ""
+
+    def put_out(self, reason: str) -> None:
+        """Refuses all sound from now on with `reason`."""
+        self._put_out = reason
 
     def frame_windows(
         self,
@@ -92,6 +97,8 @@ class AudioFeatures:
         return rows
 
     def _encoded(self, line: SoundLine, starts: Starts) -> Rows:
+        if self._put_out:
+            raise FailedPrecondition(self._put_out)
         rows = np.empty((len(starts), ROW_SIZE), np.float32)
         for first in range(0, len(starts), _BLOCK_ROWS):
             block = slice(first, first + _BLOCK_ROWS)

@@ -1,35 +1,21 @@
-"""Runs one avatar's network on one device: a batch of frames in, mouths out."""
+"""The seam between the service and what runs networks: an engine runs one avatar's network on one device.
+
+Every implementation passes the tests in tests/inference_engines.
+"""
 
 from __future__ import annotations
 
-import math
-import queue
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
-import cv2
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from avatar_kit.avatar import Avatar
-from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import MOUTH_SIZE
-from inference_service.engines.crops import CropBank, Feed
+from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import Device
-from inference_service.engines.sessions import RUN_ERRORS, open_session
-from inference_service.graphs import wrapping as graph
-from inference_service.settings import OnnxSection
 
 NO_PICTURES = np.empty((0, 6, MOUTH_SIZE, MOUTH_SIZE), np.float32)
-# Frames that a CPU runs at once: what a quick network makes of more would not stay in the processor's cache.
-CPU_FRAMES = 4
-# A bank must have at least one slot, also when nothing is taken from it.
-EMPTY_BANK = np.zeros((1, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
-FIRST_SLOT = np.zeros(1, np.int64)
 
 
 class EngineError(RuntimeError):
@@ -57,123 +43,37 @@ class EngineOutput:
     seconds: float
 
 
-class Engine:
-    """One avatar on one device. `run` may be called from several threads; each run has a session of its own."""
+class Engine(Protocol):
+    """Runs one avatar's network on one device, open from its construction on. Methods block and may be called from any thread."""
 
-    def __init__(self, avatar: Avatar, device: Device, options: OnnxSection) -> None:
-        """Opens the sessions. Raises BrokenAvatar and DeviceError."""
-        model, self._network = graph.wrap_network(
-            avatar.network_path, avatar.mask, for_cpu=not device.is_gpu, fixed_reference=avatar.reference_frame is not None
-        )
-        self.device = device
-        self.seconds_a_frame = math.inf  # of the last run
-        self.bank = CropBank(avatar, device)
-        count = options.cuda_streams_per_worker if device.is_gpu else 1
-        what = avatar.network_path.name
-        self._sessions = [open_session(model, device, options, what=what) for _ in range(count)]
-        self._idle: queue.SimpleQueue[onnxruntime.InferenceSession] = queue.SimpleQueue()
-        for session in self._sessions:
-            self._idle.put(session)
+    @property
+    def avatar_id(self) -> str:
+        """The avatar whose network it runs."""
+
+    @property
+    def device(self) -> Device:
+        """The device that it runs on."""
+
+    @property
+    def bank(self) -> CropBank:
+        """The avatar's crops on that device."""
+
+    @property
+    def room(self) -> int:
+        """The most frames that the next batch should hold. Changes with the speed of the last runs."""
 
     @property
     def producer(self) -> str:
         """The program that wrote the network, "" when its file does not say."""
-        return self._network.producer
 
-    def warm_up(self, max_batch: int) -> None:
-        """Runs the smallest and the largest batch. Only a real run shows a missing cuDNN or a network that fails.
+    def warm_up(self) -> None:
+        """Runs batches of the sizes that `run` will see, so that a network or a device that cannot work shows now.
 
-        To a network with a fixed batch size all batches are the same. Raises BrokenAvatar.
+        Raises BrokenAvatar.
         """
-        for size in [1] if self._network.batch else sorted({1, max_batch}):
-            windows = np.zeros((size, 16, 512), np.float32)
-            frames = np.zeros(size, np.int64)
-            for _ in self._sessions:
-                try:
-                    self.bank.ensure([0])
-                    output = self.run(EngineInput(windows, frames, NO_PICTURES, want_float=False, want_uint8=True))
-                except EngineError as error:
-                    raise BrokenAvatar([f"the network failed its warm-up: {error}"]) from error
-                if not output.finite.all():
-                    raise BrokenAvatar(["the network gives values that are not finite"])
 
     def run(self, batch: EngineInput) -> EngineOutput:
-        """Runs the network. Crops of `batch.frames` must be in the bank. Blocking. Raises EngineError."""
-        started = time.perf_counter()
-        count = len(batch.windows)
-        fixed = self._network.batch
-        size = fixed or (count if self.device.is_gpu else min(count, CPU_FRAMES))
-        room = -(-count // fixed) * fixed if fixed else count  # a network with a fixed batch size fills whole batches
-        floats = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.float32) if batch.want_float else None
-        planes = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if batch.want_uint8 else None
-        sums = np.empty(room, np.float32)
-        with self._session() as session:
-            for start in range(0, room, size):
-                here = slice(start, min(start + size, room))
-                outputs: dict[str, NDArray[Any]] = {graph.SUMS: sums[here]}
-                if floats is not None:
-                    outputs[self._network.mouths_float] = floats[here]
-                if planes is not None:
-                    outputs[graph.MOUTHS_UINT8] = planes[here]
-                part = batch if here == slice(0, count) else _part(batch, here.start, here.stop - here.start)
-                self._run_once(session, part, outputs)
-        pixels = None if planes is None else _interleaved(planes[:count])
-        seconds = time.perf_counter() - started
-        self.seconds_a_frame = seconds / count
-        return EngineOutput(None if floats is None else floats[:count], pixels, np.isfinite(sums[:count]), seconds)
+        """Runs the network. Crops of `batch.frames` must be in the bank.
 
-    def _run_once(self, session: onnxruntime.InferenceSession, batch: EngineInput, outputs: Mapping[str, NDArray[Any]]) -> None:
-        crops = self.bank.feed(batch.frames) if len(batch.frames) else Feed(EMPTY_BANK, batch.frames, FIRST_SLOT)
-        binding = session.io_binding()
-        inputs = {
-            graph.BANK: crops.bank,
-            graph.SLOTS: crops.slots,
-            graph.REFERENCE_SLOT: crops.reference,
-            graph.SENT_PICTURES: batch.pictures,
-            self._network.windows: batch.windows.reshape(-1, 32, 16, 16),
-        }
-        for name, value in inputs.items():
-            if name not in self._network.inputs:
-                continue
-            if isinstance(value, np.ndarray):
-                binding.bind_cpu_input(name, value)
-            else:
-                binding.bind_ortvalue_input(name, value)
-        for name, array in outputs.items():
-            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        try:
-            session.run_with_iobinding(binding)
-        except RUN_ERRORS as error:
-            raise EngineError(str(error)) from error
-
-    @contextmanager
-    def _session(self) -> Iterator[onnxruntime.InferenceSession]:
-        """A session for one run: on a GPU one that no other run has, on a CPU the one that all share."""
-        if not self.device.is_gpu:
-            yield self._sessions[0]
-            return
-        session = self._idle.get()
-        try:
-            yield session
-        finally:
-            self._idle.put(session)
-
-
-def _part(batch: EngineInput, start: int, size: int) -> EngineInput:
-    """Frames `start` to `start + size` of a batch; what lacks at its end is filled up with black pictures."""
-    own, stop = len(batch.frames), start + size
-    windows = batch.windows[start:stop]
-    frames = batch.frames[start:stop]
-    pictures = batch.pictures[max(start - own, 0) : max(stop - own, 0)]
-    if lacking := size - len(windows):
-        windows = np.concatenate([windows, np.zeros((lacking, *windows.shape[1:]), np.float32)])
-        pictures = np.concatenate([pictures, np.zeros((lacking, *pictures.shape[1:]), np.float32)])
-    return EngineInput(windows, frames, pictures, batch.want_float, batch.want_uint8)
-
-
-def _interleaved(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[frames, 3, 320, 320] -> [frames, 320, 320, 3]. OpenCV does it in a tenth of the time of a Transpose in the graph."""
-    pixels = np.empty((len(planes), MOUTH_SIZE, MOUTH_SIZE, 3), np.uint8)
-    for frame, picture in zip(planes, pixels, strict=True):
-        cv2.merge(list(frame), picture)
-    return pixels
+        Raises EngineError for whatever goes wrong in the run, also when the thread's work is interrupted.
+        """

@@ -15,7 +15,7 @@ class GpuMemory:
     name: str
     total_bytes: int
     used_bytes: int
-    utilization_percent: int
+    utilization_percent: int | None  # None where the driver does not tell, as of a part of a GPU
 
 
 def visible_gpus() -> list[GpuMemory]:
@@ -32,11 +32,15 @@ def visible_gpus() -> list[GpuMemory]:
 
 def _read(index: int) -> GpuMemory:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    try:
+        percent = int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    except pynvml.NVMLError:
+        percent = None
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     return GpuMemory(
         index=index,
         name=str(pynvml.nvmlDeviceGetName(handle)),
         total_bytes=int(memory.total),
         used_bytes=int(memory.used),
-        utilization_percent=int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+        utilization_percent=percent,
     )

@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from numpy.typing import NDArray
 
+from avatar_kit.cores import usable_cores
 from avatar_kit.errors import BrokenAvatar
+from avatar_kit.onnx_io import EncoderIO
 from inference_service.engines.devices import CPU, Device, DeviceError
+from inference_service.engines.engine import EngineError
+from inference_service.engines.interrupt import interruptible
 from inference_service.settings import OnnxSection
 
-LOAD_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-    ValueError,
-)
-RUN_ERRORS = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.RuntimeException, ort_errors.EPFail, ValueError)
+_SILENT = 4  # what is wrong comes as an exception, which says the same
 
 # Operators that do the work: they must not end up on the CPU when a GPU was asked for, and are worth sharing out among cores.
 HEAVY_OPERATORS = frozenset({"Conv", "FusedConv", "ConvTranspose", "MatMul", "Gemm", "Resize"})
 
 
-def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *, what: str) -> onnxruntime.InferenceSession:
-    """A session of `model` on `device`.
+def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *, name: str) -> onnxruntime.InferenceSession:
+    """Opens a session of `model` on `device`.
 
-    Raises BrokenAvatar, naming `what`, when ONNX Runtime refuses the model, and DeviceError when the device's provider does not
-    take it over: no silent fall-back to another.
+    Raises BrokenAvatar, naming the file `name`, when ONNX Runtime refuses the model, and DeviceError when the device's provider
+    does not take it over: no silent fall-back to another.
     """
+    chosen = _session_options(model, device, options)
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(),
-            sess_options=_session_options(model, device, options),
-            providers=[(name, dict(choices)) for name, choices in device.providers],
-        )
-    except LOAD_ERRORS as error:
-        raise BrokenAvatar([f"{what}: ONNX Runtime refuses it ({type(error).__name__})"]) from error
+        with interruptible(f"opening {name}", lambda: chosen.set_load_cancellation_flag(True)):
+            session = onnxruntime.InferenceSession(
+                model.SerializeToString(),
+                sess_options=chosen,
+                providers=[(provider, dict(choices)) for provider, choices in device.providers],
+            )
+    except Exception as error:  # its errors have no common base
+        raise BrokenAvatar([f"{name}: ONNX Runtime refuses it ({type(error).__name__})"]) from error
     # The session keeps the serialized model to fall back to other providers, which it may not: as much memory as the weights.
     session._model_bytes = None
     first = device.providers[0][0]
@@ -50,6 +49,35 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
     if device.is_gpu:
         _refuse_heavy_cpu_nodes(session, device)
     return session
+
+
+@contextmanager
+def run_options(name: str) -> Iterator[onnxruntime.RunOptions]:
+    """Options for one run of a session of the file `name`, within which an interrupt of this thread's work ends the run."""
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _SILENT
+
+    def end() -> None:
+        options.terminate = True
+
+    with interruptible(f"running {name}", end):
+        yield options
+
+
+def encoder_run(
+    session: onnxruntime.InferenceSession, io: EncoderIO, name: str
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Returns what runs a session of an audio encoder: [rows, 1, 80, 16] -> [rows, 512]. Raises EngineError."""
+
+    def run(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        try:
+            with run_options(name) as options:
+                rows: NDArray[np.float32] = session.run([io.rows], {io.mel: windows}, options)[0]
+        except Exception as error:
+            raise EngineError(f"{name}: {error or type(error).__name__}") from error
+        return rows
+
+    return run
 
 
 def _refuse_heavy_cpu_nodes(session: onnxruntime.InferenceSession, device: Device) -> None:
@@ -64,8 +92,8 @@ def _session_options(model: onnx.ModelProto, device: Device, options: OnnxSectio
     chosen = onnxruntime.SessionOptions()
     light = not any(node.op_type in HEAVY_OPERATORS for node in model.graph.node)
     # To copy and scale, waking other cores costs more than they help.
-    chosen.intra_op_num_threads = options.intra_op_threads or (1 if light else 0)
-    chosen.log_severity_level = 3
+    chosen.intra_op_num_threads = options.intra_op_threads or (1 if light else usable_cores())
+    chosen.log_severity_level = _SILENT
     if options.inter_op_threads > 1:
         chosen.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
         chosen.inter_op_num_threads = options.inter_op_threads

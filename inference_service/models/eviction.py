@@ -14,8 +14,8 @@ def in_order(models: Iterable[LoadedModel], policy: Policy) -> list[LoadedModel]
     """Idle models, the first to go first: the least often used (the longest unused of those alike), or the longest unused."""
     idle = [model for model in models if not model.in_use]
     if policy == "lru":
-        return sorted(idle, key=lambda model: model.last_used)
-    return sorted(idle, key=lambda model: (model.usage_count, model.last_used))
+        return sorted(idle, key=lambda model: model.last_used_s)
+    return sorted(idle, key=lambda model: (model.usage_count, model.last_used_s))
 
 
 def to_make_room(

@@ -1,13 +1,14 @@
-"""Making all crops of a loaded avatar in the background, which of a long video takes minutes: it holds up no loading."""
+"""Fills a loaded avatar's crop bank in the background. A long video takes minutes, so this has its own threads."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 from avatar_kit.errors import AvatarReplaced, BrokenAvatar
 from inference_service.models.model import LoadedModel
+from inference_service.scheduling.limited_threads import LimitedThreads
 
 log = logging.getLogger(__name__)
 
@@ -15,27 +16,35 @@ log = logging.getLogger(__name__)
 class Fillings:
     """Used from the event loop only; the work is done on threads of its own."""
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="fill")
-        self._tasks: dict[asyncio.Task[None], LoadedModel] = {}
+    def __init__(self, on_lost: Callable[[str], None]) -> None:
+        self._threads = LimitedThreads(2, "fill", on_lost=on_lost)
+        self._tasks: dict[LoadedModel, asyncio.Task[None]] = {}
 
-    def begin(self, model: LoadedModel) -> None:
-        """Fills the banks of `model`, until it is dropped."""
-        task = asyncio.create_task(self._fill(model), name=f"fill-{model.avatar.id}")
-        self._tasks[task] = model
-        task.add_done_callback(self._tasks.pop)
+    def begin(self, model: LoadedModel) -> asyncio.Task[None]:
+        """Fills the banks of `model`, until it is dropped. Returns what ends with the filling."""
+        task = self._tasks.get(model)
+        if task is None:
+            task = self._tasks[model] = asyncio.create_task(self._fill(model), name=f"fill-{model.avatar.id}")
+            task.add_done_callback(lambda _: self._tasks.pop(model))
+        return task
+
+    async def fill(self, model: LoadedModel) -> None:
+        """Waits until the banks are full."""
+        await asyncio.shield(self.begin(model))
 
     async def close(self) -> None:
         """Ends them all, each after the frame that it is at."""
-        for model in self._tasks.values():
+        for model in self._tasks:
             drop(model)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._threads.shutdown()
+        await self._threads.close()
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _fill(self, model: LoadedModel) -> None:
         try:
             for engine in model.engines:
-                await asyncio.get_running_loop().run_in_executor(self._threads, engine.bank.fill)
+                await self._threads.run(engine.bank.fill)
         except BrokenAvatar as error:
             log.warning("avatar %s: not all frames can be served: %s", model.avatar.id, error)
         except AvatarReplaced:
@@ -43,6 +52,6 @@ class Fillings:
 
 
 def drop(model: LoadedModel) -> None:
-    """Has nobody make more crops of it than those that calls under way ask for."""
+    """Stops the background fill; requests in flight still make the crops they need."""
     for engine in model.engines:
         engine.bank.stop_filling()

@@ -12,18 +12,17 @@ from pathlib import Path
 from threading import Lock
 
 import onnx
-import psutil
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.onnx_io import encoder_io
 from inference_service.audio.encoder import AudioEncoder
 from inference_service.audio.features import AudioFeatures
-from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import Engine
-from inference_service.engines.gpu_memory import visible_gpus
-from inference_service.engines.sessions import open_session
+from inference_service.engines.onnxruntime import OnnxEngine
+from inference_service.engines.sessions import encoder_run, open_session
+from inference_service.models.memory import MemoryMeter
 from inference_service.models.stored_features import StoredFeatures
 from inference_service.settings import OnnxSection
 
@@ -44,7 +43,7 @@ class LoadedModel:
     load_seconds: float
     loaded_unix_ms: int = field(default_factory=lambda: int(time.time() * 1000))
     last_used_unix_ms: int = 0
-    last_used: float = field(default_factory=time.monotonic)
+    last_used_s: float = 0.0  # on the registry's clock
     usage_count: int = 0
     total_inference_ms: float = 0
     in_use: int = 0
@@ -54,10 +53,10 @@ class LoadedModel:
         """Memory of the network and of the crops made so far."""
         return self.network_bytes + sum(engine.bank.memory_bytes for engine in self.engines)
 
-    def note_use(self) -> None:
+    def note_use(self, now_s: float) -> None:
         """Counts one request."""
         self.usage_count += 1
-        self.last_used = time.monotonic()
+        self.last_used_s = now_s
         self.last_used_unix_ms = int(time.time() * 1000)
 
     def note_run(self, seconds: float) -> None:
@@ -66,40 +65,32 @@ class LoadedModel:
 
 
 class ModelLoader:
-    """Opens avatars on devices. Blocking; loads one at a time, so that memory can be measured."""
+    """Opens avatars on devices. Blocking; loads on several threads do not wait for each other."""
 
-    def __init__(self, options: OnnxSection, *, max_batch: int) -> None:
+    def __init__(self, options: OnnxSection, *, max_batch: int = 0) -> None:
+        """`max_batch`: frames of a batch at most; 0: what suits the device."""
         self._options = options
         self._max_batch = max_batch
-        self._lock = Lock()
-        self._banks: weakref.WeakSet[CropBank] = weakref.WeakSet()
+        self._memory = MemoryMeter()
+        self._encoders_lock = Lock()
         self._encoders: weakref.WeakValueDictionary[tuple[object, ...], AudioFeatures] = weakref.WeakValueDictionary()
+        self._put_out: list[AudioFeatures] = []  # kept, or the next who asks would open them afresh
 
-    def load(self, avatar: Avatar, encoder_path: Path, devices: Sequence[Device], *, fill: bool) -> LoadedModel:
-        """Opens and warms up the network on `devices`; `fill` makes all crops too. Raises BrokenAvatar, DeviceError."""
-        with self._lock:
-            started = time.monotonic()
-            before = self._used_without_crops(devices)
-            engines = [Engine(avatar, device, self._options) for device in devices]
+    def load(self, avatar: Avatar, encoder_path: Path, devices: Sequence[Device]) -> LoadedModel:
+        """Opens the network on `devices` and warms it up. Raises BrokenAvatar, DeviceError."""
+        started = time.monotonic()
+        with self._memory.measured(devices) as taken:
+            engines = [OnnxEngine(avatar, device, self._options, max_batch=self._max_batch) for device in devices]
             for engine in engines:
-                self._banks.add(engine.bank)
-                engine.warm_up(self._max_batch)
-            # Other work moves the process's memory too: a network never counts less than its file.
-            taken = self._used_without_crops(devices) - before
-            measured = max(taken, avatar.network_path.stat().st_size * len(engines))
-            features = self.features(encoder_path, devices[0])
+                self._memory.leave_out(engine.bank)
+                engine.warm_up()
+        # Other work moves the process's memory too: a network never counts less than its file.
+        network_bytes = max(taken.bytes, avatar.network_path.stat().st_size * len(engines))
+        features = self.features(encoder_path, devices[0])
         if avatar.audio_encoder_path is None and engines[0].producer != DEMO_PRODUCER:
             _warn_of_the_demos_encoder(avatar, encoder_path)
-        if fill:
-            for engine in engines:
-                engine.bank.fill()
         stored = StoredFeatures(avatar.features_path, frame_count=avatar.frame_count)
-        return LoadedModel(avatar, engines, features, stored, measured, time.monotonic() - started)
-
-    def _used_without_crops(self, devices: Sequence[Device]) -> int:
-        """Crops count by themselves, and those of other avatars may be made meanwhile."""
-        crops = sum(bank.device_bytes for bank in self._banks if bank.device in devices)
-        return _used_bytes(devices) - crops
+        return LoadedModel(avatar, engines, features, stored, network_bytes, time.monotonic() - started)
 
     def features(self, encoder_path: Path, device: Device) -> AudioFeatures:
         """The features of the encoder at `encoder_path`, opened once for all avatars that share it. Raises BrokenAvatar."""
@@ -108,13 +99,29 @@ class ModelLoader:
         except OSError as error:
             raise BrokenAvatar([f"the audio encoder {encoder_path.name} is missing"]) from error
         key = (os.path.realpath(encoder_path), status.st_mtime_ns, status.st_size, device.gpu_id)
-        found = self._encoders.get(key)
-        if found is None:
-            io = encoder_io(encoder_path)
-            session = open_session(onnx.load(encoder_path), device, self._options, what=encoder_path.name)
-            found = AudioFeatures(AudioEncoder.from_session(session, mel=io.mel, rows=io.rows, batch=io.batch))
-            self._encoders[key] = found
-        return found
+        with self._encoders_lock:
+            found = self._encoders.get(key)
+        if found is not None:
+            return found
+        io = encoder_io(encoder_path)
+        session = open_session(onnx.load(encoder_path), device, self._options, name=encoder_path.name)
+        run = encoder_run(session, io, encoder_path.name)
+        opened = AudioFeatures(AudioEncoder(run, rows_per_run=io.batch))
+        with self._encoders_lock:  # not held while it is opened: another load may be opening it too, or be stuck at it
+            return self._encoders.setdefault(key, opened)
+
+    def put_out(self, features: AudioFeatures, reason: str) -> None:
+        """Has an encoder refuse all sound with `reason`, until `reopen`."""
+        features.put_out(reason)
+        self._put_out.append(features)
+
+    def reopen(self) -> None:
+        """Has encoders that were put out opened again by the next who load them."""
+        with self._encoders_lock:
+            for key, features in list(self._encoders.items()):
+                if features in self._put_out:
+                    del self._encoders[key]
+            self._put_out.clear()
 
 
 def _warn_of_the_demos_encoder(avatar: Avatar, encoder_path: Path) -> None:
@@ -125,10 +132,3 @@ def _warn_of_the_demos_encoder(avatar: Avatar, encoder_path: Path) -> None:
             avatar.id,
             encoder_path.name,
         )
-
-
-def _used_bytes(devices: Sequence[Device]) -> int:
-    if not devices[0].is_gpu:
-        return int(psutil.Process().memory_info().rss)
-    used = {gpu.index: gpu.used_bytes for gpu in visible_gpus()}
-    return sum(used.get(device.gpu_id, 0) for device in devices)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,16 +15,22 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError, AvatarReplaced, BrokenAvatar
 from inference_service.avatar_errors import FilesReplaced, as_service_errors
 from inference_service.engines.devices import Device
+from inference_service.engines.engine import Engine
 from inference_service.metrics import InferenceMetrics
 from inference_service.models.eviction import to_make_room
 from inference_service.models.filling import Fillings, drop
 from inference_service.models.model import LoadedModel, ModelLoader
+from inference_service.scheduling.limited_threads import LimitedThreads, Overrun
 from inference_service.settings import InferenceSettings
+from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import FailedPrecondition, NotFound, ResourceExhausted
 
 log = logging.getLogger(__name__)
 
 RETRY_WHEN_FULL_MS = 1000
+# Avatars opened at the same time: more than one, so that a network that never ends its warm-up holds up no other.
+LOAD_THREADS = 4
+FILE_THREADS = 2  # that look at avatars' files without waiting for loads
 CROP_BYTES = 3 * 320 * 320
 # Reading an avatar that is being replaced begins again; once is enough unless somebody replaces it over and over.
 _READ_TRIES = 3
@@ -44,7 +48,11 @@ class ModelRegistry:
         loader: ModelLoader,
         settings: InferenceSettings,
         metrics: InferenceMetrics,
+        *,
+        on_lost: Callable[[str], None],
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        """`on_lost` is told of a load whose thread does not come back."""
         self.catalog = catalog
         self.max_models = settings.capacity.max_models
         self.max_bytes = int(settings.capacity.max_memory_gb * 2**30)
@@ -54,8 +62,11 @@ class ModelRegistry:
         self._metrics = metrics
         self._models: dict[str, LoadedModel] = {}
         self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="load")
-        self._fillings = Fillings()
+        self._put_out: dict[str, str] = {}
+        self._file_threads = LimitedThreads(FILE_THREADS, "files", on_lost=on_lost, clock=clock)
+        self._load_threads = LimitedThreads(LOAD_THREADS, "load", on_lost=on_lost, clock=clock)
+        self._fillings = Fillings(on_lost)
+        self._clock = clock
         self._turn = 0
 
     @property
@@ -72,6 +83,22 @@ class ModelRegistry:
         """The avatar if it is loaded."""
         return self._models.get(avatar_id)
 
+    def refusal(self, avatar_id: str) -> str | None:
+        """The reason why the avatar is not loaded, nor will be without a reload; None when it is or may be."""
+        return self._put_out.get(avatar_id)
+
+    def put_out(self, avatar_id: str, reason: str) -> None:
+        """Unloads an avatar that would hold up others, and refuses it with `reason` until it is loaded with force_reload."""
+        log.error("%s; it is not served until it is loaded with force_reload", reason)
+        self._put_out[avatar_id] = reason
+        self.unload(avatar_id)
+
+    def put_out_engine(self, engine: Engine, reason: str) -> None:
+        """Puts out the avatar of an engine, unless it has been loaded again since."""
+        model = self._models.get(engine.avatar_id)
+        if model is None or engine in model.engines:
+            self.put_out(engine.avatar_id, reason)
+
     @asynccontextmanager
     async def acquire(self, avatar_id: str, *, version: str = "") -> AsyncIterator[LoadedModel]:
         """The avatar, loaded if it was not, and kept for the length of the block. Raises ServiceError.
@@ -83,14 +110,14 @@ class ModelRegistry:
         if version and model.avatar.version != version:
             model = await self._of_version(model, version)
         model.in_use += 1
-        model.note_use()
+        model.note_use(self._clock.now())
         try:
             yield model
         finally:
             model.in_use -= 1
-            model.last_used = time.monotonic()
+            model.last_used_s = self._clock.now()
 
-    async def load(self, avatar_id: str, *, force_reload: bool = False, fill: bool = False) -> LoadedModel:
+    async def load(self, avatar_id: str, *, force_reload: bool = False) -> LoadedModel:
         """Loads the avatar if it is not, or again. A failed reload keeps the old one; calls under way finish on it.
 
         Raises ServiceError.
@@ -98,12 +125,22 @@ class ModelRegistry:
         model = self._models.get(avatar_id)
         if model is not None and not force_reload:
             return model
-        task = self._loading.get(avatar_id) or self._begin(avatar_id, fill=fill)
+        if force_reload:
+            self._put_out.pop(avatar_id, None)
+            self._loader.reopen()
+        if reason := self._put_out.get(avatar_id):
+            raise FailedPrecondition(reason)
+        task = self._loading.get(avatar_id) or self._begin(avatar_id)
         # Shielded: one caller that gives up must not take the load away from the others.
         model = await asyncio.shield(task)
-        if force_reload and not await asyncio.to_thread(model.avatar.is_current):
-            return await self.load(avatar_id, force_reload=True, fill=fill)  # replaced after a load under way had read them
+        if force_reload and not await self._file_threads.run(model.avatar.is_current):
+            return await self.load(avatar_id, force_reload=True)  # replaced after a load under way had read them
         return model
+
+    async def preload(self, avatar_id: str) -> None:
+        """Loads the avatar and makes all its crops. Raises ServiceError."""
+        model = await self.load(avatar_id)
+        await self._fillings.fill(model)
 
     async def renew(self, model: LoadedModel) -> None:
         """Loads an avatar again whose files were found to have been replaced; once however many find it.
@@ -119,7 +156,7 @@ class ModelRegistry:
             raise FilesReplaced(f"{_REPLACED}, and the new ones can not be loaded: {error.message}") from error
 
     def unload(self, avatar_id: str) -> bool:
-        """Forgets the avatar; calls under way finish on it. False when it was not loaded."""
+        """Forgets the avatar; calls under way finish on it. Returns False when it was not loaded."""
         model = self._models.pop(avatar_id, None)
         if model is None:
             return False
@@ -130,20 +167,23 @@ class ModelRegistry:
         """Unloads what nobody used for the configured time."""
         limit = self._settings.capacity.idle_timeout_minutes * 60
         for avatar_id, model in list(self._models.items()):
-            if limit and not model.in_use and time.monotonic() - model.last_used > limit:
+            if limit and not model.in_use and self._clock.now() - model.last_used_s > limit:
                 self._evict(avatar_id, "idle")
 
     async def close(self) -> None:
-        """Waits for loads under way and forgets everything."""
+        """Cuts loads under way short and forgets everything."""
+        await self._load_threads.close()
+        await self._file_threads.close()
+        for task in self._loading.values():
+            task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
         await self._fillings.close()
         self._models.clear()
-        self._threads.shutdown()
 
     async def _of_version(self, other: LoadedModel, version: str) -> LoadedModel:
         """The avatar as the caller has it, which is not the `other` that is loaded. Raises ServiceError."""
         avatar_id = other.avatar.id
-        on_disk = await asyncio.to_thread(self._version_on_disk, other.avatar)
+        on_disk = await self._file_threads.run(lambda: self._version_on_disk(other.avatar))
         model = self._models.get(avatar_id)
         if on_disk == version and (model is None or model.avatar.version != version):
             model = await self.load(avatar_id, force_reload=True)
@@ -160,8 +200,8 @@ class ModelRegistry:
         except AvatarError:
             return ""
 
-    def _begin(self, avatar_id: str, *, fill: bool) -> asyncio.Task[LoadedModel]:
-        task = asyncio.create_task(self._load(avatar_id, fill=fill), name=f"load-{avatar_id}")
+    def _begin(self, avatar_id: str) -> asyncio.Task[LoadedModel]:
+        task = asyncio.create_task(self._load(avatar_id), name=f"load-{avatar_id}")
         self._loading[avatar_id] = task
         task.add_done_callback(lambda done: self._loading_ended(avatar_id, done))
         return task
@@ -173,49 +213,60 @@ class ModelRegistry:
         if (error := task.exception()) is not None:  # also marks it as seen when every caller has gone
             log.warning("avatar %s was not loaded: %s", avatar_id, error)
 
-    async def _load(self, avatar_id: str, *, fill: bool) -> LoadedModel:
+    async def _load(self, avatar_id: str) -> LoadedModel:
         try:
             with as_service_errors():
-                model = await self._read(avatar_id, fill=fill)
+                model = await self._read(avatar_id)
         except NotFound:  # the caller's mistake, not the avatar's
             raise
-        except Exception:
+        except Exception as error:
             self._metrics.loaded_model(None)
+            if isinstance(error, Overrun):
+                raise self._too_slow(avatar_id, error) from error
             raise
         if older := self._models.get(avatar_id):
             drop(older)
         self._models[avatar_id] = model
+        model.last_used_s = self._clock.now()
         self._metrics.loaded_model(model.load_seconds)
         log.info("loaded avatar %s in %.0f ms, %.0f MB", avatar_id, model.load_seconds * 1000, model.memory_bytes / 1e6)
         self._trim(keep=avatar_id)
-        if not fill and self._is_worth_filling(model):
+        if self._is_worth_filling(model):
             self._fillings.begin(model)
         return model
 
-    async def _read(self, avatar_id: str, *, fill: bool) -> LoadedModel:
+    def _too_slow(self, avatar_id: str, overrun: Overrun) -> FailedPrecondition:
+        reason = f"avatar {avatar_id}: {overrun}"
+        if avatar_id in self._models:
+            log.error("%s; the one loaded before is served on", reason)
+        else:
+            self.put_out(avatar_id, reason)
+        return FailedPrecondition(reason)
+
+    async def _read(self, avatar_id: str) -> LoadedModel:
         """The avatar from its files, all of one version. Raises AvatarError, ResourceExhausted."""
         tries = _READ_TRIES
         while True:
             try:
-                return await self._read_once(avatar_id, fill=fill)
+                return await self._read_once(avatar_id)
             except AvatarReplaced:
                 tries -= 1
                 if not tries:
                     raise
 
-    async def _read_once(self, avatar_id: str, *, fill: bool) -> LoadedModel:
-        loop = asyncio.get_running_loop()
-        avatar = await loop.run_in_executor(self._threads, self.catalog.get, avatar_id)
+    async def _read_once(self, avatar_id: str) -> LoadedModel:
+        avatar = await self._file_threads.run(lambda: self.catalog.get(avatar_id))
         try:
             devices = self._place(avatar)
             self._make_room(avatar_id, coming_bytes=_expected_bytes(avatar, devices))
-            model = await loop.run_in_executor(
-                self._threads, lambda: self._loader.load(avatar, self.catalog.audio_encoder_path(avatar), devices, fill=fill)
+            model = await self._load_threads.run(
+                lambda: self._loader.load(avatar, self.catalog.audio_encoder_path(avatar), devices),
+                limit_s=self._settings.limits.load_seconds,
             )
         except (BrokenAvatar, OSError):
             avatar.check_current()  # if they were replaced, that is why
             raise
-        await loop.run_in_executor(self._threads, avatar.check_current)
+        await self._file_threads.run(avatar.check_current)
         return model
 
     def _is_worth_filling(self, model: LoadedModel) -> bool:

@@ -6,12 +6,11 @@ Everything but the runs happens on the event loop, so no locks are needed.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,28 +19,26 @@ from inference_service.engines.devices import Device
 from inference_service.engines.engine import NO_PICTURES, Engine, EngineError, EngineInput, EngineOutput
 from inference_service.metrics import InferenceMetrics
 from inference_service.scheduling.fair_queue import FairQueue, Slice
+from inference_service.scheduling.limited_threads import LimitedThreads, Overrun
+from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import DeadlineExceeded, FailedPrecondition, ServiceError, Unavailable
 
 log = logging.getLogger(__name__)
 
-NOT_FINITE = "the avatar's network gives values that are not finite; the avatar must be mended"
-RUN_FAILED = "the avatar's network failed while running; the avatar must be mended or unloaded"
 STOPPING = "the inference service is shutting down"
-
-# A batch of a quick network may hold more frames than others, as long as it takes no longer than this: handing a batch over costs
-# as much as several of its frames.
-QUICK_RUN_S = 0.01
 
 
 @dataclass(frozen=True)
 class MouthGroup:
-    """Consecutive frames of one request."""
+    """Consecutive frames of one request, and what was measured on their way."""
 
     first: int
     mouths: NDArray[np.float32] | NDArray[np.uint8]  # [count, 3, 320, 320] float32 or [count, 320, 320, 3] uint8
-    run_seconds: float
+    audio_seconds: float
     queue_seconds: float
+    run_seconds: float
     worker_id: int
+    gpu_id: int
 
 
 @dataclass(eq=False)
@@ -53,10 +50,11 @@ class Job:
     frames: NDArray[np.int64] | None  # [frames], into the avatar's own crops
     pictures: NDArray[np.float32] | None  # [1 or frames, 6, 320, 320], sent by the caller instead
     want_float: bool
-    deadline: float | None  # time.monotonic
+    deadline_s: float | None = None  # on the dispatcher's clock
+    audio_seconds: float = 0.0
     on_run: Callable[[float], None] = lambda _seconds: None
-    queued_at: float = field(default_factory=time.monotonic)
-    results: asyncio.Queue[MouthGroup | ServiceError] = field(default_factory=asyncio.Queue)
+    queued_at_s: float = field(default=0.0, init=False)
+    results: asyncio.Queue[MouthGroup | ServiceError] = field(default_factory=asyncio.Queue, init=False)
 
     @property
     def count(self) -> int:
@@ -80,21 +78,27 @@ class Dispatcher:
         device: Device,
         *,
         workers: int,
-        max_batch: int,
-        quick_batch: int = 0,
         max_delay_s: float,
+        run_limit_s: float,
         metrics: InferenceMetrics,
+        on_overrun: Callable[[Engine, str], None],
+        on_lost: Callable[[str], None],
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`quick_batch`: the most frames of a batch where so many take no longer than QUICK_RUN_S, if more than `max_batch`."""
+        """`on_overrun` is told of an engine whose run took longer than `run_limit_s`: it is given no other batch. `on_lost` is
+        told when its thread does not come back.
+        """
         self.device = device
-        self.max_batch = max_batch
-        self._quick_batch = quick_batch
         self._max_delay_s = max_delay_s
+        self._run_limit_s = run_limit_s
         self._workers = workers
         self._metrics = metrics
-        self._queue: FairQueue[Job] = FairQueue()
+        self._on_overrun = on_overrun
+        self._clock = clock
+        self._queue: FairQueue[Engine, Job] = FairQueue()
         self._work = asyncio.Condition()
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix=f"device{device.gpu_id}")
+        self._threads = LimitedThreads(workers, f"device{device.gpu_id}", on_lost=on_lost, clock=clock)
+        self._overrun: WeakSet[Engine] = WeakSet()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -111,15 +115,17 @@ class Dispatcher:
         ]
 
     async def stop(self) -> None:
-        """Lets running batches end and refuses the rest."""
+        """Cuts running batches short and refuses the rest."""
         self._stopping = True
         async with self._work:
             self._work.notify_all()
+        await self._threads.close()
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        while (batch := self._queue.take(self.max_batch)) is not None:
-            for piece in batch[1]:
-                piece.request.results.put_nowait(Unavailable(STOPPING))
-        self._threads.shutdown()
+        while (engine := self._queue.head) is not None:
+            for job in self._queue.remove_key(engine):
+                job.results.put_nowait(Unavailable(STOPPING))
 
     async def submit(self, job: Job) -> AsyncGenerator[MouthGroup]:
         """Runs `job` and yields its frames in order, as they are made.
@@ -128,11 +134,14 @@ class Dispatcher:
         """
         if self._stopping:
             raise Unavailable(STOPPING)
+        if job.engine in self._overrun:
+            raise FailedPrecondition(f"avatar {job.engine.avatar_id}: its network has taken too long for another request")
+        job.queued_at_s = self._clock.now()
         self._queue.push(job.engine, job, job.count)
         self._metrics.queued_frames(self.device.gpu_id, self.waiting_frames)
         try:
             async with self._work:
-                self._work.notify()
+                self._work.notify_all()  # one batch may not hold all frames: other workers take what is left
             early: dict[int, MouthGroup] = {}
             delivered = 0
             while delivered < job.count:
@@ -151,80 +160,111 @@ class Dispatcher:
 
     async def _serve(self, worker: int) -> None:
         while not self._stopping:
-            pieces = await self._next_batch()
-            if pieces and not await self._run_and_deliver(worker, pieces):
-                for piece in pieces:  # together they failed: each alone, so that only those that cannot run fail
-                    if len(pieces) == 1 or not await self._run_and_deliver(worker, [piece]):
-                        self._fail(piece.request, FailedPrecondition(RUN_FAILED))
+            if pieces := await self._next_batch():
+                await self._run(worker, pieces)
 
-    async def _run_and_deliver(self, worker: int, pieces: Sequence[Slice[Job]]) -> bool:
-        """Runs one batch; False when the network failed."""
-        loop = asyncio.get_running_loop()
-        started = time.monotonic()
+    async def _run(self, worker: int, pieces: Sequence[Slice[Job]]) -> None:
+        """Runs one batch, and each request of it alone where that fails: only those that cannot run fail."""
+        started_s = self._clock.now()
         try:
-            output = await loop.run_in_executor(self._threads, _run, pieces)
-        except EngineError as error:
-            log.warning("a batch of %d requests failed on %s: %s", len(pieces), self.device.name, error)
-            return False
-        except Exception:
-            log.exception("a batch failed in our own code")
-            for piece in pieces:
-                self._fail(piece.request, ServiceError("internal error"))
-            return True
-        self._deliver(worker, pieces, output, started)
-        return True
+            output = await self._threads.run(functools.partial(_run, pieces), limit_s=self._run_limit_s)
+        except asyncio.CancelledError:
+            self._fail(pieces, Unavailable(STOPPING))
+            raise
+        except Overrun as error:
+            self._put_out(pieces, error)
+        except Exception as error:
+            if self._stopping:
+                self._fail(pieces, Unavailable(STOPPING))
+            elif len(pieces) == 1:
+                self._fail(pieces, _told(pieces[0].request.engine, error))
+            else:
+                for piece in pieces:
+                    await self._run(worker, [piece])
+        else:
+            self._deliver(worker, pieces, output, started_s)
 
     async def _next_batch(self) -> Sequence[Slice[Job]]:
         """The next slices to run together, those with the avatar's own frames first; empty when stopping or all were dropped."""
         async with self._work:
             await self._work.wait_for(lambda: self._stopping or len(self._queue))
-            if self._max_delay_s and not self._stopping and self._queue.frames_at_head() < self.max_batch:
+            if self._max_delay_s and not self._stopping:
                 await self._wait_for_more()
-        taken = None if self._stopping else self._queue.take(self._room())
-        if taken is None:
+        engine = self._queue.head
+        if engine is None or self._stopping:
             return []
+        taken = self._queue.take(engine.room)
         self._metrics.queued_frames(self.device.gpu_id, self.waiting_frames)
-        pieces = [piece for piece in taken[1] if self._still_wanted(piece)]
+        pieces = [piece for piece in taken if self._still_wanted(piece)]
         return sorted(pieces, key=lambda piece: piece.request.frames is None)
 
-    def _room(self) -> int:
-        """Frames that the next batch may hold."""
-        engine = self._queue.head
-        if not self._quick_batch or not isinstance(engine, Engine):
-            return self.max_batch
-        return max(self.max_batch, min(self._quick_batch, int(QUICK_RUN_S / engine.seconds_a_frame)))
-
     async def _wait_for_more(self) -> None:
-        enough = self._work.wait_for(lambda: self._stopping or self._queue.frames_at_head() >= self.max_batch)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(enough, self._max_delay_s)
+        until_s = self._clock.now() + self._max_delay_s
+        alarm = asyncio.create_task(self._notify_after(self._max_delay_s))
+        try:
+            await self._work.wait_for(lambda: self._stopping or self._is_full() or self._clock.now() >= until_s)
+        finally:
+            alarm.cancel()
+
+    async def _notify_after(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        async with self._work:
+            self._work.notify_all()
+
+    def _is_full(self) -> bool:
+        engine = self._queue.head
+        return engine is not None and self._queue.frames_at_head() >= engine.room
 
     def _still_wanted(self, piece: Slice[Job]) -> bool:
-        job = piece.request
-        if job.deadline is None or time.monotonic() < job.deadline:
+        deadline_s = piece.request.deadline_s
+        if deadline_s is None or self._clock.now() < deadline_s:
             return True
         self._metrics.dropped_request("deadline")
-        self._fail(job, DeadlineExceeded("the deadline passed while the request waited for its turn"))
+        self._fail([piece], DeadlineExceeded("the deadline passed while the request waited for its turn"))
         return False
 
-    def _fail(self, job: Job, error: ServiceError) -> None:
-        self._queue.remove(job)
-        job.results.put_nowait(error)
+    def _fail(self, pieces: Sequence[Slice[Job]], error: ServiceError) -> None:
+        for piece in pieces:
+            self._queue.remove(piece.request)
+            piece.request.results.put_nowait(error)
 
-    def _deliver(self, worker: int, pieces: Sequence[Slice[Job]], output: EngineOutput, started: float) -> None:
-        self._metrics.ran_batch(self.device.gpu_id, sum(piece.count for piece in pieces), output.seconds)
+    def _put_out(self, pieces: Sequence[Slice[Job]], overrun: Overrun) -> None:
+        engine = pieces[0].request.engine
+        self._overrun.add(engine)
+        reason = f"avatar {engine.avatar_id}: {overrun}"
+        self._on_overrun(engine, reason)
+        for job in {*(piece.request for piece in pieces), *self._queue.remove_key(engine)}:
+            job.results.put_nowait(FailedPrecondition(reason))
+
+    def _deliver(self, worker: int, pieces: Sequence[Slice[Job]], output: EngineOutput, started_s: float) -> None:
+        gpu_id = self.device.gpu_id
+        self._metrics.ran_batch(gpu_id, sum(piece.count for piece in pieces), output.seconds)
         at = 0
         for piece in pieces:
             job, end = piece.request, at + piece.count
-            if not output.finite[at:end].all():
-                self._fail(job, FailedPrecondition(NOT_FINITE))
+            mouths = output.mouths_float if job.want_float else output.mouths_uint8
+            if mouths is None or not output.finite[at:end].all():
+                self._fail(
+                    [piece], FailedPrecondition(f"avatar {job.engine.avatar_id}: its network gives values that are not finite")
+                )
             else:
-                mouths = output.mouths_float if job.want_float else output.mouths_uint8
-                if mouths is not None:
-                    group = MouthGroup(piece.start, mouths[at:end], output.seconds, started - job.queued_at, worker)
-                    job.results.put_nowait(group)
+                waited_s = started_s - job.queued_at_s
+                job.results.put_nowait(
+                    MouthGroup(piece.start, mouths[at:end], job.audio_seconds, waited_s, output.seconds, worker, gpu_id)
+                )
                 job.on_run(output.seconds)
             at = end
+
+
+def _told(engine: Engine, error: Exception) -> ServiceError:
+    """Logs why a request failed alone, and returns what its caller is told."""
+    if isinstance(error, EngineError):
+        log.warning("avatar %s: its network failed on %s: %s", engine.avatar_id, engine.device.name, error)
+        return FailedPrecondition(
+            f"avatar {engine.avatar_id}: its network failed while running; the avatar must be mended or unloaded"
+        )
+    log.error("a batch failed in our own code", exc_info=error)
+    return ServiceError("internal error")
 
 
 def _run(pieces: Sequence[Slice[Job]]) -> EngineOutput:

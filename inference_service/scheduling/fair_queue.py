@@ -1,35 +1,21 @@
-"""Who runs next on a device: avatars take turns, and within an avatar its waiting requests share the batches.
+"""Decides who runs next on a device: avatars take turns, and an avatar's waiting requests share its batches.
 
-Pure policy: no clock, no I/O. The dispatcher owns one queue a device and calls it from the event loop only.
+Pure policy: no clock, no I/O. The dispatcher owns one queue a device and calls it from the event loop only. The cost of each call
+does not grow with what waits.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+K = TypeVar("K")
 R = TypeVar("R")
 
-# What a request gets of a batch at least, while it has so much left: each piece is a message of its own to the caller, and the
+# The least that a request gets of a batch, while it has so much left: each piece is a message of its own to the caller, and the
 # cost of a message is that of several frames' bytes.
 MIN_SLICE = 4
-
-
-@dataclass
-class Waiting(Generic[R]):
-    """A request's frames that no batch has taken yet."""
-
-    key: Hashable
-    request: R
-    next_frame: int
-    frames: int
-
-    @property
-    def left(self) -> int:
-        """Frames still to be taken."""
-        return self.frames - self.next_frame
 
 
 @dataclass(frozen=True)
@@ -41,15 +27,33 @@ class Slice(Generic[R]):
     count: int
 
 
-class FairQueue(Generic[R]):
+@dataclass
+class _Waiting(Generic[K]):
+    """The frames of a request that no batch has taken yet."""
+
+    key: K
+    next_frame: int
+    left: int
+
+
+@dataclass
+class _Line(Generic[R]):
+    """The requests of one key, the next one first, and their frames that no batch has taken yet."""
+
+    requests: OrderedDict[R, None] = field(default_factory=OrderedDict)
+    frames: int = 0
+
+
+class FairQueue(Generic[K, R]):
     """Requests by key (what can run in one batch: a loaded avatar), round robin over the keys and over each key's requests."""
 
     def __init__(self) -> None:
-        self._turns: OrderedDict[Hashable, deque[Waiting[R]]] = OrderedDict()
+        self._lines: OrderedDict[K, _Line[R]] = OrderedDict()
+        self._waiting: dict[R, _Waiting[K]] = {}
         self._frames = 0
 
     def __len__(self) -> int:
-        return sum(len(requests) for requests in self._turns.values())
+        return len(self._waiting)
 
     @property
     def waiting_frames(self) -> int:
@@ -57,62 +61,85 @@ class FairQueue(Generic[R]):
         return self._frames
 
     @property
-    def head(self) -> Hashable | None:
+    def head(self) -> K | None:
         """The key whose turn is next; None when nothing waits."""
-        return next(iter(self._turns), None)
+        return next(iter(self._lines), None)
 
     def frames_at_head(self) -> int:
         """Frames waiting under the key whose turn is next; 0 when nothing waits."""
-        if not self._turns:
-            return 0
-        return sum(waiting.left for waiting in next(iter(self._turns.values())))
+        line = next(iter(self._lines.values()), None)
+        return line.frames if line else 0
 
-    def push(self, key: Hashable, request: R, frames: int) -> None:
+    def push(self, key: K, request: R, frames: int) -> None:
         """Adds a request of `frames` frames at the end of its key's line."""
-        self._turns.setdefault(key, deque()).append(Waiting(key, request, 0, frames))
+        line = self._lines.setdefault(key, _Line())
+        line.requests[request] = None
+        line.frames += frames
         self._frames += frames
+        self._waiting[request] = _Waiting(key, 0, frames)
 
     def remove(self, request: R) -> None:
-        """Forgets what is left of a request; nothing happens when nothing is left."""
-        for key, requests in self._turns.items():
-            for waiting in requests:
-                if waiting.request is request:
-                    requests.remove(waiting)
-                    self._frames -= waiting.left
-                    if not requests:
-                        del self._turns[key]
-                    return
+        """Forgets what is left of a request; does nothing when nothing is left."""
+        waiting = self._waiting.pop(request, None)
+        if waiting is None:
+            return
+        line = self._lines[waiting.key]
+        del line.requests[request]
+        line.frames -= waiting.left
+        self._frames -= waiting.left
+        if not line.requests:
+            del self._lines[waiting.key]
 
-    def take(self, max_frames: int) -> tuple[Hashable, list[Slice[R]]] | None:
-        """The next batch: up to `max_frames` frames of the key whose turn it is, shared evenly by as many of its requests as can
-        have MIN_SLICE frames each.
+    def remove_key(self, key: K) -> list[R]:
+        """Forgets all requests of a key, and returns them."""
+        line = self._lines.pop(key, None)
+        if line is None:
+            return []
+        self._frames -= line.frames
+        for request in line.requests:
+            del self._waiting[request]
+        return list(line.requests)
+
+    def take(self, max_frames: int) -> list[Slice[R]]:
+        """Takes the next batch, empty when nothing waits: up to `max_frames` frames of the key whose turn it is, shared evenly by
+        as many of its requests as can have MIN_SLICE frames each.
 
         The key goes to the end of the line when it has frames left, and a request whose frames are not all taken to the end
         of its key's line: one huge request delays another by its share of a batch, never by its length.
         """
-        if not self._turns:
-            return None
-        key, requests = self._turns.popitem(last=False)
-        served: list[Waiting[R]] = []
+        if not self._lines:
+            return []
+        key, line = self._lines.popitem(last=False)
+        served: list[R] = []
         promised = 0
-        while requests and promised < max_frames:
-            served.append(requests.popleft())
-            promised += min(served[-1].left, MIN_SLICE)
-        taken: list[Slice[R]] = []
-        for waiting, count in zip(served, _shares([waiting.left for waiting in served], max_frames), strict=True):
-            taken.append(Slice(waiting.request, waiting.next_frame, count))
-            waiting.next_frame += count
-            self._frames -= count
-            if waiting.left:
-                requests.append(waiting)
-        if requests:
-            self._turns[key] = requests
-        return key, taken
+        for request in line.requests:
+            if promised >= max_frames:
+                break
+            served.append(request)
+            promised += min(self._waiting[request].left, MIN_SLICE)
+        shares = _shares([self._waiting[request].left for request in served], max_frames)
+        taken = [self._take(line, request, count) for request, count in zip(served, shares, strict=True)]
+        if line.requests:
+            self._lines[key] = line
+        return taken
+
+    def _take(self, line: _Line[R], request: R, count: int) -> Slice[R]:
+        waiting = self._waiting[request]
+        piece = Slice(request, waiting.next_frame, count)
+        waiting.next_frame += count
+        waiting.left -= count
+        line.frames -= count
+        self._frames -= count
+        if waiting.left:
+            line.requests.move_to_end(request)
+        else:
+            del line.requests[request], self._waiting[request]
+        return piece
 
 
 def _shares(wanted: list[int], room: int) -> list[int]:
-    """Max-min fair shares of `room`: who wants little gets it, the rest is split evenly. Where that would give less than
-    MIN_SLICE, the first get so much and the last what is left.
+    """Splits `room` by max-min fairness: who wants little gets it, the rest is split evenly. Where that would give less than
+    MIN_SLICE, the first get that much and the last gets what is left.
     """
     least = [min(frames, MIN_SLICE) for frames in wanted]
     if (excess := sum(least) - room) >= 0:

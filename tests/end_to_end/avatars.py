@@ -118,7 +118,7 @@ def endless_network() -> onnx.ModelProto:
 
 
 def picky_network() -> onnx.ModelProto:
-    """Runs while no value of the sound reaches 8: it looks the largest up in a table, and fails in the run where there is none."""
+    """Looks the largest value of the sound up in a table, and fails in the run when that is 8 or more: the table ends there."""
     network = exact_network()
     network.graph.output[0].name = "looked_up"
     network.graph.node.extend([
@@ -128,6 +128,83 @@ def picky_network() -> onnx.ModelProto:
         helper.make_node("Add", ["mouth", "nothing"], ["looked_up"]),
     ])  # fmt: skip
     network.graph.initializer.append(numpy_helper.from_array(np.zeros(8, np.float32), "table"))
+    return network
+
+
+def _loudest_is(least: float, name: str, then: float) -> list[onnx.NodeProto]:
+    """Gives `then` as int64 where some value of the sound is `least` or more, else 0."""
+    return [
+        helper.make_node("Constant", [], ["least"], value_float=least),
+        helper.make_node("Constant", [], ["then"], value_float=then),
+        helper.make_node("ReduceMax", ["sound"], ["loudest"], keepdims=0),
+        helper.make_node("GreaterOrEqual", ["loudest", "least"], ["is_loud"]),
+        helper.make_node("Cast", ["is_loud"], ["one_or_none"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["one_or_none", "then"], ["float_number"]),
+        helper.make_node("Cast", ["float_number"], [name], to=TensorProto.INT64),
+    ]
+
+
+def _endless_loop(rounds: str, start: str, end: str) -> onnx.NodeProto:
+    """Adds nothing to `start`, so many rounds."""
+    flag = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go_on", "goes_on")]
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("value", "next_value")]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go_on"], ["goes_on"]), helper.make_node("Add", ["value", "nought"], ["next_value"])],
+        "round",
+        [helper.make_tensor_value_info("round", TensorProto.INT64, []), flag[0], value[0]],
+        [flag[1], value[1]],
+        [numpy_helper.from_array(np.array(0, np.float32), "nought")],
+    )
+    return helper.make_node("Loop", [rounds, "", start], [end], body=body)
+
+
+def looping_network(least: float) -> onnx.ModelProto:
+    """Goes on for ever where a value of the sound is `least` or more. ONNX Runtime can end it between two rounds."""
+    network = exact_network()
+    network.graph.output[0].name = "looped"
+    network.graph.node.extend([
+        *_loudest_is(least, "rounds", 1e15),
+        helper.make_node("Constant", [], ["none"], value_float=0.0),
+        _endless_loop("rounds", "none", "nothing"),
+        helper.make_node("Add", ["mouth", "nothing"], ["looped"]),
+    ])  # fmt: skip
+    return network
+
+
+def looping_encoder(least: float) -> onnx.ModelProto:
+    """Goes on for ever where a value of the spectrum, which ends at 4, is `least` or more."""
+    encoder = exact_encoder()
+    encoder.graph.output[0].name = "looped"
+    loud = _loudest_is(least, "rounds", 1e15)
+    loud[2].input[0] = "mel"
+    encoder.graph.node.extend([*loud, _endless_loop("rounds", "rows", "looped")])
+    return encoder
+
+
+def stuck_network(least: float) -> onnx.ModelProto:
+    """Compares a million boxes with each other where a value of the sound is `least` or more: one operator, and nothing ends it."""
+    network = exact_network()
+    network.graph.output[0].name = "counted"
+    network.graph.node.extend([
+        *_loudest_is(least, "boxes", 1e6),
+        *[helper.make_node("Constant", [], [name], value_int=value) for name, value in (("0i", 0), ("1i", 1), ("most", 10**7))],
+        helper.make_node("Constant", [], ["row"], value_ints=[1, 1, -1]),
+        helper.make_node("Constant", [], ["column"], value_ints=[1, -1, 1]),
+        helper.make_node("Constant", [], ["0.5"], value_float=0.5),
+        helper.make_node("Constant", [], ["0f"], value_float=0.0),
+        helper.make_node("Add", ["boxes", "1i"], ["some_boxes"]),
+        helper.make_node("Range", ["0i", "some_boxes", "1i"], ["numbers"]),
+        helper.make_node("Cast", ["numbers"], ["numbers_f"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["numbers_f", "row"], ["scores"]),
+        helper.make_node("Reshape", ["numbers_f", "column"], ["begin"]),
+        helper.make_node("Add", ["begin", "0.5"], ["end"]),
+        helper.make_node("Concat", ["begin", "begin", "end", "end"], ["corners"], axis=2),
+        helper.make_node("NonMaxSuppression", ["corners", "scores", "most"], ["chosen"]),
+        helper.make_node("Cast", ["chosen"], ["chosen_f"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["chosen_f"], ["chosen_sum"], keepdims=0),
+        helper.make_node("Mul", ["chosen_sum", "0f"], ["nothing"]),
+        helper.make_node("Add", ["mouth", "nothing"], ["counted"]),
+    ])  # fmt: skip
     return network
 
 
@@ -157,6 +234,7 @@ def write_avatar(
     seed: int = 0,
     rects: Callable[[int], Rect] = rect,
     features: np.ndarray | None = None,
+    encoder: onnx.ModelProto | None = None,
     **properties: Any,
 ) -> Avatar:
     """A small avatar with an encoder of its own; `properties` are AvatarWriter's."""
@@ -165,7 +243,7 @@ def write_avatar(
         for index in range(frames):
             writer.add_frame(background(seed + index), rects(index))
         writer.set_network(content)
-        writer.set_audio_encoder(exact_encoder().SerializeToString())
+        writer.set_audio_encoder((encoder or exact_encoder()).SerializeToString())
         if features is not None:
             writer.set_features(features)
         return writer.finish()

@@ -10,7 +10,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from avatar_kit.onnx_io import EncoderIO
 from inference_service.audio.encoder import AudioEncoder
+from inference_service.engines.sessions import encoder_run
 from service_kit.errors import FailedPrecondition
 
 OpenSession = Callable[..., onnxruntime.InferenceSession]
@@ -25,7 +27,7 @@ def windows() -> NDArray[np.float32]:
 
 
 def encoder_of(session: onnxruntime.InferenceSession, batch: int | None = None) -> AudioEncoder:
-    return AudioEncoder.from_session(session, mel="mel", rows="rows", batch=batch)
+    return AudioEncoder(encoder_run(session, EncoderIO("mel", "rows", batch), "encoder"), rows_per_run=batch)
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
+from avatar_kit.onnx_io import EncoderIO
 from inference_service.audio.encoder import AudioEncoder
 from inference_service.audio.features import AudioFeatures, Edges, check_edges
 from inference_service.audio.line import SoundLine
 from inference_service.audio.reference_edges import clip_row_starts, frame_count, row_count
 from inference_service.audio.windows import windows_from_feature_rows
+from inference_service.engines.sessions import encoder_run
 from service_kit.errors import InvalidRequest, Problems
 
 fixtures_are_constant = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -211,7 +213,7 @@ def test_the_real_size_gives_the_same_bytes_in_one_batch_or_many(
     full_size_session: Callable[..., onnxruntime.InferenceSession], speech: NDArray[np.float32]
 ) -> None:
     session = full_size_session(threads=2)
-    features = AudioFeatures(AudioEncoder.from_session(session, mel="mel", rows="rows"))
+    features = AudioFeatures(AudioEncoder(encoder_run(session, EncoderIO("mel", "rows", None), "encoder")))
     # Across the pause in the recording, so that silent rows and others meet.
     sound = speech[640 * 60 : 640 * 120]
     whole = features.frame_windows(sound, batch_size=24, lead_in_frames=10)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import numpy as np
@@ -12,46 +12,82 @@ import pytest
 
 from inference_service.engines.devices import find_devices
 from inference_service.engines.engine import Engine, EngineError, EngineInput, EngineOutput
+from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.metrics import InferenceMetrics
 from inference_service.scheduling.dispatcher import Dispatcher, Job
 from inference_service.settings import GpuSection, OnnxSection
+from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import DeadlineExceeded, FailedPrecondition, ServiceError, Unavailable
 from service_kit.metrics import Metrics
 
+from ..virtual_clock import VirtualClock
 from .conftest import MakeAvatar
 
 CPU = find_devices(GpuSection(enabled=False), OnnxSection())[0]
+PATIENCE_S = 30
+RUN_LIMIT_S = 10
+
+
+class Recorder:
+    """An engine that notes what it runs, before or instead of an engine of ONNX Runtime."""
+
+    def __init__(self, engine: OnnxEngine, room: int = 4) -> None:
+        self.avatar_id, self.device, self.bank, self.producer = engine.avatar_id, engine.device, engine.bank, engine.producer
+        self.warm_up = engine.warm_up
+        self.room = room
+        self.sizes: list[int] = []
+        self.before: Callable[[EngineInput], None] = lambda _: None
+        self._engine = engine
+
+    def run(self, batch: EngineInput) -> EngineOutput:
+        self.sizes.append(len(batch.windows))
+        self.before(batch)
+        return self._engine.run(batch)
 
 
 @pytest.fixture
-def engine(make_avatar: MakeAvatar) -> Engine:
-    made = Engine(make_avatar(), CPU, OnnxSection(intra_op_threads=1))
+def engine(make_avatar: MakeAvatar) -> OnnxEngine:
+    made = OnnxEngine(make_avatar(), CPU, OnnxSection(intra_op_threads=1))
     made.bank.fill()
     return made
 
 
+@pytest.fixture
+def recorder(engine: OnnxEngine) -> Recorder:
+    return Recorder(engine)
+
+
 @asynccontextmanager
 async def running(
-    *, max_batch: int = 4, quick_batch: int = 0, workers: int = 1, max_delay_s: float = 0, metrics: Metrics | None = None
+    *,
+    workers: int = 1,
+    max_delay_s: float = 0,
+    metrics: Metrics | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+    on_overrun: Callable[[Engine, str], None] = lambda _, reason: pytest.fail(reason),
+    on_lost: Callable[[str], None] = pytest.fail,
 ) -> AsyncIterator[Dispatcher]:
     dispatcher = Dispatcher(
         CPU,
         workers=workers,
-        max_batch=max_batch,
-        quick_batch=quick_batch,
         max_delay_s=max_delay_s,
+        run_limit_s=RUN_LIMIT_S,
         metrics=InferenceMetrics(metrics or Metrics()),
+        on_overrun=on_overrun,
+        on_lost=on_lost,
+        clock=clock,
     )
     dispatcher.start()
     try:
-        yield dispatcher
+        async with asyncio.timeout(PATIENCE_S):
+            yield dispatcher
     finally:
         await dispatcher.stop()
 
 
-def job(engine: Engine, frames: int, *, seed: int = 0, want_float: bool = True, deadline: float | None = None) -> Job:
+def job(engine: Engine, frames: int, *, seed: int = 0, want_float: bool = True, deadline_s: float | None = None) -> Job:
     windows = np.random.default_rng(seed).uniform(0, 4, (frames, 16, 512)).astype(np.float32)
-    return Job(engine, windows, np.arange(frames, dtype=np.int64) % 5, None, want_float, deadline)
+    return Job(engine, windows, np.arange(frames, dtype=np.int64) % 5, None, want_float, deadline_s)
 
 
 async def collected(dispatcher: Dispatcher, wanted: Job) -> np.ndarray:
@@ -63,25 +99,12 @@ async def collected(dispatcher: Dispatcher, wanted: Job) -> np.ndarray:
     return np.concatenate(groups)
 
 
-class Recorder:
-    """Stands between dispatcher and engine: notes batch sizes, waits at a gate, fails on demand."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.sizes: list[int] = []
-        self.fail_from_size = 1_000_000
-        self.poison: float | None = None
-        self.device = engine.device
-
-    def run(self, batch: EngineInput) -> EngineOutput:
-        self.sizes.append(len(batch.windows))
-        if self.poison is not None and (batch.windows[:, 0, 0] == self.poison).any():
-            raise EngineError("poisoned")
-        return self.engine.run(batch)
+async def outcomes(*each: asyncio.Task[np.ndarray]) -> list[np.ndarray | BaseException]:
+    return await asyncio.gather(*each, return_exceptions=True)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-async def test_many_requests_get_what_they_would_get_alone(engine: Engine, workers: int) -> None:
+async def test_many_requests_get_what_they_would_get_alone(engine: OnnxEngine, workers: int) -> None:
     async with running(workers=workers) as dispatcher:
         alone = [await collected(dispatcher, job(engine, frames, seed=frames)) for frames in (1, 3, 7, 12)]
         together = await asyncio.gather(*(collected(dispatcher, job(engine, frames, seed=frames)) for frames in (1, 3, 7, 12)))
@@ -89,10 +112,18 @@ async def test_many_requests_get_what_they_would_get_alone(engine: Engine, worke
         np.testing.assert_array_equal(one, other)
 
 
-async def test_waiting_requests_share_batches_and_formats(engine: Engine) -> None:
-    recorder = Recorder(engine)
-    async with running(max_batch=8) as dispatcher:
-        floats, pixels = job(recorder, 4, want_float=True), job(recorder, 4, want_float=False)  # type: ignore[arg-type]
+async def test_a_second_worker_helps_one_stream(recorder: Recorder) -> None:
+    both = threading.Barrier(2)
+    recorder.before = lambda _: both.wait(PATIENCE_S) and None
+    async with running(workers=2) as dispatcher:
+        assert len(await collected(dispatcher, job(recorder, 16))) == 16
+    assert recorder.sizes == [4, 4, 4, 4]
+
+
+async def test_waiting_requests_share_batches_and_formats(engine: OnnxEngine) -> None:
+    recorder = Recorder(engine, room=8)
+    async with running() as dispatcher:
+        floats, pixels = job(recorder, 4, want_float=True), job(recorder, 4, want_float=False)
         one, other = await asyncio.gather(collected(dispatcher, floats), collected(dispatcher, pixels))
     assert one.dtype == np.float32
     assert other.dtype == np.uint8
@@ -102,92 +133,117 @@ async def test_waiting_requests_share_batches_and_formats(engine: Engine) -> Non
     np.testing.assert_array_equal(truncated, other)
 
 
-async def test_a_delay_lets_a_batch_fill(engine: Engine) -> None:
-    recorder = Recorder(engine)
-    async with running(max_batch=4, max_delay_s=5) as dispatcher:
-        jobs = [job(recorder, 2, seed=seed) for seed in range(2)]  # type: ignore[arg-type]
-        await asyncio.gather(*(collected(dispatcher, one) for one in jobs))
-    assert recorder.sizes == [4]
+async def test_a_delay_lets_a_batch_fill(recorder: Recorder) -> None:
+    clock = VirtualClock()
+    async with running(max_delay_s=5, clock=clock) as dispatcher:
+        await asyncio.gather(*(collected(dispatcher, job(recorder, 2, seed=seed)) for seed in range(2)))
+        assert recorder.sizes == [4]
+        await clock.advance(1)  # nobody sleeps any more
+        lonely = asyncio.create_task(collected(dispatcher, job(recorder, 3)))
+        await clock.asleep()
+        await clock.advance(4.9)
+        assert recorder.sizes == [4]
+        await clock.advance(0.2)
+        await lonely
+    assert recorder.sizes == [4, 3]
 
 
-@pytest.mark.parametrize(("seconds_a_frame", "largest"), [(1.0, 2), (0.002, 5), (1e-9, 6)])
-async def test_batches_of_a_quick_network_grow_while_they_are_short(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, seconds_a_frame: float, largest: int
-) -> None:
-    sizes: list[int] = []
+async def test_a_batch_holds_as_much_as_its_engine_has_room_for(recorder: Recorder) -> None:
+    def grow(_: EngineInput) -> None:
+        recorder.room += 1
 
-    def run(batch: EngineInput) -> EngineOutput:
-        sizes.append(len(batch.windows))
-        output = Engine.run(engine, batch)
-        engine.seconds_a_frame = seconds_a_frame
-        return output
-
-    monkeypatch.setattr(engine, "run", run)
-    async with running(max_batch=2, quick_batch=6) as dispatcher:
-        whole = await collected(dispatcher, job(engine, 20))
-    async with running(max_batch=20) as dispatcher:
-        np.testing.assert_array_equal(await collected(dispatcher, job(engine, 20)), whole)
-    assert sizes[0] == 2  # nothing was known yet
-    assert max(sizes[:-1]) == largest
-
-
-async def test_a_passed_deadline_never_reaches_the_engine(engine: Engine) -> None:
-    recorder = Recorder(engine)
+    recorder.before = grow
     async with running() as dispatcher:
-        late = job(recorder, 4, deadline=time.monotonic() - 1)  # type: ignore[arg-type]
+        await collected(dispatcher, job(recorder, 15))
+    assert recorder.sizes == [4, 5, 6]
+
+
+async def test_a_passed_deadline_never_reaches_the_engine(recorder: Recorder) -> None:
+    clock = VirtualClock()
+    async with running(clock=clock) as dispatcher:
         with pytest.raises(DeadlineExceeded):
-            await collected(dispatcher, late)
+            await collected(dispatcher, job(recorder, 4, deadline_s=clock.now() - 1))
         assert dispatcher.waiting_frames == 0
     assert recorder.sizes == []
 
 
-async def test_a_caller_that_leaves_takes_its_frames_along(engine: Engine) -> None:
-    recorder = Recorder(engine)
+async def test_a_caller_that_leaves_takes_its_frames_along(recorder: Recorder) -> None:
     metrics = Metrics()
-    async with running(max_batch=2, metrics=metrics) as dispatcher:
-        async with aclosing(dispatcher.submit(job(recorder, 40))) as groups:  # type: ignore[arg-type]
+    async with running(metrics=metrics) as dispatcher:
+        async with aclosing(dispatcher.submit(job(recorder, 40))) as groups:
             await anext(groups)
         assert dispatcher.waiting_frames == 0
-        await collected(dispatcher, job(recorder, 1))  # type: ignore[arg-type]
+        await collected(dispatcher, job(recorder, 1))
     assert sum(recorder.sizes) < 40
     dropped = metrics.registry.get_sample_value("lipsync_inference_dropped_requests_total", {"reason": "cancelled"})
     assert dropped == 1
 
 
-async def test_only_the_request_that_cannot_run_fails(engine: Engine) -> None:
-    recorder = Recorder(engine)
-    recorder.poison = -1
-    good, bad = job(recorder, 3), job(recorder, 3)  # type: ignore[arg-type]
+@pytest.mark.parametrize("error", [EngineError("poisoned"), MemoryError(), KeyError("a bug")])
+async def test_only_the_request_that_cannot_run_fails(engine: OnnxEngine, error: Exception) -> None:
+    recorder = Recorder(engine, room=16)
+
+    def fail(batch: EngineInput) -> None:
+        if (batch.windows[:, 0, 0] == -1).any():
+            raise error
+
+    recorder.before = fail
+    bad = job(recorder, 3)
     bad.windows[:, 0, 0] = -1
-    async with running(max_batch=8) as dispatcher:
-        outcomes = await asyncio.gather(collected(dispatcher, good), collected(dispatcher, bad), return_exceptions=True)
-        again = await collected(dispatcher, job(recorder, 2))  # type: ignore[arg-type]
-    assert isinstance(outcomes[0], np.ndarray)
-    assert isinstance(outcomes[1], FailedPrecondition)
+    async with running() as dispatcher:
+        *good, failed = await outcomes(*(collected(dispatcher, each) for each in (job(recorder, 3), job(recorder, 2), bad)))
+        again = await collected(dispatcher, job(recorder, 2))
+    assert [len(each) for each in good] == [3, 2]
+    assert isinstance(failed, FailedPrecondition if isinstance(error, EngineError) else ServiceError)
     assert len(again) == 2
 
 
-async def test_values_that_are_not_finite_fail_their_request_alone(engine: Engine) -> None:
+async def test_values_that_are_not_finite_fail_their_request_alone(engine: OnnxEngine) -> None:
     good, bad = job(engine, 3), job(engine, 3)
     bad.windows[1, 0, 0] = np.nan
-    async with running(max_batch=8) as dispatcher:
-        outcomes = await asyncio.gather(collected(dispatcher, good), collected(dispatcher, bad), return_exceptions=True)
-    assert isinstance(outcomes[0], np.ndarray)
-    assert isinstance(outcomes[1], FailedPrecondition)
-
-
-async def test_our_own_bug_is_an_internal_error_and_the_worker_lives_on(engine: Engine) -> None:
-    broken = job(engine, 2)
-    broken.frames = np.array([0, 99], np.int64)  # past the bank: numpy or ONNX Runtime objects
-    broken.engine = object()  # type: ignore[assignment]
     async with running() as dispatcher:
-        with pytest.raises(ServiceError):
-            await collected(dispatcher, broken)
-        assert len(await collected(dispatcher, job(engine, 2))) == 2
+        mouths, failed = await outcomes(collected(dispatcher, good), collected(dispatcher, bad))
+    assert isinstance(mouths, np.ndarray)
+    assert isinstance(failed, FailedPrecondition)
 
 
-async def test_stopping_refuses_what_waits(engine: Engine) -> None:
-    async with running(max_batch=1) as dispatcher:
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_an_engine_that_takes_too_long_is_given_up_and_others_run(engine: OnnxEngine, *, comes_back: bool) -> None:
+    clock, stuck, go_on = VirtualClock(), threading.Event(), threading.Event()
+    slow = Recorder(engine)
+    told: list[str] = []
+    lost: list[str] = []
+
+    def hang(_: EngineInput) -> None:
+        stuck.set()
+        go_on.wait(PATIENCE_S)
+
+    slow.before = hang
+    async with running(clock=clock, on_overrun=lambda _, reason: told.append(reason), on_lost=lost.append) as dispatcher:
+        running_now = asyncio.create_task(collected(dispatcher, job(slow, 4)))
+        await asyncio.to_thread(stuck.wait, PATIENCE_S)
+        waiting = [asyncio.create_task(collected(dispatcher, job(slow, 4))) for _ in range(2)]
+        other = asyncio.create_task(collected(dispatcher, job(engine, 3)))
+        await clock.advance(RUN_LIMIT_S - 1)
+        assert not running_now.done()
+        await clock.advance(2)
+        if comes_back:
+            go_on.set()
+        else:
+            await clock.advance(10)
+        for failed in await outcomes(running_now, *waiting):
+            assert isinstance(failed, FailedPrecondition)
+            assert "someone" in failed.message
+        assert len(await other) == 3
+        with pytest.raises(FailedPrecondition):
+            await collected(dispatcher, job(slow, 1))
+        go_on.set()
+    assert len(told) == 1
+    assert len(lost) == (0 if comes_back else 1)
+
+
+async def test_stopping_refuses_what_waits(engine: OnnxEngine) -> None:
+    async with running() as dispatcher:
         waiting = asyncio.create_task(collected(dispatcher, job(engine, 500)))
         await asyncio.sleep(0)
         await dispatcher.stop()

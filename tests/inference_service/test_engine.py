@@ -12,7 +12,8 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Mask
 from inference_service.engines.devices import find_devices
-from inference_service.engines.engine import NO_PICTURES, Engine, EngineInput, EngineOutput
+from inference_service.engines.engine import NO_PICTURES, EngineInput, EngineOutput
+from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.settings import GpuSection, OnnxSection
 
 from .conftest import MIX, MakeAvatar, foreign_model, network
@@ -54,7 +55,7 @@ def windows(count: int, seed: int = 0) -> NDArray[np.float32]:
 @pytest.mark.parametrize("fixed", ["batch", 1, 2], ids=["any batch", "batch of one", "batch of two"])
 def test_frames_are_those_of_the_straightforward_path(make_avatar: MakeAvatar, fixed: int | str) -> None:
     avatar = make_avatar(model=network(batch=fixed, scale=-0.5))
-    engine = Engine(avatar, CPU, OPTIONS)
+    engine = OnnxEngine(avatar, CPU, OPTIONS)
     sound, frames = windows(3), [4, 0, 2]
     engine.bank.ensure(frames)
     output = engine.run(batch(sound, frames))
@@ -69,7 +70,7 @@ def test_frames_are_those_of_the_straightforward_path(make_avatar: MakeAvatar, f
 
 def test_the_mask_is_the_avatars_own(make_avatar: MakeAvatar) -> None:
     avatar = make_avatar(mask=Mask(5, 5, 310, 315))
-    engine = Engine(avatar, CPU, OPTIONS)
+    engine = OnnxEngine(avatar, CPU, OPTIONS)
     engine.bank.ensure([1])
     output = engine.run(batch(windows(1), [1]))
     expected = reference(network_pictures(avatar, 1, (5, 5, 310, 315))[None], windows(1))
@@ -79,7 +80,7 @@ def test_the_mask_is_the_avatars_own(make_avatar: MakeAvatar) -> None:
 
 def test_sent_pictures_and_own_frames_run_together(make_avatar: MakeAvatar) -> None:
     avatar = make_avatar()
-    engine = Engine(avatar, CPU, OPTIONS)
+    engine = OnnxEngine(avatar, CPU, OPTIONS)
     engine.bank.ensure([3])
     sent = np.random.default_rng(1).uniform(0, 1, (2, 6, 320, 320)).astype(np.float32)
     sound = windows(3)
@@ -94,7 +95,7 @@ def test_sent_pictures_and_own_frames_run_together(make_avatar: MakeAvatar) -> N
 
 def test_a_batch_gives_the_bytes_of_single_frames(make_avatar: MakeAvatar) -> None:
     avatar = make_avatar()
-    engine = Engine(avatar, CPU, OPTIONS)
+    engine = OnnxEngine(avatar, CPU, OPTIONS)
     engine.bank.fill()
     sound, frames = windows(5), [0, 1, 2, 3, 4]
     together = engine.run(batch(sound, frames)).mouths_float
@@ -106,7 +107,7 @@ def test_a_batch_gives_the_bytes_of_single_frames(make_avatar: MakeAvatar) -> No
 
 
 def test_a_frame_that_is_not_finite_is_told_from_the_others(make_avatar: MakeAvatar) -> None:
-    engine = Engine(make_avatar(), CPU, OPTIONS)
+    engine = OnnxEngine(make_avatar(), CPU, OPTIONS)
     engine.bank.ensure([0, 1])
     sound = windows(2)
     sound[1, 3, 3] = np.inf
@@ -115,7 +116,7 @@ def test_a_frame_that_is_not_finite_is_told_from_the_others(make_avatar: MakeAva
 
 
 def test_crops_are_made_only_when_asked_for(make_avatar: MakeAvatar) -> None:
-    bank = Engine(make_avatar(), CPU, OPTIONS).bank
+    bank = OnnxEngine(make_avatar(), CPU, OPTIONS).bank
     assert bank.missing([3, 1, 3]) == [3, 1]
     bank.ensure([3])
     assert bank.missing([3, 1]) == [1]
@@ -135,7 +136,7 @@ def broken_weights() -> onnx.ModelProto:
 )
 def test_a_network_that_cannot_be_served_is_a_broken_avatar(make_avatar: MakeAvatar, model: onnx.ModelProto | bytes) -> None:
     with pytest.raises(BrokenAvatar) as raised:
-        Engine(make_avatar(model=model), CPU, OPTIONS)
+        OnnxEngine(make_avatar(model=model), CPU, OPTIONS)
     assert "/" not in str(raised.value)
 
 
@@ -143,13 +144,13 @@ def test_a_network_that_cannot_be_served_is_a_broken_avatar(make_avatar: MakeAva
 def test_warming_up_runs_each_size_that_the_network_sees(
     make_avatar: MakeAvatar, monkeypatch: pytest.MonkeyPatch, fixed: int | str, sizes: list[int]
 ) -> None:
-    engine = Engine(make_avatar(model=network(batch=fixed)), CPU, OPTIONS)
+    engine = OnnxEngine(make_avatar(model=network(batch=fixed)), CPU, OPTIONS, max_batch=7)
     seen: list[int] = []
 
     def run(given: EngineInput) -> EngineOutput:
         seen.append(len(given.windows))
-        return Engine.run(engine, given)
+        return OnnxEngine.run(engine, given)
 
     monkeypatch.setattr(engine, "run", run)
-    engine.warm_up(7)
+    engine.warm_up()
     assert seen == sizes

@@ -12,15 +12,14 @@ requests = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 60)), min_s
 
 @given(requests, st.integers(1, 20))
 def test_every_frame_is_taken_once_and_in_order(pushed: list[tuple[str, int]], max_frames: int) -> None:
-    queue: FairQueue[int] = FairQueue()
+    queue: FairQueue[str, int] = FairQueue()
     for number, (key, frames) in enumerate(pushed):
         queue.push(key, number, frames)
     next_frame = dict.fromkeys(range(len(pushed)), 0)
-    while (batch := queue.take(max_frames)) is not None:
-        key, slices = batch
-        assert 1 <= sum(piece.count for piece in slices) <= max_frames
-        for piece in slices:
-            assert pushed[piece.request][0] == key
+    while batch := queue.take(max_frames):
+        assert 1 <= sum(piece.count for piece in batch) <= max_frames
+        assert len({pushed[piece.request][0] for piece in batch}) == 1
+        for piece in batch:
             assert piece.start == next_frame[piece.request]
             assert piece.count > 0
             next_frame[piece.request] += piece.count
@@ -31,22 +30,20 @@ def test_every_frame_is_taken_once_and_in_order(pushed: list[tuple[str, int]], m
 
 @given(requests, st.integers(1, 20))
 def test_a_batch_is_full_when_enough_frames_wait(pushed: list[tuple[str, int]], max_frames: int) -> None:
-    queue: FairQueue[int] = FairQueue()
+    queue: FairQueue[str, int] = FairQueue()
     for number, (_, frames) in enumerate(pushed):
         queue.push("one", number, frames)
     waiting = queue.frames_at_head()
     batch = queue.take(max_frames)
-    assert batch is not None
-    assert sum(piece.count for piece in batch[1]) == min(waiting, max_frames)
+    assert sum(piece.count for piece in batch) == min(waiting, max_frames)
 
 
 @given(requests, st.integers(1, 20))
 def test_a_request_gets_a_few_frames_at_a_time_unless_the_batch_ends(pushed: list[tuple[str, int]], max_frames: int) -> None:
-    queue: FairQueue[int] = FairQueue()
+    queue: FairQueue[str, int] = FairQueue()
     for number, (key, frames) in enumerate(pushed):
         queue.push(key, number, frames)
-    while (batch := queue.take(max_frames)) is not None:
-        pieces = batch[1]
+    while pieces := queue.take(max_frames):
         short = [
             place
             for place, piece in enumerate(pieces)
@@ -56,39 +53,76 @@ def test_a_request_gets_a_few_frames_at_a_time_unless_the_batch_ends(pushed: lis
 
 
 def test_many_small_requests_run_together() -> None:
-    queue: FairQueue[int] = FairQueue()
+    queue: FairQueue[str, int] = FairQueue()
     for number in range(20):
         queue.push("avatar", number, 1)
     batch = queue.take(16)
-    assert batch is not None
-    assert [piece.request for piece in batch[1]] == list(range(16))
+    assert [piece.request for piece in batch] == list(range(16))
 
 
 def test_avatars_take_turns_however_much_one_asks() -> None:
-    queue: FairQueue[str] = FairQueue()
+    queue: FairQueue[str, str] = FairQueue()
     queue.push("greedy", "huge", 1000)
     queue.push("modest", "small", 4)
-    keys = [batch[0] for _ in range(3) if (batch := queue.take(4)) is not None]
-    assert keys == ["greedy", "modest", "greedy"]
+    assert [piece.request for _ in range(3) for piece in queue.take(4)] == ["huge", "small", "huge"]
 
 
 def test_a_small_request_is_not_held_up_by_a_huge_one_of_the_same_avatar() -> None:
-    queue: FairQueue[str] = FairQueue()
+    queue: FairQueue[str, str] = FairQueue()
     queue.push("avatar", "huge", 1000)
     queue.take(8)
     queue.push("avatar", "small", 4)
     batch = queue.take(8)
-    assert batch is not None
-    assert {piece.request: piece.count for piece in batch[1]} == {"huge": 4, "small": 4}
+    assert {piece.request: piece.count for piece in batch} == {"huge": 4, "small": 4}
 
 
 def test_what_is_removed_is_never_taken() -> None:
-    queue: FairQueue[str] = FairQueue()
+    queue: FairQueue[str, str] = FairQueue()
     queue.push("avatar", "gone", 10)
     queue.push("avatar", "stays", 2)
     queue.take(2)
     queue.remove("gone")
     queue.remove("never there")
-    taken = [piece.request for _ in range(5) if (batch := queue.take(4)) is not None for piece in batch[1]]
+    taken = [piece.request for _ in range(5) for piece in queue.take(4)]
     assert taken == ["stays"]
     assert queue.waiting_frames == 0
+
+
+def test_a_key_is_forgotten_with_all_that_waits_for_it() -> None:
+    queue: FairQueue[str, str] = FairQueue()
+    for key, request, frames in (("gone", "one", 3), ("stays", "two", 5), ("gone", "three", 9)):
+        queue.push(key, request, frames)
+    assert queue.remove_key("gone") == ["one", "three"]
+    assert queue.remove_key("gone") == []
+    queue.remove("three")
+    assert (len(queue), queue.waiting_frames, queue.frames_at_head(), queue.head) == (1, 5, 5, "stays")
+
+
+class Counted(str):
+    """A request that counts how often it is compared or hashed."""
+
+    touched = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.touched += 1
+        return str.__eq__(self, other)
+
+    def __hash__(self) -> int:
+        Counted.touched += 1
+        return str.__hash__(self)
+
+
+def test_a_call_costs_the_same_however_much_waits() -> None:
+    costs = []
+    for waiting in (10, 10_000):
+        queue: FairQueue[str, Counted] = FairQueue()
+        requests = [Counted(number) for number in range(waiting)]
+        for request in requests:
+            queue.push("avatar", request, 8)
+        Counted.touched = 0
+        queue.remove(requests[waiting // 2])
+        len(queue)
+        queue.frames_at_head()
+        queue.take(16)
+        costs.append(Counted.touched)
+    assert costs[0] == costs[1]

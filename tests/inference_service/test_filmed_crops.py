@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import inference_service.engines.engine
-import inference_service.models.model
+import inference_service.models.memory
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.video.cursor import VideoCursor
 from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import find_devices
+from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.metrics import InferenceMetrics
 from inference_service.models.model import ModelLoader
 from inference_service.models.registry import ModelRegistry
@@ -199,7 +199,7 @@ async def test_nobody_goes_on_filling_what_was_dropped(
 def registry(root: Path, limit_gb: float) -> ModelRegistry:
     settings = InferenceSettings.model_validate({"models_root": root, "capacity": {"max_memory_gb": limit_gb}})
     loader = ModelLoader(settings.onnx, max_batch=2)
-    return ModelRegistry(AvatarCatalog(root), [CPU], loader, settings, InferenceMetrics(Metrics()))
+    return ModelRegistry(AvatarCatalog(root), [CPU], loader, settings, InferenceMetrics(Metrics()), on_lost=pytest.fail)
 
 
 async def test_crops_made_meanwhile_are_not_measured_as_another_avatars_network(
@@ -208,14 +208,14 @@ async def test_crops_made_meanwhile_are_not_measured_as_another_avatars_network(
     """What the process takes is measured before and after a load; a filling takes its part of it."""
     models = registry(tmp_path / "filmed", 1e-6)
     filled = (await models.load("kept")).engines[0].bank
-    warm_up = inference_service.engines.engine.Engine.warm_up
+    warm_up = OnnxEngine.warm_up
 
-    def fill_meanwhile(engine: inference_service.engines.engine.Engine, max_batch: int) -> None:
+    def fill_meanwhile(engine: OnnxEngine) -> None:
         filled.ensure(range(FRAMES))
-        warm_up(engine, max_batch)
+        warm_up(engine)
 
-    monkeypatch.setattr(inference_service.engines.engine.Engine, "warm_up", fill_meanwhile)
-    monkeypatch.setattr(inference_service.models.model, "_used_bytes", lambda _devices: filled.memory_bytes + 10**9)
+    monkeypatch.setattr(OnnxEngine, "warm_up", fill_meanwhile)
+    monkeypatch.setattr(inference_service.models.memory, "_used_bytes", lambda _devices: filled.memory_bytes + 10**9)
     loaded = await models.load("extracted")
     assert loaded.network_bytes == loaded.avatar.network_path.stat().st_size
     await models.close()

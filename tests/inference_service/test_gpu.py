@@ -7,7 +7,8 @@ import onnxruntime
 import pytest
 
 from inference_service.engines.devices import CUDA, Device, DeviceError, find_devices
-from inference_service.engines.engine import NO_PICTURES, Engine, EngineInput
+from inference_service.engines.engine import NO_PICTURES, EngineInput
+from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.settings import GpuSection, OnnxSection
 
 from .conftest import MakeAvatar
@@ -28,12 +29,12 @@ def gpu() -> Device:
 def test_a_gpu_gives_what_the_cpu_gives(make_avatar: MakeAvatar, gpu: Device, filled: bool, reference_frame: int | None) -> None:
     avatar = make_avatar(reference_frame=reference_frame)
     cpu = find_devices(GpuSection(enabled=False), OnnxSection())[0]
-    engines = [Engine(avatar, device, OnnxSection()) for device in (cpu, gpu)]
+    engines = [OnnxEngine(avatar, device, OnnxSection()) for device in (cpu, gpu)]
     windows = np.random.default_rng(3).uniform(0, 4, (16, 16, 512)).astype(np.float32)
     frames = np.arange(16, dtype=np.int64) % avatar.frame_count
     outputs = []
     for engine in engines:
-        engine.warm_up(16)
+        engine.warm_up()
         engine.bank.ensure(frames.tolist())
         if filled:
             engine.bank.fill()

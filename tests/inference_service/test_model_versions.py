@@ -57,7 +57,7 @@ async def models(make_avatar: MakeAvatar, tmp_path: Path, loader: Loader) -> Asy
     settings = InferenceSettings.model_validate({"models_root": tmp_path / "models"})
     devices = find_devices(settings.gpus, settings.onnx)
     metrics = InferenceMetrics(Metrics())
-    registry = ModelRegistry(AvatarCatalog(settings.models_root), devices, loader, settings, metrics)
+    registry = ModelRegistry(AvatarCatalog(settings.models_root), devices, loader, settings, metrics, on_lost=pytest.fail)
     async with asyncio.timeout(2 * PATIENCE_S):
         yield registry
         await registry.close()
@@ -247,7 +247,7 @@ async def test_a_reload_that_waits_for_an_earlier_load_is_not_content_with_it(
 
     def look_and_wait(avatar: Avatar) -> None:
         real(avatar)
-        if threading.current_thread().name.startswith("load") and loader.versions:
+        if threading.current_thread().name.startswith("files") and loader.versions:
             looked.set()
             assert go_on.wait(PATIENCE_S)
 

@@ -15,6 +15,7 @@ from avatar_tools.networks.unet import unet_graph
 from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import CUDA, Device, find_devices
 from inference_service.engines.engine import NO_PICTURES, Engine, EngineInput
+from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.settings import GpuSection, OnnxSection
 
 from .conftest import MakeAvatar, network
@@ -71,20 +72,20 @@ def test_mouths_are_those_of_the_plain_network(make_avatar: MakeAvatar, referenc
     avatar = make_avatar(model=network(batch=fixed, scale=-0.5), reference_frame=reference)
     frames, sound = [4, 3, 0, 1, 1, 2, 4], windows(7)
     visual = np.stack([network_input(avatar, frame, frame if reference is None else reference) for frame in frames])
-    made = served(Engine(avatar, CPU, OPTIONS), frames, sound)
+    made = served(OnnxEngine(avatar, CPU, OPTIONS), frames, sound)
     np.testing.assert_allclose(made, plainly(avatar, visual, sound), atol=2e-6)
 
 
 def test_the_reference_does_change_the_mouths(make_avatar: MakeAvatar) -> None:
     sound = windows(1)
     avatars = [make_avatar(f"reference{frame}", reference_frame=frame) for frame in (0, 1)]
-    one, other = (served(Engine(avatar, CPU, OPTIONS), [2], sound) for avatar in avatars)
+    one, other = (served(OnnxEngine(avatar, CPU, OPTIONS), [2], sound) for avatar in avatars)
     assert np.abs(one - other).max() > 0.1
 
 
 def test_pictures_that_a_caller_sent_stay_as_they_are(make_avatar: MakeAvatar) -> None:
     avatar = make_avatar(reference_frame=1)
-    engine, sound = Engine(avatar, CPU, OPTIONS), windows(4)
+    engine, sound = OnnxEngine(avatar, CPU, OPTIONS), windows(4)
     sent = np.random.default_rng(5).uniform(0, 1, (2, 6, 320, 320)).astype(np.float32)
     own = np.stack([network_input(avatar, frame, 1) for frame in (3, 0)])
     wanted = plainly(avatar, np.concatenate([own, sent]), sound)
@@ -93,7 +94,7 @@ def test_pictures_that_a_caller_sent_stay_as_they_are(make_avatar: MakeAvatar) -
 
 
 def test_a_batch_gives_the_bytes_of_single_frames(make_avatar: MakeAvatar) -> None:
-    engine, sound = Engine(make_avatar(reference_frame=2), CPU, OPTIONS), windows(5)
+    engine, sound = OnnxEngine(make_avatar(reference_frame=2), CPU, OPTIONS), windows(5)
     together = served(engine, [4, 3, 2, 1, 0], sound)
     for place, frame in enumerate([4, 3, 2, 1, 0]):
         np.testing.assert_array_equal(served(engine, [frame], sound[place : place + 1])[0], together[place])
@@ -105,8 +106,8 @@ def test_crops_for_a_gpu_bring_the_reference_along(
 ) -> None:
     """The network runs on the CPU here; the crops are fed as to a GPU, whose memory is played by the CPU's."""
     avatar = make_avatar(reference_frame=3)
-    plain = Engine(avatar, CPU, OPTIONS)
-    engine = Engine(avatar, CPU, OPTIONS)
+    plain = OnnxEngine(avatar, CPU, OPTIONS)
+    engine = OnnxEngine(avatar, CPU, OPTIONS)
     engine.bank = CropBank(avatar, GPU)
     on_cpu = onnxruntime.OrtValue.ortvalue_from_numpy
     monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", lambda array, *_: on_cpu(array))
@@ -117,7 +118,7 @@ def test_crops_for_a_gpu_bring_the_reference_along(
 
 
 def test_the_reference_is_made_with_the_first_frames_and_once(make_avatar: MakeAvatar) -> None:
-    bank = Engine(make_avatar(reference_frame=2), CPU, OPTIONS).bank
+    bank = OnnxEngine(make_avatar(reference_frame=2), CPU, OPTIONS).bank
     assert bank.missing([4]) == [4, 2]
     bank.ensure([4])
     assert bank.missing([4, 2, 1]) == [1]
@@ -126,9 +127,9 @@ def test_the_reference_is_made_with_the_first_frames_and_once(make_avatar: MakeA
 def test_a_reference_that_cannot_be_read_is_found_at_loading(make_avatar: MakeAvatar) -> None:
     avatar = make_avatar(reference_frame=3)
     avatar.frame_paths[3].write_bytes(avatar.frame_paths[3].read_bytes()[:-400])
-    engine = Engine(avatar, CPU, OPTIONS)
+    engine = OnnxEngine(avatar, CPU, OPTIONS)
     with pytest.raises(BrokenAvatar, match=r"frame_000003\.jpg"):
-        engine.warm_up(4)
+        engine.warm_up()
 
 
 @pytest.mark.slow
@@ -137,4 +138,4 @@ def test_the_full_size_network_too(make_avatar: MakeAvatar) -> None:
     avatar = make_avatar(model=unet_graph(random_unet_weights(4)), reference_frame=1)
     frames, sound = [0, 4, 2], windows(3)
     visual = np.stack([network_input(avatar, frame, 1) for frame in frames])
-    np.testing.assert_allclose(served(Engine(avatar, CPU, OPTIONS), frames, sound), plainly(avatar, visual, sound), atol=5e-4)
+    np.testing.assert_allclose(served(OnnxEngine(avatar, CPU, OPTIONS), frames, sound), plainly(avatar, visual, sound), atol=5e-4)

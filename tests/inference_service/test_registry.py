@@ -13,19 +13,24 @@ from inference_service.metrics import InferenceMetrics
 from inference_service.models.model import ModelLoader
 from inference_service.models.registry import ModelRegistry
 from inference_service.settings import InferenceSettings
+from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import FailedPrecondition, InvalidRequest, NotFound, ResourceExhausted
 from service_kit.metrics import Metrics
 
+from ..virtual_clock import VirtualClock
 from .conftest import MakeAvatar, encoder, foreign_model, network
 
 
-def registry(root: Path, devices: int = 1, metrics: Metrics | None = None, **changes: object) -> ModelRegistry:
+def registry(
+    root: Path, devices: int = 1, metrics: Metrics | None = None, clock: Clock = SYSTEM_CLOCK, **changes: object
+) -> ModelRegistry:
     settings = InferenceSettings.model_validate({"models_root": root / "models", **changes})
     cpu = find_devices(settings.gpus, settings.onnx)[0]
     places = [cpu] if devices == 1 else [Device(number, f"place {number}", cpu.providers) for number in range(devices)]
     loader = ModelLoader(settings.onnx, max_batch=2)
     catalog = AvatarCatalog(settings.models_root, settings.models)
-    return ModelRegistry(catalog, places, loader, settings, InferenceMetrics(metrics or Metrics()))
+    own_metrics = InferenceMetrics(metrics or Metrics())
+    return ModelRegistry(catalog, places, loader, settings, own_metrics, on_lost=pytest.fail, clock=clock)
 
 
 def ids(models: ModelRegistry) -> set[str]:
@@ -154,10 +159,16 @@ async def test_ids_that_nothing_bears(tmp_path: Path, avatar_id: str, error: typ
 
 async def test_idle_avatars_leave(make_avatar: MakeAvatar, tmp_path: Path) -> None:
     make_avatar("a")
-    models = registry(tmp_path, capacity={"idle_timeout_minutes": 1e-9})
+    clock = VirtualClock()
+    models = registry(tmp_path, clock=clock, capacity={"idle_timeout_minutes": 5})
     async with models.acquire("a"):
+        await clock.advance(301)
         models.unload_idle()
         assert ids(models) == {"a"}
+    await clock.advance(299)
+    models.unload_idle()
+    assert ids(models) == {"a"}
+    await clock.advance(2)
     models.unload_idle()
     assert ids(models) == set()
     await models.close()

@@ -1,0 +1,174 @@
+"""Runs an avatar's network with ONNX Runtime, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import math
+import queue
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from avatar_kit.avatar import Avatar
+from avatar_kit.errors import BrokenAvatar
+from avatar_kit.geometry import MOUTH_SIZE
+from inference_service.engines.crops import CropBank, Feed
+from inference_service.engines.devices import Device
+from inference_service.engines.engine import NO_PICTURES, EngineError, EngineInput, EngineOutput
+from inference_service.engines.sessions import open_session, run_options
+from inference_service.graphs import wrapping
+from inference_service.settings import OnnxSection
+
+# Frames that a CPU runs at once: what a quick network makes of more would not stay in the processor's cache.
+CPU_FRAMES = 4
+# Frames of a batch, on a GPU or not: on a CPU larger batches gain nothing and delay the first frame, but those of a network so
+# quick that QUICK_BATCH frames take no longer than QUICK_RUN_S: handing a batch over costs as much as several of its frames.
+DEFAULT_BATCH = {True: 16, False: 4}
+QUICK_BATCH = {True: 0, False: 12}
+QUICK_RUN_S = 0.01
+# A bank must have at least one slot, also when nothing is taken from it.
+EMPTY_BANK = np.zeros((1, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
+FIRST_SLOT = np.zeros(1, np.int64)
+
+
+class OnnxEngine:
+    """An `Engine` on ONNX Runtime. Each run on a GPU has a session of its own."""
+
+    def __init__(self, avatar: Avatar, device: Device, options: OnnxSection, *, max_batch: int = 0) -> None:
+        """Opens the sessions. `max_batch`: frames of a batch at most; 0: what suits the device.
+
+        Raises BrokenAvatar and DeviceError.
+        """
+        model, self._network = wrapping.wrap_network(
+            avatar.network_path, avatar.mask, for_cpu=not device.is_gpu, fixed_reference=avatar.reference_frame is not None
+        )
+        self.avatar_id = avatar.id
+        self.device = device
+        self.bank = CropBank(avatar, device)
+        self._max_batch = max_batch or DEFAULT_BATCH[device.is_gpu]
+        self._quick_batch = 0 if max_batch else QUICK_BATCH[device.is_gpu]
+        self._seconds_a_frame = math.inf  # of the last run
+        count = options.cuda_streams_per_worker if device.is_gpu else 1
+        self._name = avatar.network_path.name
+        self._sessions = [open_session(model, device, options, name=self._name) for _ in range(count)]
+        self._idle: queue.SimpleQueue[onnxruntime.InferenceSession] = queue.SimpleQueue()
+        for session in self._sessions:
+            self._idle.put(session)
+
+    @property
+    def producer(self) -> str:
+        """The program that wrote the network, "" when its file does not say."""
+        return self._network.producer
+
+    @property
+    def room(self) -> int:
+        """The configured size, and of a network that is quick enough more."""
+        return max(self._max_batch, min(self._quick_batch, int(QUICK_RUN_S / self._seconds_a_frame)))
+
+    def warm_up(self) -> None:
+        """Runs the smallest and the largest batch. Only a real run shows a missing cuDNN or a network that fails.
+
+        To a network with a fixed batch size all batches are the same. Raises BrokenAvatar.
+        """
+        for size in [1] if self._network.batch else sorted({1, self._max_batch}):
+            windows = np.zeros((size, 16, 512), np.float32)
+            frames = np.zeros(size, np.int64)
+            for _ in self._sessions:
+                try:
+                    self.bank.ensure([0])
+                    output = self.run(EngineInput(windows, frames, NO_PICTURES, want_float=False, want_uint8=True))
+                except EngineError as error:
+                    raise BrokenAvatar([f"the network failed its warm-up: {error}"]) from error
+                if not output.finite.all():
+                    raise BrokenAvatar(["the network gives values that are not finite"])
+
+    def run(self, batch: EngineInput) -> EngineOutput:
+        """Runs the network. Crops of `batch.frames` must be in the bank. Raises EngineError."""
+        started = time.perf_counter()
+        try:
+            floats, pixels, sums = self._run(batch)
+        except Exception as error:  # ONNX Runtime's errors have no common base, and those of a binding are plain RuntimeErrors
+            raise EngineError(str(error) or type(error).__name__) from error
+        seconds = time.perf_counter() - started
+        self._seconds_a_frame = seconds / len(batch.windows)
+        return EngineOutput(floats, pixels, np.isfinite(sums), seconds)
+
+    def _run(self, batch: EngineInput) -> tuple[NDArray[np.float32] | None, NDArray[np.uint8] | None, NDArray[np.float32]]:
+        count = len(batch.windows)
+        fixed = self._network.batch
+        size = fixed or (count if self.device.is_gpu else min(count, CPU_FRAMES))
+        room = -(-count // fixed) * fixed if fixed else count  # a network with a fixed batch size fills whole batches
+        floats = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.float32) if batch.want_float else None
+        planes = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if batch.want_uint8 else None
+        sums = np.empty(room, np.float32)
+        with self._session() as session:
+            for start in range(0, room, size):
+                here = slice(start, min(start + size, room))
+                outputs: dict[str, NDArray[Any]] = {wrapping.SUMS: sums[here]}
+                if floats is not None:
+                    outputs[self._network.mouths_float] = floats[here]
+                if planes is not None:
+                    outputs[wrapping.MOUTHS_UINT8] = planes[here]
+                part = batch if here == slice(0, count) else _part(batch, here.start, here.stop - here.start)
+                self._run_once(session, part, outputs)
+        pixels = None if planes is None else _interleaved(planes[:count])
+        return None if floats is None else floats[:count], pixels, sums[:count]
+
+    def _run_once(self, session: onnxruntime.InferenceSession, batch: EngineInput, outputs: Mapping[str, NDArray[Any]]) -> None:
+        crops = self.bank.feed(batch.frames) if len(batch.frames) else Feed(EMPTY_BANK, batch.frames, FIRST_SLOT)
+        binding = session.io_binding()
+        inputs = {
+            wrapping.BANK: crops.bank,
+            wrapping.SLOTS: crops.slots,
+            wrapping.REFERENCE_SLOT: crops.reference,
+            wrapping.SENT_PICTURES: batch.pictures,
+            self._network.windows: batch.windows.reshape(-1, 32, 16, 16),
+        }
+        for name, value in inputs.items():
+            if name not in self._network.inputs:
+                continue
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, value)
+            else:
+                binding.bind_ortvalue_input(name, value)
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        with run_options(self._name) as options:
+            session.run_with_iobinding(binding, options)
+
+    @contextmanager
+    def _session(self) -> Iterator[onnxruntime.InferenceSession]:
+        """A session for one run: on a GPU one that no other run has, on a CPU the one that all share."""
+        if not self.device.is_gpu:
+            yield self._sessions[0]
+            return
+        session = self._idle.get()
+        try:
+            yield session
+        finally:
+            self._idle.put(session)
+
+
+def _part(batch: EngineInput, start: int, size: int) -> EngineInput:
+    """Frames `start` to `start + size` of a batch; what lacks at its end is filled up with black pictures."""
+    own, stop = len(batch.frames), start + size
+    windows = batch.windows[start:stop]
+    frames = batch.frames[start:stop]
+    pictures = batch.pictures[max(start - own, 0) : max(stop - own, 0)]
+    if lacking := size - len(windows):
+        windows = np.concatenate([windows, np.zeros((lacking, *windows.shape[1:]), np.float32)])
+        pictures = np.concatenate([pictures, np.zeros((lacking, *pictures.shape[1:]), np.float32)])
+    return EngineInput(windows, frames, pictures, batch.want_float, batch.want_uint8)
+
+
+def _interleaved(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[frames, 3, 320, 320] -> [frames, 320, 320, 3]. OpenCV does it in a tenth of the time of a Transpose in the wrapping."""
+    pixels = np.empty((len(planes), MOUTH_SIZE, MOUTH_SIZE, 3), np.uint8)
+    for frame, picture in zip(planes, pixels, strict=True):
+        cv2.merge(list(frame), picture)
+    return pixels

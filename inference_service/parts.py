@@ -1,0 +1,145 @@
+"""The parts of the inference service, put together without a server: what another process can hold in itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from avatar_kit.catalog import AvatarCatalog
+from avatar_kit.cores import usable_cores
+from inference_service.engines.devices import Device, find_devices
+from inference_service.engines.gpu_memory import visible_gpus
+from inference_service.metrics import InferenceMetrics
+from inference_service.models.model import ModelLoader
+from inference_service.models.registry import ModelRegistry
+from inference_service.runner import Runner
+from inference_service.scheduling.dispatcher import Dispatcher
+from inference_service.scheduling.limited_threads import LimitedThreads
+from inference_service.settings import InferenceSettings
+from service_kit.clock import SYSTEM_CLOCK, Clock
+from service_kit.errors import ServiceError
+from service_kit.logs import CACHE_STATS, topic
+from service_kit.metrics import Metrics
+
+log = logging.getLogger(__name__)
+GPU_UTILIZATION = topic("gpu_utilization")
+
+IDLE_CHECK_S = 5.0
+
+
+@dataclass(frozen=True)
+class InferenceParts:
+    """What makes mouths of sound. Lives on one event loop."""
+
+    runner: Runner
+    registry: ModelRegistry
+    devices: Sequence[Device]
+    preload: Callable[[], Awaitable[None]]  # loads what the configuration wants loaded; once, when somebody may wait for it
+
+
+@asynccontextmanager
+async def inference_parts(
+    settings: InferenceSettings, metrics: Metrics, *, on_lost: Callable[[str], None], clock: Clock = SYSTEM_CLOCK
+) -> AsyncIterator[InferenceParts]:
+    """Opens the parts, and closes them at the end of the block, when no request runs any more.
+
+    `on_lost` is told why only a restart of the process can help: a thread does not come back from an avatar's network. Raises
+    DeviceError.
+    """
+    devices = find_devices(settings.gpus, settings.onnx)
+    own_metrics = InferenceMetrics(metrics)
+    async with AsyncExitStack() as stack:
+        threads = LimitedThreads(usable_cores(), "request", on_lost=on_lost, clock=clock)
+        stack.push_async_callback(threads.close)
+        loader = ModelLoader(settings.onnx, max_batch=settings.batching.max_batch)
+        catalog = AvatarCatalog(settings.models_root, settings.models, audio_encoder=settings.audio_encoder_path)
+        registry = ModelRegistry(catalog, devices, loader, settings, own_metrics, on_lost=on_lost, clock=clock)
+        stack.push_async_callback(registry.close)
+        dispatchers = {}
+        for device in devices:
+            dispatcher = dispatchers[device.gpu_id] = Dispatcher(
+                device,
+                workers=settings.server.worker_count_per_gpu,
+                max_delay_s=settings.batching.max_delay_ms / 1000,
+                run_limit_s=settings.limits.run_seconds,
+                metrics=own_metrics,
+                on_overrun=registry.put_out_engine,
+                on_lost=on_lost,
+                clock=clock,
+            )
+            dispatcher.start()
+            stack.push_async_callback(dispatcher.stop)
+        runner = Runner(
+            registry,
+            dispatchers,
+            loader,
+            threads=threads,
+            run_limit_s=settings.limits.run_seconds,
+            max_requests=settings.server.queue_size * len(devices),
+            metrics=own_metrics,
+        )
+        own_metrics.watch(
+            requests=lambda: runner.requests, models=lambda: len(registry.loaded), memory_bytes=lambda: registry.memory_bytes
+        )
+        repeated = [
+            asyncio.create_task(_repeat(clock, seconds, work))
+            for seconds, work in _repeats(settings, devices, registry, threads, own_metrics)
+        ]
+        stack.push_async_callback(_cancelled, repeated)
+        yield InferenceParts(runner, registry, devices, lambda: _preload(settings, registry))
+
+
+async def _preload(settings: InferenceSettings, registry: ModelRegistry) -> None:
+    """Loads what the configuration wants loaded. A broken avatar is logged and does not keep the others from being served."""
+    for avatar_id, entry in settings.models.items():
+        if entry.preload or entry.preload_model:
+            try:
+                await registry.preload(avatar_id)
+            except ServiceError as error:
+                log.error("models.%s could not be preloaded: %s", avatar_id, error)
+
+
+def _repeats(
+    settings: InferenceSettings,
+    devices: Sequence[Device],
+    registry: ModelRegistry,
+    threads: LimitedThreads,
+    metrics: InferenceMetrics,
+) -> list[tuple[float, Callable[[], Awaitable[None]]]]:
+    """Lists what is done again and again, and how often (seconds)."""
+
+    async def unload_idle() -> None:
+        registry.unload_idle()
+
+    async def look_at_models() -> None:
+        CACHE_STATS.info("models", extra={"loaded": len(registry.loaded), "memory_mb": registry.memory_bytes / 1e6})
+
+    async def look_at_gpus() -> None:
+        for gpu in await threads.run(visible_gpus):  # the driver may take its time
+            metrics.gpu(gpu.index, used_bytes=gpu.used_bytes, total_bytes=gpu.total_bytes, percent=gpu.utilization_percent)
+            GPU_UTILIZATION.info(
+                "gpu",
+                extra={"gpu_id": gpu.index, "utilization_percent": gpu.utilization_percent, "used_mb": gpu.used_bytes / 1e6},
+            )
+
+    interval = settings.logging.report_interval_seconds
+    repeats: list[tuple[float, Callable[[], Awaitable[None]]]] = [(IDLE_CHECK_S, unload_idle), (interval, look_at_models)]
+    return [*repeats, (interval, look_at_gpus)] if devices[0].is_gpu else repeats
+
+
+async def _repeat(clock: Clock, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await clock.sleep(seconds)
+        try:
+            await work()
+        except Exception:
+            log.exception("a repeated task failed; it goes on")
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
