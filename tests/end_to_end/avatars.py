@@ -134,7 +134,7 @@ def picky_network() -> onnx.ModelProto:
 def _loudest_is(least: float, name: str, then: float) -> list[onnx.NodeProto]:
     """Gives `then` as int64 where some value of the sound is `least` or more, else 0."""
     return [
-        helper.make_node("Constant", [], ["least"], value_float=least),
+        helper.make_node("Constant", [], ["least"], value_float=float(least)),
         helper.make_node("Constant", [], ["then"], value_float=then),
         helper.make_node("ReduceMax", ["sound"], ["loudest"], keepdims=0),
         helper.make_node("GreaterOrEqual", ["loudest", "least"], ["is_loud"]),
@@ -182,7 +182,7 @@ def looping_encoder(least: float) -> onnx.ModelProto:
 
 
 def stuck_network(least: float) -> onnx.ModelProto:
-    """Compares a million boxes with each other where a value of the sound is `least` or more: one operator, and nothing ends it."""
+    """Compares a million boxes with each other where a value of the sound is `least` or more: nothing ends one operator."""
     network = exact_network()
     network.graph.output[0].name = "counted"
     network.graph.node.extend([
