@@ -11,7 +11,8 @@ from avatar_kit.cores import usable_cores
 from avatar_kit.ids import AvatarId
 from avatar_kit.model_entry import ModelEntry
 from compositing_service.upstream.endpoints import parse_endpoints
-from service_kit.sections import BindAddress, ClientTlsSection, LoggingSection, Section, ServerSection, ServiceSettings
+from service_kit.addresses import BindAddress
+from service_kit.sections import ClientTlsSection, LoggingSection, Section, ServerSection, ServiceSettings
 
 _BYTES_PER_GB = 1 << 30
 

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from avatar_kit.model_entry import ModelEntry
-from service_kit.sections import BindAddress, LoggingSection, Section, ServerSection, ServiceSettings
+from service_kit.addresses import BindAddress
+from service_kit.sections import LoggingSection, Section, ServerSection, ServiceSettings
 
 
 class InferenceServerSection(ServerSection):

@@ -13,18 +13,6 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from service_kit.addresses import BindAddress
 
-__all__ = [
-    "BindAddress",
-    "ClientTlsSection",
-    "LogLevel",
-    "LoggingSection",
-    "MetricsSection",
-    "Section",
-    "ServerSection",
-    "ServiceSettings",
-    "TlsSection",
-]
-
 
 class Section(BaseModel):
     """A group of keys: unchangeable, and an unknown key is an error."""

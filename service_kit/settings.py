@@ -10,9 +10,8 @@ import difflib
 import json
 import os
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,10 +61,10 @@ def load_settings(
     """
     merged = _Merged(cls)
     if config is not None:
-        merged.add(partial(from_file, config))
-    merged.add(partial(from_environment, os.environ if environ is None else environ, merged.schema))
+        merged.add(from_file(config))
+    merged.add(from_environment(os.environ if environ is None else environ, merged.schema))
     for override in overrides:
-        merged.add(partial(from_override, override, merged.schema))
+        merged.add(from_override(override, merged.schema))
     try:
         settings = cls.model_validate(merged.tree)
     except ValidationError as error:
@@ -114,11 +113,11 @@ class _Merged:
         self._meaningless = cls.meaningless
         self._given: dict[Keys, tuple[Any, str]] = {}
 
-    def add(self, read: Callable[[], Iterable[Given]]) -> None:
+    def add(self, source: Iterable[Given]) -> None:
         """Lays the values of a source over those that are there."""
         try:
-            for tree, source in read():
-                self._lay(self.tree, self.schema, (), tree, source)
+            for tree, words in source:
+                self._lay(self.tree, self.schema, (), tree, words)
         except SourceError as error:
             self.problems.append(str(error))
 
