@@ -50,15 +50,12 @@ class FramePass(Generic[What]):
         take: Callable[[int, Picture, frozenset[What]], bool],
         *,
         is_there: Callable[[int], bool],
-        read: tuple[int, Picture] | None = None,
     ) -> None:
         """`video`: the one that the avatar's frames are in. `take` is given each frame and what was wished of it, by several
-        threads at a time when several call `step`; False ends the pass. Frames that are there already are passed over. `read`:
-        one that has been read before.
+        threads at a time when several call `step`; False ends the pass. Frames that are there already are passed over.
         """
         self._avatar, self._video, self._take, self._is_there = avatar, video, take, is_there
         self._decoding = threading.Lock()
-        self._had = read
         self._stretches: list[_Stretch] | None = None  # None: not begun
         self._lock = threading.Lock()  # of what follows
         self._passed = np.zeros(avatar.frame_count, bool)
@@ -111,9 +108,6 @@ class FramePass(Generic[What]):
         self._video.close()
 
     def _read(self, frame: int) -> Picture:
-        if self._had and self._had[0] == frame:
-            picture, self._had = self._had[1], None
-            return picture
         try:
             return self._avatar.read_frame(frame)
         except BrokenAvatar:

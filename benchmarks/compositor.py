@@ -30,6 +30,7 @@ from avatar_kit.geometry import Paste, Picture, Rect, crop_328
 from avatar_kit.writer import AvatarWriter
 from compositing_service.backgrounds.composer import AvatarComposer, open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
+from compositing_service.outputs import JpegOutput, RawOutput
 from compositing_service.picture.jpeg.encoder import encode
 from compositing_service.picture.jpeg.splicing import region_around
 from compositing_service.picture.scratch import Scratch
@@ -88,7 +89,7 @@ def speed(avatars: dict[Paste, Avatar]) -> list[dict[str, Any]]:
             pixelformat=turbojpeg.PF.BGR,
             restartblocks=reference.restart_interval,
         ),
-        "idle frame": lambda index: reference.idle(index, quality=QUALITY),
+        "idle frame": lambda index: reference.stored(index, JpegOutput(QUALITY)),
         "resize and encode of the region alone": heavy_part(reference, mouth),
     }
     for paste, composer in composers.items():
@@ -109,7 +110,7 @@ def speed(avatars: dict[Paste, Avatar]) -> list[dict[str, Any]]:
 def sizes(avatar: Avatar, composer: AvatarComposer) -> list[dict[str, Any]]:
     """What the restart markers cost on the wire."""
     whole = sum(len(encode(avatar.read_frame(index), quality=QUALITY, restart_interval=0)) for index in range(DISTINCT_FRAMES))
-    spliced = sum(len(composer.idle(index, quality=QUALITY)) for index in range(DISTINCT_FRAMES))
+    spliced = sum(len(composer.stored(index, JpegOutput(QUALITY))) for index in range(DISTINCT_FRAMES))
     return [
         {"name": "file without restart markers", "value": whole / DISTINCT_FRAMES / 1000, "unit": "KB"},
         {"name": f"growth by markers every {composer.restart_interval} MCUs", "value": (spliced / whole - 1) * 100, "unit": "%"},
@@ -185,7 +186,7 @@ def ready_composer(avatar: Avatar) -> AvatarComposer:
 
 def compositing(composer: AvatarComposer, mouth: NDArray[np.uint8]) -> Way:
     """The service's way."""
-    return lambda index: composer.composite(index, mouth, quality=QUALITY)
+    return lambda index: composer.composite(index, mouth, JpegOutput(QUALITY))
 
 
 def whole_picture_paste(avatar: Avatar, mouth: NDArray[np.uint8]) -> Callable[[int], Picture]:
@@ -208,7 +209,7 @@ def heavy_part(composer: AvatarComposer, mouth: NDArray[np.uint8]) -> Way:
     avatar, interval = composer.avatar, composer.restart_interval
     regions, sizes = [], []
     for index, rect in enumerate(avatar.rects):
-        picture = np.frombuffer(composer.composite_raw(index, mouth), np.uint8).reshape(HEIGHT, WIDTH, 3)
+        picture = np.frombuffer(composer.composite(index, mouth, RawOutput()), np.uint8).reshape(HEIGHT, WIDTH, 3)
         part = region_around(rect, width=WIDTH, height=HEIGHT, restart_interval=interval).pixels
         regions.append(picture[part.y1 : part.y2, part.x1 : part.x2].copy())
         sizes.append((rect.width, rect.height))

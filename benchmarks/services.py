@@ -28,6 +28,7 @@ from avatar_tools.demo import build_demo
 from benchmarks.running import Services, both_services, cpu_seconds
 from compositing_service.backgrounds.composer import open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
+from compositing_service.outputs import JpegOutput
 from compositing_service.picture.scratch import Scratch
 from inference_service.engines.devices import find_devices
 from inference_service.engines.engine import NO_PICTURES, EngineInput
@@ -113,7 +114,7 @@ def in_this_process(avatar: Avatar, root: Path) -> Iterator[Callable[[NDArray[np
     frames = np.arange(BATCH, dtype=np.int64)
 
     def composite(first: int, mouths: NDArray[np.uint8]) -> list[bytes]:
-        return [composer.composite(first + place, mouth, quality=QUALITY) for place, mouth in enumerate(mouths)]
+        return [composer.composite(first + place, mouth, JpegOutput(QUALITY)) for place, mouth in enumerate(mouths)]
 
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(usable_cores()))

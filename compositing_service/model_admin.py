@@ -11,7 +11,7 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError
 from compositing_service.avatar_errors import avatar_errors_as_status
 from compositing_service.backgrounds.store import AvatarStats, BackgroundStore
-from compositing_service.upstream.inference_client import InferenceClient
+from compositing_service.mouth_source import MouthSource
 from service_kit.deadline import Deadline
 from service_kit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
 from shared_proto import compositing_pb2
@@ -23,7 +23,7 @@ class ModelAdmin:
 
     catalog: AvatarCatalog
     store: BackgroundStore
-    client: InferenceClient
+    source: MouthSource
     inference_ms: Mapping[str, float]
     """Time of the network by avatar."""
 
@@ -59,7 +59,7 @@ class ModelAdmin:
         started = perf_counter()
         here, there = await asyncio.gather(
             self._load_here(model_id, force_reload=force_reload),
-            self.client.load(model_id, force_reload=force_reload, deadline=deadline),
+            self.source.load(model_id, force_reload=force_reload, deadline=deadline),
         )
         for refusal in [here, *there]:
             if isinstance(refusal, ServiceError):
@@ -73,7 +73,7 @@ class ModelAdmin:
         Raises NotFound when neither had it; the inference service's error when that fails, after unloading here.
         """
         was_loaded = await self.store.unload(model_id)
-        there = await self.client.unload(model_id, deadline=deadline)
+        there = await self.source.unload(model_id, deadline=deadline)
         failures = [result for result in there if isinstance(result, ServiceError)]
         for failure in failures:
             if isinstance(failure, Unavailable | DeadlineExceeded):

@@ -1,71 +1,94 @@
-"""The gRPC face: checks what is asked, hands it on and keeps to the caller's deadline. Interceptors turn errors into statuses."""
+"""The gRPC face: checks requests, hands them on and keeps to the caller's deadline. Interceptors turn errors into statuses."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import grpc.aio
 
-from compositing_service.batch import BatchCompositor
-from compositing_service.model_admin import ModelAdmin
-from compositing_service.request import RequestRules, read_model_id, read_order
-from compositing_service.upstream.health import UpstreamHealth
+from compositing_service.parts import CompositingParts
+from compositing_service.request import read_model_id, read_order
 from service_kit import request_context
 from service_kit.deadline import within_deadline
 from service_kit.readiness import Readiness
 from service_kit.version import product_version
 from shared_proto import compositing_pb2 as pb
-from shared_proto.compositing_pb2_grpc import CompositingServiceServicer
+from shared_proto.compositing_pb2_grpc import CompositingServiceServicer, add_CompositingServiceServicer_to_server
 
 # For callers that set no deadline: longer than reading and warming up any avatar in both services takes.
 LONGEST_CALL_S = 300.0
 
+# Older clients send pictures of up to 59 MB with a request. Reading and checking so much on the event loop would hold up all
+# calls; handing less over to a thread would cost more than it takes.
+LARGE_REQUEST_BYTES = 256 << 10
+
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class _Sized(NamedTuple):
+    """A request for frames, and its bytes on the wire, which protobuf cannot tell without writing it again."""
+
+    message: pb.CompositeBatchRequest
+    nbytes: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> _Sized:
+        return cls(pb.CompositeBatchRequest.FromString(data), len(data))
 
 
 @dataclass(slots=True, eq=False)
 class CompositingServicer(CompositingServiceServicer):
     """compositing.CompositingService. Health is about this service; what it says of the other one does not change it."""
 
-    batches: BatchCompositor
-    admin: ModelAdmin
-    upstream: UpstreamHealth
+    parts: CompositingParts
     readiness: Readiness
-    rules: RequestRules
     inference_url: str
 
-    async def InferBatchComposite(self, request: pb.CompositeBatchRequest, context: Context) -> pb.CompositeBatchResponse:
-        order = read_order(request, self.rules)
-        request_context.avatar_id.set(order.model_id)
+    def register(self, server: Any) -> None:
+        """Makes it the service of a grpc.aio.Server that has not started."""
+        add_CompositingServiceServicer_to_server(self, server)
+        composite: Any = grpc.unary_unary_rpc_method_handler(
+            self.InferBatchComposite,
+            request_deserializer=_Sized.decode,
+            response_serializer=pb.CompositeBatchResponse.SerializeToString,
+        )
+        server.add_registered_method_handlers("compositing.CompositingService", {"InferBatchComposite": composite})
+
+    async def InferBatchComposite(self, request: _Sized, context: Context) -> pb.CompositeBatchResponse:  # type: ignore[override]
+        read = partial(read_order, request.message, self.parts.rules)
+        order = await asyncio.to_thread(read) if request.nbytes > LARGE_REQUEST_BYTES else read()
+        request_context.avatar_id.set(order.avatar_id)
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
-            return await self.batches.run(order, deadline)
+            return await self.parts.batches.run(order, deadline)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         async with within_deadline(context, limit_s=LONGEST_CALL_S):
-            return pb.ListModelsResponse(models=await self.admin.list_models())
+            return pb.ListModelsResponse(models=await self.parts.admin.list_models())
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
         request_context.avatar_id.set(read_model_id(request.model_id))
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
-            return await self.admin.load(request.model_id, force_reload=request.force_reload, deadline=deadline)
+            return await self.parts.admin.load(request.model_id, force_reload=request.force_reload, deadline=deadline)
 
     async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
         request_context.avatar_id.set(read_model_id(request.model_id))
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
-            return await self.admin.unload(request.model_id, deadline=deadline)
+            return await self.parts.admin.unload(request.model_id, deadline=deadline)
 
     async def GetModelStats(self, request: pb.GetModelStatsRequest, context: Context) -> pb.GetModelStatsResponse:
         if request.model_id:
             read_model_id(request.model_id)
         async with within_deadline(context, limit_s=LONGEST_CALL_S):
-            return await self.admin.stats(request.model_id)
+            return await self.parts.admin.stats(request.model_id)
 
     async def Health(self, request: pb.HealthRequest, context: Context) -> pb.HealthResponse:
-        figures = self.admin.store.stats()
+        figures = self.parts.store.stats()
         return pb.HealthResponse(
             healthy=self.readiness.reason is None,
-            inference_server_healthy=await self.upstream.healthy(),
+            inference_server_healthy=await self.parts.source.healthy(),
             loaded_models=figures.loaded_avatars,
             max_models=figures.max_avatars,
             version=product_version(),

@@ -17,6 +17,7 @@ from avatar_kit.geometry import Picture
 from avatar_kit.timeline import frame_at
 from compositing_service.backgrounds.composer import open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
+from compositing_service.outputs import RawOutput
 from compositing_service.picture.scratch import Scratch
 from inference_service.audio.features import AudioFeatures
 from inference_service.audio.windows import CONTEXT_ROWS, ROWS_BEFORE, FrameWindows, windows_of_rows
@@ -73,7 +74,7 @@ class Speaker:
     def silent(self, position: int) -> Picture:
         """The picture at that position of the timeline as it is, without a mouth."""
         frame = frame_at(position, self.avatar.frame_count, self.avatar.loop)
-        return self._shaped(self._composer.idle_raw(frame))
+        return self._shaped(self._composer.stored(frame, RawOutput()))
 
     @cached_property
     def _features(self) -> AudioFeatures:
@@ -90,7 +91,7 @@ class Speaker:
         if output.mouths_uint8 is None or not output.finite.all():
             raise CliError("the avatar's network gives values that are not finite numbers")
         for frame, mouth in zip(frames, output.mouths_uint8, strict=True):
-            yield self._shaped(self._composer.composite_raw(frame, mouth))
+            yield self._shaped(self._composer.composite(frame, mouth, RawOutput()))
 
     def _shaped(self, pixels: bytes) -> Picture:
         return np.frombuffer(pixels, np.uint8).reshape(self.avatar.height, self.avatar.width, 3)

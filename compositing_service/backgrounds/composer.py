@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import MOUTH_SIZE, Picture
 from compositing_service.backgrounds.frame_cache import FrameCache
-from compositing_service.backgrounds.preparation import Preparation
 from compositing_service.backgrounds.shelf import EncodedFrame, Shelf, WholeFrame
 from compositing_service.backgrounds.single_flight import SingleFlight
+from compositing_service.outputs import JpegOutput, Output, RawOutput
 from compositing_service.picture.jpeg.encoder import encode
 from compositing_service.picture.jpeg.interval import choose_restart_interval
 from compositing_service.picture.jpeg.splicing import encode_spliceable, region_around
@@ -40,40 +39,35 @@ class AvatarComposer:
         self.avatar = avatar
         self.restart_interval = restart_interval
         """MCUs between restart markers; 0: every picture is encoded whole."""
-        self.preparation: Preparation | None = None
-        """Under way now."""
-        self.sample: tuple[int, Picture] | None = None
-        """A frame of a video that was decoded already, for the preparation to take."""
         self._cache = cache
         self._shelf = shelf
         self._scratch = scratch
         self._encodings: SingleFlight[tuple[int, int], EncodedFrame] = SingleFlight()
         self._readings: SingleFlight[int, WholeFrame] = SingleFlight()
 
-    def composite(self, index: int, mouth: Mouth, *, quality: int) -> bytes:
-        """The JPEG of the frame with the mouth pasted in: the very bytes of encoding the whole composited picture."""
+    def composite(self, index: int, mouth: Mouth, output: Output) -> bytes:
+        """The frame with the mouth pasted in; as JPEG the very bytes of encoding the whole composited picture."""
         _check_mouth(mouth)
-        frame = self._encoded(index, quality)
-        region = frame.surroundings.restore(self._scratch)
-        paste_mouth(region, frame.surroundings.place, mouth, crop=self._scratch.crop)
-        return frame.jpeg.splice(encode(region, quality=quality, restart_interval=self.restart_interval))
+        match output:
+            case JpegOutput(quality):
+                frame = self._encoded(index, quality)
+                region = frame.surroundings.restore(self._scratch)
+                paste_mouth(region, frame.surroundings.place, mouth, crop=self._scratch.crop)
+                return frame.jpeg.splice(encode(region, quality=quality, restart_interval=self.restart_interval))
+            case RawOutput():
+                whole = self._whole(index)
+                pixels = self._scratch.pixels(self.avatar.height, self.avatar.width)
+                pixels[...] = whole.picture
+                paste_mouth(pixels, whole.place, mouth, crop=self._scratch.crop)
+                return pixels.tobytes()
 
-    def composite_raw(self, index: int, mouth: Mouth) -> bytes:
-        """The same picture before encoding: height x width x 3 bytes, BGR."""
-        _check_mouth(mouth)
-        frame = self._whole(index)
-        pixels = self._scratch.pixels(self.avatar.height, self.avatar.width)
-        pixels[...] = frame.picture
-        paste_mouth(pixels, frame.place, mouth, crop=self._scratch.crop)
-        return pixels.tobytes()
-
-    def idle(self, index: int, *, quality: int) -> bytes:
-        """The JPEG of the frame as it is, without a mouth: the stored bytes."""
-        return self._encoded(index, quality).jpeg.data
-
-    def idle_raw(self, index: int) -> bytes:
-        """The pixels of the frame as it is: height x width x 3 bytes, BGR."""
-        return self._whole(index).picture.tobytes()
+    def stored(self, index: int, output: Output) -> bytes:
+        """The frame as it is, without a mouth."""
+        match output:
+            case JpegOutput(quality):
+                return self._encoded(index, quality).jpeg.data
+            case RawOutput():
+                return self._whole(index).picture.tobytes()
 
     def prepare(self, index: int, *, quality: int, picture: Picture | None = None) -> bool:
         """Reads and encodes the frame ahead of need. False: there is no room for it but that of frames in use.
@@ -91,20 +85,13 @@ class AvatarComposer:
         """Whether the frame can be had without reading or encoding it."""
         return self._cache.peek(self._shelf, index, quality) is not None
 
-    def keep(self, index: int, picture: Picture, *, quality: int | None) -> None:
-        """Encodes a frame that has been read and is about to be used. `quality`: None keeps the picture itself."""
-        if quality is None:
-            self._cache.put_picture(self._shelf, index, self._placed(index, picture))
-        else:
-            self._encode_once(index, quality, self._cache.put, picture)
-
-    def wish(self, indices: Sequence[int], *, quality: int | None) -> Future[None] | None:
-        """What is better waited for before these frames are asked for, as they are about to be prepared; None: nothing.
-
-        `quality`: None for raw pixels. Does not block.
-        """
-        preparation = self.preparation
-        return preparation.wish(indices, quality=quality) if preparation else None
+    def keep(self, index: int, picture: Picture, output: Output) -> None:
+        """Keeps a frame that has been read and is about to be used in that form."""
+        match output:
+            case JpegOutput(quality):
+                self._encode_once(index, quality, self._cache.put, picture)
+            case RawOutput():
+                self._cache.put_picture(self._shelf, index, self._placed(index, picture))
 
     def memory_bytes(self) -> int:
         """Bytes of pictures and pixels held for this avatar now."""
@@ -158,15 +145,19 @@ class AvatarComposer:
         return WholeFrame(picture, place_in(picture, self.avatar.rects[index], self.avatar.paste))
 
 
-def open_composer(avatar: Avatar, *, cache: FrameCache, shelf: Shelf, scratch: Scratch) -> AvatarComposer:
-    """A composer with the restart interval that suits the avatar, measured on its first whole frame. Blocks.
+def open_composer(
+    avatar: Avatar, *, cache: FrameCache, shelf: Shelf, scratch: Scratch, quality: int | None = None
+) -> AvatarComposer:
+    """Opens a composer with the restart interval that suits the avatar, measured on its first whole frame. Blocks.
 
+    `quality`: keep that frame at this quality where it is of a video, since going back to it would cost another decoding.
     Raises BrokenAvatar when none of the first ten frames can be read.
     """
     index, picture = _sample(avatar)
     interval = choose_restart_interval(picture, avatar.rects)
     composer = AvatarComposer(avatar, cache=cache, shelf=shelf, scratch=scratch, restart_interval=interval)
-    composer.sample = (index, picture) if avatar.video else None
+    if avatar.video and quality:
+        composer.prepare(index, quality=quality, picture=picture)
     return composer
 
 

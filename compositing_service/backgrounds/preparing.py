@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Protocol
 
 from avatar_kit.frame_pass import FramePass
 from avatar_kit.geometry import Picture
 from avatar_kit.video.frames import VideoFrames
 from compositing_service.backgrounds.composer import AvatarComposer
-from compositing_service.backgrounds.preparation import Preparation
+from compositing_service.outputs import Output
+
+
+class Preparation(Protocol):
+    """Thread-safe."""
+
+    def step(self) -> bool:
+        """Prepares one more frame. False: all are prepared, or room is out. Blocks. Raises BrokenAvatar for a frame."""
+
+    def wish(self, indices: Sequence[int], output: Output) -> Future[None] | None:
+        """Returns a future to await before compositing these frames in that form; None if there is nothing to wait for."""
+
+    def end(self) -> None:
+        """Ends the preparation: releases all waiters and prepares nothing more. Blocks until a frame being read is finished."""
 
 
 def preparation_of(composer: AvatarComposer, *, quality: int) -> Preparation:
@@ -29,7 +43,7 @@ class _Pictures:
         index = next(self._indices, None)
         return index is not None and self._composer.prepare(index, quality=self._quality)
 
-    def wish(self, indices: Sequence[int], *, quality: int | None) -> Future[None] | None:
+    def wish(self, indices: Sequence[int], output: Output) -> Future[None] | None:
         return None
 
     def end(self) -> None:
@@ -43,21 +57,20 @@ class _Filmed:
         def is_there(index: int) -> bool:
             return composer.is_prepared(index, quality=quality)
 
-        def take(index: int, picture: Picture, qualities: frozenset[int | None]) -> bool:
-            """Room is made for what somebody waits for, and only found for the rest."""
-            for wished in qualities:
-                composer.keep(index, picture, quality=wished)
+        def take(index: int, picture: Picture, outputs: frozenset[Output]) -> bool:
+            """Frames that a request waits for may evict others; the rest are kept only if there is free room."""
+            for output in outputs:
+                composer.keep(index, picture, output)
             return composer.prepare(index, quality=quality, picture=picture)
 
         # Not methods: the pass would hold this object, and the two of them the video of an avatar that was dropped.
-        self._pass = FramePass[int | None](composer.avatar, video, take, is_there=is_there, read=composer.sample)
-        composer.sample = None
+        self._pass = FramePass[Output](composer.avatar, video, take, is_there=is_there)
 
     def step(self) -> bool:
         return self._pass.step()
 
-    def wish(self, indices: Sequence[int], *, quality: int | None) -> Future[None] | None:
-        return self._pass.wish(indices, quality)
+    def wish(self, indices: Sequence[int], output: Output) -> Future[None] | None:
+        return self._pass.wish(indices, output)
 
     def end(self) -> None:
         self._pass.end()

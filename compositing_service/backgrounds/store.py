@@ -16,16 +16,17 @@ from avatar_kit.cores import usable_cores
 from avatar_kit.errors import AvatarError, AvatarNotFound, AvatarReplaced, BrokenAvatar, shortened
 from compositing_service.backgrounds.composer import AvatarComposer, open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
-from compositing_service.backgrounds.preparation import Preparation
-from compositing_service.backgrounds.preparing import preparation_of
+from compositing_service.backgrounds.lease import Lease
+from compositing_service.backgrounds.preparing import Preparation, preparation_of
 from compositing_service.backgrounds.shelf import EvictionPolicy, Shelf
 from compositing_service.backgrounds.store_stats import AvatarStats, StoreStats
 from compositing_service.picture.scratch import Scratch
+from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import ResourceExhausted
 
 __all__ = ["AvatarStats", "BackgroundStore", "EvictionPolicy", "StoreStats"]
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # All avatars being in use is over when one request ends.
 _RETRY_AFTER_MS = 500
@@ -41,6 +42,7 @@ class _Entry:
     shelf: Shelf
     loading: asyncio.Task[AvatarComposer] = field(init=False)
     preparing: asyncio.Task[None] | None = None
+    preparation: Preparation | None = None  # under way now
     hurry: asyncio.Event = field(default_factory=asyncio.Event)  # somebody waits for all of its frames
     composer: AvatarComposer | None = None  # None while loading
     usage_count: int = 0
@@ -63,10 +65,10 @@ class BackgroundStore:
         default_quality: int,
         idle_timeout_s: float | None = None,
         loader_threads: int = 4,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`default_quality`: what a preload encodes. `clock` never jumps; `wall_clock` gives Unix seconds for the statistics."""
+        """`default_quality`: what a preload encodes. `wall_clock` gives Unix seconds for the statistics."""
         self._catalog = catalog
         self._cache = FrameCache(max_bytes=max_bytes, policy=policy)
         self._scratch = Scratch()
@@ -90,8 +92,8 @@ class BackgroundStore:
         self._fillers = ThreadPoolExecutor(loader_threads, "avatar-fill")
 
     @asynccontextmanager
-    async def acquire(self, avatar_id: str) -> AsyncIterator[AvatarComposer]:
-        """The avatar's composer, loaded first when need be, and not evicted inside the `async with`.
+    async def acquire(self, avatar_id: str) -> AsyncIterator[Lease]:
+        """Holds the avatar inside the `async with`, loaded first when need be.
 
         Raises on entry InvalidAvatarId, AvatarNotFound, BrokenAvatar; ResourceExhausted when `max_avatars` are all in use.
         """
@@ -99,7 +101,11 @@ class BackgroundStore:
         with self._held(entry):
             composer = await asyncio.shield(entry.loading)
             entry.usage_count += 1
-            yield composer
+            yield Lease(composer, lambda: entry.preparation, lambda: not self._is_superseded(entry))
+
+    def _is_superseded(self, entry: _Entry) -> bool:
+        newest = self._entries.get(entry.avatar_id)
+        return newest is not None and newest is not entry and newest.composer is not None
 
     def is_loaded(self, avatar_id: str) -> bool:
         """Whether acquiring it now costs no loading."""
@@ -129,17 +135,17 @@ class BackgroundStore:
                 return self._avatar_stats(entry)
         return await self.load(avatar_id, force_reload=outdated, preload=preload)
 
-    async def renew(self, composer: AvatarComposer) -> bool:
+    async def renew(self, lease: Lease) -> bool:
         """Loads an avatar again whose files seem to have been replaced; once however many find it.
 
-        False: they are still those that `composer` was made from. Raises AvatarReplaced when the new ones can not be loaded: the
+        False: they are still those that were loaded. Raises AvatarReplaced when the new ones can not be loaded: the
         old state stays in place; ResourceExhausted as `acquire`.
         """
-        avatar = composer.avatar
+        avatar = lease.avatar
         try:
-            if self._holds(composer) and await asyncio.to_thread(avatar.is_current):
+            if self._holds(lease.composer) and await asyncio.to_thread(avatar.is_current):
                 return False
-            if self._holds(composer):
+            if self._holds(lease.composer):
                 await self.load(avatar.id, force_reload=True)
         except (AvatarNotFound, BrokenAvatar) as error:
             self._note_failure(avatar.id, error)
@@ -165,11 +171,11 @@ class BackgroundStore:
         """Drops the avatars that nobody has used for `idle_timeout_s`, and names them. For a periodic task of the service."""
         if self._idle_timeout_s is None:
             return ()
-        oldest = self._clock() - self._idle_timeout_s
+        oldest = self._clock.now() - self._idle_timeout_s
         idle = [entry for entry in self._unused() if entry.last_used_s <= oldest]
         for entry in idle:
             self._retire(entry)
-            logger.info("unloaded avatar %s: not used for %.0f s", entry.avatar_id, self._idle_timeout_s)
+            log.info("unloaded avatar %s: not used for %.0f s", entry.avatar_id, self._idle_timeout_s)
         return tuple(entry.avatar_id for entry in idle)
 
     def stats(self) -> StoreStats:
@@ -241,7 +247,8 @@ class BackgroundStore:
 
     def _open_once(self, entry: _Entry) -> AvatarComposer:
         avatar = self._catalog.get(entry.avatar_id)
-        return open_composer(avatar, cache=self._cache, shelf=entry.shelf, scratch=self._scratch)
+        quality = self._default_quality
+        return open_composer(avatar, cache=self._cache, shelf=entry.shelf, scratch=self._scratch, quality=quality)
 
     def _install(self, entry: _Entry, composer: AvatarComposer) -> None:
         """Makes it the avatar's entry, in the place of an older one or of another avatar."""
@@ -250,14 +257,14 @@ class BackgroundStore:
             self._retire(older)
         self._make_room()
         entry.composer = composer
-        entry.last_used_s = self._clock()
+        entry.last_used_s = self._clock.now()
         entry.loaded_unix_s = self._wall_clock()
         self._entries[entry.avatar_id] = entry
         self._load_errors.pop(entry.avatar_id, None)
         avatar = composer.avatar
         if avatar.video:
             self._prepare(entry, composer)
-        logger.info(
+        log.info(
             "loaded avatar %s: %d frames of %dx%d, restart interval %d",
             avatar.id,
             avatar.frame_count,
@@ -280,7 +287,7 @@ class BackgroundStore:
         victim = min(unused, key=self._rank)
         self._retire(victim)
         self._avatar_evictions += 1
-        logger.info("unloaded avatar %s: room for %d avatars, another was asked for", victim.avatar_id, self._max_avatars)
+        log.info("unloaded avatar %s: room for %d avatars, another was asked for", victim.avatar_id, self._max_avatars)
 
     def _unused(self) -> list[_Entry]:
         return [entry for entry in self._entries.values() if entry.composer and not entry.shelf.pins]
@@ -304,7 +311,7 @@ class BackgroundStore:
             yield
         finally:
             self._cache.unpin(entry.shelf)
-            entry.last_used_s = self._clock()
+            entry.last_used_s = self._clock.now()
             if entry.retired and not entry.shelf.pins:
                 self._cache.close(entry.shelf)
 
@@ -312,19 +319,19 @@ class BackgroundStore:
         """Begins to prepare the avatar's frames, unless that is under way. It goes on whoever stops waiting for it."""
         if entry.preparing is None or entry.preparing.done():
             entry.hurry.clear()
-            composer.preparation = preparation_of(composer, quality=self._default_quality)
-            entry.preparing = asyncio.create_task(self._fill(entry, composer, composer.preparation))
+            entry.preparation = preparation_of(composer, quality=self._default_quality)
+            entry.preparing = asyncio.create_task(self._fill(entry, entry.preparation))
             self._preparing.add(entry.preparing)
             entry.preparing.add_done_callback(self._preparing.discard)
             entry.preparing.add_done_callback(_look_at_error)
         return entry.preparing
 
-    async def _fill(self, entry: _Entry, composer: AvatarComposer, preparation: Preparation) -> None:
+    async def _fill(self, entry: _Entry, preparation: Preparation) -> None:
         """Prepares frames in several threads, until all are there, room is out, or the avatar is dropped."""
         try:
             await self._step_on(entry, preparation)
         finally:
-            composer.preparation = None
+            entry.preparation = None
             await asyncio.get_running_loop().run_in_executor(self._fillers, preparation.end)  # which may wait for a reader
 
     async def _step_on(self, entry: _Entry, preparation: Preparation) -> None:
@@ -361,13 +368,13 @@ class BackgroundStore:
         if isinstance(error, BrokenAvatar):
             text = "; ".join(shortened(error.problems))
             if self._load_errors.get(avatar_id) != text:
-                logger.warning("avatar %s: %s", avatar_id, text)
+                log.warning("avatar %s: %s", avatar_id, text)
             self._load_errors[avatar_id] = text
         elif isinstance(error, AvatarError):
             self._load_errors.pop(avatar_id, None)
 
     def _avatar_stats(self, entry: _Entry) -> AvatarStats:
-        unused_s = self._clock() - entry.last_used_s
+        unused_s = self._clock.now() - entry.last_used_s
         return AvatarStats(
             avatar_id=entry.avatar_id,
             loaded=True,

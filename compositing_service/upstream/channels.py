@@ -23,7 +23,7 @@ from shared_proto.inference_pb2_grpc import InferenceServiceStub
 if TYPE_CHECKING:  # the class exists for type checkers only
     from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub
 
-InferStream: TypeAlias = "aio.UnaryStreamMultiCallable[inference_pb2.InferBatchRequest, MouthMessage]"
+InferStream: TypeAlias = "aio.UnaryStreamMultiCallable[bytes, MouthMessage]"
 
 _INFER_STREAM = f"/{inference_pb2.DESCRIPTOR.services_by_name['InferenceService'].full_name}/InferStream"
 _READY = grpc.ChannelConnectivity.READY
@@ -49,7 +49,7 @@ class Endpoint:
         self.stub: InferenceServiceAsyncStub = InferenceServiceStub(self.channel)
         self.infer_stream: InferStream = self.channel.unary_stream(
             _INFER_STREAM,
-            request_serializer=inference_pb2.InferBatchRequest.SerializeToString,
+            request_serializer=None,  # orders come as bytes
             response_deserializer=decode_mouths,
         )
 

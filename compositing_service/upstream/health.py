@@ -14,7 +14,6 @@ from shared_proto import inference_pb2
 
 _FRESH_S = 1.0
 _TIMEOUT_S = 1.0
-_WATCH_S = 5.0
 
 
 class UpstreamHealth:
@@ -36,12 +35,6 @@ class UpstreamHealth:
                 self._fresh_until = time.monotonic() + _FRESH_S
                 self._metrics.inference_up.set(self._healthy)
         return self._healthy
-
-    async def watch(self) -> None:
-        """Asks again and again, without end, so that the metric is true also when nobody calls Health."""
-        while True:
-            await self.healthy()
-            await asyncio.sleep(_WATCH_S)
 
 
 async def _is_healthy(endpoint: Endpoint) -> bool:

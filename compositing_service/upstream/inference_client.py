@@ -12,13 +12,16 @@ import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import numpy as np
 from grpc import aio
 
+from avatar_kit.geometry import MOUTH_SIZE
 from compositing_service.metrics import CompositingMetrics
+from compositing_service.mouth_source import MOUTH_BYTES, MouthOrder, Mouths, Rows, Sound
 from compositing_service.upstream.channels import Endpoint, Endpoints
 from compositing_service.upstream.errors import InferenceFailed, as_service_error, is_lost
+from compositing_service.upstream.health import UpstreamHealth
 from compositing_service.upstream.mouth_messages import MouthMessage
-from compositing_service.upstream.mouths import Mouths, read_mouths
 from service_kit.deadline import Deadline
 from service_kit.errors import DeadlineExceeded, ServiceError
 from service_kit.request_context import outgoing_metadata
@@ -33,13 +36,17 @@ _MAX_BACKOFF_S = 0.5
 
 _log = logging.getLogger(__name__)
 _Reply = TypeVar("_Reply")
-MouthCall: TypeAlias = "aio.UnaryStreamCall[inference_pb2.InferBatchRequest, MouthMessage]"
-RequestFrom = Callable[[int], inference_pb2.InferBatchRequest]
-"""Builds the request for the frames of a batch from the given one on."""
+MouthCall: TypeAlias = "aio.UnaryStreamCall[bytes, MouthMessage]"
+_Method: TypeAlias = "Callable[[InferenceServiceAsyncStub], aio.UnaryUnaryMultiCallable[Any, _Reply]]"
+# The part of a message of mouths that is not mouths.
+_REGION_OVERHEAD_BYTES = 64 << 10
 
 
 class InferenceClient:
-    """Lasting channels, retries, deadlines. Use from one event loop. Calls carry the ids of `service_kit.request_context`."""
+    """The inference service as a `MouthSource`: lasting channels, retries, deadlines.
+
+    Use it from one event loop. Calls carry the ids of `service_kit.request_context`.
+    """
 
     def __init__(
         self,
@@ -47,20 +54,17 @@ class InferenceClient:
         *,
         timeout_s: float,
         max_retries: int,
-        max_message_bytes: int,
+        max_frames: int,
         metrics: CompositingMetrics,
         tls: ClientTls | None = None,
     ) -> None:
-        """`max_message_bytes`: the largest answer that is taken."""
+        """`max_frames`: the most frames of one order, which bounds the answers that are taken."""
+        max_message_bytes = max_frames * MOUTH_BYTES + _REGION_OVERHEAD_BYTES
         self._endpoints = Endpoints(targets, max_message_bytes=max_message_bytes, tls=tls)
+        self._health = UpstreamHealth(self._endpoints.all, metrics=metrics)
         self._timeout_s = timeout_s
         self._max_retries = max_retries
         self._metrics = metrics
-
-    @property
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        """In the order of the configuration."""
-        return self._endpoints.all
 
     def connect(self) -> None:
         """Starts connecting everywhere, so that the first request need not wait for it."""
@@ -75,22 +79,19 @@ class InferenceClient:
         """Ends all connections."""
         await self._endpoints.close()
 
-    async def mouths(self, request_from: RequestFrom, frame_count: int, *, deadline: Deadline) -> AsyncGenerator[Mouths, None]:
-        """The mouth regions of a batch, in order, each group as soon as it is there.
-
-        Close the generator (`contextlib.aclosing`): that cancels the call. Raises ServiceError. `timeout_s` limits the wait for
-        each next group, retries included; `deadline` the whole.
-        """
+    async def mouths(self, order: MouthOrder, *, deadline: Deadline) -> AsyncGenerator[Mouths, None]:
+        """As `MouthSource.mouths`. `timeout_s` limits the wait for each next group, retries included; `deadline` the whole."""
         attempts = self._attempts(deadline)
         patience = Deadline.after(self._timeout_s)
-        received = 0
+        frame_count, received = len(order.frames), 0
         while received < frame_count:
-            offset = received
+            first = received
             endpoint = self._endpoints.pick(avoid=attempts.failed_at)
-            call = endpoint.infer_stream(request_from(offset), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+            message = await _message(order.tail(first))
+            call = endpoint.infer_stream(message, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
             try:
-                while isinstance(message := await self._next(call, patience), MouthMessage):
-                    mouths = read_mouths(message, offset=offset, first=received, end=frame_count)
+                while isinstance(reply := await self._next(call, patience), MouthMessage):
+                    mouths = _read_mouths(reply, due=received - first, end=frame_count - first)
                     received += len(mouths.pixels)
                     yield mouths
                     patience = Deadline.after(self._timeout_s)
@@ -105,6 +106,54 @@ class InferenceClient:
             finally:
                 call.cancel()
 
+    async def rows(self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline) -> Rows:
+        """As `MouthSource.rows`, by `timeout_s` at the latest."""
+        request = inference_pb2.EncodeAudioRequest(
+            model_id=avatar_id,
+            raw_audio=sound.data,
+            audio_encoding=sound.encoding,
+            sample_rate=sound.sample_rate,
+            first_row=first_row,
+            row_count=count,
+            audio_start_frame=sound.start_frame,
+        )
+        reply = await self._ask(lambda stub: stub.EncodeAudio, request, min(deadline, Deadline.after(self._timeout_s)))
+        return Rows(reply.feature_rows, audio_ms=reply.audio_processing_ms)
+
+    async def load(self, avatar_id: str, *, force_reload: bool, deadline: Deadline) -> list[ServiceError | None]:
+        """As `MouthSource.load`, on every endpoint."""
+        request = inference_pb2.LoadModelRequest(model_id=avatar_id, force_reload=force_reload)
+        return await self._ask_all(lambda stub: stub.LoadModel, request, deadline)
+
+    async def unload(self, avatar_id: str, *, deadline: Deadline) -> list[ServiceError | None]:
+        """As `MouthSource.unload`, on every endpoint."""
+        request = inference_pb2.UnloadModelRequest(model_id=avatar_id)
+        return await self._ask_all(lambda stub: stub.UnloadModel, request, deadline)
+
+    async def healthy(self) -> bool:
+        """As `MouthSource.healthy`, asked at most once a second."""
+        return await self._health.healthy()
+
+    async def _ask_all(self, method: _Method[Any], request: object, deadline: Deadline) -> list[ServiceError | None]:
+        async def ask(endpoint: Endpoint) -> ServiceError | None:
+            try:
+                await self._ask(method, request, deadline, at=endpoint)
+            except ServiceError as refusal:
+                return refusal
+            return None
+
+        return list(await asyncio.gather(*map(ask, self._endpoints.all)))
+
+    async def _ask(self, method: _Method[_Reply], request: object, deadline: Deadline, *, at: Endpoint | None = None) -> _Reply:
+        """The answer of endpoint `at`, or of the one whose turn it is."""
+        attempts = self._attempts(deadline)
+        while True:
+            endpoint = at or self._endpoints.pick(avoid=attempts.failed_at)
+            try:
+                return await method(endpoint.stub)(request, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+            except aio.AioRpcError as error:
+                await attempts.failed(error, endpoint, until=deadline)
+
     async def _next(self, call: MouthCall, patience: Deadline) -> object:
         """The next message, or gRPC's mark of the end. Raises DeadlineExceeded when there is none for too long."""
         try:
@@ -114,37 +163,6 @@ class InferenceClient:
             raise DeadlineExceeded(
                 f"the inference service made no progress for {self._timeout_s:.3g} s; allow more time or ask for fewer frames"
             ) from None
-
-    async def load(
-        self, avatar_id: str, *, force_reload: bool, deadline: Deadline
-    ) -> list[inference_pb2.LoadModelResponse | ServiceError]:
-        """Loads an avatar on every endpoint; one result for each."""
-        request = inference_pb2.LoadModelRequest(model_id=avatar_id, force_reload=force_reload)
-        return await self._ask_all(lambda stub: stub.LoadModel, request, deadline)
-
-    async def unload(self, avatar_id: str, *, deadline: Deadline) -> list[inference_pb2.UnloadModelResponse | ServiceError]:
-        """Unloads an avatar on every endpoint; one result for each."""
-        request = inference_pb2.UnloadModelRequest(model_id=avatar_id)
-        return await self._ask_all(lambda stub: stub.UnloadModel, request, deadline)
-
-    async def _ask_all(
-        self,
-        method: Callable[[InferenceServiceAsyncStub], aio.UnaryUnaryMultiCallable[Any, _Reply]],
-        request: object,
-        deadline: Deadline,
-    ) -> list[_Reply | ServiceError]:
-        async def ask(endpoint: Endpoint) -> _Reply | ServiceError:
-            attempts = self._attempts(deadline)
-            while True:
-                try:
-                    return await method(endpoint.stub)(request, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
-                except aio.AioRpcError as error:
-                    try:
-                        await attempts.failed(error, endpoint, until=deadline)
-                    except ServiceError as refusal:
-                        return refusal
-
-        return list(await asyncio.gather(*map(ask, self._endpoints.all)))
 
     def _attempts(self, deadline: Deadline) -> _Attempts:
         return _Attempts(deadline, max_retries=self._max_retries, metrics=self._metrics)
@@ -173,3 +191,35 @@ class _Attempts:
         self._retries += 1
         self._metrics.upstream_retries.inc()
         await asyncio.sleep(backoff_s)
+
+
+async def _message(order: MouthOrder) -> bytes:
+    """The order as it is sent. Older clients' own pictures are copied twice, up to 59 MB: on a thread."""
+
+    def write() -> bytes:
+        return order.message().SerializeToString()
+
+    return await asyncio.to_thread(write) if order.pictures else write()
+
+
+def _read_mouths(message: MouthMessage, *, due: int, end: int) -> Mouths:
+    """The mouths of one message, which must begin with frame `due` and stay below `end`. Raises InferenceFailed."""
+    region, data = message.fields, message.data
+    count = region.frame_count
+    if region.first_frame != due or not 1 <= count <= end - due:
+        raise _unfit(f"{count} frames from {region.first_frame} on, where {due} to {end - 1} were due")
+    if region.mouth_format != inference_pb2.UINT8_BGR:
+        raise _unfit(f"mouth_format {region.mouth_format}")
+    if len(data) != count * MOUTH_BYTES:
+        raise _unfit(f"{len(data)} bytes for {count} frames of {MOUTH_BYTES}")
+    return Mouths(
+        pixels=np.frombuffer(data, dtype=np.uint8).reshape(count, MOUTH_SIZE, MOUTH_SIZE, 3),
+        queue_ms=region.queue_time_ms,
+        inference_ms=region.inference_time_ms,
+        audio_ms=region.audio_processing_ms,
+        gpu_id=region.gpu_id,
+    )
+
+
+def _unfit(what: str) -> InferenceFailed:
+    return InferenceFailed(f"the inference service sent what does not fit: {what}; are both services of the same version?")

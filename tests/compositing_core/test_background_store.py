@@ -10,17 +10,12 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarNotFound, BrokenAvatar, InvalidAvatarId
 from avatar_kit.geometry import Rect
 from compositing_service.backgrounds.store import BackgroundStore
+from compositing_service.outputs import JpegOutput, RawOutput
 from service_kit.errors import ResourceExhausted
 
+from ..virtual_clock import VirtualClock
+
 PATIENCE_S = 20
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 class Catalog:
@@ -54,7 +49,7 @@ def catalog(root):
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return VirtualClock()
 
 
 @pytest.fixture
@@ -70,7 +65,7 @@ async def make_store(catalog, clock):
             "default_quality": 75,
             "idle_timeout_s": None,
             "clock": clock,
-            "wall_clock": lambda: 1_700_000_000.0 + clock.now,
+            "wall_clock": lambda: 1_700_000_000.0 + clock.now(),
         }
         stores.append(BackgroundStore(catalog, **defaults | settings))
         return stores[-1]
@@ -91,8 +86,8 @@ def loaded_ids(store):
 
 async def use(store, avatar_id, *, times=1):
     for _ in range(times):
-        async with store.acquire(avatar_id) as composer:
-            await asyncio.to_thread(composer.idle, 0, quality=75)
+        async with store.acquire(avatar_id) as lease:
+            await asyncio.to_thread(lease.composer.stored, 0, JpegOutput(75))
 
 
 async def test_an_avatar_is_loaded_once_however_many_ask(make_store, catalog):
@@ -100,8 +95,8 @@ async def test_an_avatar_is_loaded_once_however_many_ask(make_store, catalog):
     store = make_store()
 
     async def ask():
-        async with store.acquire("anna") as composer:
-            return composer
+        async with store.acquire("anna") as lease:
+            return lease.composer
 
     asking = [asyncio.create_task(ask()) for _ in range(20)]
     await asyncio.to_thread(catalog.begun.wait, PATIENCE_S)
@@ -176,7 +171,7 @@ async def test_a_broken_avatar_says_why_and_works_when_mended(make_store, root):
 async def test_another_avatar_takes_the_place_that_the_policy_says(make_store, clock, policy, victim):
     store = make_store(max_avatars=2, policy=policy)
     for avatar_id, times in (("anna", 3), ("bert", 1), ("cleo", 1)):
-        clock.now += 1
+        await clock.advance(1)
         await use(store, avatar_id, times=times)
     assert victim not in loaded_ids(store)
     assert len(loaded_ids(store)) == 2
@@ -186,11 +181,11 @@ async def test_another_avatar_takes_the_place_that_the_policy_says(make_store, c
 async def test_an_avatar_in_use_is_never_evicted(make_store):
     store = make_store(max_avatars=1)
     async with store.acquire("anna") as anna:
-        before = anna.idle(0, quality=75)
+        before = anna.composer.stored(0, JpegOutput(75))
         with pytest.raises(ResourceExhausted, match="in use"):
             await use(store, "bert")
         assert loaded_ids(store) == ["anna"]
-        assert anna.idle(0, quality=75) == before
+        assert anna.composer.stored(0, JpegOutput(75)) == before
     await use(store, "bert")
     assert loaded_ids(store) == ["bert"]
 
@@ -204,18 +199,18 @@ async def test_the_bytes_hold_across_avatars(make_store, root):
 
     store = make_store(max_bytes=everything // 2)
     for avatar_id in ("anna", "bert", "cleo") * 2:
-        async with store.acquire(avatar_id) as composer:
+        async with store.acquire(avatar_id) as lease:
             for index in range(4):
-                composer.idle(index, quality=75)
-                composer.idle_raw(index)
+                lease.composer.stored(index, JpegOutput(75))
+                lease.composer.stored(index, RawOutput())
                 assert store.stats().memory_bytes <= everything // 2
     assert store.stats().evictions > 0
 
 
 async def test_frames_per_avatar_holds(make_store):
     store = make_store(frames_per_avatar=2)
-    async with store.acquire("anna") as composer:
-        frames = [composer.idle(index, quality=75) for index in (0, 1, 2, 3, 0, 1, 2, 3)]
+    async with store.acquire("anna") as lease:
+        frames = [lease.composer.stored(index, JpegOutput(75)) for index in (0, 1, 2, 3, 0, 1, 2, 3)]
     assert frames[:4] == frames[4:]
     assert avatar_stats(store, "anna").cached_frames == 2
 
@@ -225,15 +220,15 @@ async def test_avatars_that_nobody_uses_go_after_the_idle_timeout(make_store, cl
     await use(store, "anna")
     await use(store, "bert")
     async with store.acquire("cleo"):
-        clock.now += 59
+        await clock.advance(59)
         assert store.unload_idle() == ()
         await use(store, "bert")
-        clock.now += 1
+        await clock.advance(1)
         assert store.unload_idle() == ("anna",)
-        clock.now += 1000
+        await clock.advance(1000)
         assert store.unload_idle() == ("bert",)
     assert store.unload_idle() == ()  # cleo was in use until now
-    clock.now += 60
+    await clock.advance(60)
     assert store.unload_idle() == ("cleo",)
     assert store.stats().memory_bytes == 0
     await use(store, "anna")
@@ -242,21 +237,21 @@ async def test_avatars_that_nobody_uses_go_after_the_idle_timeout(make_store, cl
 async def test_without_an_idle_timeout_avatars_stay(make_store, clock):
     store = make_store(idle_timeout_s=None)
     await use(store, "anna")
-    clock.now += 10**9
+    await clock.advance(10**9)
     assert store.unload_idle() == ()
 
 
 async def test_unload_lets_requests_finish_and_frees_the_memory(make_store, catalog):
     store = make_store()
     assert not await store.unload("anna")
-    async with store.acquire("anna") as composer:
-        frame = composer.idle(1, quality=75)
+    async with store.acquire("anna") as lease:
+        frame = lease.composer.stored(1, JpegOutput(75))
         assert await store.unload("anna")
         assert not store.is_loaded("anna")
-        assert composer.idle(1, quality=75) == frame
+        assert lease.composer.stored(1, JpegOutput(75)) == frame
         async with store.acquire("anna") as again:
-            assert again is not composer
-            assert again.idle(1, quality=75) == frame
+            assert again.composer is not lease.composer
+            assert again.composer.stored(1, JpegOutput(75)) == frame
     assert await store.unload("anna")
     assert not await store.unload("anna")
     assert store.stats().memory_bytes == 0
@@ -278,28 +273,28 @@ async def test_unload_while_loading_leaves_nothing_loaded(make_store, catalog):
 async def test_force_reload_reads_again_while_requests_finish_on_the_old_state(make_store, make_avatar, root):
     store = make_store()
     async with store.acquire("anna") as old:
-        before = [old.idle(index, quality=75) for index in range(4)]
+        before = [old.composer.stored(index, JpegOutput(75)) for index in range(4)]
         make_avatar(root, "anna", seed=500, rects=[Rect(0, 0, 20, 20)] * 3, replace=True)
         await store.load("anna", force_reload=True)
-        assert [old.idle(index, quality=75) for index in range(4)] == before
+        assert [old.composer.stored(index, JpegOutput(75)) for index in range(4)] == before
         async with store.acquire("anna") as new:
             assert new.avatar.frame_count == 3
-            assert new.idle(0, quality=75) != before[0]
+            assert new.composer.stored(0, JpegOutput(75)) != before[0]
     assert avatar_stats(store, "anna").memory_bytes == store.stats().memory_bytes
 
 
 async def test_a_reload_that_fails_leaves_the_old_state(make_store, root):
     store = make_store()
-    async with store.acquire("anna") as composer:
-        frame = composer.idle(0, quality=75)
+    async with store.acquire("anna") as lease:
+        frame = lease.composer.stored(0, JpegOutput(75))
     (root / "anna" / "avatar.yaml").write_text("format_version: nonsense")
     with pytest.raises(BrokenAvatar):
         await store.load("anna", force_reload=True)
     stats = avatar_stats(store, "anna")
     assert stats.loaded
     assert stats.load_error
-    async with store.acquire("anna") as composer:
-        assert composer.idle(0, quality=75) == frame
+    async with store.acquire("anna") as lease:
+        assert lease.composer.stored(0, JpegOutput(75)) == frame
 
 
 async def test_load_without_force_reads_once(make_store, catalog):
@@ -316,8 +311,8 @@ async def test_preload_has_every_frame_ready_when_it_returns(make_store, root):
     stats = await store.load("anna", preload=True)
     assert stats.cached_frames == 4
     shutil.rmtree(root / "anna" / "frames")
-    async with store.acquire("anna") as composer:
-        assert len({composer.idle(index, quality=75) for index in range(4)}) == 4
+    async with store.acquire("anna") as lease:
+        assert len({lease.composer.stored(index, JpegOutput(75)) for index in range(4)}) == 4
     assert store.stats().misses == 0
 
 
@@ -348,13 +343,13 @@ async def test_a_preload_names_every_broken_frame_and_keeps_the_others(make_stor
 
 async def test_statistics_of_an_avatar(make_store, clock):
     store = make_store()
-    clock.now = 2000.0
+    await clock.advance(1000)
     await store.load("anna")
     loaded = avatar_stats(store, "anna")
     assert (loaded.usage_count, loaded.last_used_unix_ms, loaded.loaded_unix_ms) == (0, 0, 1_700_002_000_000)
-    clock.now = 2005.5
+    await clock.advance(5.5)
     await use(store, "anna", times=3)
-    clock.now = 2100.0
+    await clock.advance(94.5)
     async with store.acquire("anna"):
         assert avatar_stats(store, "anna").in_use == 1
     used = avatar_stats(store, "anna")
@@ -369,8 +364,8 @@ async def test_many_callers_at_once_get_the_right_frames_whatever_is_evicted(mak
     calm = make_store()
     expected = {}
     for avatar_id in ("anna", "bert", "cleo"):
-        async with calm.acquire(avatar_id) as composer:
-            expected[avatar_id] = [composer.composite(index, mouths[0], quality=75) for index in range(4)]
+        async with calm.acquire(avatar_id) as lease:
+            expected[avatar_id] = [lease.composer.composite(index, mouths[0], JpegOutput(75)) for index in range(4)]
     everything = calm.stats().memory_bytes
     store = make_store(max_avatars=2, max_bytes=everything // 3, frames_per_avatar=3)
     refused = 0
@@ -385,8 +380,8 @@ async def test_many_callers_at_once_get_the_right_frames_whatever_is_evicted(mak
             try:
                 if (number + step) % 13 == 0:
                     await store.load(avatar_id, force_reload=True)
-                async with store.acquire(avatar_id) as composer:
-                    frame = await asyncio.to_thread(composer.composite, index, mouths[0], quality=75)
+                async with store.acquire(avatar_id) as lease:
+                    frame = await asyncio.to_thread(lease.composer.composite, index, mouths[0], JpegOutput(75))
             except ResourceExhausted:
                 refused += 1
             else:
@@ -408,7 +403,7 @@ async def test_avatars_share_no_data(make_store, make_avatar, root):
     manifest.write_text(manifest.read_text().replace("anna", "dora"))
     store = make_store()
     async with store.acquire("anna") as anna, store.acquire("dora") as dora:
-        assert anna.idle(0, quality=75) == dora.idle(0, quality=75)
-        assert anna.idle(0, quality=75) is not dora.idle(0, quality=75)
+        assert anna.composer.stored(0, JpegOutput(75)) == dora.composer.stored(0, JpegOutput(75))
+        assert anna.composer.stored(0, JpegOutput(75)) is not dora.composer.stored(0, JpegOutput(75))
     await store.unload("anna")
     assert avatar_stats(store, "dora").memory_bytes == store.stats().memory_bytes > 0

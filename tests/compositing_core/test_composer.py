@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.frames import PictureFrames
 from avatar_kit.geometry import Paste, Rect
+from compositing_service.outputs import JpegOutput, RawOutput
 
 
 @st.composite
@@ -45,13 +46,13 @@ def test_frames_are_the_whole_picture_way_byte_for_byte(
         picture = loaded.read_frame(index)
         expected = judges.pasted(picture, rect, mouths[index], paste)
 
-        spliced = composer.composite(index, mouths[index], quality=quality)
+        spliced = composer.composite(index, mouths[index], JpegOutput(quality))
 
         assert spliced == judges.opencv(expected, quality=quality, restart_interval=interval)
         assert spliced == judges.turbojpeg(expected, quality=quality, restart_interval=interval)
-        assert composer.composite_raw(index, mouths[index]) == expected.tobytes()
-        assert composer.idle(index, quality=quality) == judges.opencv(picture, quality=quality, restart_interval=interval)
-        assert composer.idle_raw(index) == picture.tobytes()
+        assert composer.composite(index, mouths[index], RawOutput()) == expected.tobytes()
+        assert composer.stored(index, JpegOutput(quality)) == judges.opencv(picture, quality=quality, restart_interval=interval)
+        assert composer.stored(index, RawOutput()) == picture.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_both_ways_of_encoding_give_the_same_pixels(judges, make_avatar, make_co
     without_markers = judges.opencv(expected, quality=80, restart_interval=0)
     decoded = [
         cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        for data in (composer.composite(0, mouths[0], quality=80), without_markers)
+        for data in (composer.composite(0, mouths[0], JpegOutput(80)), without_markers)
     ]
     np.testing.assert_array_equal(*decoded)
 
@@ -77,13 +78,13 @@ def test_both_ways_of_encoding_give_the_same_pixels(judges, make_avatar, make_co
 def test_a_mouth_leaves_no_trace_in_later_frames(make_avatar, make_composer, mouths, tmp_path):
     avatar = make_avatar(tmp_path)
     composer = make_composer(avatar)
-    first = composer.composite(0, mouths[0], quality=75)
-    idle = composer.idle(0, quality=75)
+    first = composer.composite(0, mouths[0], JpegOutput(75))
+    idle = composer.stored(0, JpegOutput(75))
     for mouth in mouths:
-        composer.composite(1, mouth, quality=75)
-        composer.composite_raw(0, mouth)
-    assert composer.composite(0, mouths[0], quality=75) == first
-    assert composer.idle(0, quality=75) == idle
+        composer.composite(1, mouth, JpegOutput(75))
+        composer.composite(0, mouth, RawOutput())
+    assert composer.composite(0, mouths[0], JpegOutput(75)) == first
+    assert composer.stored(0, JpegOutput(75)) == idle
 
 
 @pytest.mark.parametrize("max_frames", [1000, 2], ids=["all-kept", "hardly-any-kept"])
@@ -94,7 +95,9 @@ def test_threads_get_the_same_bytes_as_one(make_avatar, make_composer, mouths, t
 
     def make(composer, job):
         index, which, quality = job
-        return composer.composite(index, mouths[which], quality=quality), composer.composite_raw(index, mouths[which])
+        return composer.composite(index, mouths[which], JpegOutput(quality)), composer.composite(
+            index, mouths[which], RawOutput()
+        )
 
     alone = make_composer(avatar)
     expected = [make(alone, job) for job in jobs]
@@ -117,7 +120,7 @@ def test_the_bytes_do_not_depend_on_opencvs_own_threads(make_avatar, make_compos
     frames = set()
     for threads in (1, 4):
         opencv_threads(threads)
-        frames.add(make_composer(avatar).composite(0, mouths[0], quality=75))
+        frames.add(make_composer(avatar).composite(0, mouths[0], JpegOutput(75)))
     assert len(frames) == 1
 
 
@@ -125,7 +128,7 @@ def test_a_frame_of_full_size_keeps_little_besides_its_jpeg(make_avatar, make_co
     """523 of them, with JPEGs of some 65 KB, are to fit in 120 MB; the pixels of a picture alone are 2.7 MB."""
     avatar = make_avatar(tmp_path, size=(1280, 720), rects=[Rect(549, 300, 731, 482)])
     composer = make_composer(avatar)
-    jpeg = composer.idle(0, quality=75)
+    jpeg = composer.stored(0, JpegOutput(75))
     assert 523 * (composer.memory_bytes() - len(jpeg) + 65_000) < 85e6
 
 
@@ -157,14 +160,14 @@ def test_a_missing_frame_is_read_once_however_many_ask(make_avatar, make_compose
     avatar.begun.clear()
     avatar.go_on.clear()
     with ThreadPoolExecutor(6) as pool:
-        futures = [pool.submit(composer.composite, 2, mouths[0], quality=75) for _ in range(6)]
+        futures = [pool.submit(composer.composite, 2, mouths[0], JpegOutput(75)) for _ in range(6)]
         assert avatar.begun.wait(10)
         avatar.go_on.set()
         assert len({future.result(10) for future in futures}) == 1
     assert avatar.reads == [2]
-    composer.composite(2, mouths[1], quality=75)
+    composer.composite(2, mouths[1], JpegOutput(75))
     assert avatar.reads == [2]
-    composer.composite(2, mouths[1], quality=30)  # another quality needs the picture again
+    composer.composite(2, mouths[1], JpegOutput(30))  # another quality needs the picture again
     assert avatar.reads == [2, 2]
 
 
@@ -172,9 +175,9 @@ def test_qualities_share_the_pixels_around_the_mouth(make_avatar, make_composer,
     composer = make_composer(make_avatar(tmp_path, size=(320, 240)))
     sizes = []
     for quality in (50, 60):
-        composer.idle(0, quality=quality)
+        composer.stored(0, JpegOutput(quality))
         sizes.append(composer.memory_bytes())
-    jpeg_bytes = len(composer.idle(0, quality=60))
+    jpeg_bytes = len(composer.stored(0, JpegOutput(60)))
     assert jpeg_bytes <= sizes[1] - sizes[0] <= jpeg_bytes + 1000
 
 
@@ -197,17 +200,17 @@ def test_a_broken_frame_fails_alone_and_works_when_mended(make_avatar, make_comp
     damage(avatar.frame_paths[1], how)
     composer = make_composer(avatar)
     for ask in (
-        lambda: composer.composite(1, mouths[0], quality=75),
-        lambda: composer.composite_raw(1, mouths[0]),
-        lambda: composer.idle(1, quality=75),
-        lambda: composer.idle_raw(1),
+        lambda: composer.composite(1, mouths[0], JpegOutput(75)),
+        lambda: composer.composite(1, mouths[0], RawOutput()),
+        lambda: composer.stored(1, JpegOutput(75)),
+        lambda: composer.stored(1, RawOutput()),
     ):
         with pytest.raises(BrokenAvatar, match="frame_000001"):
             ask()
     for index in (0, 2, 3):
-        assert composer.composite(index, mouths[0], quality=75)
+        assert composer.composite(index, mouths[0], JpegOutput(75))
     avatar.frame_paths[1].write_bytes(whole)
-    assert composer.composite(1, mouths[0], quality=75)
+    assert composer.composite(1, mouths[0], JpegOutput(75))
 
 
 def test_a_truncated_jpeg_frame_is_no_grey_picture(make_avatar, make_composer, make_texture, mouths, tmp_path):
@@ -219,7 +222,7 @@ def test_a_truncated_jpeg_frame_is_no_grey_picture(make_avatar, make_composer, m
     files = (avatar.frame_paths[1], path, *avatar.frame_paths[2:])
     avatar = dataclasses.replace(avatar, frames=PictureFrames(files, avatar.width, avatar.height))
     with pytest.raises(BrokenAvatar):
-        make_composer(avatar).composite(1, mouths[0], quality=75)
+        make_composer(avatar).composite(1, mouths[0], JpegOutput(75))
 
 
 def test_an_avatar_whose_first_frames_are_broken_opens_and_one_of_nothing_else_does_not(make_avatar, make_composer, tmp_path):
@@ -227,7 +230,7 @@ def test_an_avatar_whose_first_frames_are_broken_opens_and_one_of_nothing_else_d
     whole = make_composer(avatar)
     for path in avatar.frame_paths[:2]:
         path.unlink()
-    assert make_composer(avatar).idle(3, quality=75) == whole.idle(3, quality=75)
+    assert make_composer(avatar).stored(3, JpegOutput(75)) == whole.stored(3, JpegOutput(75))
     for path in avatar.frame_paths[2:]:
         path.unlink()
     with pytest.raises(BrokenAvatar) as caught:
@@ -246,21 +249,21 @@ def test_an_avatar_whose_first_frames_are_broken_opens_and_one_of_nothing_else_d
 def test_other_arrays_than_mouths_are_refused(make_avatar, make_composer, tmp_path, mouth):
     composer = make_composer(make_avatar(tmp_path))
     with pytest.raises(ValueError, match="mouth"):
-        composer.composite(0, mouth, quality=75)
+        composer.composite(0, mouth, JpegOutput(75))
     with pytest.raises(ValueError, match="mouth"):
-        composer.composite_raw(0, mouth)
+        composer.composite(0, mouth, RawOutput())
 
 
 @pytest.mark.parametrize("index", [-1, 4, 10**6])
 def test_frames_that_are_not_there_are_index_errors(make_avatar, make_composer, mouths, tmp_path, index):
     composer = make_composer(make_avatar(tmp_path))
     with pytest.raises(IndexError):
-        composer.composite(index, mouths[0], quality=75)
+        composer.composite(index, mouths[0], JpegOutput(75))
     with pytest.raises(IndexError):
-        composer.idle_raw(index)
+        composer.stored(index, RawOutput())
 
 
 @pytest.mark.parametrize("quality", [0, 101, -5])
 def test_qualities_that_do_not_exist_are_refused(make_avatar, make_composer, mouths, tmp_path, quality):
     with pytest.raises(ValueError, match="1-100"):
-        make_composer(make_avatar(tmp_path)).composite(0, mouths[0], quality=quality)
+        make_composer(make_avatar(tmp_path)).composite(0, mouths[0], JpegOutput(quality))

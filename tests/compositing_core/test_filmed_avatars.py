@@ -17,10 +17,12 @@ from avatar_kit.geometry import Rect
 from avatar_kit.video.cursor import VideoCursor
 from avatar_kit.video.frames import VideoFrames
 from compositing_service.backgrounds.store import BackgroundStore
+from compositing_service.outputs import JpegOutput, RawOutput
 
 from ..filmed import both_forms, damage
 
 FRAMES = 48
+JPEG = JpegOutput(75)
 PATIENCE_S = 30
 
 
@@ -76,22 +78,20 @@ def pool():
         yield threads
 
 
-async def frame(composer, pool, index, *, mouth=None, quality=75):
+async def frame(lease, pool, index, *, mouth=None, output=JPEG):
     """As the service makes it: what is being prepared is waited for without a thread."""
-    wish = composer.wish([index], quality=quality)
-    if wish:
-        await asyncio.wrap_future(wish)
+    preparing = lease.preparing([index], output)
+    if preparing:
+        await preparing
     loop = asyncio.get_running_loop()
-    if quality is None:
-        return await loop.run_in_executor(pool, lambda: composer.composite_raw(index, mouth))
     if mouth is None:
-        return await loop.run_in_executor(pool, lambda: composer.idle(index, quality=quality))
-    return await loop.run_in_executor(pool, lambda: composer.composite(index, mouth, quality=quality))
+        return await loop.run_in_executor(pool, lease.composer.stored, index, output)
+    return await loop.run_in_executor(pool, lease.composer.composite, index, mouth, output)
 
 
 async def expected(make_store, pool, mouths):
-    async with make_store().acquire("extracted") as composer:
-        return [await frame(composer, pool, index, mouth=mouths[index % 4]) for index in range(FRAMES)]
+    async with make_store().acquire("extracted") as lease:
+        return [await frame(lease, pool, index, mouth=mouths[index % 4]) for index in range(FRAMES)]
 
 
 async def test_loading_it_decodes_each_frame_once(make_store, decoded):
@@ -106,8 +106,8 @@ async def test_loading_it_decodes_each_frame_once(make_store, decoded):
 async def test_the_frame_that_it_was_opened_with_is_not_decoded_again(make_store, pool, decoded):
     """Although others, at four places of the video, are waited for before it."""
     store = make_store()
-    async with store.acquire("kept") as composer:
-        await asyncio.gather(*(frame(composer, pool, index) for index in (40, 30, 15, 3)))
+    async with store.acquire("kept") as lease:
+        await asyncio.gather(*(frame(lease, pool, index) for index in (40, 30, 15, 3)))
     await store.load("kept", preload=True)
     assert decoded == Counter(range(FRAMES))
 
@@ -118,34 +118,34 @@ async def test_callers_at_eight_places_while_it_is_gone_through(make_store, pool
     store = make_store()
 
     async def call(first):
-        async with store.acquire("kept") as composer:
+        async with store.acquire("kept") as lease:
             for index in range(first, min(first + 12, FRAMES)):
-                assert await frame(composer, pool, index, mouth=mouths[index % 4]) == wanted[index]
+                assert await frame(lease, pool, index, mouth=mouths[index % 4]) == wanted[index]
 
     await asyncio.gather(*(call(first) for first in (40, 13, 2, 30, 25, 36, 7, 19)))
     await store.load("kept", preload=True)
     assert decoded == Counter(range(FRAMES))
 
 
-@pytest.mark.parametrize("quality", [30, None], ids=["another quality", "raw"])
-async def test_what_is_wished_is_made_of_the_one_decoding(make_store, pool, decoded, mouths, quality):
+@pytest.mark.parametrize("output", [JpegOutput(30), RawOutput()], ids=["another quality", "raw"])
+async def test_what_is_wished_is_made_of_the_one_decoding(make_store, pool, decoded, mouths, output):
     store = make_store()
-    async with make_store().acquire("extracted") as composer:
-        wanted = [await frame(composer, pool, index, mouth=mouths[0], quality=quality) for index in range(12)]
+    async with make_store().acquire("extracted") as lease:
+        wanted = [await frame(lease, pool, index, mouth=mouths[0], output=output) for index in range(12)]
     decoded.gate.clear()
     loading = asyncio.create_task(store.load("kept"))
     decoded.gate.set()
     await loading
-    async with store.acquire("kept") as composer:
-        got = await asyncio.gather(*(frame(composer, pool, index, mouth=mouths[0], quality=quality) for index in range(12)))
+    async with store.acquire("kept") as lease:
+        got = await asyncio.gather(*(frame(lease, pool, index, mouth=mouths[0], output=output) for index in range(12)))
     assert got == wanted
 
 
 async def test_a_frame_far_ahead_is_served_while_the_rest_is_not_yet(make_store, pool, decoded, mouths):
     wanted = await expected(make_store, pool, mouths)
     store = make_store()
-    async with store.acquire("kept") as composer:
-        assert await frame(composer, pool, 38, mouth=mouths[2]) == wanted[38]
+    async with store.acquire("kept") as lease:
+        assert await frame(lease, pool, 38, mouth=mouths[2]) == wanted[38]
     await store.load("kept", preload=True)
     assert decoded == Counter(range(FRAMES))
 
@@ -156,9 +156,9 @@ async def test_without_room_for_all_it_serves_the_same(make_store, pool, mouths,
     store = make_store(**limits)
 
     async def call(first):
-        async with store.acquire("kept") as composer:
+        async with store.acquire("kept") as lease:
             for index in [*range(first, FRAMES), *range(first)]:
-                assert await frame(composer, pool, index, mouth=mouths[index % 4]) == wanted[index]
+                assert await frame(lease, pool, index, mouth=mouths[index % 4]) == wanted[index]
 
     await asyncio.gather(*(call(first) for first in (0, 20, 33, 10)))
     stats = store.stats()
@@ -168,11 +168,11 @@ async def test_without_room_for_all_it_serves_the_same(make_store, pool, mouths,
 
 async def test_one_caller_without_room_decodes_each_frame_about_once_a_round(make_store, pool, decoded):
     store = make_store(frames_per_avatar=1)
-    async with store.acquire("kept") as composer:
+    async with store.acquire("kept") as lease:
         await store.load("kept", preload=True)
         before = decoded.total()
         for index in range(FRAMES):
-            await frame(composer, pool, index)
+            await frame(lease, pool, index)
     assert decoded.total() - before <= FRAMES + 1
 
 
@@ -190,8 +190,8 @@ async def test_unloading_ends_the_going_through(make_store, decoded):
 async def test_closing_while_callers_wait_lets_them_go(make_store, pool, decoded):
     store = make_store()
     await store.load("kept")
-    async with store.acquire("kept") as composer:
-        waiting = asyncio.create_task(frame(composer, pool, 47))
+    async with store.acquire("kept") as lease:
+        waiting = asyncio.create_task(frame(lease, pool, 47))
         await store.close()
         assert (await waiting).startswith(b"\xff\xd8")
 
@@ -210,8 +210,8 @@ async def test_the_end_of_the_going_through_waits_for_no_reader_on_the_event_loo
     store = make_store()
     preload = asyncio.create_task(store.load("kept", preload=True))
     assert await asyncio.to_thread(closing.wait, PATIENCE_S)
-    async with store.acquire("kept") as composer:
-        assert await frame(composer, pool, FRAMES - 1)
+    async with store.acquire("kept") as lease:
+        assert await frame(lease, pool, FRAMES - 1)
     ended.set()
     assert (await preload).cached_frames == FRAMES
 
@@ -223,11 +223,11 @@ async def test_an_unloaded_avatar_lets_go_of_its_video(make_store, pool, frames_
     gc.disable()
     try:
         await store.load("kept", preload=True)
-        async with store.acquire("kept") as composer:
+        async with store.acquire("kept") as lease:
             for index in range(0, FRAMES, 5):
-                await frame(composer, pool, index)
-            video = weakref.ref(composer.avatar.video)
-        del composer
+                await frame(lease, pool, index)
+            video = weakref.ref(lease.avatar.video)
+        del lease
         assert video()
         assert await store.unload("kept")
         await store.close()
@@ -243,8 +243,8 @@ async def test_damage_is_told_and_spoils_no_other_avatar(make_store, root, pool,
     store = make_store()
     with pytest.raises(BrokenAvatar, match=r"background\.mp4 has changed"):
         await store.load("kept", preload=True)
-    async with store.acquire("extracted") as composer:
-        assert await frame(composer, pool, 0, mouth=mouths[0])
+    async with store.acquire("extracted") as lease:
+        assert await frame(lease, pool, 0, mouth=mouths[0])
 
 
 async def test_a_damaged_video_without_checksum_serves_what_is_whole(make_store, root, pool):
@@ -262,8 +262,8 @@ async def test_a_damaged_video_without_checksum_serves_what_is_whole(make_store,
     store = BackgroundStore(catalog, max_bytes=10**9, max_avatars=3, frames_per_avatar=1000, policy="lfu", default_quality=75)
     with pytest.raises(BrokenAvatar, match=r"video\.mp4 is damaged or truncated: frames? \d+"):
         await store.load("sanders", preload=True)
-    async with store.acquire("sanders") as composer:
-        assert (await frame(composer, pool, 0)).startswith(b"\xff\xd8")
-        assert (await frame(composer, pool, 47)).startswith(b"\xff\xd8")
+    async with store.acquire("sanders") as lease:
+        assert (await frame(lease, pool, 0)).startswith(b"\xff\xd8")
+        assert (await frame(lease, pool, 47)).startswith(b"\xff\xd8")
     assert "damaged" in store.stats().avatars[0].load_error
     await store.close()

@@ -17,8 +17,10 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarReplaced, BrokenAvatar
 from compositing_service.backgrounds.composer import open_composer
 from compositing_service.backgrounds.store import BackgroundStore
+from compositing_service.outputs import JpegOutput
 
 PATIENCE_S = 20
+JPEG = JpegOutput(75)
 MakeAvatar = Callable[..., Avatar]
 
 
@@ -52,16 +54,16 @@ def replace(make_avatar: MakeAvatar, tmp_path: Path) -> Callable[[], Avatar]:
 
 
 async def version(store: BackgroundStore) -> str:
-    async with store.acquire("anna") as composer:
-        return composer.avatar.version
+    async with store.acquire("anna") as lease:
+        return lease.avatar.version
 
 
 async def test_files_that_are_the_same_are_not_loaded_again(store: BackgroundStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with store.acquire("anna") as composer:
+    async with store.acquire("anna") as lease:
         monkeypatch.setattr(AvatarCatalog, "get", lambda *_: pytest.fail("reads them again"))
-        assert not await store.renew(composer)
+        assert not await store.renew(lease)
     async with store.acquire("anna") as again:
-        assert again is composer
+        assert again.composer is lease.composer
 
 
 async def test_who_comes_late_finds_it_done(store: BackgroundStore, replace: Callable[[], Avatar]) -> None:
@@ -72,9 +74,9 @@ async def test_who_comes_late_finds_it_done(store: BackgroundStore, replace: Cal
             assert renewed.avatar.version == new.version
             assert await store.renew(old)
         async with store.acquire("anna") as still:
-            assert still is renewed
+            assert still.composer is renewed.composer
         with pytest.raises(AvatarReplaced):
-            await asyncio.to_thread(old.idle, 1, quality=75)
+            await asyncio.to_thread(old.composer.stored, 1, JpegOutput(75))
 
 
 async def test_an_unloaded_avatar_is_simply_loaded(store: BackgroundStore, replace: Callable[[], Avatar]) -> None:
@@ -93,7 +95,7 @@ async def test_broken_files_leave_the_old_one(store: BackgroundStore, replace: C
         (new.root / "crop_rects.json").write_text("nothing")
         with pytest.raises(AvatarReplaced, match=r"replaced.*crop_rects"):
             await store.renew(old)
-        await asyncio.to_thread(old.idle, 1, quality=75)
+        await asyncio.to_thread(old.composer.stored, 1, JpegOutput(75))
     assert await version(store) == old.avatar.version
     assert "crop_rects" in store.stats().avatars[0].load_error
 
@@ -152,3 +154,33 @@ async def test_a_preload_tells_what_is_wrong_with_the_new_files(store: Backgroun
     with pytest.raises(BrokenAvatar, match="crop_rects"):
         await store.load("anna", preload=True)
     assert store.is_loaded("anna")
+
+
+async def test_a_lease_tells_when_a_newer_loading_is_to_be_had(store: BackgroundStore) -> None:
+    """Where only one avatar may be loaded too: who holds the old one goes on, and takes the new one when it suits."""
+    async with store.acquire("anna") as old:
+        before = old.composer.stored(0, JPEG)
+        assert not old.renewed
+        await store.load("anna")
+        assert not old.renewed
+        await store.load("anna", force_reload=True)
+        assert old.renewed
+        async with store.acquire("anna") as new:
+            assert not new.renewed
+            assert new.composer is not old.composer
+        assert old.composer.stored(0, JPEG) == before
+
+
+async def test_a_reload_that_fails_and_an_unloading_renew_no_lease(store: BackgroundStore, tmp_path: Path) -> None:
+    async with store.acquire("anna") as lease:
+        rects = tmp_path / "anna" / "crop_rects.json"
+        whole = rects.read_bytes()
+        rects.write_text("nothing")
+        with pytest.raises(BrokenAvatar):
+            await store.load("anna", force_reload=True)
+        assert not lease.renewed
+        rects.write_bytes(whole)
+        await store.unload("anna")
+        assert not lease.renewed
+        await store.load("anna")
+        assert lease.renewed

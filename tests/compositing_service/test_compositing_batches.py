@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from avatar_kit.timeline import Loop
+from compositing_service.request import CompositeOrder, RequestRules, read_order
 from shared_proto import compositing_pb2 as pb
 
 from .conftest import (
@@ -28,6 +30,8 @@ from .conftest import (
 )
 
 RAW = {"output_format": pb.FORMAT_RAW_BGR}
+PICTURE = 6 * 320 * 320
+PATIENCE_S = 10
 
 
 def bounce(position: int) -> int:
@@ -201,3 +205,21 @@ async def test_jpegs_that_no_reply_holds_are_refused(serve: Any) -> None:
         fitting = int(refusal.fitting)
         assert 1 < fitting < 50
         assert len((await service.composite(batch_size=fitting, jpeg_quality=100)).composited_frames) == fitting
+
+
+async def test_a_large_request_that_is_being_checked_holds_up_nobody(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    checking, go_on = threading.Event(), threading.Event()
+
+    def hold(sent: pb.CompositeBatchRequest, rules: RequestRules) -> CompositeOrder:
+        if sent.batch_size == 2:
+            checking.set()
+            assert go_on.wait(PATIENCE_S), "the event loop waits"
+        return read_order(sent, rules)
+
+    monkeypatch.setattr("compositing_service.servicer.read_order", hold)
+    large = asyncio.create_task(service.composite(batch_size=2, visual_frames=np.zeros(PICTURE, "<f4").tobytes(), **RAW))
+    assert await asyncio.to_thread(checking.wait, PATIENCE_S)
+    assert (await service.composite(batch_size=1)).success
+    assert not large.done()
+    go_on.set()
+    assert mouth_colours(await large) == [(0, 0, 0), (0, 1, 0)]

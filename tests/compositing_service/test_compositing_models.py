@@ -203,14 +203,6 @@ async def test_avatars_are_preloaded_before_the_service_is_ready(serve: Any, mod
         assert (await listed(service))["broken"].error
 
 
-async def test_idle_avatars_are_unloaded(serve: Any) -> None:
-    async with serve(f"capacity.idle_timeout_minutes={0.05 / 60}") as service:
-        await load(service)
-        async with asyncio.timeout(5):
-            while (await stats(service)).loaded_models:  # noqa: ASYNC110 - nobody is told of it
-                await asyncio.sleep(0.01)
-
-
 async def test_metrics_of_a_batch(service: Running) -> None:
     await service.composite(batch_size=6)
     await service.composite(batch_size=6)

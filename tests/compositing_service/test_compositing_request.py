@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_kit.timeline import Loop, frame_at
+from compositing_service.mouth_source import MouthOrder
+from compositing_service.outputs import JpegOutput, RawOutput
 from compositing_service.request import RequestRules, read_order
 from service_kit.errors import InvalidRequest
 from shared_proto import compositing_pb2 as pb
@@ -23,6 +26,16 @@ VISUAL = 2_457_600
 
 def request(**fields: Any) -> pb.CompositeBatchRequest:
     return pb.CompositeBatchRequest(**{"model_id": "demo", "batch_size": 2, "raw_audio": floats(1280), **fields})
+
+
+def order_of(sent: pb.CompositeBatchRequest, frames: list[int]) -> MouthOrder:
+    order = read_order(sent, RULES).mouths(frames, avatar_version="v1")
+    assert order is not None
+    return order
+
+
+def message_of(sent: pb.CompositeBatchRequest, frames: list[int]) -> inference_pb2.InferBatchRequest:
+    return order_of(sent, frames).message()
 
 
 def floats(count: int, *, bad: float | None = None) -> bytes:
@@ -127,32 +140,34 @@ def test_all_problems_come_at_once() -> None:
     ],
 )
 def test_quality(changes: dict[str, Any], expected: int) -> None:
-    assert read_order(request(**changes), RULES).jpeg_quality == expected
+    assert read_order(request(**changes), RULES).output == JpegOutput(expected)
 
 
 def test_format_is_the_services_own_unless_the_request_says() -> None:
-    assert read_order(request(), RULES).output_format == pb.FORMAT_JPEG
-    assert read_order(request(output_format=pb.FORMAT_RAW_BGR), RULES).output_format == pb.FORMAT_RAW_BGR
+    raw_rules = replace(RULES, output_format=pb.FORMAT_RAW_BGR)
+    assert read_order(request(), RULES).output == JpegOutput(80)
+    assert read_order(request(output_format=pb.FORMAT_RAW_BGR), RULES).output == RawOutput()
+    assert read_order(request(), raw_rules).output == RawOutput()
+    assert read_order(request(output_format=pb.FORMAT_JPEG), raw_rules).output == JpegOutput(80)
 
 
 def test_raw_audio_wins_and_the_losers_are_not_looked_at() -> None:
-    order = read_order(request(audio_features=b"x", feature_rows=b"y"), RULES)
-    sent = order.inference_request([0, 1])
+    sent = message_of(request(audio_features=b"x", feature_rows=b"y"), [0, 1])
     assert (sent.raw_audio, sent.audio_features, sent.feature_rows) == (floats(1280), b"", b"")
 
 
 def test_huge_finite_values_are_not_taken_for_infinity() -> None:
     sound = np.full(1280, np.finfo(np.float32).max, "<f4").tobytes()
-    assert read_order(request(raw_audio=sound), RULES).raw_audio == sound
+    assert message_of(request(raw_audio=sound), [0, 1]).raw_audio == sound
 
 
 def test_rate_zero_means_16_khz() -> None:
-    assert read_order(request(sample_rate=0), RULES).inference_request([0, 1]).sample_rate == 16_000
+    assert message_of(request(sample_rate=0), [0, 1]).sample_rate == 16_000
 
 
 def test_avatar_frames_are_asked_for_unless_pictures_are_sent() -> None:
-    own = read_order(request(), RULES).inference_request([4, 3])
-    sent = read_order(request(visual_frames=bytes(VISUAL)), RULES).inference_request([4, 3])
+    own = message_of(request(), [4, 3])
+    sent = message_of(request(visual_frames=bytes(VISUAL)), [4, 3])
     assert list(own.frame_indices) == [4, 3]
     assert list(sent.frame_indices) == []
     assert own.mouth_format == sent.mouth_format == inference_pb2.UINT8_BGR
@@ -161,10 +176,10 @@ def test_avatar_frames_are_asked_for_unless_pictures_are_sent() -> None:
 def test_stored_features_are_of_the_avatars_frames_also_beside_pictures() -> None:
     for visual in (b"", bytes(VISUAL)):
         fields = {"raw_audio": b"", "stored_features": True, "visual_frames": visual}
-        sent = read_order(request(**fields), RULES).inference_request([4, 3])
+        sent = message_of(request(**fields), [4, 3])
         assert sent.stored_features
         assert list(sent.frame_indices) == [4, 3]
-    assert not read_order(request(), RULES).inference_request([4, 3]).stored_features
+    assert not message_of(request(), [4, 3]).stored_features
 
 
 @pytest.mark.parametrize("field", ["raw_audio", "audio_features", "feature_rows"])
@@ -227,10 +242,9 @@ def numbered(count: int) -> bytes:
 @given(orders())
 def test_a_tail_is_made_from_the_same_as_in_the_whole(drawn: tuple[pb.CompositeBatchRequest, int]) -> None:
     sent, first = drawn
-    order = read_order(sent, RULES)
-    indices = list(range(10, 10 + order.batch_size))
-    whole, tail = order.inference_request(indices), order.inference_request(indices, first=first)
-    assert tail.batch_size == order.batch_size - first
+    order = order_of(sent, list(range(10, 10 + sent.batch_size)))
+    whole, tail = order.message(), order.tail(first).message()
+    assert tail.batch_size == sent.batch_size - first
     for k in range(tail.batch_size):
         assert rows_of_frame(tail, k) == rows_of_frame(whole, first + k)
     for blob, item in ((tail.visual_frames, VISUAL), (tail.audio_features, WINDOW)):

@@ -1,0 +1,171 @@
+"""Makes frames in order while later mouths are still being inferred: the core of compositing.
+
+A batch call collects the frames of one stream; whoever plays them forwards each as it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Executor
+from contextlib import aclosing
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TypeAlias
+
+from avatar_kit.timeline import frame_at
+from compositing_service.backgrounds.composer import AvatarComposer
+from compositing_service.backgrounds.lease import Lease
+from compositing_service.metrics import STAGE_COMPOSITE, CompositingMetrics
+from compositing_service.mouth_source import Mouths
+from compositing_service.outputs import Output
+
+# A job is about a millisecond of work: long against the cost of handing it over, short enough that a large group occupies
+# all threads.
+FRAMES_PER_JOB = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """A frame's share of the time that was spent on its group, in milliseconds; zeros where nobody speaks."""
+
+    queue_ms: float = 0.0
+    inference_ms: float = 0.0
+    audio_ms: float = 0.0
+    """Of the whole order's sound, not a share."""
+    composite_ms: float = 0.0
+    gpu_id: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One finished frame."""
+
+    picture: bytes
+    position: int
+    """Its place on the avatar's timeline."""
+    index: int
+    """The frame of the avatar that it shows."""
+    times: Times
+
+
+@dataclass(frozen=True, slots=True)
+class FrameMaker:
+    """Makes frames on the threads of `pool`: any number of streams at the same time, on one event loop."""
+
+    pool: Executor
+    metrics: CompositingMetrics
+
+    async def frame_stream(
+        self,
+        lease: Lease,
+        positions: Sequence[int],
+        mouths: AsyncGenerator[Mouths, None] | None,
+        output: Output,
+        *,
+        ahead: int,
+    ) -> AsyncGenerator[Frame, None]:
+        """Gives the frames at these positions of the avatar's timeline, in order.
+
+        `mouths` has one mouth for each position, and is closed at the end; None shows the avatar's pictures as they are. At most
+        `ahead` frames, 1 or more, are begun and not yet taken; beyond that `mouths` is not read. Close the generator
+        (`contextlib.aclosing`): that drops waiting work. Raises what `mouths` raises, after the frames before it, and what
+        `AvatarComposer.composite` raises.
+        """
+        work = _Work(self.pool, lease, positions, output, ahead)
+        feeding = asyncio.create_task(work.feed(mouths))
+        try:
+            place = 0
+            while (job := await work.begun.get()) is not None:
+                pictures, times = await job
+                if mouths is not None:
+                    self.metrics.stages.observe(STAGE_COMPOSITE, times.composite_ms * len(pictures) / 1000)
+                for picture in pictures:
+                    yield Frame(picture, positions[place], work.indices[place], times)
+                    place += 1
+                    work.take_one()
+            await feeding
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+            work.drop()
+
+
+_Job: TypeAlias = "asyncio.Future[tuple[list[bytes], Times]]"
+
+
+class _Work:
+    """The frames of one stream that are begun and not yet taken."""
+
+    def __init__(self, pool: Executor, lease: Lease, positions: Sequence[int], output: Output, ahead: int) -> None:
+        self.indices = [frame_at(position, lease.avatar.frame_count, lease.avatar.loop) for position in positions]
+        self.begun: asyncio.Queue[_Job | None] = asyncio.Queue()
+        """The jobs in order; None ends them."""
+        self._pool, self._lease, self._output, self._ahead = pool, lease, output, ahead
+        self._first = 0  # of what is not begun
+        self._waiting = 0
+        self._taken = asyncio.Event()
+
+    async def feed(self, mouths: AsyncGenerator[Mouths, None] | None) -> None:
+        """Begins each group of frames as its mouths come, once the avatar's own pictures for them are prepared."""
+        preparing = self._lease.preparing(self.indices, self._output)
+        try:
+            if mouths is None:
+                await self._begin(None, len(self.indices), preparing)
+                return
+            async with aclosing(mouths):
+                async for group in mouths:
+                    await self._begin(group, len(group.pixels), preparing)
+        finally:
+            self.begun.put_nowait(None)
+
+    async def _begin(self, group: Mouths | None, count: int, preparing: asyncio.Future[None] | None) -> None:
+        """Begins the next `count` frames as there is room for them."""
+        if preparing:
+            await preparing
+        loop = asyncio.get_running_loop()
+        size = min(FRAMES_PER_JOB, self._ahead)
+        for start in range(0, count, size):
+            indices = self.indices[self._first : self._first + min(size, count - start)]
+            while self._waiting and self._waiting + len(indices) > self._ahead:
+                self._taken.clear()
+                await self._taken.wait()
+            self._first += len(indices)
+            self._waiting += len(indices)
+            job = loop.run_in_executor(self._pool, _paint, self._lease.composer, indices, self._output, group, start)
+            self.begun.put_nowait(job)
+
+    def take_one(self) -> None:
+        """Notes that one frame more has been taken."""
+        self._waiting -= 1
+        self._taken.set()
+
+    def drop(self) -> None:
+        """Takes back the jobs that have not begun to run."""
+        while not self.begun.empty():
+            job = self.begun.get_nowait()
+            if job and not job.cancel() and not job.cancelled():
+                job.exception()  # looked at, so that asyncio does not report it as forgotten
+
+
+def _paint(
+    composer: AvatarComposer, indices: Sequence[int], output: Output, group: Mouths | None, start: int
+) -> tuple[list[bytes], Times]:
+    """The pictures of these frames, with the group's mouths from `start` on. Runs in a thread of the pool."""
+    started = perf_counter()
+    if group is None:
+        pictures = [composer.stored(index, output) for index in indices]
+        return pictures, Times(composite_ms=_ms_since(started) / len(indices))
+    mouths = group.pixels[start : start + len(indices)]
+    pictures = [composer.composite(index, mouth, output) for index, mouth in zip(indices, mouths, strict=True)]
+    return pictures, Times(
+        queue_ms=group.queue_ms / len(group.pixels),
+        inference_ms=group.inference_ms / len(group.pixels),
+        audio_ms=group.audio_ms,
+        composite_ms=_ms_since(started) / len(indices),
+        gpu_id=group.gpu_id,
+    )
+
+
+def _ms_since(started: float) -> float:
+    return (perf_counter() - started) * 1000

@@ -1,0 +1,161 @@
+"""The seam to the network: an order for mouths, the mouths, and a Protocol for where they come from.
+
+An order is immutable and says everything that a mouth depends on, so a part of it can be ordered again from another replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avatar_kit.geometry import MOUTH_SIZE
+from service_kit.deadline import Deadline
+from service_kit.errors import ServiceError
+from shared_proto import inference_pb2
+
+MOUTH_BYTES = MOUTH_SIZE * MOUTH_SIZE * 3
+PICTURE_BYTES = 6 * MOUTH_SIZE * MOUTH_SIZE * 4
+ROW_BYTES = 512 * 4
+WINDOW_BYTES = 16 * ROW_BYTES
+# Frame k reads rows k .. k+15, so n frames need n + 15 rows.
+EXTRA_ROWS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """Mono sound, of which the first ordered frame begins `lead_in_frames` frames of 40 ms after its start."""
+
+    data: bytes
+    encoding: inference_pb2.AudioEncoding.ValueType = inference_pb2.PCM_FLOAT32
+    sample_rate: int = 16_000
+    """Hz."""
+    lead_in_frames: int = 0
+    start_frame: int = 0
+    """The 40 ms frame of the whole sound at which `data` begins."""
+    edges: inference_pb2.AudioEdges.ValueType = inference_pb2.EDGES_SILENCE
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Feature windows, float32 little endian [n, 16, 512]: one a frame, or one for all frames."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Feature rows, float32 little endian [frames + 15, 512]: frame k reads rows k .. k + 15."""
+
+    data: bytes
+    audio_ms: float = 0.0
+    """Time that computing them from sound took."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFeatures:
+    """Each frame speaks what the avatar's own clip speaks there."""
+
+
+Speech: TypeAlias = Sound | Windows | Rows | StoredFeatures
+
+
+@dataclass(frozen=True, slots=True)
+class MouthOrder:
+    """One mouth for each of `frames`, which are indices of the avatar's frames."""
+
+    avatar_id: str
+    avatar_version: str
+    """`Avatar.version` of the files that the mouths are pasted into."""
+    frames: Sequence[int]
+    speech: Speech
+    pictures: bytes = b""
+    """In place of the avatar's own crops: float32 little endian [n, 6, 320, 320], one a frame or one for all."""
+
+    def tail(self, first: int) -> Self:
+        """The order for the frames from place `first` on; it gives the same mouths as the whole order does."""
+        match self.speech:
+            case Sound() as sound:
+                speech: Speech = replace(sound, lead_in_frames=sound.lead_in_frames + first)
+            case Windows(data):
+                speech = Windows(_items_from(data, first, WINDOW_BYTES))
+            case Rows(data):
+                speech = Rows(data[first * ROW_BYTES :])
+            case StoredFeatures() as speech:
+                pass
+        return replace(self, frames=self.frames[first:], speech=speech, pictures=_items_from(self.pictures, first, PICTURE_BYTES))
+
+    def message(self) -> inference_pb2.InferBatchRequest:
+        """The order as the inference service reads it."""
+        request = inference_pb2.InferBatchRequest(
+            model_id=self.avatar_id,
+            avatar_version=self.avatar_version,
+            batch_size=len(self.frames),
+            mouth_format=inference_pb2.UINT8_BGR,
+            visual_frames=self.pictures,
+        )
+        match self.speech:
+            case Sound() as sound:
+                request.raw_audio = sound.data
+                request.audio_encoding = sound.encoding
+                request.sample_rate = sound.sample_rate
+                request.lead_in_frames = sound.lead_in_frames
+                request.audio_start_frame = sound.start_frame
+                request.audio_edges = sound.edges
+            case Windows(data):
+                request.audio_features = data
+            case Rows(data):
+                request.feature_rows = data
+            case StoredFeatures():
+                request.stored_features = True
+        if request.stored_features or not self.pictures:
+            # Beside pictures, indices say only whose stored features each frame reads.
+            request.frame_indices.extend(self.frames)
+        return request
+
+
+@dataclass(frozen=True, slots=True)
+class Mouths:
+    """The mouths of successive frames of an order, made in one run of the network. Times are in milliseconds."""
+
+    pixels: NDArray[np.uint8]
+    """Read-only [frames, 320, 320, 3], B, G, R."""
+    queue_ms: float
+    inference_ms: float
+    audio_ms: float
+    """Time that the sound of the whole order took; the same in all its groups."""
+    gpu_id: int
+    """-1 on a CPU."""
+
+
+class MouthSource(Protocol):
+    """Where mouths come from: the inference service, or this process. Methods raise ServiceError, which callers may be told."""
+
+    def mouths(self, order: MouthOrder, *, deadline: Deadline) -> AsyncGenerator[Mouths, None]:
+        """The mouths of an order, in order, each group as soon as it is made: all of them, or an error.
+
+        Close the generator (`contextlib.aclosing`): that drops the work which is left.
+        """
+
+    async def rows(self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline) -> Rows:
+        """Feature rows `first_row` .. `first_row + count - 1` of the whole sound, by the avatar's audio encoder.
+
+        Row j is of the 40 ms from 40 j ms on; `first_row` may be negative. `avatar_id` empty: the shared encoder.
+        """
+
+    async def load(self, avatar_id: str, *, force_reload: bool, deadline: Deadline) -> list[ServiceError | None]:
+        """Loads an avatar's network on every replica; the error of each, None where it went well."""
+
+    async def unload(self, avatar_id: str, *, deadline: Deadline) -> list[ServiceError | None]:
+        """Unloads an avatar's network on every replica; the error of each, None where it went well."""
+
+    async def healthy(self) -> bool:
+        """Tells whether any replica serves now. Takes a second at most."""
+
+
+def _items_from(blob: bytes, first: int, item_bytes: int) -> bytes:
+    """Items from `first` on; a blob of one item is for all frames and stays."""
+    return blob if len(blob) <= item_bytes else blob[first * item_bytes :]

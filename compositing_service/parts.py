@@ -1,0 +1,172 @@
+"""Builds the parts of the compositing service, without a server: whichever face it has hands requests to them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+
+from avatar_kit.catalog import AvatarCatalog
+from avatar_kit.errors import AvatarError
+from compositing_service.backgrounds.store import BackgroundStore
+from compositing_service.frame_stream import FrameMaker
+from compositing_service.metrics import CompositingMetrics
+from compositing_service.model_admin import ModelAdmin
+from compositing_service.mouth_source import MouthSource
+from compositing_service.request import RequestRules
+from compositing_service.settings import CompositingSettings
+from compositing_service.unary import BatchCompositor
+from compositing_service.upstream.inference_client import InferenceClient
+from service_kit.clock import Clock
+from service_kit.errors import ServiceError
+from service_kit.logs import CACHE_STATS
+from service_kit.metrics import Metrics
+from service_kit.tasks import beside, every
+from service_kit.tls import ClientTls
+from shared_proto import compositing_pb2
+
+UPSTREAM_TLS_KEY = "inference_server.tls"
+
+_SECONDS_PER_MINUTE = 60.0
+# An idle avatar may go so much later, as a share of its idle time.
+_IDLE_CHECKS = 10
+# The metric of the inference service's health is kept current also while nobody calls Health.
+_HEALTH_CHECKS_S = 5.0
+_FORMATS = {"jpeg": compositing_pb2.FORMAT_JPEG, "raw": compositing_pb2.FORMAT_RAW_BGR}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CompositingParts:
+    """The parts that faces use; all live on one event loop."""
+
+    store: BackgroundStore
+    source: MouthSource
+    maker: FrameMaker
+    batches: BatchCompositor
+    admin: ModelAdmin
+    rules: RequestRules
+    preloaded: tuple[str, ...]
+    """The avatars that the configuration wants in memory from the start."""
+
+    async def preload(self) -> None:
+        """Loads those avatars. One that is broken is logged, and keeps no other from being served."""
+        await asyncio.gather(*map(self._preload, self.preloaded))
+
+    async def _preload(self, avatar_id: str) -> None:
+        try:
+            stats = await self.store.load(avatar_id, preload=True)
+        except (AvatarError, ServiceError) as error:
+            log.error("avatar %s was not preloaded: %s", avatar_id, error)
+        else:
+            log.info("avatar %s is loaded: %d frames, %d bytes", avatar_id, stats.cached_frames, stats.memory_bytes)
+
+
+@asynccontextmanager
+async def compositing_parts(
+    settings: CompositingSettings, registry: Metrics, *, clock: Clock, source: MouthSource | None = None
+) -> AsyncIterator[CompositingParts]:
+    """Opens the parts, and closes them at the end. `source`: where mouths come from, in place of the inference service."""
+    # Frames are spread over our own threads; OpenCV's would only get in their way.
+    cv2.setNumThreads(1)
+    metrics = CompositingMetrics(registry)
+    catalog = AvatarCatalog(settings.models_root, settings.models)
+    async with AsyncExitStack() as resources:
+        pool = ThreadPoolExecutor(settings.workers.thread_count, thread_name_prefix="composite")
+        resources.callback(pool.shutdown, cancel_futures=True)
+        store = _store(settings, catalog, clock)
+        resources.push_async_callback(store.close)
+        metrics.watch_store(store.stats)
+        if source is None:
+            source = await resources.enter_async_context(_inference_service(settings, registry, metrics))
+        maker = FrameMaker(pool, metrics)
+        batches = BatchCompositor(store, source, maker, metrics, max_reply_bytes=settings.max_message_bytes)
+        for seconds, work in _periodic(settings, store, source):
+            await resources.enter_async_context(beside(every(clock, seconds, work)))
+        yield CompositingParts(
+            store=store,
+            source=source,
+            maker=maker,
+            batches=batches,
+            admin=ModelAdmin(catalog, store, source, inference_ms=batches.inference_ms),
+            rules=RequestRules(
+                max_batch_size=settings.limits.max_batch_size,
+                max_audio_seconds=settings.limits.max_audio_seconds,
+                jpeg_quality=settings.output.jpeg_quality,
+                output_format=_FORMATS[settings.output.format],
+            ),
+            preloaded=tuple(avatar_id for avatar_id, entry in settings.models.items() if entry.preload_backgrounds),
+        )
+
+
+def _store(settings: CompositingSettings, catalog: AvatarCatalog, clock: Clock) -> BackgroundStore:
+    capacity = settings.capacity
+    return BackgroundStore(
+        catalog,
+        max_bytes=settings.max_memory_bytes,
+        max_avatars=capacity.max_models,
+        frames_per_avatar=capacity.background_cache_frames,
+        policy=capacity.eviction_policy,
+        default_quality=settings.output.jpeg_quality,
+        idle_timeout_s=capacity.idle_timeout_minutes * _SECONDS_PER_MINUTE or None,
+        clock=clock,
+    )
+
+
+@asynccontextmanager
+async def _inference_service(
+    settings: CompositingSettings, registry: Metrics, metrics: CompositingMetrics
+) -> AsyncIterator[InferenceClient]:
+    """The connection to the inference service; it begins to connect at once."""
+    section = settings.inference_server
+    tls = ClientTls(section.tls, registry, key=UPSTREAM_TLS_KEY) if section.tls.is_on else None
+    client = InferenceClient(
+        section.endpoints,
+        timeout_s=section.timeout_seconds,
+        max_retries=section.max_retries,
+        max_frames=settings.limits.max_batch_size,
+        metrics=metrics,
+        tls=tls,
+    )
+    try:
+        client.connect()
+        if tls is None:
+            yield client
+        else:
+            async with beside(tls.follow(client.reconnect)):
+                yield client
+    finally:
+        await client.close()
+
+
+def _periodic(
+    settings: CompositingSettings, store: BackgroundStore, source: MouthSource
+) -> Iterator[tuple[float, Callable[[], object]]]:
+    """The work that is done again and again, each with the seconds from one time to the next."""
+    yield _HEALTH_CHECKS_S, source.healthy
+    if idle_s := settings.capacity.idle_timeout_minutes * _SECONDS_PER_MINUTE:
+        yield idle_s / _IDLE_CHECKS, store.unload_idle
+    if CACHE_STATS.isEnabledFor(logging.INFO):
+        yield settings.logging.report_interval_seconds, partial(_report, store)
+
+
+def _report(store: BackgroundStore) -> None:
+    stats = store.stats()
+    CACHE_STATS.info(
+        "backgrounds",
+        extra={
+            "avatars": stats.loaded_avatars,
+            "bytes": stats.memory_bytes,
+            "hits": stats.hits,
+            "misses": stats.misses,
+            "evictions": stats.evictions,
+            "avatar_evictions": stats.avatar_evictions,
+        },
+    )

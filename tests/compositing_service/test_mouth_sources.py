@@ -1,0 +1,216 @@
+"""What every source of mouths must do. Each source is before the same avatar and the same network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from avatar_kit.avatar import Avatar
+from avatar_kit.geometry import Rect
+from avatar_kit.writer import AvatarWriter
+from compositing_service.metrics import CompositingMetrics
+from compositing_service.mouth_source import (
+    PICTURE_BYTES,
+    WINDOW_BYTES,
+    MouthOrder,
+    Mouths,
+    MouthSource,
+    Rows,
+    Sound,
+    Speech,
+    StoredFeatures,
+    Windows,
+)
+from compositing_service.upstream.inference_client import InferenceClient
+from inference_service.service import inference_service
+from inference_service.settings import InferenceSettings
+from service_kit.deadline import Deadline
+from service_kit.errors import Aborted, DeadlineExceeded, FailedPrecondition, NotFound, ServiceError
+from service_kit.metrics import Metrics
+from service_kit.server import GrpcServer
+from service_kit.settings import load_settings
+from shared_proto import inference_pb2
+
+from ..inference_service.conftest import encoder, network, picture
+
+FRAMES = [4, 2, 2, 0, 1, 3, 4]
+PATIENCE_S = 30
+
+
+@asynccontextmanager
+async def client(models_root: Path) -> AsyncIterator[MouthSource]:
+    """The client, before a real inference service on a real socket."""
+    settings = load_settings(
+        InferenceSettings,
+        config=None,
+        environ={},
+        overrides=[
+            "server.port=127.0.0.1:0",
+            "metrics.enabled=false",
+            f"models_root={models_root}",
+            "gpus.enabled=false",
+            "batching.max_batch=3",
+        ],
+    )
+    async with GrpcServer(inference_service(settings), settings) as server:
+        source = InferenceClient(
+            [f"127.0.0.1:{server.address.port}"],
+            timeout_s=PATIENCE_S,
+            max_retries=0,
+            max_frames=50,
+            metrics=CompositingMetrics(Metrics()),
+        )
+        try:
+            yield source
+        finally:
+            await source.close()
+
+
+@pytest.fixture
+def avatar(tmp_path: Path) -> Avatar:
+    """Five frames, a network whose answer depends on picture and sound, features of its clip."""
+    with AvatarWriter(tmp_path, "someone", width=400, height=300) as writer:
+        for index in range(5):
+            writer.add_frame(picture(index), Rect(100 + index, 60, 280 + index, 240))
+        writer.set_network(network().SerializeToString())
+        writer.set_audio_encoder(encoder().SerializeToString())
+        writer.set_features(np.frombuffer(floats(5 * 512, 7), "<f4").reshape(5, 512))
+        return writer.finish()
+
+
+@pytest.fixture(params=[client])
+async def source(request: pytest.FixtureRequest, avatar: Avatar) -> AsyncIterator[MouthSource]:
+    async with asyncio.timeout(2 * PATIENCE_S), request.param(avatar.root.parent) as source:
+        yield source
+
+
+def floats(count: int, seed: int) -> bytes:
+    return np.random.default_rng(seed).uniform(0, 0.5, count).astype("<f4").tobytes()
+
+
+SPEECHES = {
+    "sound": Sound(floats(640 * 30, 1), lead_in_frames=3, start_frame=2),
+    "16-bit sound at 24 kHz": Sound(
+        np.random.default_rng(2).integers(-9000, 9000, 960 * 12, np.int16).astype("<i2").tobytes(),
+        encoding=inference_pb2.PCM_INT16,
+        sample_rate=24_000,
+    ),
+    "one window": Windows(floats(WINDOW_BYTES // 4, 3)),
+    "a window a frame": Windows(floats(len(FRAMES) * WINDOW_BYTES // 4, 4)),
+    "rows": Rows(floats((len(FRAMES) + 15) * 512, 5)),
+    "stored features": StoredFeatures(),
+}
+SOUND = SPEECHES["sound"]
+
+
+def order(avatar: Avatar, speech: Speech = SOUND, **changes: Any) -> MouthOrder:
+    return MouthOrder(**{"avatar_id": avatar.id, "avatar_version": avatar.version, "frames": FRAMES, "speech": speech} | changes)
+
+
+async def groups(source: MouthSource, wanted: MouthOrder, *, seconds: float = PATIENCE_S) -> list[Mouths]:
+    async with aclosing(source.mouths(wanted, deadline=Deadline.after(seconds))) as mouths:
+        return [group async for group in mouths]
+
+
+async def pixels(source: MouthSource, wanted: MouthOrder) -> np.ndarray:
+    return np.concatenate([group.pixels for group in await groups(source, wanted)])
+
+
+@pytest.mark.parametrize("speech", SPEECHES.values(), ids=SPEECHES)
+async def test_a_mouth_for_each_frame_and_a_tail_gives_the_same(source: MouthSource, avatar: Avatar, speech: Speech) -> None:
+    whole = await pixels(source, order(avatar, speech))
+    assert (whole.dtype, whole.shape) == (np.uint8, (len(FRAMES), 320, 320, 3))
+    assert len({mouth.tobytes() for mouth in whole}) >= 4  # as many as there are different frames at least
+    for first in (1, 4):
+        np.testing.assert_array_equal(await pixels(source, order(avatar, speech).tail(first)), whole[first:])
+
+
+@pytest.mark.parametrize("count", [1, len(FRAMES)])
+async def test_the_callers_own_pictures(source: MouthSource, avatar: Avatar, count: int) -> None:
+    """Of the avatar's frames they ask nothing."""
+    wanted = order(avatar, pictures=floats(count * PICTURE_BYTES // 4, 6))
+    whole = await pixels(source, wanted)
+    np.testing.assert_array_equal(await pixels(source, order(avatar, pictures=wanted.pictures, frames=[0] * 7)), whole)
+    np.testing.assert_array_equal(await pixels(source, wanted.tail(2)), whole[2:])
+    assert not np.array_equal(whole, await pixels(source, order(avatar)))
+
+
+async def test_groups_say_what_they_took(source: MouthSource, avatar: Avatar) -> None:
+    parts = await groups(source, order(avatar))
+    assert len(parts) > 1
+    for part in parts:
+        assert part.inference_ms > 0
+        assert part.audio_ms > 0
+        assert part.queue_ms >= 0
+        assert part.gpu_id == -1
+        assert not part.pixels.flags.writeable
+
+
+async def test_rows_give_the_mouths_of_their_sound(source: MouthSource, avatar: Avatar) -> None:
+    """Frame k reads rows k - 9 .. k + 6 of the sound's own frames."""
+    first = SOUND.start_frame + SOUND.lead_in_frames - 9
+    until = Deadline.after(PATIENCE_S)
+    rows = await source.rows(SOUND, first_row=first, count=len(FRAMES) + 15, avatar_id=avatar.id, deadline=until)
+    assert len(rows.data) == (len(FRAMES) + 15) * 2048
+    assert rows.audio_ms > 0
+    np.testing.assert_array_equal(await pixels(source, order(avatar, rows)), await pixels(source, order(avatar)))
+    parts = [
+        await source.rows(SOUND, first_row=first + start, count=11, avatar_id=avatar.id, deadline=until) for start in (0, 11)
+    ]
+    assert parts[0].data + parts[1].data == rows.data
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        pytest.param({"avatar_id": "nobody"}, NotFound, "nobody", id="unknown avatar"),
+        pytest.param({"frames": [0, 5]}, FailedPrecondition, "different versions", id="a frame that it does not have"),
+        pytest.param({"avatar_version": "another"}, Aborted, "replaced", id="another version"),
+    ],
+)
+async def test_orders_that_cannot_be_met(
+    source: MouthSource, avatar: Avatar, changes: dict[str, Any], error: type[ServiceError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        await groups(source, order(avatar, **changes))
+    assert await groups(source, order(avatar))
+
+
+async def test_a_deadline_that_has_passed(source: MouthSource, avatar: Avatar) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await groups(source, order(avatar), seconds=0.0)
+    assert await groups(source, order(avatar))
+
+
+async def test_an_order_may_be_given_up_at_any_time(source: MouthSource, avatar: Avatar) -> None:
+    async with aclosing(source.mouths(order(avatar), deadline=Deadline.after(PATIENCE_S))) as mouths:
+        await anext(mouths)
+    waiting = [asyncio.create_task(groups(source, order(avatar))) for _ in range(5)]
+    await asyncio.sleep(0)
+    for task in waiting[1:]:
+        task.cancel()
+    assert await waiting[0]
+    await asyncio.gather(*waiting[1:], return_exceptions=True)
+    assert await groups(source, order(avatar))
+
+
+async def test_loading_and_unloading(source: MouthSource, avatar: Avatar) -> None:
+    until = Deadline.after(PATIENCE_S)
+    for force_reload in (False, True):
+        assert await source.load(avatar.id, force_reload=force_reload, deadline=until) == [None]
+    assert await groups(source, order(avatar))
+    assert await source.unload(avatar.id, deadline=until) == [None]
+    (refusal,) = await source.load("nobody", force_reload=False, deadline=until)
+    assert isinstance(refusal, NotFound)
+    (refusal,) = await source.unload("nobody", deadline=until)
+    assert isinstance(refusal, NotFound)
+
+
+async def test_health(source: MouthSource) -> None:
+    assert await source.healthy()
