@@ -16,15 +16,8 @@ from pydantic_core import core_schema
 Node = Mapping[str, Any]
 
 ID = "<id>"
-_WORDS = {
-    "boolean": "true or false",
-    "integer": "whole number",
-    "null": "null",
-    "number": "number",
-    "password": "secret text",
-    "path": "path",
-    "string": "text",
-}
+# Of JSON types and formats whose own name does not say it.
+_WORDS = {"boolean": "true or false", "integer": "whole number", "password": "secret text", "string": "text"}
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
@@ -95,18 +88,19 @@ def accepted(node: Node) -> str:
         case {"const": value}:
             words = value
         case {"enum": values}:
-            words = f"one of {', '.join(values)}"
+            words = f"one of {', '.join(map(str, values))}"
         case {"items": items}:
             words = f"list of {accepted(items)}"
         case {"properties": properties}:
             words = f"{'a section' if 'names' in node else 'map'} with the keys {', '.join(properties)}"
         case {"additionalProperties": _}:
             words = "a map from ids to their keys"
-        case {"minimum": lower, "maximum": upper}:
-            words = f"{_WORDS[node['type']]} from {lower} to {upper}"
+        case {"minimum": lower, "maximum": upper, "type": kind}:
+            words = f"{_WORDS.get(kind, kind)} from {lower} to {upper}"
         case _:
+            kind = node.get("format", node.get("type", "anything"))
             bounds = ", ".join(f"{words} {node[bound]}" for bound, words in _BOUNDS.items() if bound in node)
-            words = f"{_WORDS[node.get('format', node['type'])]} {bounds}".rstrip()
+            words = f"{_WORDS.get(kind, kind)} {bounds}".rstrip()
     return str(words)
 
 

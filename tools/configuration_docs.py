@@ -27,6 +27,8 @@ problem; an unknown key is told the nearest known one.
 | environment | `LIPSYNC_SERVER__PORT=:6001` | `LIPSYNC_MODELS__my-avatar__PRELOAD=true` |
 | command line | `--set server.port=:6001` | `--set models.my-avatar.preload=true` |
 
+Ids may hold dots and dashes, in a variable's name also `__`: the key of an avatar is the part behind the last separator.
+
 `deploy/config/inference.yaml` and `deploy/config/compositing.yaml` show every key with its default.
 """
 
