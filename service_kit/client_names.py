@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from service_kit.call_interceptor import CallInterceptor, Context, Method, Proceed
+from service_kit.call_chain import Call, Context, Proceed
 from service_kit.errors import PermissionDenied
 
 ALTERNATIVE_NAMES, COMMON_NAME = "x509_subject_alternative_name", "x509_common_name"
@@ -13,20 +13,19 @@ ALTERNATIVE_NAMES, COMMON_NAME = "x509_subject_alternative_name", "x509_common_n
 MAX_SHOWN_CHARS = 200
 
 
-class ClientNames(CallInterceptor):
+class ClientNames:
     """Refuses calls of clients whose certificate bears none of the names. TLS has checked who signed it.
 
     Health checks and reflection pass, as their askers are many and learn nothing.
     """
 
     def __init__(self, names: Collection[str]) -> None:
-        super().__init__()
         self._allowed = frozenset(names)
 
-    async def around(self, method: Method, context: Context, proceed: Proceed) -> Any:
+    async def around(self, call: Call, proceed: Proceed) -> Any:
         """Runs the call of a client that may call."""
-        if not method.is_infrastructure:
-            self._check(context)
+        if not call.method.is_infrastructure:
+            self._check(call.context)
         return await proceed()
 
     def _check(self, context: Context) -> None:

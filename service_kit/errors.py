@@ -1,6 +1,6 @@
 """Errors that a caller can act on, each with the gRPC status that it becomes.
 
-Code raises these; one interceptor turns them into statuses (`service_kit.interceptors`). The text of any other exception stays in
+Code raises these; `service_kit.interceptors` turns them into statuses. The text of any other exception stays in
 the log. Messages go to callers: no paths, no internals.
 """
 

@@ -22,7 +22,7 @@ from service_kit.admission import RunningCalls
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.health import HealthReporter
 from service_kit.http_endpoint import HttpEndpoint
-from service_kit.interceptors import server_interceptors
+from service_kit.interceptors import call_chain
 from service_kit.listening import StartError, message_limit_bytes, open_grpc_port, open_metrics_port, server_options
 from service_kit.liveness import Liveness
 from service_kit.logs import configure_logging
@@ -158,14 +158,14 @@ class GrpcServer:
 
     async def _open(self) -> None:
         section = self._settings.server
-        chain = server_interceptors(
+        chain = call_chain(
             self.metrics,
             self.calls,
             max_reply_bytes=message_limit_bytes(section),
             sample_rate=self._settings.logging.sample_rate,
             client_names=self._settings.tls.allowed_client_names if self._settings.tls.is_on else (),
         )
-        self._server = grpc.aio.server(interceptors=chain, options=server_options(section))
+        self._server = grpc.aio.server(interceptors=[chain], options=server_options(section))
         self._resources.push_async_callback(self._server.stop, None)
         await self._open_grpc()
         self._open_http()
