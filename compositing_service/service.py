@@ -13,27 +13,29 @@ from functools import partial
 from compositing_service.parts import UPSTREAM_TLS_KEY, compositing_parts
 from compositing_service.servicer import CompositingServicer
 from compositing_service.settings import CompositingSettings
-from service_kit.server import Host, Service, WarmUp, run_service
+from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
+from service_kit.life import WarmUp, run_service
 from service_kit.tls import tls_problems
 
 
 def serve(settings: CompositingSettings) -> int:
     """Runs the service in this process until it is told to stop. Returns the exit code."""
-    return run_service(compositing_service(settings), settings)
+    return run_service(compositing_service(settings))
 
 
-def compositing_service(settings: CompositingSettings) -> Service:
-    """The service, for `service_kit.server`."""
-    return Service(
-        name="compositing",
-        grpc_services=("compositing.CompositingService",),
-        open=partial(_open, settings),
+def compositing_service(settings: CompositingSettings) -> GrpcService:
+    """Describes the service, for `service_kit.life`."""
+    return grpc_service(
+        "compositing",
+        ("compositing.CompositingService",),
+        settings,
+        partial(_open, settings),
         problems=partial(tls_problems, settings.inference_server.tls, key=UPSTREAM_TLS_KEY),
     )
 
 
 @asynccontextmanager
-async def _open(settings: CompositingSettings, host: Host) -> AsyncIterator[WarmUp]:
+async def _open(settings: CompositingSettings, host: GrpcHost) -> AsyncIterator[WarmUp]:
     async with compositing_parts(settings, host.metrics, clock=host.clock) as parts:
         CompositingServicer(parts, host.readiness, inference_url=settings.inference_server.url).register(host.server)
         yield parts.preload

@@ -12,12 +12,12 @@ from avatar_kit.ids import AvatarId
 from avatar_kit.model_entry import ModelEntry
 from compositing_service.upstream.endpoints import parse_endpoints
 from service_kit.addresses import BindAddress
-from service_kit.sections import ClientTlsSection, LoggingSection, Section, ServerSection, ServiceSettings
+from service_kit.sections import ClientTlsSection, GrpcServerSection, GrpcSettings, LoggingSection, Section
 
 _BYTES_PER_GB = 1 << 30
 
 
-class CompositingServerSection(ServerSection):
+class CompositingServerSection(GrpcServerSection):
     """The gRPC port and the work that it accepts."""
 
     port: BindAddress = BindAddress("", 50052)
@@ -112,7 +112,7 @@ class CompositingLoggingSection(LoggingSection):
     """An info line for each sampled request with the times of compositing."""
 
 
-class CompositingSettings(ServiceSettings):
+class CompositingSettings(GrpcSettings):
     """Everything that the compositing service can be told."""
 
     meaningless: ClassVar = {

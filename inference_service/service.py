@@ -9,7 +9,8 @@ from inference_service.engines.devices import DeviceError
 from inference_service.parts import inference_parts
 from inference_service.servicer import InferenceServicer
 from inference_service.settings import InferenceSettings
-from service_kit.server import Host, Service, StartError, WarmUp, run_service
+from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
+from service_kit.life import StartError, WarmUp, run_service
 from shared_proto.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 NAME = "inference"
@@ -17,14 +18,14 @@ NAME = "inference"
 
 def serve(settings: InferenceSettings) -> int:
     """Runs the service in this process until SIGTERM or SIGINT; returns the exit code."""
-    return run_service(inference_service(settings), settings)
+    return run_service(inference_service(settings))
 
 
-def inference_service(settings: InferenceSettings) -> Service:
-    """Returns the service for `service_kit.server` to run."""
+def inference_service(settings: InferenceSettings) -> GrpcService:
+    """Describes the service, for `service_kit.life`."""
 
     @asynccontextmanager
-    async def opened(host: Host) -> AsyncIterator[WarmUp]:
+    async def opened(host: GrpcHost) -> AsyncIterator[WarmUp]:
         try:
             async with inference_parts(settings, host.metrics, on_lost=host.liveness.fail, clock=host.clock) as parts:
                 servicer = InferenceServicer(parts.runner, parts.registry, parts.devices, host.readiness, settings.limits)
@@ -33,4 +34,4 @@ def inference_service(settings: InferenceSettings) -> Service:
         except DeviceError as error:
             raise StartError(str(error)) from error
 
-    return Service(NAME, ("inference.InferenceService",), opened)
+    return grpc_service(NAME, ("inference.InferenceService",), settings, opened)

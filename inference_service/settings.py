@@ -10,10 +10,10 @@ from pydantic import Field
 
 from avatar_kit.model_entry import ModelEntry
 from service_kit.addresses import BindAddress
-from service_kit.sections import LoggingSection, Section, ServerSection, ServiceSettings
+from service_kit.sections import GrpcServerSection, GrpcSettings, LoggingSection, Section
 
 
-class InferenceServerSection(ServerSection):
+class InferenceServerSection(GrpcServerSection):
     """The gRPC port and the work that it accepts."""
 
     port: BindAddress = BindAddress("", 50051)
@@ -123,7 +123,7 @@ class InferenceLoggingSection(LoggingSection):
     """An info line with load and memory of each GPU whenever the metrics are told them: every report_interval_seconds."""
 
 
-class InferenceSettings(ServiceSettings):
+class InferenceSettings(GrpcSettings):
     """Everything that the inference service can be told."""
 
     meaningless: ClassVar[Mapping[str, str]] = {

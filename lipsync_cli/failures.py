@@ -74,7 +74,7 @@ def _told_by_services(error: Exception) -> str | None:
     try:
         from avatar_kit.errors import AvatarError, one_line
         from service_kit.errors import ServiceError
-        from service_kit.server import StartError
+        from service_kit.listening import StartError
         from service_kit.settings import SettingsError
     except ModuleNotFoundError:  # the extra `services` is not installed
         return None

@@ -22,6 +22,8 @@ class RunningCalls:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.running = 0
+        self.none_runs = asyncio.Event()
+        self.none_runs.set()
         self._ending = False
         self._open_ended: set[asyncio.Task[Any]] = set()
 
@@ -33,10 +35,13 @@ class RunningCalls:
                 retry_after_ms=RETRY_AFTER_MS,
             )
         self.running += 1
+        self.none_runs.clear()
 
     def leave(self) -> None:
-        """One call less runs."""
+        """Counts the end of a call."""
         self.running -= 1
+        if not self.running:
+            self.none_runs.set()
 
     async def open_ended(self, work: Awaitable[T]) -> T:
         """Awaits a call that may never end by itself, uncounted; Unavailable when `end_open_ended` comes first."""

@@ -29,13 +29,10 @@ class Section(BaseModel):
 
 
 class ServerSection(Section):
-    """How the gRPC server listens, what it lets in and how it goes."""
+    """Where a service listens, the work that it lets in and how it goes."""
 
     port: BindAddress = BindAddress("", 50051)
     """Where gRPC listens; ":N" means all interfaces, port 0 any free one."""
-
-    max_message_size_mb: int = Field(default=100, ge=1, le=2047)
-    """Largest request and reply, in MiB; larger ones are refused with RESOURCE_EXHAUSTED."""
 
     max_running_calls: int = Field(default=1024, ge=1, le=1_000_000)
     """Calls served at the same time; more are refused with RESOURCE_EXHAUSTED. Health checks and reflection do not count."""
@@ -46,6 +43,13 @@ class ServerSection(Section):
 
     grace_seconds: float = Field(default=30.0, ge=0, le=3600)
     """On SIGTERM, after the drain: how long running calls may take to finish before they are cut off."""
+
+
+class GrpcServerSection(ServerSection):
+    """How a gRPC server treats its connections."""
+
+    max_message_size_mb: int = Field(default=100, ge=1, le=2047)
+    """Largest request and reply, in MiB; larger ones are refused with RESOURCE_EXHAUSTED."""
 
     keepalive_seconds: float = Field(default=30.0, ge=1, le=86400)
     """After so long without traffic a connection is pinged, to notice peers that are gone."""
@@ -183,3 +187,9 @@ class ServiceSettings(Section):
     def warnings(self) -> tuple[str, ...]:
         """What load_settings has to say about accepted keys, one sentence each; the service logs them at start."""
         return self._warnings
+
+
+class GrpcSettings(ServiceSettings):
+    """The settings of one service that is called over gRPC."""
+
+    server: GrpcServerSection = GrpcServerSection()

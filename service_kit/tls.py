@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from service_kit.certificates import CertificateError
+from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.metrics import Metrics
 from service_kit.sections import ClientTlsSection, TlsSection
 from service_kit.tls_files import Material, TlsFiles, WatchedFiles
@@ -33,8 +34,8 @@ def tls_problems(section: TlsSection | ClientTlsSection, *, key: str) -> list[st
 class ServerTls:
     """TLS for a server's port. Raises CertificateError."""
 
-    def __init__(self, section: TlsSection, metrics: Metrics, *, key: str = "tls") -> None:
-        self._watched = WatchedFiles(TlsFiles(section, key), partial(_note_expiry, metrics, "server"))
+    def __init__(self, section: TlsSection, metrics: Metrics, *, key: str = "tls", clock: Clock = SYSTEM_CLOCK) -> None:
+        self._watched = WatchedFiles(TlsFiles(section, key), partial(_note_expiry, metrics, "server"), clock=clock)
         self._current = self._handed_over = _server_configuration(self._watched.material)
         newest: Any = self._newest  # the stubs do not know that it may return None
         self.credentials: grpc.ServerCredentials = grpc.dynamic_ssl_server_credentials(
@@ -59,8 +60,8 @@ class ServerTls:
 class ClientTls:
     """TLS for channels to another service. Raises CertificateError."""
 
-    def __init__(self, section: ClientTlsSection, metrics: Metrics, *, key: str) -> None:
-        self._watched = WatchedFiles(TlsFiles(section, key), partial(_note_expiry, metrics, "client"))
+    def __init__(self, section: ClientTlsSection, metrics: Metrics, *, key: str, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._watched = WatchedFiles(TlsFiles(section, key), partial(_note_expiry, metrics, "client"), clock=clock)
         self._server_name = section.server_name
 
     @property

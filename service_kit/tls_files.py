@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service_kit.certificates import CertificateError, Pair, PemFile, read_authorities, read_pair
+from service_kit.clock import Clock
 from service_kit.sections import ClientTlsSection, TlsSection
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # Device, inode, size and time of the last change of each file; None for one that is not there.
 Stamp = tuple[tuple[int, ...] | None, ...]
@@ -87,8 +88,9 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 class WatchedFiles:
     """The last usable contents of the files."""
 
-    def __init__(self, files: TlsFiles, note: Callable[[Material], None]) -> None:
+    def __init__(self, files: TlsFiles, note: Callable[[Material], None], *, clock: Clock) -> None:
         self._files = files
+        self._clock = clock
         self._note = note
         self._read_at = files.stamp()  # before reading: what changes meanwhile is noticed
         self.material = files.read()
@@ -99,7 +101,7 @@ class WatchedFiles:
         seldom written at once. Those that cannot be used are read again at each look: a certificate may be valid from soon on."""
         last, told = self._read_at, ""
         while True:
-            await asyncio.sleep(self._files.section.reload_seconds)
+            await self._clock.sleep(self._files.section.reload_seconds)
             before, last = last, await asyncio.to_thread(self._files.stamp)
             if last != before or last == self._read_at:
                 continue
@@ -107,12 +109,12 @@ class WatchedFiles:
                 material = await asyncio.to_thread(self._files.read)
             except CertificateError as error:
                 if str(error) != told:
-                    _log.error("the files changed and cannot be used, so what was read before stays: %s", error)
+                    log.error("the files changed and cannot be used, so what was read before stays: %s", error)
                 told = str(error)
                 continue
             self._read_at, told = last, ""
             if material != self.material:
                 self.material = material
                 self._note(material)
-                _log.info("%s: renewed from changed files", self._files.key)
+                log.info("%s: renewed from changed files", self._files.key)
                 yield material

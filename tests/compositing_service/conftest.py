@@ -29,7 +29,7 @@ from avatar_kit.timeline import FrameRange, Loop
 from avatar_kit.writer import AvatarWriter
 from compositing_service.service import compositing_service
 from compositing_service.settings import CompositingSettings
-from service_kit.server import GrpcServer
+from service_kit.life import RunningService
 from service_kit.settings import load_settings
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
@@ -215,7 +215,7 @@ class Refusal:
 class Running:
     """The service under test, and a caller's stub."""
 
-    server: GrpcServer
+    server: RunningService[Any]
     stub: Any
     channel: grpc.aio.Channel
 
@@ -295,7 +295,7 @@ def serve(models_root: Path, inference: FakeInference) -> Callable[..., Any]:
                 *overrides,
             ],
         )
-        async with GrpcServer(compositing_service(settings), settings) as server:
+        async with RunningService(compositing_service(settings)) as server:
             options = [("grpc.max_receive_message_length", 100 << 20), ("grpc.use_local_subchannel_pool", 1)]
             async with grpc.aio.insecure_channel(f"127.0.0.1:{server.address.port}", options=options) as channel:
                 yield Running(server, CompositingServiceStub(channel), channel)

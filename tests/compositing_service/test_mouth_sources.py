@@ -32,8 +32,8 @@ from inference_service.service import inference_service
 from inference_service.settings import InferenceSettings
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, DeadlineExceeded, FailedPrecondition, NotFound, ServiceError
+from service_kit.life import RunningService
 from service_kit.metrics import Metrics
-from service_kit.server import GrpcServer
 from service_kit.settings import load_settings
 from shared_proto import inference_pb2
 
@@ -58,7 +58,7 @@ async def client(models_root: Path) -> AsyncIterator[MouthSource]:
             "batching.max_batch=3",
         ],
     )
-    async with GrpcServer(inference_service(settings), settings) as server:
+    async with RunningService(inference_service(settings)) as server:
         source = InferenceClient(
             [f"127.0.0.1:{server.address.port}"],
             timeout_s=PATIENCE_S,

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from service_kit.life import CLOSE_SECONDS
+
 from .compose_files import COMBINATIONS, CPU, GPU, MAIN, MULTI, MULTI_TLS, TLS, TREE, project, services
 
 OURS = {"init", "inference", "inference-1", "compositing"}
@@ -95,7 +97,7 @@ def test_docker_waits_longer_than_services_need_to_end(every: dict[str, dict[str
             )
         )
         assert drain >= 2  # four times what the balancer needs to notice
-        assert stop > drain + grace
+        assert stop > drain + grace + CLOSE_SECONDS
     for name in BALANCERS & set(every):
         assert every[name]["stop_signal"] == "SIGUSR1"
 

@@ -16,6 +16,7 @@ import yaml
 
 from compositing_service.settings import CompositingSettings
 from inference_service.settings import InferenceSettings
+from service_kit.life import CLOSE_SECONDS
 from service_kit.listening import METRICS_PORT_OFFSET
 from service_kit.settings import load_settings
 
@@ -161,7 +162,7 @@ def test_services_accept_their_settings(
         environ |= named(rendered["tls"], "ConfigMap", f"tls-of-{workload}")["data"]
     loaded = load_settings(kind, config=config, environ=environ)
     assert str(loaded.models_root) == next(mount["mountPath"] for mount in one["volumeMounts"] if mount["name"] == "models")
-    life = loaded.server.drain_seconds + loaded.server.grace_seconds
+    life = loaded.server.drain_seconds + loaded.server.grace_seconds + CLOSE_SECONDS
     assert life < template["spec"]["terminationGracePeriodSeconds"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr
 
 from service_kit.addresses import BindAddress
-from service_kit.sections import Section, ServerSection, ServiceSettings
+from service_kit.sections import GrpcServerSection, GrpcSettings, Section
 from service_kit.settings import SettingsError, describe, effective, load_settings
 
 
@@ -37,7 +37,7 @@ class Entry(Section):
     preferred_gpu: int = Field(default=-1, ge=-1)
 
 
-class OwnServer(ServerSection):
+class OwnServer(GrpcServerSection):
     port: BindAddress = BindAddress("", 6000)
     queue_size: int = Field(default=64, ge=1, le=1000)
 
@@ -55,7 +55,7 @@ class Runtime(Section):
     threads: int = 0
 
 
-class OwnSettings(ServiceSettings):
+class OwnSettings(GrpcSettings):
     meaningless: ClassVar[Mapping[str, str]] = {
         "onnx.library_path": "ONNX Runtime comes with the package",
         "logging.log_cache_stats": "there is no cache here",
@@ -332,4 +332,4 @@ def test_the_description_has_a_row_for_every_key() -> None:
     assert rows["models.<id>.count"].type == "whole number from 1 to 9, or null"
     assert rows["models_root"].default == '"models"'
     assert "logging.log_cache_stats" not in rows
-    assert all(row.description for row in describe(ServiceSettings))
+    assert all(row.description for row in describe(GrpcSettings))

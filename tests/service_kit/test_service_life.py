@@ -19,9 +19,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from service_kit.addresses import BindAddress
-from service_kit.listening import METRICS_PORT_OFFSET, server_options
-from service_kit.sections import MetricsSection, ServerSection, ServiceSettings
-from service_kit.server import GrpcServer, Host, Service, StartError
+from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service, server_options
+from service_kit.life import RunningService, StartError
+from service_kit.listening import METRICS_PORT_OFFSET
+from service_kit.sections import GrpcServerSection, GrpcSettings, MetricsSection
 from shared_proto import inference_pb2, inference_pb2_grpc
 
 from ..virtual_clock import VirtualClock
@@ -63,10 +64,10 @@ class Parts:
         self.events: list[str] = []
         self.on_warm_up: Callable[[], None] = lambda: None
         self.on_close: Callable[[], None] = lambda: None
-        self.host: Host | None = None
+        self.host: GrpcHost | None = None
 
     @asynccontextmanager
-    async def open(self, host: Host) -> AsyncIterator[Callable[[], Any]]:
+    async def open(self, host: GrpcHost) -> AsyncIterator[Callable[[], Any]]:
         self.host = host
         self.servicer.draining = host.draining
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self.servicer, host.server)
@@ -83,9 +84,8 @@ class Parts:
         await self.warm.wait()
         self.on_warm_up()
 
-    @property
-    def service(self) -> Service:
-        return Service("test", (NAME,), self.open)
+    def service(self, settings: GrpcSettings) -> GrpcService:
+        return grpc_service("test", (NAME,), settings, self.open)
 
 
 @pytest.fixture
@@ -93,15 +93,15 @@ def parts() -> Parts:
     return Parts()
 
 
-def settings(**server: Any) -> ServiceSettings:
-    return ServiceSettings(
-        server=ServerSection(port=BindAddress("127.0.0.1", 0), **{"drain_seconds": 0, **server}),
+def settings(**server: Any) -> GrpcSettings:
+    return GrpcSettings(
+        server=GrpcServerSection(port=BindAddress("127.0.0.1", 0), **{"drain_seconds": 0, **server}),
         metrics=MetricsSection(port=BindAddress("127.0.0.1", 0)),
     )
 
 
 @asynccontextmanager
-async def client(server: GrpcServer, **options: Any) -> AsyncIterator[grpc.aio.Channel]:
+async def client(server: RunningService[Any], **options: Any) -> AsyncIterator[grpc.aio.Channel]:
     given = [(f"grpc.{key}", value) for key, value in options.items()]
     async with grpc.aio.insecure_channel(server.address.reachable, options=given) as channel:
         yield channel
@@ -128,7 +128,7 @@ async def told(channel: grpc.aio.Channel, name: str, status: int) -> None:
     watch.cancel()
 
 
-def get(server: GrpcServer, path: str) -> tuple[int, str]:
+def get(server: RunningService[Any], path: str) -> tuple[int, str]:
     assert server.metrics_address is not None
     connection = http.client.HTTPConnection(server.metrics_address.host, server.metrics_address.port, timeout=30)
     try:
@@ -141,7 +141,7 @@ def get(server: GrpcServer, path: str) -> tuple[int, str]:
 
 async def test_live_from_the_start_ready_after_the_warm_up_and_serving_meanwhile(parts: Parts) -> None:
     parts.warm.clear()
-    server = GrpcServer(parts.service, settings())
+    server = RunningService(parts.service(settings()))
     starting = asyncio.create_task(server.startup())
     await parts.warming.wait()
     async with client(server) as channel:
@@ -160,7 +160,7 @@ async def test_live_from_the_start_ready_after_the_warm_up_and_serving_meanwhile
 
 
 async def test_health_follows_what_the_service_says_later(parts: Parts) -> None:
-    async with GrpcServer(parts.service, settings()) as server, client(server) as channel:
+    async with RunningService(parts.service(settings())) as server, client(server) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest(service=NAME), timeout=30)
         states = [(await watch.read()).status]
@@ -176,14 +176,14 @@ async def test_health_follows_what_the_service_says_later(parts: Parts) -> None:
 
 
 async def test_an_unknown_service_is_not_found(parts: Parts) -> None:
-    async with GrpcServer(parts.service, settings()) as server, client(server) as channel:
+    async with RunningService(parts.service(settings())) as server, client(server) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await health(channel, "other.Service")
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_reflection_lists_and_describes_the_services(parts: Parts) -> None:
-    async with GrpcServer(parts.service, settings()) as server, client(server) as channel:
+    async with RunningService(parts.service(settings())) as server, client(server) as channel:
         stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
         asked = [
             reflection_pb2.ServerReflectionRequest(list_services=""),
@@ -196,9 +196,9 @@ async def test_reflection_lists_and_describes_the_services(parts: Parts) -> None
 
 
 @asynccontextmanager
-async def started(parts: Parts, **server_settings: Any) -> AsyncIterator[tuple[GrpcServer, grpc.aio.Channel]]:
+async def started(parts: Parts, **server_settings: Any) -> AsyncIterator[tuple[RunningService[Any], grpc.aio.Channel]]:
     """For tests that stop the server themselves."""
-    server = GrpcServer(parts.service, settings(**server_settings))
+    server = RunningService(parts.service(settings(**server_settings)))
     await server.startup()
     async with client(server) as channel:
         yield server, channel
@@ -217,8 +217,6 @@ async def test_stop_lets_running_calls_finish_and_closes_resources_after_them(pa
     async with started(parts) as (server, channel):
         call = asyncio.create_task(unload(channel, "wait"))
         await parts.servicer.began.wait()
-        server.request_stop()
-        await server.serve()
         await server.drain()
         stopping = asyncio.create_task(server.stop())
         # gRPC cancels what arrives before the client has read that the server goes: whoever does not watch health must know.
@@ -232,7 +230,7 @@ async def test_stop_lets_running_calls_finish_and_closes_resources_after_them(pa
 
 async def test_a_handler_learns_that_the_service_drains_before_the_drain_is_over(parts: Parts) -> None:
     clock = VirtualClock()
-    server = GrpcServer(parts.service, settings(drain_seconds=600), clock=clock)
+    server = RunningService(parts.service(settings(drain_seconds=600)), clock=clock)
     await server.startup()
     async with client(server) as channel:
         call = asyncio.create_task(unload(channel, "drain"))
@@ -248,7 +246,7 @@ async def test_a_handler_learns_that_the_service_drains_before_the_drain_is_over
 
 
 async def test_a_service_that_reports_itself_stuck_is_not_alive_over_http(parts: Parts) -> None:
-    async with GrpcServer(parts.service, settings()) as server:
+    async with RunningService(parts.service(settings())) as server:
         assert parts.host is not None
         assert await asyncio.to_thread(get, server, "/health/live") == (200, "ok\n")
         parts.host.liveness.fail("a run of the network does not end")
@@ -276,7 +274,7 @@ WATCHING_HEALTH = {
 
 async def test_callers_that_watch_health_lose_nothing_when_one_of_two_servers_goes() -> None:
     parts = [Parts(), Parts()]
-    async with started(parts[0]) as (going, _), GrpcServer(parts[1].service, settings()) as staying:
+    async with started(parts[0]) as (going, _), RunningService(parts[1].service(settings())) as staying:
         target = f"ipv4:{going.address.reachable},{staying.address.reachable}"
         options = [("grpc.service_config", json.dumps(WATCHING_HEALTH))]
         async with grpc.aio.insecure_channel(target, options=options) as channel, asyncio.TaskGroup() as callers:
@@ -297,19 +295,19 @@ async def test_callers_that_watch_health_lose_nothing_when_one_of_two_servers_go
             enough.set()
 
 
-def count(server: GrpcServer) -> float:
+def count(server: RunningService[Any]) -> float:
     labels = {"grpc_type": "unary", "grpc_service": NAME, "grpc_method": "UnloadModel"}
     return server.metrics.registry.get_sample_value("grpc_server_started_total", labels) or 0
 
 
-async def served(server: GrpcServer, calls: int) -> None:
+async def served(server: RunningService[Any], calls: int) -> None:
     """Waits until the server has begun so many more calls."""
     goal = count(server) + calls
     while count(server) < goal:  # noqa: ASYNC110 - nothing tells when a metric changes
         await asyncio.sleep(0.001)
 
 
-async def quiet(server: GrpcServer, other: GrpcServer) -> None:
+async def quiet(server: RunningService[Any], other: RunningService[Any]) -> None:
     """Waits until `server` gets none while `other` gets a hundred calls."""
     before = -1.0
     while before != (before := count(server)):
@@ -365,14 +363,14 @@ async def test_open_watches_and_reflection_streams_do_not_hold_up_the_stop(parts
 
 async def test_calls_are_served_while_draining_and_a_second_request_ends_it_at_once(parts: Parts) -> None:
     async with started(parts, drain_seconds=600, grace_seconds=3600) as (server, channel):
-        server.request_stop()
+        server.stop_request.ask()
         draining = asyncio.create_task(server.drain())
         await told(channel, "", NOT_SERVING)
         assert await asyncio.to_thread(get, server, "/health/ready") == (503, "the service is shutting down\n")
         call = asyncio.create_task(unload(channel, "wait"))
         await parts.servicer.began.wait()
         assert not draining.done()
-        server.request_stop()
+        server.stop_request.ask()
         async with asyncio.timeout(60):
             await draining
             await server.stop()
@@ -386,7 +384,7 @@ async def test_a_warm_up_that_fails_ends_the_start_and_leaves_nothing_open(parts
         raise FileNotFoundError("no models")
 
     parts.on_warm_up = fail
-    server = GrpcServer(parts.service, settings())
+    server = RunningService(parts.service(settings()))
     with pytest.raises(FileNotFoundError):
         await server.startup()
     assert parts.events == ["open", "warm up", "close"]
@@ -421,7 +419,7 @@ async def test_a_port_that_cannot_be_had_is_one_clear_sentence(parts: Parts, key
         wanted = BindAddress(host, taken.getsockname()[1])
         own = settings()
         section = getattr(own, key).model_copy(update={"port": wanted})
-        server = GrpcServer(parts.service, own.model_copy(update={key: section}))
+        server = RunningService(parts.service(own.model_copy(update={key: section})))
         with pytest.raises(StartError) as caught:
             await server.startup()
     assert str(caught.value).startswith(f"{key}.port: ")
@@ -431,8 +429,8 @@ async def test_a_port_that_cannot_be_had_is_one_clear_sentence(parts: Parts, key
 
 
 async def test_two_services_cannot_share_a_port(parts: Parts) -> None:
-    async with GrpcServer(parts.service, settings()) as server:
-        second = GrpcServer(Parts().service, ServiceSettings(server=ServerSection(port=server.address)))
+    async with RunningService(parts.service(settings())) as server:
+        second = RunningService(Parts().service(GrpcSettings(server=GrpcServerSection(port=server.address))))
         with pytest.raises(StartError, match="in use"):
             await second.startup()
 
@@ -448,11 +446,11 @@ def free_port_with_free_neighbour() -> int:
 
 async def test_metrics_listen_beside_grpc_unless_that_port_is_taken(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
     port = free_port_with_free_neighbour()
-    own = ServiceSettings(server=ServerSection(port=BindAddress("127.0.0.1", port)))
-    async with GrpcServer(parts.service, own) as server:
+    own = GrpcSettings(server=GrpcServerSection(port=BindAddress("127.0.0.1", port)))
+    async with RunningService(parts.service(own)) as server:
         assert server.metrics_address == BindAddress("127.0.0.1", port + METRICS_PORT_OFFSET)
     with socket.create_server(("127.0.0.1", port + METRICS_PORT_OFFSET)):
-        async with GrpcServer(Parts().service, own) as server:
+        async with RunningService(Parts().service(own)) as server:
             assert server.metrics_address is not None
             assert server.metrics_address.port not in {0, port + METRICS_PORT_OFFSET}
             assert (await asyncio.to_thread(get, server, "/health/ready"))[0] == 200
@@ -461,13 +459,13 @@ async def test_metrics_listen_beside_grpc_unless_that_port_is_taken(parts: Parts
 
 async def test_metrics_can_be_switched_off(parts: Parts) -> None:
     own = settings().model_copy(update={"metrics": MetricsSection(enabled=False)})
-    async with GrpcServer(parts.service, own) as server, client(server) as channel:
+    async with RunningService(parts.service(own)) as server, client(server) as channel:
         assert server.metrics_address is None
         assert await unload(channel, "a") == "a"
 
 
 async def test_calls_show_in_the_metrics_of_their_service_alone(parts: Parts) -> None:
-    async with GrpcServer(parts.service, settings()) as one, GrpcServer(Parts().service, settings()) as other:
+    async with RunningService(parts.service(settings())) as one, RunningService(Parts().service(settings())) as other:
         async with client(one) as channel:
             await unload(channel, "a")
         line = (
@@ -481,7 +479,7 @@ async def test_calls_show_in_the_metrics_of_their_service_alone(parts: Parts) ->
 async def test_messages_up_to_the_limit_pass_both_ways(parts: Parts, over_bytes: int, code: str) -> None:
     name = "x" * ((1 << 20) + over_bytes)
     async with (
-        GrpcServer(parts.service, settings(max_message_size_mb=1)) as server,
+        RunningService(parts.service(settings(max_message_size_mb=1))) as server,
         client(server, max_receive_message_length=-1) as channel,
     ):
         stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
@@ -491,10 +489,10 @@ async def test_messages_up_to_the_limit_pass_both_ways(parts: Parts, over_bytes:
 
 
 def test_options_are_numbers_that_grpc_takes() -> None:
-    largest = ServerSection(max_message_size_mb=2047, max_connection_age_seconds=31_536_000, keepalive_seconds=86_400)
-    for section in (ServerSection(), largest):
+    largest = GrpcServerSection(max_message_size_mb=2047, max_connection_age_seconds=31_536_000, keepalive_seconds=86_400)
+    for section in (GrpcServerSection(), largest):
         options = dict(server_options(section))
         assert all(isinstance(value, int) for value in options.values())
         assert options["grpc.max_receive_message_length"] == options["grpc.max_send_message_length"] <= 2**31 - 1
-    assert "grpc.max_connection_age_ms" not in dict(server_options(ServerSection()))
+    assert "grpc.max_connection_age_ms" not in dict(server_options(GrpcServerSection()))
     assert dict(server_options(largest))["grpc.max_connection_age_ms"] == 2**31 - 1

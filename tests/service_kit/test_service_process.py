@@ -20,21 +20,31 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 PROGRAM = """
-import asyncio, sys
+import asyncio, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 import grpc
-from service_kit.sections import ServiceSettings
-from service_kit.server import Service, run_service
+from service_kit import life
+from service_kit.grpc_face import grpc_service
+from service_kit.sections import GrpcSettings
 from service_kit.settings import load_settings
+
+one_reads = threading.Lock()
+
+def line():
+    with one_reads:
+        return sys.stdin.readline()
 
 async def rpc(request, context):
     yield b"began"
+    if request == b"hold the loop":
+        time.sleep(3600)
     if request == b"wait":
-        await asyncio.to_thread(sys.stdin.readline)
+        await asyncio.to_thread(line)
     if request == b"for ever":
         await asyncio.Event().wait()
     if request == b"stubborn":
-        reading = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
+        reading = asyncio.create_task(asyncio.to_thread(line))
         while not reading.done():
             try:
                 await asyncio.shield(reading)
@@ -49,21 +59,39 @@ async def open_parts(host):
     async def warm_up():
         if "stuck" in sys.argv[1]:
             await asyncio.Event().wait()
+        if "endless" in sys.argv[1]:  # a worker that never returns, and that closing waits for
+            pool = ThreadPoolExecutor(1, "worker")
+            running = pool.submit(time.sleep, 3600)
+            on_close.append(pool.shutdown)
+            if "load" in sys.argv[1]:
+                print("loading", file=sys.stderr, flush=True)
+                await asyncio.wrap_future(running)
         if "broken" in sys.argv[1]:
             raise RuntimeError("the model is broken")
+    on_close = []
     print("opened", file=sys.stderr, flush=True)
     try:
         yield warm_up
     finally:
+        for close in on_close:
+            close()
+        if "unclosing" in sys.argv[1]:
+            await asyncio.Event().wait()
         print("closed", file=sys.stderr, flush=True)
 
-class OwnSettings(ServiceSettings):
+class OwnSettings(GrpcSettings):
     meaningless = {"server.old_key": "it comes with the package"}
 
+life.CLOSE_SECONDS = 1.0
 settings = load_settings(OwnSettings, config=None, overrides=sys.argv[2:], environ={})
-sys.exit(run_service(Service("tester", ("test.Test",), open_parts), settings))
+services = [grpc_service("tester", ("test.Test",), settings, open_parts)]
+if "two" in sys.argv[1]:
+    overrides = [*sys.argv[2:], f"server.port={sys.argv[1].split()[1]}"]
+    others = load_settings(OwnSettings, config=None, overrides=overrides, environ={})
+    services.append(grpc_service("second", ("test.Test",), others, open_parts))
+sys.exit(life.run_services(services, name="both", section=settings.logging) if services[1:] else life.run_service(*services))
 """
-READY = re.compile(r"ready tester (127\.0\.0\.1:\d+) metrics (127\.0\.0\.1:\d+)\n")
+READY = re.compile(r"ready (?:tester|second) (127\.0\.0\.1:\d+) metrics (127\.0\.0\.1:\d+)\n")
 LOCAL = ["server.port=127.0.0.1:0", "server.drain_seconds=0"]
 
 
@@ -177,7 +205,76 @@ def test_a_thread_that_never_ends_does_not_keep_the_process(launch: Launch) -> N
         assert call.code() is grpc.StatusCode.UNAVAILABLE
         code, _, err = process.end()  # before its standard input is closed, for which the thread waits
     assert code == 0
-    assert "stopped without waiting for threads any longer" in err
+    assert "ended by force" in err
+    assert "asyncio_0 in " in err
+
+
+def test_two_services_in_one_process_end_together_when_the_last_call_of_either_has(launch: Launch) -> None:
+    process = launch("two 127.0.0.1:0")
+    addresses = [process.ready(), process.ready()]
+    with grpc.insecure_channel(addresses[0]) as first, grpc.insecure_channel(addresses[1]) as second:
+        calls = [channel.unary_stream("/test.Test/Rpc")(b"wait", timeout=60) for channel in (first, second)]
+        assert [next(call) for call in calls] == [b"began"] * 2
+        process.popen.terminate()
+        for address in addresses:
+            while new_call(address) is grpc.StatusCode.OK:
+                pass
+        process.go_on()
+        assert process.popen.poll() is None
+        process.go_on()
+        assert [list(call) for call in calls] == [[b"done"]] * 2
+    code, out, err = process.end()
+    assert (code, out) == (0, "")
+    assert [err.count(text) for text in ("INFO    both ready", "draining", "closed")] == [2, 2, 2]
+    assert err.index("draining") < err.index("closed")
+    assert "cut off" not in err
+
+
+def test_of_two_services_one_that_cannot_start_ends_both(launch: Launch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, out, err = launch(f"two 127.0.0.1:{taken.getsockname()[1]}").end()
+    assert (code, out) == (1, "")
+    assert "cannot start: server.port: " in err
+    assert [err.count(text) for text in ("opened", "closed")] == [1, 1]
+
+
+def test_a_worker_that_never_returns_cannot_keep_a_service_that_was_told_to_stop(launch: Launch) -> None:
+    process = launch("endless", "server.grace_seconds=0")
+    process.ready()
+    process.popen.terminate()
+    code, _, err = process.end()
+    assert code == 1
+    [line] = [line for line in err.splitlines() if " ERROR " in line]
+    assert "worker_0" in line
+
+
+def test_a_worker_that_never_returns_cannot_keep_a_service_that_was_told_to_stop_while_it_starts(launch: Launch) -> None:
+    process = launch("endless load")
+    process.wait_for("loading")
+    process.popen.terminate()
+    code, _, err = process.end()
+    assert code == 1
+    assert "worker_0" in err
+
+
+def test_an_event_loop_that_hangs_cannot_keep_it_either(launch: Launch) -> None:
+    process = launch("plain", "server.grace_seconds=0")
+    with grpc.insecure_channel(process.ready()) as channel:
+        call = channel.unary_stream("/test.Test/Rpc")(b"hold the loop", timeout=60)
+        assert next(call) == b"began"
+        process.popen.terminate()
+        code, _, err = process.end()
+    assert code == 1
+    assert "MainThread" in err
+
+
+def test_a_part_that_does_not_close_cannot_keep_it_either(launch: Launch) -> None:
+    process = launch("unclosing")
+    process.ready()
+    process.popen.terminate()
+    code, _, err = process.end()
+    assert code == 1
+    assert " ERROR " in err
 
 
 def get(address: str, path: str) -> tuple[int, str]:

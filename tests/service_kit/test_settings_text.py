@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from service_kit.sections import Section, ServiceSettings
+from service_kit.sections import GrpcSettings, Section
 from service_kit.settings import SettingsError, effective, load_settings
 
 
@@ -22,7 +22,7 @@ class Entry(Section):
     model_path: Path | None = None
 
 
-class MapSettings(ServiceSettings):
+class MapSettings(GrpcSettings):
     models: dict[str, Entry] = Field(default_factory=dict)
     names: tuple[str, ...] = ()
 

@@ -18,8 +18,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service_kit.addresses import BindAddress
-from service_kit.sections import MetricsSection, ServerSection, ServiceSettings, TlsSection
-from service_kit.server import GrpcServer, Host, Service, StartError
+from service_kit.grpc_face import GrpcHost, grpc_service
+from service_kit.life import RunningService, StartError
+from service_kit.sections import GrpcServerSection, GrpcSettings, MetricsSection, TlsSection
 
 from .authority import DAY, Authority, Pair, put
 
@@ -29,7 +30,7 @@ UNTIL_S = 60
 
 
 @asynccontextmanager
-async def parts(host: Host) -> AsyncIterator[Any]:
+async def parts(host: GrpcHost) -> AsyncIterator[Any]:
     async def echo(request: bytes, _: object) -> bytes:
         return request
 
@@ -41,13 +42,13 @@ async def parts(host: Host) -> AsyncIterator[Any]:
     yield warm_up
 
 
-def server(tls: TlsSection, **service: Any) -> GrpcServer:
-    settings = ServiceSettings(
-        server=ServerSection(port=BindAddress("127.0.0.1", 0), drain_seconds=0),
+def server(tls: TlsSection, **service: Any) -> RunningService[Any]:
+    settings = GrpcSettings(
+        server=GrpcServerSection(port=BindAddress("127.0.0.1", 0), drain_seconds=0),
         metrics=MetricsSection(enabled=False),
         tls=tls,
     )
-    return GrpcServer(Service("test", ("test.Test",), parts, **service), settings)
+    return RunningService(grpc_service("test", ("test.Test",), settings, parts, **service))
 
 
 def section(pair: Pair, **keys: Any) -> TlsSection:
@@ -56,7 +57,7 @@ def section(pair: Pair, **keys: Any) -> TlsSection:
 
 @asynccontextmanager
 async def channel(
-    running: GrpcServer, authority: Authority | None, pair: Pair | None = None, name: str | None = None
+    running: RunningService[Any], authority: Authority | None, pair: Pair | None = None, name: str | None = None
 ) -> AsyncIterator[grpc.aio.Channel]:
     """On a connection of its own; plaintext without an authority."""
     options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1)]
@@ -82,13 +83,13 @@ async def echo(on: grpc.aio.Channel) -> Code:
     return Code.OK
 
 
-async def answer(running: GrpcServer, *who: Any) -> Code:
+async def answer(running: RunningService[Any], *who: Any) -> Code:
     """The status of one call on a new connection."""
     async with channel(running, *who) as on:
         return await echo(on)
 
 
-async def until(running: GrpcServer, *who: Any) -> None:
+async def until(running: RunningService[Any], *who: Any) -> None:
     """Connects again and again until a call succeeds."""
     async with asyncio.timeout(UNTIL_S):
         while await answer(running, *who) is not Code.OK:  # noqa: ASYNC110 - only a handshake tells

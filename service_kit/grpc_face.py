@@ -1,0 +1,164 @@
+"""The way into a service by gRPC: interceptors, health, reflection, keepalive, TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from functools import partial
+from typing import TypeAlias
+
+import grpc.aio
+
+from service_kit.addresses import BindAddress
+from service_kit.admission import RunningCalls
+from service_kit.clock import Clock
+from service_kit.health import HealthReporter
+from service_kit.interceptors import call_chain
+from service_kit.life import Host, Service, StartError, WarmUp
+from service_kit.listening import check_free
+from service_kit.metrics import Metrics
+from service_kit.readiness import Readiness
+from service_kit.sections import GrpcServerSection, GrpcSettings
+from service_kit.tasks import beside
+from service_kit.tls import ServerTls
+
+# How long health may take to tell its watchers.
+TELL_SECONDS = 1.0
+# How long handlers that are cut off may take to clean up behind them, with what the service closes next.
+CUT_SECONDS = 1.0
+# The service's life decides when calls are cut off; gRPC must be given some limit.
+NO_LIMIT_SECONDS = 1e6
+# A message of exactly the configured size of payload carries some fields besides.
+MESSAGE_SLACK_BYTES = 8 << 10
+# gRPC takes C's ints; as milliseconds 24 days.
+MAX_OPTION = 2**31 - 1
+# Connections that do not come to a first request are closed; gRPC's own default keeps them for two minutes.
+HANDSHAKE_SECONDS = 10.0
+
+GrpcHost: TypeAlias = Host[grpc.aio.Server]
+GrpcService: TypeAlias = Service[grpc.aio.Server]
+
+log = logging.getLogger(__name__)
+
+
+def grpc_service(
+    name: str,
+    grpc_services: Sequence[str],
+    settings: GrpcSettings,
+    open: Callable[[GrpcHost], AbstractAsyncContextManager[WarmUp]],  # noqa: A002 - the name of the field
+    *,
+    problems: Callable[[], Sequence[str]] = lambda: (),
+) -> GrpcService:
+    """Describes a service that is called over gRPC. `grpc_services`: full names, for health and reflection."""
+    return Service(name, settings, partial(GrpcFace, grpc_services, settings), open, problems)
+
+
+class GrpcFace:
+    """A gRPC server. Servicers are registered with `server`."""
+
+    server: grpc.aio.Server
+    address: BindAddress
+
+    def __init__(
+        self, grpc_services: Sequence[str], settings: GrpcSettings, metrics: Metrics, readiness: Readiness, clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._calls = RunningCalls(settings.server.max_running_calls)
+        metrics.watch_calls(lambda: self._calls.running, limit=self._calls.limit)
+        self._health = HealthReporter(readiness, grpc_services)
+        self._resources = AsyncExitStack()
+
+    @property
+    def running_calls(self) -> int:
+        """How many calls run now, without those of health and reflection."""
+        return self._calls.running
+
+    async def open(self) -> None:
+        """Takes the port, with TLS where the settings say so. Raises StartError."""
+        settings = self._settings
+        chain = call_chain(
+            self._metrics,
+            self._calls,
+            max_reply_bytes=message_limit_bytes(settings.server),
+            sample_rate=settings.logging.sample_rate,
+            client_names=settings.tls.allowed_client_names if settings.tls.is_on else (),
+        )
+        self.server = grpc.aio.server(interceptors=[chain], options=server_options(settings.server))
+        self._resources.push_async_callback(self.server.stop, None)
+        tls = ServerTls(settings.tls, self._metrics, clock=self._clock) if settings.tls.is_on else None
+        self.address = _listen(self.server, settings.server.port, tls.credentials if tls else None)
+        if tls:
+            await self._resources.enter_async_context(beside(tls.follow()))
+
+    async def start(self) -> None:
+        """Begins to serve what was registered, and health and reflection."""
+        await self._health.register(self.server)
+        await self._resources.enter_async_context(beside(self._health.follow()))
+        await self.server.start()
+
+    async def tell_draining(self) -> None:
+        """Says NOT_SERVING to whoever watches health."""
+        try:
+            async with asyncio.timeout(TELL_SECONDS):
+                await self._health.shut_down()
+        except TimeoutError:
+            log.warning("a health watcher does not read: it was not told of the shutdown")
+
+    async def finish(self) -> None:
+        """Takes no new calls and waits for the end of those that run, except for endless ones of health and reflection."""
+        self._calls.end_open_ended()
+        await self.server.stop(NO_LIMIT_SECONDS)
+
+    async def close(self) -> None:
+        """Cuts off the calls that still run, and gives the port back. Their handlers have ended then, unless they refuse to."""
+        await self._resources.aclose()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CUT_SECONDS):
+                await self._calls.none_runs.wait()
+
+
+def message_limit_bytes(section: GrpcServerSection) -> int:
+    """Returns the largest message that gRPC lets through, either way."""
+    return min((section.max_message_size_mb << 20) + MESSAGE_SLACK_BYTES, MAX_OPTION)
+
+
+def server_options(section: GrpcServerSection) -> list[tuple[str, int]]:
+    """Returns gRPC's options for a server."""
+    timeout_ms = _ms(section.keepalive_timeout_seconds)
+    options = [
+        # On by default: a second server on the same port would start silently and take half of the connections.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", message_limit_bytes(section)),
+        ("grpc.max_send_message_length", message_limit_bytes(section)),
+        ("grpc.keepalive_time_ms", _ms(section.keepalive_seconds)),
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        # Without it a dead peer is noticed a minute later than the timeout says.
+        ("grpc.http2.ping_timeout_ms", timeout_ms),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", _ms(section.min_ping_interval_seconds)),
+        ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_SECONDS)),
+    ]
+    if section.max_connection_age_seconds is not None:
+        options.append(("grpc.max_connection_age_ms", _ms(section.max_connection_age_seconds)))
+        options.append(("grpc.max_connection_age_grace_ms", _ms(section.max_connection_age_grace_seconds)))
+    return options
+
+
+def _listen(server: grpc.aio.Server, address: BindAddress, credentials: grpc.ServerCredentials | None = None) -> BindAddress:
+    """Binds the server, with TLS where there are credentials. Returns the address with the port that it got."""
+    check_free(address)
+    place = str(BindAddress(address.host or "::", address.port))
+    try:
+        port = server.add_secure_port(place, credentials) if credentials else server.add_insecure_port(place)
+    except RuntimeError:
+        raise StartError(f"server.port: cannot listen on {address}; choose another address") from None
+    return BindAddress(address.host, port)
+
+
+def _ms(seconds: float) -> int:
+    return min(round(seconds * 1000), MAX_OPTION)

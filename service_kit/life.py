@@ -1,0 +1,332 @@
+"""The life of services in one process: startup, serving, drain, stop. The way in, such as a gRPC server, is a `Face`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from service_kit.addresses import BindAddress
+from service_kit.clock import SYSTEM_CLOCK, Clock
+from service_kit.http_endpoint import HttpEndpoint
+from service_kit.listening import StartError, open_metrics_port
+from service_kit.liveness import Liveness
+from service_kit.logs import configure_logging
+from service_kit.malloc import tune_malloc
+from service_kit.metrics import Metrics
+from service_kit.process_end import ProcessEnd
+from service_kit.readiness import Readiness
+from service_kit.sections import LoggingSection, ServiceSettings
+from service_kit.settings import effective
+from service_kit.tasks import beside
+from service_kit.tls import tls_problems
+
+__all__ = ["Face", "Host", "RunningService", "Service", "StartError", "StopRequest", "WarmUp", "run_service", "run_services"]
+
+# How long closing may take, once the last call has ended. A load or a run that is under way ends in it, an endless one does not.
+CLOSE_SECONDS = 5.0
+# How long threads may go on then. One that reads from a dead disk would keep the process.
+THREADS_SECONDS = 2.0
+
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
+WarmUp = Callable[[], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+
+class Face(Protocol[S_co]):
+    """A way into a service. Its methods are called in their order here; `close` also after any of them has failed."""
+
+    @property
+    def server(self) -> S_co:
+        """Where the service registers what it offers, from `open` to `start`."""
+
+    @property
+    def address(self) -> BindAddress:
+        """Where it listens, from `open` on."""
+
+    @property
+    def running_calls(self) -> int:
+        """How many calls run now."""
+
+    async def open(self) -> None:
+        """Takes the port. Raises StartError."""
+
+    async def start(self) -> None:
+        """Begins to serve, and tells whoever asks whether the service is ready."""
+
+    async def tell_draining(self) -> None:
+        """Tells callers to go elsewhere, and goes on serving."""
+
+    async def finish(self) -> None:
+        """Takes no new calls and waits until those that run have ended, without a limit."""
+
+    async def close(self) -> None:
+        """Cuts off the calls that still run, and gives the port back."""
+
+
+@dataclass(frozen=True)
+class Host(Generic[S]):
+    """The surroundings that a service is given when it opens."""
+
+    server: S  # register servicers here
+    metrics: Metrics
+    readiness: Readiness  # block() and clear() later conditions, such as another service that cannot be reached
+    liveness: Liveness  # fail() when only a restart of the process can help
+    draining: asyncio.Event  # set when the service begins to go: long calls should come to their end
+    clock: Clock
+
+
+@dataclass(frozen=True)
+class Service(Generic[S]):
+    """Describes one service.
+
+    `open` is called once: it opens the resources and registers the servicers, quickly, and yields the warm-up. The port is open
+    before the warm-up runs, and calls are served; health says NOT_SERVING until the warm-up returns. A warm-up that raises ends
+    the service with an error. Leaving the context closes the resources, when no call runs any more.
+
+    `problems` is called before anything opens: what is known already to keep the service from starting, one sentence each.
+    """
+
+    name: str  # in the ready line: "inference"
+    settings: ServiceSettings
+    face: Callable[[Metrics, Readiness, Clock], Face[S]]
+    open: Callable[[Host[S]], AbstractAsyncContextManager[WarmUp]]
+    problems: Callable[[], Sequence[str]] = lambda: ()
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """Asks services to end. Asked again, they cut drain and grace short."""
+
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def ask(self) -> None:
+        """Asks once more. On the event loop."""
+        if self.wanted.is_set():
+            self.hurry.set()
+        self.wanted.set()
+
+
+class RunningService(Generic[S]):
+    """One service under way. `async with RunningService(service)` starts it and ends it.
+
+    `metrics_address` is where HTTP listens from `open` on; None when it is switched off.
+    """
+
+    metrics_address: BindAddress | None = None
+
+    def __init__(self, service: Service[S], *, clock: Clock = SYSTEM_CLOCK, stop: StopRequest | None = None) -> None:
+        self.name = service.name
+        self.metrics = Metrics()
+        self.readiness = Readiness()
+        self.liveness = Liveness()  # on the system's clock: a thread asks
+        self.draining = asyncio.Event()
+        self.stop_request = stop or StopRequest()
+        self.face = service.face(self.metrics, self.readiness, clock)
+        self._service = service
+        self._clock = clock
+        self._resources = AsyncExitStack()
+
+    @property
+    def address(self) -> BindAddress:
+        """Where the face listens, from `open` on."""
+        return self.face.address
+
+    async def open(self) -> None:
+        """Opens the ports and the resources, and serves. StartError says why when that cannot be; nothing stays open then."""
+        self.readiness.block("startup", "the service is starting")
+        if problems := [*tls_problems(self._service.settings.tls, key="tls"), *self._service.problems()]:
+            raise StartError("; ".join(problems))
+        async with self._closed_on_error():
+            await self.face.open()
+            self._open_http()
+            await self._resources.enter_async_context(beside(self.liveness.beat()))
+            host = Host(self.face.server, self.metrics, self.readiness, self.liveness, self.draining, self._clock)
+            self._warm_up = await self._resources.enter_async_context(self._service.open(host))
+            await self.face.start()
+
+    async def warm_up(self) -> None:
+        """Does what is to be done before the service is ready. Nothing stays open when it fails."""
+        async with self._closed_on_error():
+            await self._warm_up()
+        self.readiness.clear("startup")
+
+    async def drain(self) -> None:
+        """Says that it goes, and serves on for drain_seconds, until the load balancers have noticed."""
+        log.info("draining", extra={"running_calls": self.face.running_calls})
+        self.readiness.block("shutdown", "the service is shutting down")
+        self.draining.set()
+        await self.face.tell_draining()
+        await _first_of(self.stop_request.hurry.wait(), self._clock.sleep(self._service.settings.server.drain_seconds))
+
+    async def finish(self) -> None:
+        """Lets running calls end within grace_seconds, and then cuts them off."""
+        grace_s = self._service.settings.server.grace_seconds
+        await _first_of(self.face.finish(), self.stop_request.hurry.wait(), self._clock.sleep(grace_s))
+        if self.face.running_calls:
+            log.warning("%d running calls are cut off", self.face.running_calls)
+        await self.face.close()
+
+    async def close(self) -> None:
+        """Closes everything in reverse order."""
+        await self.face.close()
+        await self._resources.aclose()
+
+    async def startup(self) -> None:
+        """Opens and warms up."""
+        await self.open()
+        await self.warm_up()
+
+    async def stop(self) -> None:
+        """Finishes the running calls and closes."""
+        await self.finish()
+        await self.close()
+
+    async def __aenter__(self) -> Self:
+        await self.startup()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.drain()
+        await self.stop()
+
+    def _open_http(self) -> None:
+        section = self._service.settings.metrics
+        if section.enabled:
+            open_at = partial(
+                HttpEndpoint,
+                registry=self.metrics.registry,
+                live=lambda: self.liveness.reason,
+                ready=lambda: self.readiness.reason,
+            )
+            endpoint = open_metrics_port(section.port, self.address, open_at)
+            self._resources.callback(endpoint.close)
+            self.metrics_address = endpoint.start().address
+
+    @asynccontextmanager
+    async def _closed_on_error(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException:
+            await self.close()
+            raise
+
+
+def run_service(service: Service[Any]) -> int:
+    """Runs one service in this process, as `run_services` does."""
+    return run_services([service], name=service.name, section=service.settings.logging)
+
+
+def run_services(services: Sequence[Service[Any]], *, name: str, section: LoggingSection) -> int:
+    """Runs services in this process until SIGTERM or SIGINT: malloc, logging, ready lines, orderly end. Returns the exit code.
+
+    They open one after the other, warm up side by side, drain and finish their calls side by side, and close in reverse order.
+    One that cannot start ends all. For each that is ready, one line goes to stdout: `ready <name> <host>:<port> metrics
+    <host>:<port>` (`metrics off` without). `name` and `section` are of the log, which they share.
+
+    Call it last: when the process lives longer than THREADS_SECONDS after it, it is ended by force.
+    """
+    tune_malloc()
+    logs = partial(configure_logging, section, name)
+    end = ProcessEnd(logs)
+    with logs():
+        for service in services:
+            log.info("starting", extra={"settings": effective(service.settings)})
+            for warning in service.settings.warnings:
+                log.warning("%s", warning)
+        try:
+            asyncio.run(_life(services, end))
+        except StartError as error:
+            log.error("cannot start: %s", error)
+            return 1
+        except Exception:
+            log.exception("ended by an error")
+            return 1
+        log.info("stopped")
+        return 0
+
+
+async def _life(services: Sequence[Service[Any]], end: ProcessEnd) -> None:
+    stop = StopRequest()
+    _listen(
+        end, stop, longest_s=max(each.settings.server.drain_seconds + each.settings.server.grace_seconds for each in services)
+    )
+
+    async def wanted() -> None:
+        await stop.wanted.wait()
+        end.within(CLOSE_SECONDS)
+
+    try:
+        async with AsyncExitStack() as opened:
+            running = [RunningService(service, stop=stop) for service in services]
+            if await _first_of(_start(running, opened), wanted()):
+                await stop.wanted.wait()
+                await _all(each.drain() for each in running)
+                await _all(each.finish() for each in running)
+            end.within(CLOSE_SECONDS)
+        end.exit_code = 0
+    finally:
+        end.within(THREADS_SECONDS)
+
+
+def _listen(end: ProcessEnd, stop: StopRequest, *, longest_s: float) -> None:
+    """Has signals ask for the stop, and the process end when that takes longer than it may."""
+    loop = asyncio.get_running_loop()
+    signals = count()
+
+    def heard() -> None:
+        end.within(CLOSE_SECONDS if next(signals) else longest_s + CLOSE_SECONDS)
+        with suppress(RuntimeError):  # the loop is closed: only threads are left
+            loop.call_soon_threadsafe(stop.ask)
+
+    end.listen(heard)
+
+
+async def _start(running: Iterable[RunningService[Any]], opened: AsyncExitStack) -> None:
+    for each in running:
+        await each.open()
+        opened.push_async_callback(each.close)
+    await _all(map(_warm_up, running))
+
+
+async def _warm_up(running: RunningService[Any]) -> None:
+    """Ends with the one line on stdout, for the scripts that started this process."""
+    await running.warm_up()
+    metrics = running.metrics_address.reachable if running.metrics_address else "off"
+    log.info("ready", extra={"address": str(running.address), "metrics": metrics})
+    with suppress(OSError):
+        print(f"ready {running.name} {running.address.reachable} metrics {metrics}", flush=True)  # noqa: T201
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Runs all side by side. The first error cancels the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for each in work:
+                tasks.create_task(each)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _first_of(work: Coroutine[Any, Any, Any], *ends: Coroutine[Any, Any, Any]) -> bool:
+    """Waits until one has ended, and cancels the others. True when `work` has ended by itself; raises its error."""
+    tasks = [asyncio.create_task(each) for each in (work, *ends)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            return False
+        await tasks[0]
+        return True
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
