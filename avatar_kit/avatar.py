@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from avatar_kit.errors import AvatarReplaced, BrokenAvatar
 from avatar_kit.frames import Frames, PictureFrames
 from avatar_kit.geometry import Mask, Paste, Picture, Rect
-from avatar_kit.identity import Identity, Stamp, manifest_version, read_unchanged
+from avatar_kit.held import Held
 from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, FileEntry, Manifest, read_manifest
 from avatar_kit.numbering import numbered_frames
 from avatar_kit.pictures import MAX_PICTURE_BYTES, inspect_picture
@@ -18,6 +19,7 @@ from avatar_kit.rectangles import misplaced, read_rects
 from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem, check_regular, contained, read_bounded
 from avatar_kit.timeline import FrameRange, Loop
+from avatar_kit.versions import manifest_version
 from avatar_kit.video.frames import VideoFrames, header_problems
 
 __all__ = ["Avatar", "Loop", "Mask", "Paste", "Picture", "Rect", "load_avatar"]
@@ -25,7 +27,11 @@ __all__ = ["Avatar", "Loop", "Mask", "Paste", "Picture", "Rect", "load_avatar"]
 
 @dataclass(frozen=True, slots=True)
 class Avatar:
-    """What is needed to serve an avatar. Pictures and networks stay on disk until somebody reads them."""
+    """What is needed to serve an avatar. Pictures and networks stay on disk until somebody reads them.
+
+    Frames are those of the files that it was loaded from, whatever has taken their place since; of the other files that is sure
+    inside `in_place`.
+    """
 
     id: str
     root: Path
@@ -51,22 +57,22 @@ class Avatar:
     """The frame whose unmasked crop the network is shown for every frame; None: each frame's own."""
     idle: FrameRange | None = None
     """Where the clip stays while nobody speaks; None: all of it is gone through, as in speech."""
-    identity: Identity | None = field(default=None, repr=False, compare=False)
-    """Of the files that it was loaded from; None: they are taken to stay what they are."""
+    version: str = ""
+    """Names the content of its files, equal wherever they lie: two services that have the same one fit together."""
+    held: Held | None = field(default=None, repr=False, compare=False)
+    """The folder that it was loaded from; None: it is taken to stay where it is."""
 
-    @property
-    def version(self) -> str:
-        """Which content its files have, equal wherever they lie: two services that have the same one fit together."""
-        return self.identity.version if self.identity else ""
+    def is_in_place(self) -> bool:
+        """Returns whether its folder is still the one that was loaded, not one that took its place. A few microseconds."""
+        return self.held is None or self.held.is_in_place()
 
-    def is_current(self) -> bool:
-        """Whether its files are still those that it was loaded from. Microseconds, milliseconds when they were touched."""
-        return self.identity is None or self.identity.is_current()
-
-    def check_current(self) -> None:
-        """For whoever has just read one of its files: raises AvatarReplaced when that may have been another avatar's."""
-        if not self.is_current():
-            raise AvatarReplaced("the avatar's files were replaced while it was in use; load it again")
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """For reading its files by their paths. Raises AvatarReplaced, in the place of any other error too, when they may have
+        been another avatar's.
+        """
+        with self.held.in_place() if self.held else nullcontext():
+            yield
 
     @property
     def video(self) -> VideoFrames | None:
@@ -85,43 +91,50 @@ class Avatar:
     def read_frame(self, index: int) -> Picture:
         """Decodes frame `index`, 0 .. frame_count - 1, from disk: [height, width, 3]. May be called from any thread.
 
-        Raises BrokenAvatar for one that is missing, truncated, damaged or of another size than the avatar, and AvatarReplaced,
-        never a picture, when the avatar's files are no longer those that it was loaded from.
+        Raises BrokenAvatar for one that is missing, truncated, damaged or of another size than the avatar, and AvatarReplaced for
+        one that is gone with the folder that the avatar was loaded from.
         """
         if not 0 <= index < self.frame_count:
             raise IndexError(f"frame {index} of {self.frame_count}")
         try:
-            picture = self.frames.read(index)
+            return self.frames.read(index)
         except FileProblem as problem:
-            self.check_current()
-            raise BrokenAvatar(problem.of(self.frame_name(index))) from None
-        self.check_current()  # after reading, so that a swap meanwhile is noticed
-        return picture
+            if self.is_in_place():
+                raise BrokenAvatar(problem.of(self.frame_name(index))) from None
+            raise AvatarReplaced("the avatar's files were replaced and are gone; load it again") from None
 
 
 def load_avatar(folder: Path) -> Avatar:
     """The avatar of format version 1 in `folder`, whose name is its id.
 
     Reads the manifest, the rectangles, the listing of the frames and the header of the first, or of the video; checksums and
-    everything else are `verify_avatar`'s. Raises BrokenAvatar with every problem found, and AvatarReplaced while its files are
-    being replaced.
+    everything else are `verify_avatar`'s. Raises BrokenAvatar with every problem found, and AvatarReplaced when the folder is
+    replaced meanwhile.
     """
-    return read_unchanged(lambda stamp: _load(folder, stamp), folder / MANIFEST_NAME)
+    try:
+        held = Held(folder)
+    except FileProblem as problem:
+        raise BrokenAvatar(problem.of(MANIFEST_NAME)) from None
+    try:
+        with held.in_place():
+            return _load(held)
+    except BaseException:
+        held.close()
+        raise
 
 
-def _load(folder: Path, stamp: Stamp) -> Avatar:
-    manifest = read_manifest(folder)
+def _load(held: Held) -> Avatar:
+    folder = held.path
+    manifest = read_manifest(held.now)
     problems: list[str] = []
-    paths = _file_paths(folder, manifest, problems)
-    if "crop_rects" in paths:
-        stamp.add(paths["crop_rects"])
-    frames = _frames(folder, manifest, paths.get("background_video"), stamp, problems)
-    rects = _rects(paths.get("crop_rects"), manifest, problems)
+    names = _file_names(held.now, manifest, problems)
+    frames = _frames(held, manifest, names.get("background_video"), problems)
+    rects = _rects(held.now, names.get("crop_rects"), manifest, problems)
     problems += [f"{MANIFEST_NAME}: {each}" for each in outside_clip(manifest.reference, manifest.idle, manifest.frame_count)]
     if problems or frames is None:
         raise BrokenAvatar(problems)
     try:
-        version = manifest_version(folder, manifest)
+        version = manifest_version(held.now, manifest)
     except FileProblem as problem:
         raise BrokenAvatar(problem.of(MANIFEST_NAME)) from None
     return Avatar(
@@ -134,15 +147,16 @@ def _load(folder: Path, stamp: Stamp) -> Avatar:
         loop=manifest.loop,
         paste=manifest.paste,
         mask=manifest.mask,
-        network_path=paths["network"],
-        audio_encoder_path=paths.get("audio_encoder"),
+        network_path=folder / names["network"],
+        audio_encoder_path=_inside(folder, names.get("audio_encoder")),
         frames=frames,
         rects=tuple(rects),
-        features_path=paths.get("features"),
-        rects_path=paths["crop_rects"],
+        features_path=_inside(folder, names.get("features")),
+        rects_path=folder / names["crop_rects"],
         reference_frame=manifest.reference.frame,
         idle=manifest.idle,
-        identity=Identity(version, stamp, partial(manifest_version, folder)),
+        version=version,
+        held=held,
     )
 
 
@@ -163,38 +177,42 @@ def first_frame_problems(path: Path, width: int, height: int) -> list[str]:
     return []
 
 
-def _file_paths(folder: Path, manifest: Manifest, problems: list[str]) -> dict[str, Path]:
+def _inside(folder: Path, name: str | None) -> Path | None:
+    return folder / name if name else None
+
+
+def _file_names(folder: Path, manifest: Manifest, problems: list[str]) -> dict[str, str]:
     """The files that `avatar.yaml` names, by role."""
-    paths = {}
+    names = {}
     for role in type(manifest.files).model_fields:
         entry: FileEntry | None = getattr(manifest.files, role)
         if entry is None:
             continue
         try:
-            paths[role] = contained(folder, entry.path)
-            check_regular(paths[role])
+            check_regular(contained(folder, entry.path))
+            names[role] = entry.path
         except FileProblem as problem:
             problems += problem.of(f"{MANIFEST_NAME}: files.{role}: {entry.path!a}")
-    return paths
+    return names
 
 
-def _frames(folder: Path, manifest: Manifest, video: Path | None, stamp: Stamp, problems: list[str]) -> Frames | None:
+def _frames(held: Held, manifest: Manifest, video: str | None, problems: list[str]) -> Frames | None:
     """Where the manifest says that they are; None, and problems noted, when they are not."""
     width, height = manifest.width, manifest.height
     if manifest.files.background_video:
-        if os.path.lexists(folder / FRAMES_FOLDER):
+        if os.path.lexists(held.now / FRAMES_FOLDER):
             problems.append(f"{FRAMES_FOLDER}: the frames are in the video that {MANIFEST_NAME} names: remove one of the two")
         if video is None:
             return None
-        stamp.add(video)
-        problems += header_problems(video, width, height)
+        problems += header_problems(held.now / video, width, height)
         sha256 = manifest.files.background_video.sha256
-        return VideoFrames(video, count=manifest.frame_count, width=width, height=height, sha256=sha256)
-    paths = _frame_paths(folder, manifest, problems)
+        held_video = Held(held.path / video, now=held.now / video)
+        return VideoFrames(held_video, count=manifest.frame_count, width=width, height=height, sha256=sha256)
+    paths = _frame_paths(held.now, manifest, problems)
     if not paths:
         return None
     problems += first_frame_problems(paths[0], width, height)
-    return PictureFrames(tuple(paths), width, height)
+    return PictureFrames(held, tuple(path.name for path in paths), width, height, below=FRAMES_FOLDER)
 
 
 def _frame_paths(folder: Path, manifest: Manifest, problems: list[str]) -> list[Path]:
@@ -208,16 +226,16 @@ def _frame_paths(folder: Path, manifest: Manifest, problems: list[str]) -> list[
     return found
 
 
-def _rects(path: Path | None, manifest: Manifest, problems: list[str]) -> list[Rect]:
-    """The rectangles; what is wrong with the file itself has been noted when `path` is None."""
-    if path is None:
+def _rects(folder: Path, name: str | None, manifest: Manifest, problems: list[str]) -> list[Rect]:
+    """The rectangles; problems with the file itself have been noted when `name` is None."""
+    if name is None:
         return []
     try:
-        rects = read_rects(path)
+        rects = read_rects(folder / name)
     except FileProblem as problem:
-        problems += problem.of(f"{path.name}:")
+        problems += problem.of(f"{name}:")
         return []
     if len(rects) != manifest.frame_count:
-        problems.append(f"{path.name}: {len(rects)} rectangles for {manifest.frame_count} frames; each frame needs one")
-    problems += [f"{path.name}: {problem}" for problem in misplaced(rects, manifest.width, manifest.height)]
+        problems.append(f"{name}: {len(rects)} rectangles for {manifest.frame_count} frames; each frame needs one")
+    problems += [f"{name}: {problem}" for problem in misplaced(rects, manifest.width, manifest.height)]
     return rects

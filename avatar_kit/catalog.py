@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from avatar_kit.avatar import Avatar, load_avatar, outside_clip
-from avatar_kit.errors import AvatarNotFound, BrokenAvatar
+from avatar_kit.errors import AvatarNotFound, AvatarReplaced, BrokenAvatar
 from avatar_kit.ids import check_avatar_id, is_avatar_id
 from avatar_kit.legacy import is_legacy, load_legacy
 from avatar_kit.manifest import MANIFEST_NAME
 from avatar_kit.model_entry import ModelEntry
-from avatar_kit.partial_folder import being_replaced
 from avatar_kit.safe_files import FileProblem, check_regular, stays_in
 
 AUDIO_ENCODER_NAME = "audio_encoder.onnx"
-# Where folders can not be swapped in one step an avatar that is replaced is away for a moment, which is waited for.
-_SWAP_LOOKS, _SWAP_WAIT_S = 10, 0.02
 
 
 class AvatarCatalog:
@@ -50,17 +47,12 @@ class AvatarCatalog:
     def get(self, avatar_id: str) -> Avatar:
         """Reads one avatar. Of a `source_video`, which is looked through, it may take a second.
 
-        Raises InvalidAvatarId, AvatarNotFound, BrokenAvatar with every problem found, or AvatarReplaced while its files are
-        being replaced again and again.
+        Raises InvalidAvatarId, AvatarNotFound, BrokenAvatar with every problem found, or AvatarReplaced when its files are
+        replaced again and again.
         """
         check_avatar_id(avatar_id)
-        for _ in range(_SWAP_LOOKS):
-            try:
-                return self._read(avatar_id)
-            except (AvatarNotFound, BrokenAvatar):
-                if not being_replaced(self.models_root / avatar_id):
-                    break  # or not any more: what lies there now is read once again
-            time.sleep(_SWAP_WAIT_S)
+        with suppress(AvatarReplaced):
+            return self._read(avatar_id)
         return self._read(avatar_id)
 
     def _read(self, avatar_id: str) -> Avatar:

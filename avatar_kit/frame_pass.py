@@ -136,7 +136,6 @@ class FramePass(Generic[What]):
             starts = self._video.starts()
         except FileProblem as problem:
             self.end()
-            self._avatar.check_current()  # of files that were put in its place nothing is said
             raise BrokenAvatar(problem.of(self._video.name(0))) from None
         count = self._avatar.frame_count  # it may be that not all of the video is served
         ends = [*starts[1:], self._video.count]

@@ -1,4 +1,4 @@
-"""Where an avatar's frames are: in a folder of pictures, or in the video that it keeps (`avatar_kit.video.frames`)."""
+"""An avatar's frames: in a folder of pictures, or in the video that it keeps (`avatar_kit.video.frames`)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Protocol
 
 from avatar_kit.geometry import Picture
+from avatar_kit.held import Held
 from avatar_kit.pictures import MAX_PICTURE_BYTES, decode_picture
 from avatar_kit.safe_files import read_bounded
 
 
 class Frames(Protocol):
-    """A clip's frames, readable one by one from any thread."""
+    """A clip's frames, readable one by one from any thread, and those of the avatar that was loaded whatever lies there now."""
 
     @property
     def place(self) -> Path:
@@ -23,7 +24,7 @@ class Frames(Protocol):
         """All files that they are in."""
 
     def name(self, index: int) -> str:
-        """What messages call the file that frame `index` is in: never a full path."""
+        """Names the file that frame `index` is in for messages: never a full path."""
 
     def read(self, index: int) -> Picture:
         """Frame `index`, 0 .. frame_count - 1: [height, width, 3]. Raises FileProblem about the file of that name."""
@@ -33,20 +34,29 @@ class Frames(Protocol):
 class PictureFrames:
     """A file for each frame."""
 
-    files: tuple[Path, ...] = field(repr=False)
+    held: Held = field(compare=False)
+    """The folder that they are in, or are below."""
+    names: tuple[str, ...] = field(repr=False)
     width: int
     height: int
+    below: str = ""
+    """The folder's place in the one that is held."""
 
     @property
     def place(self) -> Path:
         """The folder."""
-        return self.files[0].parent
+        return self.held.path / self.below
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The pictures."""
+        return tuple(self.place / name for name in self.names)
 
     def name(self, index: int) -> str:
         """Folder and file."""
-        path = self.files[index]
-        return f"{path.parent.name}/{path.name}"
+        return f"{self.place.name}/{self.names[index]}"
 
     def read(self, index: int) -> Picture:
         """Reads and decodes the file. Raises FileProblem when it is missing, damaged or of another size."""
-        return decode_picture(read_bounded(self.files[index], MAX_PICTURE_BYTES), width=self.width, height=self.height)
+        data = read_bounded(self.held.now / self.below / self.names[index], MAX_PICTURE_BYTES)
+        return decode_picture(data, width=self.width, height=self.height)

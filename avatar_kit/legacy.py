@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from avatar_kit.avatar import Avatar, outside_clip
@@ -15,14 +14,15 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.features import FEATURE_NAMES
 from avatar_kit.frames import Frames, PictureFrames
 from avatar_kit.geometry import Mask, Paste, Rect
-from avatar_kit.identity import Identity, Stamp, files_version, read_unchanged
-from avatar_kit.manifest import FPS, FRAMES_FOLDER, MANIFEST_NAME
+from avatar_kit.held import Held
+from avatar_kit.manifest import FPS, FRAMES_FOLDER
 from avatar_kit.model_entry import ModelEntry
 from avatar_kit.numbering import numbered_frames
 from avatar_kit.pictures import MAX_PICTURE_BYTES, inspect_picture
 from avatar_kit.rectangles import misplaced, read_rects
 from avatar_kit.safe_files import FileProblem, check_regular, read_bounded, stays_in
 from avatar_kit.timeline import Loop
+from avatar_kit.versions import files_version
 from avatar_kit.video.frames import open_frames
 
 NETWORK_PLACE = Path("checkpoint", "model_best.onnx")
@@ -38,19 +38,17 @@ def load_legacy(models_root: Path, avatar_id: str, entry: ModelEntry | None) -> 
     """The avatar whose files are where `entry` says; without an entry in its folder, which they may not leave.
 
     When there are no pictures the frames are those of `source_video`, which is looked through. Raises BrokenAvatar with every
-    problem found, and AvatarReplaced while its files are being replaced.
+    problem found, and AvatarReplaced when its frames are replaced meanwhile.
     """
-    folder = models_root / avatar_id
-    inside = None if entry else folder
-    return read_unchanged(
-        lambda stamp: _Loader(models_root, avatar_id, entry or ModelEntry(), stamp, inside=inside).load(), folder / MANIFEST_NAME
-    )
+    inside = None if entry else models_root / avatar_id
+    return _Loader(models_root, avatar_id, entry or ModelEntry(), inside=inside).load()
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     """The frames that there are, in order; `count` of them are served."""
 
+    held: Held
     frames: Frames
     total: int
     count: int
@@ -61,20 +59,31 @@ class _Found:
 class _Loader:
     """Loads one avatar and collects what is wrong with it on the way."""
 
-    def __init__(self, models_root: Path, avatar_id: str, entry: ModelEntry, stamp: Stamp, *, inside: Path | None) -> None:
+    def __init__(self, models_root: Path, avatar_id: str, entry: ModelEntry, *, inside: Path | None) -> None:
         self._models_root, self._id, self._entry, self._inside = models_root, avatar_id, entry, inside
-        self._stamp = stamp
         self._problems: list[str] = []
 
     def load(self) -> Avatar:
         entry, own = self._entry, Path(self._id)
         network = self._file(entry.model_path or own / NETWORK_PLACE, "model_path")
         found = self._frames(self._models_root / (entry.background_dir or own / FRAMES_FOLDER))
-        rects_path = self._file(entry.crop_rects_path or own / RECTS_PLACE, "crop_rects_path")
+        if found is None:
+            return self._load_beside(network, None)
+        try:
+            with found.held.in_place():
+                return self._load_beside(network, found)
+        except BaseException:
+            found.held.close()
+            raise
+
+    def _load_beside(self, network: Path | None, found: _Found | None) -> Avatar:
+        """The avatar with these frames, if everything else is there too."""
+        entry = self._entry
+        rects_path = self._file(entry.crop_rects_path or Path(self._id) / RECTS_PLACE, "crop_rects_path")
         rects = self._rects(rects_path, found)
         if found:
             self._problems += outside_clip(entry.reference, entry.idle, found.count)
-        identity = self._identity(network, rects_path, found)
+        version = self._version(network, rects_path, found)
         if self._problems or not network or not found:
             raise BrokenAvatar(self._problems)
         return Avatar(
@@ -97,26 +106,23 @@ class _Loader:
             rois_video_path=entry.rois_video_path and self._models_root / entry.rois_video_path,
             reference_frame=entry.reference.frame if entry.reference else None,
             idle=entry.idle,
-            identity=identity,
+            version=version,
+            held=found.held,
         )
 
-    def _identity(self, network: Path | None, rects: Path | None, found: _Found | None) -> Identity | None:
-        """Of what was found; what has been noted as missing needs none."""
+    def _version(self, network: Path | None, rects: Path | None, found: _Found | None) -> str:
+        """Of what was found; "" beside a problem."""
         if self._problems or network is None or rects is None or found is None:
-            return None
-        frames = found.frames.place
-        unless = self._models_root / self._id / MANIFEST_NAME
-        count = partial(files_version, network, rects, frames, unless=unless)
+            return ""
         try:
-            return Identity(count(), self._stamp, count)
+            return files_version(network, rects, found.held.now)
         except FileProblem as problem:
-            self._note(problem, "background_dir", frames)
-            return None
+            self._note(problem, "background_dir", found.held.path)
+            return ""
 
     def _file(self, path: Path, key: str) -> Path | None:
         """The file that a key names; None, and a problem noted, when it can not be used."""
         absolute = self._models_root / path
-        self._stamp.add(absolute)
         try:
             check_regular(absolute)
             if self._inside and not stays_in(self._inside, absolute):
@@ -138,11 +144,10 @@ class _Loader:
 
     def _frames(self, folder: Path) -> _Found | None:
         if self._entry.source_video and _is_empty(folder):
-            self._stamp.add(folder)
             return self._filmed(self._entry.source_video)
         try:
-            self._stamp.add(folder)
-            paths = numbered_frames(folder, inside=self._inside)
+            held = Held(folder)
+            paths = numbered_frames(held.now, inside=self._inside)
             if not paths:
                 hint = "" if self._entry.source_video else "; with source_video they would be taken from a video"
                 raise FileProblem(f"has no frame pictures in it{hint}")
@@ -150,19 +155,20 @@ class _Loader:
             self._note(problem, "background_dir", folder)
             return None
         count = self._count(len(paths))
-        width, height = self._size(paths[0])
-        return _Found(PictureFrames(tuple(paths[:count]), width, height), len(paths), count, width, height)
+        width, height = self._size(folder, paths[0])
+        frames = PictureFrames(held, tuple(path.name for path in paths[:count]), width, height)
+        return _Found(held, frames, len(paths), count, width, height)
 
     def _filmed(self, source_video: Path) -> _Found | None:
         video = self._file(source_video, "source_video")
         if video is None:
             return None
         try:
-            frames = open_frames(video)
+            frames = open_frames(Held(video))
         except FileProblem as problem:
             self._note(problem, "source_video", video)
             return None
-        return _Found(frames, frames.count, self._count(frames.count), frames.width, frames.height)
+        return _Found(frames.held, frames, frames.count, self._count(frames.count), frames.width, frames.height)
 
     def _count(self, total: int) -> int:
         """How many of so many frames are served."""
@@ -171,12 +177,12 @@ class _Loader:
             self._problems.append(f"num_frames is {wanted}, but there are {total} frames")
         return min(wanted, total)
 
-    def _size(self, path: Path) -> tuple[int, int]:
+    def _size(self, folder: Path, path: Path) -> tuple[int, int]:
         """The first frame's size is the avatar's; the others are compared with it when they are read."""
         try:
             header = inspect_picture(read_bounded(path, MAX_PICTURE_BYTES))
         except FileProblem as problem:
-            self._note(problem, "background_dir", path)
+            self._note(problem, "background_dir", folder / path.name)
             return 0, 0
         return header.width, header.height
 

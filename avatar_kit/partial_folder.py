@@ -11,7 +11,6 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -84,14 +83,5 @@ def _clear_abandoned(place: Path) -> None:
             finally:
                 os.close(lock)
     if place.exists():
-        for left in _old(place):
+        for left in place.parent.glob(f".{place.name}.{_ANY}{OLD_SUFFIX}"):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def being_replaced(place: Path) -> bool:
-    """Whether a writer has moved away what was there, and may not have put the new folder in its place yet."""
-    return next(_old(place), None) is not None
-
-
-def _old(place: Path) -> Iterator[Path]:
-    return place.parent.glob(f".{place.name}.{_ANY}{OLD_SUFFIX}")

@@ -26,7 +26,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        raise FileProblem(_reason(error)) from None
+        raise FileProblem(reason(error)) from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -36,7 +36,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         with open(descriptor, "rb", closefd=False) as file:
             return file.read(status.st_size)
     except OSError as error:
-        raise FileProblem(_reason(error)) from None
+        raise FileProblem(reason(error)) from None
     finally:
         os.close(descriptor)
 
@@ -46,7 +46,7 @@ def check_regular(path: Path) -> None:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        raise FileProblem(_reason(error)) from None
+        raise FileProblem(reason(error)) from None
     if not stat.S_ISREG(status.st_mode):
         raise FileProblem("is not a regular file")
     if not status.st_size:
@@ -61,7 +61,7 @@ def sha256_of(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise FileProblem(_reason(error)) from None
+        raise FileProblem(reason(error)) from None
 
 
 def contained(root: Path, relative: str) -> Path:
@@ -83,7 +83,8 @@ def stays_in(root: Path, path: Path) -> bool:
         return False
 
 
-def _reason(error: OSError | ValueError) -> str:
+def reason(error: OSError | ValueError) -> str:
+    """Ends a sentence about a file that cannot be opened."""
     if isinstance(error, FileNotFoundError):
         return "is missing"
     if isinstance(error, OSError):

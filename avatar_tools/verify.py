@@ -117,7 +117,7 @@ class _Verification:
 
     def _check_frames(self, avatar: Avatar) -> None:
         if avatar.video:
-            self._check_video(avatar.video.path, avatar.width, avatar.height, avatar.video.count)
+            self._check_video(avatar.video.place, avatar.width, avatar.height, avatar.video.count)
         else:
             self._check_pictures(avatar.frame_paths, avatar.width, avatar.height)
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.frames import PictureFrames
 from avatar_kit.geometry import Paste, Picture, Rect, crop_328
+from avatar_kit.held import Held
 from avatar_kit.writer import AvatarWriter
 from compositing_service.backgrounds.composer import AvatarComposer, open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
@@ -162,7 +163,9 @@ def weigh(root: Path) -> int:
     avatar = dataclasses.replace(
         short,
         frame_count=REAL_FRAMES,
-        frames=PictureFrames(tuple(short.frame_paths[index] for index in order), short.width, short.height),
+        frames=PictureFrames(
+            Held(short.frames.place), tuple(short.frame_paths[index].name for index in order), short.width, short.height
+        ),
         rects=tuple(short.rects[index] for index in order),
     )
     process = psutil.Process()

@@ -77,7 +77,7 @@ def both_forms(
 def damage(avatar: Avatar) -> None:
     """Overwrites a part of its video, behind the avatar's back."""
     assert avatar.video
-    path = avatar.video.path
+    path = avatar.video.place
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
     data[middle : middle + 200] = b"\x00\xff" * 100

@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 
 from avatar_kit.geometry import Picture
-from avatar_kit.identity import Stamp
+from avatar_kit.held import Held
 from avatar_kit.manifest import FPS
 from avatar_kit.safe_files import FileProblem, check_regular, sha256_of
 from avatar_kit.video.cursor import VideoCursor
@@ -42,18 +42,18 @@ class _Damage:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What a look through the file found, for as long as it stays the file that it was."""
+    """What a look through the file found, for as long as nobody writes to it."""
 
-    file: Stamp
+    modified: tuple[int, int]
     found: VideoIndex | FileProblem
 
 
 class VideoFrames:
     """Thread-safe. The file is looked through and opened when the first frame is read; in order, each costs one decoding."""
 
-    def __init__(self, path: Path, *, count: int, width: int, height: int, sha256: str | None = None) -> None:
-        """`sha256`: of the whole file, in hexadecimal; any other content is refused. Nothing is opened yet."""
-        self.path, self.count, self.width, self.height = path, count, width, height
+    def __init__(self, held: Held, *, count: int, width: int, height: int, sha256: str | None = None) -> None:
+        """`sha256`: of the whole file, in hexadecimal; any other content is refused. Nothing is read yet."""
+        self.held, self.count, self.width, self.height = held, count, width, height
         self._sha256 = sha256
         self._lock = threading.Lock()
         self._look: _Look | None = None
@@ -66,16 +66,16 @@ class VideoFrames:
     @property
     def place(self) -> Path:
         """The video."""
-        return self.path
+        return self.held.path
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The video."""
-        return (self.path,)
+        return (self.held.path,)
 
     def name(self, index: int) -> str:
         """As messages name what holds frame `index`."""
-        return self.path.name
+        return self.held.path.name
 
     def starts(self) -> tuple[int, ...]:
         """The frames at which decoding can begin, in order, 0 first. Looks through the file once. Raises FileProblem."""
@@ -121,24 +121,24 @@ class VideoFrames:
 
     def _look_through(self) -> VideoIndex:
         """Once, and again when the file is another than it was. Nothing that was known of it counts then."""
-        if self._look is None or not self._look.file.holds():
+        modified = self.held.modified()
+        if self._look is None or self._look.modified != modified:
             self._let_go()
             self._damages.clear()
-            file = Stamp(self.path)
             try:
                 found: VideoIndex | FileProblem = self._index()
             except FileProblem as problem:
                 found = problem
-            self._look = _Look(file, found)
+            self._look = _Look(modified, found)
         if isinstance(self._look.found, FileProblem):
             raise self._look.found
         return self._look.found
 
     def _index(self) -> VideoIndex:
-        check_regular(self.path)
-        if self._sha256 and sha256_of(self.path) != self._sha256:
+        check_regular(self.held.now)
+        if self._sha256 and sha256_of(self.held.now) != self._sha256:
             raise FileProblem("has changed: its SHA-256 is not the one in the manifest")
-        index = checked_index(self.path)
+        index = checked_index(self.held.now)
         if index.count != self.count:
             raise FileProblem(f"has {index.count} frames, the avatar has {self.count}")
         self._starts = list(index.starts)
@@ -194,7 +194,7 @@ class VideoFrames:
         """In the place of the one that has longest not been used."""
         while len(self._cursors) >= _MOST_CURSORS:
             self._cursors.popitem(last=False)[1].close()
-        cursor = VideoCursor(self.path, video, start)
+        cursor = VideoCursor(self.held.now, video, start)
         self._cursors[id(cursor)] = cursor
         return cursor
 
@@ -226,12 +226,12 @@ class VideoFrames:
         cursor.close()
 
 
-def open_frames(path: Path) -> VideoFrames:
+def open_frames(held: Held) -> VideoFrames:
     """All frames of a video of which nothing is known: looks through it and decodes the first. Raises FileProblem."""
-    index = checked_index(path)
-    with opened_video(path) as (container, stream):
+    index = checked_index(held.now)
+    with opened_video(held.now) as (container, stream):
         height, width, _ = picture_of(next(decoded(container, stream))).shape
-    return VideoFrames(path, count=index.count, width=width, height=height)
+    return VideoFrames(held, count=index.count, width=width, height=height)
 
 
 def checked_index(path: Path) -> VideoIndex:

@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 # All avatars being in use is over when one request ends.
 _RETRY_AFTER_MS = 500
-# Opening an avatar that is being replaced begins again; once is enough unless somebody replaces it over and over.
-_OPEN_TRIES = 3
 
 
 @dataclass(eq=False, slots=True)
@@ -123,8 +121,9 @@ class BackgroundStore:
         with self._held(entry):
             composer = await asyncio.shield(entry.loading)
             try:
-                if force_reload:  # a load under way that it waited for may have read older ones
-                    await asyncio.to_thread(composer.avatar.check_current)
+                # A load under way that it waited for may have read older ones.
+                if force_reload and not await asyncio.to_thread(composer.avatar.is_in_place):
+                    raise AvatarReplaced("replaced since they were read")
                 if preload:
                     preparing = self._prepare(entry, composer)
                     entry.hurry.set()
@@ -143,7 +142,7 @@ class BackgroundStore:
         """
         avatar = lease.avatar
         try:
-            if self._holds(lease.composer) and await asyncio.to_thread(avatar.is_current):
+            if self._holds(lease.composer) and await asyncio.to_thread(avatar.is_in_place):
                 return False
             if self._holds(lease.composer):
                 await self.load(avatar.id, force_reload=True)
@@ -240,9 +239,8 @@ class BackgroundStore:
         return composer
 
     def _open(self, entry: _Entry) -> AvatarComposer:
-        for _ in range(_OPEN_TRIES - 1):
-            with suppress(AvatarReplaced):
-                return self._open_once(entry)
+        with suppress(AvatarReplaced):
+            return self._open_once(entry)
         return self._open_once(entry)
 
     def _open_once(self, entry: _Entry) -> AvatarComposer:

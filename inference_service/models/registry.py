@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -32,8 +32,6 @@ RETRY_WHEN_FULL_MS = 1000
 LOAD_THREADS = 4
 FILE_THREADS = 2  # that look at avatars' files without waiting for loads
 CROP_BYTES = 3 * 320 * 320
-# Reading an avatar that is being replaced begins again; once is enough unless somebody replaces it over and over.
-_READ_TRIES = 3
 _REPLACED = "the avatar's files were replaced"
 _THEN = "load it again with force_reload, and give both services the same files"
 
@@ -133,7 +131,7 @@ class ModelRegistry:
         task = self._loading.get(avatar_id) or self._begin(avatar_id)
         # Shielded: one caller that gives up must not take the load away from the others.
         model = await asyncio.shield(task)
-        if force_reload and not await self._file_threads.run(model.avatar.is_current):
+        if force_reload and not await self._file_threads.run(model.avatar.is_in_place):
             return await self.load(avatar_id, force_reload=True)  # replaced after a load under way had read them
         return model
 
@@ -193,7 +191,7 @@ class ModelRegistry:
 
     def _version_on_disk(self, loaded: Avatar) -> str:
         """Of what lies there now; "" when nothing does that can be served. Blocks, for microseconds while nothing changes."""
-        if loaded.is_current():
+        if loaded.is_in_place():
             return loaded.version
         try:
             return self.catalog.get(loaded.id).version
@@ -245,29 +243,19 @@ class ModelRegistry:
 
     async def _read(self, avatar_id: str) -> LoadedModel:
         """The avatar from its files, all of one version. Raises AvatarError, ResourceExhausted."""
-        tries = _READ_TRIES
-        while True:
-            try:
-                return await self._read_once(avatar_id)
-            except AvatarReplaced:
-                tries -= 1
-                if not tries:
-                    raise
+        with suppress(AvatarReplaced):
+            return await self._read_once(avatar_id)
+        return await self._read_once(avatar_id)
 
     async def _read_once(self, avatar_id: str) -> LoadedModel:
         avatar = await self._file_threads.run(lambda: self.catalog.get(avatar_id))
-        try:
+        with avatar.in_place():
             devices = self._place(avatar)
             self._make_room(avatar_id, coming_bytes=_expected_bytes(avatar, devices))
-            model = await self._load_threads.run(
+            return await self._load_threads.run(
                 lambda: self._loader.load(avatar, self.catalog.audio_encoder_path(avatar), devices),
                 limit_s=self._settings.limits.load_seconds,
             )
-        except (BrokenAvatar, OSError):
-            avatar.check_current()  # if they were replaced, that is why
-            raise
-        await self._file_threads.run(avatar.check_current)
-        return model
 
     def _is_worth_filling(self, model: LoadedModel) -> bool:
         """On a GPU the bank can then lie there; of a video that fits, each frame is then decoded once."""

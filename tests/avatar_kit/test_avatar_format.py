@@ -285,7 +285,7 @@ def test_a_folder_in_a_files_place_is_a_problem_and_stays_closed(avatar: Avatar,
     (avatar.root / name).mkdir()
     before = len(os.listdir("/proc/self/fd"))
     assert "not a regular file" in "; ".join(problems_of(avatar.root))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # fewer: those of earlier tests
 
 
 def test_a_file_larger_than_allowed_is_refused_unread(avatar: Avatar) -> None:

