@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.frames import PictureFrames
 from avatar_kit.geometry import Paste, Rect
+from avatar_kit.held import Held
 from compositing_service.outputs import JpegOutput, RawOutput
 
 
@@ -219,8 +220,8 @@ def test_a_truncated_jpeg_frame_is_no_grey_picture(make_avatar, make_composer, m
     jpeg = cv2.imencode(".jpg", make_texture(96, 80, seed=5))[1].tobytes()
     path = avatar.frame_paths[0].with_suffix(".jpg")
     path.write_bytes(jpeg[: len(jpeg) * 2 // 3])
-    files = (avatar.frame_paths[1], path, *avatar.frame_paths[2:])
-    avatar = dataclasses.replace(avatar, frames=PictureFrames(files, avatar.width, avatar.height))
+    names = tuple(each.name for each in (avatar.frame_paths[1], path, *avatar.frame_paths[2:]))
+    avatar = dataclasses.replace(avatar, frames=PictureFrames(Held(path.parent), names, avatar.width, avatar.height))
     with pytest.raises(BrokenAvatar):
         make_composer(avatar).composite(1, mouths[0], JpegOutput(75))
 
