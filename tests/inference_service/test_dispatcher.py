@@ -114,10 +114,11 @@ async def test_many_requests_get_what_they_would_get_alone(engine: OnnxEngine, w
 
 async def test_a_second_worker_helps_one_stream(recorder: Recorder) -> None:
     both = threading.Barrier(2)
-    recorder.before = lambda _: both.wait(PATIENCE_S) and None
     async with running(workers=2) as dispatcher:
+        await collected(dispatcher, job(recorder, 1))  # both workers wait for work now
+        recorder.before = lambda _: both.wait(PATIENCE_S) and None
         assert len(await collected(dispatcher, job(recorder, 16))) == 16
-    assert recorder.sizes == [4, 4, 4, 4]
+    assert recorder.sizes == [1, 4, 4, 4, 4]
 
 
 async def test_waiting_requests_share_batches_and_formats(engine: OnnxEngine) -> None:
