@@ -21,7 +21,6 @@ from inference_service.engines.devices import CPU_DEVICE_ID, Device
 from inference_service.engines.gpu_memory import visible_gpus
 from inference_service.models.model import LoadedModel
 from inference_service.models.registry import ModelRegistry
-from inference_service.mouth_messages import encode_mouths
 from inference_service.request import MouthRequest, check_encode_request, check_infer_request
 from inference_service.runner import Runner
 from inference_service.scheduling.dispatcher import MouthGroup
@@ -33,6 +32,7 @@ from service_kit.logs import request_is_sampled, topic
 from service_kit.readiness import Readiness
 from service_kit.version import product_version
 from shared_proto import inference_pb2 as pb
+from shared_proto import mouth_region
 from shared_proto.inference_pb2_grpc import InferenceServiceServicer
 
 INFERENCE_TIMES = topic("inference_times")
@@ -80,7 +80,7 @@ class InferenceServicer(InferenceServiceServicer):
                     worker_id=group.worker_id,
                     gpu_id=group.gpu_id,
                 )
-                await context.write(encode_mouths(fields, group.mouths))
+                await context.write(mouth_region.encode(fields, group.mouths.data))
 
     async def EncodeAudio(self, request: pb.EncodeAudioRequest, context: Context) -> pb.EncodeAudioResponse:
         with self.runner.admitted():

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import grpc
 from grpc import aio
 
-from compositing_service.upstream.mouth_messages import MouthMessage, decode_mouths
 from service_kit.tls import ClientTls
-from shared_proto import inference_pb2
+from shared_proto import inference_pb2, mouth_region
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
 if TYPE_CHECKING:  # the class exists for type checkers only
     from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub
 
-InferStream: TypeAlias = "aio.UnaryStreamMultiCallable[bytes, MouthMessage]"
+InferStream: TypeAlias = "aio.UnaryStreamMultiCallable[bytes, mouth_region.MouthMessage]"
 
 _INFER_STREAM = f"/{inference_pb2.DESCRIPTOR.services_by_name['InferenceService'].full_name}/InferStream"
 _READY = grpc.ChannelConnectivity.READY
@@ -50,7 +49,7 @@ class Endpoint:
         self.infer_stream: InferStream = self.channel.unary_stream(
             _INFER_STREAM,
             request_serializer=None,  # orders come as bytes
-            response_deserializer=decode_mouths,
+            response_deserializer=mouth_region.decode,
         )
 
     def rank(self) -> int:

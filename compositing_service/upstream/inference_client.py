@@ -21,12 +21,12 @@ from compositing_service.mouth_source import MOUTH_BYTES, MouthOrder, Mouths, Ro
 from compositing_service.upstream.channels import Endpoint, Endpoints
 from compositing_service.upstream.errors import InferenceFailed, as_service_error, is_lost
 from compositing_service.upstream.health import UpstreamHealth
-from compositing_service.upstream.mouth_messages import MouthMessage
 from service_kit.deadline import Deadline
 from service_kit.errors import DeadlineExceeded, ServiceError
 from service_kit.request_context import outgoing_metadata
 from service_kit.tls import ClientTls
 from shared_proto import inference_pb2
+from shared_proto.mouth_region import MouthMessage
 
 if TYPE_CHECKING:  # the class exists for type checkers only
     from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub

@@ -1,0 +1,79 @@
+"""Encodes and decodes MouthRegion messages without needless copies of their pixels.
+
+A protobuf object copies a bytes field when it is set, when it is serialised, when it is parsed and whenever it is read. Messages
+may be put together of parts in any order, so the small fields are protobuf's, and the pixels are laid beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared_proto import inference_pb2 as pb
+
+_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
+_FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
+_DATA_TAG = pb.MouthRegion.DATA_FIELD_NUMBER << 3 | _LENGTH_DELIMITED
+
+
+@dataclass(frozen=True, slots=True)
+class MouthMessage:
+    """A MouthRegion: its fields but for `data`, and the content of `data`, within the message's own memory."""
+
+    fields: pb.MouthRegion
+    data: memoryview
+
+
+def encode(fields: pb.MouthRegion, data: memoryview) -> bytes:
+    """Returns a message that reads as `fields` with `data` set to those bytes, which are C-contiguous. Copies them once."""
+    return b"".join((fields.SerializeToString(), bytes([_DATA_TAG]), _written_varint(data.nbytes), data))
+
+
+def decode(message: bytes) -> MouthMessage:
+    """Reads any serialised MouthRegion, and copies no pixels. Raises google.protobuf.message.DecodeError for what is none."""
+    view = memoryview(message)
+    data = view[:0]
+    rest: list[memoryview] = []  # before, between and after
+    position = kept_from = 0
+    try:
+        while position < len(view):
+            start = position
+            tag, position = _read_varint(view, position)
+            length = _FIXED_SIZES.get(tag & 7, 0)
+            if tag & 7 in {_VARINT, _LENGTH_DELIMITED}:
+                value, position = _read_varint(view, position)
+                length = value if tag & 7 == _LENGTH_DELIMITED else 0
+            elif not length:
+                raise IndexError(position)
+            position += length
+            if position > len(view):
+                raise IndexError(position)
+            if tag == _DATA_TAG:
+                data = view[position - length : position]  # the last one counts
+                rest.append(view[kept_from:start])
+                kept_from = position
+    except IndexError:  # unknown here, or broken: protobuf judges it
+        whole = pb.MouthRegion.FromString(message)
+        return MouthMessage(whole, memoryview(whole.data))
+    return MouthMessage(pb.MouthRegion.FromString(b"".join((*rest, view[kept_from:]))), data)
+
+
+def _written_varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; all but the last have the highest bit set."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _read_varint(view: memoryview, position: int) -> tuple[int, int]:
+    """Returns the number at `position` and where it ends. Raises IndexError when it does not end, or not within 10 bytes."""
+    number = 0
+    for shift in range(0, 70, 7):
+        byte = view[position]
+        position += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, position
+    raise IndexError(position)
