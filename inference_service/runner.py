@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
+from avatar_kit.errors import AvatarError
 from avatar_kit.timeline import frame_at
 from inference_service.audio.features import AudioFeatures
-from inference_service.avatar_errors import FilesReplaced, as_service_errors
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import Engine
 from inference_service.metrics import AUDIO, CROPS, QUEUE, InferenceMetrics
@@ -25,7 +25,7 @@ from inference_service.models.registry import ModelRegistry
 from inference_service.request import EncodeRequest, MouthRequest
 from inference_service.scheduling.dispatcher import Dispatcher, Job, MouthGroup
 from inference_service.scheduling.limited_threads import LimitedThreads, Overrun
-from service_kit.errors import FailedPrecondition, OutOfRange, ResourceExhausted
+from service_kit.errors import Aborted, FailedPrecondition, OutOfRange, ResourceExhausted, as_service_errors
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Runner:
             async with self.registry.acquire(request.model_id, version=request.avatar_version) as model:
                 try:
                     job = await self._job(request, model, deadline_s)
-                except FilesReplaced:
+                except Aborted:
                     if renewed:
                         raise
                     renewed = True
@@ -105,7 +105,7 @@ class Runner:
         indices = _frame_indices(request, model.avatar)
         frames = None if request.pictures is not None else np.array(indices, np.int64)
         started = time.monotonic()
-        with as_service_errors():
+        with as_service_errors(AvatarError, field="model_id"):
             work = functools.partial(request.feature_windows, model.features, model.stored_features, indices)
             windows = await self._listen(work, model.features, request.model_id)
         audio_seconds = time.monotonic() - started
@@ -129,7 +129,7 @@ class Runner:
         if request.model_id:
             async with self.registry.acquire(request.model_id) as model:
                 return await self._encode(request, model.features)
-        with as_service_errors():
+        with as_service_errors(AvatarError, field="model_id"):
             features = await self.on_thread(
                 lambda: self._loader.features(self.registry.shared_encoder_path, self._first_device())
             )
@@ -159,7 +159,7 @@ class Runner:
         missing = engine.bank.missing(frames.tolist())
         if missing:
             started = time.monotonic()
-            with as_service_errors():
+            with as_service_errors(AvatarError, field="model_id"):
                 if wish := engine.bank.wish(missing):
                     await asyncio.wrap_future(wish)
                 await self.on_thread(functools.partial(engine.bank.ensure, missing))

@@ -187,7 +187,7 @@ class InferenceServicer(InferenceServiceServicer):
         try:
             avatar = self.registry.catalog.get(avatar_id)
         except AvatarError as error:
-            return pb.ModelInfo(model_id=avatar_id, gpu_id=CPU_DEVICE_ID, error=str(error))
+            return pb.ModelInfo(model_id=avatar_id, gpu_id=CPU_DEVICE_ID, error=error.caller_text)
         return pb.ModelInfo(model_id=avatar_id, model_path=self.registry.catalog.shown(avatar.network_path), gpu_id=CPU_DEVICE_ID)
 
     def _loaded_info(self, model: LoadedModel) -> pb.ModelInfo:

@@ -6,8 +6,10 @@ the log. Messages go to callers: no paths, no internals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, cast
 
 import grpc
 
@@ -110,3 +112,28 @@ class Problems:
         """Raises InvalidRequest when anything was noted."""
         if self.violations:
             raise InvalidRequest(self.violations)
+
+
+class _Explained(Protocol):
+    """An error of a library that names the status that it amounts to."""
+
+    status: str  # of gRPC, by name
+    caller_text: str
+
+
+_BY_STATUS: dict[str, type[ServiceError]] = {kind.code.name: kind for kind in (NotFound, FailedPrecondition, Aborted)}
+
+
+@contextmanager
+def as_service_errors(kind: type[Exception], *, field: str) -> Iterator[None]:
+    """Turns errors of `kind` in its block into the ServiceErrors that their `status` and `caller_text` ask for.
+
+    `field` of the request is the one at fault when that is INVALID_ARGUMENT.
+    """
+    try:
+        yield
+    except kind as error:
+        explained = cast("_Explained", error)
+        if explained.status == InvalidRequest.code.name:
+            raise InvalidRequest([Violation(field, explained.caller_text)]) from error
+        raise _BY_STATUS[explained.status](explained.caller_text) from error

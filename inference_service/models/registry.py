@@ -13,7 +13,6 @@ import psutil
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError, AvatarReplaced, BrokenAvatar
-from inference_service.avatar_errors import FilesReplaced, as_service_errors
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import Engine
 from inference_service.metrics import InferenceMetrics
@@ -23,7 +22,7 @@ from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.scheduling.limited_threads import LimitedThreads, Overrun
 from inference_service.settings import InferenceSettings
 from service_kit.clock import SYSTEM_CLOCK, Clock
-from service_kit.errors import FailedPrecondition, NotFound, ResourceExhausted
+from service_kit.errors import Aborted, FailedPrecondition, NotFound, ResourceExhausted, as_service_errors
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ class ModelRegistry:
         """The avatar, loaded if it was not, and kept for the length of the block. Raises ServiceError.
 
         With `version`, which may be any text, it is the avatar of that version: the files are read again when it is theirs.
-        Raises FilesReplaced when it is not.
+        Raises Aborted when it is not.
         """
         model = self._models.get(avatar_id) or await self.load(avatar_id)
         if version and model.avatar.version != version:
@@ -143,7 +142,7 @@ class ModelRegistry:
     async def renew(self, model: LoadedModel) -> None:
         """Loads an avatar again whose files were found to have been replaced; once however many find it.
 
-        Raises FilesReplaced when the new ones can not be loaded: the old avatar stays.
+        Raises Aborted when the new ones can not be loaded: the old avatar stays.
         """
         avatar_id = model.avatar.id
         if self._models.get(avatar_id) is not model:
@@ -151,7 +150,7 @@ class ModelRegistry:
         try:
             await self.load(avatar_id, force_reload=True)
         except (FailedPrecondition, NotFound) as error:
-            raise FilesReplaced(f"{_REPLACED}, and the new ones can not be loaded: {error.message}") from error
+            raise Aborted(f"{_REPLACED}, and the new ones can not be loaded: {error.message}") from error
 
     def unload(self, avatar_id: str) -> bool:
         """Forgets the avatar; calls under way finish on it. Returns False when it was not loaded."""
@@ -186,7 +185,7 @@ class ModelRegistry:
         if on_disk == version and (model is None or model.avatar.version != version):
             model = await self.load(avatar_id, force_reload=True)
         if model is None or model.avatar.version != version:
-            raise FilesReplaced(f"{_REPLACED}: the caller and the inference service have different ones; {_THEN}")
+            raise Aborted(f"{_REPLACED}: the caller and the inference service have different ones; {_THEN}")
         return model
 
     def _version_on_disk(self, loaded: Avatar) -> str:
@@ -213,7 +212,7 @@ class ModelRegistry:
 
     async def _load(self, avatar_id: str) -> LoadedModel:
         try:
-            with as_service_errors():
+            with as_service_errors(AvatarError, field="model_id"):
                 model = await self._read(avatar_id)
         except NotFound:  # the caller's mistake, not the avatar's
             raise

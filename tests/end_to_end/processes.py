@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +47,11 @@ class Service:
 
 
 @contextmanager
-def running(name: str, *overrides: str, log: Path) -> Iterator[Service]:
-    """`lipsync serve NAME` until the block is left; one that a test has already ended is fine."""
+def running(name: str, *overrides: str, log: Path, before: Sequence[str] = ()) -> Iterator[Service]:
+    """`lipsync serve NAME`, with a command in front, until the block is left; one that a test has already ended is fine."""
     options = [part for override in ("server.port=127.0.0.1:0", "metrics.port=127.0.0.1:0", *overrides)
                for part in ("--set", override)]  # fmt: skip
-    command = [sys.executable, "-m", "lipsync_cli", "serve", name, "--until-stdin-closes", *options]
+    command = [*before, sys.executable, "-m", "lipsync_cli", "serve", name, "--until-stdin-closes", *options]
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             command, cwd=TREE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True

@@ -13,13 +13,12 @@ import pytest
 from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarReplaced
-from inference_service.avatar_errors import FilesReplaced
 from inference_service.engines.devices import find_devices
 from inference_service.metrics import InferenceMetrics
 from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.models.registry import ModelRegistry
 from inference_service.settings import InferenceSettings
-from service_kit.errors import FailedPrecondition, ResourceExhausted
+from service_kit.errors import Aborted, FailedPrecondition, ResourceExhausted
 from service_kit.metrics import Metrics
 
 from .conftest import MakeAvatar, network
@@ -115,7 +114,7 @@ async def test_a_new_version_is_loaded_beside_the_old_in_use_where_one_avatar_is
 async def test_a_version_that_is_nowhere_is_refused(models: ModelRegistry, loader: Loader, wanted: str) -> None:
     loaded = await version(models)
     for _ in range(3):
-        with pytest.raises(FilesReplaced, match="replaced"):
+        with pytest.raises(Aborted, match="replaced"):
             await version(models, wanted)
     assert await version(models) == loaded
     assert loader.versions == [loaded], "a caller can not make it load again and again"
@@ -130,7 +129,7 @@ async def test_a_caller_with_other_files_costs_those_with_the_same_nothing(
     assert await version(models, new) == new
     monkeypatch.setattr(AvatarCatalog, "get", lambda *_: pytest.fail("reads the avatar's files again"))
     for _ in range(20):
-        with pytest.raises(FilesReplaced):
+        with pytest.raises(Aborted):
             await version(models, old)
         assert await version(models, new) == new
     assert loader.versions == [old, new]
@@ -139,7 +138,7 @@ async def test_a_caller_with_other_files_costs_those_with_the_same_nothing(
 async def test_the_first_load_may_be_of_another_version(models: ModelRegistry, replace: Callable[..., Avatar]) -> None:
     old = load_avatar(models.catalog.models_root / "a").version
     new = replace().version
-    with pytest.raises(FilesReplaced):
+    with pytest.raises(Aborted):
         await version(models, old)
     assert await version(models, new) == new
 
@@ -147,7 +146,7 @@ async def test_the_first_load_may_be_of_another_version(models: ModelRegistry, r
 async def test_files_that_went_away_are_no_version(models: ModelRegistry) -> None:
     loaded = await version(models)
     shutil.rmtree(models.catalog.models_root / "a")
-    with pytest.raises(FilesReplaced):
+    with pytest.raises(Aborted):
         await version(models, "0123456789abcdef")
     assert await version(models, loaded) == loaded
 
@@ -187,7 +186,7 @@ async def test_new_files_that_can_not_be_loaded(models: ModelRegistry, replace: 
         folder = replace(model=b"no network").root
         if gone:
             shutil.rmtree(folder)
-        with pytest.raises(FilesReplaced, match="can not be loaded"):
+        with pytest.raises(Aborted, match="can not be loaded"):
             await models.renew(old)
     assert models.find("a") is old
 
@@ -229,7 +228,7 @@ async def test_an_avatar_that_never_rests_is_refused(
 ) -> None:
     scales = iter(range(1, 100))
     loader.after = lambda: replace(scale=float(next(scales)))
-    with pytest.raises(FilesReplaced):
+    with pytest.raises(Aborted):
         await version(models)
     assert len(loader.versions) == 2
     loader.after = lambda: None

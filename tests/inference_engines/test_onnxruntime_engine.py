@@ -1,0 +1,119 @@
+"""What is ONNX Runtime's own: its batches, the CPU form of the full-size network, crops on their way to a GPU, devices."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from avatar_kit.avatar import Avatar
+from avatar_tools.networks.random_weights import random_unet_weights
+from avatar_tools.networks.unet import unet_graph
+from inference_service.engines.crops import CropBank
+from inference_service.engines.devices import CUDA, Device, DeviceError, find_devices
+from inference_service.engines.engine import EngineInput, EngineOutput
+from inference_service.engines.onnxruntime import OnnxEngine
+from inference_service.settings import GpuSection, OnnxSection
+
+from ..inference_service.conftest import MakeAvatar, network
+from .conftest import CPU, OPTIONS, network_input, on_cpu, run, windows
+
+GPU = Device(gpu_id=0, name="a GPU that is not there", providers=((CUDA, {}),))
+GPU_BUILD = CUDA in onnxruntime.get_available_providers()
+
+
+def plainly(avatar: Avatar, visual: NDArray[np.float32], sound: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The avatar's own file in ONNX Runtime, frame by frame."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(avatar.network_path), options, providers=["CPUExecutionProvider"])
+    names = {value.shape[1]: value.name for value in session.get_inputs()}
+    feeds = [
+        {names[6]: picture[None], names[32]: window.reshape(1, 32, 16, 16)} for picture, window in zip(visual, sound, strict=True)
+    ]
+    return np.stack([session.run(None, feed)[0][0] for feed in feeds])
+
+
+@pytest.mark.slow
+def test_the_full_size_network_gives_what_its_file_gives(make_avatar: MakeAvatar) -> None:
+    """Its graph is rewritten for the CPU; floats differ in their last bits."""
+    avatar = make_avatar(model=unet_graph(random_unet_weights(4)), reference_frame=1)
+    frames, sound = [0, 4, 2], windows(3)
+    visual = np.stack([network_input(avatar, frame, reference=1) for frame in frames])
+    np.testing.assert_allclose(run(on_cpu(avatar), frames, sound)[0], plainly(avatar, visual, sound), atol=5e-4)
+
+
+@pytest.mark.parametrize(("fixed", "sizes"), [("batch", [1, 7]), (1, [1]), (3, [1])])
+def test_warming_up_runs_each_size_that_the_network_sees(
+    make_avatar: MakeAvatar, monkeypatch: pytest.MonkeyPatch, fixed: int | str, sizes: list[int]
+) -> None:
+    engine = OnnxEngine(make_avatar(model=network(batch=fixed)), CPU, OPTIONS, max_batch=7)
+    seen: list[int] = []
+
+    def noted(given: EngineInput) -> EngineOutput:
+        seen.append(len(given.windows))
+        return OnnxEngine.run(engine, given)
+
+    monkeypatch.setattr(engine, "run", noted)
+    engine.warm_up()
+    assert seen == sizes
+
+
+@pytest.mark.parametrize(("seconds_a_frame", "room"), [(1.0, 4), (0.0019, 5), (0.0009, 11), (1e-9, 12)])
+def test_a_quick_network_has_room_for_more(
+    make_avatar: MakeAvatar, monkeypatch: pytest.MonkeyPatch, seconds_a_frame: float, room: int
+) -> None:
+    engine = on_cpu(make_avatar())
+    assert engine.room == 4, "nothing is known yet"
+    passed = iter([0.0, 2 * seconds_a_frame])
+    monkeypatch.setattr("time.perf_counter", lambda: next(passed))
+    run(engine, [0, 1], windows(2))
+    assert engine.room == room
+
+
+def test_a_configured_batch_is_kept_to(make_avatar: MakeAvatar) -> None:
+    engine = OnnxEngine(make_avatar(), CPU, OPTIONS, max_batch=6)
+    run(engine, [0, 1], windows(2))
+    assert engine.room == 6
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["crops sent along", "crops on the device"])
+def test_crops_for_a_gpu_bring_the_reference_along(
+    make_avatar: MakeAvatar, monkeypatch: pytest.MonkeyPatch, on_device: bool
+) -> None:
+    """The network runs on the CPU here; the crops are fed as to a GPU, whose memory is played by the CPU's."""
+    avatar = make_avatar(reference_frame=3)
+    plain, engine = on_cpu(avatar), OnnxEngine(avatar, CPU, OPTIONS)
+    engine.bank = CropBank(avatar, GPU)
+    on_its_cpu = onnxruntime.OrtValue.ortvalue_from_numpy
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", lambda array, *_: on_its_cpu(array))
+    if on_device:
+        engine.bank.fill()
+    frames, sound = [4, 0, 3, 1], windows(4)
+    np.testing.assert_array_equal(run(engine, frames, sound)[0], run(plain, frames, sound)[0])
+
+
+def test_crops_are_made_only_when_asked_for_and_once(make_avatar: MakeAvatar) -> None:
+    bank = CropBank(make_avatar(reference_frame=2), CPU)
+    assert bank.missing([3, 1, 3]) == [3, 1, 2]
+    bank.ensure([3])
+    assert bank.missing([3, 2, 1]) == [1]
+    assert bank.memory_bytes == 2 * 3 * 320 * 320
+
+
+@pytest.mark.skipif(GPU_BUILD, reason="onnxruntime-gpu is installed")
+def test_a_gpu_that_is_asked_for_and_missing_is_an_error() -> None:
+    with pytest.raises(DeviceError, match="install the extra"):
+        find_devices(GpuSection(enabled=True), OnnxSection())
+
+
+@pytest.mark.skipif(GPU_BUILD, reason="onnxruntime-gpu is installed")
+def test_a_provider_that_is_not_installed_is_an_error() -> None:
+    with pytest.raises(DeviceError, match="CUDAExecutionProvider is not in"):
+        find_devices(GpuSection(), OnnxSection(providers=(CUDA,)))
+
+
+def test_auto_without_the_gpu_build_is_the_cpu() -> None:
+    if not GPU_BUILD:
+        assert not find_devices(GpuSection(), OnnxSection())[0].is_gpu
