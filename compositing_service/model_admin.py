@@ -9,11 +9,10 @@ from time import perf_counter
 
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError
-from compositing_service.avatar_errors import avatar_errors_as_status
 from compositing_service.backgrounds.store import AvatarStats, BackgroundStore
 from compositing_service.mouth_source import MouthSource
 from service_kit.deadline import Deadline
-from service_kit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
+from service_kit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable, as_service_errors
 from shared_proto import compositing_pb2
 
 
@@ -39,7 +38,7 @@ class ModelAdmin:
         figures = self.store.stats()
         by_id = {avatar.avatar_id: avatar for avatar in figures.avatars}
         if model_id and model_id not in by_id:
-            with avatar_errors_as_status():
+            with as_service_errors(AvatarError, field="model_id"):
                 await asyncio.to_thread(self.catalog.get, model_id)
         wanted = [model_id] if model_id else [avatar_id for avatar_id, avatar in by_id.items() if avatar.loaded]
         models = await asyncio.to_thread(lambda: [self._describe(avatar_id, by_id.get(avatar_id)) for avatar_id in wanted])
@@ -87,7 +86,7 @@ class ModelAdmin:
 
     async def _load_here(self, model_id: str, *, force_reload: bool) -> AvatarStats | ServiceError:
         try:
-            with avatar_errors_as_status():
+            with as_service_errors(AvatarError, field="model_id"):
                 return await self.store.load(model_id, force_reload=force_reload, preload=True)
         except ServiceError as error:
             return error
@@ -103,7 +102,7 @@ class ModelAdmin:
         try:
             avatar = self.catalog.get(avatar_id)
         except AvatarError as error:
-            info.error = str(error)
+            info.error = error.caller_text
             return info
         info.model_path = self.catalog.shown(avatar.network_path)
         info.background_dir = self.catalog.shown(avatar.frames.place)

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from avatar_kit.avatar import Avatar
-from avatar_kit.errors import AvatarReplaced
+from avatar_kit.errors import AvatarError, AvatarReplaced
 from avatar_kit.timeline import frame_at, idle_positions, period
-from compositing_service.avatar_errors import avatar_errors_as_status
 from compositing_service.backgrounds.lease import Lease
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.frame_stream import Frame, FrameMaker
@@ -20,7 +19,7 @@ from compositing_service.mouth_source import MouthOrder, Mouths, MouthSource
 from compositing_service.outputs import RawOutput
 from compositing_service.request import FRAME_RATE, CompositeOrder, Idle
 from service_kit.deadline import Deadline
-from service_kit.errors import Aborted, ResourceExhausted
+from service_kit.errors import Aborted, ResourceExhausted, as_service_errors
 from service_kit.logs import request_is_sampled, topic
 from shared_proto import compositing_pb2
 
@@ -66,7 +65,7 @@ class BatchCompositor:
         """The frames of an order. Raises ServiceError; cancelling it cancels the inference call and drops waiting work."""
         started = perf_counter()
         self.metrics.batch_frames.observe(order.frame_count)
-        with avatar_errors_as_status():
+        with as_service_errors(AvatarError, field="model_id"):
             reply, times = await self._made_of_one_version(order, deadline)
         self.inference_ms[order.avatar_id] = self.inference_ms.get(order.avatar_id, 0.0) + times.inference
         reply.total_time_ms = _ms_since(started)

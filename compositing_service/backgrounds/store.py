@@ -13,7 +13,7 @@ from typing import Any
 
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.cores import usable_cores
-from avatar_kit.errors import AvatarError, AvatarNotFound, AvatarReplaced, BrokenAvatar, shortened
+from avatar_kit.errors import AvatarError, AvatarNotFound, AvatarReplaced, BrokenAvatar
 from compositing_service.backgrounds.composer import AvatarComposer, open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.backgrounds.lease import Lease
@@ -364,7 +364,7 @@ class BackgroundStore:
     def _note_failure(self, avatar_id: str, error: BaseException) -> None:
         """Only of avatars that exist: ids that callers make up must not fill the memory."""
         if isinstance(error, BrokenAvatar):
-            text = "; ".join(shortened(error.problems))
+            text = error.caller_text
             if self._load_errors.get(avatar_id) != text:
                 log.warning("avatar %s: %s", avatar_id, text)
             self._load_errors[avatar_id] = text
