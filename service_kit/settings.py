@@ -1,7 +1,7 @@
 """Reads the settings of a service once: defaults, YAML file, environment, --set, later ones winning.
 
-pydantic checks keys and values. This lays the sources over each other, and turns pydantic's errors into sentences that name key,
-given value, source and what is accepted: all of them, not the first alone.
+pydantic checks the values. This lays the sources over each other, and tells all problems, not the first alone, in sentences that
+name key, given value, source and accepted values.
 """
 
 from __future__ import annotations
@@ -142,29 +142,30 @@ class _Merged:
                 self.problems.append(f"{_dotted(here)} and {_dotted((*path, key))} are the same key: give one ({source})")
             elif reason := self._meaningless.get(".".join(here)):
                 self.warnings[_dotted(here)] = f"{_dotted(here)}: no effect here; {reason}"
-            elif below and members(below):
+            elif below is None:
+                self.problems.append(f"{_dotted(here)}: unknown key ({source}){_hint(here, self.schema, source)}")
+            elif members(below):
                 self._lay(target.setdefault(name, {}), below, here, value, source)
-            elif below and isinstance(value, bool) and types(below) & {"integer", "number"}:  # Python counts them as 1 and 0
+            elif isinstance(value, bool) and types(below) & {"integer", "number"}:  # Python counts them as 1 and 0
                 self.problems.append(_wrong(here, below, value, source))
             else:
                 target[name] = value
                 self._given[here] = value, source
 
-    def _place(self, location: tuple[int | str, ...]) -> tuple[Keys, Node | None]:
+    def _place(self, location: tuple[int | str, ...]) -> tuple[Keys, Node]:
         """The key that pydantic's location is at or below: below values there are indices and names of alternatives."""
         path: Keys = ()
-        node: Node | None = self.schema
+        node = self.schema
         for part in map(str, location):
-            if not node or not members(node) or part == "[key]":
+            below = member(node, part)
+            if below is None or part == "[key]":
                 break
             path += (node.get("names", {}).get(part, part),)
-            node = member(node, part)
+            node = below
         return path, node
 
-    def _sentence(self, path: Keys, node: Node | None, details: ErrorDetails) -> str:
+    def _sentence(self, path: Keys, node: Node, details: ErrorDetails) -> str:
         value, source = self._given.get(path, (None, ""))
-        if node is None:
-            return f"{_dotted(path)}: unknown key ({source}){_hint(path, self.schema, source)}"
         own = details.get("ctx", {}).get("error")
         return _wrong(path, node, value, source, str(own) if own else details["msg"] if not source else "")
 

@@ -250,6 +250,12 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     assert len(found) == 9
 
 
+def test_unknown_keys_are_told_of_each_source(tmp_path: Path) -> None:
+    found = problems("gpus: {count: 1}", ["gpus.count=2"], {"LIPSYNC_GPUS__COUNT": "3"}, at=tmp_path)
+    sources = f"in {tmp_path / 'own.yaml'}", "environment variable LIPSYNC_GPUS__COUNT", "--set gpus.count"
+    assert found == tuple(f"gpus: unknown key ({source})" for source in sources)
+
+
 def test_a_key_without_meaning_gives_one_warning(tmp_path: Path) -> None:
     settings = load(
         "onnx: {library_path: C:/onnxruntime.dll}",
