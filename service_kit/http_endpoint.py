@@ -28,7 +28,7 @@ POLL_SECONDS = 0.1
 # None when all is well, else the reason.
 Check = Callable[[], str | None]
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class HttpEndpoint:
@@ -77,7 +77,7 @@ def _guarded(metrics: Any, environ: WSGIEnvironment, start_response: StartRespon
     try:
         body: Iterable[bytes] = metrics(environ, start_response)
     except Exception:
-        _log.exception("the metrics could not be collected")
+        log.exception("the metrics could not be collected")
         return _answer(start_response, "500 Internal Server Error", "the metrics could not be collected; the log tells why")
     return body
 
@@ -136,7 +136,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Peers that hang up, or take too long, are no error of ours."""
-        _log.debug("an HTTP request ended early", exc_info=True)
+        log.debug("an HTTP request ended early", exc_info=True)
 
 
 def _hang_up(connection: socket.socket) -> None:
