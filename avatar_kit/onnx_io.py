@@ -13,6 +13,8 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.safe_files import FileProblem, read_bounded
 
 MAX_MODEL_BYTES = 2**31 - 1  # protobuf's own limit
+# `producer_name` of the demo's networks. It stands in files, so it keeps the name that the demo's module had first.
+DEMO_PRODUCER = "avatar_kit.demo"
 
 _Shape = tuple[int | None, ...]  # None where the model leaves a dimension open
 

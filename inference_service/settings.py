@@ -84,7 +84,7 @@ class BatchingSection(Section):
     """How frames of waiting requests are put together."""
 
     max_batch: int = Field(default=0, ge=0, le=512)
-    """Frames that a device is given at once; 0: 16 on a GPU, 4 on a CPU, there up to 12 of a network that is quick."""
+    """Frames that a device is given at once; 0: 8 on a GPU, 4 on a CPU, there up to 12 of a network that is quick."""
 
     max_delay_ms: float = Field(default=0, ge=0, le=1000)
     """How long a batch that is not full waits for more frames."""

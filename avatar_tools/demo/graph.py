@@ -11,6 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from avatar_kit.onnx_io import DEMO_PRODUCER
+
 OPSET = 17
 IR_VERSION = 8  # what that opset came with, so that older runtimes load the files too
 
@@ -138,6 +140,6 @@ class Graph:
         infos = [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape) for output, (_, shape) in outputs.items()]
         graph = helper.make_graph([*self._nodes, *named], name, self._inputs, infos, list(self._constants.values()))
         opset = [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="avatar_tools.demo")
+        model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name=DEMO_PRODUCER)
         onnx.checker.check_model(model, full_check=True)
         return model

@@ -18,6 +18,7 @@ from avatar_kit.catalog import AUDIO_ENCODER_NAME
 from avatar_kit.errors import AvatarError, one_line
 from avatar_kit.features import MISSING_ROWS
 from avatar_kit.ids import check_avatar_id
+from avatar_kit.onnx_io import DEMO_PRODUCER
 from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem, stays_in
 from avatar_kit.video.frames import checked_index
@@ -35,8 +36,6 @@ from avatar_tools.importing.squares import check_smoothing
 from avatar_tools.importing.videos import open_video
 
 T = TypeVar("T")
-
-_DEMO_PRODUCER = "avatar_tools.demo"  # what the demo writes into its networks
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +275,7 @@ class _Planning:
 
 
 def _is_demos(model: ModelSource | None) -> bool:
-    return model is not None and model.producer == _DEMO_PRODUCER
+    return model is not None and model.producer == DEMO_PRODUCER
 
 
 def _size(frames: FrameSource) -> str:

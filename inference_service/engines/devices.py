@@ -15,6 +15,8 @@ from inference_service.engines.gpu_memory import GpuMemory, visible_gpus
 from inference_service.settings import GpuSection, OnnxSection
 
 onnxruntime.disable_telemetry_events()
+SILENT = 4  # ONNX Runtime's own log: what is wrong comes as an exception, which says the same
+onnxruntime.set_default_logger_severity(SILENT)
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"

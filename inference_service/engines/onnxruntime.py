@@ -28,7 +28,7 @@ from inference_service.settings import OnnxSection
 CPU_FRAMES = 4
 # Frames of a batch, on a GPU or not: on a CPU larger batches gain nothing and delay the first frame, but those of a network so
 # quick that QUICK_BATCH frames take no longer than QUICK_RUN_S: handing a batch over costs as much as several of its frames.
-DEFAULT_BATCH = {True: 16, False: 4}
+DEFAULT_BATCH = {True: 8, False: 4}
 QUICK_BATCH = {True: 0, False: 12}
 QUICK_RUN_S = 0.01
 # A bank must have at least one slot, also when nothing is taken from it.
@@ -51,6 +51,9 @@ class OnnxEngine:
         self.device = device
         self.bank = CropBank(avatar, device)
         self._max_batch = max_batch or DEFAULT_BATCH[device.is_gpu]
+        # Frames of each run; 0: any number. On a GPU the first run of another size takes seconds, to choose kernels, and its
+        # results differ in rounding: by one grey level between runs of 1 and 8 frames on an H100.
+        self._run_size = self._network.batch or (self._max_batch if device.is_gpu else 0)
         self._quick_batch = 0 if max_batch else QUICK_BATCH[device.is_gpu]
         self._seconds_a_frame = math.inf  # of the last run
         count = options.cuda_streams_per_worker if device.is_gpu else 1
@@ -73,9 +76,9 @@ class OnnxEngine:
     def warm_up(self) -> None:
         """Runs the smallest and the largest batch. Only a real run shows a missing cuDNN or a network that fails.
 
-        To a network with a fixed batch size all batches are the same. Raises BrokenAvatar.
+        Where all runs have the same size, one is enough. Raises BrokenAvatar.
         """
-        for size in [1] if self._network.batch else sorted({1, self._max_batch}):
+        for size in [1] if self._run_size else sorted({1, self._max_batch}):
             windows = np.zeros((size, 16, 512), np.float32)
             frames = np.zeros(size, np.int64)
             for _ in self._sessions:
@@ -100,9 +103,8 @@ class OnnxEngine:
 
     def _run(self, batch: EngineInput) -> tuple[NDArray[np.float32] | None, NDArray[np.uint8] | None, NDArray[np.float32]]:
         count = len(batch.windows)
-        fixed = self._network.batch
-        size = fixed or (count if self.device.is_gpu else min(count, CPU_FRAMES))
-        room = -(-count // fixed) * fixed if fixed else count  # a network with a fixed batch size fills whole batches
+        size = self._run_size or min(count, CPU_FRAMES)
+        room = -(-count // size) * size if self._run_size else count  # runs of one size are filled up
         floats = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.float32) if batch.want_float else None
         planes = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if batch.want_uint8 else None
         sums = np.empty(room, np.float32)
@@ -155,14 +157,19 @@ class OnnxEngine:
 
 
 def _part(batch: EngineInput, start: int, size: int) -> EngineInput:
-    """Frames `start` to `start + size` of a batch; what lacks at its end is filled up with black pictures."""
+    """Frames `start` to `start + size` of a batch. Missing ones at its end are filled up, with a picture that is there already
+    where all are the avatar's own, else with black ones.
+    """
     own, stop = len(batch.frames), start + size
     windows = batch.windows[start:stop]
     frames = batch.frames[start:stop]
     pictures = batch.pictures[max(start - own, 0) : max(stop - own, 0)]
     if lacking := size - len(windows):
         windows = np.concatenate([windows, np.zeros((lacking, *windows.shape[1:]), np.float32)])
-        pictures = np.concatenate([pictures, np.zeros((lacking, *pictures.shape[1:]), np.float32)])
+        if len(pictures):
+            pictures = np.concatenate([pictures, np.zeros((lacking, *pictures.shape[1:]), np.float32)])
+        else:
+            frames = np.concatenate([frames, np.full(lacking, frames[-1])])
     return EngineInput(windows, frames, pictures, batch.want_float, batch.want_uint8)
 
 

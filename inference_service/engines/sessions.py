@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from avatar_kit.cores import usable_cores
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.onnx_io import EncoderIO
-from inference_service.engines.devices import CPU, Device, DeviceError
+from inference_service.engines.devices import CPU, SILENT, Device, DeviceError
 from inference_service.engines.engine import EngineError
 from inference_service.engines.interrupt import interruptible
 from inference_service.settings import OnnxSection
-
-_SILENT = 4  # what is wrong comes as an exception, which says the same
 
 # Operators that do the work: they must not end up on the CPU when a GPU was asked for, and are worth sharing out among cores.
 HEAVY_OPERATORS = frozenset({"Conv", "FusedConv", "ConvTranspose", "MatMul", "Gemm", "Resize"})
@@ -55,7 +53,7 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
 def run_options(name: str) -> Iterator[onnxruntime.RunOptions]:
     """Options for one run of a session of the file `name`, within which an interrupt of this thread's work ends the run."""
     options = onnxruntime.RunOptions()
-    options.log_severity_level = _SILENT
+    options.log_severity_level = SILENT
 
     def end() -> None:
         options.terminate = True
@@ -93,7 +91,7 @@ def _session_options(model: onnx.ModelProto, device: Device, options: OnnxSectio
     light = not any(node.op_type in HEAVY_OPERATORS for node in model.graph.node)
     # To copy and scale, waking other cores costs more than they help.
     chosen.intra_op_num_threads = options.intra_op_threads or (1 if light else usable_cores())
-    chosen.log_severity_level = _SILENT
+    chosen.log_severity_level = SILENT
     if options.inter_op_threads > 1:
         chosen.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
         chosen.inter_op_num_threads = options.inter_op_threads

@@ -15,7 +15,7 @@ import onnx
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
-from avatar_kit.onnx_io import encoder_io
+from avatar_kit.onnx_io import DEMO_PRODUCER, encoder_io
 from inference_service.audio.encoder import AudioEncoder
 from inference_service.audio.features import AudioFeatures
 from inference_service.engines.devices import Device
@@ -28,7 +28,8 @@ from inference_service.settings import OnnxSection
 
 log = logging.getLogger(__name__)
 
-DEMO_PRODUCER = "avatar_tools.demo"  # what avatar_tools.demo.graph writes into its networks
+# Rows of each run on a GPU: of any other number it would round otherwise, and first take seconds to look for kernels.
+GPU_ROWS = 16
 
 
 @dataclass(eq=False)
@@ -106,7 +107,7 @@ class ModelLoader:
         io = encoder_io(encoder_path)
         session = open_session(onnx.load(encoder_path), device, self._options, name=encoder_path.name)
         run = encoder_run(session, io, encoder_path.name)
-        opened = AudioFeatures(AudioEncoder(run, rows_per_run=io.batch))
+        opened = AudioFeatures(AudioEncoder(run, rows_per_run=io.batch or (GPU_ROWS if device.is_gpu else None)))
         with self._encoders_lock:  # not held while it is opened: another load may be opening it too, or be stuck at it
             return self._encoders.setdefault(key, opened)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from avatar_kit.catalog import AvatarCatalog
+from avatar_kit.onnx_io import DEMO_PRODUCER
 from inference_service.engines.devices import Device, find_devices
 from inference_service.metrics import InferenceMetrics
 from inference_service.models.model import ModelLoader
@@ -220,7 +221,7 @@ async def test_the_demos_encoder_under_another_avatar_is_warned_of(
     make_avatar("trained", own_encoder=False)
     make_avatar("whole")
     shared = encoder()
-    shared.producer_name = "avatar_tools.demo"
+    shared.producer_name = DEMO_PRODUCER
     (tmp_path / "models" / "audio_encoder.onnx").write_bytes(shared.SerializeToString())
     models = registry(tmp_path)
     await models.load("whole")
