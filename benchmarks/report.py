@@ -1,6 +1,6 @@
-"""Writes measured figures into the documents: `python -m benchmarks.report benchmarks/results/NAME.json`.
+"""Writes measured figures into the documents: `python -m benchmarks.report benchmarks/results/NAME.json ...`.
 
-The file is what `lipsync bench --json` writes. docs/performance.md gets every figure, under what its benchmark's module says of
+A file is what `lipsync bench --json` writes. docs/performance.md gets every figure, under what its benchmark's module says of
 itself; README.md gets those that have a goal. What stands between the markers is replaced, the rest is left alone.
 """
 
@@ -22,13 +22,18 @@ Report = Mapping[str, Any]
 """What `lipsync bench --json` writes: measured, machine, benchmarks."""
 
 
-def rewrite(path: Path, documents: Sequence[Path] = (PERFORMANCE, README)) -> None:
-    """Puts the figures of the JSON file `path` into docs/performance.md and README.md, or copies of them in that order."""
-    report: Report = json.loads(path.read_text(encoding="utf-8"))
-    source = path.resolve()
-    name = source.relative_to(TREE).as_posix() if source.is_relative_to(TREE) else source.name
-    for document, text in zip(documents, (every_figure(report, name), figures_with_goals(report, name)), strict=True):
+def rewrite(paths: Sequence[Path], documents: Sequence[Path] = (PERFORMANCE, README)) -> None:
+    """Puts the figures of JSON files into docs/performance.md and README.md, or copies of them in that order."""
+    reports = {_source(path): json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    for document, shown in zip(documents, (every_figure, figures_with_goals), strict=True):
+        text = "\n\n".join(shown(report, source) for source, report in reports.items())
         document.write_text(with_figures(document.read_text(encoding="utf-8"), text), encoding="utf-8")
+
+
+def _source(path: Path) -> str:
+    """Where the documents say that their figures are from."""
+    whole = path.resolve()
+    return whole.relative_to(TREE).as_posix() if whole.is_relative_to(TREE) else whole.name
 
 
 def with_figures(document: str, figures: str) -> str:
@@ -127,6 +132,6 @@ def _lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m benchmarks.report FILE.json")
-    rewrite(Path(sys.argv[1]))
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m benchmarks.report FILE.json ...")
+    rewrite([Path(argument) for argument in sys.argv[1:]])
