@@ -16,7 +16,8 @@ from inference_service.settings import GpuSection, OnnxSection
 
 from .conftest import Kind, windows
 
-FRAMES = 20
+FRAMES = 12
+pytestmark = pytest.mark.slow
 
 
 def test_a_frame_has_the_same_bytes_at_any_place_of_any_batch(tmp_path: Path, kind: Kind) -> None:
