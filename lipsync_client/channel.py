@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from ipaddress import ip_address
 
+from shared_proto.channel_options import lasting_connection
+
 # Load, unload and compositing are all safe to repeat: a batch depends on its request alone.
 RETRY_POLICY = {
     "maxAttempts": 4,
@@ -19,34 +21,24 @@ RETRY_THROTTLING = {"maxTokens": 100, "tokenRatio": 0.5}
 
 # Above the 10 s that servers allow as the shortest time between pings, with room for clocks and delays.
 KEEPALIVE_MS = 15_000
-PING_TIMEOUT_MS = 5_000
-FIRST_RECONNECT_MS = 100
 LAST_RECONNECT_MS = 2_000
-# Replicas behind a name change; the default looks the name up again after 30 s at the earliest.
-LOOK_UP_AGAIN_MS = 1_000
 
 
 def channel_options(target: str, *, max_message_mb: int) -> list[tuple[str, int | str]]:
     """Options of a channel to `target`, for grpc and grpc.aio alike."""
     max_message_bytes = max_message_mb << 20
-    options: list[tuple[str, int | str]] = [
+    return [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.enable_retries", 1),
         # Calls larger than this are not repeated, whatever the policy says; the default is 256 KiB.
         ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
         ("grpc.service_config", json.dumps(service_config(target))),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
-        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
-        ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MS),
-        ("grpc.max_reconnect_backoff_ms", LAST_RECONNECT_MS),
-        ("grpc.dns_min_time_between_resolutions_ms", LOOK_UP_AGAIN_MS),
-    ]
-    if is_loopback(target):
         # A proxy from the environment cannot reach this machine's loopback.
-        options.append(("grpc.enable_http_proxy", 0))
-    return options
+        *lasting_connection(
+            keepalive_ms=KEEPALIVE_MS, last_reconnect_ms=LAST_RECONNECT_MS, through_proxy=not is_loopback(target)
+        ),
+    ]
 
 
 def service_config(target: str) -> dict[str, object]:

@@ -17,6 +17,7 @@ from grpc import aio
 
 from service_kit.tls import ClientTls
 from shared_proto import inference_pb2, mouth_region
+from shared_proto.channel_options import lasting_connection
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
 if TYPE_CHECKING:  # the class exists for type checkers only
@@ -102,17 +103,12 @@ def _channel_options(max_message_bytes: int) -> list[tuple[str, int | str]]:
         # The service decides how large a request may be; its answer is better than ours.
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", max_message_bytes),
+        # Back within half a second of the service's return, which the retries of one request can wait for; gRPC's own default is
+        # two minutes. Proxies are for the way out, and both services belong to one operator.
+        *lasting_connection(keepalive_ms=10_000, last_reconnect_ms=500, through_proxy=False),
         # A service that hangs without closing its connections is noticed, also while nothing is asked of it.
-        ("grpc.keepalive_time_ms", 10_000),
-        ("grpc.keepalive_timeout_ms", 5_000),
-        ("grpc.http2.ping_timeout_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        # Back within half a second of the service's return, which the retries of one request can wait for; gRPC's own default is
-        # two minutes.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 500),
         ("grpc.min_reconnect_backoff_ms", 2_000),  # also the longest a connection attempt may take
-        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         ("grpc.use_local_subchannel_pool", 1),
     ]
