@@ -1,0 +1,76 @@
+"""More work than the machine can do in time is slow, and does not fail: many clips at once, and the full-size network."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import pytest
+
+from avatar_kit.avatar import Avatar
+from avatar_tools.benchmark_avatar import build_benchmark
+from avatar_tools.demo import SPEECH_PATH, build_demo
+from lipsync_cli.recording import read_recording
+from lipsync_client import Client
+
+from .processes import TREE, running
+
+CALLERS = 30
+FRAMES = 294
+RENDER_S = 900
+
+
+@contextmanager
+def serving(root: Path, logs: Path) -> Iterator[str]:
+    """Both services as they are without configuration; the address of the compositing one."""
+    with (
+        running("inference", f"models_root={root}", log=logs / "inference") as inference,
+        running(
+            "compositing", f"models_root={root}", f"inference_server.url={inference.address}", log=logs / "compositing"
+        ) as compositing,
+    ):
+        yield compositing.address
+
+
+@pytest.mark.slow
+def test_thirty_clips_at_once(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    demo = build_demo(root)
+    speech = read_recording(SPEECH_PATH).speech()
+
+    def clip(_: int) -> tuple[int, str]:
+        frames, digest = 0, hashlib.sha256()
+        with Client(address) as client:
+            for frame in client.frames(demo.id, speech):
+                frames += 1
+                digest.update(frame)
+        return frames, digest.hexdigest()
+
+    with serving(root, tmp_path) as address, ThreadPoolExecutor(CALLERS) as callers:
+        alone = clip(0)
+        assert alone[0] == FRAMES
+        assert list(callers.map(clip, range(CALLERS))) == [alone] * CALLERS, "the same bytes, however they were batched"
+
+
+@pytest.mark.slow
+def test_two_films_at_once_with_the_full_size_network(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    avatar = build_benchmark(root, frame_count=50, network="full")
+    with serving(root, tmp_path) as address:
+        films = [tmp_path / f"{name}.mp4" for name in ("one", "other")]
+        renders = [subprocess.Popen(render_command(avatar, film, address), cwd=TREE) for film in films]
+        assert [render.wait(RENDER_S) for render in renders] == [0, 0]
+    for film in films:
+        with av.open(str(film)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == FRAMES
+
+
+def render_command(avatar: Avatar, film: Path, address: str) -> list[str]:
+    options = {"--avatar": avatar.id, "--audio": str(SPEECH_PATH), "--out": str(film), "--server": address}
+    return [sys.executable, "-m", "lipsync_cli", "render", *[part for option in options.items() for part in option]]
