@@ -95,7 +95,7 @@ def compare(models_root: Path, avatar_id: str, change: ModelEntry, *, audio: Pat
     left, right = (half.pictures(speech, range(start, start + count), silent) for half in halves)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
-        write_movie(partial, _counted(_joined(left, right), count + silent, report), recording)
+        write_movie(partial, _counted(_joined(left, right), count + silent, report), recording.track())
     return Compared(count + silent, tuple(told))
 
 

@@ -23,6 +23,11 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def ffmpeg_name(path: Path) -> str:
+    """The name by which FFmpeg opens a file: it takes what stands before the colon of a relative one for a protocol."""
+    return str(path.absolute())
+
+
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     """Writes uint8 [height, width, 3] BGR."""
     with replacing(path) as partial:

@@ -16,7 +16,9 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from lipsync_cli.failures import CliError
-from lipsync_cli.recording import Recording
+from lipsync_cli.files import ffmpeg_name
+from lipsync_cli.mixing import Samples
+from lipsync_cli.recording import Track, resampled
 
 Picture = NDArray[np.uint8]  # [height, width, 3] BGR
 
@@ -51,8 +53,8 @@ def video_encoder() -> str | None:
     return None
 
 
-def write_movie(path: Path, pictures: Iterable[Picture], sound: Recording | None) -> None:
-    """Writes every picture with its 40 ms of sound; silence where the recording has ended. None: a film without a sound track.
+def write_movie(path: Path, pictures: Iterable[Picture], sound: Track | None) -> None:
+    """Writes every picture with its 40 ms of sound; silence where the sound has ended. None: a film without a sound track.
 
     All pictures have the size of the first; a last odd row or column is left out, as H.264 halves the colour both ways. Raises
     CliError when there are no pictures, or when their size changes.
@@ -62,7 +64,7 @@ def write_movie(path: Path, pictures: Iterable[Picture], sound: Recording | None
     if first is None:
         raise CliError("there are no pictures to write")
     height, width = (side - side % 2 for side in first.shape[:2])
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open(ffmpeg_name(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         video = _video_stream(container, width, height)
         track = SoundTrack(container, sound) if sound else None
         for index, picture in enumerate(chain([first], waiting)):
@@ -79,20 +81,36 @@ def write_movie(path: Path, pictures: Iterable[Picture], sound: Recording | None
 class SoundTrack:
     """The sound of a film, written in step with its pictures."""
 
-    def __init__(self, container: OutputContainer, sound: Recording) -> None:
+    def __init__(self, container: OutputContainer, sound: Track) -> None:
         self._container = container
-        self._sound = sound if sound.rate_hz in AAC_RATES_HZ else sound.resampled(AAC_RATES_HZ[-1])
-        rate_hz, layout = self._sound.rate_hz, self._sound.layout
-        self._stream = container.add_stream("aac", rate=rate_hz, layout=layout, options=AAC_OPTIONS)
-        self._stream.bit_rate = AAC_BITS_PER_CHANNEL * self._sound.channels
+        self._rate_hz = sound.rate_hz if sound.rate_hz in AAC_RATES_HZ else AAC_RATES_HZ[-1]
+        self._layout = "mono" if sound.channels == 1 else "stereo"
+        self._pieces = resampled(sound.pieces, sound.rate_hz, self._rate_hz)
+        self._waiting = np.zeros((0, sound.channels), np.float32)
+        self._stream = container.add_stream("aac", rate=self._rate_hz, layout=self._layout, options=AAC_OPTIONS)
+        self._stream.bit_rate = AAC_BITS_PER_CHANNEL * sound.channels
 
     def write(self, index: int) -> None:
         """The 40 ms of one picture; pictures come in order."""
-        self._container.mux(self._stream.encode(_audio_frame(index, self._sound)))
+        first, end = (k * self._rate_hz // FRAME_RATE for k in (index, index + 1))
+        samples = np.ascontiguousarray(self._take(end - first).T)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self._layout)
+        frame.sample_rate = self._rate_hz
+        frame.pts = first
+        self._container.mux(self._stream.encode(frame))
 
     def end(self) -> None:
         """What the encoder still holds."""
         self._container.mux(self._stream.encode(None))
+
+    def _take(self, count: int) -> Samples:
+        """The next `count` samples; silence after the last."""
+        while len(self._waiting) < count:
+            more = next(self._pieces, None)
+            more = np.zeros((count, self._waiting.shape[1]), np.float32) if more is None else more
+            self._waiting = np.concatenate([self._waiting, more])
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken
 
 
 def decode_jpeg(jpeg: bytes) -> Picture:
@@ -126,13 +144,3 @@ def _video_frame(index: int, picture: Picture) -> av.VideoFrame:
     converted = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
     converted.pts = index
     return converted
-
-
-def _audio_frame(index: int, track: Recording) -> av.AudioFrame:
-    first, end = (k * track.rate_hz // FRAME_RATE for k in (index, index + 1))
-    piece = track.samples[:, first:end]
-    missing = end - first - piece.shape[1]
-    frame = av.AudioFrame.from_ndarray(np.pad(piece, ((0, 0), (0, missing))), format="fltp", layout=track.layout)
-    frame.sample_rate = track.rate_hz
-    frame.pts = first
-    return frame

@@ -1,14 +1,19 @@
-"""Reads the sound of any audio or video file.
+"""Reads the sound of any audio or video file, in pieces, so that its length costs no memory.
 
-PyAV brings FFmpeg's decoders along, so that no ffmpeg program is needed. The sound is kept as it was recorded for the film's
-track; what the server hears is its mean over the channels, resampled as the networks' training did it.
+PyAV brings FFmpeg's decoders along, so that no ffmpeg program is needed. A file is decoded twice: once to look it through, so
+that what is wrong with it is said before any work is done, and once for use. A sound whose rate changes midway is brought to the
+rate that most of it has. The film's track keeps up to two channels; the server hears all mixed to one, resampled as the networks'
+training did it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import groupby
 from pathlib import Path
 
 import av
@@ -19,71 +24,209 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from lipsync_cli.failures import CliError
+from lipsync_cli.files import ffmpeg_name
+from lipsync_cli.mixing import Levels, Samples
 
 SPEECH_RATE_HZ = 16000
+# Decoders give some hundred samples at a time; so many are handled together, as every step has a cost of its own.
+PIECE_SAMPLES = 1 << 15
+
+Speech = NDArray[np.float32]  # [samples], mono at 16 kHz
+Weights = Mapping[tuple[str, ...], NDArray[np.float32]]
+"""By the names of the channels: [channels, mixed channels]."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Sound in a row: float32 [samples, channels], nominally in [-1, 1], and FFmpeg's names of the channels."""
+
+    samples: Samples
+    channels: tuple[str, ...]
+    rate_hz: int
+
+
+@dataclass(frozen=True)
+class Track:
+    """The sound of a film, as it comes: float32 [samples, channels], one or two channels."""
+
+    pieces: Iterator[Samples]
+    channels: int
+    rate_hz: int
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Decoded sound: float32 [channels, samples] in [-1, 1], one or two channels."""
+    """The sound of a file that was looked through."""
 
-    samples: NDArray[np.float32]
+    path: Path
     rate_hz: int
+    sample_count: int
+    mono: Weights
+    stereo: Weights
+    warnings: tuple[str, ...]
+    """About what will not be heard as it was meant."""
 
     @property
     def channels(self) -> int:
-        """One or two."""
-        return int(self.samples.shape[0])
-
-    @property
-    def layout(self) -> str:
-        """The channels as FFmpeg calls them."""
-        return "mono" if self.channels == 1 else "stereo"
+        """Of the film's track: one or two."""
+        return min(2, max(map(len, self.mono)))
 
     @property
     def seconds(self) -> float:
         """Duration."""
-        return int(self.samples.shape[1]) / self.rate_hz
+        return self.sample_count / self.rate_hz
 
-    def resampled(self, rate_hz: int) -> Recording:
-        """The same sound at another rate."""
-        if rate_hz == self.rate_hz:
-            return self
-        resampled = soxr.resample(self.samples.T, self.rate_hz, rate_hz, quality="HQ").T
-        return Recording(np.ascontiguousarray(resampled, np.float32), rate_hz)
+    @property
+    def speech_samples(self) -> int:
+        """Samples of the speech."""
+        return _resampled_count(self.sample_count, self.rate_hz, SPEECH_RATE_HZ)
 
-    def speech(self) -> NDArray[np.float32]:
-        """Mono at 16 kHz, float32 [samples]."""
-        mono = Recording(self.samples.mean(axis=0, keepdims=True, dtype=np.float32), self.rate_hz)
-        speech: NDArray[np.float32] = mono.resampled(SPEECH_RATE_HZ).samples[0]
-        return speech
+    def read(self) -> Iterator[Piece]:
+        """Decodes the file again. Raises CliError."""
+        return _at_rate(_decoded(self.path), self.rate_hz)
+
+    def speech_of(self, pieces: Iterable[Piece]) -> Iterator[Speech]:
+        """The mix to one channel, at 16 kHz."""
+        mixed = (piece.samples @ self.mono[piece.channels] for piece in pieces)
+        return (block[:, 0] for block in resampled(mixed, self.rate_hz, SPEECH_RATE_HZ))
+
+    def track_of(self, pieces: Iterable[Piece]) -> Track:
+        """The film's track."""
+        if self.channels == 1:
+            return Track((piece.samples for piece in pieces), 1, self.rate_hz)
+        return Track((piece.samples @ self.stereo[piece.channels] for piece in pieces), 2, self.rate_hz)
+
+    def speech(self) -> Speech:
+        """All of the speech at once, for short files."""
+        return np.concatenate(list(self.speech_of(self.read())))
+
+    def track(self) -> Track:
+        """The film's track, read for it alone."""
+        return self.track_of(self.read())
+
+
+@contextmanager
+def opened_recording(path: Path) -> Iterator[Recording]:
+    """As `read_recording`, also for a pipe: what can be read once alone is kept in a file meanwhile."""
+    if not path.is_fifo():
+        yield read_recording(path)
+        return
+    with tempfile.NamedTemporaryFile(prefix="lipsync-", suffix=path.suffix) as copy, path.open("rb") as pipe:
+        shutil.copyfileobj(pipe, copy)
+        copy.flush()
+        yield read_recording(Path(copy.name))
 
 
 def read_recording(path: Path) -> Recording:
-    """Decodes the first sound of `path`. Raises CliError when there is none, or when it is damaged."""
+    """Looks the first sound of a file through. Raises CliError when there is none, it is damaged, or a sample is not a number."""
+    levels: dict[tuple[str, ...], Levels] = {}
+    runs: list[tuple[int, int]] = []
+    for (channels, rate_hz), run in groupby(_finite(_decoded(path), path), _sort):
+        level = levels.setdefault(channels, Levels(channels))
+        count = 0
+        for piece in run:
+            level.add(piece.samples)
+            count += len(piece.samples)
+        runs.append((rate_hz, count))
+    if not runs:
+        raise CliError(f"{path} holds no sound")
+    rates = {rate for rate, _ in runs}
+    rate_hz = max(rates, key=lambda rate: sum(count for own_hz, count in runs if own_hz == rate) / rate)
+    return Recording(
+        path=path,
+        rate_hz=rate_hz,
+        sample_count=sum(_resampled_count(count, own_hz, rate_hz) for own_hz, count in runs),
+        mono={channels: level.mono_weights() for channels, level in levels.items()},
+        stereo={channels: level.stereo_weights() for channels, level in levels.items()},
+        warnings=tuple(f"{path}: {warning}" for level in levels.values() for warning in level.warnings()),
+    )
+
+
+def resampled(blocks: Iterable[Samples], from_hz: int, to_hz: int) -> Iterator[Samples]:
+    """The same sound at another rate: the very samples that resampling it at once gives."""
+    if from_hz == to_hz:
+        yield from blocks
+        return
+    stream, empty = None, None
+    for block in blocks:
+        stream = stream or soxr.ResampleStream(from_hz, to_hz, block.shape[1], dtype="float32", quality="HQ")
+        empty = block[:0]
+        yield stream.resample_chunk(np.ascontiguousarray(block))
+    if stream is not None:
+        yield stream.resample_chunk(empty, last=True)
+
+
+def _resampled_count(count: int, from_hz: int, to_hz: int) -> int:
+    """Samples that `resampled` gives for so many."""
+    return (2 * count * to_hz + from_hz) // (2 * from_hz)
+
+
+def _at_rate(pieces: Iterator[Piece], rate_hz: int) -> Iterator[Piece]:
+    """The same sound at one rate, each run of pieces of one kind for itself."""
+    for (channels, own_hz), run in groupby(pieces, _sort):
+        for samples in resampled((piece.samples for piece in run), own_hz, rate_hz):
+            yield Piece(samples, channels, rate_hz)
+
+
+def _sort(piece: Piece) -> tuple[tuple[str, ...], int]:
+    return piece.channels, piece.rate_hz
+
+
+def _finite(pieces: Iterator[Piece], path: Path) -> Iterator[Piece]:
+    """The pieces as they are. Raises CliError for a sample that is not a number: resampled, it would spoil hundreds."""
+    seconds = 0.0
+    for piece in pieces:
+        if not np.isfinite(piece.samples).all():
+            place, channel = np.argwhere(~np.isfinite(piece.samples))[0]
+            value = piece.samples[place, channel]
+            at = seconds + place / piece.rate_hz
+            raise CliError(
+                f"{path}: the sample at {at:.4f} s of channel {channel + 1} (number {round(at * piece.rate_hz)}) is {value}"
+            )
+        seconds += len(piece.samples) / piece.rate_hz
+        yield piece
+
+
+def _decoded(path: Path) -> Iterator[Piece]:
+    """The sound as it was recorded. Raises CliError when there is none, or when it is damaged."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(ffmpeg_name(path)) as container:
             if not container.streams.audio:
                 raise CliError(f"{path} has no sound in it")
-            stream = container.streams.audio[0]
-            pieces = list(_decoded(container, stream))
-            rate_hz = stream.rate
+            frames = _frames(container, container.streams.audio[0])
+            for (channels, rate_hz, *_), run in groupby(frames, _kind):
+                for samples in _joined(_packed(run)):
+                    yield Piece(samples, channels, rate_hz)
     except OSError as error:
         raise CliError(f"{path}: {error.strerror or error}") from error
     except av.error.FFmpegError as error:
         raise CliError(f"{path} cannot be read as sound: {error.strerror}") from error
-    if not pieces:
-        raise CliError(f"{path} holds no sound")
-    return Recording(np.concatenate(pieces, axis=1), rate_hz)
 
 
-def _decoded(container: InputContainer, stream: AudioStream) -> Iterator[NDArray[np.float32]]:
-    """Planar float pieces at the stream's own rate."""
-    layout = "mono" if stream.channels == 1 else "stereo"
-    convert = av.AudioResampler(format="fltp", layout=layout, rate=stream.rate)
-    for frame in chain(_frames(container, stream), [None]):
-        for piece in convert.resample(frame):
-            yield piece.to_ndarray().astype(np.float32, copy=False)
+def _kind(frame: av.AudioFrame) -> tuple[tuple[str, ...], int, str, str]:
+    """Channels, rate, and the rest that may change midway."""
+    return tuple(channel.name for channel in frame.layout.channels), frame.sample_rate, frame.layout.name, frame.format.name
+
+
+def _packed(frames: Iterable[av.AudioFrame]) -> Iterator[Samples]:
+    """Frames of one kind as float32 [samples, channels]. FFmpeg converts them, as PyAV crashes over eight planes of samples."""
+    convert = None
+    for frame in frames:
+        convert = convert or av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+        for packed in convert.resample(frame):
+            yield np.asarray(packed.to_ndarray(), np.float32).reshape(-1, packed.layout.nb_channels)
+
+
+def _joined(blocks: Iterable[Samples]) -> Iterator[Samples]:
+    """The same samples in blocks of some size."""
+    waiting: list[Samples] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(map(len, waiting)) >= PIECE_SAMPLES:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
 
 
 def _frames(container: InputContainer, stream: AudioStream) -> Iterator[av.AudioFrame]:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lipsync_cli.failures import CliError
+from lipsync_cli.failures import CliError, complain
 from lipsync_cli.files import replacing, write_png
 from lipsync_cli.movie import FRAME_RATE, Picture, decode_jpeg, write_movie
-from lipsync_cli.recording import SPEECH_RATE_HZ, read_recording
+from lipsync_cli.recording import SPEECH_RATE_HZ, Recording, Track, opened_recording
 from lipsync_cli.screen import Report
-from lipsync_cli.strip import Box, draw_strip, strip_frames
+from lipsync_cli.strip import Box, Strip
 from lipsync_client import Batch, Client, LipsyncError, Quality, Timings, TlsOptions, frame_count
-
-SILENCE = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -75,19 +72,33 @@ def parse_quality(text: str | None) -> Quality | None:
 
 def render(job: Job, report: Report) -> Rendered:
     """Renders `job`, reporting frames as they are written. Raises CliError; leaves no half file."""
-    recording = read_recording(job.audio) if job.audio else None
-    speech = recording.speech() if recording else SILENCE
-    for path in filter(None, (job.out, job.strip)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with _client(job) as client, replacing(job.out) as partial:
-        total = frame_count(speech.size, SPEECH_RATE_HZ) if recording else job.frames or _clip_frames(client, job)
+    with ExitStack() as stack:
+        recording = stack.enter_context(opened_recording(job.audio)) if job.audio else None
+        for warning in recording.warnings if recording else ():
+            complain(f"warning: {warning}")
+        for path in filter(None, (job.out, job.strip)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        client = stack.enter_context(_client(job))
+        partial = stack.enter_context(replacing(job.out))
+        total = frame_count(recording.speech_samples, SPEECH_RATE_HZ) if recording else job.frames or _clip_frames(client, job)
         reception = Reception(job, report, total)
-        write_movie(partial, reception.pictures(client, speech), recording)
+        batches, track = _film(client, job, recording, reception)
+        write_movie(partial, reception.pictures(batches), track)
         seconds = time.perf_counter() - reception.started
     if job.strip:
-        write_png(job.strip, draw_strip(reception.tiles, speech, face=job.face))
+        write_png(job.strip, reception.strip.draw())
     clip_s = recording.seconds if recording else total / FRAME_RATE
     return Rendered(reception.frames, clip_s, reception.first_frame_s, seconds, reception.server)
+
+
+def _film(client: Client, job: Job, recording: Recording | None, reception: Reception) -> tuple[Iterator[Batch], Track | None]:
+    """The pictures to come, and the sound that goes with them."""
+    if recording is None:
+        return client.stored_batches(job.avatar, reception.total, quality=job.quality), None
+    # Each piece is decoded once: it waits for the film while the server makes the pictures that go with it.
+    heard, shown = tee(recording.read())
+    speech = reception.strip.hear(recording.speech_of(heard))
+    return client.batches(job.avatar, speech, quality=job.quality), recording.track_of(shown)
 
 
 def _client(job: Job) -> Client:
@@ -118,35 +129,28 @@ class Reception:
     def __init__(self, job: Job, report: Report, total: int) -> None:
         self._job = job
         self._report = report
-        self._total = total
-        self._on_strip = set(strip_frames(total)) if job.strip else set()
+        self.total = total
+        self.strip = Strip(total if job.strip else 0, face=job.face)
         self.started = time.perf_counter()
         self.first_frame_s = 0.0
         self.frames = 0
         self.server = Timings()
-        self.tiles: list[tuple[float, Picture]] = []
 
-    def pictures(self, client: Client, speech: NDArray[np.float32]) -> Iterator[Picture]:
+    def pictures(self, batches: Iterable[Batch]) -> Iterator[Picture]:
         """The decoded frames in order. Raises CliError."""
-        self._report("frames", 0, self._total)
+        self._report("frames", 0, self.total)
         try:
-            for batch in self._batches(client, speech):
+            for batch in batches:
                 self.server += batch.timings
                 for jpeg in batch.frames:
                     yield self._received(decode_jpeg(jpeg))
         except LipsyncError as error:
             raise CliError(f"{self._job.server} answered {error}") from error
 
-    def _batches(self, client: Client, speech: NDArray[np.float32]) -> Iterator[Batch]:
-        if self._job.audio:
-            return client.batches(self._job.avatar, speech, quality=self._job.quality)
-        return client.stored_batches(self._job.avatar, self._total, quality=self._job.quality)
-
     def _received(self, picture: Picture) -> Picture:
         if self.frames == 0:
             self.first_frame_s = time.perf_counter() - self.started
-        if self.frames in self._on_strip:
-            self.tiles.append((self.frames / FRAME_RATE, picture))
+        self.strip.see(self.frames, picture)
         self.frames += 1
-        self._report("frames", self.frames, self._total)
+        self._report("frames", self.frames, self.total)
         return picture

@@ -44,14 +44,14 @@ def test_from_nothing_to_a_film(start, tmp_path):
     for words in ("build the avatar", "start both services", "first frame", "total", "frames/s"):
         assert words in output
     recording = read_recording(SPEECH_PATH)
-    frames = -(-recording.samples.shape[1] * 25 // recording.rate_hz)
+    frames = -(-recording.sample_count * 25 // recording.rate_hz)
     with av.open(str(tmp_path / "out" / "demo.mp4")) as container:
         pictures = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
     with av.open(str(tmp_path / "out" / "demo.mp4")) as container:
         sound = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)[0]
     assert len(pictures) == frames
     assert pictures[0].shape == (720, 1280, 3)
-    wanted = recording.samples[0]
+    wanted = recording.speech()
     assert np.corrcoef(sound[: wanted.size], wanted)[0, 1] > 0.99, "the film carries the speech, in its place"
     strip = cv2.imread(str(tmp_path / "out" / "demo.png"))
     assert strip.shape[1] > 1500

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_cli.strip import draw_strip, strip_frames
+from lipsync_cli.strip import Strip, strip_frames
 
 FRAMES = 63  # 2.5 s
 
@@ -63,6 +63,43 @@ def test_every_frame_is_asked_for_once_at_16_khz(run, film_service, tmp_path, wa
     asked = [k for request in requests for k in range(request.start_frame_idx, request.start_frame_idx + request.batch_size)]
     assert asked == list(range(100))
     assert {(request.sample_rate, request.jpeg_quality, request.model_id) for request in requests} == {(16_000, 61, "demo")}
+
+
+def test_a_colon_in_relative_names_is_no_protocol(start, film_service, tmp_path, speech):
+    speech.rename(tmp_path / "2024-05-01T12:30:00.wav")
+    names = ("--audio", "2024-05-01T12:30:00.wav", "--out", "2024-05-01T12:30:00.mp4", "--strip", "a:b.png")
+    process = start("render", "--avatar", "demo", "--server", film_service.target, *names)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert leftovers(tmp_path) == ["2024-05-01T12:30:00.mp4", "2024-05-01T12:30:00.wav", "a:b.png"]
+    with av.open(str(tmp_path / "2024-05-01T12:30:00.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == FRAMES
+
+
+def test_channels_that_cancel_each_other_out_are_warned_of(run, film_service, tmp_path, wav):
+    voice = np.round(20_000 * np.sin(np.arange(16_000) / 5)).astype(np.int16)
+    sound = wav(tmp_path / "inverted.wav", np.stack([voice, -voice]), 16_000)
+    options = ("--avatar", "demo", "--audio", sound, "--out", tmp_path / "a.mp4", "--server", film_service.target)
+    result = run("render", *options)
+    assert result.exit_code == 0, result.output
+    assert f"warning: {sound}: its channels cancel each other out" in result.stderr
+
+
+def test_a_sample_that_is_no_number_is_refused_before_anything_is_asked_for(run, film_service, tmp_path):
+    samples = np.zeros(44_100 * 3, np.float32)
+    samples[100_000] = np.nan
+    with av.open(str(tmp_path / "a.wav"), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=44_100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
+        frame.sample_rate, frame.pts = 44_100, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    options = ("--avatar", "demo", "--audio", tmp_path / "a.wav", "--out", tmp_path / "a.mp4", "--server", film_service.target)
+    result = run("render", *options)
+    assert result.exit_code == 1
+    assert "a.wav: the sample at 2.2676 s of channel 1 (number 100000) is nan" in result.stderr
+    assert film_service.requests == []
+    assert leftovers(tmp_path) == ["a.wav"]
 
 
 @pytest.mark.parametrize(
@@ -140,11 +177,27 @@ def test_the_strip_shows_different_frames_over_the_whole_clip(frame_count):
 def test_the_strip_shows_the_face_and_the_sound():
     picture = np.zeros((100, 200, 3), np.uint8)
     picture[20:60, 50:130] = (0, 200, 0)
-    speech = np.zeros(16_000, np.float32)
+    speech = np.zeros(640 * 24, np.float32)
     speech[8000:] = 1
-    tiles = [(0.1, picture), (0.9, picture)]
-    strip = draw_strip(tiles, speech, face=(50, 20, 130, 60))
-    green = (strip == (0, 200, 0)).all(axis=2)
+    strip = Strip(2, face=(50, 20, 130, 60))
+    assert np.concatenate(list(strip.hear(speech[k : k + 999] for k in range(0, speech.size, 999)))).tolist() == speech.tolist()
+    strip.see(0, picture)
+    strip.see(1, picture)
+    drawn = strip.draw()
+    green = (drawn == (0, 200, 0)).all(axis=2)
     assert green.sum() == pytest.approx(2 * 320 * 160, rel=0.02), "both tiles show the face alone, 320 wide"
-    columns = np.flatnonzero((strip == (200, 150, 90)).all(axis=2).sum(axis=0) > 20)
-    assert columns.min() > strip.shape[1] / 2, "only the second moment has sound around it"
+
+
+def test_the_strip_shows_the_sound_around_each_frame():
+    """Loud from frame 110 on, which is the last one of the first row."""
+    speech = np.zeros(640 * 240, np.float32)
+    speech[640 * 110 :] = 1
+    strip = Strip(240)
+    list(strip.hear(speech[k : k + 12_345] for k in range(0, speech.size, 12_345)))
+    for frame in range(240):
+        strip.see(frame, np.zeros((100, 200, 3), np.uint8))
+    upper, lower = np.array_split((strip.draw() == (200, 150, 90)).all(axis=2), 2)
+    loud = np.flatnonzero(upper.sum(axis=0) > 20)
+    last_tile = upper.shape[1] - 324
+    assert loud.min() == pytest.approx(last_tile + 160, abs=3), "sound begins in the middle of the last tile"
+    assert (lower.sum(axis=0) > 20).mean() > 0.95, "and lies under all of the second row"
