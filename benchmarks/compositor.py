@@ -34,7 +34,6 @@ from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.outputs import JpegOutput, RawOutput
 from compositing_service.picture.jpeg.encoder import encode
 from compositing_service.picture.jpeg.splicing import region_around
-from compositing_service.picture.scratch import Scratch
 
 WIDTH, HEIGHT, QUALITY = 1280, 720, 75
 DISTINCT_FRAMES = 24
@@ -180,8 +179,8 @@ def weigh(root: Path) -> int:
 def ready_composer(avatar: Avatar) -> AvatarComposer:
     """With every frame in memory."""
     cache = FrameCache(max_bytes=10**10, policy="lfu")
-    shelf = cache.open(max_frames=avatar.frame_count)
-    composer = open_composer(avatar, cache=cache, shelf=shelf, scratch=Scratch())
+    frames = cache.open(max_frames=avatar.frame_count)
+    composer = open_composer(avatar, cache=cache, frames=frames)
     for index in range(avatar.frame_count):
         composer.prepare(index, quality=QUALITY)
     return composer

@@ -29,7 +29,6 @@ from benchmarks.running import Services, both_services, cpu_seconds
 from compositing_service.backgrounds.composer import open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.outputs import JpegOutput
-from compositing_service.picture.scratch import Scratch
 from inference_service.engines.devices import find_devices
 from inference_service.engines.engine import NO_PICTURES, EngineInput
 from inference_service.engines.onnxruntime import DEFAULT_BATCH
@@ -110,7 +109,7 @@ def in_this_process(avatar: Avatar, root: Path) -> Iterator[Callable[[NDArray[np
     engine.bank.fill()
     group = DEFAULT_BATCH[False]
     cache = FrameCache(max_bytes=2**30, policy="lfu")
-    composer = open_composer(avatar, cache=cache, shelf=cache.open(max_frames=avatar.frame_count), scratch=Scratch())
+    composer = open_composer(avatar, cache=cache, frames=cache.open(max_frames=avatar.frame_count))
     frames = np.arange(BATCH, dtype=np.int64)
 
     def composite(first: int, mouths: NDArray[np.uint8]) -> list[bytes]:

@@ -18,7 +18,6 @@ from avatar_kit.timeline import frame_at
 from compositing_service.backgrounds.composer import open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.outputs import RawOutput
-from compositing_service.picture.scratch import Scratch
 from inference_service.audio.features import AudioFeatures
 from inference_service.audio.windows import CONTEXT_ROWS, ROWS_BEFORE, FrameWindows, windows_of_rows
 from inference_service.engines.devices import DeviceError, find_devices
@@ -47,8 +46,8 @@ class Speaker:
         except DeviceError as error:
             raise CliError(str(error)) from error
         cache = FrameCache(max_bytes=_CACHE_BYTES, policy="lru")
-        shelf = cache.open(max_frames=avatar.frame_count)
-        self._composer = open_composer(avatar, cache=cache, shelf=shelf, scratch=Scratch())
+        frames = cache.open(max_frames=avatar.frame_count)
+        self._composer = open_composer(avatar, cache=cache, frames=frames)
 
     def pictures(self, speech: NDArray[np.float32], positions: Sequence[int]) -> Iterator[Picture]:
         """The picture at each of those positions of the timeline, for successive 40 ms of the speech, mono at 16 kHz."""

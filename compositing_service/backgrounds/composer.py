@@ -7,16 +7,15 @@ from collections.abc import Callable
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import MOUTH_SIZE, Picture
+from compositing_service.backgrounds.avatar_frames import AvatarFrames, EncodedFrame, WholeFrame
 from compositing_service.backgrounds.frame_cache import FrameCache
-from compositing_service.backgrounds.shelf import EncodedFrame, Shelf, WholeFrame
 from compositing_service.backgrounds.single_flight import SingleFlight
 from compositing_service.outputs import JpegOutput, Output, RawOutput
 from compositing_service.picture.jpeg.encoder import encode
 from compositing_service.picture.jpeg.interval import choose_restart_interval
 from compositing_service.picture.jpeg.splicing import encode_spliceable, region_around
 from compositing_service.picture.paste import Mouth, paste_mouth, place_in
-from compositing_service.picture.scratch import Scratch
-from compositing_service.picture.surroundings import Surroundings
+from compositing_service.picture.patch import Patch, scratch
 
 __all__ = ["AvatarComposer", "Mouth", "open_composer"]
 
@@ -29,19 +28,18 @@ class AvatarComposer:
     """Thread-safe. Every method blocks (decoding, encoding): call them in a thread pool.
 
     `BackgroundStore` makes these; hold one only inside `async with store.acquire(...)`. Frames are read and encoded when they are
-    first asked for, once however many ask, and kept in `shelf`.
+    first asked for, once however many ask, and kept in `frames`.
 
     All that take an index (0 .. frame_count - 1) raise IndexError for one that the avatar does not have, and BrokenAvatar for a
     frame that cannot be read; ValueError for a mouth that is not uint8 [320, 320, 3] and for a quality outside 1-100.
     """
 
-    def __init__(self, avatar: Avatar, *, cache: FrameCache, shelf: Shelf, scratch: Scratch, restart_interval: int) -> None:
+    def __init__(self, avatar: Avatar, *, cache: FrameCache, frames: AvatarFrames, restart_interval: int) -> None:
         self.avatar = avatar
         self.restart_interval = restart_interval
         """MCUs between restart markers; 0: every picture is encoded whole."""
         self._cache = cache
-        self._shelf = shelf
-        self._scratch = scratch
+        self._frames = frames
         self._encodings: SingleFlight[tuple[int, int], EncodedFrame] = SingleFlight()
         self._readings: SingleFlight[int, WholeFrame] = SingleFlight()
 
@@ -51,14 +49,14 @@ class AvatarComposer:
         match output:
             case JpegOutput(quality):
                 frame = self._encoded(index, quality)
-                region = frame.surroundings.restore(self._scratch)
-                paste_mouth(region, frame.surroundings.place, mouth, crop=self._scratch.crop)
+                region = frame.patch.restore()
+                paste_mouth(region, frame.patch.place, mouth)
                 return frame.jpeg.splice(encode(region, quality=quality, restart_interval=self.restart_interval))
             case RawOutput():
                 whole = self._whole(index)
-                pixels = self._scratch.pixels(self.avatar.height, self.avatar.width)
+                pixels = scratch.pixels(self.avatar.height, self.avatar.width)
                 pixels[...] = whole.picture
-                paste_mouth(pixels, whole.place, mouth, crop=self._scratch.crop)
+                paste_mouth(pixels, whole.place, mouth)
                 return pixels.tobytes()
 
     def stored(self, index: int, output: Output) -> bytes:
@@ -76,14 +74,14 @@ class AvatarComposer:
         """
         if self.is_prepared(index, quality=quality):
             return True
-        if not self._cache.has_room(self._shelf, index, self._mean_frame_bytes()):
+        if not self._cache.has_room(self._frames, index, self._mean_frame_bytes()):
             return False
         self._encode_once(index, quality, self._cache.offer, picture)
         return self.is_prepared(index, quality=quality)
 
     def is_prepared(self, index: int, *, quality: int) -> bool:
         """Whether the frame can be had without reading or encoding it."""
-        return self._cache.peek(self._shelf, index, quality) is not None
+        return self._cache.peek(self._frames, index, quality) is not None
 
     def keep(self, index: int, picture: Picture, output: Output) -> None:
         """Keeps a frame that has been read and is about to be used in that form."""
@@ -91,52 +89,52 @@ class AvatarComposer:
             case JpegOutput(quality):
                 self._encode_once(index, quality, self._cache.put, picture)
             case RawOutput():
-                self._cache.put_picture(self._shelf, index, self._placed(index, picture))
+                self._cache.put_picture(self._frames, index, self._placed(index, picture))
 
     def memory_bytes(self) -> int:
         """Bytes of pictures and pixels held for this avatar now."""
-        return self._shelf.nbytes
+        return self._frames.nbytes
 
     def _mean_frame_bytes(self) -> int:
-        return self._shelf.frame_bytes // max(1, len(self._shelf.frames))
+        return self._frames.encoded_bytes // max(1, len(self._frames.encoded))
 
     def _encoded(self, index: int, quality: int) -> EncodedFrame:
-        return self._cache.use(self._shelf, index, quality) or self._encode_once(index, quality, self._cache.put)
+        return self._cache.use(self._frames, index, quality) or self._encode_once(index, quality, self._cache.put)
 
     def _encode_once(
         self,
         index: int,
         quality: int,
-        keep: Callable[[Shelf, int, int, EncodedFrame], None],
+        keep: Callable[[AvatarFrames, int, int, EncodedFrame], None],
         picture: Picture | None = None,
     ) -> EncodedFrame:
         def make() -> EncodedFrame:
-            encoded = self._cache.peek(self._shelf, index, quality)
+            encoded = self._cache.peek(self._frames, index, quality)
             if encoded is None:
                 encoded = self._encode(index, quality, picture)
-                keep(self._shelf, index, quality, encoded)
+                keep(self._frames, index, quality, encoded)
             return encoded
 
         return self._encodings.run((index, quality), make)
 
     def _encode(self, index: int, quality: int, picture: Picture | None) -> EncodedFrame:
-        whole = self._cache.peek_picture(self._shelf, index) or self._read(index, picture)
+        whole = self._cache.peek_picture(self._frames, index) or self._read(index, picture)
         region = region_around(
             self.avatar.rects[index], width=self.avatar.width, height=self.avatar.height, restart_interval=self.restart_interval
         )
-        surroundings = self._cache.peek_surroundings(self._shelf, index)
+        patch = self._cache.peek_patch(self._frames, index)
         return EncodedFrame(
-            surroundings or Surroundings.cut(whole.picture, region.pixels, whole.place),
+            patch or Patch.cut(whole.picture, region.pixels, whole.place),
             encode_spliceable(whole.picture, region, quality=quality, restart_interval=self.restart_interval),
         )
 
     def _whole(self, index: int) -> WholeFrame:
         def make() -> WholeFrame:
-            whole = self._cache.peek_picture(self._shelf, index) or self._read(index)
-            self._cache.put_picture(self._shelf, index, whole)
+            whole = self._cache.peek_picture(self._frames, index) or self._read(index)
+            self._cache.put_picture(self._frames, index, whole)
             return whole
 
-        return self._cache.use_picture(self._shelf, index) or self._readings.run(index, make)
+        return self._cache.use_picture(self._frames, index) or self._readings.run(index, make)
 
     def _read(self, index: int, picture: Picture | None = None) -> WholeFrame:
         return self._placed(index, self.avatar.read_frame(index) if picture is None else picture)
@@ -145,9 +143,7 @@ class AvatarComposer:
         return WholeFrame(picture, place_in(picture, self.avatar.rects[index], self.avatar.paste))
 
 
-def open_composer(
-    avatar: Avatar, *, cache: FrameCache, shelf: Shelf, scratch: Scratch, quality: int | None = None
-) -> AvatarComposer:
+def open_composer(avatar: Avatar, *, cache: FrameCache, frames: AvatarFrames, quality: int | None = None) -> AvatarComposer:
     """Opens a composer with the restart interval that suits the avatar, measured on its first whole frame. Blocks.
 
     `quality`: keep that frame at this quality where it is of a video, since going back to it would cost another decoding.
@@ -155,7 +151,7 @@ def open_composer(
     """
     index, picture = _sample(avatar)
     interval = choose_restart_interval(picture, avatar.rects)
-    composer = AvatarComposer(avatar, cache=cache, shelf=shelf, scratch=scratch, restart_interval=interval)
+    composer = AvatarComposer(avatar, cache=cache, frames=frames, restart_interval=interval)
     if avatar.video and quality:
         composer.prepare(index, quality=quality, picture=picture)
     return composer

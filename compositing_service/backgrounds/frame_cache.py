@@ -1,17 +1,23 @@
 """Frames of all avatars in memory, within one budget of bytes.
 
-When room is short, there go in turn: whole pictures, which only raw output needs and which take twenty times a frame's bytes;
-frames of avatars that nobody uses now, of the least used (LFU) or longest unused (LRU) avatar first; frames of the avatar that
-holds most. A frame that does not fit is used and not kept.
+When room is short for a frame there go in turn: whole pictures, which only raw output needs and which take twenty times a frame's
+bytes; frames of avatars that nobody uses now, of the least used (LFU) or longest unused (LRU) avatar first; frames of the avatar
+that holds most. Which of an avatar's frames goes is left to chance: clips play from end to end, where dropping the oldest would
+drop each frame just before its turn. A frame that does not fit is used and not kept.
 """
 
 from __future__ import annotations
 
+import random
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from compositing_service.backgrounds.shelf import EncodedFrame, EvictionPolicy, Shelf, WholeFrame
-from compositing_service.picture.surroundings import Surroundings
+from compositing_service.backgrounds.avatar_frames import AvatarFrames, EncodedFrame, WholeFrame
+from compositing_service.picture.patch import Patch
+
+EvictionPolicy = Literal["lfu", "lru"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,167 +30,172 @@ class CacheCounts:
 
 
 class FrameCache:
-    """The budget, and all access to the shelves it gives out. Thread-safe; nothing blocks."""
+    """The budget, and all access to the frames that it keeps. Thread-safe; nothing blocks."""
 
     def __init__(self, *, max_bytes: int, policy: EvictionPolicy) -> None:
         self.max_bytes = max_bytes
-        self._policy: EvictionPolicy = policy
-        self._lock = threading.Lock()
-        self._shelves: list[Shelf] = []
-        self._clock = 0
-        self._hits = self._misses = self._evictions = 0
-
-    @property
-    def nbytes(self) -> int:
+        self.nbytes = 0
         """Bytes held for all avatars."""
-        with self._lock:
-            return self._held()
+        self._policy = policy
+        self._lock = threading.Lock()
+        self._avatars: list[AvatarFrames] = []
+        self._pinned_bytes = 0  # of encoded frames of avatars in use
+        self._uses = 0
+        self._hits = self._evictions = 0
+        self._random = random.Random(0)  # noqa: S311 - which frame goes is no secret
 
     def counts(self) -> CacheCounts:
         """Figures for the metrics."""
         with self._lock:
-            return CacheCounts(self._hits, self._misses, self._evictions)
+            return CacheCounts(self._hits, self._uses - self._hits, self._evictions)
 
-    def open(self, *, max_frames: int) -> Shelf:
-        """A shelf for at most so many frames of one more avatar. Raises ValueError for less than one."""
+    def open(self, *, max_frames: int) -> AvatarFrames:
+        """Room for at most so many frames of one more avatar. Raises ValueError for less than one."""
         if max_frames < 1:
             raise ValueError(f"room for {max_frames} frames of an avatar; it must be 1 or more")
-        shelf = Shelf(max_frames)
+        frames = AvatarFrames(max_frames)
         with self._lock:
-            self._shelves.append(shelf)
-        return shelf
+            self._avatars.append(frames)
+        return frames
 
-    def close(self, shelf: Shelf) -> None:
-        """Drops the shelf's frames, and takes no more for it."""
+    def close(self, frames: AvatarFrames) -> None:
+        """Drops the avatar's frames, and takes no more of it."""
         with self._lock:
-            if not shelf.closed:
-                shelf.closed = True
-                shelf.clear()
-                self._shelves.remove(shelf)
+            if not frames.closed:
+                frames.closed = True
+                self._avatars.remove(frames)
+                while frames.encoded:
+                    self._drop(frames, next(iter(frames.encoded)))
+                while frames.pictures:
+                    self.nbytes -= frames.drop_picture()
 
-    def pin(self, shelf: Shelf) -> None:
+    def pin(self, frames: AvatarFrames) -> None:
         """Says that the avatar is in use: its frames go after those of others."""
         with self._lock:
-            shelf.pins += 1
+            frames.pins += 1
+            if frames.pins == 1:
+                self._pinned_bytes += frames.encoded_bytes
 
-    def unpin(self, shelf: Shelf) -> None:
+    def unpin(self, frames: AvatarFrames) -> None:
         """Takes one `pin` back."""
         with self._lock:
-            shelf.pins -= 1
+            frames.pins -= 1
+            if not frames.pins:
+                self._pinned_bytes -= frames.encoded_bytes
 
-    def use(self, shelf: Shelf, index: int, quality: int) -> EncodedFrame | None:
+    def rank(self, frames: AvatarFrames) -> tuple[int, int]:
+        """The avatar of the lowest rank goes first."""
+        return (0 if self._policy == "lru" else frames.uses, frames.last_use)
+
+    def use(self, frames: AvatarFrames, index: int, quality: int) -> EncodedFrame | None:
         """The frame at that quality, counted as a use whether it is there or not."""
         with self._lock:
-            found = shelf.find(index, quality)
-            self._note_use(shelf, index, found is not None)
+            found = frames.find(index, quality)
+            self._note_use(frames, found is not None)
             return found
 
-    def use_picture(self, shelf: Shelf, index: int) -> WholeFrame | None:
+    def use_picture(self, frames: AvatarFrames, index: int) -> WholeFrame | None:
         """The whole picture, counted likewise."""
         with self._lock:
-            found = shelf.pictures.get(index)
-            self._note_use(shelf, index, found is not None)
+            found = frames.pictures.get(index)
+            self._note_use(frames, found is not None)
             return found
 
-    def peek(self, shelf: Shelf, index: int, quality: int) -> EncodedFrame | None:
+    def peek(self, frames: AvatarFrames, index: int, quality: int) -> EncodedFrame | None:
         """The frame at that quality, not counted."""
         with self._lock:
-            return shelf.find(index, quality)
+            return frames.find(index, quality)
 
-    def peek_picture(self, shelf: Shelf, index: int) -> WholeFrame | None:
+    def peek_picture(self, frames: AvatarFrames, index: int) -> WholeFrame | None:
         """The whole picture, not counted."""
         with self._lock:
-            return shelf.pictures.get(index)
+            return frames.pictures.get(index)
 
-    def peek_surroundings(self, shelf: Shelf, index: int) -> Surroundings | None:
-        """What all qualities of the frame share."""
+    def peek_patch(self, frames: AvatarFrames, index: int) -> Patch | None:
+        """The patch that all qualities of the frame share."""
         with self._lock:
-            frame = shelf.frames.get(index)
-            return None if frame is None else frame.surroundings
+            return frames.patch(index)
 
-    def put(self, shelf: Shelf, index: int, quality: int, encoded: EncodedFrame) -> None:
+    def put(self, frames: AvatarFrames, index: int, quality: int, frame: EncodedFrame) -> None:
         """Keeps the frame if it can be made to fit."""
         with self._lock:
-            self._put(shelf, index, quality, encoded)
+            self._put(frames, index, quality, frame)
 
-    def put_picture(self, shelf: Shelf, index: int, whole: WholeFrame) -> None:
+    def put_picture(self, frames: AvatarFrames, index: int, whole: WholeFrame) -> None:
         """Keeps the picture if room is left, or to be had from pictures of avatars that nobody uses."""
         with self._lock:
-            if shelf.closed or index in shelf.pictures or len(shelf.pictures) >= shelf.max_frames:
+            if frames.closed or index in frames.pictures or len(frames.pictures) >= frames.max_frames:
                 return
-            idle = [other for other in self._shelves if not other.pins and other is not shelf]
-            if self._held() + whole.nbytes - sum(other.picture_bytes for other in idle) > self.max_bytes:
+            unused = [other for other in self._avatars if not other.pins and other is not frames]
+            if self.nbytes + whole.nbytes - sum(other.picture_bytes for other in unused) > self.max_bytes:
                 return
-            while self._held() + whole.nbytes > self.max_bytes:
-                self._drop_picture(idle)
-            shelf.add_picture(index, whole)
+            while self.nbytes + whole.nbytes > self.max_bytes:
+                self._drop_picture(unused)
+            self.nbytes += frames.add_picture(index, whole)
 
-    def offer(self, shelf: Shelf, index: int, quality: int, encoded: EncodedFrame) -> None:
+    def offer(self, frames: AvatarFrames, index: int, quality: int, frame: EncodedFrame) -> None:
         """Keeps the frame if that costs neither the avatar itself nor one in use a frame."""
         with self._lock:
-            if self._has_room(shelf, index, shelf.added_bytes(index, encoded)):
-                self._put(shelf, index, quality, encoded)
+            if self._has_room(frames, index, frames.added_bytes(index, frame)):
+                self._put(frames, index, quality, frame)
 
-    def has_room(self, shelf: Shelf, index: int, nbytes: int) -> bool:
+    def has_room(self, frames: AvatarFrames, index: int, nbytes: int) -> bool:
         """Whether an offer of so many bytes would be taken now."""
         with self._lock:
-            return self._has_room(shelf, index, nbytes)
+            return self._has_room(frames, index, nbytes)
 
-    def _held(self) -> int:
-        return sum(shelf.nbytes for shelf in self._shelves)
+    def _note_use(self, frames: AvatarFrames, found: bool) -> None:
+        self._uses += 1
+        self._hits += found
+        frames.uses += 1
+        frames.last_use = self._uses
 
-    def _note_use(self, shelf: Shelf, index: int, found: bool) -> None:
-        self._clock += 1
-        shelf.note_use(index, self._clock)
-        if found:
-            self._hits += 1
-        else:
-            self._misses += 1
-
-    def _put(self, shelf: Shelf, index: int, quality: int, encoded: EncodedFrame) -> None:
-        if shelf.closed or shelf.find(index, quality) is not None:
-            return
-        known = shelf.frames.get(index)
-        added = shelf.added_bytes(index, encoded)
-        if added + (known.nbytes if known else 0) > self.max_bytes:
-            return
-        if known is None and len(shelf.frames) >= shelf.max_frames:
-            self._drop_from(shelf, keep=index)
-        self._make_room(added, shelf, index)
-        shelf.add(index, quality, encoded)
-
-    def _has_room(self, shelf: Shelf, index: int, nbytes: int) -> bool:
-        lasting = sum(other.frame_bytes for other in self._shelves if other.pins or other is shelf)
-        fits = index in shelf.frames or len(shelf.frames) < shelf.max_frames
+    def _has_room(self, frames: AvatarFrames, index: int, nbytes: int) -> bool:
+        lasting = self._pinned_bytes + (0 if frames.pins else frames.encoded_bytes)
+        fits = index in frames.encoded or len(frames.encoded) < frames.max_frames
         return fits and lasting + nbytes <= self.max_bytes
 
-    def _make_room(self, nbytes: int, shelf: Shelf, index: int) -> None:
-        """Drops anything but frame `index` of `shelf` until `nbytes` more fit."""
-        while self._held() + nbytes > self.max_bytes:
-            holders = [other for other in self._shelves if other.pictures]
-            if holders:
+    def _put(self, frames: AvatarFrames, index: int, quality: int, frame: EncodedFrame) -> None:
+        added = frames.added_bytes(index, frame)
+        if frames.closed or frames.find(index, quality) or added + frames.frame_bytes(index) > self.max_bytes:
+            return
+        if index not in frames.encoded and len(frames.encoded) >= frames.max_frames:
+            self._evict_from(frames, keep=index)
+        while self.nbytes + added > self.max_bytes:
+            if holders := [other for other in self._avatars if other.pictures]:
                 self._drop_picture(holders)
             else:
-                self._drop_frame(shelf, index, nbytes)
+                self._drop_frame(added, frames, index)
+        frames.add(index, quality, frame)
+        self._note_bytes(frames, added)
 
-    def _drop_picture(self, shelves: list[Shelf]) -> None:
-        holders = [shelf for shelf in shelves if shelf.pictures]
-        min(holders, key=lambda shelf: (shelf.pins > 0, shelf.rank(self._policy))).drop_picture()
+    def _drop_picture(self, avatars: Sequence[AvatarFrames]) -> None:
+        """Drops a picture of one of these, of one that nobody uses where possible; one of them must have any."""
+        holders = [frames for frames in avatars if frames.pictures]
+        frames = min(holders, key=lambda frames: (frames.pins > 0, self.rank(frames)))
+        self.nbytes -= frames.drop_picture()
         self._evictions += 1
 
-    def _drop_frame(self, asking: Shelf, index: int, nbytes: int) -> None:
-        """Drops the frame that is needed least, not frame `index` of `asking`, which wants `nbytes` more."""
+    def _drop_frame(self, wanted: int, asking: AvatarFrames, index: int) -> None:
+        """Drops one frame, not frame `index` of `asking`, for which so many bytes are wanted."""
+        holders = [frames for frames in self._avatars if len(frames.encoded) > (frames is asking and index in frames.encoded)]
+        if unused := [frames for frames in holders if not frames.pins and frames is not asking]:
+            self._evict_from(min(unused, key=self.rank), keep=None)
+        else:  # counted with the wanted bytes, so that two avatars do not take from each other in turn
+            largest = max(holders, key=lambda frames: frames.nbytes + (wanted if frames is asking else 0))
+            self._evict_from(largest, keep=index if largest is asking else None)
 
-        def wanted_bytes(shelf: Shelf) -> int:  # with what is asked for, lest two avatars in turn take from each other
-            return shelf.nbytes + (nbytes if shelf is asking else 0)
-
-        holders = [shelf for shelf in self._shelves if len(shelf.frames) > (shelf is asking and index in shelf.frames)]
-        idle = [shelf for shelf in holders if not shelf.pins and shelf is not asking]
-        shelf = min(idle, key=lambda shelf: shelf.rank(self._policy)) if idle else max(holders, key=wanted_bytes)
-        self._drop_from(shelf, keep=index if shelf is asking else None)
-
-    def _drop_from(self, shelf: Shelf, *, keep: int | None) -> None:
-        victim = shelf.victim(self._policy, keep=keep)
-        if victim is not None:
-            shelf.drop(victim)
+    def _evict_from(self, frames: AvatarFrames, *, keep: int | None) -> None:
+        """Drops any frame but `keep`, if there is another."""
+        if others := [index for index in frames.encoded if index != keep]:
+            self._drop(frames, self._random.choice(others))
             self._evictions += 1
+
+    def _drop(self, frames: AvatarFrames, index: int) -> None:
+        self._note_bytes(frames, -frames.drop(index))
+
+    def _note_bytes(self, frames: AvatarFrames, change: int) -> None:
+        """Follows a change of the avatar's encoded frames."""
+        self.nbytes += change
+        if frames.pins:
+            self._pinned_bytes += change

@@ -14,13 +14,12 @@ from typing import Any
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.cores import usable_cores
 from avatar_kit.errors import AvatarError, AvatarNotFound, AvatarReplaced, BrokenAvatar
+from compositing_service.backgrounds.avatar_frames import AvatarFrames
 from compositing_service.backgrounds.composer import AvatarComposer, open_composer
-from compositing_service.backgrounds.frame_cache import FrameCache
+from compositing_service.backgrounds.frame_cache import EvictionPolicy, FrameCache
 from compositing_service.backgrounds.lease import Lease
 from compositing_service.backgrounds.preparing import Preparation, preparation_of
-from compositing_service.backgrounds.shelf import EvictionPolicy, Shelf
 from compositing_service.backgrounds.store_stats import AvatarStats, StoreStats
-from compositing_service.picture.scratch import Scratch
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import ResourceExhausted
 
@@ -34,10 +33,10 @@ _RETRY_AFTER_MS = 500
 
 @dataclass(eq=False, slots=True)
 class _Entry:
-    """One loading of one avatar. Its shelf is pinned by those who hold it or wait for it."""
+    """One loading of one avatar. Its frames are pinned by those who hold it or wait for it."""
 
     avatar_id: str
-    shelf: Shelf
+    frames: AvatarFrames
     loading: asyncio.Task[AvatarComposer] = field(init=False)
     preparing: asyncio.Task[None] | None = None
     preparation: Preparation | None = None  # under way now
@@ -69,10 +68,8 @@ class BackgroundStore:
         """`default_quality`: what a preload encodes. `wall_clock` gives Unix seconds for the statistics."""
         self._catalog = catalog
         self._cache = FrameCache(max_bytes=max_bytes, policy=policy)
-        self._scratch = Scratch()
         self._max_avatars = max_avatars
         self._frames_per_avatar = frames_per_avatar
-        self._policy = policy
         self._default_quality = default_quality
         self._idle_timeout_s = idle_timeout_s
         self._clock = clock
@@ -246,7 +243,7 @@ class BackgroundStore:
     def _open_once(self, entry: _Entry) -> AvatarComposer:
         avatar = self._catalog.get(entry.avatar_id)
         quality = self._default_quality
-        return open_composer(avatar, cache=self._cache, shelf=entry.shelf, scratch=self._scratch, quality=quality)
+        return open_composer(avatar, cache=self._cache, frames=entry.frames, quality=quality)
 
     def _install(self, entry: _Entry, composer: AvatarComposer) -> None:
         """Makes it the avatar's entry, in the place of an older one or of another avatar."""
@@ -282,36 +279,32 @@ class BackgroundStore:
                 f"all {self._max_avatars} avatars that this service may hold are in use; try again shortly",
                 retry_after_ms=_RETRY_AFTER_MS,
             )
-        victim = min(unused, key=self._rank)
+        victim = min(unused, key=lambda entry: self._cache.rank(entry.frames))
         self._retire(victim)
         self._avatar_evictions += 1
         log.info("unloaded avatar %s: room for %d avatars, another was asked for", victim.avatar_id, self._max_avatars)
 
     def _unused(self) -> list[_Entry]:
-        return [entry for entry in self._entries.values() if entry.composer and not entry.shelf.pins]
-
-    def _rank(self, entry: _Entry) -> tuple[float, float]:
-        """The lowest goes first."""
-        return (0 if self._policy == "lru" else entry.usage_count, entry.last_used_s)
+        return [entry for entry in self._entries.values() if entry.composer and not entry.frames.pins]
 
     def _retire(self, entry: _Entry) -> None:
         """Nobody else gets it; its memory goes when its last holder lets go."""
         entry.retired = True
         if self._entries.get(entry.avatar_id) is entry:
             del self._entries[entry.avatar_id]
-        if not entry.shelf.pins:
-            self._cache.close(entry.shelf)
+        if not entry.frames.pins:
+            self._cache.close(entry.frames)
 
     @contextmanager
     def _held(self, entry: _Entry) -> Iterator[None]:
-        self._cache.pin(entry.shelf)
+        self._cache.pin(entry.frames)
         try:
             yield
         finally:
-            self._cache.unpin(entry.shelf)
+            self._cache.unpin(entry.frames)
             entry.last_used_s = self._clock.now()
-            if entry.retired and not entry.shelf.pins:
-                self._cache.close(entry.shelf)
+            if entry.retired and not entry.frames.pins:
+                self._cache.close(entry.frames)
 
     def _prepare(self, entry: _Entry, composer: AvatarComposer) -> asyncio.Task[None]:
         """Begins to prepare the avatar's frames, unless that is under way. It goes on whoever stops waiting for it."""
@@ -376,12 +369,12 @@ class BackgroundStore:
         return AvatarStats(
             avatar_id=entry.avatar_id,
             loaded=True,
-            in_use=entry.shelf.pins,
+            in_use=entry.frames.pins,
             usage_count=entry.usage_count,
             last_used_unix_ms=round((self._wall_clock() - unused_s) * 1000) if entry.usage_count else 0,
             loaded_unix_ms=round(entry.loaded_unix_s * 1000),
-            memory_bytes=entry.shelf.nbytes,
-            cached_frames=len(entry.shelf.frames),
+            memory_bytes=entry.frames.nbytes,
+            cached_frames=len(entry.frames.encoded),
             restart_interval=entry.composer.restart_interval if entry.composer else 0,
             load_error=self._load_errors.get(entry.avatar_id, ""),
         )

@@ -9,7 +9,6 @@ Of the 328 crop nothing remains but its outermost 4 pixels: keeping those spares
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from avatar_kit.avatar import Paste
 from avatar_kit.geometry import CROP_SIZE, MARGIN, Picture, Rect, crop_328, inner
-from compositing_service.picture.rim import Rim
+from compositing_service.picture.patch import BorderPixels, Feather, Place, scratch
 
 Mouth = NDArray[np.uint8]  # [320, 320, 3] BGR; may be read-only
 
@@ -30,66 +29,30 @@ _OPAQUE = np.uint16(256)
 _MOUTH_IN_CROP = Rect(MARGIN, MARGIN, CROP_SIZE - MARGIN, CROP_SIZE - MARGIN)
 
 
-class Border(NamedTuple):
-    """Pixels at each side of the rectangle in which the mouth is mixed with the background."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-
-_HARD = Border(0, 0, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where in an array of pixels the mouth goes, and what of the frame goes with it."""
-
-    rect: Rect
-    border: Border
-    ring: Rim | None
-    """The 328 crop around the mouth; None: the mouth alone is stretched over the rectangle."""
-
-    @property
-    def covered(self) -> Rect:
-        """The part of the rectangle of which no background remains; possibly empty."""
-        rect, border = self.rect, self.border
-        x1, y1 = rect.x1 + border.left, rect.y1 + border.top
-        return Rect(x1, y1, max(x1, rect.x2 - border.right), max(y1, rect.y2 - border.bottom))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return self.ring.nbytes if self.ring else 0
-
-    def seen_from(self, x: int, y: int) -> Place:
-        """The same place in an array that begins at (x, y) of this one."""
-        rect = self.rect
-        return Place(Rect(rect.x1 - x, rect.y1 - y, rect.x2 - x, rect.y2 - y), self.border, self.ring)
+_HARD = Feather(0, 0, 0, 0)
 
 
 def place_in(picture: Picture, rect: Rect, paste: Paste) -> Place:
     """The place of a frame's mouth, seen from the picture's corner."""
     if paste is Paste.DIRECT:
         return Place(rect, _HARD, None)
-    border = _feather_border(rect, picture) if paste is Paste.FEATHER else _HARD
-    return Place(rect, border, Rim.of(crop_328(picture, rect), _MOUTH_IN_CROP))
+    feather = _feather(rect, picture) if paste is Paste.FEATHER else _HARD
+    return Place(rect, feather, BorderPixels.of(crop_328(picture, rect), _MOUTH_IN_CROP))
 
 
-def paste_mouth(pixels: Picture, place: Place, mouth: Mouth, *, crop: Picture) -> None:
-    """Pastes into `pixels`, which need to hold background only where the border lies; `crop` is working memory, [328, 328, 3].
+def paste_mouth(pixels: Picture, place: Place, mouth: Mouth) -> None:
+    """Pastes into `pixels`, which need to hold background only where the feather lies.
 
-    In the border result = (a * mouth + (256 - a) * background + 128) >> 8, where a is the least over the soft sides of
-    (2d + 1) * 128 // b: d pixels lie between this one and the side, and b is the border's width there.
+    In the feather result = (a * mouth + (256 - a) * background + 128) >> 8, where a is the least over the soft sides of
+    (2d + 1) * 128 // b: d pixels lie between this one and the side, and b is the feather's width there.
     """
     rect = place.rect
     target = pixels[rect.y1 : rect.y2, rect.x1 : rect.x2]
     if place.ring is not None:
-        place.ring.restore(crop)
-        inner(crop)[...] = mouth
-        mouth = crop
-    bands = _bands(rect.width, rect.height, place.border) if place.border != _HARD else ()
+        place.ring.restore(scratch.crop)
+        inner(scratch.crop)[...] = mouth
+        mouth = scratch.crop
+    bands = _bands(rect.width, rect.height, place.feather) if place.feather != _HARD else ()
     backgrounds = [np.multiply(target[band.where], _OPAQUE - band.weights, dtype=np.uint16) for band in bands]
     cv2.resize(mouth, (rect.width, rect.height), dst=target, interpolation=cv2.INTER_CUBIC)
     for band, background in zip(bands, backgrounds, strict=True):
@@ -110,19 +73,19 @@ class _Band(NamedTuple):
 
 # An avatar has some twenty sizes of rectangle, each some 30 KB of weights.
 @lru_cache(maxsize=64)
-def _bands(width: int, height: int, border: Border) -> tuple[_Band, ...]:
+def _bands(width: int, height: int, feather: Feather) -> tuple[_Band, ...]:
     """The four sides of the border, corners with the upper and lower one; one band where the sides leave nothing between them."""
-    weights = np.minimum(_ramp(width, border.left, border.right)[None, :], _ramp(height, border.top, border.bottom)[:, None])
+    weights = np.minimum(_ramp(width, feather.left, feather.right)[None, :], _ramp(height, feather.top, feather.bottom)[:, None])
     every = slice(None)
-    if border.left + border.right >= width or border.top + border.bottom >= height:
+    if feather.left + feather.right >= width or feather.top + feather.bottom >= height:
         parts = [(every, every)]
     else:
-        middle = slice(border.top, height - border.bottom)
+        middle = slice(feather.top, height - feather.bottom)
         parts = [
-            (slice(0, border.top), every),
-            (slice(height - border.bottom, height), every),
-            (middle, slice(0, border.left)),
-            (middle, slice(width - border.right, width)),
+            (slice(0, feather.top), every),
+            (slice(height - feather.bottom, height), every),
+            (middle, slice(0, feather.left)),
+            (middle, slice(width - feather.right, width)),
         ]
     bands = [_Band(where, np.repeat(weights[where][..., None], 3, axis=2)) for where in parts]
     return tuple(band for band in bands if band.weights.size)
@@ -136,12 +99,12 @@ def _ramp(length: int, first: int, last: int) -> NDArray[np.uint16]:
     return weights
 
 
-def _feather_border(rect: Rect, picture: Picture) -> Border:
+def _feather(rect: Rect, picture: Picture) -> Feather:
     """As wide as 12 pixels of the crop, at least 1; none along the picture's own edge, where nothing is to be hidden."""
     height, width = picture.shape[:2]
     across = max(1, round(rect.width * _FEATHER_CROP_PIXELS / CROP_SIZE))
     down = max(1, round(rect.height * _FEATHER_CROP_PIXELS / CROP_SIZE))
-    return Border(
+    return Feather(
         left=across if rect.x1 > 0 else 0,
         top=down if rect.y1 > 0 else 0,
         right=across if rect.x2 < width else 0,

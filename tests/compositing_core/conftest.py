@@ -19,7 +19,6 @@ from avatar_kit.geometry import Paste, Picture, Rect
 from avatar_kit.writer import AvatarWriter
 from compositing_service.backgrounds.composer import AvatarComposer, open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
-from compositing_service.picture.scratch import Scratch
 
 
 class Judges:
@@ -112,7 +111,7 @@ def write_avatar(
 
 def composer_of(avatar: Avatar, *, max_bytes: int = 10**9, max_frames: int = 10**6) -> AvatarComposer:
     cache = FrameCache(max_bytes=max_bytes, policy="lfu")
-    return open_composer(avatar, cache=cache, shelf=cache.open(max_frames=max_frames), scratch=Scratch())
+    return open_composer(avatar, cache=cache, frames=cache.open(max_frames=max_frames))
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avatar_kit.geometry import Paste, Rect
+from compositing_service.backgrounds.avatar_frames import EncodedFrame, WholeFrame
 from compositing_service.backgrounds.frame_cache import FrameCache
-from compositing_service.backgrounds.shelf import EncodedFrame, WholeFrame
 from compositing_service.picture.jpeg.splicing import encode_spliceable, region_around
 from compositing_service.picture.paste import place_in
-from compositing_service.picture.surroundings import Surroundings
+from compositing_service.picture.patch import Patch
 
 RECT = Rect(20, 20, 40, 40)
 
@@ -18,8 +18,8 @@ RECT = Rect(20, 20, 40, 40)
 def encoded(make_texture):
     picture = make_texture(64, 64, seed=1)
     region = region_around(RECT, width=64, height=64, restart_interval=2)
-    surroundings = Surroundings.cut(picture, region.pixels, place_in(picture, RECT, Paste.REFERENCE))
-    return EncodedFrame(surroundings, encode_spliceable(picture, region, quality=75, restart_interval=2))
+    patch = Patch.cut(picture, region.pixels, place_in(picture, RECT, Paste.REFERENCE))
+    return EncodedFrame(patch, encode_spliceable(picture, region, quality=75, restart_interval=2))
 
 
 @pytest.fixture(scope="module")
@@ -37,48 +37,47 @@ def frame_bytes(encoded):
 
 
 def test_a_frame_is_accounted_with_at_least_its_bytes(encoded, frame_bytes):
-    assert frame_bytes >= len(encoded.jpeg.data) + encoded.surroundings.nbytes
+    assert frame_bytes >= len(encoded.jpeg.data) + encoded.patch.nbytes
 
 
-def play(cache, shelf, indices, encoded, quality=75):
+def play(cache, avatar, indices, encoded, quality=75):
     """Asks for frames as the composer does; returns how many were there."""
     found = 0
     for index in indices:
-        if cache.use(shelf, index, quality) is None:
-            cache.put(shelf, index, quality, encoded)
+        if cache.use(avatar, index, quality) is None:
+            cache.put(avatar, index, quality, encoded)
         else:
             found += 1
     return found
 
 
-def test_lru_drops_the_longest_unused_frame(encoded):
-    cache = FrameCache(max_bytes=10**9, policy="lru")
-    shelf = cache.open(max_frames=3)
-    play(cache, shelf, [0, 1, 2, 0, 3], encoded)
-    assert sorted(shelf.frames) == [0, 2, 3]
-
-
-def test_lfu_drops_the_least_used_frame(encoded):
-    cache = FrameCache(max_bytes=10**9, policy="lfu")
-    shelf = cache.open(max_frames=3)
-    play(cache, shelf, [0, 0, 1, 1, 2, 3], encoded)
-    assert sorted(shelf.frames) == [0, 1, 3]
-
-
-def test_lfu_keeps_a_share_of_a_clip_that_does_not_fit(encoded):
+@pytest.mark.parametrize("policy", ["lfu", "lru"])
+@pytest.mark.parametrize(("length", "share"), [(100, 0.15), (55, 0.75)])
+def test_a_share_of_a_clip_that_does_not_fit_is_found(encoded, policy, length, share):
     """Dropping the oldest would find nothing at all in a loop that is longer than the cache."""
-    cache = FrameCache(max_bytes=10**9, policy="lfu")
-    shelf = cache.open(max_frames=50)
-    play(cache, shelf, range(100), encoded)
-    assert play(cache, shelf, [*range(100)] * 4, encoded) >= 4 * 49
+    cache = FrameCache(max_bytes=10**9, policy=policy)
+    avatar = cache.open(max_frames=50)
+    play(cache, avatar, range(length), encoded)
+    assert play(cache, avatar, [*range(length)] * 10, encoded) >= share * length * 10
+
+
+@pytest.mark.parametrize("policy", ["lfu", "lru"])
+def test_a_part_of_a_clip_that_fits_is_found_before_long(encoded, policy):
+    """A person who waits, in a clip of which the cache is full; dropping the latest would never keep a frame of it."""
+    cache = FrameCache(max_bytes=10**9, policy=policy)
+    avatar = cache.open(max_frames=50)
+    play(cache, avatar, range(100), encoded)
+    waiting = [*range(70, 90)]
+    play(cache, avatar, waiting * 5, encoded)
+    assert play(cache, avatar, waiting * 10, encoded) == len(waiting) * 10
 
 
 def test_frames_per_avatar_is_held_for_each_avatar(encoded):
     cache = FrameCache(max_bytes=10**9, policy="lfu")
-    shelves = [cache.open(max_frames=limit) for limit in (1, 5)]
-    for shelf in shelves:
-        play(cache, shelf, range(20), encoded)
-    assert [len(shelf.frames) for shelf in shelves] == [1, 5]
+    avatars = [cache.open(max_frames=limit) for limit in (1, 5)]
+    for avatar in avatars:
+        play(cache, avatar, range(20), encoded)
+    assert [len(avatar.encoded) for avatar in avatars] == [1, 5]
 
 
 @pytest.mark.parametrize(("policy", "gone"), [("lfu", 1), ("lru", 0)])
@@ -89,7 +88,7 @@ def test_an_avatar_that_nobody_uses_gives_way_by_the_policy(encoded, frame_bytes
     play(cache, rarely, [0, 1], encoded)
     cache.pin(newcomer)
     play(cache, newcomer, [0, 1], encoded)
-    assert [len(shelf.frames) for shelf in (often, rarely, newcomer)] == [2 if gone == 1 else 0, 2 if gone == 0 else 0, 2]
+    assert [len(avatar.encoded) for avatar in (often, rarely, newcomer)] == [2 if gone == 1 else 0, 2 if gone == 0 else 0, 2]
 
 
 def test_frames_of_avatars_in_use_go_last_and_from_the_largest(encoded, frame_bytes):
@@ -101,10 +100,10 @@ def test_frames_of_avatars_in_use_go_last_and_from_the_largest(encoded, frame_by
     play(cache, small, [0], encoded)
     play(cache, idle, [0, 0, 1, 1], encoded)
     play(cache, small, [1, 2], encoded)
-    assert [len(shelf.frames) for shelf in (large, small, idle)] == [3, 3, 0]
-    for shelf in (small, large) * 3:  # now that they are even, each drops its own
-        play(cache, shelf, [10, 11], encoded)
-        assert [len(shelf.frames) for shelf in (large, small)] == [3, 3]
+    assert [len(avatar.encoded) for avatar in (large, small, idle)] == [3, 3, 0]
+    for avatar in (small, large) * 3:  # now that they are even, each drops its own
+        play(cache, avatar, [10, 11], encoded)
+        assert [len(avatar.encoded) for avatar in (large, small)] == [3, 3]
 
 
 def test_pictures_take_only_room_that_is_left_and_go_first(encoded, frame_bytes, whole):
@@ -114,38 +113,38 @@ def test_pictures_take_only_room_that_is_left_and_go_first(encoded, frame_bytes,
     play(cache, other, [0, 1], encoded)
     for index in range(3):
         cache.put_picture(raw, index, whole)
-    assert (len(raw.pictures), len(other.frames)) == (1, 2)
+    assert (len(raw.pictures), len(other.encoded)) == (1, 2)
     play(cache, other, [2], encoded)
-    assert (len(raw.pictures), len(other.frames)) == (0, 3)
+    assert (len(raw.pictures), len(other.encoded)) == (0, 3)
 
 
 def test_pictures_of_an_unused_avatar_make_room_for_anothers(whole):
     cache = FrameCache(max_bytes=whole.nbytes * 2, policy="lfu")
     unused, used = cache.open(max_frames=100), cache.open(max_frames=100)
     cache.pin(used)
-    for shelf in (unused, used):
+    for avatar in (unused, used):
         for index in range(3):
-            cache.put_picture(shelf, index, whole)
+            cache.put_picture(avatar, index, whole)
     assert (len(unused.pictures), len(used.pictures)) == (0, 2)
 
 
 def test_a_frame_larger_than_the_budget_is_not_kept_and_drops_nothing(encoded, frame_bytes):
     cache = FrameCache(max_bytes=frame_bytes + 10, policy="lfu")
-    shelf = cache.open(max_frames=10)
-    play(cache, shelf, [0], encoded)
-    cache.put(shelf, 0, 80, encoded)  # the same frame at a second quality does not fit beside the first
-    assert cache.peek(shelf, 0, 75) is not None
-    assert cache.peek(shelf, 0, 80) is None
+    avatar = cache.open(max_frames=10)
+    play(cache, avatar, [0], encoded)
+    cache.put(avatar, 0, 80, encoded)  # the same frame at a second quality does not fit beside the first
+    assert cache.peek(avatar, 0, 75) is not None
+    assert cache.peek(avatar, 0, 80) is None
 
 
-def test_a_closed_shelf_gives_its_bytes_back_and_takes_none(encoded):
+def test_a_closed_avatar_gives_its_bytes_back_and_takes_none(encoded):
     cache = FrameCache(max_bytes=10**9, policy="lfu")
-    shelf = cache.open(max_frames=10)
-    play(cache, shelf, [0, 1], encoded)
-    cache.close(shelf)
-    cache.close(shelf)
-    play(cache, shelf, [2], encoded)
-    assert (cache.nbytes, shelf.nbytes, len(shelf.frames)) == (0, 0, 0)
+    avatar = cache.open(max_frames=10)
+    play(cache, avatar, [0, 1], encoded)
+    cache.close(avatar)
+    cache.close(avatar)
+    play(cache, avatar, [2], encoded)
+    assert (cache.nbytes, avatar.nbytes, len(avatar.encoded)) == (0, 0, 0)
 
 
 def test_room_for_no_frame_is_a_mistake():
@@ -167,22 +166,22 @@ def test_room_for_no_frame_is_a_mistake():
 )
 def test_the_budget_holds_whatever_happens(encoded, whole, frame_bytes, policy, room, limit, steps):
     cache = FrameCache(max_bytes=int(room * frame_bytes), policy=policy)
-    shelves = [cache.open(max_frames=limit) for _ in range(3)]
+    avatars = [cache.open(max_frames=limit) for _ in range(3)]
     for what, which, index, quality in steps:
-        shelf = shelves[which]
+        avatar = avatars[which]
         if what == "frame":
-            play(cache, shelf, [index], encoded, quality)
+            play(cache, avatar, [index], encoded, quality)
         elif what == "picture":
-            cache.use_picture(shelf, index)
-            cache.put_picture(shelf, index, whole)
+            cache.use_picture(avatar, index)
+            cache.put_picture(avatar, index, whole)
         elif what == "pin":
-            cache.pin(shelf)
-        elif shelf.pins:
-            cache.unpin(shelf)
+            cache.pin(avatar)
+        elif avatar.pins:
+            cache.unpin(avatar)
         assert cache.nbytes <= cache.max_bytes
-        for each in shelves:
-            assert len(each.frames) <= limit
-            assert each.frame_bytes == sum(frame.nbytes for frame in each.frames.values())
+        for each in avatars:
+            assert len(each.encoded) <= limit
+            assert each.encoded_bytes == sum(each.frame_bytes(index) for index in each.encoded)
             assert each.picture_bytes == sum(picture.nbytes for picture in each.pictures.values())
     counts = cache.counts()
     assert counts.hits + counts.misses == sum(what in {"frame", "picture"} for what, *_ in steps)

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from avatar_kit.geometry import Paste, Rect
 from compositing_service.picture.paste import paste_mouth, place_in
-from compositing_service.picture.scratch import Scratch
-from compositing_service.picture.surroundings import Surroundings
+from compositing_service.picture.patch import Patch, scratch
 
 WIDTH, HEIGHT = 120, 90
 
@@ -26,7 +25,7 @@ def rects(draw):
 
 def paste(picture, rect, kind, mouth):
     pixels = picture.copy()
-    paste_mouth(pixels, place_in(picture, rect, kind), mouth, crop=Scratch().crop)
+    paste_mouth(pixels, place_in(picture, rect, kind), mouth)
     return pixels
 
 
@@ -50,13 +49,12 @@ def test_what_is_kept_of_the_surroundings_is_enough(judges, make_texture, mouths
     picture = make_texture(WIDTH, HEIGHT, seed=8)
     left, top, right, bottom = margins
     region = Rect(max(0, rect.x1 - left), max(0, rect.y1 - top), min(WIDTH, rect.x2 + right), min(HEIGHT, rect.y2 + bottom))
-    kept = Surroundings.cut(picture, region, place_in(picture, rect, kind))
-    scratch = Scratch()
+    kept = Patch.cut(picture, region, place_in(picture, rect, kind))
     scratch.pixels(HEIGHT, WIDTH)[...] = 77
     scratch.crop[...] = 55
 
-    pixels = kept.restore(scratch)
-    paste_mouth(pixels, kept.place, mouths[0], crop=scratch.crop)
+    pixels = kept.restore()
+    paste_mouth(pixels, kept.place, mouths[0])
 
     expected = judges.pasted(picture, rect, mouths[0], kind)
     np.testing.assert_array_equal(pixels, expected[region.y1 : region.y2, region.x1 : region.x2])
