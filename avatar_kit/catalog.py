@@ -68,14 +68,14 @@ class AvatarCatalog:
 
     def audio_encoder_path(self, avatar: Avatar) -> Path:
         """The audio encoder for an avatar: its own, else the shared one. Raises BrokenAvatar when there is none."""
-        if avatar.audio_encoder_path:
-            return avatar.audio_encoder_path
+        return avatar.audio_encoder_path or self.shared_encoder_path("the avatar has no audio encoder of its own, and ")
+
+    def shared_encoder_path(self, because: str = "") -> Path:
+        """The audio encoder of avatars that have none of their own. Raises BrokenAvatar, whose text begins with `because`."""
         try:
             check_regular(self._audio_encoder)
         except FileProblem as problem:
-            raise BrokenAvatar(
-                problem.of(f"the avatar has no audio encoder of its own, and {self._audio_encoder.name}")
-            ) from None
+            raise BrokenAvatar(problem.of(f"{because}{self._audio_encoder.name}")) from None
         return self._audio_encoder
 
     def shown(self, path: Path) -> str:

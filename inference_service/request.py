@@ -5,7 +5,6 @@ Decoding sound and checking large blobs take time: these functions are called on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,6 @@ from avatar_kit.ids import check_avatar_id
 from inference_service.audio.features import AudioFeatures, Edges, check_edges
 from inference_service.audio.pcm import Encoding, Sound, decode_pcm
 from inference_service.audio.windows import FrameWindows, Rows, windows_from_audio_features, windows_from_feature_rows
-from inference_service.models.stored_features import StoredFeatures
 from inference_service.settings import LimitsSection
 from service_kit.errors import Problems
 from shared_proto import inference_pb2 as pb
@@ -29,38 +27,26 @@ EDGES = {pb.EDGES_SILENCE: Edges.SILENCE, pb.EDGES_REFERENCE: Edges.REFERENCE}
 
 
 @dataclass(frozen=True)
+class Speech:
+    """Sound, and where the first frame lies in it and it in the whole."""
+
+    sound: Sound
+    lead_in_frames: int
+    audio_start_frame: int
+    edges: Edges
+
+
+@dataclass(frozen=True)
 class MouthRequest:
-    """A checked InferBatchRequest. Either `sound` or `windows` is there, or `stored_features` is asked for."""
+    """A checked InferBatchRequest."""
 
     model_id: str
     avatar_version: str  # empty: whatever is loaded
     batch_size: int
     frame_indices: tuple[int, ...]  # empty: along the avatar's loop from 0
     pictures: NDArray[np.float32] | None  # [1 or batch_size, 6, 320, 320]
-    sound: Sound | None
-    windows: FrameWindows | None
-    stored_features: bool
-    lead_in_frames: int
-    audio_start_frame: int
-    edges: Edges
+    heard: Speech | FrameWindows | None  # None: the features that are stored with the avatar
     want_float: bool
-
-    def feature_windows(self, features: AudioFeatures, stored: StoredFeatures, frames: Sequence[int]) -> FrameWindows:
-        """[batch_size, 16, 512] for the engine; from the sound unless the caller sent features, or wants those of `frames`.
-
-        Raises BrokenAvatar when the stored features can not be used.
-        """
-        if self.stored_features:
-            return stored.windows(frames)
-        if self.windows is not None or self.sound is None:
-            return self.windows  # type: ignore[return-value]  # one of the two is there
-        return features.frame_windows(
-            self.sound,
-            batch_size=self.batch_size,
-            lead_in_frames=self.lead_in_frames,
-            audio_start_frame=self.audio_start_frame,
-            edges=self.edges,
-        )
 
 
 @dataclass(frozen=True)
@@ -100,12 +86,7 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
     useless = bool(visual) and not request.stored_features
     _check_frame_indices(frame_indices, batch_size, useless=useless, problems=problems)
     pictures = _pictures(visual, batch_size, problems) if visual else None
-    edges = EDGES.get(request.audio_edges)
-    if edges is None:
-        problems.add("audio_edges", f"{request.audio_edges} is unknown; send EDGES_SILENCE or EDGES_REFERENCE")
-    sound, windows = _sound_or_windows(request, batch_size, limits, problems)
-    if sound is not None and edges is not None:
-        check_edges(edges, sound, audio_start_frame=request.audio_start_frame, problems=problems)
+    heard = _heard(request, batch_size, limits, problems)
     problems.raise_if_any()
     return MouthRequest(
         model_id=request.model_id,
@@ -113,12 +94,7 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
         batch_size=batch_size,
         frame_indices=frame_indices,
         pictures=pictures,
-        sound=sound,
-        windows=windows,
-        stored_features=request.stored_features,
-        lead_in_frames=request.lead_in_frames,
-        audio_start_frame=request.audio_start_frame,
-        edges=edges or Edges.SILENCE,
+        heard=heard,
         want_float=request.mouth_format == pb.FLOAT32_BGR,
     )
 
@@ -174,22 +150,29 @@ def _pictures(data: bytes, batch_size: int, problems: Problems) -> NDArray[np.fl
     return pictures
 
 
-def _sound_or_windows(
+def _heard(
     request: pb.InferBatchRequest, batch_size: int, limits: LimitsSection, problems: Problems
-) -> tuple[Sound | None, FrameWindows | None]:
+) -> Speech | FrameWindows | None:
+    """Reads the sound, or features of it. Of several kinds the first counts. None: the stored features, or there is a problem."""
+    edges = EDGES.get(request.audio_edges)
+    if edges is None:
+        problems.add("audio_edges", f"{request.audio_edges} is unknown; send EDGES_SILENCE or EDGES_REFERENCE")
     if request.stored_features:
         if sent := [field for field in ("raw_audio", "audio_features", "feature_rows") if getattr(request, field)]:
             problems.add("stored_features", f"not together with {' and '.join(sent)}: send one of them")
-        return None, None
-    raw_audio = request.raw_audio
-    if raw_audio:
-        return _decoded(raw_audio, request, limits, problems), None
+        return None
+    if raw_audio := request.raw_audio:
+        sound = _decoded(raw_audio, request, limits, problems)
+        if sound is None or edges is None:
+            return None
+        check_edges(edges, sound, audio_start_frame=request.audio_start_frame, problems=problems)
+        return Speech(sound, request.lead_in_frames, request.audio_start_frame, edges)
     if windows := request.audio_features:
-        return None, windows_from_audio_features(windows, batch_size=batch_size, problems=problems)
+        return windows_from_audio_features(windows, batch_size=batch_size, problems=problems)
     if rows := request.feature_rows:
-        return None, windows_from_feature_rows(rows, batch_size=batch_size, problems=problems)
+        return windows_from_feature_rows(rows, batch_size=batch_size, problems=problems)
     problems.add("raw_audio", "no sound: send raw_audio, audio_features or feature_rows, or set stored_features")
-    return None, None
+    return None
 
 
 def _decoded(

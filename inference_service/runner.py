@@ -17,12 +17,12 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.errors import AvatarError
 from avatar_kit.timeline import frame_at
 from inference_service.audio.features import AudioFeatures
-from inference_service.engines.devices import Device
+from inference_service.audio.windows import FrameWindows
 from inference_service.engines.engine import Engine
 from inference_service.metrics import AUDIO, CROPS, QUEUE, InferenceMetrics
 from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.models.registry import ModelRegistry
-from inference_service.request import EncodeRequest, MouthRequest
+from inference_service.request import EncodeRequest, MouthRequest, Speech
 from inference_service.scheduling.dispatcher import Dispatcher, Job, MouthGroup
 from inference_service.scheduling.limited_threads import LimitedThreads, Overrun
 from service_kit.errors import Aborted, FailedPrecondition, OutOfRange, ResourceExhausted, as_service_errors
@@ -105,9 +105,7 @@ class Runner:
         indices = _frame_indices(request, model.avatar)
         frames = None if request.pictures is not None else np.array(indices, np.int64)
         started = time.monotonic()
-        with as_service_errors(AvatarError, field="model_id"):
-            work = functools.partial(request.feature_windows, model.features, model.stored_features, indices)
-            windows = await self._listen(work, model.features, request.model_id)
+        windows = await self._windows(request, model, indices)
         audio_seconds = time.monotonic() - started
         self._metrics.stages.observe(AUDIO, audio_seconds)
         engine = min(model.engines, key=lambda engine: self._dispatchers[engine.device.gpu_id].waiting_frames)
@@ -124,16 +122,30 @@ class Runner:
             on_run=model.note_run,
         )
 
+    async def _windows(self, request: MouthRequest, model: LoadedModel, frames: Sequence[int]) -> FrameWindows:
+        """[batch_size, 16, 512] for the engine, of the sound or of what is stored for those `frames` of the clip."""
+        heard = request.heard
+        if isinstance(heard, Speech):
+            work = functools.partial(
+                model.features.frame_windows,
+                heard.sound,
+                batch_size=request.batch_size,
+                lead_in_frames=heard.lead_in_frames,
+                audio_start_frame=heard.audio_start_frame,
+                edges=heard.edges,
+            )
+            return await self._listen(work, model.features, request.model_id)
+        if heard is None:
+            with as_service_errors(AvatarError, field="model_id"):
+                return await self.on_thread(functools.partial(model.stored_features.windows, frames))
+        return heard
+
     async def encode(self, request: EncodeRequest) -> tuple[NDArray[np.float32], float]:
         """Feature rows [row_count, 512] and the seconds that they took. Raises ServiceError."""
         if request.model_id:
             async with self.registry.acquire(request.model_id) as model:
                 return await self._encode(request, model.features)
-        with as_service_errors(AvatarError, field="model_id"):
-            features = await self.on_thread(
-                lambda: self._loader.features(self.registry.shared_encoder_path, self._first_device())
-            )
-        return await self._encode(request, features)
+        return await self._encode(request, await self.registry.shared_features())
 
     async def _encode(self, request: EncodeRequest, features: AudioFeatures) -> tuple[NDArray[np.float32], float]:
         started = time.monotonic()
@@ -151,9 +163,6 @@ class Runner:
             log.error("%s; no sound is encoded with it until an avatar is loaded with force_reload", reason)
             self._loader.put_out(features, reason)
             raise FailedPrecondition(reason) from error
-
-    def _first_device(self) -> Device:
-        return next(iter(self._dispatchers.values())).device
 
     async def _make_crops(self, engine: Engine, frames: NDArray[np.int64]) -> None:
         missing = engine.bank.missing(frames.tolist())

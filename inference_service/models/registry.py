@@ -6,13 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 
 import psutil
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError, AvatarReplaced, BrokenAvatar
+from inference_service.audio.features import AudioFeatures
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import Engine
 from inference_service.metrics import InferenceMetrics
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 RETRY_WHEN_FULL_MS = 1000
 # Avatars opened at the same time: more than one, so that a network that never ends its warm-up holds up no other.
 LOAD_THREADS = 4
+SHARED_ENCODER = ""  # its name among those that are put out
 FILE_THREADS = 2  # that look at avatars' files without waiting for loads
 CROP_BYTES = 3 * 320 * 320
 _REPLACED = "the avatar's files were replaced"
@@ -124,15 +125,29 @@ class ModelRegistry:
             return model
         if force_reload:
             self._put_out.pop(avatar_id, None)
+            self._put_out.pop(SHARED_ENCODER, None)
             self._loader.reopen()
-        if reason := self._put_out.get(avatar_id):
-            raise FailedPrecondition(reason)
+        self._refuse_put_out(avatar_id)
         task = self._loading.get(avatar_id) or self._begin(avatar_id)
         # Shielded: one caller that gives up must not take the load away from the others.
         model = await asyncio.shield(task)
         if force_reload and not await self._file_threads.run(model.avatar.is_in_place):
             return await self.load(avatar_id, force_reload=True)  # replaced after a load under way had read them
         return model
+
+    async def shared_features(self) -> AudioFeatures:
+        """The audio encoder of avatars that have none of their own, opened if it was not. Raises ServiceError."""
+        self._refuse_put_out(SHARED_ENCODER)
+        try:
+            with as_service_errors(AvatarError, field="model_id"):
+                return await self._load_threads.run(
+                    lambda: self._loader.features(self.catalog.shared_encoder_path(), self._devices[0]),
+                    limit_s=self._settings.limits.load_seconds,
+                )
+        except Overrun as error:
+            reason = f"the shared audio encoder: {error}"
+            self.put_out(SHARED_ENCODER, reason)
+            raise FailedPrecondition(reason) from error
 
     async def preload(self, avatar_id: str) -> None:
         """Loads the avatar and makes all its crops. Raises ServiceError."""
@@ -232,6 +247,10 @@ class ModelRegistry:
             self._fillings.begin(model)
         return model
 
+    def _refuse_put_out(self, avatar_id: str) -> None:
+        if reason := self._put_out.get(avatar_id):
+            raise FailedPrecondition(reason)
+
     def _too_slow(self, avatar_id: str, overrun: Overrun) -> FailedPrecondition:
         reason = f"avatar {avatar_id}: {overrun}"
         if avatar_id in self._models:
@@ -264,11 +283,6 @@ class ModelRegistry:
             return False
         room = self.max_bytes - self.memory_bytes if self.max_bytes else psutil.virtual_memory().available // 2
         return len(model.engines) * model.avatar.frame_count * CROP_BYTES <= room
-
-    @property
-    def shared_encoder_path(self) -> Path:
-        """The audio encoder of avatars that have none of their own."""
-        return self._settings.audio_encoder_path or self._settings.models_root / "audio_encoder.onnx"
 
     def _place(self, avatar: Avatar) -> Sequence[Device]:
         """The devices that the avatar goes to. Raises BrokenAvatar when its preferred GPU is not there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from avatar_kit.errors import AvatarReplaced
 from inference_service.engines.devices import find_devices
 from inference_service.metrics import InferenceMetrics
 from inference_service.models.model import LoadedModel, ModelLoader
-from inference_service.models.registry import ModelRegistry
+from inference_service.models.registry import LOAD_THREADS, ModelRegistry
 from inference_service.settings import InferenceSettings
-from service_kit.errors import Aborted, FailedPrecondition, ResourceExhausted
+from service_kit.errors import Aborted, FailedPrecondition, NotFound, ResourceExhausted
 from service_kit.metrics import Metrics
 
 from .conftest import MakeAvatar, network
@@ -233,3 +234,25 @@ async def test_an_avatar_that_never_rests_is_refused(
     assert len(loader.versions) == 2
     loader.after = lambda: None
     assert await version(models)
+
+
+async def test_loads_wait_for_none_other_and_hold_up_no_look_at_files(
+    models: ModelRegistry, loader: Loader, make_avatar: MakeAvatar
+) -> None:
+    names = [f"slow{number}" for number in range(LOAD_THREADS)]
+    for name in names:
+        make_avatar(name)
+    together, go_on = threading.Barrier(len(names) + 1), threading.Event()
+
+    def wait() -> None:
+        together.wait(PATIENCE_S)
+        assert go_on.wait(PATIENCE_S)
+
+    loader.before = wait
+    loads = [asyncio.create_task(models.load(name)) for name in names]
+    await asyncio.to_thread(together.wait, PATIENCE_S)
+    with pytest.raises(NotFound):
+        await models.load("nobody")
+    go_on.set()
+    assert [model.avatar.id for model in await asyncio.gather(*loads)] == names
+    assert all(model.network_bytes > 0 for model in models.loaded)
