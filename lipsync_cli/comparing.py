@@ -23,7 +23,7 @@ from lipsync_cli.demo import face_of
 from lipsync_cli.failures import CliError
 from lipsync_cli.files import replacing
 from lipsync_cli.movie import write_movie
-from lipsync_cli.recording import SPEECH_RATE_HZ, read_recording
+from lipsync_cli.recording import SPEECH_RATE_HZ, opened_recording
 from lipsync_cli.screen import Report
 from lipsync_cli.speaking import open_speaker
 from lipsync_cli.strip import Box
@@ -83,20 +83,20 @@ def compare(models_root: Path, avatar_id: str, change: ModelEntry, *, audio: Pat
     keys = [key for key in SETTINGS if getattr(change, key) is not None]
     if all(_said(avatar, key) == _said(changed, key) for key in keys):
         raise CliError(f"nothing to compare: the avatar has {_listed(avatar, keys)} already")
-    recording = read_recording(audio)
-    speech = recording.speech()
-    count = frame_count(speech.size, SPEECH_RATE_HZ)
-    start, told = _start(avatar, count, keys)
-    silent = _IDLE_FRAMES if "idle" in keys else 0
-    halves = [
-        _Half(open_speaker(avatar, catalog), "as it is", _listed(avatar, keys)),
-        _Half(open_speaker(changed, changed_catalog), "changed", _listed(changed, keys)),
-    ]
-    left, right = (half.pictures(speech, range(start, start + count), silent) for half in halves)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as partial:
-        write_movie(partial, _counted(_joined(left, right), count + silent, report), recording.track())
-    return Compared(count + silent, tuple(told))
+    with opened_recording(audio) as recording:
+        speech = recording.speech()
+        count = frame_count(speech.size, SPEECH_RATE_HZ)
+        start, told = _start(avatar, count, keys)
+        silent = _IDLE_FRAMES if "idle" in keys else 0
+        halves = [
+            _Half(open_speaker(avatar, catalog), "as it is", _listed(avatar, keys)),
+            _Half(open_speaker(changed, changed_catalog), "changed", _listed(changed, keys)),
+        ]
+        left, right = (half.pictures(speech, range(start, start + count), silent) for half in halves)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as partial:
+            write_movie(partial, _counted(_joined(left, right), count + silent, report), recording.track())
+    return Compared(count + silent, (*recording.warnings, *told))
 
 
 def _start(avatar: Avatar, count: int, keys: Sequence[str]) -> tuple[int, list[str]]:

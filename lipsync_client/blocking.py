@@ -131,7 +131,7 @@ class Client:
     ) -> Generator[Batch, None, None]:
         """A sound in batches, in order: ceil(duration x 25) frames; `options`: see FrameOptions.
 
-        The sound may come in pieces, from an iterator: it is read as frames are asked for, and only the part in use is held.
+        The sound may come in pieces, from an iterator: it is read here as frames are asked for, and only the part in use is held.
         Each request carries the sound around it that its frames depend on, so at 16 kHz any way to cut it gives the same bytes;
         at other rates the server resamples batch by batch, which is the same to the ear.
 

@@ -35,14 +35,16 @@ class Sent(Generic[Request, Response, Result]):
 
     def __init__(self, method: Method[Request, Response], call: Call[Request, Response, Result]) -> None:
         self._call = call
-        self._started = self._ended = time.monotonic()
+        self._started = time.monotonic()
+        self._ended: float | None = None
         self._reply = method.future(call.request, timeout=call.timeout, metadata=call.headers.metadata())
         self._reply.add_done_callback(self._note_end)
 
     @property
     def seconds(self) -> float:
         """From sending to the reply, however late that was waited for."""
-        return self._ended - self._started
+        # gRPC may hand the reply out before it says that the call is done.
+        return (time.monotonic() if self._ended is None else self._ended) - self._started
 
     def result(self) -> Result:
         """Waits for the reply. Raises LipsyncError."""

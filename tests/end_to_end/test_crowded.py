@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from avatar_kit.avatar import Avatar
 from avatar_tools.benchmark_avatar import build_benchmark
 from avatar_tools.demo import SPEECH_PATH, build_demo
 from lipsync_cli.recording import read_recording
-from lipsync_client import Client
+from lipsync_client import Client, Output
 
 from .processes import TREE, running
 
@@ -27,12 +28,16 @@ RENDER_S = 900
 
 
 @contextmanager
-def serving(root: Path, logs: Path) -> Iterator[str]:
-    """Both services as they are without configuration; the address of the compositing one."""
+def serving(root: Path, logs: Path, *settings: str) -> Iterator[str]:
+    """Both services, the compositing one with these settings; its address."""
     with (
         running("inference", f"models_root={root}", log=logs / "inference") as inference,
         running(
-            "compositing", f"models_root={root}", f"inference_server.url={inference.address}", log=logs / "compositing"
+            "compositing",
+            f"models_root={root}",
+            f"inference_server.url={inference.address}",
+            *settings,
+            log=logs / "compositing",
         ) as compositing,
     ):
         yield compositing.address
@@ -74,3 +79,17 @@ def test_two_films_at_once_with_the_full_size_network(tmp_path: Path) -> None:
 def render_command(avatar: Avatar, film: Path, address: str) -> list[str]:
     options = {"--avatar": avatar.id, "--audio": str(SPEECH_PATH), "--out": str(film), "--server": address}
     return [sys.executable, "-m", "lipsync_cli", "render", *[part for option in options.items() for part in option]]
+
+
+@pytest.mark.parametrize("output", ["raw", "jpeg"])
+def test_frames_of_which_a_reply_holds_few(models_root: Path, tmp_path: Path, output: Output) -> None:
+    """Two raw frames of 416x304 fit one MiB; the first request of four is asked for again in parts, as the server says."""
+    sound = np.random.default_rng(1).normal(0, 0.1, 640 * 60).astype(np.float32)
+    with serving(models_root, tmp_path, "server.max_message_size_mb=1") as address, Client(address) as client:
+        batches = list(client.batches("small", sound, output=output, quality=100))
+        frames = [frame for batch in batches for frame in batch.frames]
+        one_by_one = list(client.frames("small", sound, output=output, quality=100, batch_size=1))
+    assert len(frames) == 60
+    assert frames == one_by_one
+    if output == "raw":
+        assert {len(batch.frames) for batch in batches} == {2}
