@@ -122,12 +122,14 @@ def test_a_refusal_that_says_when_to_come_back_is_obeyed(face, service, trailing
     assert sizes(service)[:4] == [4] * 4, "the same again, until it is taken"
 
 
-def test_a_server_that_only_refuses_ends_the_clip(face, service):
-    service.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", times=1000, trailing=(("grpc-retry-pushback-ms", "20"),))
+def test_a_server_that_refuses_for_longer_than_ten_deadlines_ends_the_clip(face, service):
+    """Three short waits, and one that would take their sum beyond 300 s."""
+    for wait_ms in (20, 20, 20, 299_990):
+        service.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", trailing=(("grpc-retry-pushback-ms", str(wait_ms)),))
     with pytest.raises(LipsyncError, match="full") as caught:
-        face(service.target, lambda client: client.frames("demo", CLIP, timeout=0.05))
-    assert caught.value.retry_after_ms == 20
-    assert len(service.requests) > 5
+        face(service.target, lambda client: client.frames("demo", CLIP, timeout=30))
+    assert caught.value.retry_after_ms == 299_990
+    assert len(service.requests) == 4
 
 
 def holding(service, frames: int, trailing=()):
