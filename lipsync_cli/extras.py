@@ -5,7 +5,7 @@ from __future__ import annotations
 # Modules that an installation for the client alone lacks.
 EXTRAS = {
     "cli": ("av", "cv2", "psutil", "pydantic", "pydantic_core", "rich", "soxr", "typer"),
-    "services": ("grpc_health", "grpc_reflection", "grpc_status", "onnx", "prometheus_client", "pynvml", "yaml"),
+    "services": ("cryptography", "grpc_health", "grpc_reflection", "grpc_status", "onnx", "prometheus_client", "pynvml", "yaml"),
     "cpu": ("onnxruntime",),
 }
 

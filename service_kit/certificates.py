@@ -1,28 +1,25 @@
-"""Certificates and keys in PEM files: read, and checked so far that a connection cannot fail for what stands in them.
+"""Reads certificates and keys in PEM files, and refuses those with which connections would fail later.
 
-gRPC itself tells nothing but "Failed to bind" or "Handshake failed". Python's `ssl` says whether key and certificate belong
-together, but not until when a certificate is valid: that is read from its DER.
+gRPC itself tells nothing but "Failed to bind" or "Handshake failed".
 """
 
 from __future__ import annotations
 
-import re
-import ssl
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+    from cryptography.x509 import Certificate
 
 MAX_PEM_BYTES = 1 << 20
-
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\s.*?\s-----END CERTIFICATE-----", re.DOTALL)
-_PRIVATE_KEY = re.compile(
-    rb"-----BEGIN (?P<kind>[A-Z ]*)PRIVATE KEY-----\s(?P<body>.*?)\s-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL
-)
-# What gRPC's BoringSSL signs handshakes with: RSA and EC. It would take an Ed25519 key and then fail every handshake.
-_KEY_KINDS = (b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01", b"\x2a\x86\x48\xce\x3d\x02\x01")
-_UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
+# OpenSSL, by which most clients check, takes no shorter keys of RSA, and no signatures with these.
+MIN_RSA_BITS = 2048
+WEAK_HASHES = ("md5", "sha1")
 
 
 class CertificateError(Exception):
@@ -31,6 +28,15 @@ class CertificateError(Exception):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = tuple(problems)
+
+
+@contextmanager
+def noted_in(problems: list[str]) -> Iterator[None]:
+    """Adds the problems of a CertificateError to the list and ends the block."""
+    try:
+        yield
+    except CertificateError as error:
+        problems += error.problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,148 +57,102 @@ class Pair:
 
 
 def read_pair(certificate: PemFile, private_key: PemFile) -> Pair:
-    """A certificate and its key. Raises CertificateError: unreadable, no PEM, expired, not one pair, not for gRPC."""
+    """Reads a certificate and its key. Raises CertificateError: unreadable, no PEM, expired, not one pair, not for gRPC."""
     problems: list[str] = []
-    chain = _read(certificate, problems)
-    key = _read(private_key, problems)
-    own = _CERTIFICATE.search(chain) if chain else None
-    if chain and own is None:
-        problems.append(f"{certificate.key}: {certificate.path} holds no certificate in PEM form")
-    if key:
-        problems += _key_problems(private_key, key)
-    if problems or own is None:
+    chain = key = b""
+    with noted_in(problems):
+        chain = _read(certificate)
+        own = _certificates(certificate, chain)[0]
+    with noted_in(problems):
+        key = _read(private_key)
+        secret = _private_key(private_key, key)
+    if problems:
         raise CertificateError(problems)
-    _check_pair(certificate, private_key)
-    if (_read(certificate, problems), _read(private_key, problems)) != (chain, key):
-        raise CertificateError([f"{certificate.key}: {certificate.path} or its key changed while it was read"])
-    facts = _facts(certificate, own[0])
-    if problems := [*_kind_problems(certificate, facts), *_time_problems(certificate, facts)]:
+    if problems := [*_kind_problems(certificate, own), *_time_problems(certificate, own)]:
         raise CertificateError(problems)
-    return Pair(chain, key, facts.not_after)
+    if secret.public_key() != own.public_key():
+        problem = f"{private_key.key}: the key in {private_key.path} is not that of the certificate in {certificate.path}"
+        raise CertificateError([problem])
+    return Pair(chain, key, own.not_valid_after_utc.timestamp())
 
 
 def read_authorities(authorities: PemFile) -> bytes:
-    """Certificates to trust, PEM. Raises CertificateError: unreadable, none, damaged, all out of date."""
-    problems: list[str] = []
-    content = _read(authorities, problems)
-    blocks = _CERTIFICATE.findall(content)
-    if content and not blocks:
-        problems.append(f"{authorities.key}: {authorities.path} holds no certificate in PEM form")
-    if problems:
-        raise CertificateError(problems)
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=b"\n".join(blocks).decode("ascii"))
-    except (ssl.SSLError, UnicodeDecodeError):
-        raise CertificateError([f"{authorities.key}: {authorities.path} holds a damaged certificate"]) from None
-    of_each = [_time_problems(authorities, _facts(authorities, block)) for block in blocks]
+    """Reads certificates to trust, PEM. Raises CertificateError: unreadable, none, damaged, all out of date."""
+    content = _read(authorities)
+    of_each = [_time_problems(authorities, each) for each in _certificates(authorities, content)]
     if all(of_each):
         raise CertificateError(of_each[0])
     return content
 
 
-def _read(file: PemFile, problems: list[str]) -> bytes:
+def _read(file: PemFile) -> bytes:
     try:
         with file.path.open("rb") as opened:
             content = opened.read(MAX_PEM_BYTES + 1)
     except OSError as error:
-        problems.append(f"{file.key}: {file.path} cannot be read: {error.strerror}")
-        return b""
+        raise CertificateError([f"{file.key}: {file.path} cannot be read: {error.strerror}"]) from None
     if len(content) > MAX_PEM_BYTES:
-        problems.append(f"{file.key}: {file.path} is larger than {MAX_PEM_BYTES >> 20} MiB, which no PEM file is")
-        return b""
+        raise CertificateError([f"{file.key}: {file.path} is larger than {MAX_PEM_BYTES >> 20} MiB, which no PEM file is"])
     if not content:
-        problems.append(f"{file.key}: {file.path} is empty")
+        raise CertificateError([f"{file.key}: {file.path} is empty"])
     return content
 
 
-def _key_problems(file: PemFile, content: bytes) -> list[str]:
-    match = _PRIVATE_KEY.search(content)
-    if match is None:
-        return [f"{file.key}: {file.path} holds no private key in PEM form"]
-    if b"ENCRYPTED" in match["kind"] or b"ENCRYPTED" in match["body"]:
-        return [f"{file.key}: the key in {file.path} is protected by a password; give one without"]
+def _certificates(file: PemFile, content: bytes) -> list[Certificate]:
+    """Returns one or more."""
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificates(content)
+    except ValueError:
+        has_some = b"-----BEGIN CERTIFICATE-----" in content
+        holds = "holds a damaged certificate" if has_some else "holds no certificate in PEM form"
+        raise CertificateError([f"{file.key}: {file.path} {holds}"]) from None
+
+
+def _private_key(file: PemFile, content: bytes) -> PrivateKeyTypes:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        return load_pem_private_key(content, password=None)
+    except TypeError:
+        problem = f"{file.key}: the key in {file.path} is protected by a password; give one without"
+    except (ValueError, UnsupportedAlgorithm):
+        holds = "a damaged private key" if b"PRIVATE KEY-----" in content else "no private key in PEM form"
+        problem = f"{file.key}: {file.path} holds {holds}"
+    raise CertificateError([problem])
+
+
+def _kind_problems(file: PemFile, certificate: Certificate) -> list[str]:
+    """Names a key that gRPC's BoringSSL would take and then fail every handshake with, or that clients refuse."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    of = f"{file.key}: the certificate in {file.path}"
+    try:
+        key, signed = certificate.public_key(), certificate.signature_hash_algorithm
+        usable = isinstance(key, RSAPublicKey | EllipticCurvePublicKey)
+    except (ValueError, UnsupportedAlgorithm):
+        usable = False
+    if not usable:
+        return [f"{of} has a key of a kind that gRPC cannot use; take EC (P-256) or RSA"]
+    if isinstance(key, RSAPublicKey) and key.key_size < MIN_RSA_BITS:
+        return [f"{of} has a key of {key.key_size} bits; take EC (P-256), or RSA with at least {MIN_RSA_BITS}"]
+    if signed is not None and signed.name in WEAK_HASHES:
+        return [f"{of} is signed with {signed.name}, which clients do not trust; take sha256"]
     return []
 
 
-def _check_pair(certificate: PemFile, private_key: PemFile) -> None:
-    """Has OpenSSL load both."""
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate.path, private_key.path, password="")
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            problem = f"{private_key.key}: the key in {private_key.path} is not that of the certificate in {certificate.path}"
-        else:
-            reason = (error.reason or "damaged").lower().replace("_", " ")
-            problem = f"{certificate.key}: {certificate.path} and the key in {private_key.path} cannot be used: {reason}"
-        raise CertificateError([problem]) from None
-    except OSError as error:
-        raise CertificateError([f"{certificate.key}: {error.filename or certificate.path}: {error.strerror}"]) from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """Of one certificate: when it is valid, in Unix seconds, and the object identifier of its key's algorithm."""
-
-    not_before: float
-    not_after: float
-    key_kind: bytes
-
-
-def _time_problems(file: PemFile, facts: _Facts) -> list[str]:
-    now = time.time()
-    if now > facts.not_after:
-        return [f"{file.key}: the certificate in {file.path} expired on {_date(facts.not_after)}"]
-    if now < facts.not_before:
-        return [f"{file.key}: the certificate in {file.path} is valid from {_date(facts.not_before)} on; is the clock right?"]
+def _time_problems(file: PemFile, certificate: Certificate) -> list[str]:
+    now, first, last = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now > last:
+        return [f"{file.key}: the certificate in {file.path} expired on {_date(last)}"]
+    if now < first:
+        return [f"{file.key}: the certificate in {file.path} is valid from {_date(first)} on; is the clock right?"]
     return []
 
 
-def _kind_problems(file: PemFile, facts: _Facts) -> list[str]:
-    if facts.key_kind in _KEY_KINDS:
-        return []
-    return [f"{file.key}: the certificate in {file.path} has a key of a kind that gRPC cannot use; take EC (P-256) or RSA"]
-
-
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _facts(file: PemFile, pem: bytes) -> _Facts:
-    """Of a certificate that OpenSSL has taken. Raises CertificateError should its form be another than that of RFC 5280."""
-    try:
-        return _read_der(ssl.PEM_cert_to_DER_cert(pem.decode("ascii")))
-    except (IndexError, ValueError):
-        raise CertificateError([f"{file.key}: {file.path} holds a certificate of an unknown form"]) from None
-
-
-def _read_der(der: bytes) -> _Facts:
-    """Section 4.1 of RFC 5280."""
-    fields = _elements(_elements(_elements(der)[0][1])[0][1])
-    if fields[0][0] == 0xA0:  # the version, which the oldest certificates leave out
-        fields = fields[1:]
-    _serial, _signature, _issuer, validity, _subject, key = fields[:6]
-    not_before, not_after = (_seconds(*each) for each in _elements(validity[1]))
-    algorithm = _elements(_elements(key[1])[0][1])
-    return _Facts(not_before, not_after, algorithm[0][1])
-
-
-def _elements(der: bytes) -> list[tuple[int, bytes]]:
-    """Tag and content of each element in a row."""
-    found = []
-    place = 0
-    while place < len(der):
-        tag, length, place = der[place], der[place + 1], place + 2
-        if length & 0x80:
-            width = length & 0x7F
-            length, place = int.from_bytes(der[place : place + width], "big"), place + width
-        found.append((tag, der[place : place + length]))
-        place += length
-    return found
-
-
-def _seconds(tag: int, content: bytes) -> float:
-    """Unix seconds of a UTCTime, whose years end with 2049, or a GeneralizedTime."""
-    digits = content.decode("ascii").removesuffix("Z")
-    if tag == _UTC_TIME:
-        digits = f"{'19' if digits[:2] >= '50' else '20'}{digits}"
-    return datetime.strptime(digits, "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp()
+def _date(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M UTC")

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from service_kit.certificates import CertificateError, Pair, PemFile, read_authorities, read_pair
+from service_kit.certificates import CertificateError, Pair, PemFile, noted_in, read_authorities, read_pair
 from service_kit.clock import Clock
 from service_kit.sections import ClientTlsSection, TlsSection
 
@@ -47,16 +47,12 @@ class TlsFiles:
         """Raises CertificateError with every problem."""
         problems = self._missing()
         pair = authorities = None
-        try:
+        with noted_in(problems):
             if self._certificate and self._private_key:
                 pair = read_pair(self._certificate, self._private_key)
-        except CertificateError as error:
-            problems += error.problems
-        try:
+        with noted_in(problems):
             if self._authorities:
                 authorities = read_authorities(self._authorities)
-        except CertificateError as error:
-            problems += error.problems
         if problems:
             raise CertificateError(problems)
         return Material(pair, authorities)

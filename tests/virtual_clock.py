@@ -20,8 +20,11 @@ class VirtualClock:
         return self._now_s
 
     async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
         waking: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._now_s + max(0.0, seconds), next(self._order), waking))
+        heapq.heappush(self._sleepers, (self._now_s + seconds, next(self._order), waking))
         async with self._begun:
             self._begun.notify_all()
         await waking

@@ -66,6 +66,7 @@ class Authority:
         names: str = "DNS:localhost,IP:127.0.0.1",
         start: timedelta = -DAY,
         end: timedelta = DAY,
+        digest: str = "sha256",
         algorithm: str = "EC -pkeyopt ec_paramgen_curve:P-256",
     ) -> Pair:
         """Another one, in the empty folder `work`; valid from now + `start` to now + `end`."""
@@ -80,7 +81,7 @@ class Authority:
         dates = f"-startdate {now + start:%Y%m%d%H%M%SZ} -enddate {now + end:%Y%m%d%H%M%SZ}"
         openssl(
             f"ca -batch -notext -config {work}/ca.cnf -extensions leaf -in {work}/leaf.csr -out {pair.certificate} {dates} "
-            f"-cert {self.certificate} -keyfile {self.folder}/ca.key"
+            f"-md {digest} -cert {self.certificate} -keyfile {self.folder}/ca.key"
         )
         return pair
 

@@ -69,8 +69,8 @@ def test_each_problem_names_its_key_and_file(authority: Authority, stranger: Aut
         f"tls.key_file: {empty} is empty",
     )
     assert problems(Pair(good.key, folder)) == (
-        f"tls.key_file: {folder} cannot be read: Is a directory",
         f"tls.certificate_file: {good.key} holds no certificate in PEM form",
+        f"tls.key_file: {folder} cannot be read: Is a directory",
     )
     assert problems(Pair(good.certificate, good.certificate)) == (
         f"tls.key_file: {good.certificate} holds no private key in PEM form",
@@ -78,8 +78,9 @@ def test_each_problem_names_its_key_and_file(authority: Authority, stranger: Aut
     assert problems(Pair(good.certificate, stranger.pair("inference").key)) == (
         f"tls.key_file: the key in {stranger.folder}/inference.key is not that of the certificate in {good.certificate}",
     )
-    [damaged] = problems(Pair(garbage, good.key))
-    assert damaged.startswith(f"tls.certificate_file: {garbage} and the key in {good.key} cannot be used: ")
+    assert problems(Pair(garbage, good.key)) == (f"tls.certificate_file: {garbage} holds a damaged certificate",)
+    garbage.write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+    assert problems(Pair(good.certificate, garbage)) == (f"tls.key_file: {garbage} holds a damaged private key",)
 
 
 def test_dates_are_told(issue: Issue) -> None:
@@ -92,6 +93,10 @@ def test_dates_are_told(issue: Issue) -> None:
 def test_keys_that_grpc_cannot_use_are_refused(issue: Issue, tmp_path: Path) -> None:
     [kind] = problems(issue(algorithm="ED25519"))
     assert kind.endswith("has a key of a kind that gRPC cannot use; take EC (P-256) or RSA")
+    [short] = problems(issue(algorithm="RSA -pkeyopt rsa_keygen_bits:1024"))
+    assert short.endswith("has a key of 1024 bits; take EC (P-256), or RSA with at least 2048")
+    [weak] = problems(issue(digest="sha1"))
+    assert weak.endswith("is signed with sha1, which clients do not trust; take sha256")
     pair = issue()
     locked = tmp_path / "locked.key"
     openssl(f"pkcs8 -topk8 -in {pair.key} -passout pass:secret -out {locked}")

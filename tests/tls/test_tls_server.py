@@ -18,15 +18,17 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service_kit.addresses import BindAddress
+from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.grpc_face import GrpcHost, grpc_service
 from service_kit.life import RunningService, StartError
 from service_kit.sections import GrpcServerSection, GrpcSettings, MetricsSection, TlsSection
 
+from ..virtual_clock import VirtualClock
 from .authority import DAY, Authority, Pair, put
 
 Code = grpc.StatusCode
 Issue = Callable[..., Pair]
-UNTIL_S = 60
+RELOAD_S = 10.0
 
 
 @asynccontextmanager
@@ -42,17 +44,17 @@ async def parts(host: GrpcHost) -> AsyncIterator[Any]:
     yield warm_up
 
 
-def server(tls: TlsSection, **service: Any) -> RunningService[Any]:
+def server(tls: TlsSection, clock: Clock = SYSTEM_CLOCK, **service: Any) -> RunningService[Any]:
     settings = GrpcSettings(
         server=GrpcServerSection(port=BindAddress("127.0.0.1", 0), drain_seconds=0),
         metrics=MetricsSection(enabled=False),
         tls=tls,
     )
-    return RunningService(grpc_service("test", ("test.Test",), settings, parts, **service))
+    return RunningService(grpc_service("test", ("test.Test",), settings, parts, **service), clock=clock)
 
 
 def section(pair: Pair, **keys: Any) -> TlsSection:
-    return TlsSection(certificate_file=pair.certificate, key_file=pair.key, reload_seconds=0.1, **keys)
+    return TlsSection(certificate_file=pair.certificate, key_file=pair.key, reload_seconds=RELOAD_S, **keys)
 
 
 @asynccontextmanager
@@ -89,11 +91,12 @@ async def answer(running: RunningService[Any], *who: Any) -> Code:
         return await echo(on)
 
 
-async def until(running: RunningService[Any], *who: Any) -> None:
-    """Connects again and again until a call succeeds."""
-    async with asyncio.timeout(UNTIL_S):
-        while await answer(running, *who) is not Code.OK:  # noqa: ASYNC110 - only a handshake tells
-            await asyncio.sleep(0.02)
+async def looked_at(clock: VirtualClock) -> None:
+    """Lets the service look at its files twice, as it must see the same ones both times."""
+    for _ in range(2):
+        await clock.asleep()
+        await clock.advance(RELOAD_S)
+    await clock.asleep()
 
 
 async def test_with_tls_only_tls_gets_in(authority: Authority, stranger: Authority) -> None:
@@ -189,23 +192,27 @@ async def test_renewed_files_serve_new_connections_and_old_ones_go_on(
     pair = in_use.pair("inference")
     tls = section(pair, client_ca_file=in_use.certificate)
     old, new = (authority, authority.pair("client")), (stranger, stranger.pair("client"))
-    async with server(tls) as running, channel(running, *old) as lasting:
+    clock = VirtualClock()
+    async with server(tls, clock) as running, channel(running, *old) as lasting:
         assert await echo(lasting) is Code.OK
         assert await answer(running, *new) is Code.UNAVAILABLE
         for name in ("inference.crt", "inference.key", "ca.crt"):
             put(stranger.folder / name, in_use.folder / name)
-        await until(running, *new)
+        await looked_at(clock)
+        assert await answer(running, *new) is Code.OK
         assert await answer(running, *old) is Code.UNAVAILABLE
         assert await answer(running, stranger, authority.pair("client")) is Code.UNAVAILABLE
         assert await echo(lasting) is Code.OK
         for name in ("inference.crt", "inference.key", "ca.crt"):
             put(authority.folder / name, in_use.folder / name)
-        await until(running, *old)
+        await looked_at(clock)
+        assert await answer(running, *old) is Code.OK
 
 
 async def test_the_expiry_of_the_certificate_in_use_is_a_metric(authority: Authority, in_use: Authority, issue: Issue) -> None:
     pair, later = in_use.pair("inference"), issue(end=3 * DAY)
-    async with server(section(pair)) as running:
+    clock = VirtualClock()
+    async with server(section(pair), clock) as running:
 
         def expiry() -> float | None:
             labels = {"side": "server"}
@@ -214,9 +221,8 @@ async def test_the_expiry_of_the_certificate_in_use_is_a_metric(authority: Autho
         before = expiry()
         put(later.key, pair.key)
         put(later.certificate, pair.certificate)
-        async with asyncio.timeout(UNTIL_S):
-            while expiry() == before:  # noqa: ASYNC110 - nothing tells when a metric changes
-                await asyncio.sleep(0.02)
+        await looked_at(clock)
+        assert expiry() != before
         assert await answer(running, authority) is Code.OK
 
 
@@ -225,7 +231,8 @@ async def test_files_that_cannot_be_used_leave_the_old_ones_in_force(
     authority: Authority, stranger: Authority, in_use: Authority, issue: Issue, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     pair = in_use.pair("inference")
-    async with server(section(pair)) as running:
+    clock = VirtualClock()
+    async with server(section(pair), clock) as running:
         if damage == "garbage":
             pair.key.write_text("no key")
         elif damage == "missing":
@@ -236,13 +243,13 @@ async def test_files_that_cannot_be_used_leave_the_old_ones_in_force(
             expired = issue(end=-DAY)
             put(expired.key, pair.key)
             put(expired.certificate, pair.certificate)
-        async with asyncio.timeout(UNTIL_S):
-            while "cannot be used, so what was read before stays: tls." not in caplog.text:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await looked_at(clock)
+        assert "cannot be used, so what was read before stays: tls." in caplog.text
         assert await answer(running, authority) is Code.OK
         for name in ("inference.key", "inference.crt"):
             put(stranger.folder / name, in_use.folder / name)
-        await until(running, stranger)
+        await looked_at(clock)
+        assert await answer(running, stranger) is Code.OK
     errors = [record for record in caplog.records if record.levelno == logging.ERROR and record.name.startswith("service_kit")]
     assert len(errors) == 1
 
@@ -254,11 +261,13 @@ async def test_a_link_that_is_turned_to_other_files_is_followed(
     (tmp_path / "..data").symlink_to(authority.folder)
     for name in ("tls.crt", "tls.key"):
         (tmp_path / name).symlink_to(Path("..data") / name.replace("tls", "inference"))
-    async with server(section(Pair(tmp_path / "tls.crt", tmp_path / "tls.key"))) as running:
+    clock = VirtualClock()
+    async with server(section(Pair(tmp_path / "tls.crt", tmp_path / "tls.key")), clock) as running:
         assert await answer(running, authority) is Code.OK
         (tmp_path / "..data_tmp").symlink_to(stranger.folder)
         (tmp_path / "..data_tmp").replace(tmp_path / "..data")
-        await until(running, stranger)
+        await looked_at(clock)
+        assert await answer(running, stranger) is Code.OK
 
 
 @pytest.mark.parametrize(
