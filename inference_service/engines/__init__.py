@@ -1,1 +1,1 @@
-"""Sessions of ONNX Runtime on the devices there are, and the crops that they read."""
+"""Runs networks on devices: the `Engine` protocol, its implementations, and the crops that they read."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from avatar_kit.errors import AvatarReplaced, BrokenAvatar
+from avatar_kit.errors import AvatarError, AvatarReplaced, BrokenAvatar
 from inference_service.models.model import LoadedModel
 from inference_service.scheduling.limited_threads import LimitedThreads
 
@@ -18,10 +18,10 @@ class Fillings:
 
     def __init__(self, on_lost: Callable[[str], None]) -> None:
         self._threads = LimitedThreads(2, "fill", on_lost=on_lost)
-        self._tasks: dict[LoadedModel, asyncio.Task[None]] = {}
+        self._tasks: dict[LoadedModel, asyncio.Task[AvatarError | None]] = {}
 
-    def begin(self, model: LoadedModel) -> asyncio.Task[None]:
-        """Fills the banks of `model`, until it is dropped. Returns what ends with the filling."""
+    def begin(self, model: LoadedModel) -> asyncio.Task[AvatarError | None]:
+        """Fills the banks of `model`, until it is dropped. Returns a task that ends with the filling, and why it failed."""
         task = self._tasks.get(model)
         if task is None:
             task = self._tasks[model] = asyncio.create_task(self._fill(model), name=f"fill-{model.avatar.id}")
@@ -29,8 +29,9 @@ class Fillings:
         return task
 
     async def fill(self, model: LoadedModel) -> None:
-        """Waits until the banks are full."""
-        await asyncio.shield(self.begin(model))
+        """Waits until the banks are full. Raises AvatarError when they cannot be."""
+        if error := await asyncio.shield(self.begin(model)):
+            raise error
 
     async def close(self) -> None:
         """Ends them all, each after the frame that it is at."""
@@ -41,14 +42,16 @@ class Fillings:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _fill(self, model: LoadedModel) -> None:
+    async def _fill(self, model: LoadedModel) -> AvatarError | None:
         try:
             for engine in model.engines:
                 await self._threads.run(engine.bank.fill)
         except BrokenAvatar as error:
             log.warning("avatar %s: not all frames can be served: %s", model.avatar.id, error)
+            return error
         except AvatarReplaced:
             pass  # the next request that needs a frame loads it again
+        return None
 
 
 def drop(model: LoadedModel) -> None:

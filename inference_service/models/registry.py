@@ -152,7 +152,8 @@ class ModelRegistry:
     async def preload(self, avatar_id: str) -> None:
         """Loads the avatar and makes all its crops. Raises ServiceError."""
         model = await self.load(avatar_id)
-        await self._fillings.fill(model)
+        with as_service_errors(AvatarError, field="model_id"):
+            await self._fillings.fill(model)
 
     async def renew(self, model: LoadedModel) -> None:
         """Loads an avatar again whose files were found to have been replaced; once however many find it.

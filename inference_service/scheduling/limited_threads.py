@@ -40,12 +40,15 @@ class LimitedThreads:
         self._queue: SimpleQueue[_Piece | None] = SimpleQueue()
         self._under_way: set[_Piece] = set()
         self._watcher: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     async def run(self, work: Callable[[], T], *, limit_s: float | None = None) -> T:
         """Runs `work` on a thread that knows the request's id. Raises what it raises.
 
         Raises Overrun when a step of it takes longer than `limit_s`. When the caller is cancelled, the work is cut short.
         """
+        if self._is_closed:
+            raise RuntimeError(f"{self._name}: the threads have ended")
         piece = _Piece(work, limit_s)
         self._under_way.add(piece)
         if self._watcher is None:
@@ -74,6 +77,7 @@ class LimitedThreads:
 
     async def close(self) -> None:
         """Cuts short what is under way and ends the threads; one that does not come back is left."""
+        self._is_closed = True
         for piece in self._under_way:
             piece.future.cancel()
             piece.interrupt.set()

@@ -18,7 +18,7 @@ from .processes import Service, running
 
 FRAMES = 6
 NEIGHBOURS = 24
-ROUNDS = 6
+ROUNDS = 3
 
 
 @pytest.fixture

@@ -197,6 +197,7 @@ async def test_only_the_request_that_cannot_run_fails(engine: OnnxEngine, error:
     assert [len(each) for each in good] == [3, 2]
     assert isinstance(failed, FailedPrecondition if isinstance(error, EngineError) else ServiceError)
     assert len(again) == 2
+    assert sum(recorder.sizes) <= 2 * (3 + 2 + 3) + 2, "no frame runs a third time"
 
 
 async def test_values_that_are_not_finite_fail_their_request_alone(engine: OnnxEngine) -> None:

@@ -171,6 +171,8 @@ async def test_closing_interrupts_what_runs_and_leaves_out_what_waits() -> None:
         assert await running == "counted"
         with pytest.raises(asyncio.CancelledError):
             await waiting
+        with pytest.raises(RuntimeError):
+            await pool.run(lambda: "too late")
     assert not never.begun.is_set()
 
 
