@@ -24,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def ffmpeg_name(path: Path) -> str:
-    """The name by which FFmpeg opens a file: it takes what stands before the colon of a relative one for a protocol."""
+    """Returns a name by which FFmpeg opens a file. In a relative one it takes the part before a colon for a protocol."""
     return str(path.absolute())
 
 

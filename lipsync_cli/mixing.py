@@ -20,7 +20,7 @@ FAR_ABOVE_FULL_SCALE = 2.0
 
 
 class Levels:
-    """How loud the channels of a sound are, each for itself and together."""
+    """The loudness of a sound's channels, each for itself and together."""
 
     def __init__(self, channels: Sequence[str]) -> None:
         """`channels` are FFmpeg's names."""
@@ -30,7 +30,7 @@ class Levels:
         self._products = np.zeros((len(channels), len(channels)))
 
     def add(self, samples: Samples) -> None:
-        """Takes note of some more of it."""
+        """Measures some more of it."""
         self._count += len(samples)
         self._peaks = np.maximum(self._peaks, np.abs(samples).max(axis=0))
         self._products += samples.T @ samples
@@ -48,7 +48,7 @@ class Levels:
         return np.asarray(sides / np.maximum(sides.sum(axis=0), CENTRE_WEIGHT), np.float32)
 
     def warnings(self) -> Iterator[str]:
-        """Sentences about what will not be heard as it was meant."""
+        """Gives a sentence about each thing that will not be heard as it was meant."""
         if (peak := self._peaks.max(initial=0)) > FAR_ABOVE_FULL_SCALE:
             yield f"the sound reaches {peak:.3g} times full scale; it should lie within -1 and 1"
         loudest = self._rms(np.eye(len(self._peaks))[np.diagonal(self._products).argmax()])
@@ -69,7 +69,7 @@ class Levels:
 
 
 def _sides(channel: str) -> tuple[float, float]:
-    """How loud a channel is to be on the left and on the right."""
+    """Weights of a channel on the left and on the right."""
     name = channel.replace("LFE", "")
     left, right = "L" in name, "R" in name
     return (float(left), float(right)) if left != right else (CENTRE_WEIGHT, CENTRE_WEIGHT)

@@ -43,7 +43,7 @@ LIMITED_RANGE = 1
 
 
 def video_encoder() -> str | None:
-    """The best encoder that this PyAV has, None when it has none."""
+    """Names the best encoder that this PyAV has, None when it has none."""
     for name in ENCODERS:
         try:
             av.codec.Codec(name, "w")
@@ -91,7 +91,7 @@ class SoundTrack:
         self._stream.bit_rate = AAC_BITS_PER_CHANNEL * sound.channels
 
     def write(self, index: int) -> None:
-        """The 40 ms of one picture; pictures come in order."""
+        """Writes the 40 ms of one picture; pictures come in order."""
         first, end = (k * self._rate_hz // FRAME_RATE for k in (index, index + 1))
         samples = np.ascontiguousarray(self._take(end - first).T)
         frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self._layout)
@@ -100,11 +100,11 @@ class SoundTrack:
         self._container.mux(self._stream.encode(frame))
 
     def end(self) -> None:
-        """What the encoder still holds."""
+        """Writes the rest that the encoder holds."""
         self._container.mux(self._stream.encode(None))
 
     def _take(self, count: int) -> Samples:
-        """The next `count` samples; silence after the last."""
+        """Returns the next `count` samples; silence after the last."""
         while len(self._waiting) < count:
             more = next(self._pieces, None)
             more = np.zeros((count, self._waiting.shape[1]), np.float32) if more is None else more
@@ -114,7 +114,7 @@ class SoundTrack:
 
 
 def decode_jpeg(jpeg: bytes) -> Picture:
-    """The picture in a JPEG file. Raises CliError when there is none."""
+    """Decodes a JPEG file. Raises CliError when there is none."""
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
         raise CliError("the server sent a frame that is not a JPEG picture")

@@ -33,7 +33,7 @@ PIECE_SAMPLES = 1 << 15
 
 Speech = NDArray[np.float32]  # [samples], mono at 16 kHz
 Weights = Mapping[tuple[str, ...], NDArray[np.float32]]
-"""By the names of the channels: [channels, mixed channels]."""
+"""Float32 [channels, mixed channels], by the names of the channels."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class Recording:
     mono: Weights
     stereo: Weights
     warnings: tuple[str, ...]
-    """About what will not be heard as it was meant."""
+    """Sentences about sound that will not be heard as it was meant."""
 
     @property
     def channels(self) -> int:
-        """Of the film's track: one or two."""
+        """Channels of the film's track: one or two."""
         return min(2, max(map(len, self.mono)))
 
     @property
@@ -86,28 +86,28 @@ class Recording:
         return _at_rate(_decoded(self.path), self.rate_hz)
 
     def speech_of(self, pieces: Iterable[Piece]) -> Iterator[Speech]:
-        """The mix to one channel, at 16 kHz."""
+        """Mixes pieces to one channel, at 16 kHz."""
         mixed = (piece.samples @ self.mono[piece.channels] for piece in pieces)
         return (block[:, 0] for block in resampled(mixed, self.rate_hz, SPEECH_RATE_HZ))
 
     def track_of(self, pieces: Iterable[Piece]) -> Track:
-        """The film's track."""
+        """Mixes pieces to the film's track."""
         if self.channels == 1:
             return Track((piece.samples for piece in pieces), 1, self.rate_hz)
         return Track((piece.samples @ self.stereo[piece.channels] for piece in pieces), 2, self.rate_hz)
 
     def speech(self) -> Speech:
-        """All of the speech at once, for short files."""
+        """Reads all of the speech at once, for short files."""
         return np.concatenate(list(self.speech_of(self.read())))
 
     def track(self) -> Track:
-        """The film's track, read for it alone."""
+        """Reads the film's track alone."""
         return self.track_of(self.read())
 
 
 @contextmanager
 def opened_recording(path: Path) -> Iterator[Recording]:
-    """As `read_recording`, also for a pipe: what can be read once alone is kept in a file meanwhile."""
+    """Does the same as `read_recording`, also for a pipe, whose content is kept in a file meanwhile."""
     if not path.is_fifo():
         yield read_recording(path)
         return
@@ -143,7 +143,7 @@ def read_recording(path: Path) -> Recording:
 
 
 def resampled(blocks: Iterable[Samples], from_hz: int, to_hz: int) -> Iterator[Samples]:
-    """The same sound at another rate: the very samples that resampling it at once gives."""
+    """Resamples [samples, channels] block by block: the very samples that resampling all at once gives."""
     if from_hz == to_hz:
         yield from blocks
         return

@@ -21,14 +21,14 @@ from lipsync_client import Batch, Client, LipsyncError, Quality, Timings, TlsOpt
 
 @dataclass(frozen=True)
 class Job:
-    """What to render. `face` is the part of the pictures that the strip shows; None shows all of them."""
+    """A film to render. `face` is the part of the pictures that the strip shows; None shows all of them."""
 
     avatar: str
     audio: Path | None
     """None: from the avatar's stored features, without a sound track."""
     out: Path
     frames: int | None = None
-    """Of a film from stored features; None: as many as the avatar's clip has."""
+    """Length of a film from stored features; None: that of the avatar's clip."""
     server: str = "localhost:50052"
     quality: Quality | None = None
     tls: TlsOptions | None = None
@@ -38,7 +38,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Rendered:
-    """How it went. `first_frame_s` is from the first request to its first picture, `seconds` from there to the whole file."""
+    """The course of a render. `first_frame_s` runs from the first request to the first picture, `seconds` to the whole file."""
 
     frames: int
     clip_s: float
@@ -62,7 +62,7 @@ class Rendered:
 
 
 def parse_quality(text: str | None) -> Quality | None:
-    """A number or a preset's name. Raises ValueError for anything else."""
+    """Reads a number or a preset's name. Raises ValueError for anything else."""
     if text is None or text in {"low", "medium", "high"}:
         return cast("Quality | None", text)
     if text.isdecimal() and 1 <= int(text) <= 100:
@@ -92,7 +92,7 @@ def render(job: Job, report: Report) -> Rendered:
 
 
 def _film(client: Client, job: Job, recording: Recording | None, reception: Reception) -> tuple[Iterator[Batch], Track | None]:
-    """The pictures to come, and the sound that goes with them."""
+    """Begins to read and to ask; returns the pictures to come, and the sound that goes with them."""
     if recording is None:
         return client.stored_batches(job.avatar, reception.total, quality=job.quality), None
     # Each piece is decoded once: it waits for the film while the server makes the pictures that go with it.
@@ -109,7 +109,7 @@ def _client(job: Job) -> Client:
 
 
 def _clip_frames(client: Client, job: Job) -> int:
-    """How many frames the avatar's clip has. Raises CliError."""
+    """Asks for the number of frames of the avatar's clip. Raises CliError."""
     try:
         found = next((avatar for avatar in client.list_avatars() if avatar.id == job.avatar), None)
     except LipsyncError as error:
@@ -117,7 +117,7 @@ def _clip_frames(client: Client, job: Job) -> int:
     if found is None:
         raise CliError(f"{job.server} has no avatar {job.avatar!r}")
     if found.error:
-        raise CliError(f"{job.server} can not serve {job.avatar!r}: {found.error}")
+        raise CliError(f"{job.server} cannot serve {job.avatar!r}: {found.error}")
     if not found.frame_count:
         raise CliError(f"{job.server} does not say how many frames {job.avatar!r} has; give --frames")
     return found.frame_count

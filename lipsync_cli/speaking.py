@@ -33,7 +33,7 @@ def open_speaker(avatar: Avatar, catalog: AvatarCatalog) -> Speaker:
 
 
 def loud_moment(avatar: Avatar, catalog: AvatarCatalog) -> Composite | str:
-    """The middle frame speaking the loudest moment of the shipped speech; or why that can not be.
+    """Makes the middle frame speak the loudest moment of the shipped speech; or says why it cannot.
 
     Without an audio encoder it speaks what it spoke in its clip, if the avatar's features are stored.
     """

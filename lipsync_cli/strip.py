@@ -28,7 +28,7 @@ NOW = (60, 60, 220)
 
 
 def strip_frames(frame_count: int) -> list[int]:
-    """Which frames of a clip are shown: the middles of equal parts, each once."""
+    """Picks the frames that are shown: the middles of equal parts of the clip, each once."""
     shown = min(frame_count, COLUMNS * ROWS)
     return [(2 * k + 1) * frame_count // (2 * shown) for k in range(shown)]
 
@@ -44,7 +44,7 @@ class Strip:
         self._loudest = QUIETEST
 
     def see(self, frame: int, picture: Picture) -> None:
-        """Takes note of a frame."""
+        """Keeps the picture if it is one of those shown."""
         if frame in self._sounds:
             x1, y1, x2, y2 = self._face or (0, 0, picture.shape[1], picture.shape[0])
             part = picture[y1:y2, x1:x2]
@@ -52,7 +52,7 @@ class Strip:
             self._pictures[frame] = np.asarray(cv2.resize(part, (TILE_WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8)
 
     def hear(self, speech: Iterable[Speech]) -> Iterator[Speech]:
-        """Passes the speech on, from its start, and takes note of it."""
+        """Passes the speech on, from its start, and keeps the parts that are shown."""
         start = 0
         for piece in speech:
             self._loudest = max(self._loudest, float(np.abs(piece).max(initial=0)))

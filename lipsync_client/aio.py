@@ -36,10 +36,10 @@ class AsyncClient:
     The client does by itself:
 
     - **Deadlines.** Every call has one, in seconds: `timeout`, `load_timeout` for loading an avatar, or the call's own.
-    - **Retries.** A call that ends UNAVAILABLE (the server is starting, draining or gone), or CANCELLED though nobody here did
-      (a load balancer lost the server), is sent again: up to 4 attempts, 50 to 500 ms between them, never past the deadline,
-      whatever the size of the call. When most calls fail, retries stop until calls succeed again. Nothing else is repeated for
-      single calls.
+    - **Retries.** A call that ends UNAVAILABLE (the server is starting, draining or gone), or CANCELLED without having been
+      cancelled here (a load balancer lost the server), is sent again: up to 4 attempts, 50 to 500 ms between them, never past
+      the deadline, whatever the size of the call. When most calls fail, retries stop until calls succeed again. Nothing else is
+      repeated for single calls.
     - **Pace.** The clips of `batches`, `frames` and `stored_batches` ask for as much at a time as the server makes promptly, and
       for less where it is slow, refuses, lets a deadline pass, or where a reply would be too large: see `batches`.
     - **Connection.** Lost servers are noticed by keepalive pings (after 15 s without traffic while calls are under way, 5 s to
@@ -74,7 +74,7 @@ class AsyncClient:
         await close_channel(self._channel)
 
     def with_metadata(self, *, request_id: str = "", session_id: str = "", more: Metadata = ()) -> Self:
-        """The same client, on the same connection, whose calls carry these ids and further metadata.
+        """Returns this client, on the same connection, with ids and further metadata for its calls.
 
         Ids that are left out are made up, one for each call and each clip. The batches of a clip append "/" and their first frame
         to a given request id. Close the client that this was called on, not this one.
@@ -86,11 +86,11 @@ class AsyncClient:
     async def composite(
         self, avatar: str, audio: Sound, *, batch_size: int, timeout: float | None = None, **options: Unpack[BatchOptions]
     ) -> Batch:
-        """One request: `batch_size` frames. Sound beyond the last frame serves as look-ahead; `options`: see BatchOptions."""
+        """Sends one request, for `batch_size` frames. Sound beyond the last one is look-ahead; `options`: see BatchOptions."""
         return await self._run(self._stub.InferBatchComposite, self._calls.composite(avatar, audio, batch_size, timeout, options))
 
     async def idle(self, avatar: str, frames: int, *, timeout: float | None = None, **options: Unpack[IdleOptions]) -> Batch:
-        """So many frames while nobody speaks, kept to the avatar's idle range; `options`: see IdleOptions.
+        """Gives frames for times without speech, within the avatar's idle range; `options`: see IdleOptions.
 
         The server sends stored pictures and does not ask the inference service. Hand `Batch.next_start_frame` on as
         `start_frame`, from idle frames to idle frames, to speech and back, and the picture goes on without a jump (an
@@ -99,7 +99,7 @@ class AsyncClient:
         return await self._run(self._stub.InferBatchComposite, self._calls.idle(avatar, frames, timeout, options))
 
     async def stored(self, avatar: str, frames: int, *, timeout: float | None = None, **options: Unpack[IdleOptions]) -> Batch:
-        """One request without sound: so many frames, each heard as in the avatar's own clip; `options`: see IdleOptions.
+        """Sends one request without sound; each frame hears the sound of the avatar's own clip. `options`: see IdleOptions.
 
         The avatar must have stored features (`aud_ave.npy` or `.bin`); LipsyncError FAILED_PRECONDITION says when it has none.
         """
@@ -115,7 +115,7 @@ class AsyncClient:
         timeout: float | None = None,
         **options: Unpack[IdleOptions],
     ) -> AsyncGenerator[Batch, None]:
-        """Any number of the frames of `stored`, in order, at the pace of `batches`."""
+        """Gives any number of the frames of `stored`, in order, at the pace of `batches`."""
         pace = self._pace(batch_size, in_flight, timeout)
         return self._in_order(StoredFrames(avatar, frames, options), pace, timeout)
 
@@ -129,7 +129,7 @@ class AsyncClient:
         timeout: float | None = None,
         **options: Unpack[FrameOptions],
     ) -> AsyncGenerator[Batch, None]:
-        """A sound in batches, in order: ceil(duration x 25) frames; `options`: see FrameOptions.
+        """Gives the frames of a sound in batches, in order: ceil(duration x 25) frames. `options`: see FrameOptions.
 
         The sound may come in pieces, from an iterator: it is read here as frames are asked for, and only the part in use is held.
         Each request carries the sound around it that its frames depend on, so at 16 kHz any way to cut it gives the same bytes;
@@ -155,11 +155,11 @@ class AsyncClient:
         timeout: float | None = None,
         **options: Unpack[FrameOptions],
     ) -> AsyncGenerator[bytes, None]:
-        """The pictures of `batches` one by one, one for every 40 ms of the sound."""
+        """Gives the pictures of `batches` one by one, one for every 40 ms of the sound."""
         return _pictures(self.batches(avatar, sound, batch_size=batch_size, in_flight=in_flight, timeout=timeout, **options))
 
     async def list_avatars(self, *, timeout: float | None = None) -> list[AvatarInfo]:
-        """Every avatar of the server; those that cannot be served come with the reason."""
+        """Lists the avatars of the server; those that cannot be served come with the reason."""
         return await self._run(self._stub.ListModels, self._calls.list_avatars(timeout))
 
     async def load(self, avatar: str, *, force_reload: bool = False, timeout: float | None = None) -> Loaded:
@@ -171,11 +171,11 @@ class AsyncClient:
         await self._run(self._stub.UnloadModel, self._calls.unload(avatar, timeout))
 
     async def stats(self, avatar: str = "", *, timeout: float | None = None) -> ServerStats:
-        """Memory and use of one avatar, or of all that are loaded."""
+        """Reports memory and use of one avatar, or of all that are loaded."""
         return await self._run(self._stub.GetModelStats, self._calls.stats(avatar, timeout))
 
     async def health(self, *, timeout: float | None = None) -> Health:
-        """State of the compositing service and of the inference service behind it."""
+        """Reports the state of the compositing service and of the inference service behind it."""
         return await self._run(self._stub.Health, self._calls.health(timeout))
 
     async def _run(self, method: Method[Request, Response], call: Call[Request, Response, Result]) -> Result:

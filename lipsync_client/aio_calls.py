@@ -1,4 +1,4 @@
-"""How the asyncio face sends; `blocking_calls` is the same for threads."""
+"""Sends calls for the asyncio face; `blocking_calls` is the same for threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ sleep = asyncio.sleep
 
 
 def open_channel(target: str, tls: TlsOptions | None, *, max_message_mb: int) -> Channel:
-    """A channel of the running event loop. Raises ValueError as `TlsOptions.credentials`."""
+    """Opens a channel of the running event loop. Raises ValueError as `TlsOptions.credentials`."""
     options = channel_options(target, max_message_mb=max_message_mb)
     if tls is None:
         return grpc.aio.insecure_channel(target, options=options)
@@ -44,7 +44,7 @@ class Sent(Generic[Request, Response, Result]):
 
     @property
     def seconds(self) -> float:
-        """From sending to the reply, however late that was waited for."""
+        """Time from sending to the reply, however late the caller waited for it."""
         # gRPC may hand the reply out before it says that the call is done.
         return (time.monotonic() if self._ended is None else self._ended) - self._started
 

@@ -1,4 +1,4 @@
-"""How the blocking face sends; `aio_calls` is the same for asyncio."""
+"""Sends calls for the blocking face; `aio_calls` is the same for asyncio."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ sleep = time.sleep
 
 
 def open_channel(target: str, tls: TlsOptions | None, *, max_message_mb: int) -> Channel:
-    """A channel for any number of threads. Raises ValueError as `TlsOptions.credentials`."""
+    """Opens a channel for any number of threads. Raises ValueError as `TlsOptions.credentials`."""
     options = channel_options(target, max_message_mb=max_message_mb)
     if tls is None:
         return grpc.insecure_channel(target, options=options)
@@ -42,7 +42,7 @@ class Sent(Generic[Request, Response, Result]):
 
     @property
     def seconds(self) -> float:
-        """From sending to the reply, however late that was waited for."""
+        """Time from sending to the reply, however late the caller waited for it."""
         # gRPC may hand the reply out before it says that the call is done.
         return (time.monotonic() if self._ended is None else self._ended) - self._started
 

@@ -1,4 +1,4 @@
-"""Every call of the API as a value: the message, how to read the answer, the deadline and the headers.
+"""Calls of the API as values: the message, the reader of the answer, the deadline and the headers.
 
 The two faces differ only in how they send one.
 """
@@ -35,7 +35,7 @@ class Call(Generic[Request, Response, Result]):
     headers: Headers
 
     def error(self, error: grpc.RpcError) -> LipsyncError:
-        """What the caller sees when the call failed."""
+        """Turns gRPC's error into the one that the caller sees."""
         return from_rpc_error(error, self.headers.request_id)
 
 
@@ -44,57 +44,57 @@ BatchCall = Call[pb.CompositeBatchRequest, pb.CompositeBatchResponse, Batch]
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Builds calls; holds the headers of all, and the deadlines, in seconds, of those that bring none of their own."""
+    """Builds calls. Holds their headers, and the deadlines, in seconds, of those that bring none of their own."""
 
     timeout: float
     load_timeout: float
     headers: Headers = field(default_factory=Headers)
 
     def composite(self, avatar: str, audio: Sound, batch_size: int, timeout: float | None, options: BatchOptions) -> BatchCall:
-        """One batch."""
+        """Builds the call of one batch."""
         return self._one_batch(requests.composite_request(avatar, audio, batch_size=batch_size, **options), timeout)
 
     def idle(self, avatar: str, frames: int, timeout: float | None, options: IdleOptions) -> BatchCall:
-        """One batch without speech."""
+        """Builds the call of one batch without speech."""
         return self._one_batch(requests.idle_request(avatar, batch_size=frames, **options), timeout)
 
     def stored(self, avatar: str, frames: int, timeout: float | None, options: IdleOptions) -> BatchCall:
-        """One batch from stored features."""
+        """Builds the call of one batch from stored features."""
         return self._one_batch(requests.stored_request(avatar, batch_size=frames, **options), timeout)
 
     def of_clip(self, timeout: float | None) -> Callable[[pb.CompositeBatchRequest, int], BatchCall]:
-        """Makes the batches of one clip, each from its request and its first frame; all with one session id."""
+        """Returns a builder of one clip's calls, each from its request and its first frame; they share a session id."""
         headers = self.headers.of_clip()
         return lambda request, first: self._batch(request, headers.of_batch(request.model_id, first), timeout)
 
     def list_avatars(self, timeout: float | None) -> Call[pb.ListModelsRequest, pb.ListModelsResponse, list[AvatarInfo]]:
-        """Every avatar."""
+        """Builds the call that lists avatars."""
         return Call(pb.ListModelsRequest(), results.parse_avatars, self.limit(timeout), self.headers.of_call())
 
     def load(
         self, avatar: str, force_reload: bool, timeout: float | None
     ) -> Call[pb.LoadModelRequest, pb.LoadModelResponse, Loaded]:
-        """Load one."""
+        """Builds the call that loads one."""
         request = pb.LoadModelRequest(model_id=avatar, force_reload=force_reload)
         limit = self.load_timeout if timeout is None else timeout
         return Call(request, results.parse_loaded, limit, self.headers.of_call(avatar))
 
     def unload(self, avatar: str, timeout: float | None) -> Call[pb.UnloadModelRequest, pb.UnloadModelResponse, None]:
-        """Unload one."""
+        """Builds the call that unloads one."""
         request = pb.UnloadModelRequest(model_id=avatar)
         return Call(request, results.parse_unloaded, self.limit(timeout), self.headers.of_call(avatar))
 
     def stats(self, avatar: str, timeout: float | None) -> Call[pb.GetModelStatsRequest, pb.GetModelStatsResponse, ServerStats]:
-        """Use and memory."""
+        """Builds the call that asks for use and memory."""
         request = pb.GetModelStatsRequest(model_id=avatar)
         return Call(request, results.parse_stats, self.limit(timeout), self.headers.of_call(avatar))
 
     def health(self, timeout: float | None) -> Call[pb.HealthRequest, pb.HealthResponse, Health]:
-        """State of both services."""
+        """Builds the call that asks for the state of both services."""
         return Call(pb.HealthRequest(), results.parse_health, self.limit(timeout), self.headers.of_call())
 
     def limit(self, timeout: float | None) -> float:
-        """The deadline of a call that brings `timeout`."""
+        """Returns the deadline of a call that brings `timeout`."""
         return self.timeout if timeout is None else timeout
 
     def _one_batch(self, request: pb.CompositeBatchRequest, timeout: float | None) -> BatchCall:

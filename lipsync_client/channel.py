@@ -1,4 +1,4 @@
-"""How a channel to the compositing service is set up: retries, keepalive, reconnecting and balancing."""
+"""Options of a channel to the compositing service: retries, keepalive, reconnecting and balancing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def service_config(target: str) -> dict[str, object]:
 
 
 def is_loopback(target: str) -> bool:
-    """Whether `target` is host:port with a host that never leaves this machine."""
+    """Tells if `target` is host:port with a host that never leaves this machine."""
     host = target.rsplit("/", 1)[-1].removeprefix("dns:").removeprefix("ipv4:").rsplit(":", 1)[0].strip("[]")
     if host == "localhost":
         return True

@@ -1,6 +1,6 @@
-"""A clip on its way: which request is sent next, in which order replies are handed out, what is asked again after a failure.
+"""The state of a clip under way: the next request to send, the order of replies, the frames to ask for again.
 
-Sends nothing itself: the two faces do, and tell of what came back.
+It sends nothing itself: the two faces do, and report what came back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lipsync_client.pacing import Pace
 from lipsync_client.results import Batch
 from shared_proto import compositing_pb2 as pb
 
-# A server that refuses and says when to come back is obeyed for so many times the deadline of a call without any reply.
+# Refusals that say when to come back are obeyed for this many deadlines of a call, without any reply between them.
 PATIENCE = 10
 # Callers that were refused together come back one after the other.
 SHORTEST_WAIT_S, LONGEST_STRETCH = 0.01, 1.5
@@ -30,13 +30,13 @@ class FrameSource(Protocol):
     """The frames of a clip, numbered from 0."""
 
     def available(self, first: int, wanted: int) -> int:
-        """How many of the `wanted` frames from `first` on there are; fewer only at the clip's end."""
+        """Counts the frames from `first` on, up to `wanted`; fewer only at the clip's end."""
 
     def request(self, first: int, count: int) -> pb.CompositeBatchRequest:
-        """Asks for so many frames from `first` on, which are available and not forgotten."""
+        """Builds the request of `count` frames from `first` on, which are available and not forgotten."""
 
     def forget(self, before: int) -> None:
-        """Drops what only earlier frames need."""
+        """Releases the sound that only earlier frames need."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,13 +46,13 @@ class Piece:
     first: int
     count: int
     step: int
-    """Of the pace at which it was sent."""
+    """The step of the pace when it was sent."""
     alone: bool
-    """At that pace no other request was under way."""
+    """True when that pace allows no other request under way."""
 
 
 class Clip:
-    """Ask `due` until it gives nothing, send that, wait for `head`, tell how it went; over when `head` is None."""
+    """Send all that `due` gives, wait for `head`, report its reply or error, and so on until `head` is None."""
 
     def __init__(
         self, source: FrameSource, call: Callable[[pb.CompositeBatchRequest, int], BatchCall], pace: Pace, *, timeout_s: float
@@ -74,7 +74,7 @@ class Clip:
         return self._under_way[0] if self._under_way else None
 
     def due(self) -> tuple[Piece, BatchCall] | None:
-        """The next request to send now. What nobody else can go on without is due at any pace."""
+        """Returns the next request to send now, if any. The frames that are to be handed out next are due at any pace."""
         again = self._again[0] if self._again else None
         first = again.start if again else self._begun
         if first != self._delivered and len(self._under_way) >= self._pace.requests:
@@ -92,7 +92,7 @@ class Clip:
         return piece, self._call(self._source.request(first, count), first)
 
     def arrived(self, batch: Batch, *, seconds: float) -> None:
-        """Takes note of the head's reply, which came after so many seconds."""
+        """Records the head's reply, `seconds` after it was sent."""
         piece = self._under_way.pop(0)
         self._pace.replied(step=piece.step, seconds=seconds, largest_frame_bytes=max(map(len, batch.frames), default=0))
         self._waited_s = 0.0

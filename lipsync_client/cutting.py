@@ -25,7 +25,7 @@ FIRST_BATCH = 4
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One batch of a clip: which frames, and which samples [first_sample, end_sample) they need."""
+    """One batch of a clip: its frames, and the samples [first_sample, end_sample) that they need."""
 
     first_frame: int
     frame_count: int
@@ -40,17 +40,17 @@ class Cut:
 
 
 def frame_count(sample_count: int, sample_rate: int) -> int:
-    """Frames that cover `sample_count` samples: duration x 25, rounded up."""
+    """Counts the frames that cover `sample_count` samples: duration x 25, rounded up."""
     return -(-sample_count * FRAME_RATE // sample_rate)
 
 
 def sample_of_frame(frame: int, sample_rate: int) -> int:
-    """The sample nearest to the start of `frame`; exact at every rate that 25 divides."""
+    """Returns the sample nearest to the start of `frame`; exact at every rate that 25 divides."""
     return (2 * frame * sample_rate + FRAME_RATE) // (2 * FRAME_RATE)
 
 
 def cut(sample_count: int, *, sample_rate: int = SERVER_SAMPLE_RATE_HZ, batch_size: int = 24) -> Iterator[Cut]:
-    """Batches of at most `batch_size` that cover every frame of the sound exactly once, in order; the first are smaller.
+    """Gives batches of at most `batch_size` that cover every frame of the sound exactly once, in order; the first are smaller.
 
     Raises ValueError unless `sample_rate` and `batch_size` are positive.
     """
@@ -67,7 +67,7 @@ def check_sample_rate(sample_rate: int) -> None:
 
 
 def cut_of(first_frame: int, frame_count: int, *, sample_rate: int) -> Cut:
-    """The batch of those frames; `end_sample` may lie beyond the end of the sound."""
+    """Returns the batch of those frames; `end_sample` may lie beyond the end of the sound."""
     margin = _margin(sample_rate)
     lead_in = min(first_frame, LEAD_IN_FRAMES + margin)
     return Cut(

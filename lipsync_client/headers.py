@@ -16,7 +16,7 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 def new_id() -> str:
-    """An id for a request or a session, unlike any other."""
+    """Makes an id for a request or a session, unlike any other."""
     return uuid.uuid4().hex
 
 
@@ -30,19 +30,19 @@ class Headers:
     avatar: str = ""
 
     def of_call(self, avatar: str = "") -> Headers:
-        """Those of one call. The avatar's id lets a load balancer keep an avatar where it is loaded."""
+        """Returns those of one call. The avatar's id lets a load balancer keep an avatar where it is loaded."""
         return replace(self, avatar=avatar, request_id=self.request_id or new_id())
 
     def of_clip(self) -> Headers:
-        """Those of calls that belong together."""
+        """Returns those that the calls of one clip share."""
         return replace(self, session_id=self.session_id or new_id())
 
     def of_batch(self, avatar: str, first_frame: int) -> Headers:
-        """Those of one call of a clip; a request id that was given is told apart by the first frame."""
+        """Returns those of one call of a clip. The first frame is appended to a request id that was given."""
         return replace(self, request_id=self.request_id and f"{self.request_id}/{first_frame}").of_call(avatar)
 
     def metadata(self) -> Metadata:
-        """What is known, as gRPC takes it."""
+        """Returns what is known, as gRPC takes it."""
         pairs = ((REQUEST_ID_KEY, self.request_id), (AVATAR_KEY, self.avatar), (SESSION_KEY, self.session_id))
         return (*((key, value) for key, value in pairs if value and _fits_header(value)), *self.more)
 

@@ -1,4 +1,4 @@
-"""Decides how much a clip asks for at a time, from how long the server takes.
+"""The pace of a clip: it asks for more or less at a time as the server is quick or slow.
 
 A clip begins with one small request. A prompt reply doubles the frames of a request and allows one request more under way; a
 late one halves both; after a passed deadline one frame is asked for alone. So a quick server is kept busy, a slow or crowded one
@@ -18,7 +18,7 @@ REPLY_SHARE = 0.9
 
 
 class Pace:
-    """The frames that a request asks for, and the requests that may be under way. Knows no clock: it is told of seconds."""
+    """The frames that a request asks for, and the requests that may be under way. It has no clock: callers pass seconds."""
 
     def __init__(self, *, batch_size: int, in_flight: int, timeout_s: float, max_reply_bytes: int) -> None:
         """`batch_size` and `in_flight` are never exceeded. Raises ValueError unless both are positive."""
@@ -36,7 +36,7 @@ class Pace:
         self._max_reply_bytes = max_reply_bytes
 
     def replied(self, *, step: int, seconds: float, largest_frame_bytes: int) -> None:
-        """Takes note of a reply to a request that was sent at `step`."""
+        """Records a reply to a request that was sent at `step`."""
         self.fit(int(self._max_reply_bytes * REPLY_SHARE) // max(1, largest_frame_bytes))
         if seconds < self._prompt_s:
             self._change(step, frames=self.frames * 2, requests=self.requests + 1)
@@ -44,15 +44,15 @@ class Pace:
             self._change(step, frames=self.frames // 2, requests=self.requests // 2)
 
     def refused(self, *, step: int) -> None:
-        """Takes note of a server that has too much to do."""
+        """Records a refusal by a server that has too much to do."""
         self._change(step, frames=self.frames, requests=self.requests // 2)
 
     def expired(self, *, step: int) -> None:
-        """Takes note of a deadline that passed without a reply."""
+        """Records a deadline that passed without a reply."""
         self._change(step, frames=1, requests=1)
 
     def fit(self, frames: int) -> None:
-        """Never asks for more than so many frames again, as a reply holds no more."""
+        """Limits all further requests to `frames`, as a reply holds no more."""
         self._most_frames = max(1, min(self._most_frames, frames))
         self.frames = min(self.frames, self._most_frames)
 

@@ -1,6 +1,6 @@
 """Builds the messages of the compositing API from plain Python values.
 
-What a value means is for the server to judge; only what the wire cannot say at all is refused here.
+The server judges values; only those that the wire cannot carry are refused here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORMATS = {"jpeg": pb.FORMAT_JPEG, "raw": pb.FORMAT_RAW_BGR}
 
 
 class IdleOptions(TypedDict, total=False):
-    """What may be said of any frames, also of a person who does not speak."""
+    """Options of any frames, also of a person who does not speak."""
 
     start_frame: int
     """Position of the first frame on the avatar's endless timeline; 0 when left out."""
@@ -34,17 +34,17 @@ class IdleOptions(TypedDict, total=False):
 
 
 class FrameOptions(IdleOptions, total=False):
-    """What may be said of frames with sound."""
+    """Options of frames with sound."""
 
     sample_rate: int
     """Hz, 8000 to 192000; 16000 when left out."""
 
 
 class BatchOptions(FrameOptions, total=False):
-    """What may be said of one batch."""
+    """Options of one batch."""
 
     lead_in_frames: int
-    """So many 40 ms frames of the sound lie before the first frame; 0 when left out."""
+    """40 ms frames of the sound that lie before the first frame; 0 when left out."""
     audio_start_frame: int
     """The 40 ms frame of the whole sound at which the sound sent begins; 0 when left out."""
 
@@ -61,7 +61,7 @@ def composite_request(
     lead_in_frames: int = 0,
     audio_start_frame: int = 0,
 ) -> pb.CompositeBatchRequest:
-    """The request of one batch. Raises ValueError for an unknown quality or output, or a number over 32 bits."""
+    """Builds the request of one batch. Raises ValueError for an unknown quality or output, or a number over 32 bits."""
     check_picture(quality, output)
     sound = audio if isinstance(audio, WireSound) else wire_sound(audio)
     return pb.CompositeBatchRequest(
@@ -82,7 +82,7 @@ def composite_request(
 def idle_request(
     avatar: str, *, batch_size: int, start_frame: int = 0, quality: Quality | None = None, output: Output = "jpeg"
 ) -> pb.CompositeBatchRequest:
-    """The request of frames without speech. Raises ValueError for an unknown quality or output, or a number over 32 bits."""
+    """Builds the request of frames without speech. Raises ValueError as `composite_request`."""
     request = composite_request(avatar, b"", batch_size=batch_size, start_frame=start_frame, quality=quality, output=output)
     request.idle = True
     return request
@@ -91,7 +91,7 @@ def idle_request(
 def stored_request(
     avatar: str, *, batch_size: int, start_frame: int = 0, quality: Quality | None = None, output: Output = "jpeg"
 ) -> pb.CompositeBatchRequest:
-    """The request of frames from stored features. Raises ValueError as `idle_request`."""
+    """Builds the request of frames from stored features. Raises ValueError as `composite_request`."""
     request = composite_request(avatar, b"", batch_size=batch_size, start_frame=start_frame, quality=quality, output=output)
     request.stored_features = True
     return request
@@ -108,16 +108,16 @@ class StoredFrames:
         self._options = options
 
     def available(self, first: int, wanted: int) -> int:
-        """How many of the `wanted` frames from `first` on there are."""
+        """Counts the frames from `first` on, up to `wanted`."""
         return max(0, min(wanted, self._frames - first))
 
     def request(self, first: int, count: int) -> pb.CompositeBatchRequest:
-        """Asks for so many frames from `first` on."""
+        """Builds the request of `count` frames from `first` on."""
         options: IdleOptions = {**self._options, "start_frame": self._options.get("start_frame", 0) + first}
         return stored_request(self._avatar, batch_size=count, **options)
 
     def forget(self, before: int) -> None:
-        """Nothing is held."""
+        """Does nothing, as nothing is held."""
 
 
 class SpokenFrames:
@@ -133,14 +133,14 @@ class SpokenFrames:
         self._sound = SoundLine(pieces_of(sound), self._sample_rate)
 
     def available(self, first: int, wanted: int) -> int:
-        """How many of the `wanted` frames from `first` on there are; reads the sound that they need."""
+        """Counts the frames from `first` on, up to `wanted`, and reads the sound that they need."""
         self._sound.read_to(cut_of(first, wanted, sample_rate=self._sample_rate).end_sample)
         if not self._sound.ended:
             return wanted
         return max(0, min(wanted, frame_count(self._sound.sample_count, self._sample_rate) - first))
 
     def request(self, first: int, count: int) -> pb.CompositeBatchRequest:
-        """Asks for so many frames from `first` on."""
+        """Builds the request of `count` frames from `first` on."""
         piece = cut_of(first, count, sample_rate=self._sample_rate)
         options: BatchOptions = {
             **self._options,
@@ -152,12 +152,12 @@ class SpokenFrames:
         return composite_request(self._avatar, sound, batch_size=count, **options)
 
     def forget(self, before: int) -> None:
-        """Drops the sound that only earlier frames need."""
+        """Releases the sound that only earlier frames need."""
         self._sound.forget(cut_of(before, 1, sample_rate=self._sample_rate).first_sample)
 
 
 def check_picture(quality: Quality | None, output: Output) -> None:
-    """Raises ValueError for a quality or an output that there is not."""
+    """Raises ValueError for an unknown quality or output."""
     if output not in FORMATS:
         raise ValueError(f"output is {output!r}; expected jpeg or raw")
     if quality is None or (isinstance(quality, str) and quality in PRESETS) or (isinstance(quality, int) and 1 <= quality <= 100):

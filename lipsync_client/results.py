@@ -1,4 +1,4 @@
-"""What the compositing API answers, as frozen values."""
+"""Answers of the compositing API, as frozen values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared_proto import compositing_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the server's time went, in ms. The first three are sums over parts that may have run at the same time."""
+    """The parts of the server's time, in ms. The first three are sums over parts that may have run at the same time."""
 
     inference_ms: float = 0.0
     composite_ms: float = 0.0
@@ -80,7 +80,7 @@ class AvatarInfo:
 
 @dataclass(frozen=True, slots=True)
 class ServerStats:
-    """The loaded avatars, and how much room there is. Limits of 0 mean none."""
+    """The loaded avatars, and the room for more. Limits of 0 mean none."""
 
     avatars: list[AvatarInfo]
     loaded_avatars: int
@@ -91,7 +91,7 @@ class ServerStats:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """How long loading took, 0 when the avatar was loaded already."""
+    """The time of a load, 0 when the avatar was loaded already."""
 
     load_ms: float
     stats: AvatarStats
@@ -148,7 +148,7 @@ def check_success(*, success: bool, error: str) -> None:
 
 
 def parse_avatars(response: pb.ListModelsResponse) -> list[AvatarInfo]:
-    """Every avatar the server knows."""
+    """Reads the avatars that the server knows."""
     return [_avatar(model) for model in response.models]
 
 
@@ -164,7 +164,7 @@ def parse_unloaded(response: pb.UnloadModelResponse) -> None:
 
 
 def parse_stats(response: pb.GetModelStatsResponse) -> ServerStats:
-    """Loaded avatars and limits."""
+    """Reads loaded avatars and limits."""
     return ServerStats(
         avatars=[_avatar(model) for model in response.models],
         loaded_avatars=response.loaded_models,
@@ -175,7 +175,7 @@ def parse_stats(response: pb.GetModelStatsResponse) -> ServerStats:
 
 
 def parse_health(response: pb.HealthResponse) -> Health:
-    """State of both services."""
+    """Reads the state of both services."""
     return Health(
         healthy=response.healthy,
         inference_healthy=response.inference_server_healthy,

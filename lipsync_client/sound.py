@@ -33,7 +33,7 @@ class WireSound:
 
 
 def wire_sound(sound: Sound) -> WireSound:
-    """Brings `sound` into the wire's layout; what its samples hold is for the server to judge.
+    """Brings `sound` into the wire's layout. The server judges the samples.
 
     Raises ValueError for an array that is not one-dimensional and TypeError for samples of another kind.
     """
@@ -50,7 +50,7 @@ def wire_sound(sound: Sound) -> WireSound:
 
 
 def pieces_of(sound: Sound | Iterator[Sound]) -> Iterator[Sound]:
-    """A whole sound in pieces; one that comes in pieces as it comes.
+    """Cuts a whole sound into pieces; one that comes in pieces stays as it is.
 
     Raises ValueError and TypeError for a whole one as `wire_sound` does, at once.
     """
@@ -81,7 +81,7 @@ class SoundLine:
         return -(-(self._first_byte + len(self._held)) // SAMPLE_BYTES[self._encoding])
 
     def read_to(self, sample: int) -> None:
-        """Takes pieces until the samples before `sample` are there, or the sound has ended.
+        """Reads pieces until the samples before `sample` are there, or the sound has ended.
 
         Raises LipsyncError INVALID_ARGUMENT for a sample that is not finite, TypeError for pieces of two kinds, and as
         `wire_sound`.
@@ -94,12 +94,12 @@ class SoundLine:
                 self._take(wire_sound(piece))
 
     def slice(self, first: int, end: int) -> WireSound:
-        """Samples [first, end), or as many of them as have come."""
+        """Returns samples [first, end), or as many of them as have come."""
         size = SAMPLE_BYTES[self._encoding]
         return WireSound(bytes(self._held[first * size - self._first_byte : end * size - self._first_byte]), self._encoding)
 
     def forget(self, before: int) -> None:
-        """Drops the samples before that one."""
+        """Releases the samples before that one."""
         gone = min(max(0, before * SAMPLE_BYTES[self._encoding] - self._first_byte), len(self._held))
         del self._held[:gone]
         self._first_byte += gone

@@ -36,7 +36,7 @@ class TlsOptions:
         return grpc.ssl_channel_credentials(authorities, key, chain)
 
     def channel_options(self) -> list[tuple[str, str]]:
-        """What the channel needs besides."""
+        """Further options for the channel."""
         return [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
 
     def _authority_problems(self) -> list[str]:
