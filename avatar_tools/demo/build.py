@@ -15,11 +15,10 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.geometry import CROP_SIZE, MARGIN, Picture, Rect, crop_328, inner
 from avatar_kit.timeline import Loop
 from avatar_kit.writer import AvatarWriter
-from avatar_tools.demo.background import HEIGHT, WIDTH
 from avatar_tools.demo.encoder import build_encoder
 from avatar_tools.demo.motion import FPS, FRAME_COUNT, STILL, posture
 from avatar_tools.demo.network import MOUTH_CENTRE, SKIN_BOX, TRACKED_BOX, TRACKED_POOL, Face, build_network
-from avatar_tools.demo.scene import Place, Scene, mouth_place
+from avatar_tools.demo.scene import HEIGHT, WIDTH, Place, Scene, mouth_place
 
 Progress = Callable[[str, int, int], None]
 

@@ -9,26 +9,30 @@ import numpy as np
 FRAME_COUNT = 150
 FPS = 25.0
 
-_BLINKS = (30, 92)  # frames in which the lids are shut: uneven, or the loop would tick like a clock
-_LIDS = {-3: 0.9, -2: 0.55, -1: 0.12, 0: 0.0, 1: 0.22, 2: 0.58, 3: 0.85, 4: 0.97}
+LIDS = (0.9, 0.55, 0.12, 0.0, 0.22, 0.58, 0.85, 0.97, 1.0)
+"""Openings of the lids, 0 shut .. 1 open: in the frames of a blink, and last between blinks."""
+
+_BLINKS = (27, 89)  # their first frames: uneven, or the loop would tick like a clock
 _GLANCES = ((44, 78, 1.9, -0.5), (112, 141, -1.6, 0.5))  # from frame, to frame, aside, down
 _GLANCE_FRAMES = 2.0  # the eyes jump; they do not drift
 
 
 @dataclass(frozen=True, slots=True)
 class Posture:
-    """Where everything is in one frame; lengths in picture pixels, angles in radians."""
+    """The person's posture in one frame; lengths in picture pixels, angles in radians."""
 
     shift: tuple[float, float]
     roll: float
     yaw: float
     pitch: float
     breath: float
-    lid: float
+    lid: int
+    """Index into `LIDS`."""
     gaze: tuple[float, float]
 
 
-STILL = Posture((0.0, 0.0), 0.0, 0.0, 0.0, 0.0, 1.0, (0.0, 0.0))
+_OPEN = len(LIDS) - 1
+STILL = Posture((0.0, 0.0), 0.0, 0.0, 0.0, 0.0, _OPEN, (0.0, 0.0))
 
 
 def posture(frame: int) -> Posture:
@@ -46,7 +50,7 @@ def posture(frame: int) -> Posture:
         yaw=yaw,
         pitch=pitch,
         breath=_wave(frame, (2, 1.0, -0.6)),
-        lid=min(_LIDS.get(frame - blink, 1.0) for blink in _BLINKS),
+        lid=next((frame - blink for blink in _BLINKS if 0 <= frame - blink < _OPEN), _OPEN),
         gaze=(aside - 14.0 * yaw, down + 10.0 * pitch),
     )
 

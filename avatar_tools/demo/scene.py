@@ -1,86 +1,121 @@
-"""The person in the room, frame by frame: every layer is drawn once, then shifted, turned and bent a little for each posture."""
+"""Composes the demo's frames: layers from PNG files, each shifted, turned and bent a little for the posture of the frame.
+
+`tools.demo_drawing` draws the layers. Coordinates of the drawing are picture pixels from the point between the eyes, y down.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_kit.geometry import CROP_SIZE, Picture, Rect
-from avatar_tools.demo.background import HEIGHT, WIDTH, draw_background
-from avatar_tools.demo.body import draw_body
-from avatar_tools.demo.canvas import DENSITY, Layer
-from avatar_tools.demo.eyes import draw_eyes
-from avatar_tools.demo.hair import back_hair, front_hair
-from avatar_tools.demo.head import draw_head
-from avatar_tools.demo.motion import Posture
-from avatar_tools.demo.mouths import resting_mouth
+from avatar_kit.geometry import Picture, Rect
+from avatar_tools.demo.motion import LIDS, Posture
 
 Grid: TypeAlias = NDArray[np.float32]
+Pixels: TypeAlias = NDArray[np.float32]
+"""[height, width, 3 or 4] of 0..1: BGR, or BGRA with the colours multiplied by the fourth channel."""
 
-EYES = (640.0, 282.0)  # where the drawing's origin, between the eyes, stands in the picture
-MOUTH = (0.0, 103.0)  # of the drawing: where the lips of the resting mouth meet in the middle
+WIDTH, HEIGHT = 1280, 720
+DENSITY = 2  # layer pixels to a picture pixel, so that moving by fractions of a pixel costs no sharpness
+EYES = (640.0, 282.0)  # the drawing's origin in the picture
+MOUTH = (0.0, 103.0)  # in the drawing: where the lips of the resting mouth meet in the middle
 RECT_SIZE = 180
 RECT_UP = 84  # rows of the rectangle above the mouth: it begins below the eyes and ends below the chin
 
-_NECK_Y = 190.0  # of the drawing: what the head tilts about
-_EYES_WINDOW = (-84, -30, 168, 52)  # of the drawing: left, top, width, height
-_BODY_Y = 320.0  # from here down the body does not follow the head
+# Left, top, width and height in the drawing.
+BACK_HAIR = (-170, -190, 340, 480)
+BODY = (-280, 80, 560, 370)
+HEAD = (-170, -200, 340, 500)
+MOUTH_PART = (-60, 77, 120, 62)
+EYES_PART = (-84, -30, 168, 52)
+
+LAYERS_PATH = Path(__file__).with_name("layers")
+
+_NECK_Y = 190.0  # in the drawing: the head tilts about it
+_BODY_Y = 320.0  # in the drawing: from here down the body does not follow the head
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the mouth is in a picture: its centre, in pixels from the picture's corner, and its tilt."""
+    """The mouth in a picture: its centre, in pixels from the picture's corner, and its tilt in radians."""
 
     x: float
     y: float
     roll: float
 
     def rect(self) -> Rect:
-        """The crop rectangle that keeps it in the same place, but for the rounding to whole pixels."""
+        """The crop rectangle that keeps the mouth in the same place, but for rounding to whole pixels."""
         x1, y1 = round(self.x) - RECT_SIZE // 2, round(self.y) - RECT_UP
         return Rect(x1, y1, x1 + RECT_SIZE, y1 + RECT_SIZE)
 
 
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A part of the drawing, `DENSITY` pixels to a picture pixel."""
+
+    left: int
+    top: int
+    pixels: Pixels
+
+
 class Scene:
-    """Draws on construction what stays; `frame` is thread-safe afterwards."""
+    """Loads the layers. `frame` is thread-safe."""
 
     def __init__(self) -> None:
-        self._room = _opaque(_drawn(draw_background, 0, 0, WIDTH, HEIGHT))
-        self._back = _drawn(back_hair, -170, -190, 340, 480)
-        self._body = _drawn(draw_body, -280, 80, 560, 370)
-        self._front = _drawn(front_hair, -170, -200, 340, 500)
-        self._bare_head = _drawn(draw_head, -170, -200, 340, 500)
-        self._head = _with_mouth(self._bare_head)
-        for head in (self._bare_head, self._head):
-            head.pixels = _over(head.pixels, self._front.pixels)
+        self._room = load_layer("room")
+        self._back_hair = _Layer(*BACK_HAIR[:2], load_layer("back_hair"))
+        self._body = _Layer(*BODY[:2], load_layer("body"))
+        self._bare_head = load_layer("head")
+        self._head = self._bare_head.copy()
+        self._head[part_of_head(MOUTH_PART)][..., :3] = load_layer("mouth")
+        self._eyeballs, self._irises, self._fringe = map(load_layer, ("eyeballs", "irises", "fringe"))
+        self._openings, self._lids = (np.split(load_layer(name), len(LIDS)) for name in ("openings", "lids"))
 
     def frame(self, posture: Posture, *, bare: bool = False) -> Picture:
         """[720, 1280, 3] BGR; `bare`: without a mouth, as no frame of the avatar is."""
         picture = self._room.copy()
-        _put(picture, *_shrunk(self._back, *_turned(self._back, posture, depth=-0.45)))
-        _put(picture, *_shrunk(self._body, *_bent(self._body, posture)))
+        _draw(picture, self._back_hair, *_turned(self._back_hair, posture, depth=-0.45))
+        _draw(picture, self._body, *_bent(self._body, posture))
         head = self._with_eyes(self._bare_head if bare else self._head, posture)
-        _put(picture, *_shrunk(head, *_turned(head, posture, depth=1.0)))
-        return np.asarray((picture[..., ::-1].clip(0, 1) * 255 + 0.5), np.uint8)
+        _draw(picture, head, *_turned(head, posture, depth=1.0))
+        return np.asarray(picture.clip(0, 1) * 255 + 0.5, np.uint8)
 
-    def _with_eyes(self, head: Layer, posture: Posture) -> Layer:
-        """Eyes go between the face and the hair in front."""
-        eyes = Layer(*_EYES_WINDOW)
-        draw_eyes(eyes, lid=posture.lid, gaze=posture.gaze)
-        row, column = int((eyes.top - head.top) * DENSITY), int((eyes.left - head.left) * DENSITY)
-        finished = head.copy()
-        window = slice(row, row + eyes.pixels.shape[0]), slice(column, column + eyes.pixels.shape[1])
-        for layer in (eyes.pixels, self._front.pixels[window]):
-            finished.pixels[window] = _over(finished.pixels[window], layer)
-        return finished
+    def _with_eyes(self, head: Pixels, posture: Posture) -> _Layer:
+        """Draws the eyes between the face and the hair in front."""
+        aside, down = posture.gaze
+        shift = np.array([[1, 0, aside * DENSITY], [0, 1, down * DENSITY]])
+        irises = cv2.warpAffine(self._irises, shift, self._irises.shape[1::-1], flags=cv2.INTER_LINEAR)
+        eyes = _over(self._eyeballs, np.asarray(irises, np.float32)) * self._openings[posture.lid][..., None]
+        pixels = head.copy()
+        part = part_of_head(EYES_PART)
+        for layer in (eyes, self._lids[posture.lid], self._fringe):
+            pixels[part] = _over(pixels[part], layer)
+        return _Layer(*HEAD[:2], pixels)
+
+
+def load_layer(name: str) -> Pixels:
+    """Reads a shipped layer; a grey one is [height, width]."""
+    stored = cv2.imread(str(LAYERS_PATH / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+    pixels = np.asarray(stored, np.float32) / np.float32(255)
+    if pixels.shape[2:] == (4,):
+        pixels[..., :3] *= pixels[..., 3:]
+    return pixels
+
+
+def part_of_head(window: tuple[int, int, int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the head's layer that show a window of the drawing."""
+    left, top, width, height = window
+    row, column = (top - HEAD[1]) * DENSITY, (left - HEAD[0]) * DENSITY
+    return slice(row, row + height * DENSITY), slice(column, column + width * DENSITY)
 
 
 def mouth_place(posture: Posture) -> Place:
-    """Where `Scene.frame` puts the mouth."""
+    """The place of the mouth in the frame of that posture."""
     x, y = MOUTH
     dx, dy = _relief(np.array([[x]]), np.array([[y]]), posture)
     x, y = x + float(dx[0, 0]), y + float(dy[0, 0]) - _NECK_Y
@@ -92,37 +127,15 @@ def mouth_place(posture: Posture) -> Place:
     )
 
 
-def _drawn(draw: object, left: float, top: float, width: int, height: int) -> Layer:
-    layer = Layer(left, top, width, height)
-    draw(layer)  # type: ignore[operator]
-    return layer
-
-
-def _with_mouth(head: Layer) -> Layer:
-    """The head with the mouth at rest, as the network paints it."""
-    painted = head.copy()
-    (x0, y0), (x1, y1) = (MOUTH[0] - 60, MOUTH[1] - 26), (MOUTH[0] + 60, MOUTH[1] + 36)
-    rows = slice(int((y0 - head.top) * DENSITY), int((y1 - head.top) * DENSITY))
-    columns = slice(int((x0 - head.left) * DENSITY), int((x1 - head.left) * DENSITY))
-    part = painted.pixels[rows, columns, :3]
-    centre = ((MOUTH[0] - x0) * DENSITY - 0.5, (MOUTH[1] - y0) * DENSITY - 0.5)
-    part[...] = resting_mouth(part[..., ::-1], centre, CROP_SIZE / RECT_SIZE / DENSITY)[..., ::-1]
-    return painted
-
-
-def _opaque(layer: Layer) -> NDArray[np.float32]:
-    return np.asarray(cv2.resize(layer.pixels[..., :3], (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), np.float32)
-
-
 def _relief(x: Grid, y: Grid, posture: Posture) -> tuple[Grid, Grid]:
-    """How far each point of the face moves when it turns: the more the nearer it is to the viewer."""
+    """The distance that each point of the face moves when the head turns: nearer to the viewer, farther."""
     dome = np.sqrt(np.maximum(0, 1 - (x / 135) ** 2 - ((y - 40) / 230) ** 2))
     near = 62 * dome + 13 * np.exp(-(x * x + (y - 48) ** 2) / 500)
     return near * np.sin(posture.yaw), near * np.sin(posture.pitch)
 
 
-def _turned(layer: Layer, posture: Posture, *, depth: float) -> tuple[Grid, Grid]:
-    """For each picture pixel of the layer's window, moved with the head, the point of the drawing that lands there."""
+def _turned(layer: _Layer, posture: Posture, *, depth: float) -> tuple[Grid, Grid]:
+    """For each picture pixel of the layer's window the point of the drawing to show, moved with the head."""
     x, y = _plane(layer)
     x, y = x - posture.shift[0], y - (posture.shift[1] + _NECK_Y)
     cos, sin = np.cos(posture.roll), np.sin(posture.roll)
@@ -131,8 +144,8 @@ def _turned(layer: Layer, posture: Posture, *, depth: float) -> tuple[Grid, Grid
     return x - depth * dx, y - depth * dy
 
 
-def _bent(layer: Layer, posture: Posture) -> tuple[Grid, Grid]:
-    """The same for the body: the neck goes with the head, the shoulders rise with the breath."""
+def _bent(layer: _Layer, posture: Posture) -> tuple[Grid, Grid]:
+    """The same for the body: the neck follows the head, the shoulders rise with the breath."""
     x, y = _plane(layer)
     follow = np.clip((_BODY_Y - y) / (_BODY_Y - 130), 0, 1)
     follow = follow * follow * (3 - 2 * follow)
@@ -142,7 +155,7 @@ def _bent(layer: Layer, posture: Posture) -> tuple[Grid, Grid]:
     return (x - aside) / swell, y - (lift * (1 - 0.7 * follow) + posture.shift[1] * follow) + 0 * x
 
 
-def _plane(layer: Layer) -> tuple[Grid, Grid]:
+def _plane(layer: _Layer) -> tuple[Grid, Grid]:
     """Centres of the picture's pixels in the layer's window: x as a row, y as a column."""
     height, width = layer.pixels.shape[:2]
     x = layer.left + np.arange(width // DENSITY, dtype=np.float32) + np.float32(0.5)
@@ -150,26 +163,22 @@ def _plane(layer: Layer) -> tuple[Grid, Grid]:
     return x[None, :], y[:, None]
 
 
-def _shrunk(layer: Layer, x: Grid, y: Grid) -> tuple[NDArray[np.float32], int, int]:
-    """The warped layer at the picture's density, and its place there. The layer's window must lie on whole pixels."""
+def _draw(picture: Pixels, layer: _Layer, x: Grid, y: Grid) -> None:
+    """Draws a layer over the picture; `x` and `y`: for each picture pixel of its window the point of the drawing to show."""
     height, width = layer.pixels.shape[:2]
-    # The bend is smooth: worked out at the picture's density, it serves the layer's as well.
+    # The bend is smooth: computed at the picture's density, it serves the layer's as well.
     column, row = (
         cv2.resize(((place - corner) * DENSITY - 0.5).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
         for place, corner in ((x, layer.left), (y, layer.top))
     )
     warped = cv2.remap(layer.pixels, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     small = cv2.resize(warped, (width // DENSITY, height // DENSITY), interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.float32), int(EYES[0] + layer.left), int(EYES[1] + layer.top)
+    left, top = int(EYES[0] + layer.left), int(EYES[1] + layer.top)
+    part = picture[top : top + small.shape[0], left : left + small.shape[1]]
+    part[...] = _over(part, np.asarray(small[: len(part)], np.float32))
 
 
-def _put(picture: NDArray[np.float32], layer: NDArray[np.float32], left: int, top: int) -> None:
-    height = min(layer.shape[0], picture.shape[0] - top)
-    part = picture[top : top + height, left : left + layer.shape[1]]
-    part[...] = _over(part, layer[:height])
-
-
-def _over(below: NDArray[np.float32], layer: NDArray[np.float32]) -> NDArray[np.float32]:
+def _over(below: Pixels, layer: Pixels) -> Pixels:
     """A premultiplied layer over pixels of 3 or 4 channels."""
     channels = below.shape[-1]
     clear = cv2.merge([1 - layer[..., 3]] * channels)

@@ -15,7 +15,6 @@ from avatar_kit.avatar import Avatar, Loop, Paste
 from avatar_kit.errors import AvatarExists, InvalidAvatarId
 from avatar_kit.onnx_io import encoder_io, network_io
 from avatar_tools.demo import SPEECH_PATH, build, build_demo
-from avatar_tools.demo.encoder import load_listening, save_listening
 from avatar_tools.demo.motion import STILL, posture
 from avatar_tools.demo.scene import Scene
 from avatar_tools.verify import verify_avatar
@@ -143,11 +142,3 @@ def test_the_recording_is_what_its_readme_says() -> None:
     assert np.abs(samples[-8000:]).max() < 50
     assert 16000 < np.abs(samples).max() < 32000
     assert "Synthetic" in SPEECH_PATH.with_name("README.md").read_text(encoding="utf-8")
-
-
-def test_weights_survive_their_file(tmp_path: Path) -> None:
-    weights = load_listening()
-    save_listening(weights, tmp_path / "listening.yaml")
-    again = load_listening(tmp_path / "listening.yaml")
-    for name in weights.__dataclass_fields__:
-        np.testing.assert_allclose(getattr(again, name), getattr(weights, name), rtol=0, atol=1e-5)

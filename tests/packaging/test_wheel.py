@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,13 @@ def _run(*command: object) -> str:
 def _installed(python: Path) -> dict[str, str]:
     listed = json.loads(_run(python, "-m", "pip", "list", "--format", "json"))
     return {each["name"].lower().replace("_", "-"): each["version"] for each in listed}
+
+
+def test_files_beside_the_code_are_in_it(wheel: Path) -> None:
+    data = {path.relative_to(TREE).as_posix() for path in files() if path.suffix in {".npz", ".png", ".wav"}}
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    assert {name for name in data if name.startswith("avatar_tools/")} <= packed
+    assert "avatar_tools/demo/layers/head.png" in packed
 
 
 def test_the_base_installation_is_light(python: Path) -> None:

@@ -1,13 +1,14 @@
-"""Fits the two layers of the encoder by gradient descent and writes `listening.yaml`."""
+"""Fits the two layers of the encoder by gradient descent and writes `listening.npz`."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_tools.demo.encoder import COLUMNS, INPUT_SIZE, MELS, POOL, Listening, save_listening
+from avatar_tools.demo.encoder import COLUMNS, INPUT_SIZE, LISTENING_PATH, MELS, POOL, Listening
 from avatar_tools.demo.mouths import POSE_SIZE
 from tools.demo_fitting.corpus import windows_and_movements
 
@@ -21,14 +22,21 @@ _WEIGHTS = np.array([1, 1, 1.2, 2, 1.5, 1, 1], np.float32)
 _WEIGHTS_WHEN_DONE = np.array([1, 1, 1, 3, 3, 1, 1.5], np.float32)
 _BELOW_ZERO = 0.05  # the output is clipped: how far below 0 it lies hardly matters
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
     """Speaks, listens, learns, writes."""
     windows, movements = windows_and_movements()
-    _log.info("%d windows", len(windows))
-    save_listening(fit(pooled(windows), movements))
+    log.info("%d windows", len(windows))
+    save_listening(fit(pooled(windows), movements), LISTENING_PATH)
+
+
+def save_listening(listening: Listening, path: Path) -> None:
+    """Writes weights as 8-bit numbers with a scale for each column, which costs them no accuracy that a mouth could show."""
+    scales = {f"{name}_scale": np.abs(weights).max(0) / 127 + 1e-9 for name, weights in listening._asdict().items()}
+    numbers = {name: np.round(weights / scales[f"{name}_scale"]).astype(np.int8) for name, weights in listening._asdict().items()}
+    np.savez_compressed(path, allow_pickle=False, **numbers, **scales)
 
 
 def pooled(windows: NDArray[np.float32]) -> NDArray[np.float32]:

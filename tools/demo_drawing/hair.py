@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 
-from avatar_tools.demo.canvas import Coverage, Layer, Linear, Paint, Points, spline, taper
+from tools.demo_drawing.canvas import Coverage, Layer, Linear, Paint, Points, spline, taper
 
 BASE, DEEP, MID, LIGHT, SHINE = "#4b2a22", "#2b1613", "#6d3f2d", "#8f5a3d", "#d39a6c"
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avatar_tools.demo.canvas import DENSITY, Layer, Linear, Radial, ellipse, moved, rgb, spline, symmetric, taper
+from tools.demo_drawing.canvas import DENSITY, Layer, Linear, Radial, ellipse, moved, rgb, spline, symmetric, taper
 
 FATTER = 1 / 16  # picture pixels: OpenCV fills the outline itself as well, half a subsample to each side
 coordinates = st.floats(-50, 50, allow_nan=False)

@@ -14,12 +14,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from avatar_tools.demo.scene import DENSITY
+
 Points: TypeAlias = NDArray[np.float64]
 """[N, 2]: x and y in picture pixels."""
 Coverage: TypeAlias = NDArray[np.float32]
 """[height, width] of a layer: 0 outside, 1 inside."""
 
-DENSITY = 2
 _SUBSAMPLES = 4  # a mask is filled at this multiple of the layer's density and averaged down
 _SHIFT = 6  # fractional bits of the coordinates given to OpenCV
 _LARGE_BLUR = 5.0  # layer pixels; above it a blur runs on a reduced picture, where it costs little and nobody sees the difference
@@ -151,6 +152,10 @@ class Layer:
         twin = Layer(self.left, self.top, 0, 0)
         twin.pixels = self.pixels.copy()
         return twin
+
+    def put(self, other: Layer) -> None:
+        """Draws another layer of the same window over this one."""
+        self.pixels = self.pixels * (1 - other.pixels[..., 3:]) + other.pixels
 
     def _blend(self, window: tuple[slice, slice], covered: Coverage, paint: Paint, alpha: float) -> None:
         strength = covered * np.float32(alpha)

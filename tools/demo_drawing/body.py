@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from avatar_tools.demo.canvas import Layer, Linear, Radial, ellipse, moved, path, spline, taper
-from avatar_tools.demo.hair import RIGHT_SWEEP
-from avatar_tools.demo.head import SKIN, SKIN_DEEP, SKIN_LIGHT, SKIN_MID, SKIN_SHADE
+from tools.demo_drawing.canvas import Layer, Linear, Radial, ellipse, moved, path, spline, taper
+from tools.demo_drawing.hair import RIGHT_SWEEP
+from tools.demo_drawing.head import SKIN, SKIN_DEEP, SKIN_LIGHT, SKIN_MID, SKIN_SHADE
 
 TEAL, TEAL_LIGHT, TEAL_DARK, TEAL_DEEP = "#1f7a78", "#2f9a94", "#155c5e", "#0d4247"
 CREAM, CREAM_SHADE = "#fbf3e6", "#dcc7b0"

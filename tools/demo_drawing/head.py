@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from avatar_tools.demo.canvas import Coverage, Layer, Linear, Radial, ellipse, moved, path, spline, symmetric, taper
-from avatar_tools.demo.hair import DEEP, FRINGE, LEFT_SWEEP, RIGHT_SWEEP
+from tools.demo_drawing.canvas import Coverage, Layer, Linear, Radial, ellipse, moved, path, spline, symmetric, taper
+from tools.demo_drawing.hair import DEEP, FRINGE, LEFT_SWEEP, RIGHT_SWEEP
 
 SKIN_LIGHT, SKIN, SKIN_MID, SKIN_SHADE, SKIN_DEEP = "#fbdcc2", "#f3c7a6", "#e6ae8a", "#cf8c6b", "#a9664c"
 BLUSH = "#e4806d"

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_tools.demo.canvas import Layer, Linear, ellipse, path, taper
-
-WIDTH, HEIGHT = 1280, 720
+from tools.demo_drawing.canvas import Layer, Linear, ellipse, path, taper
 
 
 def draw_background(layer: Layer) -> None:

@@ -1,0 +1,39 @@
+"""The shipped layers are what the program draws."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from avatar_tools.demo.scene import LAYERS_PATH, load_layer
+from tools.demo_drawing.layers import draw_layers
+
+A_ROUNDING = 1  # processors differ by it
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, np.ndarray]:
+    return draw_layers()
+
+
+def test_no_layer_is_missing_or_left_over(drawn: dict[str, np.ndarray]) -> None:
+    assert {path.name for path in LAYERS_PATH.iterdir()} == {f"{name}.png" for name in drawn}
+
+
+def test_layers_are_as_drawn(drawn: dict[str, np.ndarray]) -> None:
+    for name, pixels in drawn.items():
+        shipped = cv2.imread(str(LAYERS_PATH / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert shipped.shape == pixels.shape, name
+        visible = np.ones_like(pixels) if pixels.shape[2:] != (4,) else pixels[..., 3:] > 8  # faint colours are divided by little
+        assert (np.abs(shipped.astype(int) - pixels) * visible).max() <= A_ROUNDING, name
+
+
+def test_layers_are_small() -> None:
+    assert sum(path.stat().st_size for path in LAYERS_PATH.iterdir()) < 1_000_000
+
+
+def test_colours_are_multiplied_by_their_coverage() -> None:
+    pixels = load_layer("body")
+    assert pixels.dtype == np.float32
+    assert (pixels[..., :3] <= pixels[..., 3:] + 1e-6).all()
