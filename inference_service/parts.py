@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 GPU_UTILIZATION = topic("gpu_utilization")
 
 IDLE_CHECK_S = 5.0
+GPU_CHECK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,9 @@ def _repeats(
     async def look_at_gpus() -> None:
         for gpu in await threads.run(visible_gpus):  # the driver may take its time
             metrics.gpu(gpu.index, used_bytes=gpu.used_bytes, total_bytes=gpu.total_bytes, percent=gpu.utilization_percent)
+
+    async def log_gpus() -> None:
+        for gpu in await threads.run(visible_gpus):
             GPU_UTILIZATION.info(
                 "gpu",
                 extra={"gpu_id": gpu.index, "utilization_percent": gpu.utilization_percent, "used_mb": gpu.used_bytes / 1e6},
@@ -127,7 +131,9 @@ def _repeats(
 
     interval = settings.logging.report_interval_seconds
     repeats: list[tuple[float, Callable[[], Awaitable[None]]]] = [(IDLE_CHECK_S, unload_idle), (interval, look_at_models)]
-    return [*repeats, (interval, look_at_gpus)] if devices[0].is_gpu else repeats
+    if devices[0].is_gpu:
+        repeats += [(GPU_CHECK_S, look_at_gpus), (interval, log_gpus)]
+    return repeats
 
 
 async def _repeat(clock: Clock, seconds: float, work: Callable[[], Awaitable[None]]) -> None:

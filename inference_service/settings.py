@@ -106,7 +106,7 @@ class LimitsSection(Section):
     """Longest run of a network or an audio encoder. One that takes longer is stopped, and its avatar refused with
     FAILED_PRECONDITION until it is loaded with force_reload."""
 
-    load_seconds: float = Field(default=60, gt=0, le=86_400)
+    load_seconds: float = Field(default=120, gt=0, le=86_400)
     """Longest step of loading an avatar: opening its network or audio encoder, or a run to warm it up. The same follows."""
 
     request_seconds: float = Field(default=120, gt=0, le=86_400)
@@ -120,7 +120,7 @@ class InferenceLoggingSection(LoggingSection):
     """An info line for each sampled request with the times of inference."""
 
     log_gpu_utilization: bool = False
-    """An info line with load and memory of each GPU whenever the metrics are told them: every report_interval_seconds."""
+    """An info line with load and memory of each GPU, every report_interval_seconds."""
 
 
 class InferenceSettings(GrpcSettings):

@@ -56,6 +56,8 @@ def find_devices(gpus: GpuSection, onnx: OnnxSection) -> list[Device]:
         asked_for = [provider for provider in onnx.providers if provider in GPU_PROVIDERS]
         if asked_for:
             raise DeviceError(f"onnx.providers asks for {asked_for[0]}, but gpus.enabled is {str(gpus.enabled).lower()}")
+        # Whatever is wrong comes as an exception. On a GPU its own lines may be all that says which library is missing.
+        onnxruntime.set_default_logger_severity(4)
         return [Device(CPU_DEVICE_ID, "CPU", tuple((name, {}) for name in onnx.providers or [CPU]))]
     return _find_gpus(gpus, onnx, installed)
 
