@@ -8,13 +8,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from avatar_kit.errors import AvatarReplaced, BrokenAvatar
+from avatar_kit.errors import AvatarReplaced, BrokenAvatar, as_broken_avatar, shown
 from avatar_kit.frames import Frames, PictureFrames
 from avatar_kit.geometry import Mask, Paste, Picture, Rect
 from avatar_kit.held import Held
+from avatar_kit.limits import FRAMES_UNKNOWN, max_picture_bytes
 from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, FileEntry, Manifest, read_manifest
 from avatar_kit.numbering import numbered_frames
-from avatar_kit.pictures import MAX_PICTURE_BYTES, inspect_picture
+from avatar_kit.pictures import inspect_picture
 from avatar_kit.rectangles import misplaced, read_rects
 from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem, check_regular, contained, read_bounded
@@ -97,13 +98,15 @@ class Avatar:
         if not 0 <= index < self.frame_count:
             raise IndexError(f"frame {index} of {self.frame_count}")
         try:
-            return self.frames.read(index)
-        except FileProblem as problem:
+            with as_broken_avatar(self.frame_name(index)):
+                return self.frames.read(index)
+        except BrokenAvatar:
             if self.is_in_place():
-                raise BrokenAvatar(problem.of(self.frame_name(index))) from None
+                raise
             raise AvatarReplaced("the avatar's files were replaced and are gone; load it again") from None
 
 
+@as_broken_avatar()
 def load_avatar(folder: Path) -> Avatar:
     """The avatar of format version 1 in `folder`, whose name is its id.
 
@@ -111,10 +114,8 @@ def load_avatar(folder: Path) -> Avatar:
     everything else are `verify_avatar`'s. Raises BrokenAvatar with every problem found, and AvatarReplaced when the folder is
     replaced meanwhile.
     """
-    try:
+    with as_broken_avatar(MANIFEST_NAME):
         held = Held(folder)
-    except FileProblem as problem:
-        raise BrokenAvatar(problem.of(MANIFEST_NAME)) from None
     try:
         with held.in_place():
             return _load(held)
@@ -129,14 +130,13 @@ def _load(held: Held) -> Avatar:
     problems: list[str] = []
     names = _file_names(held.now, manifest, problems)
     frames = _frames(held, manifest, names.get("background_video"), problems)
-    rects = _rects(held.now, names.get("crop_rects"), manifest, problems)
+    there = len(frames.files) if isinstance(frames, PictureFrames) else manifest.frame_count if frames else FRAMES_UNKNOWN
+    rects = _rects(held.now, names.get("crop_rects"), manifest, problems, frame_count=min(there, manifest.frame_count))
     problems += [f"{MANIFEST_NAME}: {each}" for each in outside_clip(manifest.reference, manifest.idle, manifest.frame_count)]
     if problems or frames is None:
         raise BrokenAvatar(problems)
-    try:
+    with as_broken_avatar(MANIFEST_NAME):
         version = manifest_version(held.now, manifest)
-    except FileProblem as problem:
-        raise BrokenAvatar(problem.of(MANIFEST_NAME)) from None
     return Avatar(
         id=folder.name,
         root=folder,
@@ -169,7 +169,7 @@ def outside_clip(reference: Reference | None, idle: FrameRange | None, frame_cou
 def first_frame_problems(path: Path, width: int, height: int) -> list[str]:
     """What the first frame's file says against its being whole and of that size."""
     try:
-        header = inspect_picture(read_bounded(path, MAX_PICTURE_BYTES))
+        header = inspect_picture(read_bounded(path, max_picture_bytes(width, height)))
     except FileProblem as problem:
         return problem.of(f"{path.parent.name}/{path.name}")
     if (header.width, header.height) != (width, height):
@@ -189,10 +189,10 @@ def _file_names(folder: Path, manifest: Manifest, problems: list[str]) -> dict[s
         if entry is None:
             continue
         try:
-            check_regular(contained(folder, entry.path))
+            check_regular(contained(folder, entry.path), manifest.most_bytes(role))
             names[role] = entry.path
         except FileProblem as problem:
-            problems += problem.of(f"{MANIFEST_NAME}: files.{role}: {entry.path!a}")
+            problems += problem.of(f"{MANIFEST_NAME}: files.{role}: {shown(entry.path)}")
     return names
 
 
@@ -226,12 +226,12 @@ def _frame_paths(folder: Path, manifest: Manifest, problems: list[str]) -> list[
     return found
 
 
-def _rects(folder: Path, name: str | None, manifest: Manifest, problems: list[str]) -> list[Rect]:
+def _rects(folder: Path, name: str | None, manifest: Manifest, problems: list[str], *, frame_count: int) -> list[Rect]:
     """The rectangles; problems with the file itself have been noted when `name` is None."""
     if name is None:
         return []
     try:
-        rects = read_rects(folder / name)
+        rects = read_rects(folder / name, frame_count=frame_count)
     except FileProblem as problem:
         problems += problem.of(f"{name}:")
         return []

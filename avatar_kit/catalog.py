@@ -9,12 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from avatar_kit.avatar import Avatar, load_avatar, outside_clip
-from avatar_kit.errors import AvatarNotFound, AvatarReplaced, BrokenAvatar
+from avatar_kit.errors import AvatarNotFound, AvatarReplaced, BrokenAvatar, as_broken_avatar
 from avatar_kit.ids import check_avatar_id, is_avatar_id
 from avatar_kit.legacy import is_legacy, load_legacy
 from avatar_kit.manifest import MANIFEST_NAME
 from avatar_kit.model_entry import ModelEntry
-from avatar_kit.safe_files import FileProblem, check_regular, stays_in
+from avatar_kit.safe_files import check_regular, stays_in
 
 AUDIO_ENCODER_NAME = "audio_encoder.onnx"
 
@@ -32,18 +32,18 @@ class AvatarCatalog:
 
     def ids(self) -> list[str]:
         """Every avatar's id, sorted. A listing: whether the avatars are whole shows when they are read."""
-        found = set(self._entries)
         try:
-            with os.scandir(self.models_root) as entries:
-                found.update(entry.name for entry in entries if is_avatar_id(entry.name) and self._is_avatar(Path(entry.path)))
+            names = os.listdir(self.models_root)
         except OSError:
-            pass  # no models_root, no avatars in it
-        return sorted(found)
+            names = []  # no models_root, no avatars in it
+        found = (name for name in names if is_avatar_id(name) and self._is_avatar(self.models_root / name))
+        return sorted({*self._entries, *found})
 
     def entry(self, avatar_id: str) -> ModelEntry:
         """What the settings say of an avatar; the defaults when they say nothing."""
         return self._entries.get(avatar_id) or ModelEntry()
 
+    @as_broken_avatar()
     def get(self, avatar_id: str) -> Avatar:
         """Reads one avatar. Of a `source_video`, which is looked through, it may take a second.
 
@@ -72,10 +72,8 @@ class AvatarCatalog:
 
     def shared_encoder_path(self, because: str = "") -> Path:
         """The audio encoder of avatars that have none of their own. Raises BrokenAvatar, whose text begins with `because`."""
-        try:
+        with as_broken_avatar(f"{because}{self._audio_encoder.name}"):
             check_regular(self._audio_encoder)
-        except FileProblem as problem:
-            raise BrokenAvatar(problem.of(f"{because}{self._audio_encoder.name}")) from None
         return self._audio_encoder
 
     def shown(self, path: Path) -> str:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
+from avatar_kit.safe_files import FileProblem
+
 MOST_SHOWN = 10  # an avatar with 5000 bad frames is described by the first few
+LONGEST_PROBLEM = 500
+
+log = logging.getLogger(__name__)
 
 
 class AvatarError(Exception):
-    """Base of the family. `problems` has one sentence for each thing that is wrong; `str()` joins them.
+    """Base of the family.
 
-    `status` is the name of the gRPC status that a service answers with.
+    `problems` has one sentence for each thing that is wrong, printable and of at most `LONGEST_PROBLEM` characters; `str()` joins
+    them. `status` is the name of the gRPC status that a service answers with.
     """
 
     status: ClassVar[str] = "FAILED_PRECONDITION"
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        given = (problems,) if isinstance(problems, str) else problems
+        self.problems: tuple[str, ...] = tuple(cut(one_line(problem), LONGEST_PROBLEM) for problem in given)
         super().__init__("; ".join(self.problems))
 
     @property
@@ -50,6 +59,42 @@ class AvatarReplaced(AvatarError):
 
 class BrokenAvatar(AvatarError):
     """The avatar is there, but its files can not be served until somebody mends them."""
+
+
+@contextmanager
+def as_broken_avatar(what: str = "its files") -> Iterator[None]:
+    """Raises BrokenAvatar in the place of whatever else the block raises; for code that reads an avatar's files.
+
+    They come from anywhere and may hold anything, so this is the one place that ends what they do to their readers. `what`: the
+    file, as messages name it. Of errors that nobody foresaw the message says no more than their kind, because their texts may be
+    of any length and name folders of this machine; the log has the rest.
+    """
+    try:
+        yield
+    except AvatarError:
+        raise
+    except FileProblem as problem:
+        raise BrokenAvatar(problem.of(what)) from None
+    except MemoryError as error:
+        raise BrokenAvatar(f"{what} cannot be read: there is not enough memory") from error
+    except OSError as error:
+        raise BrokenAvatar(f"{what} cannot be read: {error.strerror or type(error).__name__}") from error
+    except Exception as error:
+        log.info("%s cannot be read", what, exc_info=True)
+        raise BrokenAvatar(f"{what} cannot be read: {type(error).__name__}") from error
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value out of a file as messages show it: on one line, printable, at most `limit` characters. Never raises."""
+    try:
+        return cut(repr(value), limit)
+    except Exception:  # a number of more digits than Python writes, lists in lists without end
+        return f"a {type(value).__name__} too long to show"
+
+
+def cut(text: str, limit: int) -> str:
+    """The text, or its beginning."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def one_line(text: str) -> str:

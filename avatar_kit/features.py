@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.arrays import open_array
+from avatar_kit.limits import max_feature_rows
 from avatar_kit.numbering import MAX_FRAMES
 from avatar_kit.safe_files import FileProblem, check_regular
 
@@ -45,9 +46,14 @@ def map_array(path: Path) -> FeatureArray:
     return stored
 
 
-def map_features(path: Path) -> FeatureArray:
-    """A feature file as it is served, mapped into memory: float32 [rows, 512], every value finite. Raises FileProblem."""
+def map_features(path: Path, *, frame_count: int) -> FeatureArray:
+    """A feature file as it is served, mapped into memory: float32 [rows, 512], every value finite. Raises FileProblem.
+
+    `frame_count`: of the avatar; a file of far more rows is not read.
+    """
     stored = map_array(path)
+    if len(stored) > (most := max_feature_rows(frame_count)):
+        raise FileProblem(f"has {len(stored)} rows, more than the {most} allowed for {frame_count} frames")
     if stored.dtype != np.float32:
         raise _unexpected(stored)
     check_finite(stored)

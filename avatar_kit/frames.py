@@ -8,7 +8,8 @@ from typing import Protocol
 
 from avatar_kit.geometry import Picture
 from avatar_kit.held import Held
-from avatar_kit.pictures import MAX_PICTURE_BYTES, decode_picture
+from avatar_kit.limits import max_picture_bytes
+from avatar_kit.pictures import decode_picture
 from avatar_kit.safe_files import read_bounded
 
 
@@ -58,5 +59,5 @@ class PictureFrames:
 
     def read(self, index: int) -> Picture:
         """Reads and decodes the file. Raises FileProblem when it is missing, damaged or of another size."""
-        data = read_bounded(self.held.now / self.below / self.names[index], MAX_PICTURE_BYTES)
+        data = read_bounded(self.held.now / self.below / self.names[index], max_picture_bytes(self.width, self.height))
         return decode_picture(data, width=self.width, height=self.height)

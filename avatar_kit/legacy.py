@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avatar_kit.avatar import Avatar, outside_clip
-from avatar_kit.errors import BrokenAvatar
+from avatar_kit.errors import BrokenAvatar, as_broken_avatar
 from avatar_kit.features import FEATURE_NAMES
 from avatar_kit.frames import Frames, PictureFrames
 from avatar_kit.geometry import Mask, Paste, Rect
 from avatar_kit.held import Held
+from avatar_kit.limits import FRAMES_UNKNOWN, MAX_MODEL_BYTES, MAX_PICTURE_BYTES
 from avatar_kit.manifest import FPS, FRAMES_FOLDER
 from avatar_kit.model_entry import ModelEntry
 from avatar_kit.numbering import numbered_frames
-from avatar_kit.pictures import MAX_PICTURE_BYTES, inspect_picture
+from avatar_kit.pictures import inspect_picture
 from avatar_kit.rectangles import misplaced, read_rects
 from avatar_kit.safe_files import FileProblem, check_regular, read_bounded, stays_in
 from avatar_kit.timeline import Loop
@@ -34,6 +35,7 @@ def is_legacy(folder: Path) -> bool:
     return os.path.lexists(folder / NETWORK_PLACE)
 
 
+@as_broken_avatar()
 def load_legacy(models_root: Path, avatar_id: str, entry: ModelEntry | None) -> Avatar:
     """The avatar whose files are where `entry` says; without an entry in its folder, which they may not leave.
 
@@ -65,7 +67,7 @@ class _Loader:
 
     def load(self) -> Avatar:
         entry, own = self._entry, Path(self._id)
-        network = self._file(entry.model_path or own / NETWORK_PLACE, "model_path")
+        network = self._file(entry.model_path or own / NETWORK_PLACE, "model_path", MAX_MODEL_BYTES)
         found = self._frames(self._models_root / (entry.background_dir or own / FRAMES_FOLDER))
         if found is None:
             return self._load_beside(network, None)
@@ -120,11 +122,11 @@ class _Loader:
             self._note(problem, "background_dir", found.held.path)
             return ""
 
-    def _file(self, path: Path, key: str) -> Path | None:
+    def _file(self, path: Path, key: str, max_bytes: int | None = None) -> Path | None:
         """The file that a key names; None, and a problem noted, when it can not be used."""
         absolute = self._models_root / path
         try:
-            check_regular(absolute)
+            check_regular(absolute, max_bytes)
             if self._inside and not stays_in(self._inside, absolute):
                 raise FileProblem("leads out of the avatar's folder")
         except FileProblem as problem:
@@ -190,7 +192,7 @@ class _Loader:
         if path is None:
             return []
         try:
-            rects = read_rects(path)
+            rects = read_rects(path, frame_count=found.total if found else FRAMES_UNKNOWN)
             if found is None:
                 return rects
             if len(rects) not in {found.total, found.count}:

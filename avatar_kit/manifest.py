@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
 
-from avatar_kit.errors import BrokenAvatar, shortened
+from avatar_kit.errors import BrokenAvatar, as_broken_avatar, cut, shortened, shown
 from avatar_kit.geometry import Mask, Paste
 from avatar_kit.ids import AvatarId
+from avatar_kit.limits import MAX_MANIFEST_BYTES, MAX_MODEL_BYTES, max_rects_bytes, max_sums_bytes, max_video_bytes
 from avatar_kit.number_lists import whole_numbers
 from avatar_kit.numbering import MAX_FRAMES
 from avatar_kit.pictures import size_problem
@@ -22,7 +23,8 @@ MANIFEST_NAME = "avatar.yaml"
 FRAMES_FOLDER = "frames"
 FORMAT_VERSION = 1
 FPS = 25.0
-MAX_MANIFEST_BYTES = 64 * 1024
+_LARGEST_NUMBER = 2**53
+_DEEPEST = 8  # flow lists in lists: PyYAML's time for more of them grows with their square
 
 _HEADING = "# A lip-sync avatar. `lipsync avatar verify` compares the folder with this file, `lipsync avatar inspect` shows it.\n"
 
@@ -122,6 +124,16 @@ class Manifest(_Part):
     files: FileEntries
     """Where the rest is, with checksums."""
 
+    def most_bytes(self, role: str) -> int | None:
+        """Of the file of that role; None when reading it costs no more than a part of it, which its reader bounds."""
+        return {
+            "network": MAX_MODEL_BYTES,
+            "audio_encoder": MAX_MODEL_BYTES,
+            "crop_rects": max_rects_bytes(self.frame_count),
+            "frame_checksums": max_sums_bytes(self.frame_count),
+            "background_video": max_video_bytes(self.frame_count, self.width, self.height),
+        }.get(role)
+
     @field_validator("fps")
     @classmethod
     def _only_25(cls, value: float) -> float:
@@ -130,12 +142,10 @@ class Manifest(_Part):
         return value
 
 
+@as_broken_avatar(MANIFEST_NAME)
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the avatar in `folder`. Raises BrokenAvatar with everything that is wrong with it."""
-    try:
-        content = _load_yaml(read_bounded(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES))
-    except FileProblem as problem:
-        raise BrokenAvatar(problem.of(MANIFEST_NAME)) from None
+    content = _load_yaml(read_bounded(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES))
     version = content.get("format_version")
     if type(version) is int and version != FORMAT_VERSION:
         raise BrokenAvatar(f"{MANIFEST_NAME}: format_version is {version}, only {FORMAT_VERSION} can be read")
@@ -160,12 +170,28 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader without aliases: by merging them a page of text can grow without end."""
+    """The safe loader without what makes a page of text cost without end: aliases, deep nesting, endless numbers."""
+
+    flow_level: int
+
+    def fetch_flow_collection_start(self, kind: type[yaml.Token]) -> None:
+        if self.flow_level >= _DEEPEST:
+            raise yaml.YAMLError("nested too deeply")
+        super().fetch_flow_collection_start(kind)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not allowed")
         return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = super().construct_yaml_int(node)
+        if abs(number) > _LARGEST_NUMBER:  # Python refuses to write numbers of thousands of digits, also into messages
+            raise yaml.constructor.ConstructorError(None, None, "a number is too large", node.start_mark)
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _load_yaml(data: bytes) -> dict[str, Any]:
@@ -186,13 +212,12 @@ def _load_yaml(data: bytes) -> dict[str, Any]:
 def _sentences(error: ValidationError) -> list[str]:
     problems = []
     for detail in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(part)[:40] for part in detail["loc"])
+        where = ".".join(cut(part, 40) if isinstance(part, str) else shown(part, 40) for part in detail["loc"])
         if detail["type"] == "extra_forbidden":
             problems.append(f"{MANIFEST_NAME}: {where} is not a key of this format")
         elif detail["type"] == "missing":
             problems.append(f"{MANIFEST_NAME}: {where} is missing")
         else:
-            shown = ascii(detail["input"])
-            given = f" (given: {shown})" if len(shown) <= 60 else ""
-            problems.append(f"{MANIFEST_NAME}: {where}: {detail['msg'].removeprefix('Value error, ')}{given}")
+            told = detail["msg"].removeprefix("Value error, ")
+            problems.append(f"{MANIFEST_NAME}: {where}: {told} (given: {shown(detail['input'])})")
     return shortened(problems)

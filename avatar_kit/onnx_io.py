@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from avatar_kit.errors import BrokenAvatar
-from avatar_kit.safe_files import FileProblem, read_bounded
+from avatar_kit.onnx_files import load_model
 
-MAX_MODEL_BYTES = 2**31 - 1  # protobuf's own limit
 # `producer_name` of the demo's networks. It stands in files, so it keeps the name that the demo's module had first.
 DEMO_PRODUCER = "avatar_kit.demo"
 
@@ -89,18 +87,7 @@ def encoder_io(model: Path | onnx.ModelProto) -> EncoderIO:
 
 
 def _loaded(model: Path | onnx.ModelProto) -> tuple[str, onnx.ModelProto]:
-    if isinstance(model, onnx.ModelProto):
-        return "the network", model
-    try:
-        # Weights in side files are left alone: only names and shapes are wanted, and their paths are not to be trusted.
-        loaded = onnx.load_model_from_string(read_bounded(model, MAX_MODEL_BYTES))
-    except FileProblem as problem:
-        raise BrokenAvatar(problem.of(f"{model.name}:")) from None
-    except (DecodeError, ValueError):
-        raise BrokenAvatar(f"{model.name}: not an ONNX file, or a truncated one") from None
-    if not loaded.graph.node:
-        raise BrokenAvatar(f"{model.name}: not an ONNX file, or a truncated one: it has no graph")
-    return model.name, loaded
+    return ("the network", model) if isinstance(model, onnx.ModelProto) else (model.name, load_model(model))
 
 
 def _ends(model: onnx.ModelProto) -> tuple[list[_End], list[_End]]:

@@ -11,6 +11,7 @@ import math
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import av
@@ -20,12 +21,15 @@ import numpy as np
 from avatar_kit.geometry import Picture
 from avatar_kit.safe_files import FileProblem
 
-MAX_PICTURE_BYTES = 64 * 2**20
 MIN_SIDE, MAX_SIDE = 16, 8192
 MAX_PIXELS = 8192 * 4608  # an 8K frame, also as cinema counts
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_MAX_SCANS = 200  # a progressive JPEG of ten has its reasons; one of thousands is made to take for ever
+# The time for a picture is bounded by its pixels, and by these: each scan of a JPEG goes over all of them, each part of a file is
+# a turn of Python's. Progressive JPEGs have about ten scans, colour profiles some hundred parts, an 8K PNG ten thousand.
+_MAX_SCANS, _MAX_SEGMENTS, _MAX_CHUNKS = 20, 4096, 100_000
+# What a PNG's pixels are made of. Other chunks may hold gigabytes of compressed text, which libpng unpacks unasked.
+_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 
 _EOI, _SOS, _DRI = 0xD9, 0xDA, 0xDD
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the others of C0 .. CF are tables
@@ -34,8 +38,10 @@ _READ_BY_BOTH = frozenset({0xC0, 0xC1, 0xC2, 0xC3})  # the second decoder knows 
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})  # they have no length and no body
 _MARKER_AFTER_DATA = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # stuffed zeros and restarts belong to the data
 
-_RESTARTS = re.compile(rb"\xff[\xd0-\xd7]")
+_RESTARTS = tuple(bytes((0xFF, marker)) for marker in range(0xD0, 0xD8))
+_FILL = re.compile(rb"\xff*")
 _CUT_JPEG = "is truncated: a JPEG that ends before its end marker"
+_CUT_PNG = "is truncated: a PNG that ends before its last chunk"
 
 _GREY_LUMA, _GREY_TOLERANCE = 128, 3
 
@@ -97,8 +103,9 @@ def decode_picture(data: bytes, *, width: int, height: int) -> Picture:
     header = inspect_picture(data)
     if (header.width, header.height) != (width, height):
         raise FileProblem(f"is {header.width}x{header.height}, the avatar is {width}x{height}")
+    pixels = _pixel_chunks(data) if header.suffix == ".png" else data
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        picture = cv2.imdecode(np.frombuffer(pixels, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         picture = None
     if picture is None or picture.shape != (height, width, 3):
@@ -138,11 +145,12 @@ def _reached_the_end(picture: Picture) -> bool:
 def _inspect_jpeg(data: bytes) -> PictureHeader:
     """Walks the marker segments up to the end-of-image marker: cut anywhere, a file lacks that one."""
     frame: _JpegFrame | None = None
-    restart_interval, scans, restarts = 0, 0, 0
+    restart_interval, scans, restarts, segments = 0, 0, 0, 0
     marker, position = _next_marker(data, 2)
     while marker != _EOI:
         if marker not in _BARE_MARKERS:
             body, position = _segment(data, position)
+            segments += 1
             if marker in _FRAME_HEADERS:
                 frame = _jpeg_frame(marker, body, frame)
             elif marker == _DRI:
@@ -150,9 +158,11 @@ def _inspect_jpeg(data: bytes) -> PictureHeader:
             elif marker == _SOS:
                 scans += 1
                 start, position = position, _end_of_data(data, position)
-                restarts += len(_RESTARTS.findall(data, start, position)) if restart_interval else 0
+                restarts += sum(data.count(each, start, position) for each in _RESTARTS) if restart_interval else 0
         if scans > _MAX_SCANS:
-            raise FileProblem(f"is a JPEG of more than {_MAX_SCANS} scans")
+            raise FileProblem(f"is a JPEG of more than the {_MAX_SCANS} scans allowed; save it anew, as a baseline JPEG")
+        if segments > _MAX_SEGMENTS:
+            raise FileProblem(f"is a JPEG of more than the {_MAX_SEGMENTS} segments allowed; save it anew")
         marker, position = _next_marker(data, position)
     if frame is None or not scans:
         raise FileProblem("is a JPEG without a picture in it")
@@ -165,8 +175,8 @@ def _inspect_jpeg(data: bytes) -> PictureHeader:
 def _next_marker(data: bytes, position: int) -> tuple[int, int]:
     """The marker at `position`, and where its segment begins. Any number of FF may fill the space before it."""
     start = position
-    while data[position : position + 1] == b"\xff":
-        position += 1
+    filled = _FILL.match(data, position)
+    position = filled.end() if filled else position
     if position >= len(data):
         raise FileProblem(_CUT_JPEG)
     if position == start or data[position] == 0:
@@ -202,21 +212,35 @@ def _jpeg_frame(marker: int, body: bytes, earlier: _JpegFrame | None) -> _JpegFr
 
 def _inspect_png(data: bytes) -> PictureHeader:
     """Walks the chunks, each with its own checksum, up to the last."""
-    position = len(_PNG_SIGNATURE)
     size: tuple[int, int] | None = None
-    kind = b""
-    while kind != b"IEND":
-        if position + 12 > len(data):
-            raise FileProblem("is truncated: a PNG that ends before its last chunk")
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 8 + length
-        if end + 4 > len(data):
-            raise FileProblem("is truncated: a PNG that ends before its last chunk")
-        if zlib.crc32(memoryview(data)[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+    for number, (kind, start, end) in enumerate(_chunks(data)):
+        if number >= _MAX_CHUNKS:
+            raise FileProblem(f"is a PNG of more than the {_MAX_CHUNKS} chunks allowed; save it anew")
+        if zlib.crc32(memoryview(data)[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
             raise FileProblem("is a damaged PNG: a chunk's checksum is wrong")
-        if kind == b"IHDR" and size is None and length >= 8:
-            size = struct.unpack_from(">II", data, position + 8)
-        position = end + 4
+        if kind == b"IHDR" and size is None and end - start >= 20:
+            size = struct.unpack_from(">II", data, start + 8)
     if size is None:
         raise FileProblem("is a damaged PNG: it has no header")
     return PictureHeader(".png", *size)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The chunks of a PNG up to the last: kind, start and end."""
+    position, kind = len(_PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        if position + 12 > len(data):
+            raise FileProblem(_CUT_PNG)
+        length, kind = struct.unpack_from(">I4s", data, position)
+        start, position = position, position + 12 + length
+        if position > len(data):
+            raise FileProblem(_CUT_PNG)
+        yield kind, start, position
+
+
+def _pixel_chunks(data: bytes) -> bytes:
+    """The file with nothing but its pixels in it."""
+    chunks = list(_chunks(data))
+    if all(kind in _PIXEL_CHUNKS for kind, _, _ in chunks):
+        return data
+    return _PNG_SIGNATURE + b"".join(data[start:end] for kind, start, end in chunks if kind in _PIXEL_CHUNKS)

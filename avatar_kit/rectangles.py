@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from avatar_kit.errors import shortened
+from avatar_kit.errors import shortened, shown
 from avatar_kit.geometry import Rect
+from avatar_kit.limits import max_rects_bytes
 from avatar_kit.numbering import numbering_problems
 from avatar_kit.safe_files import FileProblem, read_bounded
 
-MAX_RECTS_BYTES = 16 * 2**20  # some 700,000 rectangles, eight hours of video
 
+def read_rects(path: Path, *, frame_count: int) -> list[Rect]:
+    """The rectangles in frame order, whole numbers but not yet compared with any picture. Raises FileProblem.
 
-def read_rects(path: Path) -> list[Rect]:
-    """The rectangles in frame order, whole numbers but not yet compared with any picture. Raises FileProblem."""
-    data = read_bounded(path, MAX_RECTS_BYTES)
+    `frame_count`: how many frames there are; a file larger than so many rectangles can be is not read.
+    """
+    data = read_bounded(path, max_rects_bytes(frame_count))
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
@@ -28,7 +30,7 @@ def read_rects(path: Path) -> list[Rect]:
         raise FileProblem("is neither an array of [x1, y1, x2, y2] nor an object keyed by frame number")
     rects = [_rect(item) for item in content]
     bad = [
-        f"frame {index}: {_shown(content[index])} is not four whole numbers" for index, rect in enumerate(rects) if rect is None
+        f"frame {index}: {shown(content[index])} is not four whole numbers" for index, rect in enumerate(rects) if rect is None
     ]
     if bad:
         raise FileProblem(shortened(bad))
@@ -51,7 +53,7 @@ def _in_order(by_number: dict[str, Any]) -> list[Any]:
     numbers = {key: int(key) for key in by_number if key.isdecimal() and key.isascii() and len(key) < 10}
     if len(numbers) < len(by_number):
         other = next(key for key in by_number if key not in numbers)
-        raise FileProblem(f"has the key {_shown(other)}, which is not a frame number")
+        raise FileProblem(f"has the key {shown(other)}, which is not a frame number")
     problems = numbering_problems(list(numbers.values()))
     if problems:
         raise FileProblem(problems)
@@ -69,8 +71,3 @@ def _rect(item: object) -> Rect | None:
 
 def _is_whole(value: object) -> bool:
     return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
-
-
-def _shown(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."

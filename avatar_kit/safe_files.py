@@ -32,7 +32,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise FileProblem("is not a regular file")
         if status.st_size > max_bytes:
-            raise FileProblem(f"has {status.st_size} bytes, more than the {max_bytes} allowed")
+            raise _too_large(status.st_size, max_bytes)
         with open(descriptor, "rb", closefd=False) as file:
             return file.read(status.st_size)
     except OSError as error:
@@ -41,22 +41,32 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         os.close(descriptor)
 
 
-def check_regular(path: Path) -> None:
-    """Raises FileProblem unless `path` is a readable regular file with something in it."""
+def check_regular(path: Path, max_bytes: int | None = None) -> None:
+    """Raises FileProblem unless `path` is a readable regular file with something in it, and at most `max_bytes`."""
+    size = size_of(path)
+    if not size:
+        raise FileProblem("is empty")
+    if max_bytes is not None and size > max_bytes:
+        raise _too_large(size, max_bytes)
+    if not os.access(path, os.R_OK):
+        raise FileProblem("can not be read: Permission denied")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a regular file. Raises FileProblem."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
         raise FileProblem(reason(error)) from None
     if not stat.S_ISREG(status.st_mode):
         raise FileProblem("is not a regular file")
-    if not status.st_size:
-        raise FileProblem("is empty")
-    if not os.access(path, os.R_OK):
-        raise FileProblem("can not be read: Permission denied")
+    return status.st_size
 
 
-def sha256_of(path: Path) -> str:
-    """Of the file's whole content, in hexadecimal. Raises FileProblem."""
+def sha256_of(path: Path, max_bytes: int | None = None) -> str:
+    """Of the file's whole content, in hexadecimal. Raises FileProblem, also for more than `max_bytes`."""
+    if max_bytes is not None and (size := size_of(path)) > max_bytes:
+        raise _too_large(size, max_bytes)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -81,6 +91,10 @@ def stays_in(root: Path, path: Path) -> bool:
         return path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError):  # a loop of links
         return False
+
+
+def _too_large(size: int, max_bytes: int) -> FileProblem:
+    return FileProblem(f"has {size} bytes, more than the {max_bytes} allowed")
 
 
 def reason(error: OSError | ValueError) -> str:

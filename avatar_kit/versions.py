@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from avatar_kit.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, read_manifest
+from avatar_kit.limits import MAX_MANIFEST_BYTES, MAX_RECTS_BYTES
+from avatar_kit.manifest import MANIFEST_NAME, Manifest, read_manifest
 from avatar_kit.numbering import is_frame_name
-from avatar_kit.rectangles import MAX_RECTS_BYTES
 from avatar_kit.safe_files import FileProblem, contained, read_bounded
 
 _DIGITS = 16

@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 from avatar_kit.errors import shortened
+from avatar_kit.limits import max_picture_bytes, max_sums_bytes
 from avatar_kit.manifest import FRAMES_FOLDER, Manifest
-from avatar_kit.safe_files import FileProblem, contained, read_bounded, sha256_of
-
-MAX_SUMS_BYTES = 128 * 2**20  # a line of 94 bytes for each of a million frames
+from avatar_kit.safe_files import FileProblem, contained, read_bounded, sha256_of, size_of
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
@@ -24,25 +23,25 @@ def checksum_problems(folder: Path, manifest: Manifest) -> list[str]:
             continue
         try:
             path = contained(folder, entry.path)
-            if path.is_file() and sha256_of(path) != entry.sha256:
+            if path.is_file() and sha256_of(path, manifest.most_bytes(role)) != entry.sha256:
                 problems.append(f"{entry.path} has changed: its SHA-256 is not the one in the manifest")
             if role == "frame_checksums":
-                listed = _listed(path)
+                listed = _listed(path, max_sums_bytes(manifest.frame_count))
         except FileProblem as problem:
             problems += problem.of(entry.path)
-    return problems + _frame_problems(folder, listed)
+    return problems + _frame_problems(folder, listed, max_picture_bytes(manifest.width, manifest.height))
 
 
-def _listed(path: Path) -> dict[str, str]:
+def _listed(path: Path, max_bytes: int) -> dict[str, str]:
     """Sum by file name, from a file in the format of sha256sum."""
-    lines = read_bounded(path, MAX_SUMS_BYTES).decode("utf-8", "replace").splitlines()
+    lines = read_bounded(path, max_bytes).decode("utf-8", "replace").splitlines()
     matches = [_LINE.fullmatch(line) for line in lines]
     if not all(matches):
         raise FileProblem("has a line that is not a SHA-256 and a name")
     return {match[2]: match[1] for match in matches if match}
 
 
-def _frame_problems(folder: Path, listed: dict[str, str]) -> list[str]:
+def _frame_problems(folder: Path, listed: dict[str, str], max_bytes: int) -> list[str]:
     if not listed:
         return []
     problems = []
@@ -51,6 +50,6 @@ def _frame_problems(folder: Path, listed: dict[str, str]) -> list[str]:
         name = f"{FRAMES_FOLDER}/{path.name}"
         if name not in listed:
             problems.append(f"{name} has no checksum")
-        elif sha256_of(path) != listed[name]:
+        elif size_of(path) <= max_bytes and sha256_of(path) != listed[name]:
             problems.append(f"{name} has changed: its SHA-256 is not the one that was written with it")
     return shortened(problems)

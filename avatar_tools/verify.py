@@ -13,13 +13,14 @@ from pathlib import Path
 from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.catalog import AUDIO_ENCODER_NAME
 from avatar_kit.cores import usable_cores
-from avatar_kit.errors import BrokenAvatar, shortened
+from avatar_kit.errors import AvatarError, BrokenAvatar, as_broken_avatar, shortened
 from avatar_kit.features import MISSING_ROWS, map_features
 from avatar_kit.legacy import NETWORK_PLACE, is_legacy, load_legacy
-from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, FileEntry, Manifest, read_manifest
+from avatar_kit.limits import max_picture_bytes
+from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, Manifest, read_manifest
 from avatar_kit.onnx_io import encoder_io, network_io
-from avatar_kit.pictures import MAX_PICTURE_BYTES, check_thoroughly
-from avatar_kit.safe_files import FileProblem, contained, read_bounded
+from avatar_kit.pictures import check_thoroughly
+from avatar_kit.safe_files import FileProblem, check_regular, contained, read_bounded
 from avatar_tools.checksums import checksum_problems
 from avatar_tools.facts import avatar_facts, memory_bytes
 from avatar_tools.network_trial import try_encoder, try_network
@@ -79,18 +80,32 @@ class _Verification:
         folder = subject if isinstance(subject, Path) else subject.root
         avatar = self._loaded(folder) if isinstance(subject, Path) else subject
         manifest = self._manifest(folder)
+        checks: list[Callable[[], None]] = []
         if avatar is not None:
-            self._check_frames(avatar)
-            self._check_networks(avatar)
-            self._check_features(avatar)
-            self._check_motion(avatar)
-            self._check_videos(avatar)
-            self._work_out(avatar)
+            steps = (
+                self._check_frames,
+                self._check_networks,
+                self._check_features,
+                self._check_motion,
+                self._check_videos,
+                self._work_out,
+            )
+            checks += [partial(step, avatar) for step in steps]
         elif manifest is not None:
-            self._check_remains(folder, manifest)
+            checks.append(partial(self._check_remains, folder, manifest))
         if manifest is not None:
-            self._check_checksums(folder, manifest)
+            checks.append(partial(self._check_checksums, folder, manifest))
+        for check in checks:
+            self._run(check)
         return Report(tuple(dict.fromkeys(self.problems)), tuple(self.warnings), self.facts, self.memory_bytes)
+
+    def _run(self, check: Callable[[], None]) -> None:
+        """Notes what the files did to a check that did not foresee it; the others go on."""
+        try:
+            with as_broken_avatar():
+                check()
+        except AvatarError as error:
+            self.problems += error.problems
 
     def _loaded(self, folder: Path) -> Avatar | None:
         try:
@@ -99,7 +114,7 @@ class _Verification:
             if not is_legacy(folder):
                 raise BrokenAvatar(f"{folder.name} is no avatar: it has neither {MANIFEST_NAME} nor {NETWORK_PLACE.as_posix()}")
             return load_legacy(folder.parent, folder.name, None)
-        except BrokenAvatar as error:
+        except AvatarError as error:
             self.problems += error.problems
             return None
 
@@ -172,7 +187,7 @@ class _Verification:
             return
         name = avatar.features_path.name
         try:
-            rows = len(map_features(avatar.features_path))
+            rows = len(map_features(avatar.features_path, frame_count=avatar.frame_count))
         except FileProblem as problem:
             self.problems += problem.of(name)
             return
@@ -201,9 +216,9 @@ class _Verification:
         if manifest.files.background_video is None:
             pictures = sorted(path for path in (folder / FRAMES_FOLDER).glob("frame_*") if path.is_file())
             self._check_pictures(pictures, manifest.width, manifest.height)
-        elif video := _present(folder, manifest.files.background_video):
+        elif video := _present(folder, manifest, "background_video"):
             self._check_video(video, manifest.width, manifest.height, manifest.frame_count)
-        if network := _present(folder, manifest.files.network):
+        if network := _present(folder, manifest, "network"):
             self._bind(network, network_io)
 
     def _check_checksums(self, folder: Path, manifest: Manifest) -> None:
@@ -212,18 +227,19 @@ class _Verification:
         self.problems += [problem for problem in checksum_problems(folder, manifest) if problem.partition(" ")[0] not in bad]
 
 
-def _present(folder: Path, entry: FileEntry) -> Path | None:
-    """The file of an entry; None when it is missing or elsewhere, which loading has reported."""
+def _present(folder: Path, manifest: Manifest, role: str) -> Path | None:
+    """The file of that role; None when it is missing, elsewhere or too large, which loading has reported."""
     try:
-        path = contained(folder, entry.path)
+        path = contained(folder, getattr(manifest.files, role).path)
+        check_regular(path, manifest.most_bytes(role))
     except FileProblem:
         return None
-    return path if path.is_file() else None
+    return path
 
 
 def _picture_problems(path: Path, width: int, height: int) -> list[str]:
     try:
-        data = read_bounded(path, MAX_PICTURE_BYTES)
+        data = read_bounded(path, max_picture_bytes(width, height))
         check_thoroughly(data, width=width, height=height)
     except FileProblem as problem:
         return problem.of(f"{path.parent.name}/{path.name}")

@@ -65,6 +65,8 @@ class CompositingParts:
             stats = await self.store.load(avatar_id, preload=True)
         except (AvatarError, ServiceError) as error:
             log.error("avatar %s was not preloaded: %s", avatar_id, error)
+        except Exception:
+            log.exception("avatar %s was not preloaded", avatar_id)
         else:
             log.info("avatar %s is loaded: %d frames, %d bytes", avatar_id, stats.cached_frames, stats.memory_bytes)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.cores import usable_cores
-from inference_service.engines.devices import Device, find_devices
+from inference_service.engines.devices import Device, DeviceError, find_devices
 from inference_service.engines.gpu_memory import visible_gpus
 from inference_service.metrics import InferenceMetrics
 from inference_service.models.model import ModelLoader
@@ -101,6 +101,10 @@ async def _preload(settings: InferenceSettings, registry: ModelRegistry) -> None
                 await registry.preload(avatar_id)
             except ServiceError as error:
                 log.error("models.%s could not be preloaded: %s", avatar_id, error)
+            except DeviceError:
+                raise  # no avatar could be served
+            except Exception:
+                log.exception("models.%s could not be preloaded", avatar_id)
 
 
 def _repeats(

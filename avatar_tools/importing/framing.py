@@ -31,7 +31,7 @@ class Framing:
 
 def from_rectangles(path: Path, source: FrameSource, *, smooth: int | None) -> Framing:
     """From a file of rectangles. Raises FileProblem."""
-    given = read_rects(path)
+    given = read_rects(path, frame_count=source.count)
     rects, notes = _paired(given, source, "rectangles")
     if isinstance(source, PictureFolder) and source.first_number:
         notes.append(f"{source.name} is numbered from {source.first_number}: the first picture has the first rectangle, by rank")

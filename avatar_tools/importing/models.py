@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from avatar_kit.errors import BrokenAvatar
+from avatar_kit.onnx_files import has_side_files, load_model
 from avatar_kit.onnx_io import encoder_io, network_io
 from avatar_kit.safe_files import FileProblem, check_regular, stays_in
 from avatar_tools.checkpoints import Kind, checkpoint_kind, convert_checkpoint
 from avatar_tools.checkpoints.kinds import NAMES
 from avatar_tools.importing.batch_freeing import freed
-from avatar_tools.importing.onnx_files import load_whole
 from avatar_tools.onnx_sessions import OnnxRuntimeMissing, open_session
 
 CHECKPOINT_SUFFIXES = frozenset({".pth", ".pt"})
@@ -56,7 +56,7 @@ def open_model(path: Path, kind: Kind) -> ModelSource:
         return ModelSource(path, kind, is_checkpoint=True)
     if path.suffix.lower() != ".onnx":
         raise BrokenAvatar(f"{path.name} is neither an ONNX file (.onnx) nor a PyTorch checkpoint (.pth)")
-    producer = load_whole(path).producer_name
+    producer = load_model(path).producer_name
     batch: int | None = _BINDINGS[kind](path).batch
     return ModelSource(path, kind, is_checkpoint=False, batch=batch, producer=producer)
 
@@ -68,15 +68,17 @@ def prepare(source: ModelSource) -> Prepared:
     """
     if source.is_checkpoint:
         return _converted(source)
+    name, model = source.path.name, load_model(source.path)
     with contextlib.suppress(OnnxRuntimeMissing):
-        open_session(source.path.read_bytes(), source.path.name)
-    if source.batch is None:
-        return Prepared(source.path, f"{source.path.name}: kept as it is, takes any batch")
-    model = freed(load_whole(source.path), _BINDINGS[source.kind])
-    if model is None:
-        return Prepared(source.path, f"{source.path.name}: kept as it is, takes batches of {source.batch} only")
-    note = f"{source.path.name}: took batches of {source.batch} only, now takes any (compared: the same to a thousandth)"
-    return Prepared(model.SerializeToString(deterministic=True), note)
+        open_session(model.SerializeToString(), name)
+    opened = None if source.batch is None else freed(model, _BINDINGS[source.kind])
+    if opened is not None:
+        note = f"{name}: took batches of {source.batch} only, now takes any (compared: the same to a thousandth)"
+        return Prepared(opened.SerializeToString(deterministic=True), note)
+    takes = "takes any batch" if source.batch is None else f"takes batches of {source.batch} only"
+    if has_side_files(source.path):
+        return Prepared(model.SerializeToString(deterministic=True), f"{name}: put into one file with its weights, {takes}")
+    return Prepared(source.path, f"{name}: kept as it is, {takes}")
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

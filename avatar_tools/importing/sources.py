@@ -13,8 +13,9 @@ import cv2
 
 from avatar_kit.cores import usable_cores
 from avatar_kit.geometry import Picture
+from avatar_kit.limits import MAX_PICTURE_BYTES
 from avatar_kit.numbering import numbered_frames
-from avatar_kit.pictures import MAX_PICTURE_BYTES, check_thoroughly, decode_picture, inspect_picture
+from avatar_kit.pictures import check_thoroughly, decode_picture, inspect_picture
 from avatar_kit.safe_files import FileProblem, read_bounded
 from avatar_tools.importing.upright import turned_upright
 

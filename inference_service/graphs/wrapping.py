@@ -18,8 +18,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from avatar_kit.errors import BrokenAvatar
+from avatar_kit.errors import as_broken_avatar
 from avatar_kit.geometry import MOUTH_SIZE, Mask
+from avatar_kit.onnx_files import load_model
 from avatar_kit.onnx_io import NetworkIO, network_io
 from inference_service.graphs.cpu_form import cpu_form
 from inference_service.graphs.pruning import needed_nodes
@@ -47,6 +48,7 @@ class WrappedNetwork:
     producer: str  # the program that wrote the file, "" when it does not say
 
 
+@as_broken_avatar("the network")
 def wrap_network(path: Path, mask: Mask, *, for_cpu: bool, fixed_reference: bool) -> tuple[onnx.ModelProto, WrappedNetwork]:
     """The network at `path` with pre- and post-processing around it: the model, which nobody needs once sessions are open on it.
 
@@ -69,12 +71,7 @@ def wrap_network(path: Path, mask: Mask, *, for_cpu: bool, fixed_reference: bool
 
 
 def _read(path: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(str(path))
-    except FileNotFoundError:
-        raise BrokenAvatar([f"{path.name}: the network is missing"]) from None
-    except Exception as error:  # protobuf and onnx raise many types for a damaged file
-        raise BrokenAvatar([f"{path.name}: not an ONNX file ({type(error).__name__})"]) from error
+    model = load_model(path)
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     return model if opset >= MIN_OPSET else onnx.version_converter.convert_version(model, MIN_OPSET)
 

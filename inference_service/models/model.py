@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-import onnx
-
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
+from avatar_kit.onnx_files import load_model
 from avatar_kit.onnx_io import DEMO_PRODUCER, encoder_io
 from inference_service.audio.encoder import AudioEncoder
 from inference_service.audio.features import AudioFeatures
@@ -104,8 +103,9 @@ class ModelLoader:
             found = self._encoders.get(key)
         if found is not None:
             return found
-        io = encoder_io(encoder_path)
-        session = open_session(onnx.load(encoder_path), device, self._options, name=encoder_path.name)
+        model = load_model(encoder_path)
+        io = encoder_io(model)
+        session = open_session(model, device, self._options, name=encoder_path.name)
         run = encoder_run(session, io, encoder_path.name)
         opened = AudioFeatures(AudioEncoder(run, rows_per_run=io.batch or (GPU_ROWS if device.is_gpu else None)))
         with self._encoders_lock:  # not held while it is opened: another load may be opening it too, or be stuck at it
@@ -126,7 +126,7 @@ class ModelLoader:
 
 
 def _warn_of_the_demos_encoder(avatar: Avatar, encoder_path: Path) -> None:
-    if onnx.load(encoder_path).producer_name == DEMO_PRODUCER:
+    if load_model(encoder_path).producer_name == DEMO_PRODUCER:
         log.warning(
             "avatar %s has no audio encoder of its own and is given the demo's (%s): its mouth will move wrongly; put the "
             "encoder that it was trained with there",

@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from avatar_kit.errors import BrokenAvatar
+from avatar_kit.errors import BrokenAvatar, as_broken_avatar
 from avatar_kit.features import MISSING_ROWS, FeatureArray, map_features
 from avatar_kit.safe_files import FileProblem
 from inference_service.audio.windows import FrameWindows, windows_of_clip
@@ -35,12 +35,10 @@ class StoredFeatures:
         if path is None:
             return
         try:
-            rows = map_features(path)
-            if len(rows) < frame_count - MISSING_ROWS:
-                raise FileProblem(f"has {len(rows)} rows for {frame_count} frames, so it is not of the whole clip")
-            self._rows = rows
-        except FileProblem as problem:
-            self._problem = f"{'; '.join(problem.of(self._name))}; {_MEND}"
+            with as_broken_avatar(self._name):
+                self._rows = _mapped(path, frame_count)
+        except BrokenAvatar as error:
+            self._problem = f"{error}; {_MEND}"
 
     def windows(self, frames: Sequence[int]) -> FrameWindows:
         """What each of the avatar's frames was trained to hear: [len(frames), 16, 512].
@@ -57,3 +55,10 @@ class StoredFeatures:
         if not np.isfinite(windows).all():  # written over since it was loaded
             raise BrokenAvatar(f"{self._name} holds values that are not finite numbers (NaN or infinity); {_MEND}")
         return windows
+
+
+def _mapped(path: Path, frame_count: int) -> FeatureArray:
+    rows = map_features(path, frame_count=frame_count)
+    if len(rows) < frame_count - MISSING_ROWS:
+        raise FileProblem(f"has {len(rows)} rows for {frame_count} frames, so it is not of the whole clip")
+    return rows

@@ -100,11 +100,15 @@ def test_a_file_that_is_no_network_is_refused(refused, layouts, content: bytes) 
     assert "model_best.onnx is " in refused(folder)
 
 
-def test_weights_in_other_files_are_not_followed(refused, layouts) -> None:
+@pytest.mark.parametrize("location", ["weights.bin", "model_best.onnx.data"])
+def test_weights_in_a_file_beside_it_come_along(run, layouts, models_root: Path, location: str) -> None:
     folder = layouts.go()
     path = folder / "checkpoint" / "model_best.onnx"
-    onnx.save_model(network(reshape=True), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    assert "model_best.onnx keeps its weights in other files: save it as one file" in refused(folder)
+    onnx.save_model(network(reshape=True), path, save_as_external_data=True, location=location, size_threshold=0)
+    result = run(folder)
+    assert result.exit_code == 0, result.output
+    assert "model_best.onnx: put into one file with its weights, takes any batch" in result.output
+    assert onnx.load(models_root / "ada" / "network.onnx", load_external_data=False).graph == network(reshape=True).graph
 
 
 @pytest.mark.parametrize("where", ["a weight", "a constant", "a branch"])
@@ -123,7 +127,7 @@ def test_no_tensor_anywhere_may_lie_in_another_file(refused, layouts, where: str
         branch = onnx.helper.make_graph([constant], "branch", [], [onnx.helper.make_empty_tensor_value_info("taken")])
         made.graph.node.append(onnx.helper.make_node("If", ["mouth"], ["any"], then_branch=branch, else_branch=branch))
     onnx.save(made, folder / "checkpoint" / "model_best.onnx")
-    assert "model_best.onnx keeps its weights in other files: save it as one file" in refused(folder)
+    assert "model_best.onnx keeps weights in ../secret, which is not a path inside" in refused(folder)
 
 
 @pytest.mark.parametrize("batch", [1, "N"])

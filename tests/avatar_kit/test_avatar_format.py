@@ -303,3 +303,10 @@ def test_a_frame_of_another_size_is_named(avatar: Avatar) -> None:
     cv2.imwrite(str(avatar.frame_paths[1]), np.zeros((100, 160, 3), np.uint8))
     with pytest.raises(BrokenAvatar, match="is 160x100, the avatar is 160x96"):
         avatar.read_frame(1)
+
+
+def test_a_picture_of_more_bytes_than_its_pixels_is_not_read(avatar: Avatar) -> None:
+    with avatar.frame_paths[1].open("r+b") as file:
+        file.truncate(60 << 20)
+    with pytest.raises(BrokenAvatar, match=r"frame_000001.jpg has 62914560 bytes, more than the 1171456 allowed"):
+        avatar.read_frame(1)

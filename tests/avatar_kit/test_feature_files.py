@@ -84,7 +84,7 @@ def test_files_are_mapped_and_can_not_be_written_to(tmp_path: Path, name: str) -
         np.save(tmp_path / name, ROWS)
     else:
         (tmp_path / name).write_bytes(ROWS.tobytes())
-    rows = map_features(tmp_path / name)
+    rows = map_features(tmp_path / name, frame_count=6)
     assert isinstance(rows, np.memmap)
     np.testing.assert_array_equal(rows, ROWS)
     with pytest.raises(ValueError, match="read-only"):

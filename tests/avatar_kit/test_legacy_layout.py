@@ -316,3 +316,34 @@ def test_a_replaced_video_gives_its_frames_until_it_is_loaded_again(filmed: Path
 def test_what_is_no_video_is_a_problem(filmed: Path, models_root: Path, content: bytes) -> None:
     (filmed / "full_body_video.mp4").write_bytes(content)
     assert "source_video" in problems_of(models_root, source_video=VIDEO)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "says"),
+    [
+        (
+            "checkpoint/model_best.onnx",
+            11 << 30,
+            "model_path: sanders/checkpoint/model_best.onnx has 11811160064 bytes",
+        ),
+        (
+            "crop_rects.json",
+            15_000_000,
+            "crop_rects_path: sanders/crop_rects.json has 15000000 bytes, more than the 68608",
+        ),
+        (
+            "frames/frame_000000.jpg",
+            1 << 40,
+            "background_dir: sanders/frames/frame_000000.jpg has 1099511627776 bytes",
+        ),
+    ],
+)
+def test_a_file_of_more_than_is_needed_is_not_read(
+    models_root: Path, old_avatar: Callable[..., Path], name: str, size: int, says: str
+) -> None:
+    folder = old_avatar("sanders")
+    with (folder / name).open("r+b") as file:
+        file.truncate(size)
+    with pytest.raises(BrokenAvatar) as caught:
+        AvatarCatalog(models_root).get("sanders")
+    assert str(caught.value).startswith(says)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from avatar_kit.errors import BrokenAvatar
+from avatar_kit.onnx_files import has_side_files, load_model
 from avatar_kit.onnx_io import EncoderIO, NetworkIO, encoder_io, network_io
 
 Make = Callable[..., onnx.ModelProto]
@@ -122,7 +123,7 @@ def test_a_file_is_read_and_named(tmp_path: Path, network: Make) -> None:
     data = path.read_bytes()
     for damaged in (b"", data[: len(data) // 2], b"PK\x03\x04 a checkpoint", bytes(1000)):
         path.write_bytes(damaged)
-        with pytest.raises(BrokenAvatar, match=r"^model_best.onnx: ") as caught:
+        with pytest.raises(BrokenAvatar, match=r"^model_best.onnx is ") as caught:
             network_io(path)
         assert str(tmp_path) not in str(caught.value)
     path.unlink()
@@ -133,14 +134,45 @@ def test_a_file_is_read_and_named(tmp_path: Path, network: Make) -> None:
         network_io(path)
 
 
-def test_weights_in_side_files_are_not_followed(tmp_path: Path, network: Make) -> None:
+def test_weights_in_a_file_beside_it_are_read(tmp_path: Path, network: Make) -> None:
+    path = tmp_path / "n.onnx"
+    onnx.save_model(network(), path, save_as_external_data=True, location="n.onnx.data", size_threshold=0)
+    assert load_model(path).graph == network().graph
+    assert has_side_files(path)
+    (tmp_path / "n.onnx.data").write_bytes((tmp_path / "n.onnx.data").read_bytes()[:5])
+    with pytest.raises(BrokenAvatar, match=r"^n.onnx keeps weights in n.onnx.data, which is shorter than it says"):
+        load_model(path)
+    (tmp_path / "n.onnx.data").unlink()
+    with pytest.raises(BrokenAvatar, match=r"^n.onnx keeps weights in n.onnx.data, which is missing"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ({"location": "../../../../etc/hostname"}, "which is not a path inside"),
+        ({"location": "/etc/hostname"}, "which is not a path inside"),
+        ({"location": "link"}, "which leads out of the avatar's folder"),
+        ({"location": "large"}, "has 11811160064 bytes of weights in other files, more than the 268435456 allowed"),
+        ({"location": "large", "length": "word"}, "but not with numbers"),
+        ({"location": "large", "offset": "-1"}, "but not with numbers"),
+        ({}, "which is not a path inside"),
+    ],
+)
+def test_weights_from_elsewhere_are_refused_unread(tmp_path: Path, network: Make, entries: dict[str, str], says: str) -> None:
+    (tmp_path / "link").symlink_to("/etc/hostname")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(11 << 30)
     foreign = network()
     tensor = foreign.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../../../../etc/hostname")
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
     (tmp_path / "n.onnx").write_bytes(foreign.SerializeToString())
-    assert network_io(tmp_path / "n.onnx").visual == "input"
+    with pytest.raises(BrokenAvatar) as caught:
+        load_model(tmp_path / "n.onnx")
+    assert says in str(caught.value)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import resource
 import struct
 import zlib
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -143,6 +143,13 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
+def with_chunks(kind: bytes, body: bytes, count: int) -> bytes:
+    """A PNG with so many more chunks before its pixels."""
+    whole = PNGS["colour"]
+    start = whole.index(b"IDAT") - 4
+    return whole[:start] + png_chunk(kind, body) * count + whole[start:]
+
+
 def png_of(rows: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = zlib.compress((b"\0" + bytes(range(3)) * width) * rows)
@@ -213,8 +220,27 @@ def test_what_follows_the_end_is_ignored() -> None:
     assert np.array_equal(read(plain + b"appended by some tool"), read(plain))
 
 
-def test_thousands_of_scans_are_refused(frame: Callable[..., NDArray[np.uint8]]) -> None:
+def test_many_scans_are_refused() -> None:
     progressive = JPEGS["progressive"]
     start = progressive.rindex(b"\xff\xda")
-    with pytest.raises(FileProblem, match="scans"):
-        inspect_picture(progressive[:-2] + progressive[start:-2] * 1000 + EOI)
+    with pytest.raises(FileProblem, match="more than the 20 scans allowed"):
+        inspect_picture(progressive[:-2] + progressive[start:-2] * 11 + EOI)
+
+
+def test_a_jpeg_of_countless_empty_segments_is_refused() -> None:
+    with pytest.raises(FileProblem, match="more than the 4096 segments allowed"):
+        inspect_picture(JPEGS["plain"][:2] + b"\xff\xe0\x00\x02" * 10_000_000 + JPEGS["plain"][2:])
+
+
+def test_a_png_of_countless_empty_chunks_is_refused() -> None:
+    with pytest.raises(FileProblem, match="more than the 100000 chunks allowed"):
+        inspect_picture(with_chunks(b"abCd", b"", 1_000_000))
+
+
+@pytest.mark.parametrize(("kind", "before"), [(b"zTXt", b"k\0\0"), (b"iTXt", b"k\0\1\0\0\0"), (b"iCCP", b"k\0\0")])
+def test_text_in_a_png_is_not_unpacked(kind: bytes, before: bytes) -> None:
+    """900 texts of 8 MB in a file of 7 MB: unpacked they would take 7 GB and a minute."""
+    data = with_chunks(kind, before + zlib.compress(bytes(7_900_000), 9), 900)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert np.array_equal(read(data), read(PNGS["colour"]))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000, "kilobytes"

@@ -127,7 +127,7 @@ def leave_only_the_manifest(avatar):
         (change_a_frame, ["frames/frame_000003.jpg has changed"]),
         (take_a_frame_away, ["5 pictures, but avatar.yaml says frame_count 6"]),
         (put_a_smaller_frame_in, ["frames/frame_000002.jpg is 64x64"]),
-        (cut_the_network_off, ["network.onnx: not an ONNX file"]),
+        (cut_the_network_off, ["network.onnx is not an ONNX file"]),
         (partial(move_a_rectangle, rect=[1200, 300, 1300, 400]), ["frame 4: [1200, 300, 1300, 400] is not inside"]),
         (partial(move_a_rectangle, rect=[20, 20, 200, 200]), ["crop_rects.json has changed"]),
         (leave_only_the_manifest, ["frames", "network.onnx"]),

@@ -1,0 +1,110 @@
+"""Reading ONNX files that nobody vouches for, with the weights that some of them keep in files beside them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from avatar_kit.errors import as_broken_avatar
+from avatar_kit.limits import MAX_MODEL_BYTES
+from avatar_kit.safe_files import FileProblem, contained, read_bounded, size_of
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """The model in a file, complete: weights in other files of its folder are read into it.
+
+    Raises BrokenAvatar; when there are more than `MAX_MODEL_BYTES` in all, before they are read.
+    """
+    with as_broken_avatar(path.name):
+        model = _parsed(path)
+        _fetch_weights(model, path)
+    return model
+
+
+def has_side_files(path: Path) -> bool:
+    """Whether a model keeps weights in other files. Raises BrokenAvatar."""
+    with as_broken_avatar(path.name):
+        return bool(_side_tensors(_parsed(path)))
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load_model_from_string(read_bounded(path, MAX_MODEL_BYTES))
+    except (DecodeError, ValueError):
+        raise FileProblem("is not an ONNX file, or is truncated") from None
+    if not model.graph.node:
+        raise FileProblem("is not an ONNX file, or is truncated: it has no graph")
+    return model
+
+
+def _side_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    functions = (tensor for function in model.functions for tensor in _tensors(function.node))
+    return [tensor for tensor in (*_tensors(model.graph.node, model.graph), *functions) if uses_external_data(tensor)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Where a tensor's bytes are."""
+
+    tensor: onnx.TensorProto
+    place: Path
+    offset: int
+    length: int
+
+
+def _fetch_weights(model: onnx.ModelProto, path: Path) -> None:
+    """Reads the weights that lie in other files. Raises FileProblem about the model's file."""
+    pieces = [_piece(tensor, path.parent) for tensor in _side_tensors(model)]
+    total = sum(piece.length for piece in pieces)
+    if total > MAX_MODEL_BYTES:
+        raise FileProblem(f"has {total} bytes of weights in other files, more than the {MAX_MODEL_BYTES} allowed")
+    for piece in pieces:
+        try:
+            with piece.place.open("rb") as file:
+                file.seek(piece.offset)
+                piece.tensor.raw_data = file.read(piece.length)
+        except OSError as error:
+            raise FileProblem(f"keeps weights in {piece.place.name}, which cannot be read: {error.strerror}") from None
+        piece.tensor.ClearField("data_location")
+        del piece.tensor.external_data[:]
+
+
+def _piece(tensor: onnx.TensorProto, folder: Path) -> _Piece:
+    info = _where(tensor)
+    try:
+        place = contained(folder, info.location)
+        size = size_of(place)
+    except FileProblem as problem:
+        raise FileProblem(f"keeps weights in {info.location[:100]}, which {problem}") from None
+    offset = info.offset or 0
+    length = size - offset if info.length is None else info.length
+    if not 0 <= length <= size - offset:
+        raise FileProblem(f"keeps weights in {place.name}, which is shorter than it says: truncated, or of another network")
+    return _Piece(tensor, place, offset, length)
+
+
+def _where(tensor: onnx.TensorProto) -> ExternalDataInfo:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of keys that it does not know
+            return ExternalDataInfo(tensor)
+    except ValueError:
+        raise FileProblem("says of weights in other files where they are, but not with numbers") from None
+
+
+def _tensors(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto | None = None) -> Iterator[onnx.TensorProto]:
+    """Every tensor that a graph or its nodes hold, at any depth."""
+    if graph is not None:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner.node, inner)
