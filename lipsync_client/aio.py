@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from copy import copy
-from dataclasses import replace
 from types import TracebackType
 from typing import Self, Unpack
 
+from lipsync_client import requests, results
 from lipsync_client.aio_calls import Method, Sent, close_channel, open_channel, sleep
-from lipsync_client.calls import Call, Calls, Request, Response, Result
+from lipsync_client.calls import Call, Request, Response, Result, batch_call
 from lipsync_client.clips import Clip, FrameSource, Piece
 from lipsync_client.errors import LipsyncError
 from lipsync_client.headers import Headers, Metadata
@@ -28,22 +28,22 @@ SentBatch = Sent[pb.CompositeBatchRequest, pb.CompositeBatchResponse, Batch]
 class AsyncClient:
     """Client of `compositing.CompositingService`. It holds one connection and is meant to live long.
 
-    `Client` is for any number of threads; `AsyncClient` has the same methods for asyncio, and is made and used inside one running
+    `Client` serves any number of threads. `AsyncClient` has the same methods for asyncio; make and use it inside one running
     event loop.
 
     `target` is host:port, or a gRPC target such as dns:///compositors:50052. Without `tls` the connection is plaintext.
 
-    The client does by itself:
+    The client takes care of:
 
-    - **Deadlines.** Every call has one, in seconds: `timeout`, `load_timeout` for loading an avatar, or the call's own.
+    - **Deadlines.** Every call has one, in seconds: its own `timeout`, or the client's `timeout`, or `load_timeout` for `load`.
     - **Retries.** A call that ends UNAVAILABLE (the server is starting, draining or gone), or CANCELLED without having been
       cancelled here (a load balancer lost the server), is sent again: up to 4 attempts, 50 to 500 ms between them, never past
-      the deadline, whatever the size of the call. When most calls fail, retries stop until calls succeed again. Nothing else is
-      repeated for single calls.
-    - **Pace.** The clips of `batches`, `frames` and `stored_batches` ask for as much at a time as the server makes promptly, and
-      for less where it is slow, refuses, lets a deadline pass, or where a reply would be too large: see `batches`.
-    - **Connection.** Lost servers are noticed by keepalive pings (after 15 s without traffic while calls are under way, 5 s to
-      answer) and connected to again within 0.1 to 2 s.
+      the deadline, whatever the size of the call. When most calls fail, retries stop until calls succeed again. No other
+      failure of a single call is retried.
+    - **Pace.** `batches`, `frames` and `stored_batches` ask for as many frames at a time as the server makes promptly, and for
+      fewer when it is slow, refuses, misses a deadline, or when a reply would be too large: see `batches`.
+    - **Connection.** Keepalive pings (after 15 s without traffic while calls are under way, 5 s to answer) notice a lost
+      server; the client reconnects within 0.1 to 2 s.
     - **Balancing.** Targets that begin with dns:, ipv4: or ipv6: spread calls over every healthy server behind them.
 
     Every failed call raises LipsyncError; arguments that no request can carry raise ValueError or TypeError.
@@ -60,8 +60,10 @@ class AsyncClient:
     ) -> None:
         self._channel = open_channel(target, tls, max_message_mb=max_message_mb)
         self._stub = CompositingServiceStub(self._channel)
-        self._calls = Calls(timeout=timeout, load_timeout=load_timeout)
+        self._timeout = timeout
+        self._load_timeout = load_timeout
         self._max_message_bytes = max_message_mb << 20
+        self._headers = Headers()
 
     async def __aenter__(self) -> Self:
         return self
@@ -76,34 +78,35 @@ class AsyncClient:
     def with_metadata(self, *, request_id: str = "", session_id: str = "", more: Metadata = ()) -> Self:
         """Returns this client, on the same connection, with ids and further metadata for its calls.
 
-        Ids that are left out are made up, one for each call and each clip. The batches of a clip append "/" and their first frame
-        to a given request id. Close the client that this was called on, not this one.
+        The client makes up the ids that are left out: a request id for each call, a session id for each clip. The batches of a
+        clip append "/" and their first frame to a given request id. Close the client that this was called on, not this one.
         """
         same = copy(self)
-        same._calls = replace(self._calls, headers=Headers(request_id, session_id, more))
+        same._headers = Headers(request_id, session_id, more)
         return same
 
     async def composite(
         self, avatar: str, audio: Sound, *, batch_size: int, timeout: float | None = None, **options: Unpack[BatchOptions]
     ) -> Batch:
         """Sends one request, for `batch_size` frames. Sound beyond the last one is look-ahead; `options`: see BatchOptions."""
-        return await self._run(self._stub.InferBatchComposite, self._calls.composite(avatar, audio, batch_size, timeout, options))
+        return await self._batch(requests.composite_request(avatar, audio, batch_size=batch_size, **options), timeout)
 
     async def idle(self, avatar: str, frames: int, *, timeout: float | None = None, **options: Unpack[IdleOptions]) -> Batch:
-        """Gives frames for times without speech, within the avatar's idle range; `options`: see IdleOptions.
+        """Gets frames without speech, within the avatar's idle range; `options`: see IdleOptions.
 
-        The server sends stored pictures and does not ask the inference service. Hand `Batch.next_start_frame` on as
-        `start_frame`, from idle frames to idle frames, to speech and back, and the picture goes on without a jump (an
-        avatar that loops forward jumps from the end of its idle range to its beginning).
+        The server sends stored pictures and does not ask the inference service. Pass each reply's `next_start_frame` to the
+        next request as `start_frame`, idle or speaking, and the person does not jump. (An avatar that loops forward jumps from
+        the end of its idle range to the beginning.)
         """
-        return await self._run(self._stub.InferBatchComposite, self._calls.idle(avatar, frames, timeout, options))
+        return await self._batch(requests.soundless_request(avatar, "idle", batch_size=frames, **options), timeout)
 
     async def stored(self, avatar: str, frames: int, *, timeout: float | None = None, **options: Unpack[IdleOptions]) -> Batch:
         """Sends one request without sound; each frame hears the sound of the avatar's own clip. `options`: see IdleOptions.
 
-        The avatar must have stored features (`aud_ave.npy` or `.bin`); LipsyncError FAILED_PRECONDITION says when it has none.
+        The avatar must have stored features (`aud_ave.npy` or `.bin`); without them LipsyncError is FAILED_PRECONDITION.
         """
-        return await self._run(self._stub.InferBatchComposite, self._calls.stored(avatar, frames, timeout, options))
+        request = requests.soundless_request(avatar, "stored_features", batch_size=frames, **options)
+        return await self._batch(request, timeout)
 
     def stored_batches(
         self,
@@ -115,9 +118,8 @@ class AsyncClient:
         timeout: float | None = None,
         **options: Unpack[IdleOptions],
     ) -> AsyncGenerator[Batch, None]:
-        """Gives any number of the frames of `stored`, in order, at the pace of `batches`."""
-        pace = self._pace(batch_size, in_flight, timeout)
-        return self._in_order(StoredFrames(avatar, frames, options), pace, timeout)
+        """Yields any number of the frames of `stored`, in order, at the pace of `batches`."""
+        return self._in_order(StoredFrames(avatar, frames, options), batch_size, in_flight, timeout)
 
     def batches(
         self,
@@ -129,7 +131,7 @@ class AsyncClient:
         timeout: float | None = None,
         **options: Unpack[FrameOptions],
     ) -> AsyncGenerator[Batch, None]:
-        """Gives the frames of a sound in batches, in order: ceil(duration x 25) frames. `options`: see FrameOptions.
+        """Yields the frames of a sound in batches, in order: ceil(duration x 25) frames. `options`: see FrameOptions.
 
         The sound may come in pieces, from an iterator: it is read here as frames are asked for, and only the part in use is held.
         Each request carries the sound around it that its frames depend on, so at 16 kHz any way to cut it gives the same bytes;
@@ -137,13 +139,12 @@ class AsyncClient:
 
         A clip begins with one request of 4 frames. A prompt reply doubles the frames, up to `batch_size`, and allows one more
         request under way, up to `in_flight`; a late one halves both. A request whose deadline (`timeout`) passes is asked for
-        again frame by frame, one whose reply would be too large in smaller parts; a refusal that says when to come back is
-        obeyed, for up to ten times `timeout` without any reply. What fails even so ends the clip.
+        again frame by frame, one whose reply would be too large in smaller parts. A refusal that says when to come back is
+        obeyed, for up to ten times `timeout` without any reply. Any other failure ends the clip.
 
-        Closing the generator cancels what is under way; leaving a loop early, close it with `contextlib.aclosing`.
+        Closing the generator cancels what is under way; to leave a loop early, close it with `contextlib.aclosing`.
         """
-        pace = self._pace(batch_size, in_flight, timeout)
-        return self._in_order(SpokenFrames(avatar, sound, options), pace, timeout)
+        return self._in_order(SpokenFrames(avatar, sound, options), batch_size, in_flight, timeout)
 
     def frames(
         self,
@@ -155,67 +156,82 @@ class AsyncClient:
         timeout: float | None = None,
         **options: Unpack[FrameOptions],
     ) -> AsyncGenerator[bytes, None]:
-        """Gives the pictures of `batches` one by one, one for every 40 ms of the sound."""
-        return _pictures(self.batches(avatar, sound, batch_size=batch_size, in_flight=in_flight, timeout=timeout, **options))
+        """Yields the frames of `batches` one by one, one for every 40 ms of the sound."""
+        return _frames(self.batches(avatar, sound, batch_size=batch_size, in_flight=in_flight, timeout=timeout, **options))
 
     async def list_avatars(self, *, timeout: float | None = None) -> list[AvatarInfo]:
         """Lists the avatars of the server; those that cannot be served come with the reason."""
-        return await self._run(self._stub.ListModels, self._calls.list_avatars(timeout))
+        return await self._run(self._stub.ListModels, pb.ListModelsRequest(), results.parse_avatars, timeout)
 
     async def load(self, avatar: str, *, force_reload: bool = False, timeout: float | None = None) -> Loaded:
         """Loads an avatar into both services; `force_reload` reads its files again."""
-        return await self._run(self._stub.LoadModel, self._calls.load(avatar, force_reload, timeout))
+        request = pb.LoadModelRequest(model_id=avatar, force_reload=force_reload)
+        limit = self._load_timeout if timeout is None else timeout
+        return await self._run(self._stub.LoadModel, request, results.parse_loaded, limit)
 
     async def unload(self, avatar: str, *, timeout: float | None = None) -> None:
-        """Drops an avatar from both services; requests under way finish."""
-        await self._run(self._stub.UnloadModel, self._calls.unload(avatar, timeout))
+        """Unloads an avatar from both services; requests under way finish."""
+        await self._run(self._stub.UnloadModel, pb.UnloadModelRequest(model_id=avatar), results.parse_unloaded, timeout)
 
     async def stats(self, avatar: str = "", *, timeout: float | None = None) -> ServerStats:
         """Reports memory and use of one avatar, or of all that are loaded."""
-        return await self._run(self._stub.GetModelStats, self._calls.stats(avatar, timeout))
+        return await self._run(self._stub.GetModelStats, pb.GetModelStatsRequest(model_id=avatar), results.parse_stats, timeout)
 
     async def health(self, *, timeout: float | None = None) -> Health:
         """Reports the state of the compositing service and of the inference service behind it."""
-        return await self._run(self._stub.Health, self._calls.health(timeout))
+        return await self._run(self._stub.Health, pb.HealthRequest(), results.parse_health, timeout)
 
-    async def _run(self, method: Method[Request, Response], call: Call[Request, Response, Result]) -> Result:
-        return await Sent(method, call).result()
+    async def _batch(self, request: pb.CompositeBatchRequest, timeout: float | None) -> Batch:
+        headers = self._headers.of_call(request.model_id)
+        return await Sent(self._stub.InferBatchComposite, batch_call(request, self._limit(timeout), headers)).result()
 
-    def _pace(self, batch_size: int, in_flight: int, timeout: float | None) -> Pace:
-        return Pace(
-            batch_size=batch_size,
-            in_flight=in_flight,
-            timeout_s=self._calls.limit(timeout),
-            max_reply_bytes=self._max_message_bytes,
-        )
+    async def _run(
+        self, method: Method[Request, Response], request: Request, parse: Callable[[Response], Result], timeout: float | None
+    ) -> Result:
+        headers = self._headers.of_call(getattr(request, "model_id", ""))
+        return await Sent(method, Call(request, parse, self._limit(timeout), headers)).result()
 
-    async def _in_order(self, source: FrameSource, pace: Pace, timeout: float | None) -> AsyncGenerator[Batch, None]:
-        clip = Clip(source, self._calls.of_clip(timeout), pace, timeout_s=self._calls.limit(timeout))
+    def _limit(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else timeout
+
+    def _in_order(
+        self, source: FrameSource, batch_size: int, in_flight: int, timeout: float | None
+    ) -> AsyncGenerator[Batch, None]:
+        limit = self._limit(timeout)
+        most = self._max_message_bytes
+        pace = Pace(batch_size=batch_size, in_flight=in_flight, timeout_s=limit, max_reply_bytes=most)
+        return self._replies(Clip(source, pace, timeout_s=limit), limit)
+
+    async def _replies(self, clip: Clip, timeout: float) -> AsyncGenerator[Batch, None]:
+        """Sends the requests of a clip as they fall due, and yields the replies in order."""
+        headers = self._headers.of_clip()
         under_way: dict[Piece, SentBatch] = {}
+
+        def send_due() -> None:
+            while (due := clip.due()) is not None:
+                piece, request = due
+                call = batch_call(request, timeout, headers.of_batch(request.model_id, piece.first))
+                under_way[piece] = Sent(self._stub.InferBatchComposite, call)
+
         try:
-            self._send_due(clip, under_way)
+            send_due()
             while (head := clip.head) is not None:
                 sent = under_way.pop(head)
                 try:
                     batch = await sent.result()
                 except LipsyncError as error:
                     await sleep(clip.failed(error))
-                    self._send_due(clip, under_way)
+                    send_due()
                 else:
                     clip.arrived(batch, seconds=sent.seconds)
-                    self._send_due(clip, under_way)
+                    send_due()
                     yield batch
         finally:
             for sent in under_way.values():
                 sent.cancel()
 
-    def _send_due(self, clip: Clip, under_way: dict[Piece, SentBatch]) -> None:
-        while (due := clip.due()) is not None:
-            piece, call = due
-            under_way[piece] = Sent(self._stub.InferBatchComposite, call)
 
-
-async def _pictures(batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[bytes, None]:
+async def _frames(batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(batches):
         async for batch in batches:
             for frame in batch.frames:

@@ -1,15 +1,14 @@
-"""Sends calls for the asyncio face; `blocking_calls` is the same for threads."""
+"""Sends calls for the asyncio face; `blocking_calls` does the same for threads."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import Generic, TypeAlias
+from typing import TypeAlias
 
 import grpc
 import grpc.aio
 
-from lipsync_client.calls import Call, Request, Response, Result
+from lipsync_client.calls import Call, Request, Response, Result, UnderWay
 from lipsync_client.channel import channel_options
 from lipsync_client.tls import TlsOptions
 
@@ -20,11 +19,11 @@ sleep = asyncio.sleep
 
 
 def open_channel(target: str, tls: TlsOptions | None, *, max_message_mb: int) -> Channel:
-    """Opens a channel of the running event loop. Raises ValueError as `TlsOptions.credentials`."""
-    options = channel_options(target, max_message_mb=max_message_mb)
+    """Opens a channel of the running event loop. Raises ValueError as `TlsOptions.credentials` does."""
+    options = channel_options(target, tls, max_message_mb=max_message_mb)
     if tls is None:
         return grpc.aio.insecure_channel(target, options=options)
-    return grpc.aio.secure_channel(target, tls.credentials(), options=[*options, *tls.channel_options()])
+    return grpc.aio.secure_channel(target, tls.credentials(), options=options)
 
 
 async def close_channel(channel: Channel) -> None:
@@ -32,21 +31,11 @@ async def close_channel(channel: Channel) -> None:
     await channel.close(grace=None)
 
 
-class Sent(Generic[Request, Response, Result]):
+class Sent(UnderWay[Request, Response, Result]):
     """A call under way."""
 
     def __init__(self, method: Method[Request, Response], call: Call[Request, Response, Result]) -> None:
-        self._call = call
-        self._started = time.monotonic()
-        self._ended: float | None = None
-        self._reply = method(call.request, timeout=call.timeout, metadata=call.headers.metadata())
-        self._reply.add_done_callback(self._note_end)
-
-    @property
-    def seconds(self) -> float:
-        """Time from sending to the reply, however late the caller waited for it."""
-        # gRPC may hand the reply out before it says that the call is done.
-        return (time.monotonic() if self._ended is None else self._ended) - self._started
+        super().__init__(call, method)
 
     async def result(self) -> Result:
         """Waits for the reply. Raises LipsyncError."""
@@ -54,10 +43,3 @@ class Sent(Generic[Request, Response, Result]):
             return self._call.parse(await self._reply)
         except grpc.RpcError as error:
             raise self._call.error(error) from error
-
-    def cancel(self) -> None:
-        """Gives the call up."""
-        self._reply.cancel()
-
-    def _note_end(self, _: object) -> None:
-        self._ended = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from ipaddress import ip_address
 
+from lipsync_client.tls import TlsOptions
 from shared_proto.channel_options import lasting_connection
 
 # Load, unload and compositing are all safe to repeat: a batch depends on its request alone.
@@ -13,7 +14,7 @@ RETRY_POLICY = {
     "initialBackoff": "0.05s",
     "maxBackoff": "0.5s",
     "backoffMultiplier": 2,
-    # CANCELLED that the caller did not ask for is a proxy whose server died while it answered.
+    # A proxy whose server died in the middle of a reply sends a CANCELLED that the caller did not ask for.
     "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
 # A client whose calls mostly fail stops repeating them after some fifty failures, and begins again as calls succeed.
@@ -24,9 +25,11 @@ KEEPALIVE_MS = 15_000
 LAST_RECONNECT_MS = 2_000
 
 
-def channel_options(target: str, *, max_message_mb: int) -> list[tuple[str, int | str]]:
-    """Options of a channel to `target`, for grpc and grpc.aio alike."""
+def channel_options(target: str, tls: TlsOptions | None = None, *, max_message_mb: int) -> list[tuple[str, int | str]]:
+    """Returns the options of a channel to `target`, for grpc and grpc.aio alike."""
     max_message_bytes = max_message_mb << 20
+    # A proxy from the environment cannot reach this machine's loopback.
+    through_proxy = not is_loopback(target)
     return [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -34,15 +37,13 @@ def channel_options(target: str, *, max_message_mb: int) -> list[tuple[str, int 
         # Calls larger than this are not repeated, whatever the policy says; the default is 256 KiB.
         ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
         ("grpc.service_config", json.dumps(service_config(target))),
-        # A proxy from the environment cannot reach this machine's loopback.
-        *lasting_connection(
-            keepalive_ms=KEEPALIVE_MS, last_reconnect_ms=LAST_RECONNECT_MS, through_proxy=not is_loopback(target)
-        ),
+        *lasting_connection(keepalive_ms=KEEPALIVE_MS, last_reconnect_ms=LAST_RECONNECT_MS, through_proxy=through_proxy),
+        *([("grpc.ssl_target_name_override", tls.server_name)] if tls and tls.server_name else []),
     ]
 
 
 def service_config(target: str) -> dict[str, object]:
-    """The gRPC service config: retries always; for targets that name several servers, round robin over the healthy ones."""
+    """Returns the gRPC service config: retries, and round robin over the healthy servers of a target that names several."""
     config: dict[str, object] = {
         "methodConfig": [{"name": [{"service": "compositing.CompositingService"}], "retryPolicy": RETRY_POLICY}],
         "retryThrottling": RETRY_THROTTLING,
@@ -54,7 +55,7 @@ def service_config(target: str) -> dict[str, object]:
 
 
 def is_loopback(target: str) -> bool:
-    """Tells if `target` is host:port with a host that never leaves this machine."""
+    """Tells if the host of `target` is this machine."""
     host = target.rsplit("/", 1)[-1].removeprefix("dns:").removeprefix("ipv4:").rsplit(":", 1)[0].strip("[]")
     if host == "localhost":
         return True

@@ -1,6 +1,6 @@
 """The state of a clip under way: the next request to send, the order of replies, the frames to ask for again.
 
-It sends nothing itself: the two faces do, and report what came back.
+It sends nothing itself: the two faces send, and report the replies.
 """
 
 from __future__ import annotations
@@ -8,13 +8,11 @@ from __future__ import annotations
 import random
 from bisect import insort
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import grpc
 
-from lipsync_client.calls import BatchCall
 from lipsync_client.errors import LipsyncError
 from lipsync_client.pacing import Pace
 from lipsync_client.results import Batch
@@ -22,7 +20,7 @@ from shared_proto import compositing_pb2 as pb
 
 # Refusals that say when to come back are obeyed for this many deadlines of a call, without any reply between them.
 PATIENCE = 10
-# Callers that were refused together come back one after the other.
+# The wait is stretched at random, so that callers that were refused together do not come back together.
 SHORTEST_WAIT_S, LONGEST_STRETCH = 0.01, 1.5
 
 
@@ -52,14 +50,11 @@ class Piece:
 
 
 class Clip:
-    """Send all that `due` gives, wait for `head`, report its reply or error, and so on until `head` is None."""
+    """The requests of one clip: send all that `due` returns, wait for `head`, report its reply or error, repeat."""
 
-    def __init__(
-        self, source: FrameSource, call: Callable[[pb.CompositeBatchRequest, int], BatchCall], pace: Pace, *, timeout_s: float
-    ) -> None:
-        """`call` makes the call of a request, given its first frame; its deadline is `timeout_s`."""
+    def __init__(self, source: FrameSource, pace: Pace, *, timeout_s: float) -> None:
+        """`timeout_s` is the deadline of each call."""
         self._source = source
-        self._call = call
         self._pace = pace
         self._patience_s = PATIENCE * timeout_s
         self._waited_s = 0.0
@@ -70,11 +65,11 @@ class Clip:
 
     @property
     def head(self) -> Piece | None:
-        """The request under way whose reply is handed out next."""
+        """The request under way whose reply the caller gets next."""
         return self._under_way[0] if self._under_way else None
 
-    def due(self) -> tuple[Piece, BatchCall] | None:
-        """Returns the next request to send now, if any. The frames that are to be handed out next are due at any pace."""
+    def due(self) -> tuple[Piece, pb.CompositeBatchRequest] | None:
+        """Returns the next request to send now, if any. The frames that the caller gets next are due at any pace."""
         again = self._again[0] if self._again else None
         first = again.start if again else self._begun
         if first != self._delivered and len(self._under_way) >= self._pace.requests:
@@ -89,7 +84,7 @@ class Clip:
         else:
             self._begun += count
         insort(self._under_way, piece)
-        return piece, self._call(self._source.request(first, count), first)
+        return piece, self._source.request(first, count)
 
     def arrived(self, batch: Batch, *, seconds: float) -> None:
         """Records the head's reply, `seconds` after it was sent."""
@@ -100,7 +95,7 @@ class Clip:
         self._source.forget(self._delivered)
 
     def failed(self, error: LipsyncError) -> float:
-        """Prepares to ask for the head's frames again; returns the seconds to wait before. Raises `error` when that is no use."""
+        """Prepares to ask for the head's frames again; returns the seconds to wait first. Raises `error` if that cannot help."""
         piece = self._under_way.pop(0)
         wait_s = 0.0
         if error.retry_after_ms is not None:

@@ -1,12 +1,12 @@
 """Cuts a sound into batches, each with the sound around it that its frames depend on.
 
 A frame of the clip reads rows of sound from 9 frames before it to 6 frames after it, and each row spans 200 ms and the edges of
-its spectrum: 10 frames before and 12 from the frame's start hold all of it. Because every batch carries that and says where on
-the clip it lies, the frames are the same bytes however the clip is cut.
+its spectrum: 10 frames before and 12 from the frame's start hold all of it. Because every batch carries that and says where in
+the clip it begins, the frames are the same bytes however the clip is cut.
 
-The server resamples other rates than 16 kHz piece by piece, and a resampler is inexact near the ends of what it is given. At
-those rates each batch carries two more frames on either side, so that its own frames read nothing from there; what is left is
-the rounding of the resampler, far below what can be heard, but not promised to be the same bytes.
+The server resamples other rates than 16 kHz batch by batch, and a resampler is inexact near the ends of its input. At those
+rates each batch carries two more frames on either side, so that its own frames read nothing from there. The rounding of the
+resampler remains: far too small to be heard, but the bytes may differ.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Cut:
 
     @property
     def audio_start_frame(self) -> int:
-        """The 40 ms frame of the clip at which `first_sample` lies."""
+        """The 40 ms frame of the clip that begins at `first_sample`."""
         return self.first_frame - self.lead_in_frames
 
 
@@ -50,7 +50,7 @@ def sample_of_frame(frame: int, sample_rate: int) -> int:
 
 
 def cut(sample_count: int, *, sample_rate: int = SERVER_SAMPLE_RATE_HZ, batch_size: int = 24) -> Iterator[Cut]:
-    """Gives batches of at most `batch_size` that cover every frame of the sound exactly once, in order; the first are smaller.
+    """Yields batches of at most `batch_size` that cover every frame of the sound exactly once, in order; the first are smaller.
 
     Raises ValueError unless `sample_rate` and `batch_size` are positive.
     """
@@ -67,7 +67,7 @@ def check_sample_rate(sample_rate: int) -> None:
 
 
 def cut_of(first_frame: int, frame_count: int, *, sample_rate: int) -> Cut:
-    """Returns the batch of those frames; `end_sample` may lie beyond the end of the sound."""
+    """Returns the batch of those frames; its `end_sample` may be after the end of the sound."""
     margin = _margin(sample_rate)
     lead_in = min(first_frame, LEAD_IN_FRAMES + margin)
     return Cut(

@@ -16,22 +16,23 @@ DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 FITTING_KEY = "x-fitting-batch-size"
 
-# What gRPC's words for a connection that did not come about mean. The first that fits counts.
+# Explanations of gRPC's messages about a connection that failed. The first that matches counts.
 NO_CONNECTION = ("failed to connect to all addresses", "connections to all backends failing")
+CLOSED = "the server closed the connection: it may require TLS, or a client certificate that it trusts"
 CAUSES = {
     "WRONG_VERSION_NUMBER": "the server does not speak TLS at this address",
     "certificate has expired": "the server's certificate has expired",
     "certificate is not yet valid": "the server's certificate is not valid yet: are both clocks right?",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not signed by an authority that this client trusts",
-    "Hostname Verification Check failed": "the server's certificate does not carry the name by which it was called",
-    "Socket closed": "the server hung up: it may want TLS, or a certificate of this client that it trusts",
-    "Connection reset": "the server hung up: it may want TLS, or a certificate of this client that it trusts",
+    "Hostname Verification Check failed": "the server's certificate does not have the name by which it was called",
+    "Socket closed": CLOSED,
+    "Connection reset": CLOSED,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing wrong with a request: the field's name in the .proto file, and what is wrong and allowed."""
+    """One thing wrong with a request: the field's name in the .proto file, and a sentence that says what is allowed."""
 
     field: str
     description: str
@@ -41,8 +42,8 @@ class LipsyncError(Exception):
     """A call failed.
 
     `code` is the gRPC status; `message` says what to do; `violations` lists every problem of a request that was refused as
-    invalid; `request_id` finds the call in the logs of both services; `retry_after_ms` is set when the server asks to come back
-    that much later; `fitting_batch_size` when it says how many frames a reply would have held.
+    invalid; `request_id` finds the call in the logs of both services; `retry_after_ms` is set when the server says how long to
+    wait before trying again, `fitting_batch_size` when it says how many frames a reply can hold.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ def from_rpc_error(error: grpc.RpcError, request_id: str) -> LipsyncError:
 
 
 def _explained(details: str) -> str:
-    """`details`, led by what to do about it where that is known."""
+    """Puts an explanation in front of gRPC's words where one is known."""
     if not details.startswith(NO_CONNECTION):
         return details
     cause = next((meaning for words, meaning in CAUSES.items() if words in details), None)
@@ -90,7 +91,7 @@ def _explained(details: str) -> str:
 
 
 def _details(packed: str | bytes | None) -> list[Any]:
-    """The details inside a packed google.rpc.Status; unreadable ones count as none, the status itself stands."""
+    """Unpacks the details of a google.rpc.Status. Unreadable ones count as none: the status itself is known without them."""
     if not isinstance(packed, bytes):
         return []
     try:
@@ -108,15 +109,15 @@ def _violations(details: list[Any]) -> list[Violation]:
 
 
 def _retry_after_ms(pushback: str | bytes | None, details: list[Any]) -> int | None:
-    """A server that does not want the call again sends a negative pushback."""
+    """Reads the wait from either place. A server that does not want the call again sends a negative pushback."""
     if pushback is not None:
         return _number(pushback)
-    told = (info for info in _unpacked(details, error_details_pb2.RetryInfo) if info.HasField("retry_delay"))
-    return next((info.retry_delay.ToMilliseconds() for info in told), None)
+    waits = (info for info in _unpacked(details, error_details_pb2.RetryInfo) if info.HasField("retry_delay"))
+    return next((info.retry_delay.ToMilliseconds() for info in waits), None)
 
 
 def _unpacked(details: list[Any], kind: type[Any]) -> Iterator[Any]:
-    """The details of that kind; unreadable ones are left out."""
+    """Yields the details of that kind; unreadable ones are left out."""
     for detail in details:
         message = kind()
         with suppress(DecodeError):

@@ -9,7 +9,7 @@ from lipsync_client.errors import REQUEST_ID_KEY
 
 AVATAR_KEY = "x-avatar-id"
 SESSION_KEY = "x-session-id"
-# Ids end at 64 characters, and a longer header would be refused before the server could say what is wrong with it.
+# Ids have at most 64 characters. The server refuses a much longer header before it can say what is wrong with it.
 LONGEST_HEADER = 128
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -22,7 +22,7 @@ def new_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """Metadata of one call, or, without an avatar, of those to come."""
+    """Metadata of one call, or the part of it that several calls share."""
 
     request_id: str = ""
     session_id: str = ""
@@ -38,11 +38,11 @@ class Headers:
         return replace(self, session_id=self.session_id or new_id())
 
     def of_batch(self, avatar: str, first_frame: int) -> Headers:
-        """Returns those of one call of a clip. The first frame is appended to a request id that was given."""
+        """Returns those of one call of a clip: a request id that the caller gave gets the first frame appended."""
         return replace(self, request_id=self.request_id and f"{self.request_id}/{first_frame}").of_call(avatar)
 
     def metadata(self) -> Metadata:
-        """Returns what is known, as gRPC takes it."""
+        """Returns the pairs for gRPC, without empty ones and those that no header can hold."""
         pairs = ((REQUEST_ID_KEY, self.request_id), (AVATAR_KEY, self.avatar), (SESSION_KEY, self.session_id))
         return (*((key, value) for key, value in pairs if value and _fits_header(value)), *self.more)
 

@@ -1,19 +1,19 @@
-"""The pace of a clip: it asks for more or less at a time as the server is quick or slow.
+"""The pace of a clip: how much it asks for at a time, more from a quick server, less from a slow one.
 
-A clip begins with one small request. A prompt reply doubles the frames of a request and allows one request more under way; a
-late one halves both; after a passed deadline one frame is asked for alone. So a quick server is kept busy, a slow or crowded one
-is asked for what it can make in time. At most one such step is taken a round trip: replies to requests that were sent before the
-last step say nothing about it.
+A clip begins with one small request. A prompt reply doubles the frames of a request and allows one more request under way; a
+late one halves both; after a missed deadline the clip asks for one frame alone. So a quick server is kept busy, and a slow or
+crowded one is asked for what it can make in time. At most one such step is taken a round trip: replies to requests that were
+sent before the last step say nothing about it.
 """
 
 from __future__ import annotations
 
 from lipsync_client.cutting import FIRST_BATCH
 
-# A reply below the first is prompt, one above the second is late; never more than these shares of the call's deadline.
+# A reply within PROMPT_S is prompt, one after LATE_S is late; with short deadlines, these shares of the deadline count instead.
 PROMPT_S, PROMPT_SHARE = 2.0, 0.1
 LATE_S, LATE_SHARE = 5.0, 0.25
-# A reply is planned to fill this much of the largest message, as the frames to come may be larger than those seen.
+# A reply is planned to fill this share of the largest message, as the frames to come may be larger than those seen.
 REPLY_SHARE = 0.9
 
 
@@ -28,7 +28,7 @@ class Pace:
         self.frames = min(FIRST_BATCH, batch_size)
         self.requests = 1
         self.step = 0
-        """Counts the changes; a request is judged by the pace that it was sent at."""
+        """Counts the changes, so that a reply is judged by the pace at which its request was sent."""
         self._most_frames = batch_size
         self._most_requests = in_flight
         self._prompt_s = min(PROMPT_S, timeout_s * PROMPT_SHARE)

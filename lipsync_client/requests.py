@@ -1,6 +1,6 @@
 """Builds the messages of the compositing API from plain Python values.
 
-The server judges values; only those that the wire cannot carry are refused here.
+The server checks the values; only those that the wire cannot carry are refused here.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ FORMATS = {"jpeg": pb.FORMAT_JPEG, "raw": pb.FORMAT_RAW_BGR}
 
 
 class IdleOptions(TypedDict, total=False):
-    """Options of any frames, also of a person who does not speak."""
+    """Options of any frames, with or without speech."""
 
     start_frame: int
-    """Position of the first frame on the avatar's endless timeline; 0 when left out."""
+    """Position of the first frame on the avatar's endless timeline; 0 by default."""
     quality: Quality | None
-    """The server's own when left out or None."""
+    """The server's own by default or when None."""
     output: Output
-    """JPEG when left out."""
+    """JPEG by default."""
 
 
 class FrameOptions(IdleOptions, total=False):
     """Options of frames with sound."""
 
     sample_rate: int
-    """Hz, 8000 to 192000; 16000 when left out."""
+    """Hz, 8000 to 192000; 16000 by default."""
 
 
 class BatchOptions(FrameOptions, total=False):
     """Options of one batch."""
 
     lead_in_frames: int
-    """40 ms frames of the sound that lie before the first frame; 0 when left out."""
+    """40 ms frames of the sound before the first frame; 0 by default."""
     audio_start_frame: int
-    """The 40 ms frame of the whole sound at which the sound sent begins; 0 when left out."""
+    """The 40 ms frame of the whole sound at which the sound sent begins; 0 by default."""
 
 
 def composite_request(
@@ -79,21 +79,18 @@ def composite_request(
     )
 
 
-def idle_request(
-    avatar: str, *, batch_size: int, start_frame: int = 0, quality: Quality | None = None, output: Output = "jpeg"
+def soundless_request(
+    avatar: str,
+    kind: Literal["idle", "stored_features"],
+    *,
+    batch_size: int,
+    start_frame: int = 0,
+    quality: Quality | None = None,
+    output: Output = "jpeg",
 ) -> pb.CompositeBatchRequest:
-    """Builds the request of frames without speech. Raises ValueError as `composite_request`."""
+    """Builds the request of a batch without sound. Raises ValueError as `composite_request` does."""
     request = composite_request(avatar, b"", batch_size=batch_size, start_frame=start_frame, quality=quality, output=output)
-    request.idle = True
-    return request
-
-
-def stored_request(
-    avatar: str, *, batch_size: int, start_frame: int = 0, quality: Quality | None = None, output: Output = "jpeg"
-) -> pb.CompositeBatchRequest:
-    """Builds the request of frames from stored features. Raises ValueError as `composite_request`."""
-    request = composite_request(avatar, b"", batch_size=batch_size, start_frame=start_frame, quality=quality, output=output)
-    request.stored_features = True
+    setattr(request, kind, True)
     return request
 
 
@@ -101,8 +98,8 @@ class StoredFrames:
     """The frames of a clip from stored features."""
 
     def __init__(self, avatar: str, frames: int, options: IdleOptions) -> None:
-        """Raises ValueError or TypeError for what no request can carry."""
-        stored_request(avatar, batch_size=1, **options)
+        """Raises ValueError or TypeError for options that no request can carry."""
+        soundless_request(avatar, "stored_features", batch_size=1, **options)
         self._avatar = avatar
         self._frames = frames
         self._options = options
@@ -114,17 +111,17 @@ class StoredFrames:
     def request(self, first: int, count: int) -> pb.CompositeBatchRequest:
         """Builds the request of `count` frames from `first` on."""
         options: IdleOptions = {**self._options, "start_frame": self._options.get("start_frame", 0) + first}
-        return stored_request(self._avatar, batch_size=count, **options)
+        return soundless_request(self._avatar, "stored_features", batch_size=count, **options)
 
     def forget(self, before: int) -> None:
-        """Does nothing, as nothing is held."""
+        """Does nothing: these frames need no sound."""
 
 
 class SpokenFrames:
-    """The frames of a clip that speaks a sound, which is read as far as frames are asked for."""
+    """The frames of a clip that speaks a sound. The sound is read only as far as frames are asked for."""
 
     def __init__(self, avatar: str, sound: Sound | Iterator[Sound], options: FrameOptions) -> None:
-        """Raises ValueError or TypeError for what no request can carry."""
+        """Raises ValueError or TypeError for options or a sound that no request can carry."""
         composite_request(avatar, b"", batch_size=1, **options)
         self._avatar = avatar
         self._options = options

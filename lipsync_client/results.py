@@ -1,9 +1,10 @@
-"""Answers of the compositing API, as frozen values."""
+"""Replies of the compositing API, as frozen values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from operator import add
 
 import grpc
 
@@ -23,22 +24,16 @@ class Timings:
     load_ms: float = 0.0
 
     def __add__(self, other: Timings) -> Timings:
-        return Timings(
-            inference_ms=self.inference_ms + other.inference_ms,
-            composite_ms=self.composite_ms + other.composite_ms,
-            audio_ms=self.audio_ms + other.audio_ms,
-            total_ms=self.total_ms + other.total_ms,
-            load_ms=self.load_ms + other.load_ms,
-        )
+        return Timings(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Frames that follow each other on the avatar's timeline.
 
-    `frames` are JPEG files, or BGR bytes of `height` x `width` x 3; `indices` says which of the avatar's pictures each was made
-    from; `start_frame` is the timeline position of the first, `next_start_frame` the one to go on from without a jump; `width`
-    and `height` are 0 from servers that do not tell them.
+    `frames` are JPEG files, or BGR bytes of `height` x `width` x 3; `indices` are the indices of the avatar's pictures that they
+    were made from; `start_frame` is the timeline position of the first, `next_start_frame` the one to continue from without a
+    jump; `width` and `height` are 0 from servers that do not send them.
     """
 
     frames: list[bytes] = field(repr=False)
@@ -66,7 +61,7 @@ class AvatarStats:
 
 @dataclass(frozen=True, slots=True)
 class AvatarInfo:
-    """An avatar that the server knows. `error` says why it cannot be served, empty when it can."""
+    """An avatar that the server knows. `error` says why it cannot be served; it is empty when it can."""
 
     id: str
     loaded: bool
@@ -80,7 +75,7 @@ class AvatarInfo:
 
 @dataclass(frozen=True, slots=True)
 class ServerStats:
-    """The loaded avatars, and the room for more. Limits of 0 mean none."""
+    """The loaded avatars, and the limits for more. A limit of 0 means none."""
 
     avatars: list[AvatarInfo]
     loaded_avatars: int
@@ -113,7 +108,7 @@ OUTPUTS: Mapping[int, Output] = {pb.FORMAT_UNSET: "jpeg", pb.FORMAT_JPEG: "jpeg"
 
 
 def parse_batch(request: pb.CompositeBatchRequest, response: pb.CompositeBatchResponse) -> Batch:
-    """Raises LipsyncError when the server reports failure inside an OK reply, as older ones do, or leaves frames out."""
+    """Reads a batch. Raises LipsyncError for missing frames, and for a failure inside an OK reply, as older servers send it."""
     check_success(success=response.success, error=response.error)
     frames = list(response.composited_frames)
     if len(frames) != request.batch_size:
@@ -122,7 +117,7 @@ def parse_batch(request: pb.CompositeBatchRequest, response: pb.CompositeBatchRe
         frames=frames,
         indices=list(response.frame_indices),
         start_frame=request.start_frame_idx,
-        # Servers of the old contract tell neither; their frames always follow the timeline.
+        # Servers of the old contract send neither field; their frames always follow the timeline.
         next_start_frame=(
             response.next_start_frame_idx if response.frame_indices else request.start_frame_idx + request.batch_size
         ),
@@ -153,13 +148,13 @@ def parse_avatars(response: pb.ListModelsResponse) -> list[AvatarInfo]:
 
 
 def parse_loaded(response: pb.LoadModelResponse) -> Loaded:
-    """Raises LipsyncError for a failure inside an OK reply."""
+    """Reads the reply to a load. Raises LipsyncError for a failure inside an OK reply."""
     check_success(success=response.success, error=response.error)
     return Loaded(load_ms=response.load_time_ms, stats=_avatar_stats(response.stats))
 
 
 def parse_unloaded(response: pb.UnloadModelResponse) -> None:
-    """Raises LipsyncError for a failure inside an OK reply."""
+    """Checks the reply to an unload. Raises LipsyncError for a failure inside an OK reply."""
     check_success(success=response.success, error=response.error)
 
 

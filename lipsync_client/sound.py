@@ -1,4 +1,4 @@
-"""Sound as callers hold it, and as it goes over the wire."""
+"""Sound as callers have it, and as the wire carries it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FRAME_RATE = 25
 SERVER_SAMPLE_RATE_HZ = 16000
 
 Sound = NDArray[np.float32] | NDArray[np.float64] | NDArray[np.int16] | bytes
-"""Mono sound: float samples in [-1, 1], int16 samples, or bytes, which are taken for float32 little endian."""
+"""Mono sound: float samples in [-1, 1], int16 samples, or the bytes of float32 little endian samples."""
 
-# Samples of a whole sound that are brought into the wire's layout at a time.
+# A whole sound is converted to the wire's layout in pieces of this size.
 PIECE_SAMPLES = 1 << 16
 
 SAMPLE_BYTES = {pb.PCM_FLOAT32: 4, pb.PCM_INT16: 2}
@@ -33,7 +33,7 @@ class WireSound:
 
 
 def wire_sound(sound: Sound) -> WireSound:
-    """Brings `sound` into the wire's layout. The server judges the samples.
+    """Converts `sound` to the wire's layout. The server checks the samples.
 
     Raises ValueError for an array that is not one-dimensional and TypeError for samples of another kind.
     """
@@ -50,9 +50,9 @@ def wire_sound(sound: Sound) -> WireSound:
 
 
 def pieces_of(sound: Sound | Iterator[Sound]) -> Iterator[Sound]:
-    """Cuts a whole sound into pieces; one that comes in pieces stays as it is.
+    """Cuts a whole sound into pieces; a sound that comes in pieces stays as it is.
 
-    Raises ValueError and TypeError for a whole one as `wire_sound` does, at once.
+    Raises ValueError and TypeError for a whole one as `wire_sound` does, before the first piece is read.
     """
     if isinstance(sound, Iterator):
         return sound
@@ -65,26 +65,26 @@ def pieces_of(sound: Sound | Iterator[Sound]) -> Iterator[Sound]:
 
 
 class SoundLine:
-    """A sound that comes in pieces of any length, of which only the part in use is held."""
+    """A sound that comes in pieces of any length. Only the part in use is held."""
 
     def __init__(self, pieces: Iterator[Sound], sample_rate: int) -> None:
         self._pieces = pieces
         self._sample_rate = sample_rate
         self._held = bytearray()
-        self._first_byte = 0  # of the sound, where `_held` begins
+        self._first_byte = 0  # the byte of the sound at which `_held` begins
         self._encoding: pb.AudioEncoding.ValueType = pb.PCM_FLOAT32
         self.ended = False
 
     @property
     def sample_count(self) -> int:
-        """Samples that have come so far; an incomplete last one counts."""
+        """Samples read so far; an incomplete last one counts."""
         return -(-(self._first_byte + len(self._held)) // SAMPLE_BYTES[self._encoding])
 
     def read_to(self, sample: int) -> None:
         """Reads pieces until the samples before `sample` are there, or the sound has ended.
 
-        Raises LipsyncError INVALID_ARGUMENT for a sample that is not finite, TypeError for pieces of two kinds, and as
-        `wire_sound`.
+        Raises LipsyncError INVALID_ARGUMENT for a sample that is not finite, TypeError for pieces of two kinds, and ValueError
+        and TypeError as `wire_sound` does.
         """
         while not self.ended and self.sample_count < sample:
             piece = next(self._pieces, None)
@@ -94,12 +94,12 @@ class SoundLine:
                 self._take(wire_sound(piece))
 
     def slice(self, first: int, end: int) -> WireSound:
-        """Returns samples [first, end), or as many of them as have come."""
+        """Returns samples [first, end), or those of them that were read."""
         size = SAMPLE_BYTES[self._encoding]
         return WireSound(bytes(self._held[first * size - self._first_byte : end * size - self._first_byte]), self._encoding)
 
     def forget(self, before: int) -> None:
-        """Releases the samples before that one."""
+        """Releases the samples before `before`."""
         gone = min(max(0, before * SAMPLE_BYTES[self._encoding] - self._first_byte), len(self._held))
         del self._held[:gone]
         self._first_byte += gone
@@ -120,5 +120,7 @@ class SoundLine:
         if not finite.all():
             place = int(np.argmin(finite))
             number = (self._first_byte + start) // 4 + place
-            said = f"sample {number} of the sound ({number / self._sample_rate:.3f} s) is {samples[place]}; send finite numbers"
-            raise LipsyncError(grpc.StatusCode.INVALID_ARGUMENT, said, violations=[Violation("raw_audio", said)])
+            problem = (
+                f"sample {number} of the sound ({number / self._sample_rate:.3f} s) is {samples[place]}; send finite numbers"
+            )
+            raise LipsyncError(grpc.StatusCode.INVALID_ARGUMENT, problem, violations=[Violation("raw_audio", problem)])

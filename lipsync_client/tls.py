@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,11 @@ FilePath = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
-    """TLS, and by what the two sides know each other. Files are PEM and read once, when the client is made.
+    """The certificates of a TLS connection. Files are PEM and are read once, when the client is made.
 
-    `ca_file`: the authorities that may have signed the server's certificate; None: the public ones that gRPC brings along.
-    `certificate_file` and `key_file`: what to present to a server that asks for a certificate; both or neither.
-    `server_name`: the name that the server's certificate must carry; None: the host that is called.
+    `ca_file`: the authorities that may have signed the server's certificate; None: the public ones that gRPC ships.
+    `certificate_file` and `key_file`: this client's own, for a server that asks for a certificate; both or neither.
+    `server_name`: the name that the server's certificate must have; None: the host that is called.
     """
 
     ca_file: FilePath | None = None
@@ -27,7 +28,7 @@ class TlsOptions:
     server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """For gRPC. Raises ValueError that names everything wrong with the files."""
+        """Reads the files for gRPC. Raises ValueError that names everything wrong with them."""
         if problems := [*self._authority_problems(), *self._pair_problems()]:
             raise ValueError("; ".join(problems))
         authorities, key, chain = (
@@ -35,38 +36,32 @@ class TlsOptions:
         )
         return grpc.ssl_channel_credentials(authorities, key, chain)
 
-    def channel_options(self) -> list[tuple[str, str]]:
-        """Further options for the channel."""
-        return [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
-
-    def _authority_problems(self) -> list[str]:
+    def _authority_problems(self) -> Iterator[str]:
         if self.ca_file is None:
-            return []
+            return
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self.ca_file)
         except ssl.SSLError:
-            return [f"{self.ca_file} holds no certificate of an authority in PEM form"]
+            yield f"{self.ca_file} holds no certificate of an authority in PEM form"
         except OSError as error:
-            return [f"{self.ca_file}: {error.strerror}"]
-        return []
+            yield f"{self.ca_file}: {error.strerror}"
 
-    def _pair_problems(self) -> list[str]:
-        """gRPC itself would only fail to connect."""
+    def _pair_problems(self) -> Iterator[str]:
+        """Finds what gRPC itself would only show as a failed connection."""
         if self.certificate_file is None and self.key_file is None:
-            return []
+            return
         if self.certificate_file is None or self.key_file is None:
-            return ["a certificate and its key go together, and only one of them is given"]
-        for file in (self.certificate_file, self.key_file):
-            try:
-                Path(file).read_bytes()
-            except OSError as error:
-                return [f"{file}: {error.strerror}"]
+            yield "a certificate and its key go together, but only one of them is given"
+            return
         try:
+            for file in (self.certificate_file, self.key_file):
+                Path(file).read_bytes()
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(self.certificate_file, self.key_file, password="")
-        except (ssl.SSLError, ValueError) as error:
+        except (ssl.SSLError, ValueError) as error:  # before OSError, of which SSLError is one
             reason = getattr(error, "reason", None) or "damaged"
-            return [
-                f"{self.certificate_file} and {self.key_file} are no certificate and its key without a password, both PEM: "
+            yield (
+                f"{self.certificate_file} and {self.key_file} are not a certificate and its key in PEM form without a password: "
                 f"{reason.lower().replace('_', ' ')}"
-            ]
-        return []
+            )
+        except OSError as error:
+            yield f"{error.filename}: {error.strerror}"

@@ -1,6 +1,6 @@
 """Writes the client's blocking face from its asyncio one: `python -m tools.blocking_client lipsync_client/blocking.py`.
 
-The two differ in nothing but the words below, and in how they send, which `aio_calls` and `blocking_calls` hold.
+The two differ only in the words below, and in how they send, which `aio_calls` and `blocking_calls` hold.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ WORDS = (
 
 
 def blocking_face() -> str:
-    """The text of `lipsync_client/blocking.py`."""
+    """Returns the text of `lipsync_client/blocking.py`."""
     text = SOURCE.read_text(encoding="utf-8")
     for found, instead in WORDS:
         text = re.sub(found, instead, text)
-    ruff = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(SOURCE.with_name("blocking.py")), "-"]
-    formatted = subprocess.run(ruff, input=text, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 - our own tool
-    return formatted.stdout
+    for arguments in (["check", "--quiet", "--select=I", "--fix"], ["format"]):
+        ruff = [sys.executable, "-m", "ruff", *arguments, "--stdin-filename", str(SOURCE.with_name("blocking.py")), "-"]
+        text = subprocess.run(ruff, input=text, stdout=subprocess.PIPE, text=True, check=True).stdout  # noqa: S603 - our own tool
+    return text
 
 
 if __name__ == "__main__":

@@ -87,11 +87,11 @@ def test_tls_and_mutual_tls(ask: Ask, authority: Authority) -> None:
 
 
 def test_what_the_server_wants_is_guessed(ask: Ask, authority: Authority, stranger: Authority) -> None:
-    hung_up = "the server hung up: it may want TLS, or a certificate of this client that it trusts (failed to connect"
+    closed = "the server closed the connection: it may require TLS, or a client certificate that it trusts (failed to connect"
     with serving(authority.pair("compositing"), authority.certificate) as target:
-        assert refused(ask, target, None).startswith(hung_up)
-        assert refused(ask, target, options(authority)).startswith(hung_up)
-        assert refused(ask, target, options(authority, stranger.pair("client"))).startswith(hung_up)
+        assert refused(ask, target, None).startswith(closed)
+        assert refused(ask, target, options(authority)).startswith(closed)
+        assert refused(ask, target, options(authority, stranger.pair("client"))).startswith(closed)
     with serving(None) as target:
         assert refused(ask, target, options(authority)).startswith("the server does not speak TLS at this address (")
 
@@ -103,7 +103,7 @@ def test_what_is_wrong_with_the_certificate_of_the_server_is_said(
         untrusted = "the server's certificate is not signed by an authority that this client trusts ("
         assert refused(ask, target, options(stranger)).startswith(untrusted)
         assert refused(ask, target, TlsOptions()).startswith(untrusted)
-        other_name = "the server's certificate does not carry the name by which it was called ("
+        other_name = "the server's certificate does not have the name by which it was called ("
         assert refused(ask, target, options(authority, server_name="other.example")).startswith(other_name)
     with serving(issue(end=-DAY)) as target:
         assert refused(ask, target, options(authority)).startswith("the server's certificate has expired (")
@@ -113,7 +113,7 @@ def test_what_is_wrong_with_the_certificate_of_the_server_is_said(
 
 def test_behind_several_addresses_it_is_said_too(ask: Ask, authority: Authority) -> None:
     with serving(authority.pair("compositing")) as target:
-        assert refused(ask, f"ipv4:{target}", None).startswith("the server hung up: ")
+        assert refused(ask, f"ipv4:{target}", None).startswith("the server closed the connection: ")
 
 
 def test_other_failures_keep_their_words(ask: Ask) -> None:
@@ -131,11 +131,11 @@ def test_files_that_cannot_be_used_are_told_before_anything_is_sent(
     for tls, says in (
         (TlsOptions(none, none, none), f"{none}: No such file or directory; {none}: No such file or directory"),
         (TlsOptions(damaged), f"{damaged} holds no certificate of an authority in PEM form"),
-        (TlsOptions(certificate_file=pair.certificate), "a certificate and its key go together, and only one of them is given"),
+        (TlsOptions(certificate_file=pair.certificate), "a certificate and its key go together, but only one of them is given"),
         (
             TlsOptions(certificate_file=pair.certificate, key_file=stranger.pair("client").key),
-            f"{pair.certificate} and {stranger.folder}/client.key are no certificate and its key without a password, both PEM: "
-            "key values mismatch",
+            f"{pair.certificate} and {stranger.folder}/client.key are not a certificate and its key in PEM form without a "
+            "password: key values mismatch",
         ),
     ):
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - its words are looked at below

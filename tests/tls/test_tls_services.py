@@ -151,10 +151,10 @@ def test_the_command_line_renders_over_mutual_tls(pair: Service, authority: Auth
     assert film_sound.with_suffix(".mp4").stat().st_size > 1000
     assert render(pair.address, film_sound, *files, "--server-name", "compositing").returncode == 0
     for arguments, says in (
-        ([], "the server hung up: it may want TLS"),
+        ([], "the server closed the connection: it may require TLS"),
         (["--tls"], "not signed by an authority that this client trusts"),
-        (files[:2], "the server hung up: it may want TLS, or a certificate"),
-        ([*files, "--server-name", "elsewhere"], "does not carry the name by which it was called"),
+        (files[:2], "the server closed the connection: it may require TLS, or a certificate"),
+        ([*files, "--server-name", "elsewhere"], "does not have the name by which it was called"),
         (files[2:4], "error: TLS: a certificate and its key go together"),
     ):
         bad = render(pair.address, film_sound, *arguments)
