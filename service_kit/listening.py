@@ -39,7 +39,7 @@ def open_metrics_port(wanted: BindAddress | None, grpc_address: BindAddress, ope
 def check_free(address: BindAddress) -> None:
     """Raises StartError when gRPC could not listen there: it would say so on stderr, without the reason in its exception."""
     try:
-        for family, place in _places(address):
+        for family, place in places(address):
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
@@ -49,8 +49,8 @@ def check_free(address: BindAddress) -> None:
         raise StartError(_sentence("server.port", address, error)) from None
 
 
-def _places(address: BindAddress) -> list[tuple[socket.AddressFamily, Any]]:
-    """What gRPC will bind."""
+def places(address: BindAddress) -> list[tuple[socket.AddressFamily, Any]]:
+    """Returns what to bind for an address, as gRPC will do it. Raises OSError for an unknown name."""
     if not address.is_wildcard:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return [(family, place) for family, _, _, _, place in found]
