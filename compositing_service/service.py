@@ -14,7 +14,8 @@ from compositing_service.parts import UPSTREAM_TLS_KEY, compositing_parts
 from compositing_service.servicer import CompositingServicer
 from compositing_service.settings import CompositingSettings
 from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
-from service_kit.life import WarmUp, run_service
+from service_kit.life import run_service
+from service_kit.service import WarmUp
 from service_kit.tls import tls_problems
 
 

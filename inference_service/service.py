@@ -10,7 +10,9 @@ from inference_service.parts import inference_parts
 from inference_service.servicer import InferenceServicer
 from inference_service.settings import InferenceSettings
 from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
-from service_kit.life import StartError, WarmUp, run_service
+from service_kit.life import run_service
+from service_kit.listening import StartError
+from service_kit.service import WarmUp
 from shared_proto.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 NAME = "inference"

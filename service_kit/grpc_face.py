@@ -16,11 +16,11 @@ from service_kit.admission import RunningCalls
 from service_kit.clock import Clock
 from service_kit.health import HealthReporter
 from service_kit.interceptors import call_chain
-from service_kit.life import Host, Service, StartError, WarmUp
-from service_kit.listening import check_free
+from service_kit.listening import StartError, check_free
 from service_kit.metrics import Metrics
 from service_kit.readiness import Readiness
 from service_kit.sections import GrpcServerSection, GrpcSettings
+from service_kit.service import Host, Service, WarmUp
 from service_kit.tasks import beside
 from service_kit.tls import ServerTls
 

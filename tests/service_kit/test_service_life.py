@@ -20,8 +20,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from service_kit.addresses import BindAddress
 from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service, server_options
-from service_kit.life import RunningService, StartError
-from service_kit.listening import METRICS_PORT_OFFSET
+from service_kit.life import RunningService
+from service_kit.listening import METRICS_PORT_OFFSET, StartError
 from service_kit.sections import GrpcServerSection, GrpcSettings, MetricsSection
 from shared_proto import inference_pb2, inference_pb2_grpc
 

@@ -20,7 +20,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service_kit.addresses import BindAddress
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.grpc_face import GrpcHost, grpc_service
-from service_kit.life import RunningService, StartError
+from service_kit.life import RunningService
+from service_kit.listening import StartError
 from service_kit.sections import GrpcServerSection, GrpcSettings, MetricsSection, TlsSection
 
 from ..virtual_clock import VirtualClock
