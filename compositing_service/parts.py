@@ -87,9 +87,9 @@ async def compositing_parts(
         resources.push_async_callback(store.close)
         metrics.watch_store(store.stats)
         if source is None:
-            source = await resources.enter_async_context(_inference_service(settings, registry, metrics))
+            source = await resources.enter_async_context(_inference_service(settings, registry, metrics, clock))
         maker = FrameMaker(pool, metrics)
-        batches = BatchCompositor(store, source, maker, metrics, max_reply_bytes=settings.max_message_bytes)
+        batches = BatchCompositor(store, source, maker, metrics, max_reply_bytes=settings.max_message_bytes, clock=clock)
         for seconds, work in _periodic(settings, store, source):
             await resources.enter_async_context(beside(every(clock, seconds, work)))
         yield CompositingParts(
@@ -124,11 +124,11 @@ def _store(settings: CompositingSettings, catalog: AvatarCatalog, clock: Clock) 
 
 @asynccontextmanager
 async def _inference_service(
-    settings: CompositingSettings, registry: Metrics, metrics: CompositingMetrics
+    settings: CompositingSettings, registry: Metrics, metrics: CompositingMetrics, clock: Clock
 ) -> AsyncIterator[InferenceClient]:
     """The connection to the inference service; it begins to connect at once."""
     section = settings.inference_server
-    tls = ClientTls(section.tls, registry, key=UPSTREAM_TLS_KEY) if section.tls.is_on else None
+    tls = ClientTls(section.tls, registry, key=UPSTREAM_TLS_KEY, clock=clock) if section.tls.is_on else None
     client = InferenceClient(
         section.endpoints,
         timeout_s=section.timeout_seconds,
@@ -136,6 +136,7 @@ async def _inference_service(
         max_frames=settings.limits.max_batch_size,
         metrics=metrics,
         tls=tls,
+        clock=clock,
     )
     try:
         client.connect()

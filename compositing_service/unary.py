@@ -18,6 +18,7 @@ from compositing_service.metrics import STAGE_INFERENCE_WAIT, STAGE_LOAD, Compos
 from compositing_service.mouth_source import MouthOrder, Mouths, MouthSource
 from compositing_service.outputs import RawOutput
 from compositing_service.request import FRAME_RATE, CompositeOrder, Idle
+from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, ResourceExhausted, as_service_errors
 from service_kit.logs import request_is_sampled, topic
@@ -58,17 +59,18 @@ class BatchCompositor:
     maker: FrameMaker
     metrics: CompositingMetrics
     max_reply_bytes: int
+    clock: Clock = SYSTEM_CLOCK
     inference_ms: dict[str, float] = field(default_factory=dict)
     """Time of the network by avatar, since the start of the service."""
 
     async def run(self, order: CompositeOrder, deadline: Deadline) -> compositing_pb2.CompositeBatchResponse:
         """The frames of an order. Raises ServiceError; cancelling it cancels the inference call and drops waiting work."""
-        started = perf_counter()
+        started_s = self.clock.now()
         self.metrics.batch_frames.observe(order.frame_count)
         with as_service_errors(AvatarError, field="model_id"):
             reply, times = await self._made_of_one_version(order, deadline)
         self.inference_ms[order.avatar_id] = self.inference_ms.get(order.avatar_id, 0.0) + times.inference
-        reply.total_time_ms = _ms_since(started)
+        reply.total_time_ms = (self.clock.now() - started_s) * 1000
         if reply.total_time_ms > order.frame_count / FRAME_RATE * 1000:
             self.metrics.late_requests.inc()
         _log_times(reply, times)

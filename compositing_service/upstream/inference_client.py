@@ -21,6 +21,7 @@ from compositing_service.mouth_source import MOUTH_BYTES, MouthOrder, Mouths, Ro
 from compositing_service.upstream.channels import Endpoint, Endpoints
 from compositing_service.upstream.errors import InferenceFailed, as_service_error, is_lost
 from compositing_service.upstream.health import UpstreamHealth
+from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import DeadlineExceeded, ServiceError
 from service_kit.request_context import outgoing_metadata
@@ -57,14 +58,16 @@ class InferenceClient:
         max_frames: int,
         metrics: CompositingMetrics,
         tls: ClientTls | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`max_frames`: the most frames of one order, which bounds the answers that are taken."""
         max_message_bytes = max_frames * MOUTH_BYTES + _REGION_OVERHEAD_BYTES
         self._endpoints = Endpoints(targets, max_message_bytes=max_message_bytes, tls=tls)
-        self._health = UpstreamHealth(self._endpoints.all, metrics=metrics)
+        self._health = UpstreamHealth(self._endpoints.all, metrics=metrics, clock=clock)
         self._timeout_s = timeout_s
         self._max_retries = max_retries
         self._metrics = metrics
+        self._clock = clock
 
     def connect(self) -> None:
         """Starts connecting everywhere, so that the first request need not wait for it."""
@@ -165,19 +168,20 @@ class InferenceClient:
             ) from None
 
     def _attempts(self, deadline: Deadline) -> _Attempts:
-        return _Attempts(deadline, max_retries=self._max_retries, metrics=self._metrics)
+        return _Attempts(deadline, max_retries=self._max_retries, metrics=self._metrics, clock=self._clock)
 
 
 class _Attempts:
     """The tries of one request: how many are left, where they failed, how long to wait before the next."""
 
-    def __init__(self, deadline: Deadline, *, max_retries: int, metrics: CompositingMetrics) -> None:
+    def __init__(self, deadline: Deadline, *, max_retries: int, metrics: CompositingMetrics, clock: Clock) -> None:
         self.failed_at: set[Endpoint] = set()
         self._deadline = deadline
         self._given_s = deadline.remaining_s()
         self._retries = 0
         self._max_retries = max_retries
         self._metrics = metrics
+        self._clock = clock
 
     async def failed(self, error: aio.AioRpcError, endpoint: Endpoint, *, until: Deadline) -> None:
         """Waits for the time to try again, which must come before `until`, or raises the ServiceError that the caller gets."""
@@ -190,7 +194,7 @@ class _Attempts:
             raise as_service_error(error, waited_s=self._given_s - self._deadline.remaining_s()) from None
         self._retries += 1
         self._metrics.upstream_retries.inc()
-        await asyncio.sleep(backoff_s)
+        await self._clock.sleep(backoff_s)
 
 
 async def _message(order: MouthOrder) -> bytes:

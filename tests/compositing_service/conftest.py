@@ -29,6 +29,7 @@ from avatar_kit.timeline import FrameRange, Loop
 from avatar_kit.writer import AvatarWriter
 from compositing_service.service import compositing_service
 from compositing_service.settings import CompositingSettings
+from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.life import RunningService
 from service_kit.settings import load_settings
 from shared_proto import compositing_pb2 as pb
@@ -281,13 +282,14 @@ def serve(models_root: Path, inference: FakeInference) -> Callable[..., Any]:
     """Starts the service with overrides of its configuration: `async with serve("output.format=raw") as service`."""
 
     @asynccontextmanager
-    async def start(*overrides: str) -> AsyncIterator[Running]:
+    async def start(*overrides: str, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Running]:
         settings = load_settings(
             CompositingSettings,
             config=None,
             environ={},
             overrides=[
                 "server.port=127.0.0.1:0",
+                "server.drain_seconds=0",
                 "metrics.enabled=false",
                 f"inference_server.url=127.0.0.1:{inference.port}",
                 f"models_root={models_root}",
@@ -295,7 +297,7 @@ def serve(models_root: Path, inference: FakeInference) -> Callable[..., Any]:
                 *overrides,
             ],
         )
-        async with RunningService(compositing_service(settings)) as server:
+        async with RunningService(compositing_service(settings), clock=clock) as server:
             options = [("grpc.max_receive_message_length", 100 << 20), ("grpc.use_local_subchannel_pool", 1)]
             async with grpc.aio.insecure_channel(f"127.0.0.1:{server.address.port}", options=options) as channel:
                 yield Running(server, CompositingServiceStub(channel), channel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 
+from ..virtual_clock import VirtualClock
 from .conftest import FRAMES, HEIGHT, WIDTH, FakeInference, Running, fine, write_avatar
 
 Code = grpc.StatusCode
@@ -216,18 +217,18 @@ async def test_metrics_of_a_batch(service: Running) -> None:
     assert (service.metric("lipsync_compositing_cache_bytes") or 0) > 0
 
 
-async def test_requests_that_take_longer_than_their_frames_play_are_counted(service: Running, inference: FakeInference) -> None:
-    await service.composite(batch_size=1)  # loads the avatar
+@pytest.mark.parametrize(("frames", "late"), [(1, 1), (2, 0)])
+async def test_requests_that_take_longer_than_their_frames_play_are_counted(
+    serve: Callable[..., Any], inference: FakeInference, frames: int, late: int
+) -> None:
+    clock = VirtualClock()
 
     async def slow(request: inference_pb2.InferBatchRequest, context: Any) -> AsyncIterator[inference_pb2.MouthRegion]:
-        await asyncio.sleep(0.06)
+        await clock.advance(0.06)  # a frame plays for 40 ms
         async for each in fine(request, context):
             yield each
 
-    before = service.metric("lipsync_compositing_late_requests_total") or 0
     inference.script.append(slow)
-    await service.composite(batch_size=1)  # plays for 40 ms
-    assert service.metric("lipsync_compositing_late_requests_total") == before + 1
-    inference.script.append(slow)
-    await service.composite(batch_size=50)  # plays for 2 s
-    assert service.metric("lipsync_compositing_late_requests_total") == before + 1
+    async with serve(clock=clock) as service:
+        await service.composite(batch_size=frames)
+        assert service.metric("lipsync_compositing_late_requests_total") == late
