@@ -1,4 +1,4 @@
-"""The same network in fewer and better placed operations: what ONNX Runtime's CPU provider runs quickest.
+"""Rewrites a network into fewer and better placed operations: the form that ONNX Runtime's CPU provider runs quickest.
 
 The network's blocks end in a linear 1x1 convolution, begin with one, and interpolate in between. All of that is linear, so it may
 change places, and nothing else is computed, up to rounding (some 1e-6 of the output's range):
@@ -16,176 +16,221 @@ the plain graph is the one to use.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
-from inference_service.graphs.batch import with_static_batch
-from inference_service.graphs.patterns import attribute, dense, depthwise, interpolation, pointwise, with_constants
-from inference_service.graphs.rewriting import Rewriting
-from inference_service.graphs.slicing import sliceable, sliced
+from inference_service.graphs.graph import Graph
 
 _BLOCK = 16  # channels in a block of ONNX Runtime's layout with AVX-512; a multiple of the 8 of AVX2
 _MIN_ENLARGED = 32  # with fewer channels, interpolating the convolution's many outputs costs more than it saves
 _MAX_MIDDLE_BYTES = 16 * 2**20  # a larger one leaves the last-level cache before it is read again
-_SLICE_BYTES = 7 * 2**20  # a slice, what it is made from and what it becomes fit together
+_SLICE_BYTES = 7 * 2**20  # a slice, its source and its result fit together
+_CHANNELWISE = {"Relu", "Add", "Resize"}
+# The grids of a Resize on which each value is a mean of values of one channel, with weights of sum 1.
+_CONVEX = {b"align_corners", b"half_pixel", b"asymmetric", b"pytorch_half_pixel"}
+_NO_CHANNEL = -1  # a channel of zeros
 
 
 def cpu_form(model: onnx.ModelProto) -> onnx.ModelProto:
-    """An equivalent model for one item at a time on a CPU; the given one stays as it is.
+    """Returns an equivalent model for one item at a time on a CPU, or the given one where nothing is recognised.
 
-    An open batch dimension is fixed to 1: ONNX Runtime adds in place only where it knows all shapes, and a CPU gains nothing
-    from batches. A model that is fixed to another size keeps it; one in which nothing is recognised is returned as it is.
+    An open batch dimension is fixed to 1: a CPU gains nothing from batches. A model that is fixed to another size keeps it.
     """
-    graph = Rewriting(_closed(model))
-    for step in (_enlarge_later, _merge_linear, _fill_blocks, _slice_middle):
+    graph = Graph(model)
+    for step in (_enlarge_later, _merge_linear, _fit_middle):
         for node in graph.nodes:
-            if graph.has(node):
-                step(graph, node)
-    if not graph.changed:
-        return model
-    _pin_input_shapes(graph)
-    return graph.model()
+            if graph.maker(node.output[0]) is node and (found := _pointwise(graph, node)):
+                step(graph, found)
+    return graph.model() if graph.changed else model
 
 
-def _closed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without an open batch dimension."""
-    try:
-        return with_static_batch(model, 1)
-    except ValueError:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        return copy
+@dataclass(frozen=True, slots=True)
+class _Convolution:
+    """A convolution with constant weights, float64: weight [outputs, inputs per group, height, width], bias [outputs]."""
+
+    node: onnx.NodeProto
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    groups: int
+
+    @property
+    def source(self) -> str:
+        return str(self.node.input[0])
+
+    @property
+    def output(self) -> str:
+        return str(self.node.output[0])
+
+    def again(
+        self,
+        graph: Graph,
+        weight: NDArray[np.float64],
+        bias: NDArray[np.float64] | None,
+        *,
+        source: str | None = None,
+        output: str | None = None,
+    ) -> onnx.NodeProto:
+        """Makes a node like this one with other constants (`bias` None: without), perhaps another source, a new output."""
+        inputs = [source or self.source, graph.constant(weight)] + ([] if bias is None else [graph.constant(bias)])
+        return graph.node("Conv", inputs, output, like=self.node, group=len(weight) if self.groups > 1 else 1)
 
 
-def _enlarge_later(graph: Rewriting, node: onnx.NodeProto) -> None:
-    """Conv(Concat[Resize(x), y]) becomes Conv(y) + Resize(Conv(x))."""
-    whole = pointwise(graph, node)
-    concat = graph.made_by(whole.source, "Concat") if whole else None
-    if not whole or not concat or not graph.read_once(whole.source) or attribute(concat, "axis", None) != 1:
+def _enlarge_later(graph: Graph, whole: _Convolution) -> None:
+    """Makes of Conv(Concat[Resize(x), y]) Conv(y) + Resize(Conv(x))."""
+    concat = graph.maker(whole.source, "Concat")
+    if not concat or not graph.is_read_once(whole.source) or _attribute(concat, "axis", None) != 1:
         return
     parts = list(concat.input)
-    resizes = [interpolation(graph, part) if graph.read_once(part) else None for part in parts]
-    if len(parts) != 2 or resizes.count(None) != 1:
+    resizes = [_interpolation(graph, part) if graph.is_read_once(part) else None for part in parts]
+    first_shape = graph.shape(parts[0])
+    if len(parts) != 2 or resizes.count(None) != 1 or len(first_shape) < 2 or not first_shape[1]:
         return
     enlarged = 0 if resizes[0] else 1
-    resize, width = resizes[enlarged], _channels(graph, parts[0])
-    if not resize or not width:
+    resize = resizes[enlarged]
+    weights = np.split(whole.weight, [first_shape[1]], axis=1)
+    if not resize or weights[enlarged].shape[1] < _MIN_ENLARGED:
         return
-    weights = np.split(whole.weight, [width], axis=1)
-    if weights[enlarged].shape[1] < _MIN_ENLARGED:
-        return
-    small = with_constants(graph, whole, weights[enlarged], None, source=resize.input[0])
-    large = graph.node("Resize", [small.output[0], *resize.input[1:]])
-    large.attribute.extend(resize.attribute)
-    skipped = with_constants(graph, whole, weights[1 - enlarged], whole.bias, source=parts[1 - enlarged])
-    graph.replace(node, [small, large, skipped, graph.node("Add", [skipped.output[0], large.output[0]], whole.output)])
+    small = whole.again(graph, weights[enlarged], None, source=resize.input[0])
+    large = graph.node("Resize", [small.output[0], *resize.input[1:]], like=resize)
+    skipped = whole.again(graph, weights[1 - enlarged], whole.bias, source=parts[1 - enlarged])
+    graph.replace(whole.node, [small, large, skipped, graph.node("Add", [skipped.output[0], large.output[0]], whole.output)])
 
 
-def _merge_linear(graph: Rewriting, node: onnx.NodeProto) -> None:
-    """1x1 convolutions behind one that widens, with nothing in between, take its input instead of its output."""
-    first = pointwise(graph, node)
-    if not first or graph.is_output(first.output) or first.weight.shape[1] >= first.weight.shape[0]:
-        return
-    seconds = [pointwise(graph, reader) for reader in graph.readers(first.output)]
-    if not all(seconds):
+def _merge_linear(graph: Graph, first: _Convolution) -> None:
+    """Gives 1x1 convolutions behind one that widens, with nothing in between, its input instead of its output."""
+    seconds = [_pointwise(graph, reader) for reader in graph.readers(first.output)]
+    if first.output in graph.outputs or first.weight.shape[1] >= first.weight.shape[0] or not all(seconds):
         return
     matrix = first.weight[:, :, 0, 0]
     for second in filter(None, seconds):
         outer = second.weight[:, :, 0, 0]
         weight, bias = (outer @ matrix)[:, :, None, None], outer @ first.bias + second.bias
-        graph.replace(second.node, [with_constants(graph, second, weight, bias, source=first.source, output=second.output)])
+        graph.replace(second.node, [second.again(graph, weight, bias, source=first.source, output=second.output)])
 
 
-def _fill_blocks(graph: Rewriting, node: onnx.NodeProto) -> None:
-    """Between a convolution, a depthwise one and 1x1 ones, channels of zeros fill the last block."""
-    middle = depthwise(graph, node)
-    lacking = -len(middle.bias) % _BLOCK if middle else 0
-    if not middle or not lacking:
-        return
-    expand = dense(graph, graph.made_by(_before_relu(graph, middle.source)))
-    behind = _behind_relu(graph, middle.output)
-    readers = [pointwise(graph, reader) for reader in graph.readers(behind)]
-    if not expand or not all(readers) or graph.is_output(behind):
-        return
-    if not graph.read_once(middle.source) or not graph.read_once(expand.output):
-        return
-    for made in (expand, middle):
-        weight, bias = _with_zeros(made.weight, lacking), _with_zeros(made.bias, lacking)
-        graph.replace(made.node, [with_constants(graph, made, weight, bias, output=made.output)])
-    for reader in filter(None, readers):
-        weight = _with_zeros(reader.weight, lacking, axis=1)
-        graph.replace(reader.node, [with_constants(graph, reader, weight, reader.bias, output=reader.output)])
+def _fit_middle(graph: Graph, project: _Convolution) -> None:
+    """Makes of expansion, depthwise convolution and projection a sum of the same over slices of the channels in the middle.
 
-
-def _slice_middle(graph: Rewriting, node: onnx.NodeProto) -> None:
-    """Expansion, depthwise convolution and projection become a sum of the same over slices of the channels in the middle.
-
-    A block that adds its input is left whole: it would need its input up to the last slice, so that the sums could not be made
-    in the place of one another.
+    Channels of zeros fill the last block. A block that adds its input is not sliced: it would need its input up to the last
+    slice, so that the sums could not be made in the place of one another.
     """
-    project = pointwise(graph, node)
-    middle = depthwise(graph, graph.made_by(_before_relu(graph, project.source))) if project else None
-    if not project or not middle or _adds_its_input(graph, project.output) or not sliceable(graph, project.source):
+    relu = graph.maker(project.source, "Relu")
+    middle = _depthwise(graph, graph.maker(relu.input[0] if relu else project.source))
+    readers = [found for reader in graph.readers(project.source) if (found := _pointwise(graph, reader))]
+    if not middle or not _is_sliceable(graph, project.source, readers=len(readers)):
         return
-    count = _slice_count(graph, middle.source, len(middle.bias))
-    if count == 1:
+    channels = np.arange(len(middle.bias))
+    channels = np.pad(channels, (0, -len(channels) % _BLOCK), constant_values=_NO_CHANNEL)
+    is_whole = len(readers) > 1 or [node.op_type for node in graph.readers(project.output)] == ["Add"]
+    count = 1 if is_whole else _slice_count(graph.shape(middle.source)[2:], len(channels))
+    if count == 1 and len(channels) == len(middle.bias):
         return
     new: list[onnx.NodeProto] = []
-    total = ""
-    for number, channels in enumerate(np.split(np.arange(len(middle.bias)), count), 1):
-        source = sliced(graph, project.source, channels, new)
-        bias = None if total else project.bias
-        last = number == count
-        part = with_constants(graph, project, project.weight[:, channels], bias, source=source)
-        new.append(part)
-        if total:
-            new.append(graph.node("Add", [part.output[0], total], project.output if last else None))
-        total = new[-1].output[0]
-    graph.replace(node, new)
+    totals = dict.fromkeys((reader.output for reader in readers), "")
+    for number, some in enumerate(np.split(channels, count), 1):
+        source = _sliced(graph, project.source, some, new)
+        for reader in readers:
+            total, last = totals[reader.output], reader.output if number == count else None
+            weight = _chosen(reader.weight.swapaxes(0, 1), some).swapaxes(0, 1)
+            part = reader.again(graph, weight, None if total else reader.bias, source=source, output=None if total else last)
+            new += [part, graph.node("Add", [part.output[0], total], last)] if total else [part]
+            totals[reader.output] = new[-1].output[0]
+    for reader in readers:
+        graph.replace(reader.node, new)
+        new = []
 
 
-def _pin_input_shapes(graph: Rewriting) -> None:
-    """Each input is taken as of its full shape, also when nodes of unknown shape are put in front of it later."""
-    for name in graph.inputs:
-        shape = graph.shape(name)
-        if shape and None not in shape:
-            graph.insert_behind(name, graph.node("Reshape", [name, graph.integers(shape)]))
-
-
-def _slice_count(graph: Rewriting, tensor: str, channels: int) -> int:
-    """How many equal slices of whole blocks bring the tensor's slices down to size; 1 when it is small enough as it is."""
-    sides = [size for size in graph.shape(tensor)[2:] if size]
-    blocks, rest = divmod(channels, _BLOCK)
-    total = 4 * channels * math.prod(sides)
-    if len(sides) != 2 or rest or total <= _MAX_MIDDLE_BYTES:
+def _slice_count(sides: tuple[int | None, ...], channels: int) -> int:
+    """Returns how many equal slices of whole blocks are small enough; 1 when all channels together are, or a side is unknown."""
+    known = [side for side in sides if side]
+    total, blocks = 4 * channels * math.prod(known), channels // _BLOCK
+    if len(known) != 2 or total <= _MAX_MIDDLE_BYTES:
         return 1
     counts = [count for count in range(1, blocks + 1) if blocks % count == 0]
     return next((count for count in counts if total <= count * _SLICE_BYTES), blocks)
 
 
-def _adds_its_input(graph: Rewriting, tensor: str) -> bool:
-    readers = graph.readers(tensor)
-    return len(readers) == 1 and readers[0].op_type == "Add"
+def _is_sliceable(graph: Graph, tensor: str, *, readers: int = 1) -> bool:
+    """Tells if `_sliced` can make some of the tensor's channels without the others, and only those `readers` need the tensor."""
+    node = graph.maker(tensor)
+    if node is None or len(graph.readers(tensor)) != readers or tensor in graph.outputs:
+        return False
+    if _convolution(graph, node, is_dense=True):
+        return True
+    passes_on = bool(node.op_type in _CHANNELWISE or _depthwise(graph, node))
+    return passes_on and all(_is_sliceable(graph, source) for source in _sources(node))
 
 
-def _before_relu(graph: Rewriting, tensor: str) -> str:
-    relu = graph.made_by(tensor, "Relu")
-    return str(relu.input[0]) if relu else tensor
+def _sliced(graph: Graph, tensor: str, channels: NDArray[np.int64], new: list[onnx.NodeProto]) -> str:
+    """Adds to `new` the nodes that make those channels of a sliceable tensor, and returns the name of their result."""
+    node = graph.maker(tensor)
+    if node is None:
+        raise ValueError(f"{tensor!r} is not made by a node")
+    whole = _convolution(graph, node, is_dense=True)
+    sources = [] if whole else [_sliced(graph, source, channels, new) for source in _sources(node)]
+    if own := whole or _depthwise(graph, node):
+        weight, bias = _chosen(own.weight, channels), _chosen(own.bias, channels)
+        made = own.again(graph, weight, bias, source=sources[0] if sources else None)
+    else:
+        made = graph.node(node.op_type, [*sources, *node.input[len(sources) :]], like=node)
+    new.append(made)
+    return str(made.output[0])
 
 
-def _behind_relu(graph: Rewriting, tensor: str) -> str:
-    readers = graph.readers(tensor)
-    return str(readers[0].output[0]) if len(readers) == 1 and readers[0].op_type == "Relu" else tensor
+def _sources(node: onnx.NodeProto) -> list[str]:
+    """Returns the inputs that have channels: not the scales of a Resize."""
+    return list(node.input[:2] if node.op_type == "Add" else node.input[:1])
 
 
-def _channels(graph: Rewriting, tensor: str) -> int | None:
-    shape = graph.shape(tensor)
-    return shape[1] if len(shape) > 1 else None
+def _chosen(values: NDArray[np.float64], channels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns the values of those channels, which are counted along the first axis; zeros for _NO_CHANNEL, the last one here."""
+    padded: NDArray[np.float64] = np.concatenate([values, np.zeros_like(values[:1])])[channels]
+    return padded
 
 
-def _with_zeros(values: NDArray[np.float64], count: int, *, axis: int = 0) -> NDArray[np.float64]:
-    padding: list[Any] = [(0, count if number == axis else 0) for number in range(values.ndim)]
-    return np.pad(values, padding)
+def _pointwise(graph: Graph, node: onnx.NodeProto | None) -> _Convolution | None:
+    """Takes a node as a dense 1x1 convolution without stride or padding: a matrix applied to each pixel."""
+    found = _convolution(graph, node, is_dense=True)
+    if found is None or found.weight.shape[2:] != (1, 1):
+        return None
+    plain = set(_attribute(found.node, "strides", [1])) == {1} and set(_attribute(found.node, "pads", [0])) == {0}
+    return found if plain else None
+
+
+def _depthwise(graph: Graph, node: onnx.NodeProto | None) -> _Convolution | None:
+    """Takes a node as a convolution of each channel by itself."""
+    found = _convolution(graph, node, is_dense=False)
+    return found if found and found.weight.shape[1] == 1 and found.groups == len(found.bias) else None
+
+
+def _convolution(graph: Graph, node: onnx.NodeProto | None, *, is_dense: bool) -> _Convolution | None:
+    """Takes a node as a convolution; a dense one, in which every output reads every input channel, or another."""
+    if node is None or node.op_type != "Conv" or _attribute(node, "auto_pad", b"NOTSET") != b"NOTSET":
+        return None
+    groups = _attribute(node, "group", 1)
+    weight = graph.value(node.input[1])
+    if (groups == 1) != is_dense or weight is None or weight.ndim != 4 or weight.dtype != np.float32:
+        return None
+    bias = graph.value(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(len(weight))
+    return None if bias is None else _Convolution(node, weight.astype(np.float64), bias.astype(np.float64), groups)
+
+
+def _interpolation(graph: Graph, tensor: str) -> onnx.NodeProto | None:
+    """Returns the Resize that makes the tensor, when each of its values is a mean of values of one channel."""
+    node = graph.maker(tensor, "Resize")
+    scales = graph.value(node.input[2]) if node is not None and len(node.input) > 2 else None
+    if node is None or scales is None or scales.shape != (4,) or scales[0] != 1 or scales[1] != 1:
+        return None
+    if _attribute(node, "mode", b"nearest") not in {b"linear", b"nearest"} or _attribute(node, "antialias", 0):
+        return None
+    return node if _attribute(node, "coordinate_transformation_mode", b"half_pixel") in _CONVEX else None
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """Returns an attribute's value; texts are bytes."""
+    return next((helper.get_attribute_value(found) for found in node.attribute if found.name == name), default)

@@ -1,15 +1,14 @@
-"""Puts what surrounds an avatar's network into its graph: a batch costs one upload of sound and one download of pixels.
+"""Puts the work around an avatar's network into its graph: a batch costs one upload of sound and one download of pixels.
 
-Inputs of the wrapped graph: the avatar's crops in a bank (uint8), which of them to take, which one is the reference of all where
-the avatar fixes one, pictures that a caller sent itself, and the windows of feature rows. Outputs: the mouths as the network
-gives them (float32), as pixels (uint8), and a sum per frame that shows values that are not finite. On a CPU the network itself
-is rewritten too (`inference_service.graphs.cpu_form`).
+The wrapped graph takes a bank of the avatar's crops (uint8), the slots of the batch's crops in it, the slot of the crop that is
+the reference of all frames (where the avatar has one), pictures that a caller sent itself, and windows of feature rows. It gives
+the mouths of the network (float32), the same as pixels (uint8), and a sum per frame, which shows values that are not finite. For
+a CPU the network itself is rewritten too (`inference_service.graphs.cpu_form`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from avatar_kit.geometry import MOUTH_SIZE, Mask
 from avatar_kit.onnx_files import load_model
 from avatar_kit.onnx_io import NetworkIO, network_io
 from inference_service.graphs.cpu_form import cpu_form
-from inference_service.graphs.pruning import needed_nodes
+from inference_service.graphs.graph import needed_nodes
 
 log = logging.getLogger(__name__)
 
@@ -39,72 +38,49 @@ MIN_OPSET = 13  # ReduceSum takes its axes as an input from here on
 
 @dataclass(frozen=True)
 class WrappedNetwork:
-    """What a network with its surroundings takes and gives. Windows and float mouths keep their own names."""
+    """The names and the batch of a wrapped network. Windows and float mouths keep the names that the file gives them."""
 
     windows: str  # input, float32 [n + m, 32, 16, 16]
     mouths_float: str  # output, float32 [n + m, 3, 320, 320]
     inputs: frozenset[str]  # those that the graph reads: a network may ignore its pictures
-    batch: int | None  # fixed size, None: any
-    producer: str  # the program that wrote the file, "" when it does not say
+    batch: int | None  # fixed size; None: any
+    producer: str  # the program that wrote the file; "" when the file does not say
 
 
 @as_broken_avatar("the network")
 def wrap_network(path: Path, mask: Mask, *, for_cpu: bool, fixed_reference: bool) -> tuple[onnx.ModelProto, WrappedNetwork]:
-    """The network at `path` with pre- and post-processing around it: the model, which nobody needs once sessions are open on it.
+    """Reads the network at `path` and wraps it. The model may be dropped once sessions are open on it.
 
-    `fixed_reference`: the first three channels are of the crop at REFERENCE_SLOT, whichever crop is masked in the others.
+    With `fixed_reference` the first three channels are of the crop at REFERENCE_SLOT, whichever crop is masked in the others.
 
     Numerics: bank values / 255 in float32, the masked copy is the product with a 0/1 mask; pixels are the output x 255 in
     float32, clamped to 0..255 and truncated (reference: SyncTalk_2D's inference script).
 
     Raises BrokenAvatar when the file is no ONNX network of this family.
     """
-    model = _read(path)
-    producer = model.producer_name
-    network_io(model)  # says what does not fit before anything is rewritten
-    if for_cpu:
-        model = _for_cpu(model, path.name)
-    io = network_io(model)
-    _splice(model.graph, io, mask, fixed_reference=fixed_reference)
-    inputs = frozenset(value.name for value in model.graph.input)
-    return model, WrappedNetwork(io.audio, io.output, inputs, io.batch, producer)
-
-
-def _read(path: Path) -> onnx.ModelProto:
     model = load_model(path)
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    return model if opset >= MIN_OPSET else onnx.version_converter.convert_version(model, MIN_OPSET)
-
-
-def _for_cpu(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    try:
-        return cpu_form(model)
-    except (IndexError, KeyError, TypeError, ValueError) as error:  # weights that do not fit their shapes, and the like
-        log.warning("%s is run as it is, for it could not be rewritten for the CPU: %s", name, error)
-        return model
-
-
-def _splice(graph: onnx.GraphProto, io: NetworkIO, mask: Mask, *, fixed_reference: bool) -> None:
-    # What the network does not read need not be made: ONNX Runtime would run it all the same.
+    if next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0) < MIN_OPSET:
+        model = onnx.version_converter.convert_version(model, MIN_OPSET)
+    producer = model.producer_name
+    network_io(model)  # refuses what does not fit before anything is rewritten
+    if for_cpu:
+        try:
+            model = cpu_form(model)
+        except (IndexError, KeyError, TypeError, ValueError) as error:  # weights that do not fit their shapes, and the like
+            log.warning("%s cannot be rewritten for the CPU and runs as it is: %s", path.name, error)
+    io = network_io(model)
+    graph = model.graph
+    # The nodes that the network does not read are left out: ONNX Runtime would run them all the same.
     before = _before(io, mask, fixed_reference=fixed_reference)
     nodes = needed_nodes([*before, *graph.node, *_after(io)], [io.output, MOUTHS_UINT8, SUMS])
-    del graph.node[:]
-    graph.node.extend(nodes)
     read = {name for node in nodes for name in node.input}
-    _replace(
-        graph.input,
-        [
-            *(value for value in _inputs(io) if value.name in read),
-            *(value for value in graph.input if value.name not in (io.visual, io.audio)),
-        ],
-    )
-    _replace(graph.output, _outputs(io))
-
-
-def _replace(values: Any, new: Sequence[onnx.ValueInfoProto]) -> None:
-    kept = list(new)  # before what it reads from is emptied
-    del values[:]
-    values.extend(kept)
+    own_inputs = [value for value in graph.input if value.name not in (io.visual, io.audio)]
+    inputs = [*(value for value in _inputs(io) if value.name in read), *own_inputs]
+    replaced: list[tuple[Any, Any]] = [(graph.node, nodes), (graph.input, inputs), (graph.output, _outputs(io))]
+    for values, new in replaced:
+        del values[:]
+        values.extend(new)
+    return model, WrappedNetwork(io.audio, io.output, frozenset(value.name for value in inputs), io.batch, producer)
 
 
 def _inputs(io: NetworkIO) -> list[onnx.ValueInfoProto]:
@@ -133,9 +109,12 @@ def _constant(name: str, value: np.ndarray[Any, Any]) -> onnx.NodeProto:
 def _before(io: NetworkIO, mask: Mask, *, fixed_reference: bool) -> list[onnx.NodeProto]:
     p = "lipsync/pre/"
     reference = p + ("reference" if fixed_reference else "unmasked")
+    # ONNX Runtime plans memory best where it knows all shapes; that of the joined pictures is open to its inference.
+    shape = np.array([io.batch or -1, 6, MOUTH_SIZE, MOUTH_SIZE], np.int64)
     return [
         _constant(p + "255", np.array(255, np.float32)),
         _constant(p + "mask", mask.kept().astype(np.float32).reshape(1, 1, MOUTH_SIZE, MOUTH_SIZE)),
+        _constant(p + "pictures_shape", shape),
         helper.make_node("Gather", [BANK, SLOTS], [p + "crops"], axis=0),
         helper.make_node("Cast", [p + "crops"], [p + "crops_float"], to=TensorProto.FLOAT),
         helper.make_node("Div", [p + "crops_float", p + "255"], [p + "unmasked"]),
@@ -146,7 +125,8 @@ def _before(io: NetworkIO, mask: Mask, *, fixed_reference: bool) -> list[onnx.No
         helper.make_node("Shape", [p + "unmasked"], [p + "shape"]),
         helper.make_node("Expand", [p + "reference_unmasked", p + "shape"], [p + "reference"]),
         helper.make_node("Concat", [reference, p + "masked"], [p + "own_pictures"], axis=1),
-        helper.make_node("Concat", [p + "own_pictures", SENT_PICTURES], [io.visual], axis=0),
+        helper.make_node("Concat", [p + "own_pictures", SENT_PICTURES], [p + "pictures"], axis=0),
+        helper.make_node("Reshape", [p + "pictures", p + "pictures_shape"], [io.visual]),
     ]
 
 

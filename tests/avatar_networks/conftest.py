@@ -32,6 +32,15 @@ def run() -> Run:
     return run_model
 
 
+def with_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
+    """A copy that takes and gives `size` items."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in [*copy.graph.input, *copy.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = size
+    return copy
+
+
 class Reference:
     """Layers in float64 on one item, [channels, height, width], batch norms not folded."""
 

@@ -12,7 +12,7 @@ from onnx import helper
 
 from avatar_kit.onnx_io import encoder_io, network_io
 from avatar_tools.networks.free import free_encoder, free_network
-from inference_service.graphs.pruning import needed_nodes
+from inference_service.graphs.graph import needed_nodes
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from avatar_kit.onnx_io import encoder_io, network_io
 from avatar_tools.networks.audio_encoder import encoder_graph
 from avatar_tools.networks.random_weights import random_encoder_weights, random_unet_weights
 from avatar_tools.networks.unet import unet_graph
-from inference_service.graphs.batch import with_static_batch
 from inference_service.graphs.cpu_form import cpu_form
+
+from .conftest import with_batch
 
 Array = NDArray[np.float32]
 SEED = 3
@@ -51,7 +52,7 @@ def test_its_cpu_form_is_the_same_network(run: Any, unet: onnx.ModelProto, pictu
 
 def test_an_items_mouth_does_not_depend_on_the_batch(run: Any, unet: onnx.ModelProto, picture: Array, sound: Array) -> None:
     together = run(unet, input=picture, audio=sound)
-    alone = [run(with_static_batch(unet, 1), input=picture[item : item + 1], audio=sound[item : item + 1]) for item in range(2)]
+    alone = [run(with_batch(unet, 1), input=picture[item : item + 1], audio=sound[item : item + 1]) for item in range(2)]
 
     assert np.array_equal(together, np.concatenate(alone))
 
