@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from avatar_kit.errors import AvatarError, BrokenAvatar
 from avatar_tools.checkpoints.files import read_checkpoint
 from avatar_tools.checkpoints.kinds import NAMES, Kind
+from avatar_tools.checkpoints.torch_layers import TorchLayers
 from avatar_tools.checkpoints.weights import read_weights
 from avatar_tools.networks import audio_encoder, unet
-from avatar_tools.networks.architecture import Weights, parameter_count
+from avatar_tools.networks.weights import Weights, parameter_count
 from avatar_tools.onnx_sessions import open_session, run_session
 
 MAX_DIFFERENCE = 1e-3  # a quarter of a grey level
@@ -58,9 +60,9 @@ def convert_checkpoint(path: Path, *, kind: Kind) -> Converted:
     weights = read_weights(path.name, data, kind, torch)
     graph, inputs = _GRAPHS[kind], _INPUTS[kind]()
     model = graph(weights).SerializeToString(deterministic=True)
-    expected = _computed_by_torch(kind, weights, inputs, double=False)
+    expected = _computed_by_torch(torch, torch.float32, kind, weights, inputs)
     difference = _largest_difference(_computed_by_onnxruntime(path.name, model, inputs), expected)
-    rounding = _largest_difference(_computed_by_torch(kind, weights, inputs, double=True), expected)
+    rounding = _largest_difference(_computed_by_torch(torch, torch.float64, kind, weights, inputs), expected)
     if not difference <= max(MAX_DIFFERENCE, _ROUNDING_FOLDS * rounding):  # also when they are no numbers
         raise BrokenAvatar(
             f"{path.name}: {NAMES[kind]} whose ONNX form differs from PyTorch's by {difference:.3g}, "
@@ -69,14 +71,9 @@ def convert_checkpoint(path: Path, *, kind: Kind) -> Converted:
     return Converted(model, parameter_count(weights), difference)
 
 
-def _computed_by_torch(kind: Kind, weights: Weights, inputs: _Feeds, *, double: bool) -> NDArray[np.floating]:
-    modules = importlib.import_module("avatar_tools.checkpoints.modules")  # it imports PyTorch
-    torch = modules.torch
-    module = modules.UNet() if kind == "network" else modules.AudioEncoder()
-    module.load_state_dict({key: torch.from_numpy(array) for key, array in weights.items()}, strict=True)
-    kind_of_numbers = torch.float64 if double else torch.float32
+def _computed_by_torch(torch: Any, dtype: Any, kind: Kind, weights: Weights, inputs: _Feeds) -> NDArray[np.floating]:
     with torch.inference_mode():
-        output = module.eval().to(kind_of_numbers)(*(torch.from_numpy(array).to(kind_of_numbers) for array in inputs.values()))
+        output = _NETWORKS[kind](TorchLayers(torch, weights, dtype), *(torch.from_numpy(x).to(dtype) for x in inputs.values()))
     return np.asarray(output.numpy())
 
 
@@ -104,6 +101,7 @@ def _encoder_inputs() -> _Feeds:
     return {audio_encoder.MEL: np.random.default_rng(0).uniform(-4, 4, (2, 1, 80, 16)).astype(np.float32)}
 
 
+_NETWORKS: dict[Kind, Callable[..., Any]] = {"network": unet.unet, "audio_encoder": audio_encoder.encoder}
 _GRAPHS: dict[Kind, Callable[[Weights], onnx.ModelProto]] = {
     "network": unet.unet_graph,
     "audio_encoder": audio_encoder.encoder_graph,

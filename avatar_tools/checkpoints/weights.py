@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from avatar_kit.errors import BrokenAvatar, shortened
 from avatar_tools.checkpoints.files import foreign_code
 from avatar_tools.checkpoints.kinds import NAMES, PREFIXES, Kind, kind_of
-from avatar_tools.networks.architecture import WeightsError, check_weights, encoder_shapes, unet_shapes
+from avatar_tools.networks.audio_encoder import encoder_shapes
+from avatar_tools.networks.unet import unet_shapes
+from avatar_tools.networks.weights import WeightsError, check_weights
 
 WRAPPERS = ("model", "model_state_dict", "state_dict")
 _MAX_WRAPPERS = 10  # a dict may hold itself

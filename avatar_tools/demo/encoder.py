@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from avatar_tools.demo.graph import Graph
+from avatar_kit.onnx_io import DEMO_PRODUCER
 from avatar_tools.demo.mouths import POSE_SIZE
+from avatar_tools.networks.graph import BATCH, Graph
 
 MELS, COLUMNS, ROW_SIZE = 80, 16, 512
 POOL = (4, 2)  # mel bands and columns averaged into one number
@@ -45,9 +46,9 @@ def build_encoder(listening: Listening | None = None) -> onnx.ModelProto:
     """[N,1,80,16] in, [N,512] out, any N."""
     weights = load_listening() if listening is None else listening
     graph = Graph()
-    mel = graph.input("mel", ["N", 1, MELS, COLUMNS])
+    mel = graph.input("mel", [BATCH, 1, MELS, COLUMNS])
     bands = graph.node("AveragePool", mel, kernel_shape=POOL, strides=POOL)
     heard = (bands.reshape(0, INPUT_SIZE) / 4.0 + 1.0).matmul(weights.hidden) + weights.hidden_bias
     pose = (heard.at_least(0.0).matmul(weights.output) + weights.output_bias).clip()
     rows = graph.node("Pad", pose, np.array([0, 0, 0, ROW_SIZE - POSE_SIZE], np.int64))
-    return graph.model("demo_audio_encoder", {"rows": (rows, ["N", ROW_SIZE])})
+    return graph.model("demo_audio_encoder", {"rows": (rows, [BATCH, ROW_SIZE])}, producer=DEMO_PRODUCER)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_tools.demo.graph import Value
+from avatar_tools.networks.graph import Value
 
 EDGE = 1.8  # width of the soft edge: one picture pixel, as sharp as the face around it
 

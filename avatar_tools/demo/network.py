@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from avatar_tools.demo.graph import Graph, Value
+from avatar_kit.onnx_io import DEMO_PRODUCER
 from avatar_tools.demo.mouths import POSE_SIZE, Pose, paint_mouth
+from avatar_tools.networks.graph import BATCH, Graph, Value
 
 Box = tuple[slice, slice]  # rows, columns of the 320 picture
 
@@ -55,8 +56,8 @@ class Face:
 def build_network(face: Face) -> onnx.ModelProto:
     """[N,6,320,320] and [N,32,16,16] in, [N,3,320,320] out, any N."""
     graph = Graph()
-    visual = graph.input("visual", ["N", 6, 320, 320])
-    audio = graph.input("audio", ["N", 32, 16, 16])
+    visual = graph.input("visual", [BATCH, 6, 320, 320])
+    audio = graph.input("audio", [BATCH, 32, 16, 16])
     picture = visual.part(1, 0, 3)
     pose = _pose(audio)
     x, y = _mouth_grid(graph, _place(picture, face))
@@ -67,7 +68,7 @@ def build_network(face: Face) -> onnx.ModelProto:
     top, left, bottom, right = margins
     change = graph.node("Pad", after - before, np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
     mouth = (picture + change + _HALF_WAY_DOWN).clip()
-    return graph.model("demo_network", {"mouth": (mouth, ["N", 3, 320, 320])})
+    return graph.model("demo_network", {"mouth": (mouth, [BATCH, 3, 320, 320])}, producer=DEMO_PRODUCER)
 
 
 def _cut(picture: Value, box: Box) -> Value:

@@ -1,6 +1,6 @@
-"""The family's two networks as ONNX graphs, built from weights in the published layout.
+"""The family's two networks, and models that are built from scratch.
 
-`unet.unet_graph` and `audio_encoder.encoder_graph` take any mapping in the layout of `architecture`: random weights for
-benchmarks, a trained checkpoint when an avatar is imported. The graphs are plain: the inference service rewrites
-them for the processor that they run on.
+`unet` and `audio_encoder` describe the networks once; `OnnxLayers`, `TorchLayers` and `WeightShapes` read a description. The
+graphs take any weights in the published layout: random ones for benchmarks, a trained checkpoint when an avatar is imported. They
+are plain: the inference service rewrites them for its processor.
 """

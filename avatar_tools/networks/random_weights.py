@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_tools.networks.architecture import Shapes, encoder_shapes, unet_shapes
+from avatar_tools.networks.audio_encoder import encoder_shapes
+from avatar_tools.networks.unet import unet_shapes
+from avatar_tools.networks.weights import Shapes
 
 _RELU_GAIN = 2.0  # makes up for the half that a ReLU cuts off
 _BRANCH_GAIN = 0.5  # what a block adds to its input is smaller than that, or the sums would grow from block to block

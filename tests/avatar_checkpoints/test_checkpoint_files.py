@@ -14,7 +14,8 @@ import pytest
 
 from avatar_kit.errors import BrokenAvatar
 from avatar_tools.checkpoints import TorchMissing, checkpoint_kind, convert_checkpoint, files
-from avatar_tools.networks.architecture import encoder_shapes, unet_shapes
+from avatar_tools.networks.audio_encoder import encoder_shapes
+from avatar_tools.networks.unet import unet_shapes
 
 from .conftest import WriteArchive
 

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from avatar_kit.geometry import Mask
 from avatar_tools.networks.free import free_network
-from avatar_tools.networks.layers import Kernel, Layers
+from avatar_tools.networks.graph import BATCH, Graph, Value
 from avatar_tools.networks.random_weights import random_unet_weights
 from avatar_tools.networks.unet import unet_graph
 from inference_service.graphs import cpu_form as module
@@ -131,17 +131,22 @@ def test_weights_listed_as_inputs_are_no_inputs_afterwards() -> None:
     assert np.allclose(plainly(form, x=x), plainly(model, x=x), atol=1e-5)
 
 
+def convolution(x: Value, weight: Array, bias: Array, name: str, *, stride: int = 1, padding: int = 0, groups: int = 1) -> Value:
+    constants = (x.graph.constant(weight, f"{name}.weight"), x.graph.constant(bias, f"{name}.bias"))
+    return x.graph.node("Conv", x, *constants, name=name, strides=[stride] * 2, pads=[padding] * 4, group=groups)
+
+
 def upsampling_block(**resize: Any) -> onnx.ModelProto:
     """1x1(concat[x made twice as large, another branch]) with 32 channels of x."""
     generator = np.random.default_rng(1)
-    net = Layers({})
+    graph = Graph()
+    x = graph.input("x", [BATCH, 32, 6, 7])
     attributes = {"mode": "linear", "coordinate_transformation_mode": "align_corners"} | resize
-    scales = net.constant("scales", np.array([1, 1, 2, 2], np.float32))
-    up = net.node("Resize", ["x", "", scales], "up", **attributes)
-    other = net.node("Resize", ["x", "", scales], "other", mode="nearest")
-    whole = net.concatenated([up, net.relu(other)], "both")
-    net.convolution(whole, "y", Kernel(generator.standard_normal((5, 64, 1, 1)), generator.standard_normal(5)))
-    return net.model("block", [("x", (32, 6, 7))], [("y", (5, 12, 14))])
+    scales = np.array([1, 1, 2, 2], np.float32)
+    other = graph.node("Resize", x, None, scales, mode="nearest")
+    whole = graph.join([graph.node("Resize", x, None, scales, **attributes), graph.node("Relu", other)], axis=1)
+    y = convolution(whole, generator.standard_normal((5, 64, 1, 1)), generator.standard_normal(5), "y")
+    return graph.model("block", {"y": (y, [BATCH, 5, 12, 14])})
 
 
 @pytest.mark.parametrize("mode", ["align_corners", "half_pixel", "asymmetric", "pytorch_half_pixel"])
@@ -165,21 +170,18 @@ def test_what_is_no_mean_of_pixels_stays_where_it_is(resize: dict[str, str]) -> 
 
 
 def test_a_tensor_that_a_branch_inside_a_node_reads_is_kept() -> None:
-    net = Layers({})
-    generator = np.random.default_rng(2)
-    net.convolution("x", "wide", Kernel(generator.standard_normal((32, 16, 1, 1)), np.zeros(32)))
-    net.convolution("wide", "again", Kernel(generator.standard_normal((16, 32, 1, 1)), np.zeros(16)))
-    flag = net.constant("flag", np.array(1, np.float32))
-    condition = net.node("Cast", [flag], "condition", to=TensorProto.BOOL)
+    graph, generator = Graph(), np.random.default_rng(2)
+    wide = convolution(graph.input("x", [BATCH, 16, 4, 4]), generator.standard_normal((32, 16, 1, 1)), np.zeros(32), "wide")
+    again = convolution(wide, generator.standard_normal((16, 32, 1, 1)), np.zeros(16), "again")
+    condition = graph.node("Cast", 1.0, to=TensorProto.BOOL)
 
     def branch(kind: str) -> onnx.GraphProto:
         out = helper.make_tensor_value_info(f"{kind}_out", TensorProto.FLOAT, None)
         return helper.make_graph([helper.make_node(kind, ["wide"], [f"{kind}_out"])], kind, [], [out])
 
-    chosen = net.node("If", [condition], "chosen", then_branch=branch("Abs"), else_branch=branch("Neg"))
-    mean = net.node("ReduceMean", [chosen], "mean", axes=[1], keepdims=1)
-    net.add(net.relu("again"), mean)
-    model = net.model("captured", [("x", (16, 4, 4))], [("again.relu.sum", (16, 4, 4))])
+    chosen = graph.node("If", condition, then_branch=branch("Abs"), else_branch=branch("Neg"))
+    y = graph.node("Relu", again) + graph.node("ReduceMean", chosen, axes=[1], keepdims=1)
+    model = graph.model("captured", {"y": (y, [BATCH, 16, 4, 4])})
     x = generator.standard_normal((1, 16, 4, 4)).astype(np.float32)
 
     assert np.allclose(plainly(cpu_form(model), x=x), plainly(model, x=x), atol=1e-4)
@@ -189,24 +191,21 @@ class Blocks:
     """Random networks of the family's kinds of layer, small."""
 
     def __init__(self, seed: int) -> None:
-        self.net = Layers({})
         self.generator = np.random.default_rng(seed)
         self.count = 0
 
-    def conv(self, x: str, inputs: int, outputs: int, *, depthwise: bool = False, stride: int = 1) -> str:
+    def conv(self, x: Value, inputs: int, outputs: int, *, depthwise: bool = False, stride: int = 1) -> Value:
         self.count += 1
         shape = (outputs, 1, 3, 3) if depthwise else (outputs, inputs, 1, 1)
         weight = self.generator.standard_normal(shape) / math.sqrt(math.prod(shape[1:]))
-        kernel = Kernel(weight, self.generator.standard_normal(outputs))
-        return self.net.convolution(
-            x, f"conv{self.count}", kernel, stride=(stride, stride), padding=int(depthwise), groups=outputs if depthwise else 1
-        )
+        sizes = {"stride": stride, "padding": int(depthwise), "groups": outputs if depthwise else 1}
+        return convolution(x, weight, self.generator.standard_normal(outputs), f"conv{self.count}", **sizes)
 
-    def residual(self, x: str, inputs: int, middle: int, outputs: int, *, stride: int, adds: bool) -> str:
-        y = self.net.relu(self.conv(x, inputs, middle))
-        y = self.net.relu(self.conv(y, middle, middle, depthwise=True, stride=stride))
+    def residual(self, x: Value, inputs: int, middle: int, outputs: int, *, stride: int, adds: bool) -> Value:
+        y = x.graph.node("Relu", self.conv(x, inputs, middle))
+        y = x.graph.node("Relu", self.conv(y, middle, middle, depthwise=True, stride=stride))
         y = self.conv(y, middle, outputs)
-        return self.net.add(y, x) if adds else y
+        return y + x if adds else y
 
 
 widths = st.sampled_from([3, 6, 12, 16, 32, 48])
@@ -231,16 +230,16 @@ def test_random_networks_stay_the_same(
     skip_first: bool,
     slice_bytes: int,
 ) -> None:
-    blocks = Blocks(seed)
-    skip = blocks.residual("x", 6, stem[0], stem[1], stride=1, adds=False)
+    blocks, graph = Blocks(seed), Graph()
+    skip = blocks.residual(graph.input("x", [BATCH, 6, 8, 8]), 6, stem[0], stem[1], stride=1, adds=False)
     x = blocks.residual(skip, stem[1], low[0], low[1], stride=2, adds=False)
     x = blocks.residual(x, low[1], low[0], low[1], stride=1, adds=adds)
-    up = blocks.net.doubled_size(x)
-    whole = blocks.net.concatenated([skip, up] if skip_first else [up, skip], "whole")
+    scales, align = np.array([1, 1, 2, 2], np.float32), "align_corners"
+    up = graph.node("Resize", x, None, scales, mode="linear", coordinate_transformation_mode=align)
+    whole = graph.join([skip, up] if skip_first else [up, skip], axis=1)
     x = blocks.residual(whole, stem[1] + low[1], top[0], top[1], stride=1, adds=False)
     x = blocks.residual(x, top[1], 2 * top[1], top[1], stride=1, adds=adds)
-    blocks.net.node("Sigmoid", [x], "y")
-    model = blocks.net.model("random", [("x", (6, 8, 8))], [("y", (top[1], 8, 8))])
+    model = graph.model("random", {"y": (x.sigmoid(), [BATCH, top[1], 8, 8])})
     picture = blocks.generator.random((1, 6, 8, 8)).astype(np.float32)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -5,16 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from avatar_tools.networks.architecture import (
-    WeightsError,
-    check_weights,
-    encoder_shapes,
-    parameter_count,
-    unet_shapes,
-)
-from avatar_tools.networks.audio_encoder import encoder_graph
+from avatar_tools.networks.audio_encoder import encoder_graph, encoder_shapes
 from avatar_tools.networks.random_weights import random_encoder_weights, random_unet_weights
-from avatar_tools.networks.unet import unet_graph
+from avatar_tools.networks.unet import unet_graph, unet_shapes
+from avatar_tools.networks.weights import WeightsError, check_weights, parameter_count
 
 
 def test_the_published_counts() -> None:

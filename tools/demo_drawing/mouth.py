@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from avatar_tools.demo.graph import Graph
 from avatar_tools.demo.mouths import POSE_SIZE, Pose, paint_mouth
+from avatar_tools.networks.graph import Graph
 
 
 def resting_mouth(skin: NDArray[np.float32], centre: tuple[float, float], step: float) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from avatar_tools.demo.graph import Graph, Value
+from avatar_tools.networks.graph import Graph, Value
 
 X = np.linspace(-2, 3, 12, dtype=np.float32).reshape(1, 3, 4)
 

@@ -1,8 +1,8 @@
-"""Arithmetic that writes itself down as ONNX: expressions over `Value`s become the nodes of a graph."""
+"""Builds ONNX models: expressions over `Value`s become the nodes of a graph."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -11,17 +11,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from avatar_kit.onnx_io import DEMO_PRODUCER
-
 OPSET = 17
-IR_VERSION = 8  # what that opset came with, so that older runtimes load the files too
+IR_VERSION = 8  # came with that opset, so that older runtimes load the files too
+BATCH = "N"  # the name of the open batch dimension
 
 Operand: TypeAlias = "Value | float | NDArray[Any]"
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor of the graph under construction; `+ - * /` with another, a number or an array add a node."""
+    """A tensor of the graph under construction. `+ - * /` with another, a number or an array add a node."""
 
     graph: Graph
     name: str
@@ -105,7 +104,7 @@ class Graph:
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
+        self._constants: dict[Hashable, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
 
     def input(self, name: str, shape: Sequence[int | str]) -> Value:
@@ -113,33 +112,38 @@ class Graph:
         self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
         return Value(self, name)
 
-    def constant(self, value: float | NDArray[Any]) -> Value:
-        """A number or an array; floats are stored as float32, equal ones once."""
+    def constant(self, value: float | NDArray[Any], name: str | None = None) -> Value:
+        """A number or an array; floats are stored as float32, ones of the same name, or equal ones without a name, once."""
         array = np.asarray(value)
         array = array.astype(np.float32) if array.dtype.kind == "f" or isinstance(value, (int, float)) else array
         array = np.ascontiguousarray(array).reshape(array.shape)
-        key = (str(array.dtype), array.shape, array.tobytes())
+        key = name or (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
-            self._constants[key] = numpy_helper.from_array(array, f"c{len(self._constants)}")
+            self._constants[key] = numpy_helper.from_array(array, name or f"c{len(self._constants)}")
         return Value(self, self._constants[key].name)
 
-    def node(self, kind: str, *operands: Operand, **attributes: Any) -> Value:
-        """Any operator with one output."""
-        names = [(operand if isinstance(operand, Value) else self.constant(operand)).name for operand in operands]
-        output = f"v{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, names, [output], **attributes))
+    def node(self, kind: str, *operands: Operand | None, name: str | None = None, **attributes: Any) -> Value:
+        """Any operator with one output. An operand that is None is left out."""
+        inputs = ["" if operand is None else self._value(operand).name for operand in operands]
+        output = name or f"v{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return Value(self, output)
 
     def join(self, values: Sequence[Value], axis: int) -> Value:
-        """One after another along an axis."""
+        """Concatenates along an axis."""
         return self.node("Concat", *values, axis=axis)
 
-    def model(self, name: str, outputs: Mapping[str, tuple[Value, Sequence[int | str]]]) -> onnx.ModelProto:
-        """The finished model, checked; `outputs` gives each its name and shape."""
-        named = [helper.make_node("Identity", [value.name], [output]) for output, (value, _) in outputs.items()]
+    def model(
+        self, name: str, outputs: Mapping[str, tuple[Value, Sequence[int | str]]], *, producer: str = "avatar_kit"
+    ) -> onnx.ModelProto:
+        """The finished model; `outputs` gives each its name and shape."""
+        for output, (value, _) in outputs.items():
+            if value.name != output:
+                self.node("Identity", value, name=output)
         infos = [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape) for output, (_, shape) in outputs.items()]
-        graph = helper.make_graph([*self._nodes, *named], name, self._inputs, infos, list(self._constants.values()))
+        graph = helper.make_graph(self._nodes, name, self._inputs, infos, list(self._constants.values()))
         opset = [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name=DEMO_PRODUCER)
-        onnx.checker.check_model(model, full_check=True)
-        return model
+        return helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name=producer)
+
+    def _value(self, operand: Operand) -> Value:
+        return operand if isinstance(operand, Value) else self.constant(operand)
