@@ -24,8 +24,6 @@ from inference_service.engines.sessions import open_session, run_options
 from inference_service.graphs import wrapping
 from inference_service.settings import OnnxSection
 
-# Frames that a CPU runs at once: what a quick network makes of more would not stay in the processor's cache.
-CPU_FRAMES = 4
 # Frames of a batch, on a GPU or not: on a CPU larger batches gain nothing and delay the first frame, but those of a network so
 # quick that QUICK_BATCH frames take no longer than QUICK_RUN_S: handing a batch over costs as much as several of its frames.
 DEFAULT_BATCH = {True: 8, False: 4}
@@ -51,9 +49,9 @@ class OnnxEngine:
         self.device = device
         self.bank = CropBank(avatar, device)
         self._max_batch = max_batch or DEFAULT_BATCH[device.is_gpu]
-        # Frames of each run; 0: any number. On a GPU the first run of another size takes seconds, to choose kernels, and its
-        # results differ in rounding: by one grey level between runs of 1 and 8 frames on an H100.
-        self._run_size = self._network.batch or (self._max_batch if device.is_gpu else 0)
+        # Frames of each run. On a GPU the first run of another size takes seconds, to choose kernels, and its results differ in
+        # rounding: by one grey level between runs of 1 and 8 frames on an H100. On a CPU one frame stays in the cache.
+        self._run_size = self._network.batch or (self._max_batch if device.is_gpu else 1)
         self._quick_batch = 0 if max_batch else QUICK_BATCH[device.is_gpu]
         self._seconds_a_frame = math.inf  # of the last run
         count = options.cuda_streams_per_worker if device.is_gpu else 1
@@ -74,21 +72,16 @@ class OnnxEngine:
         return max(self._max_batch, min(self._quick_batch, int(QUICK_RUN_S / self._seconds_a_frame)))
 
     def warm_up(self) -> None:
-        """Runs the smallest and the largest batch. Only a real run shows a missing cuDNN or a network that fails.
-
-        Where all runs have the same size, one is enough. Raises BrokenAvatar.
-        """
-        for size in [1] if self._run_size else sorted({1, self._max_batch}):
-            windows = np.zeros((size, 16, 512), np.float32)
-            frames = np.zeros(size, np.int64)
-            for _ in self._sessions:
-                try:
-                    self.bank.ensure([0])
-                    output = self.run(EngineInput(windows, frames, NO_PICTURES, want_float=False, want_uint8=True))
-                except EngineError as error:
-                    raise BrokenAvatar([f"the network failed its warm-up: {error}"]) from error
-                if not output.finite.all():
-                    raise BrokenAvatar(["the network gives values that are not finite"])
+        """Runs one frame on each session. Only a real run shows a missing cuDNN or a network that fails. Raises BrokenAvatar."""
+        windows, frames = np.zeros((1, 16, 512), np.float32), np.zeros(1, np.int64)
+        for _ in self._sessions:
+            try:
+                self.bank.ensure([0])
+                output = self.run(EngineInput(windows, frames, NO_PICTURES, want_float=False, want_uint8=True))
+            except EngineError as error:
+                raise BrokenAvatar([f"the network failed its warm-up: {error}"]) from error
+            if not output.finite.all():
+                raise BrokenAvatar(["the network gives values that are not finite"])
 
     def run(self, batch: EngineInput) -> EngineOutput:
         """Runs the network. Crops of `batch.frames` must be in the bank. Raises EngineError."""
@@ -103,8 +96,8 @@ class OnnxEngine:
 
     def _run(self, batch: EngineInput) -> tuple[NDArray[np.float32] | None, NDArray[np.uint8] | None, NDArray[np.float32]]:
         count = len(batch.windows)
-        size = self._run_size or min(count, CPU_FRAMES)
-        room = -(-count // size) * size if self._run_size else count  # runs of one size are filled up
+        size = self._run_size
+        room = -(-count // size) * size  # the last run is filled up
         floats = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.float32) if batch.want_float else None
         planes = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if batch.want_uint8 else None
         sums = np.empty(room, np.float32)

@@ -12,11 +12,10 @@ from avatar_tools.networks.random_weights import random_unet_weights
 from avatar_tools.networks.unet import unet_graph
 from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import CUDA, Device, DeviceError, find_devices
-from inference_service.engines.engine import EngineInput, EngineOutput
 from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.settings import GpuSection, OnnxSection
 
-from ..inference_service.conftest import MakeAvatar, network
+from ..inference_service.conftest import MakeAvatar
 from .conftest import CPU, OPTIONS, network_input, on_cpu, run, windows
 
 GPU = Device(gpu_id=0, name="a GPU that is not there", providers=((CUDA, {}),))
@@ -42,22 +41,6 @@ def test_the_full_size_network_gives_what_its_file_gives(make_avatar: MakeAvatar
     frames, sound = [0, 4, 2], windows(3)
     visual = np.stack([network_input(avatar, frame, reference=1) for frame in frames])
     np.testing.assert_allclose(run(on_cpu(avatar), frames, sound)[0], plainly(avatar, visual, sound), atol=5e-4)
-
-
-@pytest.mark.parametrize(("fixed", "sizes"), [("batch", [1, 7]), (1, [1]), (3, [1])])
-def test_warming_up_runs_each_size_that_the_network_sees(
-    make_avatar: MakeAvatar, monkeypatch: pytest.MonkeyPatch, fixed: int | str, sizes: list[int]
-) -> None:
-    engine = OnnxEngine(make_avatar(model=network(batch=fixed)), CPU, OPTIONS, max_batch=7)
-    seen: list[int] = []
-
-    def noted(given: EngineInput) -> EngineOutput:
-        seen.append(len(given.windows))
-        return OnnxEngine.run(engine, given)
-
-    monkeypatch.setattr(engine, "run", noted)
-    engine.warm_up()
-    assert seen == sizes
 
 
 @pytest.mark.parametrize(("seconds_a_frame", "room"), [(1.0, 4), (0.0019, 5), (0.0009, 11), (1e-9, 12)])
