@@ -1,8 +1,7 @@
-"""The parts of the inference service, put together without a server: what another process can hold in itself."""
+"""Puts the parts of the inference service together without a server, so that another process can hold them in itself."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,17 +11,18 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.cores import usable_cores
 from inference_service.engines.devices import Device, DeviceError, find_devices
 from inference_service.engines.gpu_memory import visible_gpus
+from inference_service.limited_threads import LimitedThreads
 from inference_service.metrics import InferenceMetrics
 from inference_service.models.model import ModelLoader
 from inference_service.models.registry import ModelRegistry
 from inference_service.runner import Runner
 from inference_service.scheduling.dispatcher import Dispatcher
-from inference_service.scheduling.limited_threads import LimitedThreads
 from inference_service.settings import InferenceSettings
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import ServiceError
 from service_kit.logs import CACHE_STATS, topic
 from service_kit.metrics import Metrics
+from service_kit.tasks import beside, every
 
 log = logging.getLogger(__name__)
 GPU_UTILIZATION = topic("gpu_utilization")
@@ -33,12 +33,12 @@ GPU_CHECK_S = 10.0
 
 @dataclass(frozen=True)
 class InferenceParts:
-    """What makes mouths of sound. Lives on one event loop."""
+    """The parts that make mouths of sound. They live on one event loop."""
 
     runner: Runner
     registry: ModelRegistry
     devices: Sequence[Device]
-    preload: Callable[[], Awaitable[None]]  # loads what the configuration wants loaded; once, when somebody may wait for it
+    preload: Callable[[], Awaitable[None]]  # loads the avatars that the configuration asks for; to be called once
 
 
 @asynccontextmanager
@@ -47,8 +47,8 @@ async def inference_parts(
 ) -> AsyncIterator[InferenceParts]:
     """Opens the parts, and closes them at the end of the block, when no request runs any more.
 
-    `on_lost` is told why only a restart of the process can help: a thread does not come back from an avatar's network. Raises
-    DeviceError.
+    `on_lost` is called with the reason when only a restart of the process can help: a thread does not return from an avatar's
+    network. Raises DeviceError.
     """
     devices = find_devices(settings.gpus, settings.onnx)
     own_metrics = InferenceMetrics(metrics)
@@ -85,16 +85,32 @@ async def inference_parts(
         own_metrics.watch(
             requests=lambda: runner.requests, models=lambda: len(registry.loaded), memory_bytes=lambda: registry.memory_bytes
         )
-        repeated = [
-            asyncio.create_task(_repeat(clock, seconds, work))
-            for seconds, work in _repeats(settings, devices, registry, threads, own_metrics)
-        ]
-        stack.push_async_callback(_cancelled, repeated)
+
+        def log_models() -> None:
+            CACHE_STATS.info("models", extra={"loaded": len(registry.loaded), "memory_mb": registry.memory_bytes / 1e6})
+
+        async def measure_gpus() -> None:
+            for gpu in await threads.run(visible_gpus):  # the driver may take its time
+                own_metrics.gpu(
+                    gpu.index, used_bytes=gpu.used_bytes, total_bytes=gpu.total_bytes, percent=gpu.utilization_percent
+                )
+
+        async def log_gpus() -> None:
+            for gpu in await threads.run(visible_gpus):
+                figures = {"utilization_percent": gpu.utilization_percent, "used_mb": gpu.used_bytes / 1e6}
+                GPU_UTILIZATION.info("gpu", extra={"gpu_id": gpu.index, **figures})
+
+        interval_s = settings.logging.report_interval_seconds
+        periodic: list[tuple[float, Callable[[], object]]] = [(IDLE_CHECK_S, registry.unload_idle), (interval_s, log_models)]
+        if devices[0].is_gpu:
+            periodic += [(GPU_CHECK_S, measure_gpus)] + ([(interval_s, log_gpus)] if settings.logging.log_gpu_utilization else [])
+        for seconds, work in periodic:
+            await stack.enter_async_context(beside(every(clock, seconds, work)))
         yield InferenceParts(runner, registry, devices, lambda: _preload(settings, registry))
 
 
 async def _preload(settings: InferenceSettings, registry: ModelRegistry) -> None:
-    """Loads what the configuration wants loaded. A broken avatar is logged and does not keep the others from being served."""
+    """Loads the avatars that the configuration asks for. A broken one is logged, and the others are served."""
     for avatar_id, entry in settings.models.items():
         if entry.preload or entry.preload_model:
             try:
@@ -105,51 +121,3 @@ async def _preload(settings: InferenceSettings, registry: ModelRegistry) -> None
                 raise  # no avatar could be served
             except Exception:
                 log.exception("models.%s could not be preloaded", avatar_id)
-
-
-def _repeats(
-    settings: InferenceSettings,
-    devices: Sequence[Device],
-    registry: ModelRegistry,
-    threads: LimitedThreads,
-    metrics: InferenceMetrics,
-) -> list[tuple[float, Callable[[], Awaitable[None]]]]:
-    """Lists what is done again and again, and how often (seconds)."""
-
-    async def unload_idle() -> None:
-        registry.unload_idle()
-
-    async def look_at_models() -> None:
-        CACHE_STATS.info("models", extra={"loaded": len(registry.loaded), "memory_mb": registry.memory_bytes / 1e6})
-
-    async def look_at_gpus() -> None:
-        for gpu in await threads.run(visible_gpus):  # the driver may take its time
-            metrics.gpu(gpu.index, used_bytes=gpu.used_bytes, total_bytes=gpu.total_bytes, percent=gpu.utilization_percent)
-
-    async def log_gpus() -> None:
-        for gpu in await threads.run(visible_gpus):
-            GPU_UTILIZATION.info(
-                "gpu",
-                extra={"gpu_id": gpu.index, "utilization_percent": gpu.utilization_percent, "used_mb": gpu.used_bytes / 1e6},
-            )
-
-    interval = settings.logging.report_interval_seconds
-    repeats: list[tuple[float, Callable[[], Awaitable[None]]]] = [(IDLE_CHECK_S, unload_idle), (interval, look_at_models)]
-    if devices[0].is_gpu:
-        repeats += [(GPU_CHECK_S, look_at_gpus), (interval, log_gpus)]
-    return repeats
-
-
-async def _repeat(clock: Clock, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        await clock.sleep(seconds)
-        try:
-            await work()
-        except Exception:
-            log.exception("a repeated task failed; it goes on")
-
-
-async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -19,12 +19,12 @@ from avatar_kit.timeline import frame_at
 from inference_service.audio.features import AudioFeatures
 from inference_service.audio.windows import FrameWindows
 from inference_service.engines.engine import Engine
+from inference_service.limited_threads import LimitedThreads, Overrun
 from inference_service.metrics import AUDIO, CROPS, QUEUE, InferenceMetrics
 from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.models.registry import ModelRegistry
 from inference_service.request import EncodeRequest, MouthRequest, Speech
 from inference_service.scheduling.dispatcher import Dispatcher, Job, MouthGroup
-from inference_service.scheduling.limited_threads import LimitedThreads, Overrun
 from service_kit.errors import Aborted, FailedPrecondition, OutOfRange, ResourceExhausted, as_service_errors
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.onnx_io import EncoderIO
 from inference_service.engines.devices import CPU, SILENT, Device, DeviceError
 from inference_service.engines.engine import EngineError
-from inference_service.engines.interrupt import interruptible
+from inference_service.limited_threads import interruptible
 from inference_service.settings import OnnxSection
 
 # Operators that do the work: they must not end up on the CPU when a GPU was asked for, and are worth sharing out among cores.

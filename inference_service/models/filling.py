@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable
 
 from avatar_kit.errors import AvatarError, AvatarReplaced, BrokenAvatar
+from inference_service.limited_threads import LimitedThreads
 from inference_service.models.model import LoadedModel
-from inference_service.scheduling.limited_threads import LimitedThreads
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from avatar_kit.errors import AvatarError, AvatarReplaced, BrokenAvatar
 from inference_service.audio.features import AudioFeatures
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import Engine
+from inference_service.limited_threads import LimitedThreads, Overrun
 from inference_service.metrics import InferenceMetrics
 from inference_service.models.eviction import to_make_room
 from inference_service.models.filling import Fillings, drop
 from inference_service.models.model import LoadedModel, ModelLoader
-from inference_service.scheduling.limited_threads import LimitedThreads, Overrun
 from inference_service.settings import InferenceSettings
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import Aborted, FailedPrecondition, NotFound, ResourceExhausted, as_service_errors

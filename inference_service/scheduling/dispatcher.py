@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import NO_PICTURES, Engine, EngineError, EngineInput, EngineOutput
+from inference_service.limited_threads import LimitedThreads, Overrun
 from inference_service.metrics import InferenceMetrics
 from inference_service.scheduling.fair_queue import FairQueue, Slice
-from inference_service.scheduling.limited_threads import LimitedThreads, Overrun
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import DeadlineExceeded, FailedPrecondition, ServiceError, Unavailable
 

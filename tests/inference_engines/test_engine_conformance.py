@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Mask
 from inference_service.engines.engine import NO_PICTURES, EngineError, EngineInput
-from inference_service.engines.interrupt import CURRENT, Interrupt
+from inference_service.limited_threads import LimitedThreads, Overrun
 
 from ..end_to_end.avatars import endless_network, looping_network, picky_network
 from ..inference_service.conftest import MIX, MakeAvatar, foreign_model, network
@@ -134,27 +134,15 @@ def test_a_run_that_fails_is_an_engine_error_and_the_next_one_runs(
     assert capfd.readouterr().err == "", "the error is an exception, and nothing else"
 
 
-def test_a_run_is_ended_by_an_interrupt(make_avatar: MakeAvatar, kind: Kind) -> None:
+async def test_a_run_that_takes_too_long_is_ended(make_avatar: MakeAvatar, kind: Kind) -> None:
     engine = kind.open(make_avatar(model=looping_network(50)))
     engine.warm_up()
-    engine.bank.ensure([0])
-    interrupt, failed = Interrupt(), threading.Event()
-
-    def loop() -> None:
-        CURRENT.set(interrupt)
-        try:
-            run(engine, [0], 100 * windows(1))
-        except EngineError:
-            failed.set()
-
-    running = threading.Thread(target=loop)
-    running.start()
-    while not interrupt.steps:
-        assert not failed.wait(0.01)
-    interrupt.set()
-    assert failed.wait(PATIENCE_S)
-    running.join()
-    assert np.isfinite(run(engine, [0], windows(1))[0]).all()
+    threads = LimitedThreads(1, "test", on_lost=pytest.fail)
+    with pytest.raises(Overrun, match=r"running network\.onnx has taken longer") as overrun:
+        await threads.run(lambda: run(engine, [0], 100 * windows(1)), limit_s=0.01)
+    assert isinstance(overrun.value.__cause__, EngineError)
+    assert np.isfinite((await threads.run(lambda: run(engine, [0], windows(1))))[0]).all()
+    await threads.close()
 
 
 def broken_weights() -> onnx.ModelProto:

@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from inference_service.engines.interrupt import CURRENT, Interrupted, interruptible
-from inference_service.scheduling.limited_threads import LimitedThreads, Overrun
+from inference_service.limited_threads import LimitedThreads, Overrun, interruptible
 
 from ..virtual_clock import VirtualClock
 
@@ -176,20 +175,6 @@ async def test_closing_interrupts_what_runs_and_leaves_out_what_waits() -> None:
     assert not never.begun.is_set()
 
 
-def test_without_a_limit_nothing_is_in_the_way() -> None:
-    assert CURRENT.get() is None
+def test_elsewhere_a_step_is_like_any_code() -> None:
     with interruptible("alone", lambda: None):
         pass
-
-
-async def test_an_interrupted_thread_begins_no_step() -> None:
-    def work() -> None:
-        interrupt = CURRENT.get()
-        assert interrupt
-        interrupt.set()
-        with interruptible("never", lambda: None):
-            pytest.fail("it began")
-
-    async with threads() as pool:
-        with pytest.raises(Interrupted):
-            await pool.run(work)
