@@ -4,10 +4,11 @@ EXTRA ?= cpu
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-$(EXTRA)
 DEV := .venv/.dev
+PROTO := .venv-proto/.ready
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto
 PACKAGES := avatar_kit avatar_tools benchmarks compositing_service inference_service lipsync_cli lipsync_client service_kit shared_proto tools
 
-.PHONY: setup demo run test test-slow test-torch test-docker up down bench lint proto client docs clean
+.PHONY: setup demo run check test test-slow test-torch test-docker up down bench lint proto client docs clean
 
 setup: $(RUNTIME)
 
@@ -31,17 +32,25 @@ run: $(RUNTIME)
 	@$(BIN)/lipsync serve inference & inference=$$!; $(BIN)/lipsync serve compositing & compositing=$$!; \
 	trap 'kill $$inference $$compositing 2>/dev/null' INT TERM; wait $$inference; kill $$compositing 2>/dev/null; wait $$compositing
 
-test: $(DEV)
-	$(BIN)/python -m pytest -m "not slow and not gpu and not docker"
+# Many tests wait for processes, so one runs beside those that keep the cores busy.
+WORKERS ?= $(shell expr $$(nproc) + 1)
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# For between two edits: under a minute.
+check: lint
+	$(PYTEST) --quick -m "not slow and not gpu and not docker and not torch"
+
+test: $(DEV) $(PROTO)
+	$(PYTEST) -m "not slow and not gpu and not docker"
 
 test-slow: $(DEV)
-	$(BIN)/python -m pytest -m "slow and not gpu and not docker"
+	$(PYTEST) -m "slow and not gpu and not docker"
 
 # What is compared with PyTorch, which only converting checkpoints needs. Its wheel of some indexes brings CUDA, gigabytes of it;
 # where that is not wanted, install the CPU's wheel of the same version into .venv first: it is then kept.
 test-torch: $(DEV)
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/python -m pytest -m torch
+	$(PYTEST) -m torch
 
 # Builds the images and runs them. As root it installs the engine where there is none, and starts one where none runs; without an
 # engine it fails.
@@ -72,12 +81,13 @@ lint: $(DEV)
 # protobuf 6.33 runs with that and with 7.
 PROTO_BIN := .venv-proto/bin
 OUT ?= .
-$(PROTO_BIN)/.ready: requirements/proto.txt
+
+$(PROTO): requirements/proto.txt
 	$(PYTHON) -m venv .venv-proto
 	$(PROTO_BIN)/pip install --quiet --require-hashes -r requirements/proto.txt
 	touch $@
 
-proto: $(PROTO_BIN)/.ready
+proto: $(PROTO)
 	$(PROTO_BIN)/python -m grpc_tools.protoc -I. --python_out=$(OUT) --grpc_python_out=$(OUT) \
 	  --plugin=protoc-gen-mypy=$(PROTO_BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(PROTO_BIN)/protoc-gen-mypy_grpc \
 	  --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTOS)

@@ -104,7 +104,7 @@ def _certificates(file: PemFile, content: bytes) -> list[Certificate]:
 
     try:
         return x509.load_pem_x509_certificates(content)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         has_some = b"-----BEGIN CERTIFICATE-----" in content
         holds = "holds a damaged certificate" if has_some else "holds no certificate in PEM form"
         raise CertificateError([f"{file.key}: {file.path} {holds}"]) from None

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # A shell that runs the tests in the background has them ignore SIGINT, `nohup` SIGHUP, and every process that they start would
 # inherit that: none could be interrupted.
@@ -15,34 +16,52 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# Start processes, or compute for long: `make check` leaves them out.
-THOROUGH = (
-    "avatar_demo",
-    "avatar_import/test_import_names.py",
-    "avatar_import/test_import_whole_or_nothing.py",
-    "avatar_kit/test_video_frames.py",
-    "avatar_networks",
-    "deploy/test_kubernetes_manifests.py",
-    "docs/test_doc_examples.py",
-    "end_to_end",
-    "inference_service/test_filmed_crops.py",
-    "lipsync_cli/test_compare_command.py",
-    "packaging",
-    "repository/test_generated_code.py",
-    "service_kit/test_service_process.py",
-    "tls/test_tls_services.py",
-)
+# They start processes, compute for long, or are of commands and of making avatars: --quick leaves them out.
+NOT_QUICK = {
+    Path(__file__).parent / place
+    for place in (
+        "avatar_demo",
+        "avatar_import",
+        "avatar_kit/test_frame_pass.py",
+        "avatar_kit/test_hostile_avatars.py",
+        "avatar_kit/test_inspect.py",
+        "avatar_kit/test_verify.py",
+        "avatar_kit/test_video_frames.py",
+        "avatar_networks",
+        "compositing_core/test_filmed_avatars.py",
+        "compositing_service/test_compositing_process.py",
+        "compositing_service/test_mouth_sources.py",
+        "deploy/test_image_requirements.py",
+        "deploy/test_kubernetes_manifests.py",
+        "docs/test_doc_examples.py",
+        "end_to_end",
+        "inference_service/test_filmed_crops.py",
+        "lipsync_cli",
+        "packaging",
+        "repository/test_generated_code.py",
+        "service_kit/test_service_process.py",
+        "service_kit/test_settings_text.py",
+        "tls/test_certificate_files.py",
+        "tls/test_making_test_certificates.py",
+        "tls/test_tls_services.py",
+    )
+}
+# No test judges the time that it takes.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For `make check`."""
+    parser.addoption("--quick", action="store_true", help="leave out what starts processes or computes for long")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Not even imports what --quick leaves out."""
+    return True if config.getoption("quick") and collection_path in NOT_QUICK else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests that are compared with PyTorch are skipped without it, unless it is just these that are asked for."""
     if config.option.markexpr == "torch" and importlib.util.find_spec("torch") is None:
         raise pytest.UsageError("the tests marked torch need PyTorch, which is not installed here: run `make test-torch`")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what `make check` leaves out."""
-    places = [Path(__file__).parent / place for place in THOROUGH]
-    for item in items:
-        if any(item.path.is_relative_to(place) for place in places):
-            item.add_marker(pytest.mark.thorough)

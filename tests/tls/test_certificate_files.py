@@ -142,6 +142,16 @@ def der(authority: Authority) -> bytes:
     return subprocess.run(command, check=True, capture_output=True).stdout
 
 
+def test_a_version_that_there_is_not_is_damage(der: bytes, tmp_path: Path) -> None:
+    assert der[8:13] == bytes([0xA0, 3, 2, 1, 2])  # version 3
+    unknown = der[:12] + bytes([1]) + der[13:]
+    path = tmp_path / "unknown.pem"
+    path.write_bytes(b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(unknown) + b"-----END CERTIFICATE-----\n")
+    with pytest.raises(CertificateError, match="damaged certificate"):
+        authorities(path)
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")  # of serial numbers below 1
 @settings(max_examples=300)
 @given(data=st.data())
 def test_whatever_the_bytes_are_the_answer_is_a_sentence(
