@@ -130,7 +130,7 @@ def _load(held: Held) -> Avatar:
     problems: list[str] = []
     names = _file_names(held.now, manifest, problems)
     frames = _frames(held, manifest, names.get("background_video"), problems)
-    there = len(frames.files) if isinstance(frames, PictureFrames) else manifest.frame_count if frames else FRAMES_UNKNOWN
+    there = len(frames.names) if isinstance(frames, PictureFrames) else manifest.frame_count if frames else FRAMES_UNKNOWN
     rects = _rects(held.now, names.get("crop_rects"), manifest, problems, frame_count=min(there, manifest.frame_count))
     problems += [f"{MANIFEST_NAME}: {each}" for each in outside_clip(manifest.reference, manifest.idle, manifest.frame_count)]
     if problems or frames is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from avatar_kit.ids import check_avatar_id, is_avatar_id
 from avatar_kit.legacy import is_legacy, load_legacy
 from avatar_kit.manifest import MANIFEST_NAME
 from avatar_kit.model_entry import ModelEntry
-from avatar_kit.safe_files import check_regular, stays_in
+from avatar_kit.safe_files import check_regular
 
 AUDIO_ENCODER_NAME = "audio_encoder.onnx"
 
@@ -38,6 +38,15 @@ class AvatarCatalog:
             names = []  # no models_root, no avatars in it
         found = (name for name in names if is_avatar_id(name) and self._is_avatar(self.models_root / name))
         return sorted({*self._entries, *found})
+
+    def has(self, avatar_id: str) -> bool:
+        """Whether there is an avatar of that id, whole or broken."""
+        return avatar_id in self._entries or (is_avatar_id(avatar_id) and self._is_avatar(self.models_root / avatar_id))
+
+    @property
+    def named(self) -> Iterable[str]:
+        """The ids that the settings have entries for."""
+        return self._entries.keys()
 
     def entry(self, avatar_id: str) -> ModelEntry:
         """What the settings say of an avatar; the defaults when they say nothing."""
@@ -78,14 +87,14 @@ class AvatarCatalog:
 
     def shown(self, path: Path) -> str:
         """A file as callers may see it: relative to models_root, and of what lies elsewhere only the name."""
+        if path.is_relative_to(self.models_root):
+            return path.relative_to(self.models_root).as_posix()
         root, path = self.models_root.resolve(), path.resolve()
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
     def _is_avatar(self, folder: Path) -> bool:
-        """Whether there is an avatar's folder; a link to one elsewhere than under models_root does not count."""
-        if not _has_manifest(folder) and not is_legacy(folder):
-            return False
-        return not folder.is_symlink() or stays_in(self.models_root, folder)
+        """Whether there is an avatar's folder, or a link to one, wherever that is: who puts it into models_root decides."""
+        return _has_manifest(folder) or is_legacy(folder)
 
 
 def settled(avatar: Avatar, entry: ModelEntry, models_root: Path) -> Avatar:

@@ -17,9 +17,10 @@ LOOPBACK = ("server.port=127.0.0.1:0", "metrics.port=127.0.0.1:0")
 
 @dataclass(frozen=True)
 class Services:
-    """Where the compositing service listens, and both processes."""
+    """Where they listen, the compositing service first, and both processes."""
 
     address: str
+    inference_address: str
     inference: psutil.Process
     compositing: psutil.Process
 
@@ -31,9 +32,10 @@ def both_services(models_root: Path, *, inference: Sequence[str] = (), compositi
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lipsync-bench-")))
         common = (f"models_root={models_root}", *LOOPBACK)
         first = stack.enter_context(_process("inference", (*common, *inference), logs))
-        url = f"inference_server.url={first.wait_ready()}"
+        inference_address = first.wait_ready()
+        url = f"inference_server.url={inference_address}"
         second = stack.enter_context(_process("compositing", (*common, url, *compositing), logs))
-        yield Services(second.wait_ready(), psutil.Process(first.pid), psutil.Process(second.pid))
+        yield Services(second.wait_ready(), inference_address, psutil.Process(first.pid), psutil.Process(second.pid))
 
 
 def _process(name: str, overrides: Sequence[str], logs: Path) -> ServiceProcess:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
+from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError
+from avatar_kit.listing import AvatarListing
 from compositing_service.backgrounds.store import AvatarStats, BackgroundStore
 from compositing_service.mouth_source import MouthSource
 from service_kit.deadline import Deadline
@@ -20,6 +22,8 @@ from shared_proto import compositing_pb2
 class ModelAdmin:
     """The model RPCs' work."""
 
+    listing: AvatarListing[compositing_pb2.ModelInfo]
+    """With what `described` says."""
     catalog: AvatarCatalog
     store: BackgroundStore
     source: MouthSource
@@ -29,9 +33,8 @@ class ModelAdmin:
     async def list_models(self) -> list[compositing_pb2.ModelInfo]:
         """Every avatar there is, those that cannot be served too."""
         loaded = self._stats()
-        return await asyncio.to_thread(
-            lambda: [self._describe(avatar_id, loaded.get(avatar_id)) for avatar_id in self.catalog.ids()]
-        )
+        entries = await self.listing.entries()
+        return [self._with_stats(info, loaded[name]) if name in loaded else info for name, info in entries.items()]
 
     async def stats(self, model_id: str) -> compositing_pb2.GetModelStatsResponse:
         """The store's figures, with one avatar's or (empty id) those of all that are loaded. Raises ServiceError for the one."""
@@ -41,7 +44,9 @@ class ModelAdmin:
             with as_service_errors(AvatarError, field="model_id"):
                 await asyncio.to_thread(self.catalog.get, model_id)
         wanted = [model_id] if model_id else [avatar_id for avatar_id, avatar in by_id.items() if avatar.loaded]
-        models = await asyncio.to_thread(lambda: [self._describe(avatar_id, by_id.get(avatar_id)) for avatar_id in wanted])
+        entries = await self.listing.entries()
+        infos = (entries.get(each) or compositing_pb2.ModelInfo(model_id=each) for each in wanted)
+        models = [self._with_stats(info, by_id.get(info.model_id)) for info in infos]
         return compositing_pb2.GetModelStatsResponse(
             models=models,
             max_models=figures.max_avatars,
@@ -94,20 +99,14 @@ class ModelAdmin:
     def _stats(self) -> dict[str, AvatarStats]:
         return {avatar.avatar_id: avatar for avatar in self.store.stats().avatars}
 
-    def _describe(self, avatar_id: str, stats: AvatarStats | None) -> compositing_pb2.ModelInfo:
-        """Reads the avatar's files: call it in a thread."""
-        info = compositing_pb2.ModelInfo(model_id=avatar_id, stats=self._model_stats(stats, avatar_id))
-        if stats is not None:
-            info.loaded, info.error = stats.loaded, stats.load_error
-        try:
-            avatar = self.catalog.get(avatar_id)
-        except AvatarError as error:
-            info.error = error.caller_text
-            return info
-        info.model_path = self.catalog.shown(avatar.network_path)
-        info.background_dir = self.catalog.shown(avatar.frames.place)
-        info.crop_rects_path = self.catalog.shown(avatar.rects_path) if avatar.rects_path else ""
-        info.frame_count, info.width, info.height, info.fps = avatar.frame_count, avatar.width, avatar.height, avatar.fps
+    def _with_stats(self, listed: compositing_pb2.ModelInfo, stats: AvatarStats | None) -> compositing_pb2.ModelInfo:
+        """The same with the store's figures."""
+        if stats is None:
+            return listed
+        info = compositing_pb2.ModelInfo(
+            loaded=stats.loaded, error=stats.load_error, stats=self._model_stats(stats, listed.model_id)
+        )
+        info.MergeFrom(listed)
         return info
 
     def _model_stats(self, stats: AvatarStats | None, avatar_id: str) -> compositing_pb2.ModelStats | None:
@@ -120,3 +119,19 @@ class ModelAdmin:
             memory_bytes=stats.memory_bytes,
             loaded_unix_ms=stats.loaded_unix_ms,
         )
+
+
+def described(catalog: AvatarCatalog, avatar_id: str, found: Avatar | AvatarError) -> compositing_pb2.ModelInfo:
+    """An avatar as it lies on the disk."""
+    if isinstance(found, AvatarError):
+        return compositing_pb2.ModelInfo(model_id=avatar_id, error=found.caller_text)
+    return compositing_pb2.ModelInfo(
+        model_id=avatar_id,
+        model_path=catalog.shown(found.network_path),
+        background_dir=catalog.shown(found.frames.place),
+        crop_rects_path=catalog.shown(found.rects_path) if found.rects_path else "",
+        frame_count=found.frame_count,
+        width=found.width,
+        height=found.height,
+        fps=found.fps,
+    )

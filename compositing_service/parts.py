@@ -9,15 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import cv2
 
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError
+from avatar_kit.listing import REFRESH_S, AvatarListing
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.frame_stream import FrameMaker
 from compositing_service.metrics import CompositingMetrics
-from compositing_service.model_admin import ModelAdmin
+from compositing_service.model_admin import ModelAdmin, described
 from compositing_service.mouth_source import MouthSource
 from compositing_service.request import RequestRules
 from compositing_service.settings import CompositingSettings
@@ -90,14 +92,16 @@ async def compositing_parts(
             source = await resources.enter_async_context(_inference_service(settings, registry, metrics, clock))
         maker = FrameMaker(pool, metrics)
         batches = BatchCompositor(store, source, maker, metrics, max_reply_bytes=settings.max_message_bytes, clock=clock)
-        for seconds, work in _periodic(settings, store, source):
+        listing = AvatarListing(catalog, partial(described, catalog))
+        resources.callback(listing.close)
+        for seconds, work in _periodic(settings, store, source, listing):
             await resources.enter_async_context(beside(every(clock, seconds, work)))
         yield CompositingParts(
             store=store,
             source=source,
             maker=maker,
             batches=batches,
-            admin=ModelAdmin(catalog, store, source, inference_ms=batches.inference_ms),
+            admin=ModelAdmin(listing, catalog, store, source, inference_ms=batches.inference_ms),
             rules=RequestRules(
                 max_batch_size=settings.limits.max_batch_size,
                 max_audio_seconds=settings.limits.max_audio_seconds,
@@ -150,10 +154,11 @@ async def _inference_service(
 
 
 def _periodic(
-    settings: CompositingSettings, store: BackgroundStore, source: MouthSource
+    settings: CompositingSettings, store: BackgroundStore, source: MouthSource, listing: AvatarListing[Any]
 ) -> Iterator[tuple[float, Callable[[], object]]]:
     """The work that is done again and again, each with the seconds from one time to the next."""
     yield _HEALTH_CHECKS_S, source.healthy
+    yield REFRESH_S, listing.refresh
     if idle_s := settings.capacity.idle_timeout_minutes * _SECONDS_PER_MINUTE:
         yield idle_s / _IDLE_CHECKS, store.unload_idle
     if CACHE_STATS.isEnabledFor(logging.INFO):

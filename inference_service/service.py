@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from functools import partial
 
+from avatar_kit.catalog import AvatarCatalog
+from avatar_kit.listing import REFRESH_S, AvatarListing
 from inference_service.engines.devices import DeviceError
 from inference_service.parts import inference_parts
-from inference_service.servicer import InferenceServicer
+from inference_service.servicer import InferenceServicer, described
 from inference_service.settings import InferenceSettings
 from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
 from service_kit.life import run_service
 from service_kit.listening import StartError
 from service_kit.service import WarmUp
+from service_kit.tasks import beside, every
+from shared_proto import inference_pb2
 from shared_proto.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 NAME = "inference"
@@ -29,11 +34,23 @@ def inference_service(settings: InferenceSettings) -> GrpcService:
     @asynccontextmanager
     async def opened(host: GrpcHost) -> AsyncIterator[WarmUp]:
         try:
-            async with inference_parts(settings, host.metrics, on_lost=host.liveness.fail, clock=host.clock) as parts:
-                servicer = InferenceServicer(parts.runner, parts.registry, parts.devices, host.readiness, settings.limits)
+            async with (
+                inference_parts(settings, host.metrics, on_lost=host.liveness.fail, clock=host.clock) as parts,
+                _listing(parts.registry.catalog, host) as listing,
+            ):
+                servicer = InferenceServicer(
+                    parts.runner, parts.registry, listing, parts.devices, host.readiness, settings.limits
+                )
                 add_InferenceServiceServicer_to_server(servicer, host.server)
                 yield parts.preload
         except DeviceError as error:
             raise StartError(str(error)) from error
 
     return grpc_service(NAME, ("inference.InferenceService",), settings, opened)
+
+
+@asynccontextmanager
+async def _listing(catalog: AvatarCatalog, host: GrpcHost) -> AsyncIterator[AvatarListing[inference_pb2.ModelInfo]]:
+    with closing(AvatarListing(catalog, partial(described, catalog))) as listing:
+        async with beside(every(host.clock, REFRESH_S, listing.refresh)):
+            yield listing

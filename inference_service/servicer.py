@@ -13,8 +13,11 @@ from typing import Any, TypeVar
 import grpc.aio
 import numpy as np
 
+from avatar_kit.avatar import Avatar
+from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError, InvalidAvatarId
 from avatar_kit.ids import check_avatar_id
+from avatar_kit.listing import AvatarListing
 from inference_service.audio.mel import SAMPLE_RATE
 from inference_service.audio.windows import Rows
 from inference_service.engines.devices import CPU_DEVICE_ID, Device
@@ -49,6 +52,8 @@ class InferenceServicer(InferenceServiceServicer):
 
     runner: Runner
     registry: ModelRegistry
+    listing: AvatarListing[pb.ModelInfo]
+    """With what `described` says."""
     devices: Sequence[Device]
     readiness: Readiness
     limits: LimitsSection
@@ -95,8 +100,8 @@ class InferenceServicer(InferenceServiceServicer):
         )
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
-        infos = await self.runner.on_thread(lambda: [self._info(avatar_id) for avatar_id in self.registry.catalog.ids()])
-        return pb.ListModelsResponse(models=infos)
+        entries = await self.listing.entries()
+        return pb.ListModelsResponse(models=[self._info(avatar_id, listed) for avatar_id, listed in entries.items()])
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
         avatar_id = _checked_id(request.model_id)
@@ -108,16 +113,17 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
         avatar_id = _checked_id(request.model_id)
-        if not self.registry.unload(avatar_id) and not await self.runner.on_thread(lambda: self._is_known(avatar_id)):
+        if not self.registry.unload(avatar_id) and not await self.runner.on_thread(lambda: self.registry.catalog.has(avatar_id)):
             raise NotFound(f"no avatar {avatar_id}")
         return pb.UnloadModelResponse(success=True)
 
     async def GetModelStats(self, request: pb.GetModelStatsRequest, context: Context) -> pb.GetModelStatsResponse:
         if request.model_id:
             avatar_id = _checked_id(request.model_id)
-            infos = [await self.runner.on_thread(lambda: self._info(avatar_id))]
-            if infos[0].error and not await self.runner.on_thread(lambda: self._is_known(avatar_id)):
+            listed = (await self.listing.entries()).get(avatar_id)
+            if listed is None and self.registry.find(avatar_id) is None:
                 raise NotFound(f"no avatar {avatar_id}")
+            infos = [self._info(avatar_id, listed or pb.ModelInfo())]
         else:
             infos = [self._loaded_info(model) for model in self.registry.loaded]
         return pb.GetModelStatsResponse(
@@ -175,20 +181,14 @@ class InferenceServicer(InferenceServiceServicer):
             return check()
         return await self.runner.on_thread(check)
 
-    def _is_known(self, avatar_id: str) -> bool:
-        return avatar_id in self.registry.catalog.ids()
-
-    def _info(self, avatar_id: str) -> pb.ModelInfo:
+    def _info(self, avatar_id: str, listed: pb.ModelInfo) -> pb.ModelInfo:
+        """What is known of an avatar that may be loaded. `listed`: of its files."""
         model = self.registry.find(avatar_id)
         if model is not None:
             return self._loaded_info(model)
         if reason := self.registry.refusal(avatar_id):
             return pb.ModelInfo(model_id=avatar_id, gpu_id=CPU_DEVICE_ID, error=reason)
-        try:
-            avatar = self.registry.catalog.get(avatar_id)
-        except AvatarError as error:
-            return pb.ModelInfo(model_id=avatar_id, gpu_id=CPU_DEVICE_ID, error=error.caller_text)
-        return pb.ModelInfo(model_id=avatar_id, model_path=self.registry.catalog.shown(avatar.network_path), gpu_id=CPU_DEVICE_ID)
+        return listed
 
     def _loaded_info(self, model: LoadedModel) -> pb.ModelInfo:
         return pb.ModelInfo(
@@ -198,6 +198,13 @@ class InferenceServicer(InferenceServiceServicer):
             stats=_stats(model),
             gpu_id=model.engines[0].device.gpu_id,
         )
+
+
+def described(catalog: AvatarCatalog, avatar_id: str, found: Avatar | AvatarError) -> pb.ModelInfo:
+    """An avatar as it lies on the disk."""
+    if isinstance(found, AvatarError):
+        return pb.ModelInfo(model_id=avatar_id, gpu_id=CPU_DEVICE_ID, error=found.caller_text)
+    return pb.ModelInfo(model_id=avatar_id, model_path=catalog.shown(found.network_path), gpu_id=CPU_DEVICE_ID)
 
 
 def _stats(model: LoadedModel) -> pb.ModelStats:

@@ -18,7 +18,7 @@ from lipsync_cli.failures import CliError
 from lipsync_cli.files import replacing
 from lipsync_cli.machine import describe
 
-NAMES = ("compositor", "services", "network", "gpu", "audio", "memory", "start", "import")
+NAMES = ("compositor", "services", "network", "gpu", "audio", "memory", "start", "listing", "import")
 
 _MODULES = {"import": "importing"}  # where a benchmark's name can not be a module's
 

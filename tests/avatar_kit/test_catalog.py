@@ -68,16 +68,20 @@ def test_a_path_is_no_id(avatar: Avatar, models_root: Path, avatar_id: str) -> N
         AvatarCatalog(models_root, {avatar_id: ModelEntry()})
 
 
-def test_a_link_out_of_the_models_root_is_not_followed(avatar: Avatar, models_root: Path, tmp_path: Path) -> None:
+def test_a_link_is_followed_wherever_it_leads(avatar: Avatar, models_root: Path, tmp_path: Path) -> None:
     shutil.move(avatar.root, tmp_path / "outside")
     (models_root / "ada").symlink_to(tmp_path / "outside")
     (models_root / "loop").symlink_to("loop")
+    (models_root / "nowhere").symlink_to(tmp_path / "nothing")
     catalog = AvatarCatalog(models_root)
-    assert catalog.ids() == []
-    for name in ("ada", "loop"):
+    assert catalog.ids() == ["ada"]
+    linked = catalog.get("ada")
+    assert (linked.id, linked.frame_count) == ("ada", 6)
+    assert catalog.shown(linked.network_path) == "ada/network.onnx"
+    assert linked.read_frame(5).shape == (96, 160, 3)
+    for name in ("loop", "nowhere"):
         with pytest.raises(AvatarNotFound):
             catalog.get(name)
-    assert AvatarCatalog(models_root, {"ada": ModelEntry()}).get("ada").frame_count == 6, "unless the operator names it"
 
 
 def test_a_link_to_another_avatar_is_one_more_avatar(avatar: Avatar, models_root: Path) -> None:

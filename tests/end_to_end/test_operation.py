@@ -15,7 +15,9 @@ import pytest
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from typer.testing import CliRunner
 
+from lipsync_cli.main import app
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 
@@ -225,3 +227,19 @@ def test_a_second_service_on_the_port_does_not_start(own: Duo, tmp_path: Path) -
     with pytest.raises(AssertionError, match=r"did not start"), second:
         pass
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_linked_avatar_is_the_same_to_services_and_commands(own: Duo, own_root: Path, tmp_path: Path) -> None:
+    """Also one that leads out of the folder of avatars."""
+    write_avatar(tmp_path, "elsewhere")
+    (own_root / "linked").symlink_to(tmp_path / "elsewhere")
+    here = {model.model_id: model for model in own.pictures.ListModels(pb.ListModelsRequest()).models}["linked"]
+    there = {model.model_id: model for model in own.mouths.ListModels(inference_pb2.ListModelsRequest()).models}["linked"]
+    assert (here.error, there.error) == ("", "")
+    assert here.model_path == there.model_path == "linked/network.onnx"
+    assert ask(own, "linked") == ask(own, "seen")
+    for command in (["verify", "linked"], ["list"], ["inspect", "linked", "--out", str(tmp_path / "sheet.png")]):
+        result = CliRunner().invoke(app, ["avatar", *command, "--models-root", str(own_root)])
+        assert result.exit_code == 0, result.output
+        assert "linked" in result.output
+    (own_root / "linked").unlink()
