@@ -6,7 +6,6 @@ around the network can be measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
@@ -22,11 +21,9 @@ from avatar_tools.networks.audio_encoder import encoder_graph
 from avatar_tools.networks.free import free_encoder, free_network
 from avatar_tools.networks.random_weights import random_encoder_weights, random_unet_weights
 from avatar_tools.networks.unet import unet_graph
+from avatar_tools.progress import Progress, silent
 
 FRAME_COUNT = 523  # as many as the real avatar that the old servers were measured with
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
 
 BenchmarkNetwork: TypeAlias = Literal["full", "free"]
 
@@ -41,32 +38,31 @@ def build_benchmark(
     frame_count: int = FRAME_COUNT,
     network: BenchmarkNetwork = "full",
     replace: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Avatar:
-    """Writes the avatar `models_root/avatar_id`, and `models_root/audio_encoder.onnx` when none is there. Takes some seconds.
+    """Writes the avatar `models_root/avatar_id`, and `models_root/audio_encoder.onnx` when there is none. Takes some seconds.
 
-    Raises AvatarExists when the id is taken and `replace` is False, InvalidAvatarId, and ValueError for a network or a number of
-    frames that there is not.
+    Raises AvatarExists when the id is taken and `replace` is False, InvalidAvatarId, and ValueError for an unknown network or
+    less than one frame.
     """
     if network not in get_args(BenchmarkNetwork):
         raise ValueError(f"network {network!r}: expected one of {', '.join(get_args(BenchmarkNetwork))}")
     if frame_count < 1:
         raise ValueError(f"{frame_count} frames: at least 1")
-    report = progress or (lambda _what, _done, _total: None)
     with AvatarWriter(models_root, avatar_id, width=WIDTH, height=HEIGHT, replace=replace) as writer:
-        report("drawing", 0, frame_count)
+        progress("drawing", 0, frame_count)
         clip = benchmark_clip()
         with ThreadPoolExecutor(usable_cores()) as pool:  # OpenCV encodes without the interpreter's lock
             for index, jpeg in enumerate(pool.map(clip.jpeg, range(frame_count))):
                 writer.add_frame(jpeg, clip.rect(index))
-                report("drawing", index + 1, frame_count)
-        report("networks", 0, 1)
+                progress("drawing", index + 1, frame_count)
+        progress("networks", 0, 1)
         mouths, encoder = _full_networks() if network == "full" else _free_networks(clip)
         encoder_bytes = encoder.SerializeToString(deterministic=True)
         writer.set_network(mouths.SerializeToString(deterministic=True))
         writer.set_audio_encoder(encoder_bytes)
         avatar = writer.finish()
-        report("networks", 1, 1)
+        progress("networks", 1, 1)
     shared = models_root / AUDIO_ENCODER_NAME
     if not shared.exists():
         shared.write_bytes(encoder_bytes)

@@ -1,8 +1,8 @@
-"""Builds the demo avatar: frames, rectangles, network and encoder, the same bytes every time on the same machine."""
+"""Builds the demo avatar: frames, rectangles and networks, the same bytes every time on the same machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
+from avatar_kit.catalog import AUDIO_ENCODER_NAME
 from avatar_kit.geometry import CROP_SIZE, MARGIN, Picture, Rect, crop_328, inner
 from avatar_kit.timeline import Loop
 from avatar_kit.writer import AvatarWriter
-from avatar_tools.demo.encoder import build_encoder
 from avatar_tools.demo.motion import FPS, FRAME_COUNT, STILL, posture
 from avatar_tools.demo.network import MOUTH_CENTRE, SKIN_BOX, TRACKED_BOX, TRACKED_POOL, Face, build_network
 from avatar_tools.demo.scene import HEIGHT, WIDTH, Place, Scene, mouth_place
-
-Progress = Callable[[str, int, int], None]
+from avatar_tools.progress import Progress, silent
 
 SPEECH_PATH = Path(__file__).with_name("speech") / "speech.wav"
+ENCODER_PATH = Path(__file__).with_name("audio_encoder.onnx")
 
 _JPEG_QUALITY = 92
 _RIDGE = 0.05  # keeps the tracker from reading the noise of single pixels
@@ -34,30 +34,28 @@ class _Frame(NamedTuple):
     tracked: NDArray[np.float32]
     """The tracker's pixels, one row."""
     offset: NDArray[np.float64]
-    """[3]: what it must find."""
+    """[3]: the mouth's x, y and tilt, which it must find in them."""
 
 
-def build_demo(models_root: Path, avatar_id: str = "demo", *, replace: bool = False, progress: Progress | None = None) -> Avatar:
-    """Draws the person and writes the avatar `models_root/avatar_id`, and `models_root/audio_encoder.onnx` when none is there.
+def build_demo(models_root: Path, avatar_id: str = "demo", *, replace: bool = False, progress: Progress = silent) -> Avatar:
+    """Draws the person and writes the avatar `models_root/avatar_id`, and `models_root/audio_encoder.onnx` when there is none.
 
-    `progress` is told what is being done, how much of it is done and how much there is. Raises AvatarExists when the id is taken
-    and `replace` is False, and InvalidAvatarId.
+    Raises AvatarExists when the id is taken and `replace` is False, and InvalidAvatarId.
     """
-    report = progress or (lambda _what, _done, _total: None)
-    encoder = build_encoder().SerializeToString(deterministic=True)
+    encoder = ENCODER_PATH.read_bytes()
     with AvatarWriter(models_root, avatar_id, fps=FPS, width=WIDTH, height=HEIGHT, loop=Loop.FORWARD, replace=replace) as writer:
-        report("drawing", 0, FRAME_COUNT)
+        progress("drawing", 0, FRAME_COUNT)
         scene = Scene()
         frames = []
         for frame in _frames(scene):
             writer.add_frame(frame.jpeg, frame.rect)
             frames.append(frame)
-            report("drawing", len(frames), FRAME_COUNT)
+            progress("drawing", len(frames), FRAME_COUNT)
         face = Face(_bare_skin(scene), *_fit_tracker(frames))
         writer.set_network(build_network(face).SerializeToString(deterministic=True))
         writer.set_audio_encoder(encoder)
         avatar = writer.finish()
-    shared = models_root / "audio_encoder.onnx"
+    shared = models_root / AUDIO_ENCODER_NAME
     if not shared.exists():
         shared.write_bytes(encoder)
     return avatar

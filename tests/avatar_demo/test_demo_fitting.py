@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
-from avatar_tools.demo.encoder import INPUT_SIZE, Listening, build_encoder, load_listening
 from tools.demo_fitting.corpus import normalised_mel
-from tools.demo_fitting.fit import fit, pooled, save_listening
+from tools.demo_fitting.encoder import INPUT_SIZE, build_encoder
+from tools.demo_fitting.fit import fit, pooled
 from tools.demo_fitting.sounds import Sound, movements_at
 from tools.demo_fitting.vowels import sung
 
@@ -59,11 +58,3 @@ def test_descent_learns_what_can_be_learned_and_the_encoder_computes_it() -> Non
     by_hand = np.maximum(inputs @ weights.hidden + weights.hidden_bias, 0) @ weights.output + weights.output_bias
     np.testing.assert_allclose(told[:, :7], by_hand.clip(0, 1), atol=1e-4)
     assert np.corrcoef(told[:, 0], wanted[:, 0])[0, 1] > 0.8
-
-
-def test_weights_survive_their_file(tmp_path: Path) -> None:
-    weights = load_listening()
-    save_listening(weights, tmp_path / "listening.npz")
-    again = load_listening(tmp_path / "listening.npz")
-    for name in Listening._fields:
-        np.testing.assert_allclose(getattr(again, name), getattr(weights, name), rtol=0, atol=1e-5)

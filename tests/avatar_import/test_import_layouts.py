@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from avatar_kit.avatar import Avatar, load_avatar
+from avatar_tools.demo.build import ENCODER_PATH
 from avatar_tools.verify import verify_avatar
 
 from .conftest import FRAMES, encoder, jpeg, network, number_of, picture, points, rows, square, write_video
@@ -192,9 +194,7 @@ def test_an_avatar_without_any_audio_encoder_is_warned_of(run, layouts) -> None:
 
 def test_the_demos_audio_encoder_is_not_taken_for_a_trained_one(run, layouts, models_root: Path) -> None:
     """Building the demo puts its own at the shared place."""
-    from avatar_tools.demo.encoder import build_encoder
-
-    layouts.onnx(models_root / "audio_encoder.onnx", build_encoder())
+    layouts.onnx(models_root / "audio_encoder.onnx", onnx.load(ENCODER_PATH))
     avatar, said = imported(run, layouts.go())
     assert "audio_encoder.onnx is the demo's audio encoder, and the mouth will move wrongly with it" in said
     assert avatar.audio_encoder_path is None

@@ -14,6 +14,7 @@ import pytest
 from avatar_kit.avatar import load_avatar
 from avatar_kit.onnx_io import encoder_io, network_io
 from avatar_tools.checkpoints import Converted
+from avatar_tools.demo.build import ENCODER_PATH
 from avatar_tools.importing.batch_freeing import freed
 from avatar_tools.importing.models import newest_checkpoint
 
@@ -241,10 +242,8 @@ def test_the_trees_own_audio_encoder_is_converted_unless_one_is_shared(run, layo
 
 
 def test_the_trees_own_audio_encoder_comes_before_the_demos(run, layouts, converter: Converter, models_root) -> None:
-    from avatar_tools.demo.encoder import build_encoder
-
     checkpoints(layouts.root / "model" / "checkpoints", "audio_visual_encoder.pth", kind="audio_encoder")
-    layouts.onnx(models_root / "audio_encoder.onnx", build_encoder())
+    layouts.onnx(models_root / "audio_encoder.onnx", onnx.load(ENCODER_PATH))
     assert run(layouts.research()).exit_code == 0
     assert load_avatar(models_root / "ada").audio_encoder_path is not None
 

@@ -9,7 +9,7 @@ import librosa
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_tools.demo.encoder import COLUMNS, MELS
+from tools.demo_fitting.encoder import COLUMNS, MELS
 from tools.demo_fitting.sounds import movements_at
 from tools.demo_fitting.speakers import SAMPLE_RATE, Espeak, Spoken, flite
 from tools.demo_fitting.vowels import sung

@@ -1,16 +1,16 @@
-"""Fits the two layers of the encoder by gradient descent and writes `listening.npz`."""
+"""Fits the two layers of the encoder by gradient descent and writes the encoder as an ONNX file."""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_tools.demo.encoder import COLUMNS, INPUT_SIZE, LISTENING_PATH, MELS, POOL, Listening
+from avatar_tools.demo.build import ENCODER_PATH
 from avatar_tools.demo.mouths import POSE_SIZE
 from tools.demo_fitting.corpus import windows_and_movements
+from tools.demo_fitting.encoder import COLUMNS, INPUT_SIZE, MELS, POOL, Listening, build_encoder
 
 _HIDDEN = 80
 _EPOCHS = 20
@@ -29,14 +29,7 @@ def main() -> None:
     """Speaks, listens, learns, writes."""
     windows, movements = windows_and_movements()
     log.info("%d windows", len(windows))
-    save_listening(fit(pooled(windows), movements), LISTENING_PATH)
-
-
-def save_listening(listening: Listening, path: Path) -> None:
-    """Writes weights as 8-bit numbers with a scale for each column, which costs them no accuracy that a mouth could show."""
-    scales = {f"{name}_scale": np.abs(weights).max(0) / 127 + 1e-9 for name, weights in listening._asdict().items()}
-    numbers = {name: np.round(weights / scales[f"{name}_scale"]).astype(np.int8) for name, weights in listening._asdict().items()}
-    np.savez_compressed(path, allow_pickle=False, **numbers, **scales)
+    ENCODER_PATH.write_bytes(build_encoder(fit(pooled(windows), movements)).SerializeToString(deterministic=True))
 
 
 def pooled(windows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,13 +1,11 @@
 """The demo's audio encoder: from a 200 ms window of the mel spectrogram to the mouth's movements at the middle of it.
 
-Band energies over time go through one small hidden layer. `tools.demo_fitting` fitted its weights to synthetic speech, in which
-the time of each sound is known. The first numbers of a row are the movements, in the order of `mouths.Pose`; the rest is 0.
-Silence gives zeros, as do the missing rows of the reference's edges, and zeros are the resting mouth.
+Band energies over time go through one small hidden layer. The first numbers of a row are the movements, in the order of
+`mouths.Pose`; the rest is 0. Silence gives zeros, as do the rows missing at the edges of a clip, and zeros are the resting mouth.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +20,6 @@ MELS, COLUMNS, ROW_SIZE = 80, 16, 512
 POOL = (4, 2)  # mel bands and columns averaged into one number
 INPUT_SIZE = (MELS // POOL[0]) * (COLUMNS // POOL[1])
 
-LISTENING_PATH = Path(__file__).with_name("listening.npz")
-
 
 class Listening(NamedTuple):
     """The weights of the two layers, float32."""
@@ -36,15 +32,8 @@ class Listening(NamedTuple):
     output_bias: NDArray[np.float32]
 
 
-def load_listening(path: Path = LISTENING_PATH) -> Listening:
-    """Reads the fitted weights: whole numbers, and a scale for each column."""
-    with np.load(path) as stored:
-        return Listening(*((stored[name] * stored[f"{name}_scale"]).astype(np.float32) for name in Listening._fields))
-
-
-def build_encoder(listening: Listening | None = None) -> onnx.ModelProto:
+def build_encoder(weights: Listening) -> onnx.ModelProto:
     """[N,1,80,16] in, [N,512] out, any N."""
-    weights = load_listening() if listening is None else listening
     graph = Graph()
     mel = graph.input("mel", [BATCH, 1, MELS, COLUMNS])
     bands = graph.node("AveragePool", mel, kernel_shape=POOL, strides=POOL)
