@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Picture
 from avatar_kit.safe_files import FileProblem, read_bounded
-from avatar_tools.detection.models import open_detection_model, picture_input
-from avatar_tools.onnx_sessions import run_session
+from avatar_tools.detection.models import PictureModel
 
 POINTS = 110
 SIDE = 192
@@ -33,15 +32,13 @@ Landmarks: TypeAlias = NDArray[np.float32]
 
 
 class Landmarker:
-    """An opened landmarker, with the mean face from beside it where there is one. Raises BrokenAvatar; for one thread."""
+    """An opened landmarker, with the mean face from beside it if there is one. Raises BrokenAvatar; for one thread."""
 
     def __init__(self, path: Path) -> None:
-        self._name = path.name
-        self._session = open_detection_model(path)
-        self._input = picture_input(self._session, self._name, (3, SIDE, SIDE))
+        self._model = PictureModel(path, SIDE)
         mean_face = path.with_name(MEAN_FACE_NAME)
         self._mean_face = _read_mean_face(mean_face) if mean_face.exists() else None
-        self._is_relative: bool | None = None  # not known before the first face
+        self._is_relative: bool | None = None  # unknown before the first face
         self._values(np.zeros((SIDE, SIDE, 3), np.uint8))
 
     def landmarks(self, picture: Picture, face: NDArray[np.float64]) -> Landmarks:
@@ -51,30 +48,25 @@ class Landmarker:
         if self._is_relative is None:
             self._is_relative = bool(values.mean() < _MIN_POSITION)
         if self._is_relative:
-            values = values + self._required_mean_face()
+            if self._mean_face is None:
+                raise BrokenAvatar(
+                    f"{self._model.name}: gives differences from a mean face, not positions: put the {MEAN_FACE_NAME} of the "
+                    "training tree beside it, or export it with the mean face added"
+                )
+            values = values + self._mean_face
         return (values.reshape(POINTS, 2) * side + [left, top]).astype(np.float32)
 
     def _values(self, crop: Picture) -> NDArray[np.float64]:
         """[220]"""
         planes = cv2.resize(crop, (SIDE, SIDE)).transpose(2, 0, 1)[None]
-        seen = np.divide(planes, 255, dtype=np.float32)
-        outputs = run_session(self._session, self._name, {self._input: seen})
+        outputs = self._model.outputs(np.divide(planes, 255, dtype=np.float32))
         fitting = [output for output in outputs if output.size == 2 * POINTS]
         if len(fitting) != 1:
-            given = ", ".join(str(list(output.shape)) for output in outputs[:12])
-            raise BrokenAvatar(f"{self._name}: gives {given}; a landmarker of {POINTS} points gives one [1, {2 * POINTS}]")
+            raise self._model.refusal(outputs, f"a landmarker of {POINTS} points gives one [1, {2 * POINTS}]")
         values = fitting[0].astype(np.float64).reshape(-1)
         if not np.isfinite(values).all():
-            raise BrokenAvatar(f"{self._name}: gives landmarks that are not finite numbers")
+            raise BrokenAvatar(f"{self._model.name}: gives landmarks that are not finite numbers")
         return values
-
-    def _required_mean_face(self) -> NDArray[np.float64]:
-        if self._mean_face is None:
-            raise BrokenAvatar(
-                f"{self._name}: gives differences from a mean face, not positions: put the {MEAN_FACE_NAME} of the training tree "
-                "beside it, or export it with the mean face added"
-            )
-        return self._mean_face
 
 
 def square_around(face: NDArray[np.float64]) -> tuple[int, int, int]:

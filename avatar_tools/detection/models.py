@@ -1,36 +1,46 @@
-"""The user's own detection models: opened, and their one input, a picture, checked."""
+"""The user's own detection models: ONNX files that take one picture."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.safe_files import FileProblem, read_bounded
-from avatar_tools.onnx_sessions import open_session
+from avatar_tools.onnx_sessions import open_session, run_session
 
 MAX_DETECTION_MODEL_BYTES = 512 * 2**20  # the published ones have 3 to 17 MB
 
 
-def open_detection_model(path: Path) -> Any:
-    """A session of a model file of bounded size; weights in files beside it are not followed.
+class PictureModel:
+    """An opened model whose one input is float32 [1, 3, side, side]; for one thread.
 
-    Raises BrokenAvatar, OnnxRuntimeMissing.
+    Weights in files beside it are not followed. Raises BrokenAvatar, OnnxRuntimeMissing.
     """
-    try:
-        model = read_bounded(path, MAX_DETECTION_MODEL_BYTES)
-    except FileProblem as problem:
-        raise BrokenAvatar(problem.of(f"{path.name}:")) from None
-    return open_session(model, path.name)
 
+    def __init__(self, path: Path, side: int) -> None:
+        self.name = path.name
+        try:
+            self._session = open_session(read_bounded(path, MAX_DETECTION_MODEL_BYTES), path.name)
+        except FileProblem as problem:
+            raise BrokenAvatar(problem.of(f"{path.name}:")) from None
+        ends = self._session.get_inputs()
+        if len(ends) != 1 or ends[0].type != "tensor(float)" or not _takes(ends[0].shape, (1, 3, side, side)):
+            given = ", ".join(f"{end.name[:40]!r} {end.shape} {end.type}" for end in ends[:6]) or "no inputs"
+            raise BrokenAvatar(f"{path.name}: takes {given}; expected one input [N, 3, {side}, {side}] of float32")
+        self._input = ends[0].name
 
-def picture_input(session: Any, name: str, shape: tuple[int, int, int]) -> str:
-    """The name of the one input, which must take one float32 picture of that shape, [N, *shape]. Raises BrokenAvatar."""
-    ends = session.get_inputs()
-    if len(ends) == 1 and ends[0].type == "tensor(float)" and _takes(ends[0].shape, (1, *shape)):
-        return str(ends[0].name)
-    given = ", ".join(f"{end.name[:40]!r} {end.shape} {end.type}" for end in ends[:6]) or "no inputs"
-    raise BrokenAvatar(f"{name}: takes {given}; expected one input [N, {', '.join(map(str, shape))}] of float32")
+    def outputs(self, planes: NDArray[np.float32]) -> list[NDArray[Any]]:
+        """All outputs, in the model's order. Raises BrokenAvatar."""
+        return run_session(self._session, self.name, {self._input: planes})
+
+    def refusal(self, outputs: list[NDArray[Any]], expected: str) -> BrokenAvatar:
+        """The error for outputs of other shapes than expected."""
+        given = ", ".join(str(list(output.shape)) for output in outputs[:12])
+        return BrokenAvatar(f"{self.name}: gives {given}; {expected}")
 
 
 def _takes(declared: list[int | str | None], wanted: tuple[int, ...]) -> bool:

@@ -10,7 +10,6 @@ tells them apart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from numpy.typing import NDArray
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Picture
 from avatar_tools.detection.letterbox import SIDE, letterbox
-from avatar_tools.detection.models import open_detection_model, picture_input
-from avatar_tools.onnx_sessions import run_session
+from avatar_tools.detection.models import PictureModel
 
 STRIDES = (8, 16, 32)
 ANCHORS = 2
@@ -40,22 +38,33 @@ class FaceDetector:
     """An opened detector. Raises BrokenAvatar when the file is not one; for one thread."""
 
     def __init__(self, path: Path) -> None:
-        self._name = path.name
-        self._session = open_detection_model(path)
-        self._input = picture_input(self._session, self._name, (3, SIDE, SIDE))
+        self._model = PictureModel(path, SIDE)
         blank = np.zeros((SIDE, SIDE, 3), np.uint8)
-        self.faces(blank)  # what it gives is often not declared
+        self.faces(blank)  # models often do not declare their outputs
 
     def faces(self, picture: Picture) -> Boxes:
         """The boxes of all faces of sufficient score, in the picture's pixels, best first. Raises BrokenAvatar."""
         height, width = picture.shape[:2]
         box = letterbox(width, height)
         blob = cv2.dnn.blobFromImage(box.enclose(picture), _SCALE, mean=(_MEAN,) * 3, swapRB=True)
-        outputs = run_session(self._session, self._name, {self._input: np.asarray(blob, np.float32)})
-        scores, boxes = _bound(self._name, outputs)
+        scores, boxes = self._scores_and_boxes(self._model.outputs(np.asarray(blob, np.float32)))
         if not np.isfinite(scores).all():
-            raise BrokenAvatar(f"{self._name}: gives scores that are not finite numbers")
+            raise BrokenAvatar(f"{self._model.name}: gives scores that are not finite numbers")
         return box.boxes_in_picture(_best(_as_shares(scores), boxes))
+
+    def _scores_and_boxes(self, outputs: list[NDArray[Any]]) -> tuple[NDArray[np.float64], Boxes]:
+        """Scores [n] and boxes in the square, of all strides; outputs are told apart by their shapes."""
+        shaped: dict[tuple[int, ...], NDArray[Any]] = {}
+        for output in outputs:
+            matrix = output[0] if output.ndim == 3 and output.shape[0] == 1 else output
+            shaped.setdefault(matrix.shape, matrix)
+        counts = {stride: ANCHORS * (SIDE // stride) ** 2 for stride in STRIDES}
+        if not all((count, columns) in shaped for count in counts.values() for columns in (1, 4)):
+            wanted = ", ".join(f"[{count}, 1] and [{count}, 4]" for count in counts.values())
+            raise self._model.refusal(outputs, f"a face detector of two anchors a location gives {wanted}")
+        scores = np.concatenate([shaped[count, 1][:, 0] for count in counts.values()])
+        boxes = [_around_locations(shaped[count, 4], stride) for stride, count in counts.items()]
+        return scores.astype(np.float64), np.concatenate(boxes)
 
 
 def main_face(boxes: Boxes, *, width: int, height: int) -> NDArray[np.float64] | None:
@@ -69,22 +78,6 @@ def main_face(boxes: Boxes, *, width: int, height: int) -> NDArray[np.float64] |
     distances = np.hypot(*(centres - [width / 2, height / 2]).T) / np.hypot(width / 2, height / 2)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     return np.asarray(boxes[np.argmax(areas * np.maximum(1 - distances, 0))])
-
-
-def _bound(name: str, outputs: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], Boxes]:
-    """Scores [n] and boxes in the square, of all strides; outputs are told apart by their shapes."""
-    shaped: dict[tuple[int, ...], NDArray[Any]] = {}
-    for output in outputs:
-        matrix = output[0] if output.ndim == 3 and output.shape[0] == 1 else output
-        shaped.setdefault(matrix.shape, matrix)
-    counts = {stride: ANCHORS * (SIDE // stride) ** 2 for stride in STRIDES}
-    if not all((count, columns) in shaped for count in counts.values() for columns in (1, 4)):
-        wanted = ", ".join(f"[{count}, 1] and [{count}, 4]" for count in counts.values())
-        given = ", ".join(str(list(output.shape)) for output in outputs[:12])
-        raise BrokenAvatar(f"{name}: gives {given}; a face detector of two anchors a location gives {wanted}")
-    scores = np.concatenate([shaped[count, 1][:, 0] for count in counts.values()])
-    boxes = [_around_locations(shaped[count, 4], stride) for stride, count in counts.items()]
-    return scores.astype(np.float64), np.concatenate(boxes)
 
 
 def _around_locations(distances: NDArray[Any], stride: int) -> Boxes:
