@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -31,7 +31,6 @@ RECT_UP = 84  # rows of the rectangle above the mouth: it begins below the eyes 
 BACK_HAIR = (-170, -190, 340, 480)
 BODY = (-280, 80, 560, 370)
 HEAD = (-170, -200, 340, 500)
-MOUTH_PART = (-60, 77, 120, 62)
 EYES_PART = (-84, -30, 168, 52)
 
 LAYERS_PATH = Path(__file__).with_name("layers")
@@ -64,34 +63,32 @@ class _Layer:
 
 
 class Scene:
-    """Loads the layers. `frame` is thread-safe."""
+    """Loads the layers. `frame` is thread-safe. `head`: another one than the shipped, for drawing the network's skin."""
 
-    def __init__(self) -> None:
+    def __init__(self, head: Pixels | None = None) -> None:
         self._room = load_layer("room")
         self._back_hair = _Layer(*BACK_HAIR[:2], load_layer("back_hair"))
         self._body = _Layer(*BODY[:2], load_layer("body"))
-        self._bare_head = load_layer("head")
-        self._head = self._bare_head.copy()
-        self._head[part_of_head(MOUTH_PART)][..., :3] = load_layer("mouth")
+        self._head = load_layer("head") if head is None else head
         self._eyeballs, self._irises, self._fringe = map(load_layer, ("eyeballs", "irises", "fringe"))
         self._openings, self._lids = (np.split(load_layer(name), len(LIDS)) for name in ("openings", "lids"))
 
-    def frame(self, posture: Posture, *, bare: bool = False) -> Picture:
-        """[720, 1280, 3] BGR; `bare`: without a mouth, as no frame of the avatar is."""
+    def frame(self, posture: Posture) -> Picture:
+        """[720, 1280, 3] BGR, with the mouth at rest."""
         picture = self._room.copy()
         _draw(picture, self._back_hair, *_turned(self._back_hair, posture, depth=-0.45))
         _draw(picture, self._body, *_bent(self._body, posture))
-        head = self._with_eyes(self._bare_head if bare else self._head, posture)
+        head = self._with_eyes(posture)
         _draw(picture, head, *_turned(head, posture, depth=1.0))
         return np.asarray(picture.clip(0, 1) * 255 + 0.5, np.uint8)
 
-    def _with_eyes(self, head: Pixels, posture: Posture) -> _Layer:
+    def _with_eyes(self, posture: Posture) -> _Layer:
         """Draws the eyes between the face and the hair in front."""
         aside, down = posture.gaze
         shift = np.array([[1, 0, aside * DENSITY], [0, 1, down * DENSITY]])
         irises = cv2.warpAffine(self._irises, shift, self._irises.shape[1::-1], flags=cv2.INTER_LINEAR)
         eyes = _over(self._eyeballs, np.asarray(irises, np.float32)) * self._openings[posture.lid][..., None]
-        pixels = head.copy()
+        pixels = self._head.copy()
         part = part_of_head(EYES_PART)
         for layer in (eyes, self._lids[posture.lid], self._fringe):
             pixels[part] = _over(pixels[part], layer)
@@ -100,7 +97,11 @@ class Scene:
 
 def load_layer(name: str) -> Pixels:
     """Reads a shipped layer; a grey one is [height, width]."""
-    stored = cv2.imread(str(LAYERS_PATH / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+    return premultiplied(cv2.imread(str(LAYERS_PATH / f"{name}.png"), cv2.IMREAD_UNCHANGED))
+
+
+def premultiplied(stored: Any) -> Pixels:
+    """The pixels of a layer as its file stores them, 0..255 and not multiplied."""
     pixels = np.asarray(stored, np.float32) / np.float32(255)
     if pixels.shape[2:] == (4,):
         pixels[..., :3] *= pixels[..., 3:]

@@ -16,8 +16,9 @@ from avatar_kit.errors import AvatarExists, InvalidAvatarId
 from avatar_kit.onnx_io import encoder_io, network_io
 from avatar_tools.demo import SPEECH_PATH, build, build_demo
 from avatar_tools.demo.motion import STILL, posture
-from avatar_tools.demo.scene import Scene
+from avatar_tools.demo.scene import Scene, premultiplied
 from avatar_tools.verify import verify_avatar
+from tools.demo_drawing.layers import draw_bare_head
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,8 @@ def test_the_mouth_stands_still_in_the_crops(demo: Avatar) -> None:
 
 def test_still_frames_have_a_resting_mouth_and_bare_ones_none(scene: Scene) -> None:
     mouth = slice(375, 400), slice(605, 675)
-    resting, bare = (scene.frame(STILL, bare=flag)[mouth].astype(int) for flag in (False, True))
+    scenes = (scene, Scene(premultiplied(draw_bare_head())))
+    resting, bare = (each.frame(STILL)[mouth].astype(int) for each in scenes)
     assert (resting[..., 2] - resting[..., 1] > 75).sum() > 300
     assert not (bare[..., 2] - bare[..., 1] > 75).any()
 

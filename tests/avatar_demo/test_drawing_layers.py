@@ -1,12 +1,16 @@
-"""The shipped layers are what the program draws."""
+"""The shipped layers and network are what the program makes."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
+from avatar_tools.demo.build import NETWORK_PATH
 from avatar_tools.demo.scene import LAYERS_PATH, load_layer
+from tools.demo_drawing.face import demo_network
 from tools.demo_drawing.layers import draw_layers
 
 A_ROUNDING = 1  # processors differ by it
@@ -37,3 +41,13 @@ def test_colours_are_multiplied_by_their_coverage() -> None:
     pixels = load_layer("body")
     assert pixels.dtype == np.float32
     assert (pixels[..., :3] <= pixels[..., 3:] + 1e-6).all()
+
+
+def test_the_shipped_network_is_the_one_for_the_shipped_layers() -> None:
+    shipped, built = onnx.load(NETWORK_PATH), demo_network()
+    assert [node.SerializeToString() for node in shipped.graph.node] == [node.SerializeToString() for node in built.graph.node]
+    for one, other in zip(shipped.graph.initializer, built.graph.initializer, strict=True):
+        tolerance = A_ROUNDING if one.data_type == onnx.TensorProto.UINT8 else 1e-3
+        np.testing.assert_allclose(
+            numpy_helper.to_array(one), numpy_helper.to_array(other), rtol=0, atol=tolerance, err_msg=one.name
+        )

@@ -1,4 +1,5 @@
-"""Draws the person of the demo, layer by layer. For developers: the product ships the layers as PNG files.
+"""Makes the demo's person: the layers that her frames are made of, and the network that paints her mouth.
 
-`python -m tools.demo_drawing.layers` writes them anew. A test fails when they are not what this program draws.
+For developers: the product ships the results, PNG files and an ONNX file, which `python -m tools.demo_drawing` writes anew. Tests
+fail when they are not what this program makes.
 """

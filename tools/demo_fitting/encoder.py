@@ -13,8 +13,8 @@ import onnx
 from numpy.typing import NDArray
 
 from avatar_kit.onnx_io import DEMO_PRODUCER
-from avatar_tools.demo.mouths import POSE_SIZE
 from avatar_tools.networks.graph import BATCH, Graph
+from tools.demo_drawing.mouths import POSE_SIZE
 
 MELS, COLUMNS, ROW_SIZE = 80, 16, 512
 POOL = (4, 2)  # mel bands and columns averaged into one number

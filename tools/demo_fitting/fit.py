@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_tools.demo.build import ENCODER_PATH
-from avatar_tools.demo.mouths import POSE_SIZE
+from tools.demo_drawing.mouths import POSE_SIZE
 from tools.demo_fitting.corpus import windows_and_movements
 from tools.demo_fitting.encoder import COLUMNS, INPUT_SIZE, MELS, POOL, Listening, build_encoder
 

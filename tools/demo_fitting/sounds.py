@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_tools.demo.mouths import POSE_SIZE
+from tools.demo_drawing.mouths import POSE_SIZE
 
 _RATE_HZ = 200
 _GLIDE_S = 0.024  # sigma of the blur between sounds: lips need about 60 ms from one place to another

@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 
-from avatar_tools.networks.graph import Value
+from avatar_tools.networks.graph import Graph, Value
 
 EDGE = 1.8  # width of the soft edge: one picture pixel, as sharp as the face around it
 
@@ -211,3 +212,17 @@ def _tooth_gaps(x: Value) -> Value:
     """Brightness with faint lines between the upper teeth, whose widths shrink outwards."""
     lines = sum((_bump(x.abs() - place, 0.9) for place in (12.5, 23.5, 33.0)), _bump(x, 0.9))
     return 1 - 0.10 * lines
+
+
+def resting_mouth(skin: NDArray[np.float32], centre: tuple[float, float], step: float) -> NDArray[np.float32]:
+    """[h,w,3] of bare skin, BGR 0..1, with the resting mouth on it: `centre` (x, y) in its pixels, which lie `step` apart."""
+    graph = Graph()
+    height, width = skin.shape[:2]
+    y, x = np.indices((height, width), np.float32)
+    at_rest = Pose(*(graph.constant(np.zeros((1, 1, 1, 1), np.float32)) for _ in range(POSE_SIZE)))
+    below = graph.constant(skin.transpose(2, 0, 1)[None])
+    across, down = (graph.constant((place[None, None] - middle) * step) for place, middle in zip((x, y), centre, strict=True))
+    painted = paint_mouth(below, across, down, at_rest)
+    model = graph.model("resting_mouth", {"mouth": (painted, [1, 3, height, width])})
+    result = np.asarray(ReferenceEvaluator(model).run(None, {}))
+    return result.reshape(3, height, width).transpose(1, 2, 0)

@@ -14,8 +14,8 @@ import onnx
 from numpy.typing import NDArray
 
 from avatar_kit.onnx_io import DEMO_PRODUCER
-from avatar_tools.demo.mouths import POSE_SIZE, Pose, paint_mouth
 from avatar_tools.networks.graph import BATCH, Graph, Value
+from tools.demo_drawing.mouths import POSE_SIZE, Pose, paint_mouth
 
 Box = tuple[slice, slice]  # rows, columns of the 320 picture
 
@@ -43,7 +43,7 @@ _HALF_WAY_DOWN = 0.25 / 255
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """What the network must know of the face it works on."""
+    """The face that the network works on."""
 
     skin: NDArray[np.uint8]
     """[rows, columns, 3] of SKIN_BOX, BGR: the straight head without a mouth."""
