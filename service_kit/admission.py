@@ -1,12 +1,13 @@
-"""How many calls run, and a limit to it; and the end of calls that would not end by themselves.
+"""Counts running calls and limits them, and ends calls that would not end by themselves.
 
-gRPC's own `maximum_concurrent_rpcs` counts health checks too, every open Health.Watch for ever.
+gRPC's own `maximum_concurrent_rpcs` counts health checks too, and every open Health.Watch.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from service_kit.errors import ResourceExhausted, Unavailable
@@ -17,7 +18,7 @@ T = TypeVar("T")
 
 
 class RunningCalls:
-    """The calls that run now. Lives on the event loop."""
+    """Knows the calls that run now. Use it on the event loop."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -27,8 +28,9 @@ class RunningCalls:
         self._ending = False
         self._open_ended: set[asyncio.Task[Any]] = set()
 
-    def enter(self) -> None:
-        """One more call runs; ResourceExhausted when the limit is reached. `leave` must follow."""
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Counts its block as a running call. Raises ResourceExhausted when the limit is reached."""
         if self.running >= self.limit:
             raise ResourceExhausted(
                 f"the service already runs {self.limit} calls, its limit; try again later or on another replica",
@@ -36,18 +38,17 @@ class RunningCalls:
             )
         self.running += 1
         self.none_runs.clear()
-
-    def leave(self) -> None:
-        """Counts the end of a call."""
-        self.running -= 1
-        if not self.running:
-            self.none_runs.set()
+        try:
+            yield
+        finally:
+            self.running -= 1
+            if not self.running:
+                self.none_runs.set()
 
     async def open_ended(self, work: Awaitable[T]) -> T:
-        """Awaits a call that may never end by itself, uncounted; Unavailable when `end_open_ended` comes first."""
+        """Awaits a call that may never end, without counting it. Raises Unavailable when `end_open_ended` comes first."""
         task = asyncio.current_task()
-        if task is None:
-            return await work
+        assert task
         self._open_ended.add(task)
         try:
             return await work
@@ -59,7 +60,7 @@ class RunningCalls:
             self._open_ended.discard(task)
 
     def end_open_ended(self) -> None:
-        """Ends all such calls, or each would keep a server from stopping until the grace is over."""
+        """Ends all open-ended calls. Otherwise each would delay the stop until the grace is over."""
         self._ending = True
         for task in self._open_ended:
             task.cancel()

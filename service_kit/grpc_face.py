@@ -15,7 +15,7 @@ from service_kit.addresses import BindAddress
 from service_kit.admission import RunningCalls
 from service_kit.clock import Clock
 from service_kit.health import HealthReporter
-from service_kit.interceptors import call_chain
+from service_kit.interceptors import CallInterceptor
 from service_kit.listening import StartError, check_free
 from service_kit.metrics import Metrics
 from service_kit.readiness import Readiness
@@ -80,14 +80,14 @@ class GrpcFace:
     async def open(self) -> None:
         """Takes the port, with TLS where the settings say so. Raises StartError."""
         settings = self._settings
-        chain = call_chain(
+        interceptor = CallInterceptor(
             self._metrics,
             self._calls,
             max_reply_bytes=message_limit_bytes(settings.server),
             sample_rate=settings.logging.sample_rate,
             client_names=settings.tls.allowed_client_names if settings.tls.is_on else (),
         )
-        self.server = grpc.aio.server(interceptors=[chain], options=server_options(settings.server))
+        self.server = grpc.aio.server(interceptors=[interceptor], options=server_options(settings.server))
         self._resources.push_async_callback(self.server.stop, None)
         tls = ServerTls(settings.tls, self._metrics, clock=self._clock) if settings.tls.is_on else None
         self.address = _listen(self.server, settings.server.port, tls.credentials if tls else None)

@@ -1,8 +1,13 @@
-"""The layers around every call, outermost first: request id, metrics, exception to status, who may call, limit of running calls.
+"""Surrounds each gRPC call: request id, metrics, exceptions as statuses, allowed clients, limit of running calls.
 
-The request id goes back in the trailing metadata of every call. Headers are sent early only by streams whose id we made up: gRPC
-clients never retry a call that has sent headers, so a UNAVAILABLE must leave without them, and to send them apart from the reply
-costs a unary call more than all the rest of this module.
+A handler that streams its reply is an asynchronous generator. The interceptor iterates over it and writes each message itself.
+So the surroundings cost nothing per message, and the generator's `finally` runs before the call ends, also after a cancellation.
+
+Messages are decoded and encoded inside of that: gRPC itself would answer a message that it cannot decode with UNKNOWN.
+
+The request id goes back in the trailing metadata of every call. Only streams without an id of the caller's send it in headers
+too: gRPC clients never retry a call that has sent headers, so a UNAVAILABLE must leave without them, and in a unary call separate
+headers cost more than all the rest of this module. Handlers send no initial metadata themselves.
 """
 
 from __future__ import annotations
@@ -10,9 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -20,52 +28,113 @@ from prometheus_client import Counter, Histogram
 
 from service_kit import request_context
 from service_kit.admission import RunningCalls
-from service_kit.call_chain import Call, CallChain, Context, Layer, Method, Proceed
-from service_kit.client_names import ClientNames
+from service_kit.errors import InvalidRequest, PermissionDenied, ResourceExhausted, Violation
 from service_kit.logs import CALLS, request_is_sampled
 from service_kit.metrics import Metrics
 from service_kit.request_context import AVATAR_ID_KEY, REQUEST_ID_KEY, SESSION_ID_KEY
 from service_kit.statuses import status_of
 
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
+Handler = Any  # grpc.RpcMethodHandler, whose stub lacks its attributes
+Headers = tuple[tuple[str, str], ...]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs alone
+
 # A client that gives up at its deadline may be noticed this long before the deadline passes here.
 DEADLINE_SLACK_S = 0.05
+MAX_SHOWN_CHARS = 200
+
+_INFRASTRUCTURE = ("/grpc.health.", "/grpc.reflection.")
+# Metric label and builder, by: requests are a stream, replies are a stream.
+_KINDS = {
+    (False, False): ("unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("server_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("client_stream", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("bidi_stream", grpc.stream_stream_rpc_method_handler),
+}
 
 log = logging.getLogger(__name__)
 
 
-def call_chain(
-    metrics: Metrics,
-    calls: RunningCalls | None = None,
-    *,
-    max_reply_bytes: int | None = None,
-    sample_rate: int = 1,
-    client_names: Collection[str] = (),
-) -> CallChain:
-    """Returns the interceptor for grpc.aio.server. Handlers raise ServiceError; what leaves is a status, never UNKNOWN.
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Surrounds every call. Handlers raise ServiceError; callers get a status, never UNKNOWN.
 
     `calls` counts and limits running calls. A unary reply over `max_reply_bytes` becomes RESOURCE_EXHAUSTED with a reason. Info
-    lines are written for one request of `sample_rate`. Where there are `client_names`, a client's certificate must have one.
+    lines are written for one request of `sample_rate`. With `client_names`, a client's certificate must have one of them.
+    Streams may write bytes in place of a message: one that the handler encoded itself. gRPC answers unknown methods.
     """
-    layers: list[Layer] = [
-        RequestIds(sample_rate),
-        CallMetrics(metrics),
-        Statuses(),
-        *([ClientNames(client_names)] if client_names else ()),
-        *([Admission(calls)] if calls is not None else ()),
-    ]
-    return CallChain(layers, max_reply_bytes=max_reply_bytes)
 
-
-class RequestIds:
-    """Takes over the caller's ids, or makes a request id; log lines, errors and calls to other services carry them."""
-
-    def __init__(self, sample_rate: int) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        calls: RunningCalls,
+        *,
+        max_reply_bytes: int,
+        sample_rate: int = 1,
+        client_names: Collection[str] = (),
+    ) -> None:
+        self._metrics = metrics
+        self._calls = calls
+        self._max_reply_bytes = max_reply_bytes
         self._sample_rate = sample_rate
+        self._client_names = frozenset(client_names)
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}  # by path; only known methods, so bounded
 
-    async def around(self, call: Call, proceed: Proceed) -> Any:
-        """Sets what `request_context` tells, for this call's task."""
+    async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Returns the surrounded handler of a call. gRPC calls this."""
+        handler: Handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        path = str(handler_call_details.method)
+        inner, outer = self._wrapped.get(path, (None, None))
+        if inner is not handler:
+            outer = self._surrounded(path, handler)
+            self._wrapped[path] = (handler, outer)
+        return outer
+
+    def _surrounded(self, path: str, handler: Handler) -> Handler:
+        """Returns a handler of the same kind."""
+        kind, build = _KINDS[handler.request_streaming, handler.response_streaming]
+        rpc = _Rpc.of(path, kind, self._metrics)
+        behavior = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        decode = partial(_decoded, handler.request_deserializer)
+        encode = partial(_encoded, handler.response_serializer)
+
+        async def work(headers: Headers, request: Any, context: Context) -> Any:
+            if not handler.request_streaming:
+                request = decode(request)
+            if handler.response_streaming:
+                await _write_all(behavior(request, context), headers, context)
+                return None
+            reply = encode(await behavior(request, context))
+            if len(reply) > self._max_reply_bytes:
+                raise ResourceExhausted(
+                    f"the reply would have {len(reply)} bytes, over the limit of {self._max_reply_bytes}; "
+                    "ask for less in one request"
+                )
+            return reply
+
+        async def run(request: Any, context: Context) -> Any:
+            headers = self._identify(rpc, context)
+            rpc.started.inc()
+            start, code = perf_counter(), grpc.StatusCode.OK
+            try:
+                reply = await self._answer(rpc, context, partial(work, headers, request, context))
+                set_by_handler: grpc.StatusCode | None = context.code()
+                code = set_by_handler or code
+                return reply
+            except BaseException as error:
+                code = _code_of(error, context)
+                raise
+            finally:
+                rpc.ended(context, code, perf_counter() - start)
+
+        make: Any = build
+        return make(run, decode if handler.request_streaming else None, encode if handler.response_streaming else None)
+
+    def _identify(self, rpc: _Rpc, context: Context) -> Headers:
+        """Sets the `request_context` of this call's task from the caller's ids. Returns the headers to send before a stream."""
         known = dict.fromkeys((REQUEST_ID_KEY, SESSION_ID_KEY, AVATAR_ID_KEY), "")
-        for key, value in call.context.invocation_metadata() or ():
+        for key, value in context.invocation_metadata() or ():
             if key in known and isinstance(value, str) and request_context.sane_id(value):
                 known[key] = value
         request_id = known[REQUEST_ID_KEY] or request_context.new_request_id()
@@ -74,61 +143,103 @@ class RequestIds:
         request_context.session_id.set(known[SESSION_ID_KEY])
         request_context.avatar_id.set(known[AVATAR_ID_KEY])
         request_context.sampled.set(self._sample_rate == 1 or zlib.crc32(request_id.encode()) % self._sample_rate == 0)
-        if not known[REQUEST_ID_KEY] and not call.method.is_infrastructure:
-            request_context.early_headers.set(headers)
-        call.context.set_trailing_metadata(headers)
-        return await proceed()
+        context.set_trailing_metadata(headers)
+        return () if known[REQUEST_ID_KEY] or rpc.is_infrastructure else headers
 
-
-class CallMetrics:
-    """The grpc_server_* figures of every call, and a log line at its end."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._of_method: dict[str, _MethodMetrics] = {}
-
-    async def around(self, call: Call, proceed: Proceed) -> Any:
-        """Counts the call and measures its time."""
-        figures = self._of_method.get(call.method.path)
-        if figures is None:
-            figures = self._of_method[call.method.path] = _MethodMetrics(self._metrics, call.method)
-        figures.started.inc()
-        start = perf_counter()
-        code = grpc.StatusCode.OK
+    async def _answer(self, rpc: _Rpc, context: Context, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Runs a call. Ends it with a status for each exception but cancellation and gRPC's own."""
         try:
-            reply = await proceed()
-            set_by_handler: grpc.StatusCode | None = call.context.code()
-            code = set_by_handler or code
-            return reply
-        except BaseException as error:
-            code = _code_of(error, call.context)
-            raise
-        finally:
-            seconds = perf_counter() - start
-            figures.handled(code).inc()
-            figures.seconds.observe(seconds)
-            _log_end(call, code, seconds)
+            if rpc.is_infrastructure:
+                return await self._calls.open_ended(work())
+            if self._client_names:
+                _check_client(context, self._client_names)
+            with self._calls.admit():
+                return await work()
+        except (asyncio.CancelledError, Exception) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                raise
+            # Another cancellation is of something that the handler waited for; the caller still waits.
+            if own := _grpcs_own(error):
+                raise own from None
+            status = status_of(error)
+            if status.code is grpc.StatusCode.INTERNAL:
+                log.error("%s failed", rpc.path, exc_info=error)
+            await context.abort(status.code, status.message, status.trailing_metadata)
 
 
-class _MethodMetrics:
-    """The series of one RPC, looked up once."""
+@dataclass(frozen=True, slots=True)
+class _Rpc:
+    """An RPC with its series of the metrics."""
 
-    def __init__(self, metrics: Metrics, method: Method) -> None:
-        self._labels = (method.kind, method.service, method.name)
-        self._handled = metrics.grpc_handled
-        self._by_code: dict[grpc.StatusCode, Counter] = {}
-        self.started: Counter = metrics.grpc_started.labels(*self._labels)
-        self.seconds: Histogram = metrics.grpc_seconds.labels(*self._labels)
+    path: str  # "/package.Service/Method"
+    is_infrastructure: bool  # health and reflection: no work of the service, and streams that may stay open without end
+    started: Counter
+    seconds: Histogram
+    handled: Callable[[grpc.StatusCode], Counter]
 
-    def handled(self, code: grpc.StatusCode) -> Counter:
-        counter = self._by_code.get(code)
-        if counter is None:
-            counter = self._by_code[code] = self._handled.labels(*self._labels, code.name)
-        return counter
+    @classmethod
+    def of(cls, path: str, kind: str, metrics: Metrics) -> _Rpc:
+        labels = (kind, *path.lstrip("/").rpartition("/")[::2])
+        by_code: dict[grpc.StatusCode, Counter] = {}
+
+        def handled(code: grpc.StatusCode) -> Counter:
+            if code not in by_code:
+                by_code[code] = metrics.grpc_handled.labels(*labels, code.name)
+            return by_code[code]
+
+        started, seconds = metrics.grpc_started.labels(*labels), metrics.grpc_seconds.labels(*labels)
+        return cls(path, path.startswith(_INFRASTRUCTURE), started, seconds, handled)
+
+    def ended(self, context: Context, code: grpc.StatusCode, seconds: float) -> None:
+        """Counts and logs the end of a call."""
+        self.handled(code).inc()
+        self.seconds.observe(seconds)
+        level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
+        if self.is_infrastructure or not CALLS.isEnabledFor(level) or not request_is_sampled():
+            return
+        fields = {"method": self.path, "code": code.name, "duration_ms": seconds * 1000, "peer": context.peer()}
+        details = context.details()  # the caller was told this, so it is fit for the log
+        CALLS.log(level, "call ended", extra=fields | ({"status": details} if details else {}))
+
+
+async def _write_all(replies: Any, headers: Headers, context: Context) -> None:
+    if not hasattr(replies, "__aiter__"):  # a coroutine that writes the messages itself
+        await replies
+        return
+    async with aclosing(replies):
+        async for reply in replies:
+            if headers:
+                await context.send_initial_metadata(headers)
+                headers = ()
+            await context.write(reply)
+
+
+def _decoded(decode: Any, data: bytes) -> Any:
+    try:
+        return decode(data) if decode else data
+    except Exception:
+        raise InvalidRequest([Violation("", "the message cannot be decoded: it is not of this RPC's request type")]) from None
+
+
+def _encoded(encode: Any, reply: Any) -> bytes:
+    data: bytes = reply if encode is None or isinstance(reply, bytes) else encode(reply)
+    return data
+
+
+def _check_client(context: Context, allowed: frozenset[str]) -> None:
+    """Raises PermissionDenied for a client whose certificate has none of the names. TLS has checked its signature."""
+    identity = context.auth_context()
+    # The authority answers for the alternative names. A client may choose any common name.
+    encoded = identity.get("x509_subject_alternative_name") or identity.get("x509_common_name") or ()
+    names = [name.decode("utf-8", "replace") for name in encoded]
+    if allowed.isdisjoint(names):
+        shown = ", ".join(names)[:MAX_SHOWN_CHARS] or "none"
+        raise PermissionDenied(f"this client's certificate has no name that may call this service; its names: {shown}")
 
 
 def _code_of(error: BaseException, context: Context) -> grpc.StatusCode:
-    """How a call ended that raised: with the status that was sent, or because the caller was gone."""
+    """Returns the status of a call that raised: the one that was sent, or one for a caller that is gone."""
     if isinstance(error, grpc.aio.AbortError):
         return context.code()
     remaining: float | None = context.time_remaining()
@@ -137,67 +248,10 @@ def _code_of(error: BaseException, context: Context) -> grpc.StatusCode:
     return grpc.StatusCode.CANCELLED
 
 
-def _log_end(call: Call, code: grpc.StatusCode, seconds: float) -> None:
-    level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
-    if call.method.is_infrastructure or not CALLS.isEnabledFor(level) or not request_is_sampled():
-        return
-    fields = {"method": call.method.path, "code": code.name, "duration_ms": seconds * 1000, "peer": call.context.peer()}
-    details = call.context.details()  # what we told the caller, so fit for the log
-    CALLS.log(level, "call ended", extra=fields | ({"status": details} if details else {}))
-
-
-class Statuses:
-    """Turns what the layers inside and the handler raise into a status."""
-
-    async def around(self, call: Call, proceed: Proceed) -> Any:
-        """Lets cancellation and gRPC's own exceptions pass, and ends the call with a status for all others."""
-        try:
-            return await proceed()
-        except asyncio.CancelledError as error:
-            if _task_is_cancelled():
-                raise
-            # Something that the handler waited for was cancelled, and the caller would wait for ever.
-            await _abort(call, error)
-        except Exception as error:
-            grpcs_own = _grpcs_own(error)
-            if grpcs_own is not None:
-                raise grpcs_own from None
-            await _abort(call, error)
-
-
-async def _abort(call: Call, error: BaseException) -> None:
-    status = status_of(error)
-    if status.code is grpc.StatusCode.INTERNAL:
-        log.error("%s failed", call.method.path, exc_info=error)
-    await call.context.abort(status.code, status.message, status.trailing_metadata)
-
-
-def _task_is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
 def _grpcs_own(error: BaseException) -> BaseException | None:
-    """What gRPC raises and handles itself, also from within a TaskGroup: a call aborted, a caller or a server that is gone."""
+    """Returns an exception that gRPC raises and handles itself, also from within a TaskGroup: an abort, a lost peer."""
     if isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError):
         return error
     if isinstance(error, BaseExceptionGroup):
         return next(filter(None, map(_grpcs_own, error.exceptions)), None)
     return None
-
-
-class Admission:
-    """Counts running calls and refuses those over the limit. Health checks and reflection pass uncounted."""
-
-    def __init__(self, calls: RunningCalls) -> None:
-        self._calls = calls
-
-    async def around(self, call: Call, proceed: Proceed) -> Any:
-        """Runs the call as one of those that run."""
-        if call.method.is_infrastructure:
-            return await self._calls.open_ended(proceed())
-        self._calls.enter()
-        try:
-            return await proceed()
-        finally:
-            self._calls.leave()

@@ -19,8 +19,6 @@ session_id: ContextVar[str] = ContextVar("session_id", default="")
 avatar_id: ContextVar[str] = ContextVar("avatar_id", default="")
 # Whether info lines about this request are written; see logging.sample_rate.
 sampled: ContextVar[bool] = ContextVar("sampled", default=True)
-# Headers that a streamed reply sends before its first message.
-early_headers: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("early_headers", default=())
 
 # Ids come from callers and go into logs and headers: nothing in them may break a line or a parser.
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")

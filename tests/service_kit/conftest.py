@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 from service_kit.admission import RunningCalls
-from service_kit.interceptors import call_chain
+from service_kit.interceptors import CallInterceptor
 from service_kit.metrics import Metrics
 
 # Machines are busy: how long an example takes says nothing.
@@ -35,13 +35,14 @@ async def start(metrics: Metrics) -> AsyncIterator[Start]:
         async def start_server(
             *,
             calls: RunningCalls | None = None,
-            max_reply_bytes: int | None = None,
+            max_reply_bytes: int = 1 << 30,
             sample_rate: int = 1,
             client_options: Sequence[tuple[str, Any]] = (),
             **rpcs: Any,
         ) -> grpc.aio.Channel:
-            chain = call_chain(metrics, calls, max_reply_bytes=max_reply_bytes, sample_rate=sample_rate)
-            server = grpc.aio.server(interceptors=[chain], options=[("grpc.so_reuseport", 0)])
+            running = calls or RunningCalls(1000)
+            interceptor = CallInterceptor(metrics, running, max_reply_bytes=max_reply_bytes, sample_rate=sample_rate)
+            server = grpc.aio.server(interceptors=[interceptor], options=[("grpc.so_reuseport", 0)])
             handlers = {
                 name: rpc if isinstance(rpc, grpc.RpcMethodHandler) else grpc.unary_unary_rpc_method_handler(rpc)
                 for name, rpc in rpcs.items()

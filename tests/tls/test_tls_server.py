@@ -175,9 +175,7 @@ async def test_a_refusal_says_which_names_were_seen(authority: Authority, issue:
     async with server(tls) as running, channel(running, authority, issue(names="DNS:one,DNS:two")) as on:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await on.unary_unary("/test.Test/Echo")(b"x", timeout=20)
-        assert caught.value.details() == (
-            "this client's certificate does not bear a name that may call this service; it bears: one, two"
-        )
+        assert caught.value.details() == ("this client's certificate has no name that may call this service; its names: one, two")
 
 
 @pytest.fixture
