@@ -1,23 +1,26 @@
 """Reads certificates and keys in PEM files, and refuses those with which connections would fail later.
 
-gRPC itself tells nothing but "Failed to bind" or "Handshake failed".
+gRPC itself says nothing but "Failed to bind" or "Handshake failed". Import this only where TLS is on: `cryptography` takes 40 ms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-    from cryptography.x509 import Certificate
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 MAX_PEM_BYTES = 1 << 20
-# OpenSSL, by which most clients check, takes no shorter keys of RSA, and no signatures with these.
+# OpenSSL, with which most clients check, accepts no shorter RSA keys and no signatures with these hashes.
 MIN_RSA_BITS = 2048
 WEAK_HASHES = ("md5", "sha1")
 
@@ -39,12 +42,15 @@ def noted_in(problems: list[str]) -> Iterator[None]:
         problems += error.problems
 
 
-@dataclass(frozen=True, slots=True)
-class PemFile:
-    """A file and the configuration key that names it, for messages."""
+class PemFile(NamedTuple):
+    """A file and the configuration key that names it."""
 
     key: str
     path: Path
+
+    def error(self, problem: str) -> CertificateError:
+        """Returns the error with this problem alone."""
+        return CertificateError([f"{self.key}: {problem}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,6 @@ class Pair:
 def read_pair(certificate: PemFile, private_key: PemFile) -> Pair:
     """Reads a certificate and its key. Raises CertificateError: unreadable, no PEM, expired, not one pair, not for gRPC."""
     problems: list[str] = []
-    chain = key = b""
     with noted_in(problems):
         chain = _read(certificate)
         own = _certificates(certificate, chain)[0]
@@ -68,20 +73,23 @@ def read_pair(certificate: PemFile, private_key: PemFile) -> Pair:
         secret = _private_key(private_key, key)
     if problems:
         raise CertificateError(problems)
-    if problems := [*_kind_problems(certificate, own), *_time_problems(certificate, own)]:
-        raise CertificateError(problems)
+    _check_kind(certificate, own)
+    _check_time(certificate, own)
     if secret.public_key() != own.public_key():
-        problem = f"{private_key.key}: the key in {private_key.path} is not that of the certificate in {certificate.path}"
-        raise CertificateError([problem])
+        raise private_key.error(f"the key in {private_key.path} is not that of the certificate in {certificate.path}")
     return Pair(chain, key, own.not_valid_after_utc.timestamp())
 
 
 def read_authorities(authorities: PemFile) -> bytes:
     """Reads certificates to trust, PEM. Raises CertificateError: unreadable, none, damaged, all out of date."""
     content = _read(authorities)
-    of_each = [_time_problems(authorities, each) for each in _certificates(authorities, content)]
-    if all(of_each):
-        raise CertificateError(of_each[0])
+    problems: list[str] = []
+    certificates = _certificates(authorities, content)
+    for each in certificates:
+        with noted_in(problems):
+            _check_time(authorities, each)
+    if len(problems) == len(certificates):
+        raise CertificateError(problems[:1])
     return content
 
 
@@ -90,69 +98,50 @@ def _read(file: PemFile) -> bytes:
         with file.path.open("rb") as opened:
             content = opened.read(MAX_PEM_BYTES + 1)
     except OSError as error:
-        raise CertificateError([f"{file.key}: {file.path} cannot be read: {error.strerror}"]) from None
+        raise file.error(f"{file.path} cannot be read: {error.strerror}") from None
     if len(content) > MAX_PEM_BYTES:
-        raise CertificateError([f"{file.key}: {file.path} is larger than {MAX_PEM_BYTES >> 20} MiB, which no PEM file is"])
+        raise file.error(f"{file.path} is larger than {MAX_PEM_BYTES >> 20} MiB, which no PEM file is")
     if not content:
-        raise CertificateError([f"{file.key}: {file.path} is empty"])
+        raise file.error(f"{file.path} is empty")
     return content
 
 
-def _certificates(file: PemFile, content: bytes) -> list[Certificate]:
+def _certificates(file: PemFile, content: bytes) -> list[x509.Certificate]:
     """Returns one or more."""
-    from cryptography import x509
-
     try:
         return x509.load_pem_x509_certificates(content)
     except (ValueError, x509.InvalidVersion):
-        has_some = b"-----BEGIN CERTIFICATE-----" in content
-        holds = "holds a damaged certificate" if has_some else "holds no certificate in PEM form"
-        raise CertificateError([f"{file.key}: {file.path} {holds}"]) from None
+        some = b"-----BEGIN CERTIFICATE-----" in content
+        raise file.error(f"{file.path} holds {'a damaged certificate' if some else 'no certificate in PEM form'}") from None
 
 
 def _private_key(file: PemFile, content: bytes) -> PrivateKeyTypes:
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
     try:
         return load_pem_private_key(content, password=None)
     except TypeError:
-        problem = f"{file.key}: the key in {file.path} is protected by a password; give one without"
+        raise file.error(f"the key in {file.path} is protected by a password; give one without") from None
     except (ValueError, UnsupportedAlgorithm):
-        holds = "a damaged private key" if b"PRIVATE KEY-----" in content else "no private key in PEM form"
-        problem = f"{file.key}: {file.path} holds {holds}"
-    raise CertificateError([problem])
+        some = b"PRIVATE KEY-----" in content
+        raise file.error(f"{file.path} holds {'a damaged private key' if some else 'no private key in PEM form'}") from None
 
 
-def _kind_problems(file: PemFile, certificate: Certificate) -> list[str]:
-    """Names a key that gRPC's BoringSSL would take and then fail every handshake with, or that clients refuse."""
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-
-    of = f"{file.key}: the certificate in {file.path}"
-    try:
+def _check_kind(file: PemFile, certificate: x509.Certificate) -> None:
+    """Refuses keys with which gRPC's BoringSSL fails every handshake although it takes them, and those that clients refuse."""
+    key = signed = None
+    with suppress(ValueError, UnsupportedAlgorithm):
         key, signed = certificate.public_key(), certificate.signature_hash_algorithm
-        usable = isinstance(key, RSAPublicKey | EllipticCurvePublicKey)
-    except (ValueError, UnsupportedAlgorithm):
-        usable = False
-    if not usable:
-        return [f"{of} has a key of a kind that gRPC cannot use; take EC (P-256) or RSA"]
+    if not isinstance(key, RSAPublicKey | EllipticCurvePublicKey):
+        raise file.error(f"the certificate in {file.path} has a key of a kind that gRPC cannot use; take EC (P-256) or RSA")
     if isinstance(key, RSAPublicKey) and key.key_size < MIN_RSA_BITS:
-        return [f"{of} has a key of {key.key_size} bits; take EC (P-256), or RSA with at least {MIN_RSA_BITS}"]
+        advice = f"take EC (P-256), or RSA with at least {MIN_RSA_BITS}"
+        raise file.error(f"the certificate in {file.path} has a key of {key.key_size} bits; {advice}")
     if signed is not None and signed.name in WEAK_HASHES:
-        return [f"{of} is signed with {signed.name}, which clients do not trust; take sha256"]
-    return []
+        raise file.error(f"the certificate in {file.path} is signed with {signed.name}, which clients do not trust; take sha256")
 
 
-def _time_problems(file: PemFile, certificate: Certificate) -> list[str]:
+def _check_time(file: PemFile, certificate: x509.Certificate) -> None:
     now, first, last = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > last:
-        return [f"{file.key}: the certificate in {file.path} expired on {_date(last)}"]
+        raise file.error(f"the certificate in {file.path} expired on {last:%Y-%m-%d %H:%M} UTC")
     if now < first:
-        return [f"{file.key}: the certificate in {file.path} is valid from {_date(first)} on; is the clock right?"]
-    return []
-
-
-def _date(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M UTC")
+        raise file.error(f"the certificate in {file.path} is valid from {first:%Y-%m-%d %H:%M} UTC on; is the clock right?")

@@ -1,29 +1,34 @@
 """TLS of a service, towards its callers and towards other services, with certificates that are renewed while it runs.
 
-gRPC asks for a server's certificate at each handshake (`dynamic_ssl_server_credentials`). A channel keeps its own for life, so
-whoever calls makes new channels after a renewal.
+gRPC asks for a server's certificate at each handshake (`dynamic_ssl_server_credentials`). A channel keeps its certificate for
+life, so a client makes new channels after a renewal.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from service_kit.certificates import CertificateError
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.metrics import Metrics
 from service_kit.sections import ClientTlsSection, TlsSection
-from service_kit.tls_files import Material, TlsFiles, WatchedFiles
+
+if TYPE_CHECKING:
+    from service_kit.tls_files import Material
+
+log = logging.getLogger(__name__)
 
 
 def tls_problems(section: TlsSection | ClientTlsSection, *, key: str) -> list[str]:
-    """Every reason why TLS cannot be had as `section` says, one sentence each. `key` is the section's own: "tls"."""
+    """Names every reason why `section` cannot be followed, one sentence each. `key` is the section's own: "tls"."""
     if not section.is_on:
         return []
+    from service_kit.certificates import CertificateError
+    from service_kit.tls_files import TlsFiles
+
     try:
         TlsFiles(section, key).read()
     except CertificateError as error:
@@ -31,63 +36,68 @@ def tls_problems(section: TlsSection | ClientTlsSection, *, key: str) -> list[st
     return []
 
 
-class ServerTls:
+class _Tls:
+    """The checked files of a section, followed while they change."""
+
+    def __init__(self, section: TlsSection | ClientTlsSection, metrics: Metrics, side: str, key: str, clock: Clock) -> None:
+        from service_kit.tls_files import TlsFiles
+
+        self._files = TlsFiles(section, key)
+        self._clock = clock
+        self._expiry = metrics.certificate_expiry.labels(side)
+        self._material = self._files.read()
+        self._note_expiry()
+
+    def _note_expiry(self) -> None:
+        if self._material.pair:
+            self._expiry.set(self._material.pair.expires_at)
+
+    async def follow(self, renewed: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Takes renewed files and awaits `renewed` each time, without end."""
+        async for material in self._files.contents(self._clock):
+            if material != self._material:
+                self._material = material
+                self._note_expiry()
+                if renewed:
+                    await renewed()
+                log.info("%s: renewed from changed files", self._files.key)
+
+
+class ServerTls(_Tls):
     """TLS for a server's port. Raises CertificateError."""
 
-    def __init__(self, section: TlsSection, metrics: Metrics, *, key: str = "tls", clock: Clock = SYSTEM_CLOCK) -> None:
-        self._watched = WatchedFiles(TlsFiles(section, key), partial(_note_expiry, metrics, "server"), clock=clock)
-        self._current = self._handed_over = _server_configuration(self._watched.material)
+    def __init__(self, section: TlsSection, metrics: Metrics, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__(section, metrics, "server", "tls", clock)
+        self._handed_over = self._material
         newest: Any = self._newest  # the stubs do not know that it may return None
         self.credentials: grpc.ServerCredentials = grpc.dynamic_ssl_server_credentials(
-            self._current, newest, require_client_authentication=section.client_ca_file is not None
+            _configuration(self._material), newest, require_client_authentication=section.client_ca_file is not None
         )
 
-    async def follow(self) -> None:
-        """Takes renewed files, for ever."""
-        async with aclosing(self._watched.renewals()) as renewals:
-            async for material in renewals:
-                self._current = _server_configuration(material)
-
     def _newest(self) -> grpc.ServerCertificateConfiguration | None:
-        """For gRPC, which calls it in a thread of its own before each handshake; None: the same as last time."""
-        current = self._current
-        if current is self._handed_over:
+        """Returns the configuration if it is new, else None. gRPC calls this in a thread of its own before each handshake."""
+        material = self._material
+        if material is self._handed_over:
             return None
-        self._handed_over = current
-        return current
+        self._handed_over = material
+        return _configuration(material)
 
 
-class ClientTls:
-    """TLS for channels to another service. Raises CertificateError."""
-
-    def __init__(self, section: ClientTlsSection, metrics: Metrics, *, key: str, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._watched = WatchedFiles(TlsFiles(section, key), partial(_note_expiry, metrics, "client"), clock=clock)
-        self._server_name = section.server_name
-
-    @property
-    def credentials(self) -> grpc.ChannelCredentials:
-        """For a channel that is made now."""
-        material = self._watched.material
-        key, chain = (material.pair.private_key, material.pair.certificate) if material.pair else (None, None)
-        return grpc.ssl_channel_credentials(material.authorities, key, chain)
-
-    @property
-    def channel_options(self) -> list[tuple[str, str]]:
-        """What such a channel needs besides."""
-        return [("grpc.ssl_target_name_override", self._server_name)] if self._server_name else []
-
-    async def follow(self, renewed: Callable[[], Awaitable[None]]) -> None:
-        """Awaits `renewed` after each renewal of the files, for ever."""
-        async with aclosing(self._watched.renewals()) as renewals:
-            async for _ in renewals:
-                await renewed()
-
-
-def _server_configuration(material: Material) -> grpc.ServerCertificateConfiguration:
+def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
     pairs = [(material.pair.private_key, material.pair.certificate)] if material.pair else []
     return grpc.ssl_server_certificate_configuration(pairs, material.authorities)
 
 
-def _note_expiry(metrics: Metrics, side: str, material: Material) -> None:
-    if material.pair:
-        metrics.certificate_expiry.labels(side).set(material.pair.expires_at)
+class ClientTls(_Tls):
+    """TLS for channels to another service. Raises CertificateError."""
+
+    def __init__(self, section: ClientTlsSection, metrics: Metrics, *, key: str, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__(section, metrics, "client", key, clock)
+        # Options of such a channel.
+        self.channel_options = [("grpc.ssl_target_name_override", section.server_name)] if section.server_name else []
+
+    @property
+    def credentials(self) -> grpc.ChannelCredentials:
+        """The credentials for a channel that is made now."""
+        pair, authorities = self._material
+        return grpc.ssl_channel_credentials(authorities, *((pair.private_key, pair.certificate) if pair else ()))
