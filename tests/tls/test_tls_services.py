@@ -153,7 +153,7 @@ def test_the_command_line_renders_over_mutual_tls(pair: Service, authority: Auth
     for arguments, says in (
         ([], "the server closed the connection: it may require TLS"),
         (["--tls"], "not signed by an authority that this client trusts"),
-        (files[:2], "the server closed the connection: it may require TLS, or a certificate"),
+        (files[:2], "the server closed the connection: it may require TLS, or a client certificate"),
         ([*files, "--server-name", "elsewhere"], "does not have the name by which it was called"),
         (files[2:4], "error: TLS: a certificate and its key go together"),
     ):
