@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from avatar_kit.errors import AvatarReplaced, BrokenAvatar, as_broken_avatar, shown
 from avatar_kit.frames import Frames, PictureFrames
@@ -22,6 +24,8 @@ from avatar_kit.safe_files import FileProblem, check_regular, contained, read_bo
 from avatar_kit.timeline import FrameRange, Loop
 from avatar_kit.versions import manifest_version
 from avatar_kit.video.frames import VideoFrames, header_problems
+
+T = TypeVar("T")
 
 __all__ = ["Avatar", "Loop", "Mask", "Paste", "Picture", "Rect", "load_avatar"]
 
@@ -97,9 +101,22 @@ class Avatar:
         """
         if not 0 <= index < self.frame_count:
             raise IndexError(f"frame {index} of {self.frame_count}")
+        return self._told(index, partial(self.frames.read, index))
+
+    def frames_in_order(self) -> Generator[tuple[int, Callable[[], Picture]]]:
+        """Gives the number of each frame and a function that reads it, which may raise as `read_frame`: the cheapest way to all.
+
+        The generator is for one thread at a time, the functions are for any.
+        """
+        with closing(self.frames.in_order()) as frames:
+            for index in range(self.frame_count):
+                _, read = self._told(index, partial(next, frames))
+                yield index, partial(self._told, index, read)
+
+    def _told(self, index: int, read: Callable[[], T]) -> T:
         try:
             with as_broken_avatar(self.frame_name(index)):
-                return self.frames.read(index)
+                return read()
         except BrokenAvatar:
             if self.is_in_place():
                 raise

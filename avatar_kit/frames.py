@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +31,13 @@ class Frames(Protocol):
 
     def read(self, index: int) -> Picture:
         """Frame `index`, 0 .. frame_count - 1: [height, width, 3]. Raises FileProblem about the file of that name."""
+
+    def in_order(self) -> Generator[tuple[int, Callable[[], Picture]]]:
+        """Gives the number of each frame, and a function that does as `read` would: the cheapest way to all of them.
+
+        The generator is for one thread at a time, the functions are for any. Its first step raises FileProblem when there is
+        nothing to read.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +70,7 @@ class PictureFrames:
         """Reads and decodes the file. Raises FileProblem when it is missing, damaged or of another size."""
         data = read_bounded(self.held.now / self.below / self.names[index], max_picture_bytes(self.width, self.height))
         return decode_picture(data, width=self.width, height=self.height)
+
+    def in_order(self) -> Generator[tuple[int, Callable[[], Picture]]]:
+        """Reads nothing by itself."""
+        return ((index, partial(self.read, index)) for index in range(len(self.names)))

@@ -15,7 +15,6 @@ from typing import TypeAlias
 
 from avatar_kit.timeline import frame_at
 from compositing_service.backgrounds.composer import AvatarComposer
-from compositing_service.backgrounds.lease import Lease
 from compositing_service.metrics import STAGE_COMPOSITE, CompositingMetrics
 from compositing_service.mouth_source import Mouths
 from compositing_service.outputs import Output
@@ -58,21 +57,21 @@ class FrameMaker:
 
     async def frame_stream(
         self,
-        lease: Lease,
+        composer: AvatarComposer,
         positions: Sequence[int],
         mouths: AsyncGenerator[Mouths, None] | None,
         output: Output,
         *,
         ahead: int,
     ) -> AsyncGenerator[Frame, None]:
-        """Gives the frames at these positions of the avatar's timeline, in order.
+        """Gives the frames at these positions of the avatar's timeline, in order. Its caller holds the avatar meanwhile.
 
         `mouths` has one mouth for each position, and is closed at the end; None shows the avatar's pictures as they are. At most
         `ahead` frames, 1 or more, are begun and not yet taken; beyond that `mouths` is not read. Close the generator
         (`contextlib.aclosing`): that drops waiting work. Raises what `mouths` raises, after the frames before it, and what
         `AvatarComposer.composite` raises.
         """
-        work = _Work(self.pool, lease, positions, output, ahead)
+        work = _Work(self.pool, composer, positions, output, ahead)
         feeding = asyncio.create_task(work.feed(mouths))
         try:
             place = 0
@@ -97,32 +96,30 @@ _Job: TypeAlias = "asyncio.Future[tuple[list[bytes], Times]]"
 class _Work:
     """The frames of one stream that are begun and not yet taken."""
 
-    def __init__(self, pool: Executor, lease: Lease, positions: Sequence[int], output: Output, ahead: int) -> None:
-        self.indices = [frame_at(position, lease.avatar.frame_count, lease.avatar.loop) for position in positions]
+    def __init__(self, pool: Executor, composer: AvatarComposer, positions: Sequence[int], output: Output, ahead: int) -> None:
+        avatar = composer.avatar
+        self.indices = [frame_at(position, avatar.frame_count, avatar.loop) for position in positions]
         self.begun: asyncio.Queue[_Job | None] = asyncio.Queue()
         """The jobs in order; None ends them."""
-        self._pool, self._lease, self._output, self._ahead = pool, lease, output, ahead
+        self._pool, self._composer, self._output, self._ahead = pool, composer, output, ahead
         self._first = 0  # of what is not begun
         self._waiting = 0
         self._taken = asyncio.Event()
 
     async def feed(self, mouths: AsyncGenerator[Mouths, None] | None) -> None:
-        """Begins each group of frames as its mouths come, once the avatar's own pictures for them are prepared."""
-        preparing = self._lease.preparing(self.indices, self._output)
+        """Begins each group of frames as its mouths come."""
         try:
             if mouths is None:
-                await self._begin(None, len(self.indices), preparing)
+                await self._begin(None, len(self.indices))
                 return
             async with aclosing(mouths):
                 async for group in mouths:
-                    await self._begin(group, len(group.pixels), preparing)
+                    await self._begin(group, len(group.pixels))
         finally:
             self.begun.put_nowait(None)
 
-    async def _begin(self, group: Mouths | None, count: int, preparing: asyncio.Future[None] | None) -> None:
+    async def _begin(self, group: Mouths | None, count: int) -> None:
         """Begins the next `count` frames as there is room for them."""
-        if preparing:
-            await preparing
         loop = asyncio.get_running_loop()
         size = min(FRAMES_PER_JOB, self._ahead)
         for start in range(0, count, size):
@@ -132,7 +129,7 @@ class _Work:
                 await self._taken.wait()
             self._first += len(indices)
             self._waiting += len(indices)
-            job = loop.run_in_executor(self._pool, _paint, self._lease.composer, indices, self._output, group, start)
+            job = loop.run_in_executor(self._pool, _paint, self._composer, indices, self._output, group, start)
             self.begun.put_nowait(job)
 
     def take_one(self) -> None:

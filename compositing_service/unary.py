@@ -11,8 +11,7 @@ from time import perf_counter
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import AvatarError, AvatarReplaced
 from avatar_kit.timeline import frame_at, idle_positions, period
-from compositing_service.backgrounds.lease import Lease
-from compositing_service.backgrounds.store import BackgroundStore
+from compositing_service.backgrounds.store import AvatarLease, BackgroundStore
 from compositing_service.frame_stream import Frame, FrameMaker
 from compositing_service.metrics import STAGE_INFERENCE_WAIT, STAGE_LOAD, CompositingMetrics
 from compositing_service.mouth_source import MouthOrder, Mouths, MouthSource
@@ -101,15 +100,15 @@ class BatchCompositor:
                     return reply, times
 
     async def _reply(
-        self, order: CompositeOrder, lease: Lease, deadline: Deadline, times: _Times
+        self, order: CompositeOrder, lease: AvatarLease, deadline: Deadline, times: _Times
     ) -> compositing_pb2.CompositeBatchResponse:
-        avatar = lease.avatar
+        avatar = lease.value.avatar
         self._check_raw_size(order, avatar)
         positions, following = _positions(order, avatar)
         indices = [frame_at(position, avatar.frame_count, avatar.loop) for position in positions]
         ordered = order.mouths(indices, avatar_version=avatar.version)
         mouths = self._mouths(ordered, deadline, times) if ordered else None
-        stream = self.maker.frame_stream(lease, positions, mouths, order.output, ahead=len(positions))
+        stream = self.maker.frame_stream(lease.value, positions, mouths, order.output, ahead=len(positions))
         pictures = await self._collected(stream, order, times)
         return compositing_pb2.CompositeBatchResponse(
             composited_frames=pictures,

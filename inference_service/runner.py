@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import time
@@ -85,14 +84,14 @@ class Runner:
         """
         renewed = False
         while True:
-            async with self.registry.acquire(request.model_id, version=request.avatar_version) as model:
+            async with self.registry.acquire(request.model_id, version=request.avatar_version) as lease:
                 try:
-                    job = await self._job(request, model, deadline_s)
+                    job = await self._job(request, lease.value, deadline_s)
                 except Aborted:
                     if renewed:
                         raise
                     renewed = True
-                    await self.registry.renew(model)
+                    await self.registry.renew(lease)
                     continue
                 async with aclosing(self._dispatchers[job.engine.device.gpu_id].submit(job)) as groups:
                     async for group in groups:
@@ -143,8 +142,8 @@ class Runner:
     async def encode(self, request: EncodeRequest) -> tuple[NDArray[np.float32], float]:
         """Feature rows [row_count, 512] and the seconds that they took. Raises ServiceError."""
         if request.model_id:
-            async with self.registry.acquire(request.model_id) as model:
-                return await self._encode(request, model.features)
+            async with self.registry.acquire(request.model_id) as lease:
+                return await self._encode(request, lease.value.features)
         return await self._encode(request, await self.registry.shared_features())
 
     async def _encode(self, request: EncodeRequest, features: AudioFeatures) -> tuple[NDArray[np.float32], float]:
@@ -169,8 +168,6 @@ class Runner:
         if missing:
             started = time.monotonic()
             with as_service_errors(AvatarError, field="model_id"):
-                if wish := engine.bank.wish(missing):
-                    await asyncio.wrap_future(wish)
                 await self.on_thread(functools.partial(engine.bank.ensure, missing))
             self._metrics.stages.observe(CROPS, time.monotonic() - started)
 

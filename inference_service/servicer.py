@@ -31,6 +31,7 @@ from inference_service.settings import LimitsSection
 from service_kit import request_context
 from service_kit.deadline import within_deadline
 from service_kit.errors import InvalidRequest, NotFound, Violation
+from service_kit.leases import Lease
 from service_kit.logs import request_is_sampled, topic
 from service_kit.readiness import Readiness
 from service_kit.version import product_version
@@ -107,9 +108,9 @@ class InferenceServicer(InferenceServiceServicer):
         avatar_id = _checked_id(request.model_id)
         async with within_deadline(context, limit_s=self.limits.request_seconds):
             before = self.registry.find(avatar_id)
-            model = await self.registry.load(avatar_id, force_reload=request.force_reload)
-        load_ms = 0.0 if model is before else model.load_seconds * 1000
-        return pb.LoadModelResponse(success=True, load_time_ms=load_ms, stats=_stats(model))
+            lease = await self.registry.load(avatar_id, force_reload=request.force_reload)
+        load_ms = 0.0 if lease is before else lease.value.load_seconds * 1000
+        return pb.LoadModelResponse(success=True, load_time_ms=load_ms, stats=_stats(lease))
 
     async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
         avatar_id = _checked_id(request.model_id)
@@ -125,7 +126,7 @@ class InferenceServicer(InferenceServiceServicer):
                 raise NotFound(f"no avatar {avatar_id}")
             infos = [self._info(avatar_id, listed or pb.ModelInfo())]
         else:
-            infos = [self._loaded_info(model) for model in self.registry.loaded]
+            infos = [self._loaded_info(lease) for lease in self.registry.loaded]
         return pb.GetModelStatsResponse(
             models=infos,
             max_models=self.registry.max_models,
@@ -151,7 +152,9 @@ class InferenceServicer(InferenceServiceServicer):
                     name=gpu.name,
                     total_memory_bytes=gpu.total_bytes,
                     used_memory_bytes=gpu.used_bytes,
-                    loaded_models=sum(any(engine.device.gpu_id == gpu.index for engine in model.engines) for model in loaded),
+                    loaded_models=sum(
+                        any(engine.device.gpu_id == gpu.index for engine in lease.value.engines) for lease in loaded
+                    ),
                 )
                 for gpu in gpus
                 if gpu.index in on_gpu
@@ -183,20 +186,20 @@ class InferenceServicer(InferenceServiceServicer):
 
     def _info(self, avatar_id: str, listed: pb.ModelInfo) -> pb.ModelInfo:
         """What is known of an avatar that may be loaded. `listed`: of its files."""
-        model = self.registry.find(avatar_id)
-        if model is not None:
-            return self._loaded_info(model)
+        lease = self.registry.find(avatar_id)
+        if lease is not None:
+            return self._loaded_info(lease)
         if reason := self.registry.refusal(avatar_id):
             return pb.ModelInfo(model_id=avatar_id, gpu_id=CPU_DEVICE_ID, error=reason)
         return listed
 
-    def _loaded_info(self, model: LoadedModel) -> pb.ModelInfo:
+    def _loaded_info(self, lease: Lease[LoadedModel]) -> pb.ModelInfo:
         return pb.ModelInfo(
-            model_id=model.avatar.id,
+            model_id=lease.key,
             loaded=True,
-            model_path=self.registry.catalog.shown(model.avatar.network_path),
-            stats=_stats(model),
-            gpu_id=model.engines[0].device.gpu_id,
+            model_path=self.registry.catalog.shown(lease.value.avatar.network_path),
+            stats=_stats(lease),
+            gpu_id=lease.value.engines[0].device.gpu_id,
         )
 
 
@@ -207,13 +210,13 @@ def described(catalog: AvatarCatalog, avatar_id: str, found: Avatar | AvatarErro
     return pb.ModelInfo(model_id=avatar_id, model_path=catalog.shown(found.network_path), gpu_id=CPU_DEVICE_ID)
 
 
-def _stats(model: LoadedModel) -> pb.ModelStats:
+def _stats(lease: Lease[LoadedModel]) -> pb.ModelStats:
     return pb.ModelStats(
-        usage_count=model.usage_count,
-        last_used_unix_ms=model.last_used_unix_ms,
-        total_inference_time_ms=model.total_inference_ms,
-        memory_bytes=model.memory_bytes,
-        loaded_unix_ms=model.loaded_unix_ms,
+        usage_count=lease.usage_count,
+        last_used_unix_ms=round(lease.last_used_unix_s * 1000),
+        total_inference_time_ms=lease.value.total_inference_ms,
+        memory_bytes=lease.value.memory_bytes,
+        loaded_unix_ms=round(lease.opened_unix_s * 1000),
     )
 
 

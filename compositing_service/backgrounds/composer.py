@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
@@ -67,33 +68,41 @@ class AvatarComposer:
             case RawOutput():
                 return self._whole(index).picture.tobytes()
 
-    def prepare(self, index: int, *, quality: int, picture: Picture | None = None) -> bool:
+    def prepare(self, index: int, *, quality: int, read: Callable[[], Picture] | None = None) -> bool:
         """Reads and encodes the frame ahead of need. False: there is no room for it but that of frames in use.
 
-        `picture`: the frame, when it has been read.
+        `read`: the way to the frame, where there is a cheaper one than to go to it.
         """
-        if self.is_prepared(index, quality=quality):
+        if self._is_prepared(index, quality):
             return True
         if not self._cache.has_room(self._frames, index, self._mean_frame_bytes()):
             return False
-        self._encode_once(index, quality, self._cache.offer, picture)
-        return self.is_prepared(index, quality=quality)
+        self._encode_once(index, quality, self._cache.offer, read)
+        return self._is_prepared(index, quality)
 
-    def is_prepared(self, index: int, *, quality: int) -> bool:
-        """Whether the frame can be had without reading or encoding it."""
+    def _is_prepared(self, index: int, quality: int) -> bool:
         return self._cache.peek(self._frames, index, quality) is not None
 
-    def keep(self, index: int, picture: Picture, output: Output) -> None:
-        """Keeps a frame that has been read and is about to be used in that form."""
-        match output:
-            case JpegOutput(quality):
-                self._encode_once(index, quality, self._cache.put, picture)
-            case RawOutput():
-                self._cache.put_picture(self._frames, index, self._placed(index, picture))
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keeps its frames, for the length of the block, from making room for those of avatars that nobody uses."""
+        self._cache.pin(self._frames)
+        try:
+            yield
+        finally:
+            self._cache.unpin(self._frames)
+
+    def close(self) -> None:
+        """Drops its frames, and keeps none from now on."""
+        self._cache.close(self._frames)
 
     def memory_bytes(self) -> int:
         """Bytes of pictures and pixels held for this avatar now."""
         return self._frames.nbytes
+
+    def cached_frames(self) -> int:
+        """Frames held now."""
+        return len(self._frames.encoded)
 
     def _mean_frame_bytes(self) -> int:
         return self._frames.encoded_bytes // max(1, len(self._frames.encoded))
@@ -106,19 +115,19 @@ class AvatarComposer:
         index: int,
         quality: int,
         keep: Callable[[AvatarFrames, int, int, EncodedFrame], None],
-        picture: Picture | None = None,
+        read: Callable[[], Picture] | None = None,
     ) -> EncodedFrame:
         def make() -> EncodedFrame:
             encoded = self._cache.peek(self._frames, index, quality)
             if encoded is None:
-                encoded = self._encode(index, quality, picture)
+                encoded = self._encode(index, quality, read)
                 keep(self._frames, index, quality, encoded)
             return encoded
 
         return self._encodings.run((index, quality), make)
 
-    def _encode(self, index: int, quality: int, picture: Picture | None) -> EncodedFrame:
-        whole = self._cache.peek_picture(self._frames, index) or self._read(index, picture)
+    def _encode(self, index: int, quality: int, read: Callable[[], Picture] | None) -> EncodedFrame:
+        whole = self._cache.peek_picture(self._frames, index) or self._read(index, read)
         region = region_around(
             self.avatar.rects[index], width=self.avatar.width, height=self.avatar.height, restart_interval=self.restart_interval
         )
@@ -136,32 +145,25 @@ class AvatarComposer:
 
         return self._cache.use_picture(self._frames, index) or self._readings.run(index, make)
 
-    def _read(self, index: int, picture: Picture | None = None) -> WholeFrame:
-        return self._placed(index, self.avatar.read_frame(index) if picture is None else picture)
-
-    def _placed(self, index: int, picture: Picture) -> WholeFrame:
+    def _read(self, index: int, read: Callable[[], Picture] | None = None) -> WholeFrame:
+        picture = read() if read else self.avatar.read_frame(index)
         return WholeFrame(picture, place_in(picture, self.avatar.rects[index], self.avatar.paste))
 
 
-def open_composer(avatar: Avatar, *, cache: FrameCache, frames: AvatarFrames, quality: int | None = None) -> AvatarComposer:
+def open_composer(avatar: Avatar, *, cache: FrameCache, frames: AvatarFrames) -> AvatarComposer:
     """Opens a composer with the restart interval that suits the avatar, measured on its first whole frame. Blocks.
 
-    `quality`: keep that frame at this quality where it is of a video, since going back to it would cost another decoding.
     Raises BrokenAvatar when none of the first ten frames can be read.
     """
-    index, picture = _sample(avatar)
-    interval = choose_restart_interval(picture, avatar.rects)
-    composer = AvatarComposer(avatar, cache=cache, frames=frames, restart_interval=interval)
-    if avatar.video and quality:
-        composer.prepare(index, quality=quality, picture=picture)
-    return composer
+    interval = choose_restart_interval(_sample(avatar), avatar.rects)
+    return AvatarComposer(avatar, cache=cache, frames=frames, restart_interval=interval)
 
 
-def _sample(avatar: Avatar) -> tuple[int, Picture]:
+def _sample(avatar: Avatar) -> Picture:
     problems: list[str] = []
     for index in range(min(avatar.frame_count, _SAMPLES_TRIED)):
         try:
-            return index, avatar.read_frame(index)
+            return avatar.read_frame(index)
         except BrokenAvatar as error:
             problems += error.problems
     raise BrokenAvatar(problems)

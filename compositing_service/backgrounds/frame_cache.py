@@ -12,12 +12,10 @@ import random
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from compositing_service.backgrounds.avatar_frames import AvatarFrames, EncodedFrame, WholeFrame
 from compositing_service.picture.patch import Patch
-
-EvictionPolicy = Literal["lfu", "lru"]
+from service_kit.leases import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class CacheCounts:
 class FrameCache:
     """The budget, and all access to the frames that it keeps. Thread-safe; nothing blocks."""
 
-    def __init__(self, *, max_bytes: int, policy: EvictionPolicy) -> None:
+    def __init__(self, *, max_bytes: int, policy: Policy) -> None:
         self.max_bytes = max_bytes
         self.nbytes = 0
         """Bytes held for all avatars."""

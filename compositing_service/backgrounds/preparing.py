@@ -1,76 +1,67 @@
-"""Preparing an avatar's frames ahead of need, in the order in which reading them is cheap."""
+"""Preparing an avatar's frames ahead of need, in order: the only order in which a video costs one decoding a frame."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future
-from typing import Protocol
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
 
-from avatar_kit.frame_pass import FramePass
-from avatar_kit.geometry import Picture
-from avatar_kit.video.frames import VideoFrames
+from avatar_kit.errors import AvatarReplaced, BrokenAvatar
 from compositing_service.backgrounds.composer import AvatarComposer
-from compositing_service.outputs import Output
 
 
-class Preparation(Protocol):
-    """Thread-safe."""
+class Preparation:
+    """Reads and encodes the frames on a few threads at a time; begins when it is made. Use from one event loop."""
 
-    def step(self) -> bool:
-        """Prepares one more frame. False: all are prepared, or room is out. Blocks. Raises BrokenAvatar for a frame."""
+    def __init__(
+        self, composer: AvatarComposer, threads: Executor, *, quality: int, width: int, unasked: int, goes_on: Callable[[], bool]
+    ) -> None:
+        """`width`: frames at a time when somebody waits for all of them, else `unasked`. It ends when `goes_on` says no."""
+        self._composer, self._threads, self._quality, self._goes_on = composer, threads, quality, goes_on
+        self._frames = composer.avatar.frames_in_order()
+        self._next = threading.Lock()
+        self._problems: list[str] = []
+        self._replaced: AvatarReplaced | None = None
+        self._hurry = asyncio.Event()
+        self.task = asyncio.create_task(self._run(width, unasked))
 
-    def wish(self, indices: Sequence[int], output: Output) -> Future[None] | None:
-        """Returns a future to await before compositing these frames in that form; None if there is nothing to wait for."""
+    async def wait(self) -> None:
+        """Waits until all frames are there or room is out; who stops waiting does not stop it.
 
-    def end(self) -> None:
-        """Ends the preparation: releases all waiters and prepares nothing more. Blocks until a frame being read is finished."""
+        Raises BrokenAvatar that names all frames which cannot be read, AvatarReplaced when they are gone.
+        """
+        self._hurry.set()
+        await asyncio.shield(self.task)
 
+    async def _run(self, width: int, unasked: int) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for lane in range(width):
+                    group.create_task(self._lane(at_once=lane < unasked))
+        finally:  # in a thread: a video is closed when nobody reads it
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._frames.close)
+        if self._replaced:
+            raise self._replaced
+        if self._problems:
+            raise BrokenAvatar(list(dict.fromkeys(self._problems)))
 
-def preparation_of(composer: AvatarComposer, *, quality: int) -> Preparation:
-    """The way to prepare this avatar's frames at that quality."""
-    video = composer.avatar.video
-    return _Pictures(composer, quality) if video is None else _Filmed(composer, video, quality)
+    async def _lane(self, *, at_once: bool) -> None:
+        if not at_once:
+            await self._hurry.wait()
+        while self._goes_on() and await asyncio.get_running_loop().run_in_executor(self._threads, self._step):
+            pass
+        self._hurry.set()  # the others see for themselves that there is nothing left
 
-
-class _Pictures:
-    """Any of them can be read at any time: nobody waits."""
-
-    def __init__(self, composer: AvatarComposer, quality: int) -> None:
-        self._composer, self._quality = composer, quality
-        self._indices = iter(range(composer.avatar.frame_count))
-
-    def step(self) -> bool:
-        index = next(self._indices, None)
-        return index is not None and self._composer.prepare(index, quality=self._quality)
-
-    def wish(self, indices: Sequence[int], output: Output) -> Future[None] | None:
-        return None
-
-    def end(self) -> None:
-        self._indices = iter(range(0))
-
-
-class _Filmed:
-    """Each decoded once, those that requests wait for first."""
-
-    def __init__(self, composer: AvatarComposer, video: VideoFrames, quality: int) -> None:
-        def is_there(index: int) -> bool:
-            return composer.is_prepared(index, quality=quality)
-
-        def take(index: int, picture: Picture, outputs: frozenset[Output]) -> bool:
-            """Frames that a request waits for may evict others; the rest are kept only if there is free room."""
-            for output in outputs:
-                composer.keep(index, picture, output)
-            return composer.prepare(index, quality=quality, picture=picture)
-
-        # Not methods: the pass would hold this object, and the two of them the video of an avatar that was dropped.
-        self._pass = FramePass[Output](composer.avatar, video, take, is_there=is_there)
-
-    def step(self) -> bool:
-        return self._pass.step()
-
-    def wish(self, indices: Sequence[int], output: Output) -> Future[None] | None:
-        return self._pass.wish(indices, output)
-
-    def end(self) -> None:
-        self._pass.end()
+    def _step(self) -> bool:
+        """Prepares the next frame. False: there is none, or no room for it."""
+        try:
+            with self._next:
+                frame = next(self._frames, None)
+            return frame is not None and self._composer.prepare(frame[0], quality=self._quality, read=frame[1])
+        except BrokenAvatar as error:
+            self._problems += error.problems
+            return True
+        except AvatarReplaced as error:
+            self._replaced = error
+            return False

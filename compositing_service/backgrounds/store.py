@@ -1,51 +1,36 @@
-"""Which avatars are loaded: loading, eviction of whole avatars, and who holds one. Their frames' bytes are `FrameCache`'s."""
+"""The loaded avatars: loading them, preparing their frames, and making room. Their frames' bytes are `FrameCache`'s."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import TypeAlias
 
+from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.cores import usable_cores
 from avatar_kit.errors import AvatarError, AvatarNotFound, AvatarReplaced, BrokenAvatar
-from compositing_service.backgrounds.avatar_frames import AvatarFrames
 from compositing_service.backgrounds.composer import AvatarComposer, open_composer
-from compositing_service.backgrounds.frame_cache import EvictionPolicy, FrameCache
-from compositing_service.backgrounds.lease import Lease
-from compositing_service.backgrounds.preparing import Preparation, preparation_of
+from compositing_service.backgrounds.frame_cache import FrameCache
+from compositing_service.backgrounds.preparing import Preparation
 from compositing_service.backgrounds.store_stats import AvatarStats, StoreStats
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import ResourceExhausted
+from service_kit.leases import Lease, Leases, Policy, first_to_go
 
-__all__ = ["AvatarStats", "BackgroundStore", "EvictionPolicy", "StoreStats"]
+__all__ = ["AvatarLease", "AvatarStats", "BackgroundStore", "StoreStats"]
 
 log = logging.getLogger(__name__)
 
 # All avatars being in use is over when one request ends.
 _RETRY_AFTER_MS = 500
 
-
-@dataclass(eq=False, slots=True)
-class _Entry:
-    """One loading of one avatar. Its frames are pinned by those who hold it or wait for it."""
-
-    avatar_id: str
-    frames: AvatarFrames
-    loading: asyncio.Task[AvatarComposer] = field(init=False)
-    preparing: asyncio.Task[None] | None = None
-    preparation: Preparation | None = None  # under way now
-    hurry: asyncio.Event = field(default_factory=asyncio.Event)  # somebody waits for all of its frames
-    composer: AvatarComposer | None = None  # None while loading
-    usage_count: int = 0
-    last_used_s: float = 0.0
-    loaded_unix_s: float = 0.0
-    retired: bool = False  # dropped; lives on until its last holder lets go
+AvatarLease: TypeAlias = Lease[AvatarComposer]
+"""A hold on a loaded avatar: for hours if need be. It is not evicted meanwhile; its files may be loaded anew."""
 
 
 class BackgroundStore:
@@ -58,7 +43,7 @@ class BackgroundStore:
         max_bytes: int,
         max_avatars: int,
         frames_per_avatar: int,
-        policy: EvictionPolicy,
+        policy: Policy,
         default_quality: int,
         idle_timeout_s: float | None = None,
         loader_threads: int = 4,
@@ -70,13 +55,11 @@ class BackgroundStore:
         self._cache = FrameCache(max_bytes=max_bytes, policy=policy)
         self._max_avatars = max_avatars
         self._frames_per_avatar = frames_per_avatar
+        self._policy: Policy = policy
         self._default_quality = default_quality
         self._idle_timeout_s = idle_timeout_s
-        self._clock = clock
-        self._wall_clock = wall_clock
-        self._entries: dict[str, _Entry] = {}
-        self._reloads: dict[str, _Entry] = {}
-        self._preparing: set[asyncio.Task[None]] = set()
+        self._leases = Leases(self._open, admit=self._admit, close=AvatarComposer.close, clock=clock, wall_clock=wall_clock)
+        self._preparations: dict[AvatarLease, Preparation] = {}
         self._load_errors: dict[str, str] = {}
         self._avatar_evictions = 0
         self._fill_width = loader_threads
@@ -87,25 +70,18 @@ class BackgroundStore:
         self._fillers = ThreadPoolExecutor(loader_threads, "avatar-fill")
 
     @asynccontextmanager
-    async def acquire(self, avatar_id: str) -> AsyncIterator[Lease]:
+    async def acquire(self, avatar_id: str) -> AsyncIterator[AvatarLease]:
         """Holds the avatar inside the `async with`, loaded first when need be.
 
         Raises on entry InvalidAvatarId, AvatarNotFound, BrokenAvatar; ResourceExhausted when `max_avatars` are all in use.
         """
-        entry = self._entry(avatar_id)
-        with self._held(entry):
-            composer = await asyncio.shield(entry.loading)
-            entry.usage_count += 1
-            yield Lease(composer, lambda: entry.preparation, lambda: not self._is_superseded(entry))
-
-    def _is_superseded(self, entry: _Entry) -> bool:
-        newest = self._entries.get(entry.avatar_id)
-        return newest is not None and newest is not entry and newest.composer is not None
+        async with self._leases.acquire(avatar_id) as lease:
+            with lease.value.in_use():
+                yield lease
 
     def is_loaded(self, avatar_id: str) -> bool:
         """Whether acquiring it now costs no loading."""
-        entry = self._entries.get(avatar_id)
-        return entry is not None and entry.composer is not None
+        return self._leases.find(avatar_id) is not None
 
     async def load(self, avatar_id: str, *, force_reload: bool = False, preload: bool = False) -> AvatarStats:
         """Loads the avatar unless it is loaded; `preload` reads and encodes its frames too, as many as may be kept.
@@ -114,69 +90,51 @@ class BackgroundStore:
         place. A preload that meets broken frames raises BrokenAvatar naming them all; the avatar is loaded all the same. Raises
         otherwise as `acquire`. Files that are replaced meanwhile are read too.
         """
-        entry = self._reload(avatar_id) if force_reload and self.is_loaded(avatar_id) else self._entry(avatar_id)
-        with self._held(entry):
-            composer = await asyncio.shield(entry.loading)
-            try:
-                # A load under way that it waited for may have read older ones.
-                if force_reload and not await asyncio.to_thread(composer.avatar.is_in_place):
-                    raise AvatarReplaced("replaced since they were read")
-                if preload:
-                    preparing = self._prepare(entry, composer)
-                    entry.hurry.set()
-                    await asyncio.shield(preparing)
-            except AvatarReplaced:
-                outdated = self._entries.get(avatar_id) is entry
-            else:
-                return self._avatar_stats(entry)
-        return await self.load(avatar_id, force_reload=outdated, preload=preload)
+        try:
+            return await self._load(avatar_id, anew=force_reload, preload=preload)
+        except AvatarReplaced:  # before all of its frames were read
+            return await self._load(avatar_id, anew=True, preload=preload)
 
-    async def renew(self, lease: Lease) -> bool:
-        """Loads an avatar again whose files seem to have been replaced; once however many find it.
+    async def _load(self, avatar_id: str, *, anew: bool, preload: bool) -> AvatarStats:
+        async with self._leases.hold(avatar_id, anew=anew) as lease:
+            if preload:
+                with lease.value.in_use():
+                    await self._preparation(lease).wait()
+            return self._avatar_stats(lease)
+
+    async def renew(self, lease: AvatarLease) -> bool:
+        """Loads an avatar again whose files seem to have been replaced, once however many find it.
 
         False: they are still those that were loaded. Raises AvatarReplaced when the new ones can not be loaded: the
         old state stays in place; ResourceExhausted as `acquire`.
         """
-        avatar = lease.avatar
         try:
-            if self._holds(lease.composer) and await asyncio.to_thread(avatar.is_in_place):
-                return False
-            if self._holds(lease.composer):
-                await self.load(avatar.id, force_reload=True)
+            if self._leases.find(lease.key) is lease:
+                if await asyncio.to_thread(self._is_on_disk, lease.value.avatar):
+                    return False
+                await self._leases.renew(lease)
         except (AvatarNotFound, BrokenAvatar) as error:
-            self._note_failure(avatar.id, error)
+            self._note_failure(lease.key, error)
             raise AvatarReplaced(
                 [f"the avatar's files were replaced, and the new ones can not be loaded: {each}" for each in error.problems]
             ) from error
         return True
 
-    def _holds(self, composer: AvatarComposer) -> bool:
-        """Whether it is the one that the next caller gets."""
-        entry = self._entries.get(composer.avatar.id)
-        return entry is not None and entry.composer is composer
-
     async def unload(self, avatar_id: str) -> bool:
         """Drops the avatar; requests under way finish on it. False: it was not loaded."""
-        entries = [entry for entry in (self._entries.get(avatar_id), self._reloads.get(avatar_id)) if entry]
-        for entry in entries:
-            self._retire(entry)
         self._load_errors.pop(avatar_id, None)
-        return bool(entries)
+        return self._leases.drop(avatar_id)
 
     def unload_idle(self) -> tuple[str, ...]:
         """Drops the avatars that nobody has used for `idle_timeout_s`, and names them. For a periodic task of the service."""
-        if self._idle_timeout_s is None:
-            return ()
-        oldest = self._clock.now() - self._idle_timeout_s
-        idle = [entry for entry in self._unused() if entry.last_used_s <= oldest]
-        for entry in idle:
-            self._retire(entry)
-            log.info("unloaded avatar %s: not used for %.0f s", entry.avatar_id, self._idle_timeout_s)
-        return tuple(entry.avatar_id for entry in idle)
+        idle = () if self._idle_timeout_s is None else tuple(self._leases.drop_idle(self._idle_timeout_s))
+        for avatar_id in idle:
+            log.info("unloaded avatar %s: not used for %.0f s", avatar_id, self._idle_timeout_s)
+        return idle
 
     def stats(self) -> StoreStats:
         """Figures of every avatar that is loaded or whose last load failed, and of the store."""
-        loaded = [self._avatar_stats(entry) for entry in list(self._entries.values()) if entry.composer]
+        loaded = [self._avatar_stats(lease) for lease in self._leases.opened]
         known = {avatar.avatar_id for avatar in loaded}
         failed = [AvatarStats(key, load_error=error) for key, error in list(self._load_errors.items()) if key not in known]
         counts = self._cache.counts()
@@ -194,71 +152,48 @@ class BackgroundStore:
 
     async def close(self) -> None:
         """Drops everything, and ends the loader threads when they are done with what they are at."""
-        entries = [*self._entries.values(), *self._reloads.values()]
-        for entry in entries:
-            self._retire(entry)
-        await asyncio.gather(*(entry.loading for entry in entries), return_exceptions=True)
-        await asyncio.gather(*self._preparing, return_exceptions=True)
+        await self._leases.close()
+        await asyncio.gather(*(each.task for each in self._preparations.values()), return_exceptions=True)
         for pool in (self._openers, self._fillers):
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
 
-    def _entry(self, avatar_id: str) -> _Entry:
-        """The avatar's entry; it begins to load when there is none."""
-        if avatar_id not in self._entries:
-            self._entries[avatar_id] = self._begin(avatar_id)
-        return self._entries[avatar_id]
-
-    def _reload(self, avatar_id: str) -> _Entry:
-        """An entry that takes the present one's place when it has loaded."""
-        if avatar_id not in self._reloads:
-            self._reloads[avatar_id] = self._begin(avatar_id)
-        return self._reloads[avatar_id]
-
-    def _begin(self, avatar_id: str) -> _Entry:
-        entry = _Entry(avatar_id, self._cache.open(max_frames=self._frames_per_avatar))
-        entry.loading = asyncio.create_task(self._load(entry))
-        entry.loading.add_done_callback(_look_at_error)
-        return entry
-
-    async def _load(self, entry: _Entry) -> AvatarComposer:
-        """Runs once for an entry, whoever waits or has stopped waiting for it."""
+    async def _open(self, avatar_id: str) -> AvatarComposer:
+        loop = asyncio.get_running_loop()
         try:
-            composer = await asyncio.get_running_loop().run_in_executor(self._openers, self._open, entry)
-            if not entry.retired:
-                self._install(entry, composer)
-        except BaseException as error:
-            self._retire(entry)
-            self._note_failure(entry.avatar_id, error)
+            try:
+                return await loop.run_in_executor(self._openers, self._open_once, avatar_id)
+            except AvatarReplaced:
+                return await loop.run_in_executor(self._openers, self._open_once, avatar_id)
+        except AvatarError as error:
+            self._note_failure(avatar_id, error)
             raise
-        finally:
-            if self._reloads.get(entry.avatar_id) is entry:
-                del self._reloads[entry.avatar_id]
-        return composer
 
-    def _open(self, entry: _Entry) -> AvatarComposer:
-        with suppress(AvatarReplaced):
-            return self._open_once(entry)
-        return self._open_once(entry)
+    def _open_once(self, avatar_id: str) -> AvatarComposer:
+        avatar = self._catalog.get(avatar_id)
+        frames = self._cache.open(max_frames=self._frames_per_avatar)
+        try:
+            return open_composer(avatar, cache=self._cache, frames=frames)
+        except BaseException:
+            self._cache.close(frames)
+            raise
 
-    def _open_once(self, entry: _Entry) -> AvatarComposer:
-        avatar = self._catalog.get(entry.avatar_id)
-        quality = self._default_quality
-        return open_composer(avatar, cache=self._cache, frames=entry.frames, quality=quality)
-
-    def _install(self, entry: _Entry, composer: AvatarComposer) -> None:
-        """Makes it the avatar's entry, in the place of an older one or of another avatar."""
-        older = self._entries.get(entry.avatar_id)
-        if older is not None and older is not entry:
-            self._retire(older)
-        self._make_room()
-        entry.composer = composer
-        entry.last_used_s = self._clock.now()
-        entry.loaded_unix_s = self._wall_clock()
-        self._entries[entry.avatar_id] = entry
-        self._load_errors.pop(entry.avatar_id, None)
-        avatar = composer.avatar
+    def _admit(self, lease: AvatarLease) -> None:
+        """Drops an avatar if as many are loaded as may be. Raises ResourceExhausted when all of them are in use."""
+        others = [other for other in self._leases.opened if other.key != lease.key]
+        if len(others) >= self._max_avatars:
+            victims = first_to_go(others, self._policy)
+            if not victims:
+                raise ResourceExhausted(
+                    f"all {self._max_avatars} avatars that this service may hold are in use; try again shortly",
+                    retry_after_ms=_RETRY_AFTER_MS,
+                )
+            self._leases.drop(victims[0].key)
+            self._avatar_evictions += 1
+            log.info("unloaded avatar %s: room for %d avatars, another was asked for", victims[0].key, self._max_avatars)
+        self._load_errors.pop(lease.key, None)
+        composer, avatar = lease.value, lease.value.avatar
         if avatar.video:
-            self._prepare(entry, composer)
+            self._preparation(lease)
         log.info(
             "loaded avatar %s: %d frames of %dx%d, restart interval %d",
             avatar.id,
@@ -268,91 +203,29 @@ class BackgroundStore:
             composer.restart_interval,
         )
 
-    def _make_room(self) -> None:
-        """Drops an avatar if as many are loaded as may be. Raises ResourceExhausted when all of them are in use."""
-        loaded = sum(entry.composer is not None for entry in self._entries.values())
-        if loaded < self._max_avatars:
-            return
-        unused = self._unused()
-        if not unused:
-            raise ResourceExhausted(
-                f"all {self._max_avatars} avatars that this service may hold are in use; try again shortly",
-                retry_after_ms=_RETRY_AFTER_MS,
-            )
-        victim = min(unused, key=lambda entry: self._cache.rank(entry.frames))
-        self._retire(victim)
-        self._avatar_evictions += 1
-        log.info("unloaded avatar %s: room for %d avatars, another was asked for", victim.avatar_id, self._max_avatars)
+    def _is_on_disk(self, avatar: Avatar) -> bool:
+        return avatar.is_in_place() and self._catalog.get(avatar.id).version == avatar.version
 
-    def _unused(self) -> list[_Entry]:
-        return [entry for entry in self._entries.values() if entry.composer and not entry.frames.pins]
+    def _preparation(self, lease: AvatarLease) -> Preparation:
+        """The one that is under way, or another."""
+        known = self._preparations.get(lease)
+        if known:
+            return known
+        preparation = self._preparations[lease] = Preparation(
+            lease.value,
+            self._fillers,
+            quality=self._default_quality,
+            width=self._fill_width,
+            unasked=self._unasked_width,
+            goes_on=lambda: not lease.dropped,
+        )
+        preparation.task.add_done_callback(lambda task: self._prepared(lease, task))
+        return preparation
 
-    def _retire(self, entry: _Entry) -> None:
-        """Nobody else gets it; its memory goes when its last holder lets go."""
-        entry.retired = True
-        if self._entries.get(entry.avatar_id) is entry:
-            del self._entries[entry.avatar_id]
-        if not entry.frames.pins:
-            self._cache.close(entry.frames)
-
-    @contextmanager
-    def _held(self, entry: _Entry) -> Iterator[None]:
-        self._cache.pin(entry.frames)
-        try:
-            yield
-        finally:
-            self._cache.unpin(entry.frames)
-            entry.last_used_s = self._clock.now()
-            if entry.retired and not entry.frames.pins:
-                self._cache.close(entry.frames)
-
-    def _prepare(self, entry: _Entry, composer: AvatarComposer) -> asyncio.Task[None]:
-        """Begins to prepare the avatar's frames, unless that is under way. It goes on whoever stops waiting for it."""
-        if entry.preparing is None or entry.preparing.done():
-            entry.hurry.clear()
-            entry.preparation = preparation_of(composer, quality=self._default_quality)
-            entry.preparing = asyncio.create_task(self._fill(entry, entry.preparation))
-            self._preparing.add(entry.preparing)
-            entry.preparing.add_done_callback(self._preparing.discard)
-            entry.preparing.add_done_callback(_look_at_error)
-        return entry.preparing
-
-    async def _fill(self, entry: _Entry, preparation: Preparation) -> None:
-        """Prepares frames in several threads, until all are there, room is out, or the avatar is dropped."""
-        try:
-            await self._step_on(entry, preparation)
-        finally:
-            entry.preparation = None
-            await asyncio.get_running_loop().run_in_executor(self._fillers, preparation.end)  # which may wait for a reader
-
-    async def _step_on(self, entry: _Entry, preparation: Preparation) -> None:
-        loop = asyncio.get_running_loop()
-        problems: list[str] = []
-        replaced: list[AvatarReplaced] = []
-
-        async def fill(lane: int) -> None:
-            if lane >= self._unasked_width:
-                await entry.hurry.wait()
-            while not entry.retired:
-                try:
-                    if not await loop.run_in_executor(self._fillers, preparation.step):
-                        break
-                except BrokenAvatar as error:
-                    problems.extend(error.problems)
-                except AvatarReplaced as error:
-                    replaced.append(error)
-                    break
-            entry.hurry.set()  # the others see for themselves that there is nothing left
-
-        async with asyncio.TaskGroup() as group:
-            for lane in range(self._fill_width):
-                group.create_task(fill(lane))
-        if replaced:
-            raise replaced[0]
-        if problems:
-            failure = BrokenAvatar(list(dict.fromkeys(problems)))
-            self._note_failure(entry.avatar_id, failure)
-            raise failure
+    def _prepared(self, lease: AvatarLease, task: asyncio.Task[None]) -> None:
+        del self._preparations[lease]
+        if not task.cancelled() and isinstance(error := task.exception(), BrokenAvatar):
+            self._note_failure(lease.key, error)
 
     def _note_failure(self, avatar_id: str, error: BaseException) -> None:
         """Only of avatars that exist: ids that callers make up must not fill the memory."""
@@ -364,23 +237,17 @@ class BackgroundStore:
         elif isinstance(error, AvatarError):
             self._load_errors.pop(avatar_id, None)
 
-    def _avatar_stats(self, entry: _Entry) -> AvatarStats:
-        unused_s = self._clock.now() - entry.last_used_s
+    def _avatar_stats(self, lease: AvatarLease) -> AvatarStats:
+        composer = lease.value
         return AvatarStats(
-            avatar_id=entry.avatar_id,
+            avatar_id=lease.key,
             loaded=True,
-            in_use=entry.frames.pins,
-            usage_count=entry.usage_count,
-            last_used_unix_ms=round((self._wall_clock() - unused_s) * 1000) if entry.usage_count else 0,
-            loaded_unix_ms=round(entry.loaded_unix_s * 1000),
-            memory_bytes=entry.frames.nbytes,
-            cached_frames=len(entry.frames.encoded),
-            restart_interval=entry.composer.restart_interval if entry.composer else 0,
-            load_error=self._load_errors.get(entry.avatar_id, ""),
+            in_use=lease.in_use,
+            usage_count=lease.usage_count,
+            last_used_unix_ms=round(lease.last_used_unix_s * 1000),
+            loaded_unix_ms=round(lease.opened_unix_s * 1000),
+            memory_bytes=composer.memory_bytes(),
+            cached_frames=composer.cached_frames(),
+            restart_interval=composer.restart_interval,
+            load_error=self._load_errors.get(lease.key, ""),
         )
-
-
-def _look_at_error(loading: asyncio.Task[Any]) -> None:
-    """So that asyncio does not report as forgotten an error for which nobody waits any more."""
-    if not loading.cancelled():
-        loading.exception()

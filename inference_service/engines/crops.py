@@ -1,16 +1,16 @@
 """An avatar's crops as its network takes them: uint8 planes, made from the frames once, kept where the network runs.
 
-Frames are read when they are first asked for, so that an avatar serves at once; `fill` makes the rest, and goes through a video
-once for that. On a CPU the bank's own memory is the network's input. On a GPU a batch carries its crops along until the bank is
-full; then the whole bank moves there.
+Frames are read when they are first asked for, so that an avatar serves at once; `fill` makes the rest, in order. On a CPU the
+bank's own memory is the network's input. On a GPU a batch carries its crops along until the bank is full; then the whole bank
+moves there.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
-from avatar_kit.frame_pass import FramePass
 from avatar_kit.geometry import MOUTH_SIZE, Picture, crop_328, inner
-from avatar_kit.video.frames import VideoFrames
 from inference_service.engines.devices import Device
 
 
@@ -48,8 +46,6 @@ class CropBank:
         self._ready = np.zeros(avatar.frame_count, bool)
         self._locks = [threading.Lock() for _ in range(8)]
         self._on_device: onnxruntime.OrtValue | None = None
-        self._pass: FramePass[None] | None = None
-        self._stopped = False
 
     @property
     def memory_bytes(self) -> int:
@@ -67,50 +63,28 @@ class CropBank:
 
     def ensure(self, frames: Sequence[int]) -> None:
         """Makes the crops of `frames` that are not there yet. Blocking. Raises BrokenAvatar for a frame that cannot be read."""
-        for frame in self.missing(frames):
-            with self._locks[frame % len(self._locks)]:
-                if not self._ready[frame]:
-                    self._make(frame)
+        for frame in sorted(self.missing(frames)):
+            self._ensure(frame, partial(self._avatar.read_frame, frame))
 
-    def wish(self, frames: Sequence[int]) -> Future[None] | None:
-        """What is better waited for before `ensure`, as `fill` is about to make these crops; None: nothing. Does not block."""
-        under_way = self._pass
-        return under_way.wish(self.missing(frames), None) if under_way else None
+    def fill(self, goes_on: Callable[[], bool] = lambda: True) -> None:
+        """Makes every crop and, on a GPU, moves them there; ends when `goes_on` says no. Blocking.
 
-    def fill(self) -> None:
-        """Makes every crop and, on a GPU, moves them there, unless it is stopped. Blocking.
-
-        Raises BrokenAvatar when there are frames without.
+        Raises BrokenAvatar when there are frames that cannot be read.
         """
-        if self._avatar.video:
-            self._fill_from(self._avatar.video)
-        for frame in range(self._avatar.frame_count):
-            if self._stopped:
-                return
-            self.ensure([frame])
+        problems: list[str] = []
+        with closing(self._avatar.frames_in_order()) as frames:
+            for frame, read in frames:
+                if not goes_on():
+                    return
+                try:
+                    self._ensure(frame, read)
+                except BrokenAvatar as error:
+                    problems += error.problems
+        if problems:
+            raise BrokenAvatar(list(dict.fromkeys(problems)))
         if self.device.is_gpu and self._on_device is None:
             self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(self._host, "cuda", self.device.gpu_id)
             self._host = None
-
-    def stop_filling(self) -> None:
-        """Ends `fill`, now and for good, after the frame that it is at. Does not block."""
-        self._stopped = True
-
-    def _fill_from(self, video: VideoFrames) -> None:
-        """Decodes each frame once, those that requests wait for first."""
-        self._pass = FramePass[None](self._avatar, video, self._take, is_there=lambda frame: bool(self._ready[frame]))
-        try:
-            goes_on = True
-            while goes_on and not self._stopped:
-                with suppress(BrokenAvatar):  # the frame's crop stays missing
-                    goes_on = self._pass.step()
-        finally:
-            self._pass.end()
-            self._pass = None
-
-    def _take(self, frame: int, picture: Picture, _wished: frozenset[None]) -> bool:
-        self._keep(frame, picture)
-        return True
 
     def feed(self, frames: NDArray[np.int64]) -> Feed:
         """A bank and the slots in it that hold `frames`, which `ensure` has made."""
@@ -123,15 +97,11 @@ class CropBank:
         last = np.array([len(along) - 1], np.int64)
         return Feed(np.ascontiguousarray(host[along]), np.arange(count, dtype=np.int64), last)
 
-    def _make(self, frame: int) -> None:
-        if self._host is not None:
-            self._keep(frame, self._avatar.read_frame(frame))
-
-    def _keep(self, frame: int, picture: Picture) -> None:
-        """Two threads may do it at a time: they write the same."""
-        host = self._host
-        if host is None:
-            return
-        crop = inner(crop_328(picture, self._avatar.rects[frame]))
-        host[frame] = crop.transpose(2, 0, 1)
-        self._ready[frame] = True
+    def _ensure(self, frame: int, read: Callable[[], Picture]) -> None:
+        with self._locks[frame % len(self._locks)]:
+            host = self._host
+            if host is None or self._ready[frame]:
+                return
+            crop = inner(crop_328(read(), self._avatar.rects[frame]))
+            host[frame] = crop.transpose(2, 0, 1)
+            self._ready[frame] = True

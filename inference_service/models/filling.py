@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from avatar_kit.errors import AvatarError, AvatarReplaced, BrokenAvatar
 from inference_service.limited_threads import LimitedThreads
 from inference_service.models.model import LoadedModel
+from service_kit.leases import Lease
 
 log = logging.getLogger(__name__)
 
@@ -18,43 +20,35 @@ class Fillings:
 
     def __init__(self, on_lost: Callable[[str], None]) -> None:
         self._threads = LimitedThreads(2, "fill", on_lost=on_lost)
-        self._tasks: dict[LoadedModel, asyncio.Task[AvatarError | None]] = {}
+        self._tasks: dict[Lease[LoadedModel], asyncio.Task[AvatarError | None]] = {}
 
-    def begin(self, model: LoadedModel) -> asyncio.Task[AvatarError | None]:
-        """Fills the banks of `model`, until it is dropped. Returns a task that ends with the filling, and why it failed."""
-        task = self._tasks.get(model)
+    def begin(self, lease: Lease[LoadedModel]) -> asyncio.Task[AvatarError | None]:
+        """Fills the banks of an avatar, until it is dropped. Returns a task that ends with the filling, and why it failed."""
+        task = self._tasks.get(lease)
         if task is None:
-            task = self._tasks[model] = asyncio.create_task(self._fill(model), name=f"fill-{model.avatar.id}")
-            task.add_done_callback(lambda _: self._tasks.pop(model))
+            task = self._tasks[lease] = asyncio.create_task(self._fill(lease), name=f"fill-{lease.key}")
+            task.add_done_callback(lambda _: self._tasks.pop(lease))
         return task
 
-    async def fill(self, model: LoadedModel) -> None:
+    async def fill(self, lease: Lease[LoadedModel]) -> None:
         """Waits until the banks are full. Raises AvatarError when they cannot be."""
-        if error := await asyncio.shield(self.begin(model)):
+        if error := await asyncio.shield(self.begin(lease)):
             raise error
 
     async def close(self) -> None:
-        """Ends them all, each after the frame that it is at."""
-        for model in self._tasks:
-            drop(model)
+        """Ends them all, each after the frame that it is at, when their avatars have been dropped."""
         await self._threads.close()
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _fill(self, model: LoadedModel) -> AvatarError | None:
+    async def _fill(self, lease: Lease[LoadedModel]) -> AvatarError | None:
         try:
-            for engine in model.engines:
-                await self._threads.run(engine.bank.fill)
+            for engine in lease.value.engines:
+                await self._threads.run(partial(engine.bank.fill, lambda: not lease.dropped))
         except BrokenAvatar as error:
-            log.warning("avatar %s: not all frames can be served: %s", model.avatar.id, error)
+            log.warning("avatar %s: not all frames can be served: %s", lease.key, error)
             return error
         except AvatarReplaced:
             pass  # the next request that needs a frame loads it again
         return None
-
-
-def drop(model: LoadedModel) -> None:
-    """Stops the background fill; requests in flight still make the crops they need."""
-    for engine in model.engines:
-        engine.bank.stop_filling()

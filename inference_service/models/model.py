@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
@@ -41,23 +41,12 @@ class LoadedModel:
     stored_features: StoredFeatures
     network_bytes: int  # measured: weights and what the warm-up took
     load_seconds: float
-    loaded_unix_ms: int = field(default_factory=lambda: int(time.time() * 1000))
-    last_used_unix_ms: int = 0
-    last_used_s: float = 0.0  # on the registry's clock
-    usage_count: int = 0
     total_inference_ms: float = 0
-    in_use: int = 0
 
     @property
     def memory_bytes(self) -> int:
         """Memory of the network and of the crops made so far."""
         return self.network_bytes + sum(engine.bank.memory_bytes for engine in self.engines)
-
-    def note_use(self, now_s: float) -> None:
-        """Counts one request."""
-        self.usage_count += 1
-        self.last_used_s = now_s
-        self.last_used_unix_ms = int(time.time() * 1000)
 
     def note_run(self, seconds: float) -> None:
         """Adds the time of one run."""

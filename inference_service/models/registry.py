@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import psutil
 
@@ -18,11 +17,12 @@ from inference_service.engines.engine import Engine
 from inference_service.limited_threads import LimitedThreads, Overrun
 from inference_service.metrics import InferenceMetrics
 from inference_service.models.eviction import to_make_room
-from inference_service.models.filling import Fillings, drop
+from inference_service.models.filling import Fillings
 from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.settings import InferenceSettings
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import Aborted, FailedPrecondition, NotFound, ResourceExhausted, as_service_errors
+from service_kit.leases import Lease, Leases
 
 log = logging.getLogger(__name__)
 
@@ -58,28 +58,26 @@ class ModelRegistry:
         self._devices = devices
         self._loader = loader
         self._metrics = metrics
-        self._models: dict[str, LoadedModel] = {}
-        self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
+        self._leases = Leases(self._open, admit=self._admit, close=lambda _: None, clock=clock)
         self._put_out: dict[str, str] = {}
         self._file_threads = LimitedThreads(FILE_THREADS, "files", on_lost=on_lost, clock=clock)
         self._load_threads = LimitedThreads(LOAD_THREADS, "load", on_lost=on_lost, clock=clock)
         self._fillings = Fillings(on_lost)
-        self._clock = clock
         self._turn = 0
 
     @property
-    def loaded(self) -> list[LoadedModel]:
+    def loaded(self) -> list[Lease[LoadedModel]]:
         """The avatars loaded now."""
-        return list(self._models.values())
+        return self._leases.opened
 
     @property
     def memory_bytes(self) -> int:
         """Measured memory of all loaded avatars."""
-        return sum(model.memory_bytes for model in self._models.values())
+        return sum(lease.value.memory_bytes for lease in self.loaded)
 
-    def find(self, avatar_id: str) -> LoadedModel | None:
+    def find(self, avatar_id: str) -> Lease[LoadedModel] | None:
         """The avatar if it is loaded."""
-        return self._models.get(avatar_id)
+        return self._leases.find(avatar_id)
 
     def refusal(self, avatar_id: str) -> str | None:
         """The reason why the avatar is not loaded, nor will be without a reload; None when it is or may be."""
@@ -93,47 +91,36 @@ class ModelRegistry:
 
     def put_out_engine(self, engine: Engine, reason: str) -> None:
         """Puts out the avatar of an engine, unless it has been loaded again since."""
-        model = self._models.get(engine.avatar_id)
-        if model is None or engine in model.engines:
+        lease = self.find(engine.avatar_id)
+        if lease is None or engine in lease.value.engines:
             self.put_out(engine.avatar_id, reason)
 
     @asynccontextmanager
-    async def acquire(self, avatar_id: str, *, version: str = "") -> AsyncIterator[LoadedModel]:
+    async def acquire(self, avatar_id: str, *, version: str = "") -> AsyncIterator[Lease[LoadedModel]]:
         """The avatar, loaded if it was not, and kept for the length of the block. Raises ServiceError.
 
         With `version`, which may be any text, it is the avatar of that version: the files are read again when it is theirs.
         Raises Aborted when it is not.
         """
-        model = self._models.get(avatar_id) or await self.load(avatar_id)
-        if version and model.avatar.version != version:
-            model = await self._of_version(model, version)
-        model.in_use += 1
-        model.note_use(self._clock.now())
-        try:
-            yield model
-        finally:
-            model.in_use -= 1
-            model.last_used_s = self._clock.now()
+        known = self.find(avatar_id)
+        if known and version not in {"", known.value.avatar.version} and await self._version_on_disk(avatar_id) == version:
+            await self._leases.renew(known)
+        async with self._leases.acquire(avatar_id) as lease:
+            if version not in {"", lease.value.avatar.version}:
+                raise Aborted(f"{_REPLACED}: the caller and the inference service have different ones; {_THEN}")
+            yield lease
 
-    async def load(self, avatar_id: str, *, force_reload: bool = False) -> LoadedModel:
+    async def load(self, avatar_id: str, *, force_reload: bool = False) -> Lease[LoadedModel]:
         """Loads the avatar if it is not, or again. A failed reload keeps the old one; calls under way finish on it.
 
         Raises ServiceError.
         """
-        model = self._models.get(avatar_id)
-        if model is not None and not force_reload:
-            return model
         if force_reload:
             self._put_out.pop(avatar_id, None)
             self._put_out.pop(SHARED_ENCODER, None)
             self._loader.reopen()
-        self._refuse_put_out(avatar_id)
-        task = self._loading.get(avatar_id) or self._begin(avatar_id)
-        # Shielded: one caller that gives up must not take the load away from the others.
-        model = await asyncio.shield(task)
-        if force_reload and not await self._file_threads.run(model.avatar.is_in_place):
-            return await self.load(avatar_id, force_reload=True)  # replaced after a load under way had read them
-        return model
+        async with self._leases.hold(avatar_id, anew=force_reload) as lease:
+            return lease
 
     async def shared_features(self) -> AudioFeatures:
         """The audio encoder of avatars that have none of their own, opened if it was not. Raises ServiceError."""
@@ -151,122 +138,61 @@ class ModelRegistry:
 
     async def preload(self, avatar_id: str) -> None:
         """Loads the avatar and makes all its crops. Raises ServiceError."""
-        model = await self.load(avatar_id)
+        lease = await self.load(avatar_id)
         with as_service_errors(AvatarError, field="model_id"):
-            await self._fillings.fill(model)
+            await self._fillings.fill(lease)
 
-    async def renew(self, model: LoadedModel) -> None:
+    async def renew(self, lease: Lease[LoadedModel]) -> None:
         """Loads an avatar again whose files were found to have been replaced; once however many find it.
 
         Raises Aborted when the new ones can not be loaded: the old avatar stays.
         """
-        avatar_id = model.avatar.id
-        if self._models.get(avatar_id) is not model:
-            return
         try:
-            await self.load(avatar_id, force_reload=True)
+            await self._leases.renew(lease)
         except (FailedPrecondition, NotFound) as error:
             raise Aborted(f"{_REPLACED}, and the new ones can not be loaded: {error.message}") from error
 
     def unload(self, avatar_id: str) -> bool:
         """Forgets the avatar; calls under way finish on it. Returns False when it was not loaded."""
-        model = self._models.pop(avatar_id, None)
-        if model is None:
-            return False
-        drop(model)
-        return True
+        return self._leases.drop(avatar_id)
 
     def unload_idle(self) -> None:
         """Unloads what nobody used for the configured time."""
-        limit = self._settings.capacity.idle_timeout_minutes * 60
-        for avatar_id, model in list(self._models.items()):
-            if limit and not model.in_use and self._clock.now() - model.last_used_s > limit:
-                self._evict(avatar_id, "idle")
+        if limit_s := self._settings.capacity.idle_timeout_minutes * 60:
+            for avatar_id in self._leases.drop_idle(limit_s):
+                self._note_evicted(avatar_id, "idle")
 
     async def close(self) -> None:
         """Cuts loads under way short and forgets everything."""
         await self._load_threads.close()
         await self._file_threads.close()
-        for task in self._loading.values():
-            task.cancel()
-        await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        await self._leases.close()
         await self._fillings.close()
-        self._models.clear()
 
-    async def _of_version(self, other: LoadedModel, version: str) -> LoadedModel:
-        """The avatar as the caller has it, which is not the `other` that is loaded. Raises ServiceError."""
-        avatar_id = other.avatar.id
-        on_disk = await self._file_threads.run(lambda: self._version_on_disk(other.avatar))
-        model = self._models.get(avatar_id)
-        if on_disk == version and (model is None or model.avatar.version != version):
-            model = await self.load(avatar_id, force_reload=True)
-        if model is None or model.avatar.version != version:
-            raise Aborted(f"{_REPLACED}: the caller and the inference service have different ones; {_THEN}")
-        return model
-
-    def _version_on_disk(self, loaded: Avatar) -> str:
-        """Of what lies there now; "" when nothing does that can be served. Blocks, for microseconds while nothing changes."""
-        if loaded.is_in_place():
-            return loaded.version
+    async def _version_on_disk(self, avatar_id: str) -> str:
+        """Of what lies there now; "" when nothing does that can be served."""
         try:
-            return self.catalog.get(loaded.id).version
+            return (await self._file_threads.run(lambda: self.catalog.get(avatar_id))).version
         except AvatarError:
             return ""
 
-    def _begin(self, avatar_id: str) -> asyncio.Task[LoadedModel]:
-        task = asyncio.create_task(self._load(avatar_id), name=f"load-{avatar_id}")
-        self._loading[avatar_id] = task
-        task.add_done_callback(lambda done: self._loading_ended(avatar_id, done))
-        return task
-
-    def _loading_ended(self, avatar_id: str, task: asyncio.Task[LoadedModel]) -> None:
-        del self._loading[avatar_id]
-        if task.cancelled():
-            return
-        if (error := task.exception()) is not None:  # also marks it as seen when every caller has gone
-            log.warning("avatar %s was not loaded: %s", avatar_id, error)
-
-    async def _load(self, avatar_id: str) -> LoadedModel:
+    async def _open(self, avatar_id: str) -> LoadedModel:
+        self._refuse_put_out(avatar_id)
         try:
             with as_service_errors(AvatarError, field="model_id"):
-                model = await self._read(avatar_id)
-        except NotFound:  # the caller's mistake, not the avatar's
-            raise
+                try:
+                    return await self._open_once(avatar_id)
+                except AvatarReplaced:
+                    return await self._open_once(avatar_id)
         except Exception as error:
-            self._metrics.loaded_model(None)
+            log.warning("avatar %s was not loaded: %s", avatar_id, error)
+            if not isinstance(error, NotFound):  # the caller's mistake, not the avatar's
+                self._metrics.loaded_model(None)
             if isinstance(error, Overrun):
                 raise self._too_slow(avatar_id, error) from error
             raise
-        if older := self._models.get(avatar_id):
-            drop(older)
-        self._models[avatar_id] = model
-        model.last_used_s = self._clock.now()
-        self._metrics.loaded_model(model.load_seconds)
-        log.info("loaded avatar %s in %.0f ms, %.0f MB", avatar_id, model.load_seconds * 1000, model.memory_bytes / 1e6)
-        self._trim(keep=avatar_id)
-        if self._is_worth_filling(model):
-            self._fillings.begin(model)
-        return model
 
-    def _refuse_put_out(self, avatar_id: str) -> None:
-        if reason := self._put_out.get(avatar_id):
-            raise FailedPrecondition(reason)
-
-    def _too_slow(self, avatar_id: str, overrun: Overrun) -> FailedPrecondition:
-        reason = f"avatar {avatar_id}: {overrun}"
-        if avatar_id in self._models:
-            log.error("%s; the one loaded before is served on", reason)
-        else:
-            self.put_out(avatar_id, reason)
-        return FailedPrecondition(reason)
-
-    async def _read(self, avatar_id: str) -> LoadedModel:
-        """The avatar from its files, all of one version. Raises AvatarError, ResourceExhausted."""
-        with suppress(AvatarReplaced):
-            return await self._read_once(avatar_id)
-        return await self._read_once(avatar_id)
-
-    async def _read_once(self, avatar_id: str) -> LoadedModel:
+    async def _open_once(self, avatar_id: str) -> LoadedModel:
         avatar = await self._file_threads.run(lambda: self.catalog.get(avatar_id))
         with avatar.in_place():
             devices = self._place(avatar)
@@ -276,13 +202,34 @@ class ModelRegistry:
                 limit_s=self._settings.limits.load_seconds,
             )
 
+    def _admit(self, lease: Lease[LoadedModel]) -> None:
+        model = lease.value
+        self._trim(lease)
+        self._metrics.loaded_model(model.load_seconds)
+        log.info("loaded avatar %s in %.0f ms, %.0f MB", lease.key, model.load_seconds * 1000, model.memory_bytes / 1e6)
+        if self._is_worth_filling(model):
+            self._fillings.begin(lease)
+
+    def _refuse_put_out(self, avatar_id: str) -> None:
+        if reason := self._put_out.get(avatar_id):
+            raise FailedPrecondition(reason)
+
+    def _too_slow(self, avatar_id: str, overrun: Overrun) -> FailedPrecondition:
+        reason = f"avatar {avatar_id}: {overrun}"
+        if self.find(avatar_id):
+            log.error("%s; the one loaded before is served on", reason)
+        else:
+            self.put_out(avatar_id, reason)
+        return FailedPrecondition(reason)
+
     def _is_worth_filling(self, model: LoadedModel) -> bool:
         """On a GPU the bank can then lie there; of a video that fits, each frame is then decoded once."""
         if any(engine.device.is_gpu for engine in model.engines):
             return True
         if not model.avatar.video:
             return False
-        room = self.max_bytes - self.memory_bytes if self.max_bytes else psutil.virtual_memory().available // 2
+        held = self.memory_bytes + model.memory_bytes
+        room = self.max_bytes - held if self.max_bytes else psutil.virtual_memory().available // 2
         return len(model.engines) * model.avatar.frame_count * CROP_BYTES <= room
 
     def _place(self, avatar: Avatar) -> Sequence[Device]:
@@ -301,30 +248,22 @@ class ModelRegistry:
             return [self._devices[(self._turn - 1) % len(self._devices)]]
         taken = {device.gpu_id: self._bytes_on(device) for device in self._devices}
         device = min(self._devices, key=lambda device: taken[device.gpu_id])
-        others = [model.avatar.id for model in self._on(device) if model.avatar.id != avatar.id]
-        if strategy == "dedicated" and others and not all(model.in_use == 0 for model in self._on(device)):
+        others = [lease for lease in self._on(device) if lease.key != avatar.id]
+        if strategy == "dedicated" and any(lease.in_use for lease in others):
             raise ResourceExhausted("every GPU is dedicated to another avatar in use", retry_after_ms=RETRY_WHEN_FULL_MS)
         if strategy == "dedicated":
             for other in others:
-                self._evict(other, "capacity")
+                self._evict(other.key, "capacity")
         return [device]
 
-    def _on(self, device: Device) -> list[LoadedModel]:
-        return [model for model in self._models.values() if any(engine.device is device for engine in model.engines)]
+    def _on(self, device: Device) -> list[Lease[LoadedModel]]:
+        return [lease for lease in self.loaded if any(engine.device is device for engine in lease.value.engines)]
 
     def _bytes_on(self, device: Device) -> int:
-        return sum(model.memory_bytes for model in self._on(device))
+        return sum(lease.value.memory_bytes for lease in self._on(device))
 
     def _make_room(self, avatar_id: str, *, coming_bytes: int) -> None:
-        others = [model for other, model in self._models.items() if other != avatar_id]
-        victims = to_make_room(
-            others,
-            self._settings.capacity.eviction_policy,
-            max_models=self.max_models,
-            max_bytes=self.max_bytes,
-            coming_models=1,
-            coming_bytes=coming_bytes,
-        )
+        victims = self._victims(avatar_id, self.loaded, self.max_bytes, coming_bytes)
         if victims is None:
             raise ResourceExhausted(
                 "the service is full and every loaded avatar is in use; try again, or raise capacity.max_models or "
@@ -332,27 +271,33 @@ class ModelRegistry:
                 retry_after_ms=RETRY_WHEN_FULL_MS,
             )
         for victim in victims:
-            self._evict(victim.avatar.id, "capacity")
+            self._evict(victim.key, "capacity")
 
-    def _trim(self, *, keep: str) -> None:
+    def _trim(self, coming: Lease[LoadedModel]) -> None:
         """Holds the limits by what was measured, which is known only after a load."""
-        policy = self._settings.capacity.eviction_policy
-        kept = self._models[keep]
-        kept.in_use += 1
-        try:
-            victims = list(to_make_room(self.loaded, policy, max_models=self.max_models, max_bytes=self.max_bytes) or [])
-            limit = int(self._settings.gpus.memory_gb_per_gpu * 2**30)
-            for engine in kept.engines:
-                victims += to_make_room(self._on(engine.device), policy, max_models=self.max_models, max_bytes=limit) or []
-        finally:
-            kept.in_use -= 1
+        model = coming.value
+        victims = list(self._victims(coming.key, self.loaded, self.max_bytes, model.memory_bytes) or [])
+        limit = int(self._settings.gpus.memory_gb_per_gpu * 2**30)
+        for engine in model.engines:
+            victims += self._victims(coming.key, self._on(engine.device), limit, model.memory_bytes) or []
         for victim in dict.fromkeys(victims):
-            self._evict(victim.avatar.id, "memory")
+            self._evict(victim.key, "memory")
+
+    def _victims(
+        self, avatar_id: str, loaded: Sequence[Lease[LoadedModel]], max_bytes: int, coming_bytes: int
+    ) -> list[Lease[LoadedModel]] | None:
+        """Of the others that are `loaded`, those to unload for this avatar; None when that would not do."""
+        others = [lease for lease in loaded if lease.key != avatar_id]
+        policy = self._settings.capacity.eviction_policy
+        return to_make_room(others, policy, max_models=self.max_models, max_bytes=max_bytes, coming_bytes=coming_bytes)
 
     def _evict(self, avatar_id: str, reason: str) -> None:
         if self.unload(avatar_id):
-            self._metrics.evicted_model(reason)
-            log.info("unloaded avatar %s: %s", avatar_id, reason)
+            self._note_evicted(avatar_id, reason)
+
+    def _note_evicted(self, avatar_id: str, reason: str) -> None:
+        self._metrics.evicted_model(reason)
+        log.info("unloaded avatar %s: %s", avatar_id, reason)
 
 
 def _expected_bytes(avatar: Avatar, devices: Sequence[Device]) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import random
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -141,16 +141,52 @@ def test_every_frame_in_any_order(films: Callable[..., tuple[Path, Pictures]], k
     frames.close()
 
 
+@pytest.mark.parametrize("way", ["one by one", "all"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_in_order_each_frame_is_decoded_once(
-    films: Callable[..., tuple[Path, Pictures]], kind: Kind, monkeypatch: pytest.MonkeyPatch
+    films: Callable[..., tuple[Path, Pictures]], kind: Kind, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, pictures = films(kind)
     decoded = counted(monkeypatch)
     frames = frames_of(path, pictures)
-    for index, picture in enumerate(pictures):
-        np.testing.assert_array_equal(frames.read(index), picture)
+    if way == "all":
+        shown = [(index, read()) for index, read in frames.in_order()]
+    else:
+        shown = [(index, frames.read(index)) for index in range(COUNT)]
+    assert [index for index, _ in shown] == list(range(COUNT))
+    for (_, picture), wanted in zip(shown, pictures, strict=True):
+        np.testing.assert_array_equal(picture, wanted)
     assert len(decoded) == COUNT
+
+
+def test_backwards_and_side_by_side_little_is_decoded_twice(
+    films: Callable[..., tuple[Path, Pictures]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, pictures = films(kind_named("long.mp4"))
+    decoded = counted(monkeypatch)
+    frames = frames_of(path, pictures)
+    with ThreadPoolExecutor(6) as pool:
+        for index, shown in enumerate(pool.map(frames.read, range(COUNT))):
+            np.testing.assert_array_equal(shown, pictures[index])
+    for index in reversed(range(COUNT)):
+        np.testing.assert_array_equal(frames.read(index), pictures[index])
+    assert len(decoded) < 1.5 * COUNT
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 40, COUNT])
+def test_who_reads_singly_meanwhile_gets_the_same_and_the_end_leaves_nothing_open(
+    films: Callable[..., tuple[Path, Pictures]], stop_at: int
+) -> None:
+    path, pictures = films(kind_named("open.mp4"))
+    frames = frames_of(path, pictures)
+    in_order = frames.in_order()
+    for index, read in itertools.islice(in_order, stop_at):
+        other = index * 7 % COUNT
+        np.testing.assert_array_equal(frames.read(other), pictures[other])
+        np.testing.assert_array_equal(read(), pictures[index])
+    in_order.close()
+    assert open_times(path) == 1, "what is held"
+    np.testing.assert_array_equal(frames.read(3), pictures[3])
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -164,35 +200,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(VideoCursor, "advance", counting)
     return decoded
-
-
-def test_several_places_at_once_cost_no_more_than_their_frames(
-    films: Callable[..., tuple[Path, Pictures]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Four callers, each going on from a place of its own in a video with one keyframe."""
-    path, pictures = films(kind_named("long.mp4"))
-    frames = frames_of(path, pictures)
-    places = [60, 40, 20, 0]
-    for place in places:
-        frames.read(place)
-    decoded = counted(monkeypatch)
-    for step in range(1, 11):
-        for place in places:
-            np.testing.assert_array_equal(frames.read(place + step), pictures[place + step])
-    assert len(decoded) == 40
-
-
-def test_threads_side_by_side_decode_little_twice(
-    films: Callable[..., tuple[Path, Pictures]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, pictures = films(kind_named("b-frames.mp4"))
-    decoded = counted(monkeypatch)
-    frames = frames_of(path, pictures)
-    with ThreadPoolExecutor(6) as pool:
-        read = list(pool.map(frames.read, range(COUNT)))
-    for shown, picture in zip(read, pictures, strict=True):
-        np.testing.assert_array_equal(shown, picture)
-    assert len(decoded) < 1.5 * COUNT
 
 
 def test_threads_in_any_order_get_the_right_frames(films: Callable[..., tuple[Path, Pictures]]) -> None:
@@ -351,6 +358,12 @@ def test_damage_without_a_checksum_costs_the_frames_up_to_the_next_keyframe(
     assert sorted(said) == list(range(min(said), 50)), "from the damage to the next keyframe"
     assert min(said) > 25
     assert set(said.values()) == {f"is damaged or truncated: frames {min(said)} to 49 can not be decoded"}
+    for index, read in frames.in_order():
+        if index in said:
+            with pytest.raises(FileProblem, match=said[index]):
+                read()
+        else:
+            np.testing.assert_array_equal(read(), pictures[index])
     decoded = counted(monkeypatch)
     for index in said:
         with pytest.raises(FileProblem):
@@ -462,16 +475,3 @@ def test_a_size_that_grows_on_the_way_is_refused(tmp_path: Path) -> None:
 
 def open_times(path: Path) -> int:
     return [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()].count(str(path))
-
-
-def test_hardly_any_decoded_frame_is_kept(films: Callable[..., tuple[Path, Pictures]]) -> None:
-    path, pictures = films(kind_named("b-frames.mp4"))
-    alone = frames_of(path, pictures)
-    for index in range(COUNT):
-        alone.read(index)
-        assert len(alone._recent) == 1
-    shared = frames_of(path, pictures)
-    with ThreadPoolExecutor(8) as pool:
-        for kept in pool.map(lambda index: (shared.read(index), len(shared._recent))[1], [*range(COUNT)] * 2):
-            assert kept <= 16
-    assert threading.active_count() < 20, "a decoder has no threads of its own"

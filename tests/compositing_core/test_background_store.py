@@ -87,7 +87,7 @@ def loaded_ids(store):
 async def use(store, avatar_id, *, times=1):
     for _ in range(times):
         async with store.acquire(avatar_id) as lease:
-            await asyncio.to_thread(lease.composer.stored, 0, JpegOutput(75))
+            await asyncio.to_thread(lease.value.stored, 0, JpegOutput(75))
 
 
 async def test_an_avatar_is_loaded_once_however_many_ask(make_store, catalog):
@@ -96,7 +96,7 @@ async def test_an_avatar_is_loaded_once_however_many_ask(make_store, catalog):
 
     async def ask():
         async with store.acquire("anna") as lease:
-            return lease.composer
+            return lease.value
 
     asking = [asyncio.create_task(ask()) for _ in range(20)]
     await asyncio.to_thread(catalog.begun.wait, PATIENCE_S)
@@ -181,11 +181,11 @@ async def test_another_avatar_takes_the_place_that_the_policy_says(make_store, c
 async def test_an_avatar_in_use_is_never_evicted(make_store):
     store = make_store(max_avatars=1)
     async with store.acquire("anna") as anna:
-        before = anna.composer.stored(0, JpegOutput(75))
+        before = anna.value.stored(0, JpegOutput(75))
         with pytest.raises(ResourceExhausted, match="in use"):
             await use(store, "bert")
         assert loaded_ids(store) == ["anna"]
-        assert anna.composer.stored(0, JpegOutput(75)) == before
+        assert anna.value.stored(0, JpegOutput(75)) == before
     await use(store, "bert")
     assert loaded_ids(store) == ["bert"]
 
@@ -201,8 +201,8 @@ async def test_the_bytes_hold_across_avatars(make_store, root):
     for avatar_id in ("anna", "bert", "cleo") * 2:
         async with store.acquire(avatar_id) as lease:
             for index in range(4):
-                lease.composer.stored(index, JpegOutput(75))
-                lease.composer.stored(index, RawOutput())
+                lease.value.stored(index, JpegOutput(75))
+                lease.value.stored(index, RawOutput())
                 assert store.stats().memory_bytes <= everything // 2
     assert store.stats().evictions > 0
 
@@ -210,7 +210,7 @@ async def test_the_bytes_hold_across_avatars(make_store, root):
 async def test_frames_per_avatar_holds(make_store):
     store = make_store(frames_per_avatar=2)
     async with store.acquire("anna") as lease:
-        frames = [lease.composer.stored(index, JpegOutput(75)) for index in (0, 1, 2, 3, 0, 1, 2, 3)]
+        frames = [lease.value.stored(index, JpegOutput(75)) for index in (0, 1, 2, 3, 0, 1, 2, 3)]
     assert frames[:4] == frames[4:]
     assert avatar_stats(store, "anna").cached_frames == 2
 
@@ -245,13 +245,13 @@ async def test_unload_lets_requests_finish_and_frees_the_memory(make_store, cata
     store = make_store()
     assert not await store.unload("anna")
     async with store.acquire("anna") as lease:
-        frame = lease.composer.stored(1, JpegOutput(75))
+        frame = lease.value.stored(1, JpegOutput(75))
         assert await store.unload("anna")
         assert not store.is_loaded("anna")
-        assert lease.composer.stored(1, JpegOutput(75)) == frame
+        assert lease.value.stored(1, JpegOutput(75)) == frame
         async with store.acquire("anna") as again:
-            assert again.composer is not lease.composer
-            assert again.composer.stored(1, JpegOutput(75)) == frame
+            assert again.value is not lease.value
+            assert again.value.stored(1, JpegOutput(75)) == frame
     assert await store.unload("anna")
     assert not await store.unload("anna")
     assert store.stats().memory_bytes == 0
@@ -273,20 +273,20 @@ async def test_unload_while_loading_leaves_nothing_loaded(make_store, catalog):
 async def test_force_reload_reads_again_while_requests_finish_on_the_old_state(make_store, make_avatar, root):
     store = make_store()
     async with store.acquire("anna") as old:
-        before = [old.composer.stored(index, JpegOutput(75)) for index in range(4)]
+        before = [old.value.stored(index, JpegOutput(75)) for index in range(4)]
         make_avatar(root, "anna", seed=500, rects=[Rect(0, 0, 20, 20)] * 3, replace=True)
         await store.load("anna", force_reload=True)
-        assert [old.composer.stored(index, JpegOutput(75)) for index in range(4)] == before
+        assert [old.value.stored(index, JpegOutput(75)) for index in range(4)] == before
         async with store.acquire("anna") as new:
-            assert new.avatar.frame_count == 3
-            assert new.composer.stored(0, JpegOutput(75)) != before[0]
+            assert new.value.avatar.frame_count == 3
+            assert new.value.stored(0, JpegOutput(75)) != before[0]
     assert avatar_stats(store, "anna").memory_bytes == store.stats().memory_bytes
 
 
 async def test_a_reload_that_fails_leaves_the_old_state(make_store, root):
     store = make_store()
     async with store.acquire("anna") as lease:
-        frame = lease.composer.stored(0, JpegOutput(75))
+        frame = lease.value.stored(0, JpegOutput(75))
     (root / "anna" / "avatar.yaml").write_text("format_version: nonsense")
     with pytest.raises(BrokenAvatar):
         await store.load("anna", force_reload=True)
@@ -294,7 +294,7 @@ async def test_a_reload_that_fails_leaves_the_old_state(make_store, root):
     assert stats.loaded
     assert stats.load_error
     async with store.acquire("anna") as lease:
-        assert lease.composer.stored(0, JpegOutput(75)) == frame
+        assert lease.value.stored(0, JpegOutput(75)) == frame
 
 
 async def test_load_without_force_reads_once(make_store, catalog):
@@ -312,7 +312,7 @@ async def test_preload_has_every_frame_ready_when_it_returns(make_store, root):
     assert stats.cached_frames == 4
     shutil.rmtree(root / "anna" / "frames")
     async with store.acquire("anna") as lease:
-        assert len({lease.composer.stored(index, JpegOutput(75)) for index in range(4)}) == 4
+        assert len({lease.value.stored(index, JpegOutput(75)) for index in range(4)}) == 4
     assert store.stats().misses == 0
 
 
@@ -365,7 +365,7 @@ async def test_many_callers_at_once_get_the_right_frames_whatever_is_evicted(mak
     expected = {}
     for avatar_id in ("anna", "bert", "cleo"):
         async with calm.acquire(avatar_id) as lease:
-            expected[avatar_id] = [lease.composer.composite(index, mouths[0], JpegOutput(75)) for index in range(4)]
+            expected[avatar_id] = [lease.value.composite(index, mouths[0], JpegOutput(75)) for index in range(4)]
     everything = calm.stats().memory_bytes
     store = make_store(max_avatars=2, max_bytes=everything // 3, frames_per_avatar=3)
     refused = 0
@@ -381,7 +381,7 @@ async def test_many_callers_at_once_get_the_right_frames_whatever_is_evicted(mak
                 if (number + step) % 13 == 0:
                     await store.load(avatar_id, force_reload=True)
                 async with store.acquire(avatar_id) as lease:
-                    frame = await asyncio.to_thread(lease.composer.composite, index, mouths[0], JpegOutput(75))
+                    frame = await asyncio.to_thread(lease.value.composite, index, mouths[0], JpegOutput(75))
             except ResourceExhausted:
                 refused += 1
             else:
@@ -403,7 +403,7 @@ async def test_avatars_share_no_data(make_store, make_avatar, root):
     manifest.write_text(manifest.read_text().replace("anna", "dora"))
     store = make_store()
     async with store.acquire("anna") as anna, store.acquire("dora") as dora:
-        assert anna.composer.stored(0, JpegOutput(75)) == dora.composer.stored(0, JpegOutput(75))
-        assert anna.composer.stored(0, JpegOutput(75)) is not dora.composer.stored(0, JpegOutput(75))
+        assert anna.value.stored(0, JpegOutput(75)) == dora.value.stored(0, JpegOutput(75))
+        assert anna.value.stored(0, JpegOutput(75)) is not dora.value.stored(0, JpegOutput(75))
     await store.unload("anna")
     assert avatar_stats(store, "dora").memory_bytes == store.stats().memory_bytes > 0

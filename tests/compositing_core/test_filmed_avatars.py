@@ -1,4 +1,4 @@
-"""Avatars that keep their video, in the store: decoded once, in whatever order callers need its frames."""
+"""Avatars that keep their video, in the store: prepared in one go, and read by one decoder wherever callers need it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Rect
 from avatar_kit.video.cursor import VideoCursor
-from avatar_kit.video.frames import VideoFrames
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.outputs import JpegOutput, RawOutput
 
@@ -34,16 +33,24 @@ def root(make_avatar, tmp_path):
     return tmp_path
 
 
+class Decoding(Counter):
+    """How often each frame was decoded. The gates hold up the threads that prepare frames, and all others; they are open."""
+
+    def __init__(self):
+        super().__init__()
+        self.preparing, self.asking = threading.Event(), threading.Event()
+        self.preparing.set()
+        self.asking.set()
+
+
 @pytest.fixture
 def decoded(monkeypatch):
-    """How often each frame was decoded. `gate` can hold decoding up; it is open."""
-    counts = Counter()
-    counts.gate = threading.Event()
-    counts.gate.set()
+    counts = Decoding()
     advance = VideoCursor.advance
 
     def counting(cursor):
-        assert counts.gate.wait(PATIENCE_S)
+        gate = counts.preparing if threading.current_thread().name.startswith("avatar-fill") else counts.asking
+        assert gate.wait(PATIENCE_S)
         counts[cursor.next] += 1
         return advance(cursor)
 
@@ -79,75 +86,58 @@ def pool():
 
 
 async def frame(lease, pool, index, *, mouth=None, output=JPEG):
-    """As the service makes it: what is being prepared is waited for without a thread."""
-    preparing = lease.preparing([index], output)
-    if preparing:
-        await preparing
     loop = asyncio.get_running_loop()
     if mouth is None:
-        return await loop.run_in_executor(pool, lease.composer.stored, index, output)
-    return await loop.run_in_executor(pool, lease.composer.composite, index, mouth, output)
+        return await loop.run_in_executor(pool, lease.value.stored, index, output)
+    return await loop.run_in_executor(pool, lease.value.composite, index, mouth, output)
 
 
-async def expected(make_store, pool, mouths):
+async def expected(make_store, pool, mouths, output=JPEG):
     async with make_store().acquire("extracted") as lease:
-        return [await frame(lease, pool, index, mouth=mouths[index % 4]) for index in range(FRAMES)]
+        return [await frame(lease, pool, index, mouth=mouths[index % 4], output=output) for index in range(FRAMES)]
 
 
 async def test_loading_it_decodes_each_frame_once(make_store, decoded):
+    """But for the first, which is looked at before."""
     store = make_store()
     stats = await store.load("kept", preload=True)
     assert stats.cached_frames == FRAMES
-    assert decoded == Counter(range(FRAMES))
+    assert decoded == Counter([0, *range(FRAMES)])
     again = await store.load("kept", preload=True)
     assert again.cached_frames == FRAMES
 
 
-async def test_the_frame_that_it_was_opened_with_is_not_decoded_again(make_store, pool, decoded):
-    """Although others, at four places of the video, are waited for before it."""
-    store = make_store()
-    async with store.acquire("kept") as lease:
-        await asyncio.gather(*(frame(lease, pool, index) for index in (40, 30, 15, 3)))
-    await store.load("kept", preload=True)
-    assert decoded == Counter(range(FRAMES))
-
-
-async def test_callers_at_eight_places_while_it_is_gone_through(make_store, pool, decoded, mouths):
-    """Each frame is decoded once all the same, and is the very one of the avatar with pictures."""
-    wanted = await expected(make_store, pool, mouths)
+@pytest.mark.parametrize("output", [JPEG, JpegOutput(30), RawOutput()], ids=["JPEG", "another quality", "raw"])
+async def test_callers_at_eight_places_while_its_frames_are_prepared(make_store, pool, mouths, output):
+    wanted = await expected(make_store, pool, mouths, output)
     store = make_store()
 
     async def call(first):
         async with store.acquire("kept") as lease:
-            for index in range(first, min(first + 12, FRAMES)):
-                assert await frame(lease, pool, index, mouth=mouths[index % 4]) == wanted[index]
+            for index in [*range(first, FRAMES), *range(first)]:
+                assert await frame(lease, pool, index, mouth=mouths[index % 4], output=output) == wanted[index]
 
     await asyncio.gather(*(call(first) for first in (40, 13, 2, 30, 25, 36, 7, 19)))
-    await store.load("kept", preload=True)
-    assert decoded == Counter(range(FRAMES))
 
 
-@pytest.mark.parametrize("output", [JpegOutput(30), RawOutput()], ids=["another quality", "raw"])
-async def test_what_is_wished_is_made_of_the_one_decoding(make_store, pool, decoded, mouths, output):
-    store = make_store()
-    async with make_store().acquire("extracted") as lease:
-        wanted = [await frame(lease, pool, index, mouth=mouths[0], output=output) for index in range(12)]
-    decoded.gate.clear()
-    loading = asyncio.create_task(store.load("kept"))
-    decoded.gate.set()
-    await loading
-    async with store.acquire("kept") as lease:
-        got = await asyncio.gather(*(frame(lease, pool, index, mouth=mouths[0], output=output) for index in range(12)))
-    assert got == wanted
-
-
-async def test_a_frame_far_ahead_is_served_while_the_rest_is_not_yet(make_store, pool, decoded, mouths):
+async def test_nobody_waits_for_the_preparing(make_store, pool, decoded, mouths):
     wanted = await expected(make_store, pool, mouths)
+    decoded.preparing.clear()
     store = make_store()
     async with store.acquire("kept") as lease:
-        assert await frame(lease, pool, 38, mouth=mouths[2]) == wanted[38]
+        for index in (38, 39, 3):
+            assert await frame(lease, pool, index, mouth=mouths[index % 4]) == wanted[index]
+    decoded.preparing.set()
+    assert decoded[12] == 0
+
+
+async def test_what_is_prepared_is_decoded_for_nobody_again(make_store, pool, decoded):
+    store = make_store()
     await store.load("kept", preload=True)
-    assert decoded == Counter(range(FRAMES))
+    decoded.asking.clear()
+    async with store.acquire("kept") as lease:
+        for index in (47, 0, 20):
+            await frame(lease, pool, index)
 
 
 @pytest.mark.parametrize("limits", [{"frames_per_avatar": 10}, {"max_bytes": 120_000}], ids=["few frames", "few bytes"])
@@ -176,15 +166,14 @@ async def test_one_caller_without_room_decodes_each_frame_about_once_a_round(mak
     assert decoded.total() - before <= FRAMES + 1
 
 
-async def test_unloading_ends_the_going_through(make_store, decoded):
+async def test_unloading_ends_the_preparing(make_store, decoded):
     store = make_store()
-    decoded.gate.clear()
-    store_load = asyncio.create_task(store.load("kept"))
-    decoded.gate.set()
-    await store_load
+    decoded.preparing.clear()
+    await store.load("kept")
     assert await store.unload("kept")
+    decoded.preparing.set()
     await store.close()
-    assert decoded.total() <= FRAMES
+    assert decoded.total() < 10
 
 
 async def test_closing_while_callers_wait_lets_them_go(make_store, pool, decoded):
@@ -194,26 +183,6 @@ async def test_closing_while_callers_wait_lets_them_go(make_store, pool, decoded
         waiting = asyncio.create_task(frame(lease, pool, 47))
         await store.close()
         assert (await waiting).startswith(b"\xff\xd8")
-
-
-async def test_the_end_of_the_going_through_waits_for_no_reader_on_the_event_loop(make_store, pool, monkeypatch):
-    """Somebody is at the beginning of a long run of frames when the last one has been prepared."""
-    closing, ended = threading.Event(), threading.Event()
-    close = VideoFrames.close
-
-    def wait_and_close(video):
-        closing.set()
-        assert ended.wait(PATIENCE_S), "the event loop waits"
-        close(video)
-
-    monkeypatch.setattr(VideoFrames, "close", wait_and_close)
-    store = make_store()
-    preload = asyncio.create_task(store.load("kept", preload=True))
-    assert await asyncio.to_thread(closing.wait, PATIENCE_S)
-    async with store.acquire("kept") as lease:
-        assert await frame(lease, pool, FRAMES - 1)
-    ended.set()
-    assert (await preload).cached_frames == FRAMES
 
 
 @pytest.mark.parametrize("frames_per_avatar", [1000, 2])
@@ -226,7 +195,7 @@ async def test_an_unloaded_avatar_lets_go_of_its_video(make_store, pool, frames_
         async with store.acquire("kept") as lease:
             for index in range(0, FRAMES, 5):
                 await frame(lease, pool, index)
-            video = weakref.ref(lease.avatar.video)
+            video = weakref.ref(lease.value.avatar.video)
         del lease
         assert video()
         assert await store.unload("kept")

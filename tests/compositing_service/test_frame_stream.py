@@ -15,7 +15,7 @@ import pytest
 
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import BrokenAvatar
-from compositing_service.backgrounds.lease import Lease
+from compositing_service.backgrounds.composer import AvatarComposer
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.frame_stream import FRAMES_PER_JOB, Frame, FrameMaker
 from compositing_service.metrics import CompositingMetrics
@@ -42,9 +42,9 @@ async def store(models_root: Path) -> AsyncIterator[BackgroundStore]:
 
 
 @pytest.fixture
-async def lease(store: BackgroundStore) -> AsyncIterator[Lease]:
+async def composer(store: BackgroundStore) -> AsyncIterator[AvatarComposer]:
     async with store.acquire("demo") as lease:
-        yield lease
+        yield lease.value
 
 
 @pytest.fixture
@@ -97,41 +97,41 @@ async def taken(stream: AsyncGenerator[Frame, None], count: int | None = None) -
     return frames
 
 
-def expected(lease: Lease, output: Output) -> list[bytes]:
+def expected(composer: AvatarComposer, output: Output) -> list[bytes]:
     mouths = mouths_of(len(INDICES)).pixels
-    return [lease.composer.composite(index, mouth, output) for index, mouth in zip(INDICES, mouths, strict=True)]
+    return [composer.composite(index, mouth, output) for index, mouth in zip(INDICES, mouths, strict=True)]
 
 
 @pytest.mark.parametrize("output", [RAW, JpegOutput(60)], ids=["raw", "jpeg"])
 @pytest.mark.parametrize(("size", "ahead"), [(1, 24), (3, 1), (4, 5), (5, 24), (24, 6), (24, 24)])
 async def test_each_frame_has_its_own_mouth_in_order(
-    maker: FrameMaker, lease: Lease, output: Output, size: int, ahead: int
+    maker: FrameMaker, composer: AvatarComposer, output: Output, size: int, ahead: int
 ) -> None:
-    frames = await taken(maker.frame_stream(lease, POSITIONS, Source(size).groups(24), output, ahead=ahead))
+    frames = await taken(maker.frame_stream(composer, POSITIONS, Source(size).groups(24), output, ahead=ahead))
     assert [frame.position for frame in frames] == list(POSITIONS)
     assert [frame.index for frame in frames] == INDICES
-    assert [frame.picture for frame in frames] == expected(lease, output)
+    assert [frame.picture for frame in frames] == expected(composer, output)
 
 
-async def test_a_frame_knows_its_share_of_the_time(maker: FrameMaker, lease: Lease) -> None:
-    frames = await taken(maker.frame_stream(lease, POSITIONS, Source(6).groups(24), RAW, ahead=24))
+async def test_a_frame_knows_its_share_of_the_time(maker: FrameMaker, composer: AvatarComposer) -> None:
+    frames = await taken(maker.frame_stream(composer, POSITIONS, Source(6).groups(24), RAW, ahead=24))
     for times in (frame.times for frame in frames):
         assert (times.queue_ms, times.inference_ms, times.audio_ms, times.gpu_id) == (2.0, 4.0, 5.0, 3)
         assert times.composite_ms > 0
 
 
 @pytest.mark.parametrize("ahead", [1, 7, 24])
-async def test_without_mouths_the_pictures_are_as_stored(maker: FrameMaker, lease: Lease, ahead: int) -> None:
-    frames = await taken(maker.frame_stream(lease, POSITIONS, None, RAW, ahead=ahead))
-    assert [frame.picture for frame in frames] == [lease.composer.stored(index, RAW) for index in INDICES]
+async def test_without_mouths_the_pictures_are_as_stored(maker: FrameMaker, composer: AvatarComposer, ahead: int) -> None:
+    frames = await taken(maker.frame_stream(composer, POSITIONS, None, RAW, ahead=ahead))
+    assert [frame.picture for frame in frames] == [composer.stored(index, RAW) for index in INDICES]
     assert {(frame.times.inference_ms, frame.times.gpu_id) for frame in frames} == {(0.0, -1)}
 
 
 @pytest.mark.parametrize("ahead", [1, 5])
-async def test_no_more_is_begun_than_is_wanted_ahead(maker: FrameMaker, lease: Lease, ahead: int) -> None:
+async def test_no_more_is_begun_than_is_wanted_ahead(maker: FrameMaker, composer: AvatarComposer, ahead: int) -> None:
     """The frame that is being looked at is one of them; the mouths of one more are there and wait."""
     source = Source()
-    async with aclosing(maker.frame_stream(lease, POSITIONS, source.groups(24), RAW, ahead=ahead)) as stream:
+    async with aclosing(maker.frame_stream(composer, POSITIONS, source.groups(24), RAW, ahead=ahead)) as stream:
         for count in range(1, 24 - ahead):
             await anext(stream)
             while source.asked < count + ahead:  # noqa: ASYNC110 - nothing outside this loop is waited for
@@ -141,7 +141,7 @@ async def test_no_more_is_begun_than_is_wanted_ahead(maker: FrameMaker, lease: L
             assert source.asked == count + ahead
 
 
-async def test_a_large_group_is_shared_out(lease: Lease) -> None:
+async def test_a_large_group_is_shared_out(composer: AvatarComposer) -> None:
     meeting = threading.Barrier(2, timeout=PATIENCE_S)
 
     class Meeting(ThreadPoolExecutor):
@@ -160,38 +160,38 @@ async def test_a_large_group_is_shared_out(lease: Lease) -> None:
 
     with Meeting(2) as pool:
         maker = FrameMaker(pool, CompositingMetrics(Metrics()))
-        frames = await taken(maker.frame_stream(lease, POSITIONS, Source(24).groups(24), RAW, ahead=24))
-    assert [frame.picture for frame in frames] == expected(lease, RAW)
+        frames = await taken(maker.frame_stream(composer, POSITIONS, Source(24).groups(24), RAW, ahead=24))
+    assert [frame.picture for frame in frames] == expected(composer, RAW)
 
 
-async def test_an_error_of_the_source_comes_after_the_frames_before_it(maker: FrameMaker, lease: Lease) -> None:
+async def test_an_error_of_the_source_comes_after_the_frames_before_it(maker: FrameMaker, composer: AvatarComposer) -> None:
     source = Source(3, fails_at=9)
-    stream = maker.frame_stream(lease, POSITIONS, source.groups(24), RAW, ahead=24)
+    stream = maker.frame_stream(composer, POSITIONS, source.groups(24), RAW, ahead=24)
     frames = [await anext(stream) for _ in range(9)]
-    assert [frame.picture for frame in frames] == expected(lease, RAW)[:9]
+    assert [frame.picture for frame in frames] == expected(composer, RAW)[:9]
     with pytest.raises(Unavailable, match="lost"):
         await anext(stream)
     assert source.closed
 
 
 async def test_a_frame_that_cannot_be_made_ends_the_stream_and_its_source(
-    maker: FrameMaker, lease: Lease, models_root: Path
+    maker: FrameMaker, composer: AvatarComposer, models_root: Path
 ) -> None:
     (models_root / "demo" / "frames" / "frame_000001.png").write_bytes(b"no picture")
     source = Source()
     with pytest.raises(BrokenAvatar, match="frame_000001"):
-        await taken(maker.frame_stream(lease, range(24), source.groups(24), RAW, ahead=6))
+        await taken(maker.frame_stream(composer, range(24), source.groups(24), RAW, ahead=6))
     assert source.closed
     assert source.asked <= 1 + FRAMES_PER_JOB + 6
 
 
-async def test_closing_drops_what_has_not_begun(store: BackgroundStore, lease: Lease) -> None:
+async def test_closing_drops_what_has_not_begun(store: BackgroundStore, composer: AvatarComposer) -> None:
     busy = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(busy.wait, PATIENCE_S)
         source = Source()
         maker = FrameMaker(pool, CompositingMetrics(Metrics()))
-        taking = asyncio.create_task(taken(maker.frame_stream(lease, POSITIONS, source.groups(24), RAW, ahead=24)))
+        taking = asyncio.create_task(taken(maker.frame_stream(composer, POSITIONS, source.groups(24), RAW, ahead=24)))
         await source.exhausted.wait()
         taking.cancel()
         await asyncio.gather(taking, return_exceptions=True)
@@ -201,9 +201,9 @@ async def test_closing_drops_what_has_not_begun(store: BackgroundStore, lease: L
     assert (store.stats().hits, store.stats().misses) == (0, 0)
 
 
-async def test_who_takes_no_more_frames_leaves_nothing_behind(maker: FrameMaker, lease: Lease) -> None:
+async def test_who_takes_no_more_frames_leaves_nothing_behind(maker: FrameMaker, composer: AvatarComposer) -> None:
     source = Source()
-    frames = await taken(maker.frame_stream(lease, POSITIONS, source.groups(24), RAW, ahead=6), 2)
-    assert [frame.picture for frame in frames] == expected(lease, RAW)[:2]
+    frames = await taken(maker.frame_stream(composer, POSITIONS, source.groups(24), RAW, ahead=6), 2)
+    assert [frame.picture for frame in frames] == expected(composer, RAW)[:2]
     assert source.closed
     assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

@@ -1,4 +1,4 @@
-"""The crops of an avatar that keeps its video: one going through it fills the bank, and those that are waited for come first."""
+"""The crops of an avatar that keeps its video: made in one go in the background, and singly for those who ask meanwhile."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -65,41 +66,37 @@ def test_the_crops_are_those_of_the_pictures(forms: tuple[Avatar, Avatar], decod
     assert decoded == Counter(range(FRAMES))
 
 
-def test_requests_while_it_is_filled_cost_no_decoding(forms: tuple[Avatar, Avatar], decoded: Counter[int]) -> None:
+def test_requests_while_it_is_filled_wait_for_no_other_frames(forms: tuple[Avatar, Avatar], decoded: Counter[int]) -> None:
+    """The filling stands still before its second frame, as long as anybody asks."""
     kept, extracted = forms
     bank, wanted = CropBank(kept, CPU), crops(extracted)
-    begun = threading.Event()
-    read = bank._take
+    decoded.clear()
+    begun, go_on = threading.Event(), threading.Event()
 
-    def take(frame: int, picture: np.ndarray, wished: frozenset[None]) -> bool:
+    def hold() -> bool:
         begun.set()
-        return read(frame, picture, wished)
-
-    bank._take = take  # type: ignore[method-assign]
+        return go_on.wait(PATIENCE_S)
 
     def ask(first: int) -> None:
-        assert begun.wait(PATIENCE_S)
         asked = list(range(first, first + 6))
-        if wish := bank.wish(asked):
-            wish.result(PATIENCE_S)
         bank.ensure(asked)
         fed = bank.feed(np.array(asked))
         np.testing.assert_array_equal(np.asarray(fed.bank)[fed.slots], wanted[asked])
 
     with ThreadPoolExecutor(9) as pool:
-        asking = [pool.submit(ask, first) for first in (24, 3, 17, 11, 0, 20, 8, 14)]
-        pool.submit(bank.fill).result(PATIENCE_S)
-        for each in asking:
-            each.result(PATIENCE_S)
-    assert decoded == Counter(range(FRAMES))
-    assert bank.wish([5]) is None
+        filling = pool.submit(bank.fill, hold)
+        assert begun.wait(PATIENCE_S)
+        for asking in [pool.submit(ask, first) for first in (24, 3, 17, 11, 0, 20, 8, 14)]:
+            asking.result(PATIENCE_S)
+        go_on.set()
+        filling.result(PATIENCE_S)
+    assert bank.missing(range(FRAMES)) == []
 
 
 def test_without_a_filling_frames_come_one_by_one(forms: tuple[Avatar, Avatar]) -> None:
     kept, extracted = forms
     bank, wanted = CropBank(kept, CPU), crops(extracted)
     for frame in (29, 4, 13):
-        assert bank.wish([frame]) is None
         bank.ensure([frame])
         fed = bank.feed(np.array([frame]))
         np.testing.assert_array_equal(np.asarray(fed.bank)[fed.slots][0], wanted[frame])
@@ -108,19 +105,11 @@ def test_without_a_filling_frames_come_one_by_one(forms: tuple[Avatar, Avatar]) 
     assert bank.missing(range(FRAMES)) == []
 
 
-def test_what_is_there_is_not_decoded_for_the_filling(forms: tuple[Avatar, Avatar], decoded: Counter[int]) -> None:
-    bank = CropBank(forms[0], CPU)
-    bank.ensure(range(10))
-    bank.fill()
-    assert decoded == Counter(range(FRAMES))
-
-
-def test_damage_is_told_and_lets_go_of_who_waits(forms: tuple[Avatar, Avatar]) -> None:
+def test_damage_is_told(forms: tuple[Avatar, Avatar]) -> None:
     damage(forms[0])
     bank = CropBank(forms[0], CPU)
     with pytest.raises(BrokenAvatar, match=r"background\.mp4 has changed"):
         bank.fill()
-    assert bank.wish([3]) is None
 
 
 @pytest.mark.parametrize(("limit_gb", "filled"), [(0, True), (20, True), (1e-6, False)], ids=["no limit", "room", "no room"])
@@ -131,8 +120,8 @@ async def test_a_loaded_avatar_is_filled_where_its_crops_fit(
     done = threading.Event()
     fill = CropBank.fill
 
-    def fill_and_tell(bank: CropBank) -> None:
-        fill(bank)
+    def fill_and_tell(bank: CropBank, *goes_on: Callable[[], bool]) -> None:
+        fill(bank, *goes_on)
         done.set()
 
     monkeypatch.setattr(CropBank, "fill", fill_and_tell)
@@ -141,8 +130,8 @@ async def test_a_loaded_avatar_is_filled_where_its_crops_fit(
     if filled:
         assert await asyncio.to_thread(done.wait, PATIENCE_S)
     await models.close()
-    assert (kept.engines[0].bank.missing(range(FRAMES)) == []) == filled
-    assert extracted.engines[0].bank.missing([FRAMES - 1]) == [FRAMES - 1], "pictures are read when they are asked for"
+    assert (kept.value.engines[0].bank.missing(range(FRAMES)) == []) == filled
+    assert extracted.value.engines[0].bank.missing([FRAMES - 1]) == [FRAMES - 1], "pictures are read when they are asked for"
 
 
 async def test_a_long_filling_holds_up_no_other_avatar(
@@ -153,7 +142,7 @@ async def test_a_long_filling_holds_up_no_other_avatar(
     for name in names[1:]:
         shutil.copytree(kept.root, kept.root.with_name(name))
     go_on = threading.Event()
-    monkeypatch.setattr(CropBank, "fill", lambda _bank: go_on.wait(PATIENCE_S))
+    monkeypatch.setattr(CropBank, "fill", lambda *_: go_on.wait(PATIENCE_S))
     models = registry(tmp_path / "filmed", 20)
     try:
         async with asyncio.timeout(PATIENCE_S / 2):
@@ -169,20 +158,18 @@ async def test_nobody_goes_on_filling_what_was_dropped(
     forms: tuple[Avatar, Avatar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_by: str
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
-    take = CropBank._take
+    advance = VideoCursor.advance
 
-    def take_the_first(bank: CropBank, frame: int, picture: np.ndarray, wished: frozenset[None]) -> bool:
-        begun.set()
-        assert go_on.wait(PATIENCE_S)
-        return take(bank, frame, picture, wished)
+    def held_up(cursor: VideoCursor) -> object:
+        if threading.current_thread().name.startswith("fill") and cursor.next == 1:
+            begun.set()
+            assert go_on.wait(PATIENCE_S)
+        return advance(cursor)
 
-    monkeypatch.setattr(CropBank, "_take", take_the_first)
+    monkeypatch.setattr(VideoCursor, "advance", held_up)
     models = registry(tmp_path / "filmed", 20)
-    old = await models.load("kept")
+    bank = (await models.load("kept")).value.engines[0].bank
     assert await asyncio.to_thread(begun.wait, PATIENCE_S)
-    bank = old.engines[0].bank
-    waiting = bank.wish([FRAMES - 1])
-    assert waiting
     if ended_by == "unloading":
         assert models.unload("kept")
     elif ended_by == "reloading":
@@ -191,7 +178,6 @@ async def test_nobody_goes_on_filling_what_was_dropped(
     await asyncio.sleep(0)
     go_on.set()
     await closing
-    assert waiting.done(), "who waits for a frame is let go, and makes it itself"
     bank.ensure([FRAMES - 1])
     assert len(bank.missing(range(FRAMES))) >= FRAMES - 4
 
@@ -207,7 +193,7 @@ async def test_crops_made_meanwhile_are_not_measured_as_another_avatars_network(
 ) -> None:
     """What the process takes is measured before and after a load; a filling takes its part of it."""
     models = registry(tmp_path / "filmed", 1e-6)
-    filled = (await models.load("kept")).engines[0].bank
+    filled = (await models.load("kept")).value.engines[0].bank
     warm_up = OnnxEngine.warm_up
 
     def fill_meanwhile(engine: OnnxEngine) -> None:
@@ -216,6 +202,6 @@ async def test_crops_made_meanwhile_are_not_measured_as_another_avatars_network(
 
     monkeypatch.setattr(OnnxEngine, "warm_up", fill_meanwhile)
     monkeypatch.setattr(inference_service.models.memory, "_used_bytes", lambda _devices: filled.memory_bytes + 10**9)
-    loaded = await models.load("extracted")
+    loaded = (await models.load("extracted")).value
     assert loaded.network_bytes == loaded.avatar.network_path.stat().st_size
     await models.close()

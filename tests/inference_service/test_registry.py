@@ -35,7 +35,7 @@ def registry(
 
 
 def ids(models: ModelRegistry) -> set[str]:
-    return {model.avatar.id for model in models.loaded}
+    return {lease.key for lease in models.loaded}
 
 
 async def used(models: ModelRegistry, *avatar_ids: str) -> None:
@@ -49,7 +49,7 @@ async def test_many_callers_load_an_avatar_once(make_avatar: MakeAvatar, tmp_pat
     models = registry(tmp_path)
     loaded = await asyncio.gather(*(models.load("a") for _ in range(10)))
     assert len({id(model) for model in loaded}) == 1
-    assert loaded[0].memory_bytes > 0
+    assert loaded[0].value.memory_bytes > 0
     await models.close()
 
 
@@ -59,7 +59,7 @@ async def test_a_caller_that_gives_up_does_not_stop_the_load_of_others(make_avat
     impatient, patient = asyncio.create_task(models.load("a")), asyncio.create_task(models.load("a"))
     await asyncio.sleep(0)
     impatient.cancel()
-    assert (await patient).avatar.id == "a"
+    assert (await patient).key == "a"
     await models.close()
 
 
@@ -105,8 +105,8 @@ async def test_a_reload_reads_new_files_and_running_calls_keep_the_old(make_avat
         make_avatar("a", frames=5, replace=True)
         assert (await models.load("a")) is old
         new = await models.load("a", force_reload=True)
-        assert (old.avatar.frame_count, new.avatar.frame_count) == (3, 5)
-        old.engines[0].bank.ensure([0])
+        assert (old.value.avatar.frame_count, new.value.avatar.frame_count) == (3, 5)
+        old.value.engines[0].bank.ensure([0])
     await models.close()
 
 
@@ -146,7 +146,7 @@ async def test_a_mended_avatar_loads_without_a_restart(make_avatar: MakeAvatar, 
     with pytest.raises(FailedPrecondition, match="320"):
         await models.load("a")
     make_avatar("a", model=network(), replace=True)
-    assert (await models.load("a")).avatar.id == "a"
+    assert (await models.load("a")).key == "a"
     await models.close()
 
 
@@ -179,7 +179,7 @@ async def test_avatars_go_to_devices_in_turn(make_avatar: MakeAvatar, tmp_path: 
     for avatar_id in "abc":
         make_avatar(avatar_id)
     models = registry(tmp_path, devices=2)
-    assert [(await models.load(avatar_id)).engines[0].device.gpu_id for avatar_id in "abc"] == [0, 1, 0]
+    assert [(await models.load(avatar_id)).value.engines[0].device.gpu_id for avatar_id in "abc"] == [0, 1, 0]
     await models.close()
 
 
@@ -189,7 +189,7 @@ async def test_avatars_go_where_the_least_memory_is_taken(make_avatar: MakeAvata
     models = registry(tmp_path, devices=2, gpus={"assignment_strategy": "least-loaded"})
     taken = [0, 0]
     for avatar_id in "abcd":
-        model = await models.load(avatar_id)
+        model = (await models.load(avatar_id)).value
         place = model.engines[0].device.gpu_id
         assert taken[place] == min(taken)
         taken[place] += model.memory_bytes
@@ -199,7 +199,7 @@ async def test_avatars_go_where_the_least_memory_is_taken(make_avatar: MakeAvata
 async def test_an_avatar_may_be_on_every_device(make_avatar: MakeAvatar, tmp_path: Path) -> None:
     make_avatar("a")
     models = registry(tmp_path, devices=2, gpus={"allow_multi_gpu_models": True})
-    assert [engine.device.gpu_id for engine in (await models.load("a")).engines] == [0, 1]
+    assert [engine.device.gpu_id for engine in (await models.load("a")).value.engines] == [0, 1]
     await models.close()
 
 
