@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ class Avatar:
     """What is needed to serve an avatar. Pictures and networks stay on disk until somebody reads them.
 
     Frames are those of the files that it was loaded from, whatever has taken their place since; of the other files that is sure
-    inside `in_place`.
+    inside `held.in_place`.
     """
 
     id: str
@@ -54,6 +54,8 @@ class Avatar:
     frames: Frames = field(repr=False)
     """Read them by `read_frame`."""
     rects: tuple[Rect, ...] = field(repr=False)
+    held: Held = field(repr=False, compare=False)
+    """The folder that it was loaded from."""
     features_path: Path | None = None
     rects_path: Path | None = None
     crops_video_path: Path | None = None
@@ -64,20 +66,6 @@ class Avatar:
     """Where the clip stays while nobody speaks; None: all of it is gone through, as in speech."""
     version: str = ""
     """Names the content of its files, equal wherever they lie: two services that have the same one fit together."""
-    held: Held | None = field(default=None, repr=False, compare=False)
-    """The folder that it was loaded from; None: it is taken to stay where it is."""
-
-    def is_in_place(self) -> bool:
-        """Returns whether its folder is still the one that was loaded, not one that took its place. A few microseconds."""
-        return self.held is None or self.held.is_in_place()
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """For reading its files by their paths. Raises AvatarReplaced, in the place of any other error too, when they may have
-        been another avatar's.
-        """
-        with self.held.in_place() if self.held else nullcontext():
-            yield
 
     @property
     def video(self) -> VideoFrames | None:
@@ -118,7 +106,7 @@ class Avatar:
             with as_broken_avatar(self.frame_name(index)):
                 return read()
         except BrokenAvatar:
-            if self.is_in_place():
+            if self.held.is_in_place():
                 raise
             raise AvatarReplaced("the avatar's files were replaced and are gone; load it again") from None
 

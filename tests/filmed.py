@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import av
 import cv2
 import numpy as np
+import pytest
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.geometry import Rect
+from avatar_kit.video import reader
+from avatar_kit.video.index import Start, VideoIndex
 from avatar_kit.writer import AvatarWriter
 
 
@@ -72,6 +76,19 @@ def both_forms(
             made.append(writer.finish())
     film.unlink()
     return made[0], made[1]
+
+
+def watch_decoding(patch: pytest.MonkeyPatch, told: Callable[[int], object]) -> None:
+    """Tells of each frame that is decoded from now on, before it is, on the thread that does it."""
+    real = reader.frames_from
+
+    def watched(path: Path, index: VideoIndex, start: Start) -> Generator[av.VideoFrame]:
+        with closing(real(path, index, start)) as frames:
+            for number in range(start.frame, index.count):
+                told(number)
+                yield next(frames)
+
+    patch.setattr(reader, "frames_from", watched)
 
 
 def damage(avatar: Avatar) -> None:

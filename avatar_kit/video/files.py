@@ -22,26 +22,16 @@ _OPTIONS = {"format_whitelist": "mov,matroska,webm,avi,mpeg,mpegts,ogg,mjpeg", "
 _TURNS = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
 
 
-def open_container(video: Path) -> tuple[av.container.InputContainer, VideoStream]:
-    """An open video, for the caller to close, and its first picture stream, of a size that may be decoded. Raises FileProblem."""
+@contextmanager
+def opened_video(video: Path) -> Iterator[tuple[av.container.InputContainer, VideoStream]]:
+    """An open video and its first picture stream, of a size that may be decoded. Raises FileProblem."""
     check_regular(video)
     try:
         container = av.open(str(video.absolute()), options=_OPTIONS, metadata_errors="replace")
     except av.error.FFmpegError:
         raise FileProblem("is not a video, or is truncated") from None
-    try:
-        return container, _picture_stream(container)
-    except FileProblem:
-        container.close()
-        raise
-
-
-@contextmanager
-def opened_video(video: Path) -> Iterator[tuple[av.container.InputContainer, VideoStream]]:
-    """The same for the length of a block."""
-    container, stream = open_container(video)
     with container:
-        yield container, stream
+        yield container, _picture_stream(container)
 
 
 def decoded(container: av.container.InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:

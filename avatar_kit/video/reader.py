@@ -1,28 +1,64 @@
-"""One decoder that brings single frames out of a video: it goes on from where it is, or enters at the keyframe before."""
+"""Brings single frames out of a video by one decoder: it goes on from where it is, or enters at the keyframe before."""
 
 from __future__ import annotations
 
 import bisect
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Generator
 from pathlib import Path
 
 import av
 
+from avatar_kit.pictures import MAX_PIXELS
 from avatar_kit.safe_files import FileProblem
-from avatar_kit.video.cursor import VideoCursor
-from avatar_kit.video.index import VideoIndex
+from avatar_kit.video.files import opened_video
+from avatar_kit.video.index import BEGINNING, Start, VideoIndex
 
 
-@dataclass(frozen=True, slots=True)
-class _Damage:
-    """Frames that cannot be decoded: `first` .. `stop` - 1."""
+class NoStart(FileProblem):
+    """Decoding cannot begin at a frame that is marked as a keyframe, or no way leads to it."""
 
-    first: int
-    stop: int
-    problem: str
+
+def frames_from(path: Path, index: VideoIndex, start: Start) -> Generator[av.VideoFrame]:
+    """Decodes a video from `start` on: none left out, and none that was predicted from what had not been decoded.
+
+    A frame is known by its time stamp. Raises NoStart instead of the first one, FileProblem at damage that the decoder notices.
+    """
+    number, entered = start.frame, start == BEGINNING
+    with opened_video(path) as (container, stream):
+        # On one thread an error belongs to the packet that was given last.
+        stream.codec_context.thread_count = 1
+        # A size that changes on the way must not take any memory that it likes.
+        stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+        try:
+            if start.pts is not None:
+                container.seek(start.pts if start.dts is None else min(start.pts, start.dts), stream=stream)
+            for packet in container.demux(stream):
+                try:
+                    decoded = packet.decode()
+                except av.error.FFmpegError:
+                    if entered:
+                        raise
+                    continue  # shown before, and lacks what it was predicted from
+                for frame in decoded:
+                    shown = number if index.stamps is None else index.number(frame.pts)
+                    if not entered and (shown is None or shown < number):
+                        continue
+                    if shown != number or frame.is_corrupt or not (entered or frame.key_frame):
+                        raise _failure(number, entered)
+                    entered = True
+                    yield frame
+                    number += 1
+        except av.error.FFmpegError:
+            raise _failure(number, entered) from None
+    if number < index.count:
+        raise _failure(number, entered)
+
+
+def _failure(number: int, entered: bool) -> FileProblem:
+    if entered:
+        return FileProblem(f"is damaged or truncated: frame {number} can not be decoded")
+    return NoStart(f"cannot be entered at frame {number}")
 
 
 class VideoReader:
@@ -32,13 +68,11 @@ class VideoReader:
         """Opens nothing yet. `recent_bytes`: for frames decoded last, so that going back a little costs nothing."""
         self._path, self._index = path, index
         self._starts = list(index.starts)
-        self._damages: list[_Damage] = []
-        self._cursor: VideoCursor | None = None
+        self._damages: dict[range, str] = {}
+        self._frames: Generator[av.VideoFrame] | None = None
+        self._next = 0  # of these
         self._recent: OrderedDict[int, av.VideoFrame] = OrderedDict()
         self._recent_bytes = recent_bytes
-
-    def __del__(self) -> None:
-        self.close()
 
     def close(self) -> None:
         """Lets go of the file and of what was decoded; reading opens it anew."""
@@ -47,64 +81,43 @@ class VideoReader:
 
     def frame(self, number: int) -> av.VideoFrame:
         """Decodes frame `number`. Raises FileProblem, never another frame."""
-        if number in self._recent:
-            return self._recent[number]
-        for damage in self._damages:
-            if damage.first <= number < damage.stop:
-                raise FileProblem(damage.problem)
-        own = bisect.bisect_right(self._starts, number, key=lambda start: start.frame) - 1
-        first = self._starts[own].frame
-        if self._cursor and not first <= self._cursor.next <= number:
-            self._leave()
-        try:
-            return self._go_on_to(number, own)
-        except FileProblem:
-            failed_at = max(first, self._cursor.next) if self._cursor else first
-        for earlier in _farther_back(own):
-            self._leave()
-            with suppress(FileProblem):
-                frame = self._go_on_to(number, earlier)
-                del self._starts[earlier + 1 : own + 1]  # marked as keyframes, and none after all
-                return frame
-        self._leave()
-        raise self._damaged(failed_at, own)
+        for frames, damage in self._damages.items():
+            if number in frames:
+                raise FileProblem(damage)
+        while number not in self._recent:
+            own = bisect.bisect_right(self._starts, number, key=lambda start: start.frame) - 1
+            try:
+                self._advance(self._starts[own], number)
+            except NoStart:
+                self._leave()
+                del self._starts[own]  # and enter farther back
+            except FileProblem:
+                self._leave()
+                raise self._damaged(own) from None
+        return self._recent[number]
 
-    def _go_on_to(self, number: int, start: int) -> av.VideoFrame:
-        """Decodes up to that frame, from the start of that number where no decoder is on its way."""
-        if self._cursor is None:
-            self._cursor = VideoCursor(self._path, self._index, self._starts[start])
-        while True:
-            frame = self._cursor.advance()
-            self._remember(self._cursor.next - 1, frame)
-            if self._cursor.next > number:
-                break
-        if self._cursor.next == self._index.count:
+    def _advance(self, start: Start, number: int) -> None:
+        """Decodes up to that frame, from where the decoder is when that is on the way from `start`."""
+        if self._frames is None or not start.frame <= self._next <= number:
             self._leave()
-        return frame
-
-    def _remember(self, number: int, frame: av.VideoFrame) -> None:
-        self._recent[number] = frame
-        most = self._recent_bytes // sum(plane.buffer_size for plane in frame.planes)
-        while len(self._recent) > max(1, most):
-            self._recent.popitem(last=False)
+            self._frames, self._next = frames_from(self._path, self._index, start), start.frame
+        while self._next <= number:
+            frame = self._recent[self._next] = next(self._frames)
+            self._next += 1
+            most = self._recent_bytes // sum(plane.buffer_size for plane in frame.planes)
+            while len(self._recent) > max(1, most):
+                self._recent.popitem(last=False)
+        if self._next == self._index.count:
+            self._leave()  # at the end nobody needs the decoder
 
     def _leave(self) -> None:
-        if self._cursor:
-            self._cursor.close()
-            self._cursor = None
+        if self._frames:
+            self._frames.close()
+            self._frames = None
 
-    def _damaged(self, failed_at: int, own: int) -> FileProblem:
+    def _damaged(self, own: int) -> FileProblem:
         """Notes the frames from the one that failed to the next start, so that they are not tried again and again."""
         stop = self._starts[own + 1].frame if own + 1 < len(self._starts) else self._index.count
-        which = f"frame {failed_at}" if stop - failed_at == 1 else f"frames {failed_at} to {stop - 1}"
-        problem = f"is damaged or truncated: {which} can not be decoded"
-        self._damages.append(_Damage(failed_at, stop, problem))
+        which = f"frame {self._next}" if stop - self._next == 1 else f"frames {self._next} to {stop - 1}"
+        problem = self._damages[range(self._next, stop)] = f"is damaged or truncated: {which} can not be decoded"
         return FileProblem(problem)
-
-
-def _farther_back(start: int) -> Iterator[int]:
-    """Numbers of earlier starts, each step back twice the one before: in all not more than twice the way to the first."""
-    back = 1
-    while back < 2 * start:
-        yield max(0, start - back)
-        back = 2 * back + 1

@@ -204,7 +204,7 @@ class BackgroundStore:
         )
 
     def _is_on_disk(self, avatar: Avatar) -> bool:
-        return avatar.is_in_place() and self._catalog.get(avatar.id).version == avatar.version
+        return avatar.held.is_in_place() and self._catalog.get(avatar.id).version == avatar.version
 
     def _preparation(self, lease: AvatarLease) -> Preparation:
         """The one that is under way, or another."""

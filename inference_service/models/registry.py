@@ -194,7 +194,7 @@ class ModelRegistry:
 
     async def _open_once(self, avatar_id: str) -> LoadedModel:
         avatar = await self._file_threads.run(lambda: self.catalog.get(avatar_id))
-        with avatar.in_place():
+        with avatar.held.in_place():
             devices = self._place(avatar)
             self._make_room(avatar_id, coming_bytes=_expected_bytes(avatar, devices))
             return await self._load_threads.run(

@@ -95,7 +95,7 @@ def test_frames_are_those_of_the_folder_that_was_loaded(
     again = AvatarCatalog(models_root).get(avatar.id)
     again.read_frame(0)
     replace(avatar, other)
-    assert not again.is_in_place()
+    assert not again.held.is_in_place()
     for index, picture in enumerate(before):
         np.testing.assert_array_equal(again.read_frame(index), picture)
 
@@ -128,14 +128,14 @@ def test_a_swap_while_a_picture_is_read_gives_the_old_one(
 def test_other_files_are_read_by_their_paths_and_looked_at_afterwards(
     avatar: Avatar, models_root: Path, jpeg_of: MakeJpeg
 ) -> None:
-    with avatar.in_place():
+    with avatar.held.in_place():
         assert avatar.network_path.read_bytes()
-    with pytest.raises(BrokenAvatar), avatar.in_place():
+    with pytest.raises(BrokenAvatar), avatar.held.in_place():
         raise BrokenAvatar("of its own files")
-    with pytest.raises(AvatarReplaced), avatar.in_place():
+    with pytest.raises(AvatarReplaced), avatar.held.in_place():
         other_avatar(models_root, jpeg_of)
     assert avatar.network_path.read_bytes() == b"another"
-    with pytest.raises(AvatarReplaced), avatar.in_place():
+    with pytest.raises(AvatarReplaced), avatar.held.in_place():
         raise BrokenAvatar("of files that are not its own")
 
 
@@ -146,7 +146,7 @@ def test_who_forgets_an_avatar_leaves_nothing_open(avatar: Avatar) -> None:
     before, loaded = open_times(), load_avatar(avatar.root)
     for _ in range(50):
         load_avatar(avatar.root).read_frame(2)
-    assert loaded.is_in_place()
+    assert loaded.held.is_in_place()
     assert open_times() == before + 1
     del loaded
     assert open_times() == before

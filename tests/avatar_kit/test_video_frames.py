@@ -6,9 +6,9 @@ import gc
 import itertools
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -26,11 +26,13 @@ from numpy.typing import NDArray
 
 from avatar_kit.held import Held
 from avatar_kit.safe_files import FileProblem, sha256_of
-from avatar_kit.video import cursor as video_cursor
-from avatar_kit.video.cursor import VideoCursor
+from avatar_kit.video import files, reader
 from avatar_kit.video.frames import VideoFrames, open_frames
 from avatar_kit.video.index import index_video
+from avatar_kit.video.reader import NoStart, frames_from
 from avatar_tools.video_check import check_video
+
+from ..filmed import watch_decoding
 
 Pictures = list[NDArray[np.uint8]]
 COUNT = 75
@@ -192,13 +194,7 @@ def test_who_reads_singly_meanwhile_gets_the_same_and_the_end_leaves_nothing_ope
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the number of each frame that is decoded."""
     decoded: list[int] = []
-    advance = VideoCursor.advance
-
-    def counting(self: VideoCursor) -> av.VideoFrame:
-        decoded.append(self.next)
-        return advance(self)
-
-    monkeypatch.setattr(VideoCursor, "advance", counting)
+    watch_decoding(monkeypatch, decoded.append)
     return decoded
 
 
@@ -216,7 +212,6 @@ def test_a_seek_that_leads_elsewhere_is_noticed(
 ) -> None:
     """Containers without an index seek as they can."""
     path, pictures = films(kind_named("b-frames.mkv"))
-    original = video_cursor.open_container
 
     class Astray:
         def __init__(self, container: Any) -> None:
@@ -228,11 +223,12 @@ def test_a_seek_that_leads_elsewhere_is_noticed(
         def seek(self, offset: int, **options: Any) -> None:
             self._container.seek(offset + 1200, **options)
 
-    def opened(video: Path) -> tuple[Any, Any]:
-        container, stream = original(video)
-        return Astray(container), stream
+    @contextmanager
+    def opened(video: Path) -> Iterator[tuple[Any, Any]]:
+        with files.opened_video(video) as (container, stream):
+            yield Astray(container), stream
 
-    monkeypatch.setattr(video_cursor, "open_container", opened)
+    monkeypatch.setattr(reader, "opened_video", opened)
     frames = frames_of(path, pictures)
     for index in (70, 3, 30, 55):
         np.testing.assert_array_equal(frames.read(index), pictures[index])
@@ -418,15 +414,13 @@ def test_what_a_keyframe_gives_is_what_comes_in_order(films: Callable[..., tuple
     path, pictures = films(kind)
     index = index_video(path)
     for start in index.starts:
-        cursor = VideoCursor(path, index, start)
+        entered = frames_from(path, index, start)
         try:
-            for number in range(start.frame, COUNT):
-                shown = cursor.advance().reformat(format="bgr24", interpolation=Interpolation.BICUBIC).to_ndarray()
+            for number, frame in enumerate(entered, start.frame):
+                shown = frame.reformat(format="bgr24", interpolation=Interpolation.BICUBIC).to_ndarray()
                 np.testing.assert_array_equal(shown, pictures[number])
-        except FileProblem:
+        except NoStart:
             assert kind.name in {"open.mp4", "refresh.mp4"}
-        finally:
-            cursor.close()
 
 
 def test_closing_lets_go_of_the_file(films: Callable[..., tuple[Path, Pictures]]) -> None:

@@ -14,11 +14,10 @@ import pytest
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Rect
-from avatar_kit.video.cursor import VideoCursor
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.outputs import JpegOutput, RawOutput
 
-from ..filmed import both_forms, damage
+from ..filmed import both_forms, damage, watch_decoding
 
 FRAMES = 48
 JPEG = JpegOutput(75)
@@ -46,15 +45,13 @@ class Decoding(Counter):
 @pytest.fixture
 def decoded(monkeypatch):
     counts = Decoding()
-    advance = VideoCursor.advance
 
-    def counting(cursor):
+    def told(number):
         gate = counts.preparing if threading.current_thread().name.startswith("avatar-fill") else counts.asking
         assert gate.wait(PATIENCE_S)
-        counts[cursor.next] += 1
-        return advance(cursor)
+        counts[number] += 1
 
-    monkeypatch.setattr(VideoCursor, "advance", counting)
+    watch_decoding(monkeypatch, told)
     return counts
 
 

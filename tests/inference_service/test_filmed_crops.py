@@ -17,7 +17,6 @@ import inference_service.models.memory
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import BrokenAvatar
-from avatar_kit.video.cursor import VideoCursor
 from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import find_devices
 from inference_service.engines.onnxruntime import OnnxEngine
@@ -27,7 +26,7 @@ from inference_service.models.registry import ModelRegistry
 from inference_service.settings import GpuSection, InferenceSettings, OnnxSection
 from service_kit.metrics import Metrics
 
-from ..filmed import both_forms, damage
+from ..filmed import both_forms, damage, watch_decoding
 from .conftest import MakeAvatar
 
 CPU = find_devices(GpuSection(enabled=False), OnnxSection())[0]
@@ -43,13 +42,7 @@ def forms(make_avatar: MakeAvatar, tmp_path: Path) -> tuple[Avatar, Avatar]:
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     counts: Counter[int] = Counter()
-    advance = VideoCursor.advance
-
-    def counting(cursor: VideoCursor) -> object:
-        counts[cursor.next] += 1
-        return advance(cursor)
-
-    monkeypatch.setattr(VideoCursor, "advance", counting)
+    watch_decoding(monkeypatch, lambda number: counts.update([number]))
     return counts
 
 
@@ -158,15 +151,13 @@ async def test_nobody_goes_on_filling_what_was_dropped(
     forms: tuple[Avatar, Avatar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_by: str
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
-    advance = VideoCursor.advance
 
-    def held_up(cursor: VideoCursor) -> object:
-        if threading.current_thread().name.startswith("fill") and cursor.next == 1:
+    def hold_up(number: int) -> None:
+        if threading.current_thread().name.startswith("fill") and number == 1:
             begun.set()
             assert go_on.wait(PATIENCE_S)
-        return advance(cursor)
 
-    monkeypatch.setattr(VideoCursor, "advance", held_up)
+    watch_decoding(monkeypatch, hold_up)
     models = registry(tmp_path / "filmed", 20)
     bank = (await models.load("kept")).value.engines[0].bank
     assert await asyncio.to_thread(begun.wait, PATIENCE_S)
