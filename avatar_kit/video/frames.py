@@ -17,6 +17,8 @@ from avatar_kit.video.files import decoded, opened_video, picture_of
 from avatar_kit.video.index import VideoIndex, index_video, is_at_25
 from avatar_kit.video.reader import VideoReader
 
+# Callers at as many places of the video go on without entering it anew.
+_DECODERS = 4
 # Frames that were decoded last: some 17 of 1280x720. Threads that read side by side are that far apart, and clips run back too.
 _RECENT_BYTES = 24_000_000
 
@@ -24,7 +26,7 @@ EXTRACT = "import it without --keep-video, which extracts its frames"
 
 
 class VideoFrames:
-    """Thread-safe. The file is looked through when the first frame is read. One decoder serves `read`, however many ask."""
+    """Thread-safe. The file is looked through when the first frame is read. In order each frame costs one decoding."""
 
     def __init__(self, held: Held, *, count: int, width: int, height: int, sha256: str | None = None) -> None:
         """`sha256`: of the whole file, in hexadecimal; any other content is refused. Nothing is read yet."""
@@ -54,7 +56,7 @@ class VideoFrames:
         with self._lock:
             video = self._look_through()
             if self._reader is None:
-                self._reader = VideoReader(self.held.now, video, recent_bytes=_RECENT_BYTES)
+                self._reader = VideoReader(self.held.now, video, decoders=_DECODERS, recent_bytes=_RECENT_BYTES)
             frame = self._reader.frame(index)
         return self._picture(index, frame)
 

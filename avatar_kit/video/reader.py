@@ -1,10 +1,11 @@
-"""Brings single frames out of a video by one decoder: it goes on from where it is, or enters at the keyframe before."""
+"""Brings single frames out of a video: a decoder goes on from where it is, or one enters at the keyframe before."""
 
 from __future__ import annotations
 
 import bisect
 from collections import OrderedDict
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -61,23 +62,31 @@ def _failure(number: int, entered: bool) -> FileProblem:
     return NoStart(f"cannot be entered at frame {number}")
 
 
+@dataclass(eq=False, slots=True)
+class _Decoder:
+    frames: Generator[av.VideoFrame]
+    next: int
+    """The number of the frame that it gives next."""
+
+
 class VideoReader:
     """For one thread at a time. In order, each frame costs one decoding."""
 
-    def __init__(self, path: Path, index: VideoIndex, *, recent_bytes: int = 0) -> None:
-        """Opens nothing yet. `recent_bytes`: for frames decoded last, so that going back a little costs nothing."""
-        self._path, self._index = path, index
+    def __init__(self, path: Path, index: VideoIndex, *, decoders: int = 1, recent_bytes: int = 0) -> None:
+        """Opens nothing yet. `decoders`: for callers at as many places, each of which takes about ten pictures' memory.
+        `recent_bytes`: for frames decoded last, so that going back a little costs nothing.
+        """
+        self._path, self._index, self._most, self._recent_bytes = path, index, decoders, recent_bytes
         self._starts = list(index.starts)
         self._damages: dict[range, str] = {}
-        self._frames: Generator[av.VideoFrame] | None = None
-        self._next = 0  # of these
+        self._decoders: list[_Decoder] = []  # the one used last at the end
         self._recent: OrderedDict[int, av.VideoFrame] = OrderedDict()
-        self._recent_bytes = recent_bytes
 
     def close(self) -> None:
         """Lets go of the file and of what was decoded; reading opens it anew."""
         self._recent.clear()
-        self._leave()
+        while self._decoders:
+            self._decoders.pop().frames.close()
 
     def frame(self, number: int) -> av.VideoFrame:
         """Decodes frame `number`. Raises FileProblem, never another frame."""
@@ -86,38 +95,44 @@ class VideoReader:
                 raise FileProblem(damage)
         while number not in self._recent:
             own = bisect.bisect_right(self._starts, number, key=lambda start: start.frame) - 1
+            decoder = self._decoder(self._starts[own], number)
             try:
-                self._advance(self._starts[own], number)
+                while decoder.next <= number:
+                    self._remember(decoder.next, next(decoder.frames))
+                    decoder.next += 1
             except NoStart:
-                self._leave()
+                self._decoders.remove(decoder)
                 del self._starts[own]  # and enter farther back
             except FileProblem:
-                self._leave()
-                raise self._damaged(own) from None
+                self._decoders.remove(decoder)
+                raise self._damaged(decoder.next, own) from None
+            if decoder.next == self._index.count:
+                self._decoders.remove(decoder)  # nobody needs it any more
+                decoder.frames.close()
         return self._recent[number]
 
-    def _advance(self, start: Start, number: int) -> None:
-        """Decodes up to that frame, from where the decoder is when that is on the way from `start`."""
-        if self._frames is None or not start.frame <= self._next <= number:
-            self._leave()
-            self._frames, self._next = frames_from(self._path, self._index, start), start.frame
-        while self._next <= number:
-            frame = self._recent[self._next] = next(self._frames)
-            self._next += 1
-            most = self._recent_bytes // sum(plane.buffer_size for plane in frame.planes)
-            while len(self._recent) > max(1, most):
-                self._recent.popitem(last=False)
-        if self._next == self._index.count:
-            self._leave()  # at the end nobody needs the decoder
+    def _decoder(self, start: Start, number: int) -> _Decoder:
+        """The nearest one before that frame, else one that enters at `start`, in the place of the one longest not used."""
+        found = max(
+            (each for each in self._decoders if start.frame <= each.next <= number), key=lambda each: each.next, default=None
+        )
+        if found:
+            self._decoders.remove(found)
+        elif len(self._decoders) == self._most:
+            self._decoders.pop(0).frames.close()
+        decoder = found or _Decoder(frames_from(self._path, self._index, start), start.frame)
+        self._decoders.append(decoder)
+        return decoder
 
-    def _leave(self) -> None:
-        if self._frames:
-            self._frames.close()
-            self._frames = None
+    def _remember(self, number: int, frame: av.VideoFrame) -> None:
+        self._recent[number] = frame
+        most = self._recent_bytes // sum(plane.buffer_size for plane in frame.planes)
+        while len(self._recent) > max(1, most):
+            self._recent.popitem(last=False)
 
-    def _damaged(self, own: int) -> FileProblem:
+    def _damaged(self, first: int, own: int) -> FileProblem:
         """Notes the frames from the one that failed to the next start, so that they are not tried again and again."""
         stop = self._starts[own + 1].frame if own + 1 < len(self._starts) else self._index.count
-        which = f"frame {self._next}" if stop - self._next == 1 else f"frames {self._next} to {stop - 1}"
-        problem = self._damages[range(self._next, stop)] = f"is damaged or truncated: {which} can not be decoded"
+        which = f"frame {first}" if stop - first == 1 else f"frames {first} to {stop - 1}"
+        problem = self._damages[range(first, stop)] = f"is damaged or truncated: {which} can not be decoded"
         return FileProblem(problem)

@@ -175,6 +175,23 @@ def test_backwards_and_side_by_side_little_is_decoded_twice(
     assert len(decoded) < 1.5 * COUNT
 
 
+def test_callers_at_four_places_go_on_from_where_they_are(
+    films: Callable[..., tuple[Path, Pictures]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a video with one keyframe."""
+    path, pictures = films(kind_named("long.mp4"))
+    frames = frames_of(path, pictures)
+    places = [60, 40, 20, 0]
+    for place in places:
+        frames.read(place)
+    decoded = counted(monkeypatch)
+    monkeypatch.setattr("avatar_kit.video.frames._RECENT_BYTES", 0)
+    for step in range(1, 11):
+        for place in places:
+            np.testing.assert_array_equal(frames.read(place + step), pictures[place + step])
+    assert not decoded, "none of them is entered again"
+
+
 @pytest.mark.parametrize("stop_at", [0, 1, 40, COUNT])
 def test_who_reads_singly_meanwhile_gets_the_same_and_the_end_leaves_nothing_open(
     films: Callable[..., tuple[Path, Pictures]], stop_at: int

@@ -36,7 +36,7 @@ async def test_mouths_without_a_server(make_avatar: MakeAvatar, tmp_path: Path) 
     metrics = Metrics()
     async with inference_parts(wanted, metrics, on_lost=pytest.fail) as opened:
         await opened.preload()
-        [model] = opened.registry.loaded
+        model = opened.registry.loaded[0].value
         assert model.engines[0].bank.missing(range(5)) == []
         request = check_infer_request(
             pb.InferBatchRequest(model_id="someone", batch_size=9, raw_audio=bytes(9 * 2560)), wanted.limits

@@ -253,5 +253,5 @@ async def test_loads_wait_for_none_other_and_hold_up_no_look_at_files(
     with pytest.raises(NotFound):
         await models.load("nobody")
     go_on.set()
-    assert [model.avatar.id for model in await asyncio.gather(*loads)] == names
-    assert all(model.network_bytes > 0 for model in models.loaded)
+    assert [lease.key for lease in await asyncio.gather(*loads)] == names
+    assert all(lease.value.network_bytes > 0 for lease in models.loaded)
