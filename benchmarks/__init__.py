@@ -1,1 +1,1 @@
-"""What the system achieves, measured against other ways of doing the same in the same run. `lipsync bench` runs them."""
+"""Benchmarks: each measures the system against another way to do the same in the same run. `lipsync bench` runs them."""

@@ -1,6 +1,6 @@
 """Sound to features on one core: 640 ms, sixteen rows, with the full-size encoder.
 
-Beside ours: the encoder alone, which nobody can avoid, and the straightforward way with librosa.
+It is compared with the encoder alone, which no way can avoid, and with the straightforward way by librosa.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 import librosa
 import numpy as np
@@ -19,10 +18,10 @@ from numpy.typing import NDArray
 from avatar_kit.onnx_io import encoder_io
 from avatar_tools.networks.audio_encoder import encoder_graph
 from avatar_tools.networks.random_weights import random_encoder_weights
+from benchmarks.figures import Figure, figure, in_turn, median_ratio
 from inference_service.engines.devices import find_devices
 from inference_service.models.model import ModelLoader
 from inference_service.settings import GpuSection, OnnxSection
-from lipsync_cli.benching import Figure
 
 RATE = 16_000
 ROWS = 16  # 640 ms
@@ -31,62 +30,43 @@ GOAL_MS = 15.0
 
 
 def run() -> list[Figure]:
-    """Milliseconds, each way in turn, over and over. About ten seconds."""
+    """Measures milliseconds. About ten seconds."""
     sound = np.random.default_rng(5).normal(0, 0.1, RATE).astype(np.float32)
+    ours = "640 ms of sound to features"
     with tempfile.TemporaryDirectory() as folder:
         encoder = Path(folder) / "audio_encoder.onnx"
         encoder.write_bytes(encoder_graph(random_encoder_weights(0)).SerializeToString())
         ways = {
-            "640 ms of sound to features": ours(encoder, sound),
+            ours: of_the_service(encoder, sound),
             "the encoder alone": encoder_alone(encoder),
             "librosa and the encoder row by row": straightforward(encoder, sound),
         }
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for way in ways.values():
-            way()
-        for _ in range(ROUNDS):
-            for name, way in ways.items():
-                started = perf_counter()
-                way()
-                times[name].append((perf_counter() - started) * 1000)
-    return figures(times)
+        seconds = in_turn(ways, rounds=ROUNDS)
+    milliseconds = {name: median(rounds) * 1000 for name, rounds in seconds.items()}
+    quickest = min(seconds[ours]) * 1000
+    figures = [figure(f"{ours} (quickest round {quickest:.1f})", milliseconds[ours], "ms", at_most=GOAL_MS)]
+    for other in list(ways)[1:]:
+        ratio = 1 / median_ratio(seconds[other], seconds[ours])
+        figures.append(figure(other, milliseconds[other], "ms", ratio=ratio, compared_with=ours))
+    return figures
 
 
-def figures(times: dict[str, list[float]]) -> list[Figure]:
-    """The median rounds, and how ours compares with each of the others."""
-    ours_name, *others = times
-    value = median(times[ours_name])
-    made: list[Figure] = [
-        {
-            "name": f"{ours_name} (quickest round {min(times[ours_name]):.1f})",
-            "value": value,
-            "unit": "ms",
-            "goal": f"<= {GOAL_MS:g} ms",
-            "reached": value <= GOAL_MS,
-        }
-    ]
-    for other in others:
-        ratio = median(theirs / mine for mine, theirs in zip(times[ours_name], times[other], strict=True))
-        made.append({"name": other, "value": median(times[other]), "unit": "ms", "ratio": 1 / ratio, "compared_with": ours_name})
-    return made
-
-
-def ours(encoder: Path, sound: NDArray[np.float32]) -> Callable[[], object]:
-    """The service's way, from the middle of a second of sound so that no row lies in silence."""
+def of_the_service(encoder: Path, sound: NDArray[np.float32]) -> Callable[[], object]:
+    """Makes rows as the service does, from the middle of a second of sound, so that none is made from silence."""
     device = find_devices(GpuSection(enabled=False), OnnxSection())[0]
     features = ModelLoader(OnnxSection(intra_op_threads=1)).features(encoder, device)
     return lambda: features.rows(sound, first_row=3, row_count=ROWS)
 
 
 def encoder_alone(encoder: Path) -> Callable[[], object]:
-    """The network on sixteen windows that lie ready."""
+    """Runs the network on sixteen windows of spectrum made beforehand."""
     session, io = one_thread(encoder), encoder_io(encoder)
     windows = np.random.default_rng(6).uniform(-4, 4, (ROWS, 1, 80, 16)).astype(np.float32)
     return lambda: session.run([io.rows], {io.mel: windows})
 
 
 def straightforward(encoder: Path, sound: NDArray[np.float32]) -> Callable[[], object]:
-    """The spectrum of the same second by librosa, and a run of the network for each row."""
+    """Computes the spectrum of the same second by librosa, and runs the network once for each row."""
     session, io = one_thread(encoder), encoder_io(encoder)
     basis = librosa.filters.mel(sr=RATE, n_fft=800, n_mels=80, fmin=55, fmax=7600)
 
@@ -102,7 +82,7 @@ def straightforward(encoder: Path, sound: NDArray[np.float32]) -> Callable[[], o
 
 
 def one_thread(encoder: Path) -> onnxruntime.InferenceSession:
-    """A session on one core."""
+    """Opens a session on one core."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(str(encoder), sess_options=options, providers=["CPUExecutionProvider"])

@@ -1,22 +1,20 @@
-"""Pasting and encoding a frame: spliced against whole pictures on one core; how two threads scale; what an avatar weighs.
+"""Pasting and encoding a frame: spliced against whole pictures on one core, two threads against one, and an avatar's memory.
 
-The whole-picture ways are given every advantage: decoded pictures and crops lie ready in memory (2 GB for a real avatar), and the
-mouth is pasted in place. Frames and mouths are made up; a frame is as large as a real one, some 65 KB at quality 75.
+The whole-picture ways get every advantage: decoded pictures and crops are in memory (2 GB for a real avatar), and the mouth is
+pasted in place. Frames and mouths are synthetic; a frame is as large as a real one, some 65 KB at quality 75.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
-from time import perf_counter
-from typing import Any
 
 import cv2
 import numpy as np
@@ -29,6 +27,7 @@ from avatar_kit.frames import PictureFrames
 from avatar_kit.geometry import Paste, Picture, Rect, crop_328
 from avatar_kit.held import Held
 from avatar_kit.writer import AvatarWriter
+from benchmarks.figures import Figure, figure, in_turn, median_ratio
 from compositing_service.backgrounds.composer import AvatarComposer, open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.outputs import JpegOutput, RawOutput
@@ -41,12 +40,14 @@ REAL_FRAMES = 523
 ROUNDS = 15
 SPEED_GOAL, MEMORY_GOAL_MB = 6.0, 120.0
 
+UNIT = "us a frame"
+
 Way = Callable[[int], object]
 """Makes frame i."""
 
 
-def run() -> list[dict[str, Any]]:
-    """The figures, as `lipsync bench` shows them. About fifteen seconds."""
+def run() -> list[Figure]:
+    """Measures speed and memory. About fifteen seconds."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -58,7 +59,7 @@ def run() -> list[dict[str, Any]]:
 
 
 def build(root: Path, paste: Paste) -> Avatar:
-    """An avatar whose rectangles are as large and restless as a real one's: 173-189 pixels."""
+    """Builds an avatar whose rectangles are as large as a real one's and move as much: 173-189 pixels."""
     random = np.random.default_rng(7)
     coarse = cv2.resize(random.integers(0, 256, (23, 40, 3), dtype=np.uint8), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     grain = cv2.GaussianBlur(random.normal(0, 5, (HEIGHT + 64, WIDTH + 64, 3)), (0, 0), 1.0)
@@ -73,8 +74,8 @@ def build(root: Path, paste: Paste) -> Avatar:
         return writer.finish()
 
 
-def speed(avatars: dict[Paste, Avatar]) -> list[dict[str, Any]]:
-    """Microseconds a frame, each way in turn, over and over, so that a noisy neighbour hits all alike."""
+def speed(avatars: dict[Paste, Avatar]) -> list[Figure]:
+    """Measures microseconds a frame."""
     mouth = make_mouth()
     composers = {paste: ready_composer(avatar) for paste, avatar in avatars.items()}
     reference = composers[Paste.REFERENCE]
@@ -95,67 +96,68 @@ def speed(avatars: dict[Paste, Avatar]) -> list[dict[str, Any]]:
     for paste, composer in composers.items():
         ways[f"spliced, {paste}"] = compositing(composer, mouth)
     check_equal(compositing(reference, mouth), ways["turbojpeg, whole picture"])
-    times = side_by_side(ways)
-    spliced = times["spliced, reference"]
-    figures = [figure(name, values) for name, values in times.items() if not name.startswith("spliced")]
-    for paste in Paste:
-        name = f"spliced, {paste}"
-        figures.append(compared(name, times[name], "OpenCV, whole picture", times, goal=SPEED_GOAL))
-    figures.append(compared("spliced, reference, the same bytes", spliced, "turbojpeg, whole picture", times, goal=SPEED_GOAL))
-    own = [a - b for a, b in zip(spliced, times["resize and encode of the region alone"], strict=True)]
-    figures.append(figure("spliced, less resize and encode", own))
-    return [*figures, *sizes(avatars[Paste.REFERENCE], reference)]
+    seconds = in_turn({name: partial(every_frame, way) for name, way in ways.items()}, rounds=ROUNDS)
+    times = {name: [each / DISTINCT_FRAMES * 1e6 for each in rounds] for name, rounds in seconds.items()}
+    spliced, heavy = times["spliced, reference"], times["resize and encode of the region alone"]
+    opencv, turbo = "OpenCV, whole picture", "turbojpeg, whole picture"
+    return [
+        *(figure(name, median(values), UNIT) for name, values in times.items() if not name.startswith("spliced")),
+        *(compared(f"spliced, {paste}", times[f"spliced, {paste}"], opencv, times) for paste in Paste),
+        compared("spliced, reference, the same bytes", spliced, turbo, times),
+        figure("spliced, less resize and encode", median(a - b for a, b in zip(spliced, heavy, strict=True)), UNIT),
+        *sizes(avatars[Paste.REFERENCE], reference),
+    ]
 
 
-def sizes(avatar: Avatar, composer: AvatarComposer) -> list[dict[str, Any]]:
-    """What the restart markers cost on the wire."""
+def every_frame(way: Way) -> None:
+    """Makes each frame once."""
+    for index in range(DISTINCT_FRAMES):
+        way(index)
+
+
+def compared(name: str, times: Sequence[float], other: str, every: Mapping[str, Sequence[float]]) -> Figure:
+    """Makes the figure of a way that must be faster than another by SPEED_GOAL."""
+    ratio = median_ratio(every[other], times)
+    return figure(name, median(times), UNIT, ratio=ratio, compared_with=other, ratio_at_least=SPEED_GOAL)
+
+
+def sizes(avatar: Avatar, composer: AvatarComposer) -> list[Figure]:
+    """Measures the bytes that restart markers add on the wire."""
     whole = sum(len(encode(avatar.read_frame(index), quality=QUALITY, restart_interval=0)) for index in range(DISTINCT_FRAMES))
     spliced = sum(len(composer.stored(index, JpegOutput(QUALITY))) for index in range(DISTINCT_FRAMES))
     return [
-        {"name": "file without restart markers", "value": whole / DISTINCT_FRAMES / 1000, "unit": "KB"},
-        {"name": f"growth by markers every {composer.restart_interval} MCUs", "value": (spliced / whole - 1) * 100, "unit": "%"},
+        figure("file without restart markers", whole / DISTINCT_FRAMES / 1000, "KB"),
+        figure(f"growth by markers every {composer.restart_interval} MCUs", (spliced / whole - 1) * 100, "%"),
     ]
 
 
-def scaling(avatar: Avatar) -> list[dict[str, Any]]:
-    """Frames a second of one thread and of two, in turn."""
+def scaling(avatar: Avatar) -> list[Figure]:
+    """Measures frames a second of one thread and of two."""
     way = compositing(ready_composer(avatar), make_mouth())
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(5):
-        for threads, seen in rates.items():
-            with ThreadPoolExecutor(threads) as pool:
-                started = perf_counter()
-                list(pool.map(lambda _: [way(index) for index in range(DISTINCT_FRAMES)], range(20)))
-                seen.append(20 * DISTINCT_FRAMES / (perf_counter() - started))
-    ratio = median(two / one for one, two in zip(rates[1], rates[2], strict=True))
+
+    def on_threads(threads: int) -> None:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda _: every_frame(way), range(20)))
+
+    seconds = in_turn({"one": partial(on_threads, 1), "two": partial(on_threads, 2)}, rounds=5)
+    one, two = (20 * DISTINCT_FRAMES / median(seconds[name]) for name in ("one", "two"))
+    ratio = median_ratio(seconds["one"], seconds["two"])
     return [
-        {"name": "spliced, one thread", "value": median(rates[1]), "unit": "frames/s"},
-        {
-            "name": "spliced, two threads",
-            "value": median(rates[2]),
-            "unit": "frames/s",
-            "ratio": ratio,
-            "compared_with": "one thread",
-        },
+        figure("spliced, one thread", one, "frames/s"),
+        figure("spliced, two threads", two, "frames/s", ratio=ratio, compared_with="one thread"),
     ]
 
 
-def memory(avatar: Avatar) -> dict[str, Any]:
-    """What loading 523 frames adds to the resident memory of a fresh process, working memory of the loader included."""
-    command = [sys.executable, "-m", "benchmarks.compositor", "weigh", str(avatar.root)]
+def memory(avatar: Avatar) -> Figure:
+    """Measures how much loading 523 frames adds to the resident memory of a fresh process, the loader's own memory included."""
+    command = [sys.executable, "-m", "benchmarks.compositor", str(avatar.root)]
     tree = Path(__file__).resolve().parent.parent
-    grown = json.loads(subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True).stdout)
-    return {
-        "name": f"memory for {REAL_FRAMES} frames",
-        "value": grown / 1e6,
-        "unit": "MB",
-        "goal": f"<= {MEMORY_GOAL_MB:g} MB",
-        "reached": grown <= MEMORY_GOAL_MB * 1e6,
-    }
+    grown = int(subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True).stdout)
+    return figure(f"memory for {REAL_FRAMES} frames", grown / 1e6, "MB", at_most=MEMORY_GOAL_MB)
 
 
 def weigh(root: Path) -> int:
-    """Bytes by which resident memory grows when the avatar, its frames repeated to a real length, is prepared."""
+    """Returns the bytes that preparing the avatar, its frames repeated to a real length, adds to resident memory."""
     cv2.setNumThreads(1)
     short = load_avatar(root)
     order = [index % DISTINCT_FRAMES for index in range(REAL_FRAMES)]
@@ -177,7 +179,7 @@ def weigh(root: Path) -> int:
 
 
 def ready_composer(avatar: Avatar) -> AvatarComposer:
-    """With every frame in memory."""
+    """Opens the avatar with every frame in memory."""
     cache = FrameCache(max_bytes=10**10, policy="lfu")
     frames = cache.open(max_frames=avatar.frame_count)
     composer = open_composer(avatar, cache=cache, frames=frames)
@@ -187,12 +189,12 @@ def ready_composer(avatar: Avatar) -> AvatarComposer:
 
 
 def compositing(composer: AvatarComposer, mouth: NDArray[np.uint8]) -> Way:
-    """The service's way."""
+    """Makes a frame as the service does."""
     return lambda index: composer.composite(index, mouth, JpegOutput(QUALITY))
 
 
 def whole_picture_paste(avatar: Avatar, mouth: NDArray[np.uint8]) -> Callable[[int], Picture]:
-    """The straightforward paste into pictures and crops that lie ready."""
+    """Pastes in the straightforward way, into pictures and crops that are in memory."""
     pictures = [avatar.read_frame(index) for index in range(DISTINCT_FRAMES)]
     crops = [crop_328(picture, rect) for picture, rect in zip(pictures, avatar.rects, strict=True)]
 
@@ -207,7 +209,7 @@ def whole_picture_paste(avatar: Avatar, mouth: NDArray[np.uint8]) -> Callable[[i
 
 
 def heavy_part(composer: AvatarComposer, mouth: NDArray[np.uint8]) -> Way:
-    """What OpenCV does for a frame, on the same pixels: the rest is Python and copies."""
+    """Does only OpenCV's part of a frame, on the same pixels. The rest is Python and copies."""
     avatar, interval = composer.avatar, composer.restart_interval
     regions, sizes = [], []
     for index, rect in enumerate(avatar.rects):
@@ -225,56 +227,17 @@ def heavy_part(composer: AvatarComposer, mouth: NDArray[np.uint8]) -> Way:
 
 
 def make_mouth() -> NDArray[np.uint8]:
-    """uint8 [320, 320, 3] with the detail of a face."""
+    """Makes uint8 [320, 320, 3] with the detail of a face."""
     noise = np.random.default_rng(3).integers(0, 256, (320, 320, 3), dtype=np.uint8)
     return np.asarray(cv2.GaussianBlur(noise, (0, 0), 4), np.uint8)
 
 
 def check_equal(ours: Way, theirs: Way) -> None:
-    """What is compared must be the same work: the same bytes come out."""
+    """Raises RuntimeError unless both ways give the same bytes, as only the same work can be compared."""
     for index in range(DISTINCT_FRAMES):
         if ours(index) != theirs(index):
             raise RuntimeError(f"frame {index} differs between splicing and turbojpeg")
 
 
-def side_by_side(ways: dict[str, Way]) -> dict[str, list[float]]:
-    """Microseconds a frame of each way in each round."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, way in ways.items():
-            started = perf_counter()
-            for index in range(DISTINCT_FRAMES):
-                way(index)
-            times[name].append((perf_counter() - started) / DISTINCT_FRAMES * 1e6)
-    return times
-
-
-def figure(name: str, times: Sequence[float]) -> dict[str, Any]:
-    """The median round."""
-    return {"name": name, "value": median(times), "unit": "us a frame"}
-
-
-def compared(name: str, times: Sequence[float], other: str, every: dict[str, list[float]], *, goal: float) -> dict[str, Any]:
-    """The median round, and the median of each round's ratio to the other way."""
-    ratio = median(theirs / ours for ours, theirs in zip(times, every[other], strict=True))
-    return {
-        **figure(name, times),
-        "ratio": ratio,
-        "compared_with": other,
-        "goal": f">= {goal:g}x",
-        "reached": ratio >= goal,
-    }
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Prints a table; `weigh FOLDER` is the fresh process of `memory`."""
-    if arguments[:1] == ["weigh"]:
-        print(json.dumps(weigh(Path(arguments[1]))))
-        return
-    for one in run():
-        ratio = f"{one['ratio']:6.2f}x {one['compared_with']}" if "ratio" in one else ""
-        print(f"{one['name']:40} {one['value']:10.1f} {one['unit']:12} {one.get('goal', ''):12} {ratio}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+if __name__ == "__main__":  # the fresh process of `memory`
+    print(weigh(Path(sys.argv[1])))

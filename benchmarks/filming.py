@@ -1,4 +1,4 @@
-"""The benchmark avatar's clip as a video that an avatar keeps, as a camera's or an editor's export would be."""
+"""Makes of the benchmark avatar one whose pictures are in a video, as a camera or an editor exports it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OPTIONS = {"preset": "veryfast", "crf": "18"}  # keyframes at most 250 frames a
 
 
 def film(avatar: Avatar, avatar_id: str) -> Avatar:
-    """The avatar once more beside itself, its frames in an H.264 video. Takes some seconds."""
+    """Builds a copy of the avatar beside it, with its pictures in an H.264 video. Takes some seconds."""
     models_root = avatar.root.parent
     video = models_root / f"{avatar_id}.mp4"
     with av.open(str(video), "w") as container:

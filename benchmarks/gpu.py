@@ -1,7 +1,7 @@
 """The full-size network on one GPU: the inference service over gRPC, against ONNX Runtime running the exported file as it is.
 
 The service is a process on loopback; callers ask for 24 frames of sound at a time, as a compositor does. The plain way has its
-inputs on the GPU already, runs batches of eight and brings nothing back. Without a GPU this benchmark has no figures.
+inputs on the GPU already, runs batches of eight and copies nothing back. Without a GPU this benchmark has no figures.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from grpc import aio
 from avatar_kit.avatar import Avatar
 from avatar_kit.onnx_io import network_io
 from avatar_tools.benchmark_avatar import build_benchmark
+from benchmarks.figures import Figure, figure
 from benchmarks.running import LOOPBACK, cpu_seconds
 from benchmarks.services import speech_like
 from inference_service.engines.devices import CUDA, DeviceError, find_devices
 from inference_service.settings import GpuSection, OnnxSection
-from lipsync_cli.benching import Figure
 from lipsync_cli.processes import ServiceProcess, serve_command
 from shared_proto import inference_pb2
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
@@ -56,7 +56,7 @@ class Round:
 
 
 def run() -> list[Figure]:
-    """About a minute and a half."""
+    """Measures the GPU. About a minute and a half."""
     try:
         find_devices(GpuSection(enabled=True), OnnxSection())
     except DeviceError:
@@ -85,7 +85,7 @@ class Plain:
         self._binding.bind_output(io.output, "cuda", 0)
 
     def frames_s(self) -> float:
-        """Frames a second, after runs that choose the kernels."""
+        """Measures frames a second, after runs that choose the kernels."""
         for _ in range(3):
             self._session.run_with_iobinding(self._binding)
         runs, started = 0, perf_counter()
@@ -96,62 +96,59 @@ class Plain:
 
 
 async def measured(address: str, process: psutil.Process, ids: Sequence[str], plain: Plain) -> list[Figure]:
-    """The figures, with the service listening at `address`."""
+    """Measures the service at `address`."""
     options = [("grpc.max_receive_message_length", -1)]
     async with aio.insecure_channel(address, options=options) as channel:
         stub = InferenceServiceStub(channel)
-        figures: list[Figure] = []
         for avatar_id in ids:
             started = perf_counter()
             reply = await stub.LoadModel(inference_pb2.LoadModelRequest(model_id=avatar_id))
             loaded = perf_counter() - started
-        figures.append({"name": "LoadModel of another avatar", "value": loaded, "unit": "s"})
-        figures.append({"name": "GPU memory of an avatar", "value": reply.stats.memory_bytes / 1e6, "unit": "MB"})
-        figures.append(await first_call(stub, ids[0]))
-        figures.append(await differing_frames(stub, ids[0]))
-        ways = [(ids[:1], callers) for callers in CALLERS] + [(ids, 4 * len(ids))]
-        for avatars, callers in ways:
+        figures = [
+            figure("LoadModel of another avatar", loaded, "s"),
+            figure("GPU memory of an avatar", reply.stats.memory_bytes / 1e6, "MB"),
+            await first_call(stub, ids[0]),
+            await differing_frames(stub, ids[0]),
+        ]
+        for avatars, callers in [*((ids[:1], callers) for callers in CALLERS), (ids, 4 * len(ids))]:
             rounds = [(plain.frames_s(), await one_round(stub, process, avatars, callers)) for _ in range(ROUNDS)]
             name = f"{len(avatars)} avatar{'s' * (len(avatars) > 1)}, {callers} caller{'s' * (callers > 1)}"
-            share = median(ours.frames_s / theirs for theirs, ours in rounds)
-            figures.append(
-                {
-                    "name": f"{name}: frames over gRPC",
-                    "value": median(ours.frames_s for _, ours in rounds),
-                    "unit": "frames/s",
-                    "ratio": share,
-                    "compared_with": f"plain ONNX Runtime, batch {PLAIN_BATCH}",
-                    "goal": f">= {GOAL_SHARE:g}x",
-                    "reached": share >= GOAL_SHARE,
-                }
-            )
-            figures.append({"name": f"{name}: a call", "value": median(ours.call_ms for _, ours in rounds), "unit": "ms"})
-            spent = median(ours.processor_ms for _, ours in rounds)
-            figures.append({"name": f"{name}: processor time of a frame", "value": spent, "unit": "ms"})
+            figures += [
+                figure(
+                    f"{name}: frames over gRPC",
+                    median(ours.frames_s for _, ours in rounds),
+                    "frames/s",
+                    ratio=median(ours.frames_s / theirs for theirs, ours in rounds),
+                    compared_with=f"plain ONNX Runtime, batch {PLAIN_BATCH}",
+                    ratio_at_least=GOAL_SHARE,
+                ),
+                figure(f"{name}: a call", median(ours.call_ms for _, ours in rounds), "ms"),
+                figure(f"{name}: processor time of a frame", median(ours.processor_ms for _, ours in rounds), "ms"),
+            ]
         return figures
 
 
 async def first_call(stub: InferenceServiceAsyncStub, avatar_id: str) -> Figure:
-    """The first request after loading, which must not wait for kernels to be chosen."""
+    """Times the first request after loading, which must not wait for kernels to be chosen."""
     started = perf_counter()
     await mouths(stub, avatar_id, BATCH, lead_in=LEAD_IN)
-    return {"name": "the first call after loading", "value": (perf_counter() - started) * 1000, "unit": "ms"}
+    return figure("the first call after loading", (perf_counter() - started) * 1000, "ms")
 
 
 async def differing_frames(stub: InferenceServiceAsyncStub, avatar_id: str) -> Figure:
-    """Frames of one batch whose bytes are others when they are asked for one by one, with neighbours."""
+    """Counts the frames of one batch whose bytes differ when they are asked for one by one, all at the same time."""
     together = await mouths(stub, avatar_id, BATCH, lead_in=LEAD_IN)
     alone = await asyncio.gather(
         *(mouths(stub, avatar_id, 1, lead_in=LEAD_IN + frame, first_frame=frame) for frame in range(BATCH))
     )
     differing = sum(together[frame] != alone[frame][0] for frame in range(BATCH))
-    return {"name": "frames that differ when asked for alone", "value": differing, "unit": f"of {BATCH}"}
+    return figure("frames that differ when asked for alone", differing, f"of {BATCH}")
 
 
 async def mouths(
     stub: InferenceServiceAsyncStub, avatar_id: str, count: int, *, lead_in: int, first_frame: int = 0
 ) -> list[bytes]:
-    """The mouths of `count` frames, uint8."""
+    """Asks for the mouths of `count` frames, uint8."""
     request = inference_pb2.InferBatchRequest(
         model_id=avatar_id,
         raw_audio=speech_like(LEAD_IN + BATCH + LOOK_AHEAD).tobytes(),
@@ -169,7 +166,7 @@ async def mouths(
 
 
 async def one_round(stub: InferenceServiceAsyncStub, process: psutil.Process, ids: Sequence[str], callers: int) -> Round:
-    """SECONDS of calls by so many callers, each staying with one avatar."""
+    """Calls for SECONDS by `callers` callers, each with one avatar."""
     made, times = 0, []
     spent, started = cpu_seconds(process), perf_counter()
 

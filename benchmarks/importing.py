@@ -1,7 +1,7 @@
-"""Importing an avatar of 2,000 frames at 1280x720, from pictures and from a video: frames a second, and what memory it takes.
+"""Importing an avatar of 2,000 frames at 1280x720, from pictures and from a video: frames a second, and peak memory.
 
-Every import is a process of its own, as people start it, so that its peak of memory is its own and start-up counts. The plain way
-that stands beside the video is the one of the family's own tool: OpenCV reads a frame and writes it, one after the other.
+Every import is a process of its own, as people start it, so that its peak of memory is its own and start-up counts. The video is
+compared with the way of the research tool: OpenCV reads a frame and writes it, one after the other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
 import cv2
@@ -22,6 +22,7 @@ import numpy as np
 from avatar_kit.pictures import decode_picture
 from avatar_tools.benchmark_frames import HEIGHT, WIDTH, benchmark_clip
 from avatar_tools.networks.free import free_network
+from benchmarks.figures import Figure, figure
 from lipsync_cli.main import app
 
 FRAMES, FEW_FRAMES = 2000, 500
@@ -33,14 +34,14 @@ _TREE = Path(__file__).resolve().parent.parent
 
 
 class Import(NamedTuple):
-    """One import, start of the process included."""
+    """The figures of one import, with the start of the process."""
 
     frames_per_s: float
     peak_bytes: int
 
 
-def run() -> list[dict[str, Any]]:
-    """The figures, as `lipsync bench` shows them. About two minutes."""
+def run() -> list[Figure]:
+    """Measures imports. About two minutes."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         network = write_network(root / "network.onnx")
@@ -52,24 +53,30 @@ def run() -> list[dict[str, Any]]:
         many = import_(pictures[FRAMES], network, FRAMES)
         from_video = import_(video, network, FRAMES, "--landmarks", str(points))
         plain = plain_way(video, root / "plain")
+    ratio = from_video.frames_per_s / plain
+    grown = (many.peak_bytes - few.peak_bytes) / 1e6
+    opencv = "OpenCV, one by one"
     return [
-        {**speed("from pictures", many), **goal(many.frames_per_s)},
-        {
-            **speed("from a video", from_video),
-            **goal(from_video.frames_per_s),
-            "ratio": from_video.frames_per_s / plain,
-            "compared_with": "OpenCV, one by one",
-        },
-        {"name": "OpenCV, one by one, from a video", "value": plain, "unit": "frames/s"},
-        {"name": f"peak memory, {FEW_FRAMES} frames", "value": few.peak_bytes / 1e6, "unit": "MB"},
-        {"name": f"peak memory, {FRAMES} frames", "value": many.peak_bytes / 1e6, "unit": "MB"},
-        growth(few, many),
-        {"name": f"peak memory, {FRAMES} frames from a video", "value": from_video.peak_bytes / 1e6, "unit": "MB"},
+        figure(f"{FRAMES} frames from pictures", many.frames_per_s, "frames/s", at_least=SPEED_GOAL),
+        figure(
+            f"{FRAMES} frames from a video",
+            from_video.frames_per_s,
+            "frames/s",
+            ratio=ratio,
+            compared_with=opencv,
+            at_least=SPEED_GOAL,
+        ),
+        figure(f"{opencv}, from a video", plain, "frames/s"),
+        figure(f"peak memory, {FEW_FRAMES} frames", few.peak_bytes / 1e6, "MB"),
+        figure(f"peak memory, {FRAMES} frames", many.peak_bytes / 1e6, "MB"),
+        # Kept pictures would add gigabytes, kept JPEG files some 300 MB.
+        figure(f"memory that {FRAMES - FEW_FRAMES} more frames add", grown, "MB", at_most=GROWTH_GOAL_MB),
+        figure(f"peak memory, {FRAMES} frames from a video", from_video.peak_bytes / 1e6, "MB"),
     ]
 
 
 def draw() -> tuple[list[bytes], list[str]]:
-    """Distinct frames and their landmarks; a clip repeats them back and forth."""
+    """Draws distinct frames and their landmarks; a clip repeats them back and forth."""
     clip = benchmark_clip()
     landmarks = []
     for index in range(DISTINCT_FRAMES):
@@ -81,19 +88,19 @@ def draw() -> tuple[list[bytes], list[str]]:
 
 
 def shown(index: int) -> int:
-    """Which of the distinct frames is the clip's frame `index`: there and back, so that nothing jumps."""
+    """Returns the distinct frame for the clip's frame `index`: there and back, so that nothing jumps."""
     turn = index % (2 * DISTINCT_FRAMES)
     return min(turn, 2 * DISTINCT_FRAMES - 1 - turn)
 
 
 def write_network(path: Path) -> Path:
-    """A network that costs nothing: importing copies it."""
+    """Writes a network that costs nothing; importing copies it."""
     path.write_bytes(free_network(np.zeros((1, 320, 320, 3), np.uint8)).SerializeToString())
     return path
 
 
 def write_pictures(folder: Path, count: int, jpegs: Sequence[bytes], landmarks: Sequence[str]) -> Path:
-    """The research layout."""
+    """Writes a folder in the research layout."""
     for name in ("full_body_img", "landmarks"):
         (folder / name).mkdir(parents=True)
     for index in range(count):
@@ -103,7 +110,7 @@ def write_pictures(folder: Path, count: int, jpegs: Sequence[bytes], landmarks: 
 
 
 def write_video(path: Path, jpegs: Sequence[bytes]) -> Path:
-    """H.264 as cameras and editors write it, at about 6 Mbit/s."""
+    """Writes H.264 as cameras and editors do, at about 6 Mbit/s."""
     pictures = [decode_picture(jpeg, width=WIDTH, height=HEIGHT) for jpeg in jpegs]
     frames = [av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format="yuv420p") for picture in pictures]
     with av.open(str(path), "w") as container:
@@ -119,10 +126,10 @@ def write_video(path: Path, jpegs: Sequence[bytes]) -> Path:
 
 
 def import_(source: Path, network: Path, frames: int, *options: str) -> Import:
-    """Runs `lipsync avatar import` in a fresh process, which weighs itself at the end."""
+    """Runs `lipsync avatar import` in a fresh process, which reports its memory at the end."""
     with tempfile.TemporaryDirectory(dir=source.parent) as models:
         arguments = ["avatar", "import", str(source), "--id", "clip", "--models-root", models, "--checkpoint", str(network)]
-        command = [sys.executable, "-m", "benchmarks.importing", "weigh", *arguments, *options]
+        command = [sys.executable, "-m", "benchmarks.importing", *arguments, *options]
         started = perf_counter()
         ended = subprocess.run(command, cwd=_TREE, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         seconds = perf_counter() - started
@@ -133,9 +140,9 @@ def import_(source: Path, network: Path, frames: int, *options: str) -> Import:
 
 
 def weigh(arguments: Sequence[str]) -> None:
-    """Runs the command line in this process and prints the most memory that it ever had resident, in bytes.
+    """Runs the command line in this process and prints its peak of resident memory, in bytes.
 
-    Not `getrusage`: its figure begins with what the parent had when it forked.
+    Not by `getrusage`: its figure begins with the memory of the parent at the fork.
     """
     app(list(arguments), standalone_mode=False)
     status = Path("/proc/self/status").read_text()
@@ -143,14 +150,14 @@ def weigh(arguments: Sequence[str]) -> None:
 
 
 def plain_way(video: Path, folder: Path) -> float:
-    """Frames a second of OpenCV's reader and writer in one loop."""
+    """Measures frames a second of OpenCV's reader and writer in one loop."""
     folder.mkdir()
     capture = cv2.VideoCapture(str(video))
     started = perf_counter()
     count = 0
     while True:
-        there, picture = capture.read()
-        if not there:
+        found, picture = capture.read()
+        if not found:
             break
         cv2.imwrite(str(folder / f"{count}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 95])
         count += 1
@@ -160,30 +167,5 @@ def plain_way(video: Path, folder: Path) -> float:
     return count / (perf_counter() - started)
 
 
-def speed(name: str, one: Import) -> dict[str, Any]:
-    """Its frames a second."""
-    return {"name": f"{FRAMES} frames {name}", "value": one.frames_per_s, "unit": "frames/s"}
-
-
-def goal(frames_per_s: float) -> dict[str, Any]:
-    """The promised speed."""
-    return {"goal": f">= {SPEED_GOAL:g} frames/s", "reached": frames_per_s >= SPEED_GOAL}
-
-
-def growth(few: Import, many: Import) -> dict[str, Any]:
-    """What four times as many frames add to the peak; kept pictures would add gigabytes, kept JPEG some 300 MB."""
-    grown = (many.peak_bytes - few.peak_bytes) / 1e6
-    return {
-        "name": f"memory that {FRAMES - FEW_FRAMES} more frames add",
-        "value": grown,
-        "unit": "MB",
-        "goal": f"<= {GROWTH_GOAL_MB:g} MB",
-        "reached": grown <= GROWTH_GOAL_MB,
-    }
-
-
-if __name__ == "__main__" and sys.argv[1:2] == ["weigh"]:
-    weigh(sys.argv[2:])
-elif __name__ == "__main__":
-    for figure in run():
-        print(f"{figure['name']:45} {figure['value']:10.1f} {figure['unit']:10} {figure.get('goal', '')}")
+if __name__ == "__main__":  # the fresh process of `import_`
+    weigh(sys.argv[1:])

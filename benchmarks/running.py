@@ -1,4 +1,4 @@
-"""Both services as processes on loopback, as a user starts them, for the length of a block."""
+"""Runs both services as processes on loopback, as a user starts them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Services:
 
 @contextmanager
 def both_services(models_root: Path, *, inference: Sequence[str] = (), compositing: Sequence[str] = ()) -> Iterator[Services]:
-    """Starts them with those settings besides their defaults and waits until they are ready. None outlives the block."""
+    """Starts both with these settings and waits until they are ready. They end with the block."""
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lipsync-bench-")))
         common = (f"models_root={models_root}", *LOOPBACK)
@@ -43,6 +43,6 @@ def _process(name: str, overrides: Sequence[str], logs: Path) -> ServiceProcess:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """What the process has used so far, on all cores, in the system's name too."""
+    """Returns the processor time that the process has used on all cores, in the kernel too."""
     times = process.cpu_times()
     return float(times.user + times.system)

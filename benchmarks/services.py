@@ -1,4 +1,4 @@
-"""Two services against one process doing the same, and how many frames a second both services make for many callers.
+"""Two services against one process that does the same, and the frames a second that both services make for many callers.
 
 The first compares the time of 24 frames with sound: through client, compositing and inference service on loopback, and by calling
 the same code in this process, with as many threads. The second has a network that costs next to nothing, eight callers and
@@ -25,6 +25,7 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.cores import usable_cores
 from avatar_tools.benchmark_avatar import build_benchmark
 from avatar_tools.demo import build_demo
+from benchmarks.figures import Figure, figure
 from benchmarks.running import Services, both_services, cpu_seconds
 from compositing_service.backgrounds.composer import open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
@@ -34,7 +35,6 @@ from inference_service.engines.engine import NO_PICTURES, EngineInput
 from inference_service.engines.onnxruntime import DEFAULT_BATCH
 from inference_service.models.model import ModelLoader
 from inference_service.settings import GpuSection, OnnxSection
-from lipsync_cli.benching import Figure
 from lipsync_client import Client
 
 BATCH = 24
@@ -49,7 +49,7 @@ EXTRA_GOAL_MS, RATE_GOAL = 8.0, 1500.0
 
 
 def run() -> list[Figure]:
-    """About a minute."""
+    """Measures both. About a minute."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -68,7 +68,7 @@ def run() -> list[Figure]:
 
 
 def two_against_one(services: Services, avatar: Avatar, root: Path, what: str) -> list[Figure]:
-    """Milliseconds for 24 frames, the two ways in turn, and the median of each pair's difference."""
+    """Measures 24 frames, the two ways in turn, and the median of each pair's difference."""
     sound = speech_like(LEAD_IN + BATCH + LOOK_AHEAD)
     with Client(services.address) as client, in_this_process(avatar, root) as alone:
 
@@ -78,22 +78,17 @@ def two_against_one(services: Services, avatar: Avatar, root: Path, what: str) -
         if through_services() != alone(sound):
             raise RuntimeError("the two ways do not give the same bytes")
         pairs = [(timed(through_services), timed(lambda: alone(sound))) for _ in range(PAIRS)]
+    title = f"{BATCH} frames, {what}"
     extra = median(two - one for two, one in pairs)
     return [
-        {"name": f"{BATCH} frames, {what}: two services", "value": median(two for two, _ in pairs), "unit": "ms"},
-        {"name": f"{BATCH} frames, {what}: one process", "value": median(one for _, one in pairs), "unit": "ms"},
-        {
-            "name": f"{BATCH} frames, {what}: extra time of two services",
-            "value": extra,
-            "unit": "ms",
-            "goal": f"<= {EXTRA_GOAL_MS:g} ms",
-            "reached": extra <= EXTRA_GOAL_MS,
-        },
+        figure(f"{title}: two services", median(two for two, _ in pairs), "ms"),
+        figure(f"{title}: one process", median(one for _, one in pairs), "ms"),
+        figure(f"{title}: extra time of two services", extra, "ms", at_most=EXTRA_GOAL_MS),
     ]
 
 
 def timed(way: Callable[[], object]) -> float:
-    """Milliseconds of one call."""
+    """Returns the milliseconds of one call."""
     started = perf_counter()
     way()
     return (perf_counter() - started) * 1000
@@ -101,7 +96,7 @@ def timed(way: Callable[[], object]) -> float:
 
 @contextmanager
 def in_this_process(avatar: Avatar, root: Path) -> Iterator[Callable[[NDArray[np.float32]], list[bytes]]]:
-    """The services' own code without the services: features, engine, and composer in as many threads as there are cores."""
+    """Opens the services' own code without the services: features, engine, and composer in as many threads as there are cores."""
     device = find_devices(GpuSection(enabled=False), OnnxSection())[0]
     encoder = AvatarCatalog(root).audio_encoder_path(avatar)
     model = ModelLoader(OnnxSection()).load(avatar, encoder, [device])
@@ -134,7 +129,7 @@ def in_this_process(avatar: Avatar, root: Path) -> Iterator[Callable[[NDArray[np
 
 
 def throughput(services: Services, avatar: Avatar) -> list[Figure]:
-    """Frames a second for all callers together, and where the processors' time goes."""
+    """Measures frames a second for all callers together, and the processor time of each process."""
     sound = speech_like(LEAD_IN + BATCH + LOOK_AHEAD)
     with Client(services.address) as client:
         client.load(avatar.id)
@@ -143,23 +138,15 @@ def throughput(services: Services, avatar: Avatar) -> list[Figure]:
     rounds = [one_round(services, avatar, sound) for _ in range(ROUNDS)]
     rate = median(frames / seconds for frames, seconds, _ in rounds)
     best = max(frames / seconds for frames, seconds, _ in rounds)
-    figures: list[Figure] = [
-        {
-            "name": f"both services, {CALLERS} callers (quickest round {best:.0f})",
-            "value": rate,
-            "unit": "frames/s",
-            "goal": f">= {RATE_GOAL:g} frames/s",
-            "reached": rate >= RATE_GOAL,
-        }
-    ]
+    figures = [figure(f"both services, {CALLERS} callers (quickest round {best:.0f})", rate, "frames/s", at_least=RATE_GOAL)]
     for place, name in enumerate(("inference service", "compositing service", "callers")):
         spent = median(cpu[place] / frames * 1000 for frames, _, cpu in rounds)
-        figures.append({"name": f"processor time of a frame: {name}", "value": spent, "unit": "ms"})
+        figures.append(figure(f"processor time of a frame: {name}", spent, "ms"))
     return figures
 
 
 def one_round(services: Services, avatar: Avatar, sound: NDArray[np.float32]) -> tuple[int, float, tuple[float, float, float]]:
-    """Frames made, seconds taken, and processor seconds of the inference service, the compositing service and the callers."""
+    """Returns frames made, seconds taken, and processor seconds of the inference service, the compositing service and callers."""
     made = [0] * CALLERS
 
     def spent() -> tuple[float, float, float]:
@@ -185,5 +172,5 @@ def one_round(services: Services, avatar: Avatar, sound: NDArray[np.float32]) ->
 
 
 def speech_like(frames: int) -> NDArray[np.float32]:
-    """So many frames of noise at a speaker's level, so that no row is silence."""
+    """Makes `frames` frames of noise at a speaker's level, so that no row is silence."""
     return np.random.default_rng(4).normal(0, 0.1, frames * 640).astype(np.float32)

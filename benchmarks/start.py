@@ -1,4 +1,4 @@
-"""From starting both processes to the first picture in a caller's hands, avatars on disk, nothing preloaded."""
+"""The time from starting both processes until the caller has the first frame. Avatars are on disk, none is preloaded."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 from avatar_kit.avatar import Avatar
 from avatar_tools.benchmark_avatar import build_benchmark
 from avatar_tools.demo import build_demo
+from benchmarks.figures import Figure, figure
 from benchmarks.filming import film
 from benchmarks.running import both_services
-from lipsync_cli.benching import Figure
 from lipsync_client import Client
 
 FULL_FRAMES = 523
@@ -23,7 +23,7 @@ GOAL_S = 3.0
 
 
 def run() -> list[Figure]:
-    """The demo, and an avatar of a real one's size with the full-size network, as pictures and as a video. About two minutes."""
+    """Measures the demo, and an avatar of real size with the full-size network, as pictures and as a video. About two minutes."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         full = build_benchmark(root, frame_count=FULL_FRAMES, network="full")
@@ -36,38 +36,30 @@ def run() -> list[Figure]:
         for name, avatar in avatars.items():
             rounds = [first_frame(root, avatar) for _ in range(ROUNDS)]
             total = median(ready + frame for ready, frame in rounds)
+            ready, frame = (median(part) for part in zip(*rounds, strict=True))
+            prepared = median(loading(root, avatar) for _ in range(ROUNDS))
             made += [
-                {
-                    "name": f"{name}: processes started to first frame",
-                    "value": total,
-                    "unit": "s",
-                    "goal": f"<= {GOAL_S:g} s",
-                    "reached": total <= GOAL_S,
-                },
-                {"name": f"{name}: of that, both services ready", "value": median(ready for ready, _ in rounds), "unit": "s"},
-                {"name": f"{name}: of that, load and first frame", "value": median(frame for _, frame in rounds), "unit": "s"},
-                {
-                    "name": f"{name}: LoadModel, every frame prepared",
-                    "value": median(loading(root, avatar) for _ in range(ROUNDS)),
-                    "unit": "s",
-                },
+                figure(f"{name}: processes started to first frame", total, "s", at_most=GOAL_S),
+                figure(f"{name}: of that, both services ready", ready, "s"),
+                figure(f"{name}: of that, load and first frame", frame, "s"),
+                figure(f"{name}: LoadModel, every frame prepared", prepared, "s"),
             ]
     return made
 
 
 def first_frame(root: Path, avatar: Avatar) -> tuple[float, float]:
-    """Seconds until both are ready, one started after the other, and from there to the first picture."""
+    """Returns the seconds until both are ready, one started after the other, and from there to the first frame."""
     started = perf_counter()
     with both_services(root) as services, Client(services.address) as client:
         ready = perf_counter()
         batch = client.composite(avatar.id, np.zeros(12 * 640, np.float32), batch_size=1)
         if not batch.frames[0].startswith(b"\xff\xd8"):
-            raise RuntimeError("the first frame is no JPEG")
+            raise RuntimeError("the first frame is not a JPEG file")
         return ready - started, perf_counter() - ready
 
 
 def loading(root: Path, avatar: Avatar) -> float:
-    """Seconds that loading it takes in services that have loaded nothing yet."""
+    """Returns the seconds that loading it takes in services that have loaded nothing yet."""
     with both_services(root) as services, Client(services.address) as client:
         started = perf_counter()
         client.load(avatar.id)

@@ -131,18 +131,23 @@ def demo_command(
 @command("bench")
 def bench_command(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[compositor|services|network|audio|memory|start|import]...")
+        list[str] | None, typer.Argument(metavar="[compositor|services|network|gpu|audio|memory|start|listing|import]...")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write figures and machine.")] = None,
 ) -> None:
-    """Measure; without names, everything."""
-    from lipsync_cli.benching import as_rows, run_benchmarks, write_json
+    """Measure this machine; without names, everything. Needs the source tree."""
+    import json
+
+    from lipsync_cli.benching import benchmark_suite
+    from lipsync_cli.files import replacing
     from lipsync_cli.screen import table
 
-    results = run_benchmarks(names or (), lambda name: typer.echo(f"measuring {name} ...", err=True))
-    table(("benchmark", "figure", ">measured", ">ratio", ">goal", "reached"), as_rows(results))
+    suite = benchmark_suite()
+    results = suite.run(names or (), lambda name: typer.echo(f"measuring {name} ...", err=True))
+    table(suite.COLUMNS, [row for result in results for row in result.rows()])
     if json_file is not None:
-        write_json(json_file, results)
+        with replacing(json_file) as partial:
+            partial.write_text(json.dumps(suite.report(results), indent=2) + "\n", encoding="utf-8")
     failed = [result for result in results if result.error]
     for result in failed:
         complain(f"error: {result.name} failed: {result.error}")
