@@ -1,4 +1,4 @@
-"""A measured figure, its goal, and the timing of several ways to do the same thing."""
+"""Measured figures with their goals, and the timing of several ways to do the same thing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from time import perf_counter
 from typing import NotRequired, TypedDict
+
+import psutil
+
+from lipsync_cli.processes import ServiceProcess
 
 
 class Figure(TypedDict):
@@ -60,6 +64,12 @@ def in_turn(ways: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[st
             way()
             seconds[name].append(perf_counter() - started)
     return seconds
+
+
+def cpu_seconds(process: ServiceProcess) -> float:
+    """Returns the processor time that the process has used on all cores, in the kernel too."""
+    times = psutil.Process(process.pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def median_ratio(values: Sequence[float], others: Sequence[float]) -> float:

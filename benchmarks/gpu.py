@@ -17,18 +17,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
-import psutil
 from grpc import aio
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.onnx_io import network_io
 from avatar_tools.benchmark_avatar import build_benchmark
-from benchmarks.figures import Figure, figure
-from benchmarks.running import LOOPBACK, cpu_seconds
+from benchmarks.figures import Figure, cpu_seconds, figure
 from benchmarks.services import speech_like
 from inference_service.engines.devices import CUDA, DeviceError, find_devices
 from inference_service.settings import GpuSection, OnnxSection
-from lipsync_cli.processes import ServiceProcess, serve_command
+from lipsync_cli.processes import LOOPBACK, ServiceProcess, serve_command
 from shared_proto import inference_pb2
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
@@ -68,7 +66,7 @@ def run() -> list[Figure]:
         command = serve_command("inference", [f"models_root={root}", "gpus.enabled=true", *LOOPBACK])
         with ServiceProcess("inference", command, log=root / "inference.log") as service:
             address = service.wait_ready()
-            return asyncio.run(measured(address, psutil.Process(service.pid), [avatar.id for avatar in avatars], plain))
+            return asyncio.run(measured(address, service, [avatar.id for avatar in avatars], plain))
 
 
 class Plain:
@@ -95,7 +93,7 @@ class Plain:
         return runs * PLAIN_BATCH / (perf_counter() - started)
 
 
-async def measured(address: str, process: psutil.Process, ids: Sequence[str], plain: Plain) -> list[Figure]:
+async def measured(address: str, process: ServiceProcess, ids: Sequence[str], plain: Plain) -> list[Figure]:
     """Measures the service at `address`."""
     options = [("grpc.max_receive_message_length", -1)]
     async with aio.insecure_channel(address, options=options) as channel:
@@ -165,7 +163,7 @@ async def mouths(
     return found
 
 
-async def one_round(stub: InferenceServiceAsyncStub, process: psutil.Process, ids: Sequence[str], callers: int) -> Round:
+async def one_round(stub: InferenceServiceAsyncStub, process: ServiceProcess, ids: Sequence[str], callers: int) -> Round:
     """Calls for SECONDS by `callers` callers, each with one avatar."""
     made, times = 0, []
     spent, started = cpu_seconds(process), perf_counter()

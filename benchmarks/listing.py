@@ -1,4 +1,4 @@
-"""ListModels of both services with 10,000 avatars on disk, as a client sees it, and what keeping the list current costs.
+"""ListModels of both services with 10,000 avatars on disk, as a client sees it, and the cost of keeping the list current.
 
 The avatars have two frames each. The first listing after a start waits until all have been read: manifest, rectangles, names of
 the frames and the first of them.
@@ -16,11 +16,10 @@ from statistics import median
 from time import perf_counter
 
 import grpc
-import psutil
 
 from avatar_tools.benchmark_avatar import build_benchmark
-from benchmarks.running import both_services, cpu_seconds
-from lipsync_cli.benching import Figure
+from benchmarks.figures import Figure, cpu_seconds, figure
+from lipsync_cli.processes import ServiceProcess, both_services
 from shared_proto import compositing_pb2, inference_pb2
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
@@ -33,7 +32,7 @@ FIRST_S = 600
 
 
 def run() -> list[Figure]:
-    """About three minutes, most of them reading every avatar once in each service."""
+    """Measures both services. About three minutes, mostly for reading every avatar once in each service."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_avatars(root)
@@ -49,7 +48,7 @@ def run() -> list[Figure]:
 
 
 def write_avatars(root: Path) -> None:
-    """One, and copies of it; what no copy changes is the same file in all."""
+    """Writes one avatar and links or copies its files to the others."""
     first = build_benchmark(root, "avatar-00000", frame_count=2, network="free").root
     for number in range(1, AVATARS):
         copy = shutil.copytree(first, root / f"avatar-{number:05d}", copy_function=os.link)
@@ -59,7 +58,7 @@ def write_avatars(root: Path) -> None:
 
 
 def listing(stub: CompositingServiceStub | InferenceServiceStub, module: object) -> Callable[[], None]:
-    """Asks for the list once."""
+    """Returns a function that asks for the list once."""
     request = module.ListModelsRequest()  # type: ignore[attr-defined]
 
     def ask() -> None:
@@ -70,29 +69,23 @@ def listing(stub: CompositingServiceStub | InferenceServiceStub, module: object)
     return ask
 
 
-def measured(name: str, process: psutil.Process, ask: Callable[[], None]) -> list[Figure]:
-    """The time of a listing, and the processor's time for each second in which nobody asks."""
+def measured(name: str, process: ServiceProcess, ask: Callable[[], None]) -> list[Figure]:
+    """Measures the time of a listing, and the processor time of a second without requests."""
     first = timed(ask)
     times = [timed(ask) for _ in range(ROUNDS)]
     before = cpu_seconds(process)
     time.sleep(QUIET_S)
     quiet = (cpu_seconds(process) - before) / QUIET_S
     return [
-        {
-            "name": f"{name}: ListModels, {AVATARS:,} avatars",
-            "value": median(times),
-            "unit": "ms",
-            "goal": f"<= {GOAL_MS:g} ms",
-            "reached": median(times) <= GOAL_MS,
-        },
-        {"name": f"{name}: the slowest of {ROUNDS}", "value": max(times), "unit": "ms"},
-        {"name": f"{name}: the first after a start", "value": first / 1000, "unit": "s"},
-        {"name": f"{name}: of each second in which nobody asks", "value": quiet * 1000, "unit": "ms"},
+        figure(f"{name}: ListModels, {AVATARS:,} avatars", median(times), "ms", at_most=GOAL_MS),
+        figure(f"{name}: the slowest of {ROUNDS}", max(times), "ms"),
+        figure(f"{name}: the first after a start", first / 1000, "s"),
+        figure(f"{name}: of each second in which nobody asks", quiet * 1000, "ms"),
     ]
 
 
 def timed(ask: Callable[[], None]) -> float:
-    """Milliseconds."""
+    """Returns milliseconds."""
     started = perf_counter()
     ask()
     return (perf_counter() - started) * 1000

@@ -6,12 +6,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from avatar_kit.avatar import Avatar
 from avatar_tools.benchmark_avatar import build_benchmark
 from benchmarks.figures import Figure, figure
 from benchmarks.filming import film
-from benchmarks.running import Services, both_services
+from lipsync_cli.processes import Services, both_services
 from lipsync_client import Client
 
 FRAMES = 523
@@ -49,7 +50,8 @@ def weigh(root: Path, avatar: Avatar) -> tuple[tuple[float, float], ...]:
 
 def resident(services: Services) -> tuple[float, float]:
     """Returns the megabytes of the inference and of the compositing service."""
-    return services.inference.memory_info().rss / 1e6, services.compositing.memory_info().rss / 1e6
+    first, second = (psutil.Process(each.pid).memory_info().rss / 1e6 for each in (services.inference, services.compositing))
+    return first, second
 
 
 def show_every_frame(client: Client, avatar: Avatar) -> None:

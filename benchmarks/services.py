@@ -25,8 +25,7 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.cores import usable_cores
 from avatar_tools.benchmark_avatar import build_benchmark
 from avatar_tools.demo import build_demo
-from benchmarks.figures import Figure, figure
-from benchmarks.running import Services, both_services, cpu_seconds
+from benchmarks.figures import Figure, cpu_seconds, figure
 from compositing_service.backgrounds.composer import open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.outputs import JpegOutput
@@ -35,6 +34,7 @@ from inference_service.engines.engine import NO_PICTURES, EngineInput
 from inference_service.engines.onnxruntime import DEFAULT_BATCH
 from inference_service.models.model import ModelLoader
 from inference_service.settings import GpuSection, OnnxSection
+from lipsync_cli.processes import Services, both_services
 from lipsync_client import Client
 
 BATCH = 24

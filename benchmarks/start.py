@@ -14,7 +14,7 @@ from avatar_tools.benchmark_avatar import build_benchmark
 from avatar_tools.demo import build_demo
 from benchmarks.figures import Figure, figure
 from benchmarks.filming import film
-from benchmarks.running import both_services
+from lipsync_cli.processes import both_services
 from lipsync_client import Client
 
 FULL_FRAMES = 523

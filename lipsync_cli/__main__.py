@@ -8,7 +8,7 @@ from lipsync_cli.extras import advice
 
 
 def main() -> None:
-    """Runs the command. Says which extra to install where only the client is installed."""
+    """Runs the command, or says which extra it needs."""
     try:
         from lipsync_cli.main import main as run
     except ModuleNotFoundError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +23,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="Replace the avatar tha
 
 @command("demo")
 def demo_command(models_root: ModelsRoot = DEFAULT_MODELS_ROOT, avatar_id: NewId = "demo", replace: Replace = False) -> None:
-    """Build the drawn person of the demo."""
+    """Build the demo avatar, a drawn person."""
     from avatar_tools.demo import build_demo
     from lipsync_cli.screen import progress_bar
 
@@ -36,11 +38,11 @@ def benchmark_command(
     avatar_id: NewId = "benchmark",
     network: Annotated[
         Literal["full", "free"],
-        typer.Option("--network", help="The full-size network with random weights, or one that costs nothing."),
+        typer.Option("--network", help="The full-size network with random weights, or one that takes no time."),
     ] = "full",
     replace: Replace = False,
 ) -> None:
-    """Build an avatar to measure with: the full-size network, random weights."""
+    """Build an avatar for benchmarks: the full-size network with random weights."""
     from avatar_tools.benchmark_avatar import build_benchmark
     from lipsync_cli.screen import progress_bar
 
@@ -57,7 +59,9 @@ def import_command(
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", metavar="FILE", help="The network: .onnx, .pth, or a folder of them.")
     ] = None,
-    rectangles: Annotated[Path | None, typer.Option("--rectangles", metavar="FILE.json", help="One rectangle a frame.")] = None,
+    rectangles: Annotated[
+        Path | None, typer.Option("--rectangles", metavar="FILE.json", help="A rectangle for each frame.")
+    ] = None,
     landmarks: Annotated[
         Path | None, typer.Option("--landmarks", metavar="DIR|FILE.npy", help="A folder of .lms files, or an array.")
     ] = None,
@@ -68,39 +72,44 @@ def import_command(
         int | None, typer.Option("--smooth", metavar="N", help="Average the rectangles over N frames, odd; off by default.")
     ] = None,
     detector: Annotated[
-        Path | None, typer.Option("--detector", metavar="FILE.onnx", help="Finds faces where there are no landmarks.")
+        Path | None, typer.Option("--detector", metavar="FILE.onnx", help="Finds faces where landmarks are missing.")
     ] = None,
     landmarker: Annotated[
         Path | None, typer.Option("--landmarker", metavar="FILE.onnx", help="Finds the points of a face; with --detector.")
     ] = None,
     loop: Annotated[
-        Literal["bounce", "forward"], typer.Option("--loop", help="What follows the last frame: the way back, or the first.")
+        Literal["bounce", "forward"],
+        typer.Option("--loop", help="After the last frame: back to the first frame by frame, or at once."),
     ] = "bounce",
     paste: Annotated[
         Literal["reference", "feather", "direct"],
-        typer.Option("--paste", help="As in training; with a soft edge; as the older servers."),
+        typer.Option("--paste", help="As in training, with a soft edge, or as the older servers did."),
     ] = "reference",
     mask: Annotated[
-        str | None, typer.Option("--mask", metavar="X,Y,W,H", help="What training blackened of 320x320; 5,5,310,305 without.")
+        str | None,
+        typer.Option("--mask", metavar="X,Y,W,H", help="The part of 320x320 that training blackened; default 5,5,310,305."),
     ] = None,
     reference: Annotated[
-        str, typer.Option("--reference", metavar="current|fixed:INDEX", help="Each frame's own crop, or one closed mouth's.")
+        str,
+        typer.Option(
+            "--reference", metavar="current|fixed:INDEX", help="The open crop: each frame's own, or always that of one frame."
+        ),
     ] = "current",
     idle: Annotated[
-        str | None, typer.Option("--idle", metavar="FIRST,LAST", help="Frames shown while nobody speaks; all without.")
+        str | None, typer.Option("--idle", metavar="FIRST,LAST", help="The frames to show without speech; default all.")
     ] = None,
     keep_video: Annotated[
         bool, typer.Option("--keep-video", help="Keep the video, which must run at 25 frames a second, instead of extracting it.")
     ] = False,
     replace: Replace = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
 ) -> None:
-    """Make an avatar of what you have on disk: a training folder, a package, frames or a video."""
+    """Make an avatar from a training folder, a package, frames or a video."""
     from avatar_kit.errors import one_line
     from avatar_kit.geometry import Paste
     from avatar_kit.timeline import Loop
     from avatar_tools.importing import ImportOptions, plan_import, run_import
-    from lipsync_cli.avatars import parse_idle, parse_mask, parse_reference
+    from lipsync_cli.avatars import read_setting
     from lipsync_cli.screen import progress_bar
 
     options = ImportOptions(
@@ -116,9 +125,9 @@ def import_command(
         landmarker=landmarker,
         loop=Loop(loop),
         paste=Paste(paste),
-        mask=parse_mask(mask),
-        reference_frame=parse_reference(reference).frame,
-        idle=parse_idle(idle),
+        mask=read_setting("mask", mask, option=f"--mask {mask!a:.60}"),
+        reference_frame=read_setting("reference", reference, option=f"--reference {reference!a:.60}").frame,
+        idle=read_setting("idle", idle, option=f"--idle {idle!a:.60}"),
         keep_video=keep_video,
         replace=replace,
     )
@@ -140,17 +149,17 @@ def import_command(
 @command("list")
 def list_command(
     models_root: ModelsRoot = DEFAULT_MODELS_ROOT,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the avatars of a folder, also broken ones with the reason."""
-    from lipsync_cli.avatars import json_text, listed, rows
+    """List the avatars of a folder, and why broken ones cannot be served."""
+    from lipsync_cli.avatars import COLUMNS, listed
     from lipsync_cli.screen import table
 
     avatars = listed(models_root)
     if as_json:
-        typer.echo(json_text(avatars))
+        typer.echo(json.dumps([asdict(avatar) for avatar in avatars], indent=2))
     elif avatars:
-        table(("id", ">frames", ">size", ">length", "loop", "paste", "state"), rows(avatars))
+        table(COLUMNS, [avatar.row() for avatar in avatars])
     else:
         typer.echo(f"there are no avatars in {models_root}")
 
@@ -159,9 +168,9 @@ def list_command(
 def verify_command(
     avatar_id: AvatarId,
     models_root: ModelsRoot = DEFAULT_MODELS_ROOT,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check everything about an avatar. Exit code 1 when it cannot be served."""
+    """Check everything about an avatar. The exit code is 1 when it cannot be served."""
     from avatar_tools.verify import verify_avatar
     from lipsync_cli.avatars import folder_of, report_json, report_text
     from lipsync_cli.screen import progress_bar
@@ -179,17 +188,20 @@ def inspect_command(
     avatar_id: AvatarId,
     models_root: ModelsRoot = DEFAULT_MODELS_ROOT,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Where the picture or film goes; ID.png, ID-compared.mp4 here.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The picture or film to write; default ID.png or ID-compared.mp4."),
     ] = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option("--compare", metavar="SETTING=VALUE", help="A film instead: as it is, and with this setting; repeatable."),
+        typer.Option(
+            "--compare", metavar="SETTING=VALUE", help="Write a film instead: as it is, and with this setting; repeatable."
+        ),
     ] = None,
     audio: Annotated[
-        Path | None, typer.Option("--audio", metavar="FILE", help="What is spoken in the film; the shipped speech without.")
+        Path | None, typer.Option("--audio", metavar="FILE", help="The speech in the film; default the shipped speech.")
     ] = None,
 ) -> None:
-    """Sum up an avatar in words and on a contact sheet; or compare two settings of it in a film."""
+    """Describe an avatar in words and on a contact sheet, or compare two settings of it in a film."""
     if compare:
         _compare(models_root, avatar_id, compare, audio, out or Path(f"{avatar_id}-compared.mp4"))
         return
@@ -197,14 +209,20 @@ def inspect_command(
         raise typer.BadParameter("goes with --compare alone", param_hint="--audio")
     from avatar_kit.catalog import AvatarCatalog
     from avatar_tools.inspect import contact_sheet, summary
+    from lipsync_cli.failures import sentence
     from lipsync_cli.files import write_png
-    from lipsync_cli.speaking import loud_moment
 
     catalog = AvatarCatalog(models_root)
     avatar = catalog.get(avatar_id)
     sheet = out or Path(f"{avatar_id}.png")
     check_suffix(sheet, ".png", "--out")
-    write_png(sheet, contact_sheet(avatar, loud_moment(avatar, catalog)))
+    try:
+        from lipsync_cli.speaker import loud_moment  # ONNX Runtime may be missing
+
+        composite = loud_moment(avatar, catalog)
+    except ImportError as error:
+        composite = sentence(error)
+    write_png(sheet, contact_sheet(avatar, composite))
     typer.echo(f"{summary(avatar)}contact sheet: {sheet}")
 
 
@@ -214,9 +232,10 @@ def _compare(models_root: Path, avatar_id: str, settings: list[str], audio: Path
     from lipsync_cli.screen import progress_bar
 
     check_suffix(out, ".mp4", "--out")
-    change = changed_entry(settings)
     with progress_bar("frames") as report:
-        compared = compare(models_root, avatar_id, change, audio=audio or SPEECH_PATH, out=out, report=report)
-    for sentence in compared.told:
-        typer.echo(sentence)
-    typer.echo(f"{out}: {compared.frames} frames")
+        frames, notes = compare(
+            models_root, avatar_id, changed_entry(settings), audio=audio or SPEECH_PATH, out=out, report=report
+        )
+    for note in notes:
+        typer.echo(note)
+    typer.echo(f"{out}: {frames} frames")

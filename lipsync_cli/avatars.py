@@ -1,24 +1,27 @@
-"""`lipsync avatar`: build, check and show avatars on disk."""
+"""Lists and reports for the `lipsync avatar` commands, and the reading of their options."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError, AvatarNotFound
-from avatar_kit.geometry import Mask
 from avatar_kit.ids import check_avatar_id
-from avatar_kit.reference_frame import Reference
-from avatar_kit.timeline import FrameRange
+from avatar_kit.model_entry import ModelEntry
 from avatar_tools.verify import Report
 from lipsync_cli.failures import CliError
+
+COLUMNS = ("id", ">frames", ">size", ">length", "loop", "paste", "state")
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One line of the list; of a broken avatar only `id` and `error` say something."""
+    """One avatar of a list. A broken one has only `id` and `error`."""
 
     id: str
     frames: int = 0
@@ -29,27 +32,29 @@ class Listed:
     paste: str = ""
     error: str = ""
 
+    def row(self) -> tuple[str, ...]:
+        """Returns a row of COLUMNS."""
+        if self.error:
+            return (self.id, "", "", "", "", "", self.error)
+        seconds = f"{self.frames / self.fps:.1f} s"
+        return (self.id, str(self.frames), f"{self.width}x{self.height}", seconds, self.loop, self.paste, "good")
+
 
 def listed(models_root: Path) -> list[Listed]:
-    """Every avatar under `models_root`, sorted by id. Raises CliError when there is no such folder."""
+    """Lists the avatars under `models_root`, sorted by id. Raises CliError when there is no such folder."""
     if not models_root.is_dir():
         raise CliError(f"{models_root} is not a folder; name the folder of the avatars with --models-root")
     catalog = AvatarCatalog(models_root)
     return [_listed(catalog, avatar_id) for avatar_id in catalog.ids()]
 
 
-def json_text(avatars: list[Listed]) -> str:
-    """The list for programs."""
-    return json.dumps([asdict(avatar) for avatar in avatars], indent=2)
-
-
 def report_json(avatar_id: str, report: Report) -> str:
-    """What verifying found, for programs."""
+    """Writes the report of `verify` for programs."""
     return json.dumps({"id": avatar_id, "ok": report.ok, **asdict(report)}, indent=2)
 
 
 def report_text(avatar_id: str, report: Report) -> str:
-    """The same for people."""
+    """Writes the report of `verify` for people."""
     facts = (f"{name}: {value}" for name, value in report.facts.items())
     warnings = (f"warning: {warning}" for warning in report.warnings)
     problems = (f"problem: {problem}" for problem in report.problems)
@@ -57,49 +62,22 @@ def report_text(avatar_id: str, report: Report) -> str:
     return "\n".join([*facts, *warnings, *problems, verdict])
 
 
-def rows(avatars: list[Listed]) -> list[tuple[str, ...]]:
-    """The list for people: id, frames, size, seconds, loop, paste, state."""
-    return [_row(avatar) for avatar in avatars]
-
-
 def folder_of(models_root: Path, avatar_id: str) -> Path:
-    """The folder of an avatar, whole or broken. Raises InvalidAvatarId, AvatarNotFound."""
+    """Returns the folder of an avatar, whole or broken. Raises InvalidAvatarId, AvatarNotFound."""
     folder = models_root / check_avatar_id(avatar_id)
     if not folder.is_dir():
         raise AvatarNotFound(f"there is no avatar {avatar_id!r} in {models_root}")
     return folder
 
 
-def parse_mask(text: str | None) -> Mask | None:
-    """A mask as the command line gives it: x,y,width,height. Raises CliError."""
+def read_setting(key: str, text: str | None, *, option: str) -> Any:
+    """Reads the text of an option as the setting `key` of an avatar (see ModelEntry). Raises CliError that names the option."""
     if text is None:
         return None
     try:
-        x, y, width, height = (int(number) for number in text.split(","))
-    except ValueError:
-        raise CliError(f"--mask {text[:40]!a}: expected four whole numbers, x,y,width,height") from None
-    try:
-        return Mask(x, y, width, height)
-    except ValueError as error:
-        raise CliError(f"--mask: {error}") from None
-
-
-def parse_reference(text: str) -> Reference:
-    """current or fixed:INDEX. Raises CliError."""
-    try:
-        return Reference.parse(text)
-    except ValueError as error:
-        raise CliError(f"--reference {text[:40]!a}: {error}") from None
-
-
-def parse_idle(text: str | None) -> FrameRange | None:
-    """A range of frames as the command line gives it: first,last. Raises CliError."""
-    if text is None:
-        return None
-    try:
-        return FrameRange.parse(text)
-    except ValueError as error:
-        raise CliError(f"--idle {text[:40]!a}: {error}") from None
+        return getattr(ModelEntry.model_validate({key: text}), key)
+    except ValidationError as error:
+        raise CliError(f"{option}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 def _listed(catalog: AvatarCatalog, avatar_id: str) -> Listed:
@@ -108,10 +86,3 @@ def _listed(catalog: AvatarCatalog, avatar_id: str) -> Listed:
     except AvatarError as error:
         return Listed(avatar_id, error=str(error))
     return Listed(avatar_id, avatar.frame_count, avatar.width, avatar.height, avatar.fps, avatar.loop.value, avatar.paste.value)
-
-
-def _row(avatar: Listed) -> tuple[str, ...]:
-    if avatar.error:
-        return (avatar.id, "", "", "", "", "", avatar.error)
-    seconds = f"{avatar.frames / avatar.fps:.1f} s"
-    return (avatar.id, str(avatar.frames), f"{avatar.width}x{avatar.height}", seconds, avatar.loop, avatar.paste, "good")

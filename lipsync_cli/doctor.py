@@ -1,4 +1,4 @@
-"""`lipsync doctor`: what this machine can run, what is missing and what to do about it."""
+"""`lipsync doctor`: looks at what this machine can run, what is missing and what to do about it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import platform
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +26,7 @@ INSTALL = "install this project's requirements (`make setup`)"
 
 
 class State(StrEnum):
-    """What a finding means."""
+    """The weight of a finding. Only MISSING keeps the services from running."""
 
     GOOD = "good"
     NOTE = "note"
@@ -35,7 +35,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `advice` says what to do; only MISSING keeps the services from running."""
+    """One thing that was looked at. `advice` says what to do."""
 
     subject: str
     state: State
@@ -46,11 +46,12 @@ class Finding:
 def examine(models_root: Path) -> Iterator[Finding]:
     """Looks at everything, one thing after the other."""
     yield _python()
-    yield from _processor_and_memory()
+    yield _processor()
+    yield _memory()
     yield from _inference()
-    yield from _pictures()
-    yield from _sound_and_film()
-    yield _rpc()
+    yield _package("OpenCV", "cv2", _jpeg_library)
+    yield _package("PyAV", "av", _video_encoder)
+    yield _package("gRPC", "grpc", lambda grpc: Finding("gRPC", State.GOOD, str(grpc.__version__)))
     yield _malloc()
     yield _models(models_root)
     yield from map(_port, PORTS)
@@ -63,61 +64,52 @@ def _python() -> Finding:
     return Finding("Python", State.GOOD, f"{version} ({platform.system()} {platform.machine()})")
 
 
-def _processor_and_memory() -> Iterator[Finding]:
+def _processor() -> Finding:
     flags = machine.cpu_flags()
     found = f"{machine.cpu_model()}, {usable_cores()} usable cores{', ' if flags else ''}{' '.join(flags)}"
-    slow = platform.machine() == "x86_64" and "avx2" not in flags
-    yield Finding("processor", State.NOTE if slow else State.GOOD, found, "no AVX2: the network runs slowly" if slow else "")
-    memory = psutil.virtual_memory()
-    found = f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB available"
-    if memory.available / 1e9 < LEAST_MEMORY_GB:
-        yield Finding("memory", State.NOTE, found, f"less than {LEAST_MEMORY_GB:g} GB available: load few avatars")
-    else:
-        yield Finding("memory", State.GOOD, found)
+    if platform.machine() == "x86_64" and "avx2" not in flags:
+        return Finding("processor", State.NOTE, found, "no AVX2: the network runs slowly")
+    return Finding("processor", State.GOOD, found)
+
+
+def _memory() -> Finding:
+    total_gb, available_gb = (size / 1e9 for size in psutil.virtual_memory()[:2])
+    found = f"{total_gb:.1f} GB, {available_gb:.1f} GB available"
+    if available_gb < LEAST_MEMORY_GB:
+        return Finding("memory", State.NOTE, found, f"less than {LEAST_MEMORY_GB:g} GB available: load few avatars")
+    return Finding("memory", State.GOOD, found)
 
 
 def _inference() -> Iterator[Finding]:
     gpus = machine.gpus()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    onnxruntime, problem = _imported("onnxruntime")
-    if onnxruntime is None:
-        package = "gpu" if gpus else "cpu"
-        yield Finding("onnxruntime", State.MISSING, problem, f"install this project with the extra `{package}`")
-        yield Finding("GPU", State.NOTE, "; ".join(gpus) or "none found by nvidia-smi")
-        return
+    extra = f"install this project with the extra `{'gpu' if gpus else 'cpu'}`"
+    yield _package("onnxruntime", "onnxruntime", _providers, advice=extra)
+    onnxruntime, _ = _imported("onnxruntime")
+    providers = onnxruntime.get_available_providers() if onnxruntime else []
+    named = "; ".join(gpus) or "none found by nvidia-smi"
+    if onnxruntime is None or (not gpus and "CUDAExecutionProvider" not in providers):
+        yield Finding("GPU", State.NOTE, named, "networks run on the CPU" if onnxruntime else "")
+    elif "CUDAExecutionProvider" not in providers:
+        yield Finding("GPU", State.NOTE, named, "not used: install the extra `gpu` (onnxruntime-gpu) in place of `cpu`")
+    elif not gpus:
+        found = "onnxruntime is its GPU build, but nvidia-smi finds no GPU"
+        yield Finding("GPU", State.MISSING, found, "install the driver, or the extra `cpu`, or set gpus.enabled=false")
+    elif problem := _cuda_problem(onnxruntime):
+        advice = "install the extra `gpu`, which has CUDA and cuDNN, and a driver that is new enough for them"
+        yield Finding("GPU", State.MISSING, f"{named}; {problem}", advice)
+    else:
+        yield Finding("GPU", State.GOOD, f"{named}; a convolution ran on it")
+
+
+def _providers(onnxruntime: ModuleType) -> Finding:
     onnxruntime.disable_telemetry_events()
-    providers = list(onnxruntime.get_available_providers())
-    yield Finding("onnxruntime", State.GOOD, f"{onnxruntime.__version__}: {', '.join(providers)}")
-    yield _gpu(gpus, onnxruntime, providers)
-
-
-def _gpu(gpus: list[str], onnxruntime: ModuleType, providers: list[str]) -> Finding:
-    if "CUDAExecutionProvider" not in providers:
-        if gpus:
-            return Finding(
-                "GPU", State.NOTE, "; ".join(gpus), "not used: install the extra `gpu` (onnxruntime-gpu) in place of `cpu`"
-            )
-        return Finding("GPU", State.NOTE, "none found by nvidia-smi", "networks run on the CPU")
-    if not gpus:
-        return Finding(
-            "GPU",
-            State.MISSING,
-            "onnxruntime is its GPU build, but nvidia-smi finds no GPU",
-            "install the driver, or the extra `cpu`, or set gpus.enabled=false",
-        )
-    problem = _cuda_problem(onnxruntime)
-    if problem:
-        return Finding(
-            "GPU",
-            State.MISSING,
-            f"{'; '.join(gpus)}; {problem}",
-            "install the extra `gpu`, which brings CUDA and cuDNN, and a driver new enough for them",
-        )
-    return Finding("GPU", State.GOOD, f"{'; '.join(gpus)}; a convolution ran on it")
+    providers = ", ".join(onnxruntime.get_available_providers())
+    return Finding("onnxruntime", State.GOOD, f"{onnxruntime.__version__}: {providers}")
 
 
 def _cuda_problem(onnxruntime: ModuleType) -> str:
-    """Runs one convolution on the GPU: CUDA and cuDNN are loaded so late that nothing less shows whether they work."""
+    """Runs one convolution on the GPU. CUDA and cuDNN are loaded so late that nothing less shows if they work."""
     import numpy as np
     from onnx import TensorProto, ValueInfoProto, helper
 
@@ -140,99 +132,72 @@ def _cuda_problem(onnxruntime: ModuleType) -> str:
     return ""
 
 
-def _pictures() -> Iterator[Finding]:
-    cv2, problem = _imported("cv2")
-    if cv2 is None:
-        yield Finding("OpenCV", State.MISSING, problem, INSTALL)
-        return
-    jpeg = re.search(r"JPEG:\s*(.+)", cv2.getBuildInformation())
-    library = jpeg.group(1).strip() if jpeg else "no JPEG library"
+def _jpeg_library(cv2: ModuleType) -> Finding:
+    match = re.search(r"JPEG:\s*(.+)", cv2.getBuildInformation())
+    library = match.group(1).strip() if match else "no JPEG library"
     found = f"{cv2.__version__}, {library}"
-    if "turbo" not in library.lower():
-        yield Finding(
-            "OpenCV",
-            State.MISSING,
-            found,
-            "frames are encoded with libjpeg-turbo: install opencv-python-headless from the package index",
-        )
-    else:
-        yield Finding("OpenCV", State.GOOD, found)
+    if "turbo" in library.lower():
+        return Finding("OpenCV", State.GOOD, found)
+    advice = "frames are encoded with libjpeg-turbo: install opencv-python-headless from the package index"
+    return Finding("OpenCV", State.MISSING, found, advice)
 
 
-def _sound_and_film() -> Iterator[Finding]:
-    av, problem = _imported("av")
-    if av is None:
-        yield Finding("PyAV", State.MISSING, problem, INSTALL)
-        return
+def _video_encoder(av: ModuleType) -> Finding:
     from lipsync_cli.movie import video_encoder
 
     encoder = video_encoder()
     found = f"{av.__version__}, video encoder {encoder or 'none'}"
     if encoder is None:
-        yield Finding("PyAV", State.MISSING, found, "install av from the package index, whose wheel has H.264")
-    elif encoder == "mpeg4":
-        yield Finding(
-            "PyAV", State.NOTE, found, "no H.264: films play in players, not in browsers; install av from the package index"
-        )
-    else:
-        yield Finding("PyAV", State.GOOD, found)
-
-
-def _rpc() -> Finding:
-    grpc, problem = _imported("grpc")
-    if grpc is None:
-        return Finding("gRPC", State.MISSING, problem, INSTALL)
-    return Finding("gRPC", State.GOOD, str(grpc.__version__))
+        return Finding("PyAV", State.MISSING, found, "install av from the package index, whose wheel has H.264")
+    if encoder == "mpeg4":
+        advice = "no H.264: films play in players, not in browsers; install av from the package index"
+        return Finding("PyAV", State.NOTE, found, advice)
+    return Finding("PyAV", State.GOOD, found)
 
 
 def _malloc() -> Finding:
-    """The services tune glibc's malloc themselves; another allocator has its own ways."""
+    """Looks for glibc's malloc, which the services tune, or for an allocator that needs no tuning."""
     preloaded = [name for name in ("jemalloc", "tcmalloc", "mimalloc") if name in os.environ.get("LD_PRELOAD", "")]
+    library, version = platform.libc_ver()
     if preloaded:
         return Finding("malloc", State.GOOD, f"{preloaded[0]} is preloaded")
-    library, version = platform.libc_ver()
     if library == "glibc":
         return Finding("malloc", State.GOOD, f"glibc {version}, which the services tune for large messages")
     return Finding("malloc", State.NOTE, library or "not glibc", "preload jemalloc for full speed with large messages")
 
 
 def _models(models_root: Path) -> Finding:
-    subject = f"avatars in {models_root}"
-    if not models_root.is_dir():
-        return Finding(
-            subject, State.NOTE, "no such folder", f"`lipsync avatar demo --models-root {models_root}` makes it with an avatar"
-        )
     from lipsync_cli.avatars import listed
 
+    subject, demo = f"avatars in {models_root}", f"`lipsync avatar demo --models-root {models_root}` makes one"
+    if not models_root.is_dir():
+        return Finding(subject, State.NOTE, "no such folder", demo)
     avatars = listed(models_root)
-    broken = [avatar.id for avatar in avatars if avatar.error]
-    if broken:
-        return Finding(
-            subject, State.NOTE, f"{len(avatars)}, broken: {', '.join(broken)}", f"`lipsync avatar verify {broken[0]}` tells why"
-        )
-    return Finding(
-        subject, State.GOOD if avatars else State.NOTE, f"{len(avatars)}", "" if avatars else "`lipsync avatar demo` makes one"
-    )
+    if broken := [avatar.id for avatar in avatars if avatar.error]:
+        advice = f"`lipsync avatar verify {broken[0]}` says why"
+        return Finding(subject, State.NOTE, f"{len(avatars)}, broken: {', '.join(broken)}", advice)
+    return Finding(subject, State.GOOD, f"{len(avatars)}") if avatars else Finding(subject, State.NOTE, "0", demo)
 
 
 def _port(port: int) -> Finding:
-    subject = f"port {port}"
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("0.0.0.0", port))  # noqa: S104 - where the services listen by default
         except OSError as error:
-            return Finding(
-                subject,
-                State.NOTE,
-                f"{PORTS[port]}: {error.strerror}",
-                "another service uses it; choose others with --set server.port=:N",
-            )
-    return Finding(subject, State.GOOD, f"{PORTS[port]}: free")
+            advice = "another service uses it; choose others with --set server.port=:N"
+            return Finding(f"port {port}", State.NOTE, f"{PORTS[port]}: {error.strerror}", advice)
+    return Finding(f"port {port}", State.GOOD, f"{PORTS[port]}: free")
+
+
+def _package(subject: str, module: str, look: Callable[[ModuleType], Finding], *, advice: str = INSTALL) -> Finding:
+    """Looks at an imported module, or finds that it cannot be imported."""
+    found, problem = _imported(module)
+    return Finding(subject, State.MISSING, problem, advice) if found is None else look(found)
 
 
 def _imported(name: str) -> tuple[ModuleType | None, str]:
-    """A module, or None and why it cannot be imported: absent, or its native parts do not load."""
+    """Imports a module. Returns None and the reason when it is not installed or its native parts do not load."""
     try:
         return importlib.import_module(name), ""
     except ImportError as error:

@@ -1,8 +1,8 @@
-"""Names the extra of this package that brings what is not installed."""
+"""Names the extra of this package that installs a missing module."""
 
 from __future__ import annotations
 
-# Modules that an installation for the client alone lacks.
+# Modules that are not part of the base installation, which has what the client needs.
 EXTRAS = {
     "cli": ("av", "cv2", "psutil", "pydantic", "pydantic_core", "rich", "soxr", "typer"),
     "services": ("cryptography", "grpc_health", "grpc_reflection", "grpc_status", "onnx", "prometheus_client", "pynvml", "yaml"),
@@ -11,7 +11,7 @@ EXTRAS = {
 
 
 def advice(error: ImportError) -> str | None:
-    """Says which extra to install; None when no extra brings the module that is missing."""
+    """Says which extra to install. Returns None when no extra has the missing module."""
     missing = (error.name or "").partition(".")[0]
     for extra, modules in EXTRAS.items():
         if missing in modules:

@@ -1,4 +1,4 @@
-"""Turns whatever a command raises into one sentence and an exit code."""
+"""Turns an error of a command into one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ EXIT_INTERRUPTED = 130
 
 
 class CliError(Exception):
-    """Something the user can act on, said in one sentence."""
+    """An error that the user can act on. Its text is one sentence."""
 
 
 class Command(TyperCommand):
-    """A command whose errors are one sentence on stderr, and a traceback only with --debug."""
+    """A command that writes an error as one sentence to stderr, with a traceback only after --debug."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override,unused-ignore]
         try:
@@ -30,7 +30,7 @@ class Command(TyperCommand):
             complain("interrupted")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
-            raise  # the reader of our output is gone; typer ends quietly
+            raise  # the reader of the output has closed it; typer ends quietly
         except Exception as error:
             if ctx.find_root().params.get("debug"):
                 raise
@@ -39,7 +39,7 @@ class Command(TyperCommand):
 
 
 class RootGroup(TyperGroup):
-    """The root of the commands. `--debug` counts wherever it stands on the command line."""
+    """The root of the commands. It takes `--debug` from any place on the command line."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
         if "--debug" in args:
@@ -53,7 +53,7 @@ def complain(text: str) -> None:
 
 
 def sentence(error: Exception) -> str:
-    """Says what went wrong, for people. Errors that nobody foresaw say so."""
+    """Writes an error for people. An unexpected one is called so."""
     from lipsync_client import LipsyncError
 
     if isinstance(error, ModuleNotFoundError) and (text := advice(error)):
@@ -65,12 +65,12 @@ def sentence(error: Exception) -> str:
     text = str(error)
     if text and isinstance(error, CliError | OSError):
         return text
-    if text and (told := _told_by_services(error)):
-        return told
+    if text and (known := _known_to_services(error)):
+        return known
     return f"unexpected {type(error).__name__}{': ' if text else ''}{text} (--debug shows where)"
 
 
-def _told_by_services(error: Exception) -> str | None:
+def _known_to_services(error: Exception) -> str | None:
     try:
         from avatar_kit.errors import AvatarError, one_line
         from service_kit.errors import ServiceError

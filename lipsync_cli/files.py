@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writes files whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it gets the name `path` when the block ends well, and is removed otherwise."""
+    """Gives a temporary path beside `path` to write to. It is renamed to `path` if the block succeeds, and removed if not."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -24,11 +24,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def ffmpeg_name(path: Path) -> str:
-    """Returns a name by which FFmpeg opens a file. In a relative one it takes the part before a colon for a protocol."""
+    """Returns an absolute name: in a relative one FFmpeg takes the part before a colon for a protocol."""
     return str(path.absolute())
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Writes uint8 [height, width, 3] BGR."""
+    """Writes a picture, uint8 [height, width, 3] BGR."""
     with replacing(path) as partial:
         partial.write_bytes(cv2.imencode(".png", picture)[1].tobytes())

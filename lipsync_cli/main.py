@@ -1,10 +1,12 @@
-"""The `lipsync` command line. Commands import what they need when they run, so that help is there at once."""
+"""The `lipsync` command line. Commands import what they need when they run, so that help appears at once."""
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal, NoReturn
@@ -22,6 +24,7 @@ from lipsync_cli.options import (
     TlsKey,
     TlsServerName,
     check_suffix,
+    parse_quality,
     tls_options,
 )
 
@@ -39,13 +42,13 @@ command = partial(app.command, cls=Command)
 
 @app.callback()
 def root(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
-    """Takes the options of all commands; `debug` is read where errors are reported."""
+    """Takes the options of all commands; `failures` reads `debug`."""
 
 
 @command("serve")
 def serve_command(
-    service: Annotated[Literal["inference", "compositing"], typer.Argument(help="Which service.")],
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file; built-in defaults without.")] = None,
+    service: Annotated[Literal["inference", "compositing"], typer.Argument(help="The service to run.")],
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Overrides file and environment; repeatable.")
     ] = None,
@@ -53,27 +56,30 @@ def serve_command(
 ) -> None:
     """Run one service until SIGTERM or Ctrl-C."""
     from lipsync_cli.processes import end_with_stdin
-    from lipsync_cli.serving import serve
+    from service_kit.settings import load_settings
 
     if until_stdin_closes:
         end_with_stdin()
-    raise typer.Exit(serve(service, config=config, overrides=overrides or ()))
+    settings_class = getattr(import_module(f"{service}_service.settings"), f"{service.capitalize()}Settings")
+    settings = load_settings(settings_class, config=config, overrides=overrides or ())
+    # Imported once the settings are known to be good: it imports the networks' runtime, which takes a second.
+    raise typer.Exit(import_module(f"{service}_service.service").serve(settings))
 
 
 @command("render")
 def render_command(
-    avatar: Annotated[str, typer.Option("--avatar", metavar="ID", help="Who speaks.")],
+    avatar: Annotated[str, typer.Option("--avatar", metavar="ID", help="The avatar that speaks.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.mp4", help="The film.")],
-    audio: Annotated[Path | None, typer.Option("--audio", metavar="FILE", help="Any audio or video file.")] = None,
+    audio: Annotated[Path | None, typer.Option("--audio", metavar="FILE", help="The speech: any audio or video file.")] = None,
     stored_features: Annotated[
-        bool, typer.Option("--stored-features", help="Instead of --audio: the avatar's own clip again, without sound.")
+        bool, typer.Option("--stored-features", help="Instead of --audio: repeat the avatar's own clip, without sound.")
     ] = False,
     frames: Annotated[
-        int | None, typer.Option("--frames", min=1, help="How many with --stored-features; else the whole clip once.")
+        int | None, typer.Option("--frames", min=1, help="Length with --stored-features; default the whole clip once.")
     ] = None,
     server: Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The compositing service.")] = "localhost:50052",
     quality: Annotated[
-        str | None, typer.Option("--quality", metavar="1-100|low|medium|high", help="JPEG quality; else the server's own.")
+        str | None, typer.Option("--quality", metavar="1-100|low|medium|high", help="JPEG quality; default the server's own.")
     ] = None,
     strip: Annotated[
         Path | None, typer.Option("--strip", metavar="FILE.png", help="Also write a picture of frames over the clip.")
@@ -84,8 +90,8 @@ def render_command(
     key: TlsKey = None,
     server_name: TlsServerName = None,
 ) -> None:
-    """Let an avatar speak a recording: an MP4 with sound. Or its own clip, by its stored features."""
-    from lipsync_cli.rendering import Job, parse_quality, render
+    """Let an avatar speak a recording, or its own clip by its stored features, and write a film."""
+    from lipsync_cli.rendering import Job, render
     from lipsync_cli.screen import progress_bar, table
 
     if (audio is None) != stored_features:
@@ -95,19 +101,14 @@ def render_command(
     check_suffix(out, ".mp4", "--out")
     if strip is not None:
         check_suffix(strip, ".png", "--strip")
-    try:
-        wanted_quality = parse_quality(quality)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--quality") from None
-    connection = tls_options(tls, ca=ca, certificate=cert, key=key, server_name=server_name)
     job = Job(
         avatar=avatar,
         audio=audio,
         frames=frames,
         out=out,
         server=server,
-        quality=wanted_quality,
-        tls=connection,
+        quality=parse_quality(quality),
+        tls=tls_options(tls, ca=ca, certificate=cert, key=key, server_name=server_name),
         strip=strip,
     )
     with progress_bar("frames") as report:
@@ -117,10 +118,12 @@ def render_command(
 
 @command("demo")
 def demo_command(
-    out_dir: Annotated[Path, typer.Option("--out-dir", metavar="DIR", help="Where demo.mp4 and demo.png go.")] = Path("out"),
+    out_dir: Annotated[Path, typer.Option("--out-dir", metavar="DIR", help="The folder for demo.mp4 and demo.png.")] = Path(
+        "out"
+    ),
     models_root: ModelsRoot = DEFAULT_MODELS_ROOT,
 ) -> None:
-    """Build the demo avatar if needed, start both services, render the shipped speech, stop them."""
+    """Build the demo avatar if it is missing, start both services, render the shipped speech, stop both."""
     from lipsync_cli.demo import demonstrate
     from lipsync_cli.screen import table
 
@@ -136,8 +139,6 @@ def bench_command(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write figures and machine.")] = None,
 ) -> None:
     """Measure this machine; without names, everything. Needs the source tree."""
-    import json
-
     from lipsync_cli.benching import benchmark_suite
     from lipsync_cli.files import replacing
     from lipsync_cli.screen import table
@@ -157,7 +158,7 @@ def bench_command(
 
 @command("doctor")
 def doctor_command(models_root: ModelsRoot = DEFAULT_MODELS_ROOT) -> None:
-    """Tell what this machine can run, and what is missing. Exit code 1 when something needed is."""
+    """Show what this machine can run, and what is missing. The exit code is 1 when something necessary is missing."""
     from lipsync_cli.doctor import State, examine
     from lipsync_cli.screen import table
 
@@ -170,9 +171,9 @@ def doctor_command(models_root: ModelsRoot = DEFAULT_MODELS_ROOT) -> None:
 
 
 def main() -> NoReturn:
-    """Entry point of the `lipsync` command."""
+    """Runs the `lipsync` command."""
     signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the terminal is gone; under `nohup` that is to be ignored
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the terminal was closed; under `nohup` it stays ignored
         signal.signal(signal.SIGHUP, _terminate)
     try:
         app()
@@ -182,7 +183,7 @@ def main() -> NoReturn:
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
-    """Unwinds the running command, so that it cleans up; a service puts its own orderly end in place of this."""
+    """Unwinds the running command, so that it cleans up. A service replaces this by its own orderly end."""
     sys.exit(128 + number)
 
 

@@ -1,4 +1,4 @@
-"""Writes an MP4 with the pictures as H.264 and the sound, if any, as AAC, both starting at zero and of the same length."""
+"""Writes an MP4 file: pictures as H.264, sound as AAC, both from time zero and of the same length."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Picture = NDArray[np.uint8]  # [height, width, 3] BGR
 
 FRAME_RATE = 25
 
-# H.264 plays everywhere; MPEG-4 part 2 is the last resort, for players but not for browsers.
+# H.264 plays everywhere. MPEG-4 part 2, the last choice, plays in players but not in browsers.
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
 OPTIONS = {
-    # No B-frames: pictures are stored in the order they are shown, and no player has to honour an edit list to be in step.
+    # No B-frames: pictures are stored in the order of display, so sound and picture match even if a player ignores edit lists.
     "libx264": {"preset": "veryfast", "crf": "18", "bf": "0"},
     "libopenh264": {"b": "6M", "profile": "high"},
     "mpeg4": {"q": "3"},
 }
 SECONDS_BETWEEN_KEY_FRAMES = 2
-# Rates that AAC has and that players take.
+# Rates of AAC that players support.
 AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 AAC_BITS_PER_CHANNEL = 96_000
 # The default search for the best quantisation clicks at the start of a sound that begins abruptly.
@@ -43,7 +43,7 @@ LIMITED_RANGE = 1
 
 
 def video_encoder() -> str | None:
-    """Names the best encoder that this PyAV has, None when it has none."""
+    """Names the best video encoder of this PyAV. Returns None when it has none."""
     for name in ENCODERS:
         try:
             av.codec.Codec(name, "w")
@@ -54,10 +54,10 @@ def video_encoder() -> str | None:
 
 
 def write_movie(path: Path, pictures: Iterable[Picture], sound: Track | None) -> None:
-    """Writes every picture with its 40 ms of sound; silence where the sound has ended. None: a film without a sound track.
+    """Writes every picture with its 40 ms of sound, or silence after the sound's end. Without `sound` there is no sound track.
 
-    All pictures have the size of the first; a last odd row or column is left out, as H.264 halves the colour both ways. Raises
-    CliError when there are no pictures, or when their size changes.
+    All pictures have the size of the first. A last odd row or column is left out, because H.264 stores colour at half the size.
+    Raises CliError when there are no pictures, or when their size changes.
     """
     waiting = iter(pictures)
     first = next(waiting, None)
@@ -79,7 +79,7 @@ def write_movie(path: Path, pictures: Iterable[Picture], sound: Track | None) ->
 
 
 class SoundTrack:
-    """The sound of a film, written in step with its pictures."""
+    """The sound track of a film that is being written, picture by picture."""
 
     def __init__(self, container: OutputContainer, sound: Track) -> None:
         self._container = container
@@ -91,7 +91,7 @@ class SoundTrack:
         self._stream.bit_rate = AAC_BITS_PER_CHANNEL * sound.channels
 
     def write(self, index: int) -> None:
-        """Writes the 40 ms of one picture; pictures come in order."""
+        """Writes the 40 ms of the next picture."""
         first, end = (k * self._rate_hz // FRAME_RATE for k in (index, index + 1))
         samples = np.ascontiguousarray(self._take(end - first).T)
         frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self._layout)
@@ -100,11 +100,11 @@ class SoundTrack:
         self._container.mux(self._stream.encode(frame))
 
     def end(self) -> None:
-        """Writes the rest that the encoder holds."""
+        """Writes the rest of the sound out of the encoder."""
         self._container.mux(self._stream.encode(None))
 
     def _take(self, count: int) -> Samples:
-        """Returns the next `count` samples; silence after the last."""
+        """Returns the next `count` samples, or silence after the last."""
         while len(self._waiting) < count:
             more = next(self._pieces, None)
             more = np.zeros((count, self._waiting.shape[1]), np.float32) if more is None else more
@@ -114,7 +114,7 @@ class SoundTrack:
 
 
 def decode_jpeg(jpeg: bytes) -> Picture:
-    """Decodes a JPEG file. Raises CliError when there is none."""
+    """Decodes a JPEG file. Raises CliError for other data."""
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
         raise CliError("the server sent a frame that is not a JPEG picture")
@@ -133,7 +133,7 @@ def _video_stream(container: OutputContainer, width: int, height: int) -> VideoS
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     codec = stream.codec_context
     codec.gop_size = SECONDS_BETWEEN_KEY_FRAMES * FRAME_RATE
-    # Said in the file, because players guess differently.
+    # Written into the file, because players guess differently.
     codec.colorspace = codec.color_primaries = codec.color_trc = BT709
     codec.color_range = LIMITED_RANGE
     return stream

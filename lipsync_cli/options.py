@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 if TYPE_CHECKING:  # commands import it when they run
-    from lipsync_client import TlsOptions
+    from lipsync_client import Quality, TlsOptions
 
 DEFAULT_MODELS_ROOT = Path("models")
 
 ModelsRoot = Annotated[Path, typer.Option("--models-root", metavar="DIR", help="The folder of the avatars.")]
 
-
 Tls = Annotated[bool, typer.Option("--tls", help="Connect with TLS; the next four options imply it.")]
 TlsAuthorities = Annotated[
     Path | None,
-    typer.Option("--ca", metavar="FILE", help="Who may have signed the server's certificate, PEM; else the public ones."),
+    typer.Option("--ca", metavar="FILE", help="Authorities that sign the server's certificate, PEM; default the public ones."),
 ]
 TlsCertificate = Annotated[
-    Path | None, typer.Option("--cert", metavar="FILE", help="Own certificate, PEM, for servers that ask for one.")
+    Path | None, typer.Option("--cert", metavar="FILE", help="The client's certificate, PEM, for servers that ask for one.")
 ]
 TlsKey = Annotated[Path | None, typer.Option("--key", metavar="FILE", help="Its private key, PEM.")]
 TlsServerName = Annotated[
@@ -32,14 +31,26 @@ TlsServerName = Annotated[
 def tls_options(
     tls: bool, *, ca: Path | None, certificate: Path | None, key: Path | None, server_name: str | None
 ) -> TlsOptions | None:
-    """What the options for TLS ask for; None: plaintext."""
+    """Reads the options for TLS. None means plaintext."""
     from lipsync_client import TlsOptions
 
     given = TlsOptions(ca_file=ca, certificate_file=certificate, key_file=key, server_name=server_name)
     return given if tls or given != TlsOptions() else None
 
 
+def parse_quality(text: str | None) -> Quality | None:
+    """Reads a number or the name of a preset. Raises BadParameter."""
+    from lipsync_client.requests import check_output
+
+    quality = cast("Quality | None", int(text) if text and text.isdecimal() else text)
+    try:
+        check_output(quality, "jpeg")
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--quality") from None
+    return quality
+
+
 def check_suffix(path: Path, suffix: str, option: str) -> None:
-    """Refuses a file whose name would say something else than it holds."""
+    """Raises BadParameter for a file whose name does not fit its content."""
     if path.suffix.lower() != suffix:
         raise typer.BadParameter(f"{path} does not end in {suffix}", param_hint=option)

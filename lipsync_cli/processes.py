@@ -1,7 +1,7 @@
-"""Starts services as processes of their own and makes sure that none is left behind.
+"""Starts services as child processes and makes sure that none is left behind.
 
-Stopping sends SIGTERM, then SIGKILL. Should this process die without stopping them, the services end by themselves: their
-standard input closes, and they were started to serve no longer than that.
+Stopping sends SIGTERM, then SIGKILL. If this process dies without stopping them, the services end by themselves, because their
+standard input closes.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, cast
@@ -23,16 +26,17 @@ from lipsync_cli.failures import CliError
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
 LOG_LINES = 15
+LOOPBACK = ("server.port=127.0.0.1:0", "metrics.port=127.0.0.1:0")
 
 
 def serve_command(name: str, overrides: Sequence[str]) -> list[str]:
-    """The command line of a service that lives no longer than this process."""
+    """Returns the command line of a service that ends with this process."""
     settings = [part for override in overrides for part in ("--set", override)]
     return [sys.executable, "-m", "lipsync_cli", "serve", name, "--until-stdin-closes", *settings]
 
 
 class ServiceProcess:
-    """A service as a child process; use it as a context manager. `log` is the file that receives what it writes to stderr."""
+    """A service as a child process; use it as a context manager. The file `log` gets its stderr."""
 
     def __init__(self, name: str, command: Sequence[str], *, log: Path, stop_timeout_s: float = STOP_TIMEOUT_S) -> None:
         self.name = name
@@ -44,7 +48,7 @@ class ServiceProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                start_new_session=True,  # Ctrl-C is for us; the services end when we say so
+                start_new_session=True,  # Ctrl-C must reach this process alone, which then stops the services
             )
 
     def __enter__(self) -> Self:
@@ -65,15 +69,15 @@ class ServiceProcess:
 
     @property
     def pid(self) -> int:
-        """Of the child."""
+        """Process id of the child."""
         return self._process.pid
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> str:
-        """Waits for the line `ready <name> <host>:<port> ...` and returns its host:port. Raises CliError with the log's end."""
+        """Waits for the line `ready <name> <host>:<port> ...`; returns host:port. Raises CliError with the end of the log."""
         line = self._first_line(timeout_s)
         words = line.split()
         if words[:2] != ["ready", self.name] or len(words) < 3:
-            raise CliError(f"the {self.name} service said {line!r} in place of its ready line{self._log_end()}")
+            raise CliError(f"the {self.name} service printed {line!r} instead of its ready line{self._log_end()}")
         return words[2]
 
     def _first_line(self, timeout_s: float) -> str:
@@ -96,8 +100,37 @@ class ServiceProcess:
         return ":\n  " + "\n  ".join(lines) if lines else "; it logged nothing"
 
 
+@dataclass(frozen=True)
+class Services:
+    """Both services, ready, and where each listens; `address` is that of the compositing service."""
+
+    address: str
+    inference_address: str
+    inference: ServiceProcess
+    compositing: ServiceProcess
+
+
+@contextmanager
+def both_services(models_root: Path, *, inference: Sequence[str] = (), compositing: Sequence[str] = ()) -> Iterator[Services]:
+    """Starts both on free ports of loopback, with these settings, and waits until they are ready. They end with the block.
+
+    Raises CliError when one does not start.
+    """
+    with ExitStack() as stack:
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lipsync-")))
+
+        def started(name: str, *settings: str) -> ServiceProcess:
+            command = serve_command(name, [f"models_root={models_root}", *LOOPBACK, *settings])
+            return stack.enter_context(ServiceProcess(name, command, log=logs / f"{name}.log"))
+
+        first = started("inference", *inference)
+        inference_address = first.wait_ready()
+        second = started("compositing", f"inference_server.url={inference_address}", *compositing)
+        yield Services(second.wait_ready(), inference_address, first, second)
+
+
 def end_with_stdin() -> None:
-    """Ends this process as SIGTERM would when its standard input closes, that is, when its parent is gone."""
+    """Sends SIGTERM to this process once its standard input closes, that is, when its parent is gone."""
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 4096):

@@ -1,9 +1,8 @@
-"""Reads the sound of any audio or video file, in pieces, so that its length costs no memory.
+"""Reads the sound of any audio or video file, in pieces, so that a long one needs no more memory than a short one.
 
-PyAV brings FFmpeg's decoders along, so that no ffmpeg program is needed. A file is decoded twice: once to look it through, so
-that what is wrong with it is said before any work is done, and once for use. A sound whose rate changes midway is brought to the
-rate that most of it has. The film's track keeps up to two channels; the server hears all mixed to one, resampled as the networks'
-training did it.
+PyAV includes FFmpeg's decoders, so no ffmpeg program is needed. A file is decoded twice: once to check it, so that errors appear
+before any work is done, and once for use. A sound whose rate changes midway is resampled to the rate that most of it has. The
+film's track keeps up to two channels; the server gets all of them mixed to one, resampled as in the networks' training.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from lipsync_cli.files import ffmpeg_name
 from lipsync_cli.mixing import Levels, Samples
 
 SPEECH_RATE_HZ = 16000
-# Decoders give some hundred samples at a time; so many are handled together, as every step has a cost of its own.
+# Decoders give some hundred samples at a time. They are joined to pieces of this size, as every step has a fixed cost.
 PIECE_SAMPLES = 1 << 15
 
 Speech = NDArray[np.float32]  # [samples], mono at 16 kHz
@@ -38,7 +37,7 @@ Weights = Mapping[tuple[str, ...], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Piece:
-    """Sound in a row: float32 [samples, channels], nominally in [-1, 1], and FFmpeg's names of the channels."""
+    """A part of a sound: float32 [samples, channels], nominally in [-1, 1], and FFmpeg's names of the channels."""
 
     samples: Samples
     channels: tuple[str, ...]
@@ -47,7 +46,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Track:
-    """The sound of a film, as it comes: float32 [samples, channels], one or two channels."""
+    """The sound track of a film: pieces of float32 [samples, channels], one or two channels."""
 
     pieces: Iterator[Samples]
     channels: int
@@ -56,7 +55,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Recording:
-    """The sound of a file that was looked through."""
+    """The sound of a file that was checked."""
 
     path: Path
     rate_hz: int
@@ -64,21 +63,21 @@ class Recording:
     mono: Weights
     stereo: Weights
     warnings: tuple[str, ...]
-    """Sentences about sound that will not be heard as it was meant."""
+    """Sentences about sound that will probably not be heard as intended."""
 
     @property
     def channels(self) -> int:
-        """Channels of the film's track: one or two."""
+        """Number of channels of the film's track: one or two."""
         return min(2, max(map(len, self.mono)))
 
     @property
     def seconds(self) -> float:
-        """Duration."""
+        """Duration in seconds."""
         return self.sample_count / self.rate_hz
 
     @property
     def speech_samples(self) -> int:
-        """Samples of the speech."""
+        """Number of samples of the speech."""
         return _resampled_count(self.sample_count, self.rate_hz, SPEECH_RATE_HZ)
 
     def read(self) -> Iterator[Piece]:
@@ -107,7 +106,7 @@ class Recording:
 
 @contextmanager
 def opened_recording(path: Path) -> Iterator[Recording]:
-    """Does the same as `read_recording`, also for a pipe, whose content is kept in a file meanwhile."""
+    """Reads a recording as `read_recording` does. The content of a pipe is copied to a file that is deleted after the block."""
     if not path.is_fifo():
         yield read_recording(path)
         return
@@ -118,10 +117,10 @@ def opened_recording(path: Path) -> Iterator[Recording]:
 
 
 def read_recording(path: Path) -> Recording:
-    """Looks the first sound of a file through. Raises CliError when there is none, it is damaged, or a sample is not a number."""
+    """Checks the first sound of a file. Raises CliError when there is none, it is damaged, or a sample is not a number."""
     levels: dict[tuple[str, ...], Levels] = {}
     runs: list[tuple[int, int]] = []
-    for (channels, rate_hz), run in groupby(_finite(_decoded(path), path), _sort):
+    for (channels, rate_hz), run in groupby(_finite(_decoded(path), path), _rate_and_channels):
         level = levels.setdefault(channels, Levels(channels))
         count = 0
         for piece in run:
@@ -143,7 +142,7 @@ def read_recording(path: Path) -> Recording:
 
 
 def resampled(blocks: Iterable[Samples], from_hz: int, to_hz: int) -> Iterator[Samples]:
-    """Resamples [samples, channels] block by block: the very samples that resampling all at once gives."""
+    """Resamples [samples, channels] block by block. The samples are the same as those of resampling all at once."""
     if from_hz == to_hz:
         yield from blocks
         return
@@ -157,23 +156,23 @@ def resampled(blocks: Iterable[Samples], from_hz: int, to_hz: int) -> Iterator[S
 
 
 def _resampled_count(count: int, from_hz: int, to_hz: int) -> int:
-    """Samples that `resampled` gives for so many."""
+    """Returns the number of samples that `resampled` makes of `count`."""
     return (2 * count * to_hz + from_hz) // (2 * from_hz)
 
 
 def _at_rate(pieces: Iterator[Piece], rate_hz: int) -> Iterator[Piece]:
-    """The same sound at one rate, each run of pieces of one kind for itself."""
-    for (channels, own_hz), run in groupby(pieces, _sort):
+    """Resamples to one rate, each run of pieces with the same rate and channels by itself."""
+    for (channels, own_hz), run in groupby(pieces, _rate_and_channels):
         for samples in resampled((piece.samples for piece in run), own_hz, rate_hz):
             yield Piece(samples, channels, rate_hz)
 
 
-def _sort(piece: Piece) -> tuple[tuple[str, ...], int]:
+def _rate_and_channels(piece: Piece) -> tuple[tuple[str, ...], int]:
     return piece.channels, piece.rate_hz
 
 
 def _finite(pieces: Iterator[Piece], path: Path) -> Iterator[Piece]:
-    """The pieces as they are. Raises CliError for a sample that is not a number: resampled, it would spoil hundreds."""
+    """Yields the pieces unchanged. Raises CliError for a sample that is not a number: resampling would make hundreds of it."""
     seconds = 0.0
     for piece in pieces:
         if not np.isfinite(piece.samples).all():
@@ -188,14 +187,14 @@ def _finite(pieces: Iterator[Piece], path: Path) -> Iterator[Piece]:
 
 
 def _decoded(path: Path) -> Iterator[Piece]:
-    """The sound as it was recorded. Raises CliError when there is none, or when it is damaged."""
+    """Yields the sound as it was recorded. Raises CliError when there is none, or when it is damaged."""
     try:
         with av.open(ffmpeg_name(path)) as container:
             if not container.streams.audio:
                 raise CliError(f"{path} has no sound in it")
             frames = _frames(container, container.streams.audio[0])
             for (channels, rate_hz, *_), run in groupby(frames, _kind):
-                for samples in _joined(_packed(run)):
+                for samples in _in_blocks(_packed(run)):
                     yield Piece(samples, channels, rate_hz)
     except OSError as error:
         raise CliError(f"{path}: {error.strerror or error}") from error
@@ -204,12 +203,12 @@ def _decoded(path: Path) -> Iterator[Piece]:
 
 
 def _kind(frame: av.AudioFrame) -> tuple[tuple[str, ...], int, str, str]:
-    """Channels, rate, and the rest that may change midway."""
+    """Returns everything that may change midway: channels, rate, layout and format."""
     return tuple(channel.name for channel in frame.layout.channels), frame.sample_rate, frame.layout.name, frame.format.name
 
 
 def _packed(frames: Iterable[av.AudioFrame]) -> Iterator[Samples]:
-    """Frames of one kind as float32 [samples, channels]. FFmpeg converts them, as PyAV crashes over eight planes of samples."""
+    """Yields frames of one kind as float32 [samples, channels]. FFmpeg converts them: PyAV crashes at more than eight planes."""
     convert = None
     for frame in frames:
         convert = convert or av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
@@ -217,8 +216,8 @@ def _packed(frames: Iterable[av.AudioFrame]) -> Iterator[Samples]:
             yield np.asarray(packed.to_ndarray(), np.float32).reshape(-1, packed.layout.nb_channels)
 
 
-def _joined(blocks: Iterable[Samples]) -> Iterator[Samples]:
-    """The same samples in blocks of some size."""
+def _in_blocks(blocks: Iterable[Samples]) -> Iterator[Samples]:
+    """Joins blocks until they have PIECE_SAMPLES."""
     waiting: list[Samples] = []
     for block in blocks:
         waiting.append(block)
@@ -230,7 +229,7 @@ def _joined(blocks: Iterable[Samples]) -> Iterator[Samples]:
 
 
 def _frames(container: InputContainer, stream: AudioStream) -> Iterator[av.AudioFrame]:
-    """Decoded frames; damaged ones are left out, as players do."""
+    """Yields decoded frames. Damaged ones are left out, as players do."""
     for packet in container.demux(stream):
         try:
             yield from packet.decode()

@@ -1,4 +1,4 @@
-"""`lipsync render`: an avatar and a recording, or the stored features of its own clip, in, an MP4 out."""
+"""`lipsync render`: writes a film of an avatar that speaks a recording, or its own clip by its stored features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
-from typing import cast
 
 from lipsync_cli.failures import CliError, complain
 from lipsync_cli.files import replacing, write_png
@@ -21,14 +20,14 @@ from lipsync_client import Batch, Client, LipsyncError, Quality, Timings, TlsOpt
 
 @dataclass(frozen=True)
 class Job:
-    """A film to render. `face` is the part of the pictures that the strip shows; None shows all of them."""
+    """A film to render. `face` is the part of the pictures that the strip shows; None shows whole pictures."""
 
     avatar: str
     audio: Path | None
-    """None: from the avatar's stored features, without a sound track."""
+    """The speech. None renders from the avatar's stored features, without a sound track."""
     out: Path
     frames: int | None = None
-    """Length of a film from stored features; None: that of the avatar's clip."""
+    """The length of a film from stored features. None means that of the avatar's clip."""
     server: str = "localhost:50052"
     quality: Quality | None = None
     tls: TlsOptions | None = None
@@ -38,7 +37,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Rendered:
-    """The course of a render. `first_frame_s` runs from the first request to the first picture, `seconds` to the whole file."""
+    """The figures of a render. `first_frame_s` is the time from the first request to the first frame, `seconds` to the end."""
 
     frames: int
     clip_s: float
@@ -47,7 +46,7 @@ class Rendered:
     server: Timings
 
     def rows(self) -> list[tuple[str, str]]:
-        """For the table of times."""
+        """Returns the rows of the table of times."""
         per_frame = 1 / max(self.frames, 1)
         return [
             ("clip", f"{self.clip_s:.2f} s, {self.frames} frames"),
@@ -61,17 +60,8 @@ class Rendered:
         ]
 
 
-def parse_quality(text: str | None) -> Quality | None:
-    """Reads a number or a preset's name. Raises ValueError for anything else."""
-    if text is None or text in {"low", "medium", "high"}:
-        return cast("Quality | None", text)
-    if text.isdecimal() and 1 <= int(text) <= 100:
-        return int(text)
-    raise ValueError(f"{text!r} is not a quality; expected 1 to 100, low, medium or high")
-
-
 def render(job: Job, report: Report) -> Rendered:
-    """Renders `job`, reporting frames as they are written. Raises CliError; leaves no half file."""
+    """Renders `job` and reports frames as they are written. Raises CliError, and then leaves no part of a file."""
     with ExitStack() as stack:
         recording = stack.enter_context(opened_recording(job.audio)) if job.audio else None
         for warning in recording.warnings if recording else ():
@@ -81,24 +71,24 @@ def render(job: Job, report: Report) -> Rendered:
         client = stack.enter_context(_client(job))
         partial = stack.enter_context(replacing(job.out))
         total = frame_count(recording.speech_samples, SPEECH_RATE_HZ) if recording else job.frames or _clip_frames(client, job)
-        reception = Reception(job, report, total)
-        batches, track = _film(client, job, recording, reception)
-        write_movie(partial, reception.pictures(batches), track)
-        seconds = time.perf_counter() - reception.started
+        receiver = Receiver(job, report, total)
+        batches, track = _film(client, job, recording, receiver)
+        write_movie(partial, receiver.pictures(batches), track)
+        seconds = time.perf_counter() - receiver.started
     if job.strip:
-        write_png(job.strip, reception.strip.draw())
+        write_png(job.strip, receiver.strip.draw())
     clip_s = recording.seconds if recording else total / FRAME_RATE
-    return Rendered(reception.frames, clip_s, reception.first_frame_s, seconds, reception.server)
+    return Rendered(receiver.frames, clip_s, receiver.first_frame_s, seconds, receiver.server)
 
 
-def _film(client: Client, job: Job, recording: Recording | None, reception: Reception) -> tuple[Iterator[Batch], Track | None]:
-    """Begins to read and to ask; returns the pictures to come, and the sound that goes with them."""
+def _film(client: Client, job: Job, recording: Recording | None, receiver: Receiver) -> tuple[Iterator[Batch], Track | None]:
+    """Returns the batches of the film, which ask for frames as they are read, and its sound track."""
     if recording is None:
-        return client.stored_batches(job.avatar, reception.total, quality=job.quality), None
-    # Each piece is decoded once: it waits for the film while the server makes the pictures that go with it.
-    heard, shown = tee(recording.read())
-    speech = reception.strip.hear(recording.speech_of(heard))
-    return client.batches(job.avatar, speech, quality=job.quality), recording.track_of(shown)
+        return client.stored_batches(job.avatar, receiver.total, quality=job.quality), None
+    # Each piece is decoded once, for both; the sound track holds it until the server has made its frames.
+    for_server, for_track = tee(recording.read())
+    speech = receiver.strip.with_sound(recording.speech_of(for_server))
+    return client.batches(job.avatar, speech, quality=job.quality), recording.track_of(for_track)
 
 
 def _client(job: Job) -> Client:
@@ -123,8 +113,8 @@ def _clip_frames(client: Client, job: Job) -> int:
     return found.frame_count
 
 
-class Reception:
-    """Takes the pictures of a clip from the server and keeps account of them."""
+class Receiver:
+    """Decodes the frames of a film, and collects its figures and its strip."""
 
     def __init__(self, job: Job, report: Report, total: int) -> None:
         self._job = job
@@ -137,20 +127,20 @@ class Reception:
         self.server = Timings()
 
     def pictures(self, batches: Iterable[Batch]) -> Iterator[Picture]:
-        """The decoded frames in order. Raises CliError."""
+        """Yields the decoded frames in order. Raises CliError."""
         self._report("frames", 0, self.total)
         try:
             for batch in batches:
                 self.server += batch.timings
                 for jpeg in batch.frames:
-                    yield self._received(decode_jpeg(jpeg))
+                    yield self._note(decode_jpeg(jpeg))
         except LipsyncError as error:
             raise CliError(f"{self._job.server} answered {error}") from error
 
-    def _received(self, picture: Picture) -> Picture:
+    def _note(self, picture: Picture) -> Picture:
         if self.frames == 0:
             self.first_frame_s = time.perf_counter() - self.started
-        self.strip.see(self.frames, picture)
+        self.strip.add_frame(self.frames, picture)
         self.frames += 1
         self._report("frames", self.frames, self.total)
         return picture

@@ -1,4 +1,4 @@
-"""What commands draw: tables on stdout, progress on stderr, so that output can be piped."""
+"""Tables on stdout and progress bars on stderr, so that output can be piped."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from rich.table import Table
 from rich.text import Text
 
 Report = Callable[[str, int, int], None]
-"""Told of progress: what is being done, how much is done, of how much."""
-
+"""Takes progress: the name of the work, the amount done, the total."""
 
 PIPED_WIDTH = 200
 
 
 class RateColumn(ProgressColumn):
-    """Units a second."""
+    """A column of a progress bar: units a second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """The rate over the last moments, or over all when done."""
+        """Shows the current rate, or the mean rate of finished work."""
         rate = task.finished_speed or task.speed
         return Text("" if rate is None else f"{rate:.1f} {self.unit}/s", style="progress.data.speed")
 
 
 @contextmanager
 def progress_bar(unit: str) -> Iterator[Report]:
-    """A bar for each thing that is told of, with rate and remaining time."""
+    """Shows a bar for each work that is reported, with rate and remaining time."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -45,16 +44,16 @@ def progress_bar(unit: str) -> Iterator[Report]:
     with Progress(*columns, console=console) as progress:
         bars = {}
 
-        def report(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(what, total=total)
-            progress.update(bars[what], completed=done, total=total)
+        def report(work: str, done: int, total: int) -> None:
+            if work not in bars:
+                bars[work] = progress.add_task(work, total=total)
+            progress.update(bars[work], completed=done, total=total)
 
         yield report
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
-    """Prints a table; columns whose name begins with '>' are aligned to the right. Without names there is no head."""
+    """Prints a table. A column whose name begins with '>' is aligned to the right; empty names give no header."""
     drawn = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, show_header=any(columns))
     for column in columns:
         drawn.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
@@ -62,5 +61,5 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str |
         drawn.add_row(*map(Text, row))
     console = Console()
     if not console.is_terminal:
-        console.width = max(console.width, PIPED_WIDTH)  # a file has no edge to fold lines at
+        console.width = max(console.width, PIPED_WIDTH)  # lines of a file need no folding
     console.print(drawn)

@@ -1,6 +1,6 @@
-"""One avatar that speaks in this process: the engine, the audio features and the composer of the services, without the wire.
+"""Lets one avatar speak in this process: the engine, the audio features and the composer of the services, without the wire.
 
-What it shows is what the services would send, before it becomes a JPEG.
+The pictures are those that the services would send, before they become JPEG files.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
+from avatar_kit.errors import AvatarError
 from avatar_kit.geometry import Picture
 from avatar_kit.timeline import frame_at
+from avatar_tools.demo import SPEECH_PATH
+from avatar_tools.inspect import Composite
 from compositing_service.backgrounds.composer import open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.outputs import RawOutput
@@ -27,14 +29,17 @@ from inference_service.models.model import ModelLoader
 from inference_service.models.stored_features import StoredFeatures
 from inference_service.settings import GpuSection, OnnxSection
 from lipsync_cli.failures import CliError
+from lipsync_cli.recording import Speech, read_recording
+from service_kit.errors import ServiceError
 
 _OPTIONS = OnnxSection()
 _BATCH = 8
-_CACHE_BYTES = 32 * 2**20  # each frame is seldom shown twice
+_CACHE_BYTES = 32 * 2**20  # each picture is seldom shown twice
+_SAMPLES_A_FRAME = 640  # 40 ms at 16 kHz
 
 
 class Speaker:
-    """For one thread. Methods block, and raise CliError, AvatarError or ServiceError."""
+    """An avatar that speaks. Use it in one thread. Methods block, and raise CliError, AvatarError or ServiceError."""
 
     def __init__(self, avatar: Avatar, catalog: AvatarCatalog) -> None:
         """Opens the network on the GPU or CPU that a service would take without configuration."""
@@ -49,48 +54,73 @@ class Speaker:
         frames = cache.open(max_frames=avatar.frame_count)
         self._composer = open_composer(avatar, cache=cache, frames=frames)
 
-    def pictures(self, speech: NDArray[np.float32], positions: Sequence[int]) -> Iterator[Picture]:
-        """The picture at each of those positions of the timeline, for successive 40 ms of the speech, mono at 16 kHz."""
+    def pictures(self, speech: Speech, positions: Sequence[int]) -> Iterator[Picture]:
+        """Yields the picture at each position of the timeline, one for each 40 ms of the speech."""
         rows = self._features.rows(speech, first_row=-ROWS_BEFORE, row_count=len(positions) + CONTEXT_ROWS)
-        frames = [frame_at(position, self.avatar.frame_count, self.avatar.loop) for position in positions]
-        for start in range(0, len(frames), _BATCH):
-            batch = frames[start : start + _BATCH]
+        indices = [frame_at(position, self.avatar.frame_count, self.avatar.loop) for position in positions]
+        for start in range(0, len(indices), _BATCH):
+            batch = indices[start : start + _BATCH]
             windows = windows_of_rows(rows[start : start + len(batch) + CONTEXT_ROWS])
             yield from self._composited(batch, windows)
 
-    def moment(self, speech: NDArray[np.float32], frame: int, *, heard: int) -> Picture:
-        """Frame `frame` of the avatar, speaking what is heard at the 40 ms number `heard` of the sound."""
+    def moment(self, speech: Speech, index: int, *, heard: int) -> Picture:
+        """Returns picture `index` of the clip with the mouth for frame `heard` of the speech."""
         rows = self._features.rows(speech, first_row=heard - ROWS_BEFORE, row_count=1 + CONTEXT_ROWS)
-        (picture,) = self._composited([frame], windows_of_rows(rows))
+        (picture,) = self._composited([index], windows_of_rows(rows))
         return picture
 
-    def remembered(self, frame: int) -> Picture:
-        """Frame `frame` speaking what its clip spoke there, by the features stored with the avatar; without the audio encoder."""
+    def stored_moment(self, index: int) -> Picture:
+        """Returns picture `index` with the mouth for the clip's own sound, from stored features, without the audio encoder."""
         stored = StoredFeatures(self.avatar.features_path, frame_count=self.avatar.frame_count)
-        (picture,) = self._composited([frame], stored.windows([frame]))
+        (picture,) = self._composited([index], stored.windows([index]))
         return picture
 
     def silent(self, position: int) -> Picture:
-        """The picture at that position of the timeline as it is, without a mouth."""
-        frame = frame_at(position, self.avatar.frame_count, self.avatar.loop)
-        return self._shaped(self._composer.stored(frame, RawOutput()))
+        """Returns the stored picture at a position of the timeline."""
+        index = frame_at(position, self.avatar.frame_count, self.avatar.loop)
+        return self._picture(self._composer.stored(index, RawOutput()))
 
     @cached_property
     def _features(self) -> AudioFeatures:
         loader = ModelLoader(_OPTIONS)
         return loader.features(self._catalog.audio_encoder_path(self.avatar), self._engine.device)
 
-    def _composited(self, frames: Sequence[int], windows: FrameWindows) -> Iterator[Picture]:
-        self._engine.bank.ensure(frames)
-        batch = EngineInput(windows, np.array(frames, np.int64), NO_PICTURES, want_float=False, want_uint8=True)
+    def _composited(self, indices: Sequence[int], windows: FrameWindows) -> Iterator[Picture]:
+        self._engine.bank.ensure(indices)
+        batch = EngineInput(windows, np.array(indices, np.int64), NO_PICTURES, want_float=False, want_uint8=True)
         try:
             output = self._engine.run(batch)
         except EngineError as error:
             raise CliError(f"the avatar's network failed: {str(error).splitlines()[0][:300]}") from error
         if output.mouths_uint8 is None or not output.finite.all():
             raise CliError("the avatar's network gives values that are not finite numbers")
-        for frame, mouth in zip(frames, output.mouths_uint8, strict=True):
-            yield self._shaped(self._composer.composite(frame, mouth, RawOutput()))
+        for index, mouth in zip(indices, output.mouths_uint8, strict=True):
+            yield self._picture(self._composer.composite(index, mouth, RawOutput()))
 
-    def _shaped(self, pixels: bytes) -> Picture:
+    def _picture(self, pixels: bytes) -> Picture:
         return np.frombuffer(pixels, np.uint8).reshape(self.avatar.height, self.avatar.width, 3)
+
+
+def loud_moment(avatar: Avatar, catalog: AvatarCatalog) -> Composite | str:
+    """Composites the clip's middle picture with the mouth for the loudest moment of the shipped speech, or says why it cannot.
+
+    Without an audio encoder the mouth is the one for the clip's own sound, if the avatar's features are stored.
+    """
+    index = avatar.frame_count // 2
+    try:
+        speaker = Speaker(avatar, catalog)
+        speech = read_recording(SPEECH_PATH).speech()
+        try:
+            return Composite(index, speaker.moment(speech, index, heard=_loudest(speech)))
+        except AvatarError:
+            if avatar.features_path is None:
+                raise
+            return Composite(index, speaker.stored_moment(index))
+    except (AvatarError, CliError, ServiceError) as error:
+        return str(error)
+
+
+def _loudest(speech: Speech) -> int:
+    """Returns the number of the loudest 40 ms."""
+    pieces = speech[: speech.size // _SAMPLES_A_FRAME * _SAMPLES_A_FRAME].reshape(-1, _SAMPLES_A_FRAME)
+    return int(np.argmax(np.square(pieces).mean(axis=1)))

@@ -62,7 +62,7 @@ def composite_request(
     audio_start_frame: int = 0,
 ) -> pb.CompositeBatchRequest:
     """Builds the request of one batch. Raises ValueError for an unknown quality or output, or a number over 32 bits."""
-    check_picture(quality, output)
+    check_output(quality, output)
     sound = audio if isinstance(audio, WireSound) else wire_sound(audio)
     return pb.CompositeBatchRequest(
         model_id=avatar,
@@ -153,7 +153,7 @@ class SpokenFrames:
         self._sound.forget(cut_of(before, 1, sample_rate=self._sample_rate).first_sample)
 
 
-def check_picture(quality: Quality | None, output: Output) -> None:
+def check_output(quality: Quality | None, output: Output) -> None:
     """Raises ValueError for an unknown quality or output."""
     if output not in FORMATS:
         raise ValueError(f"output is {output!r}; expected jpeg or raw")

@@ -16,7 +16,7 @@ import sys
 for module in sys.argv[1:]:
     sys.modules[module] = None
 import compositing_service.service
-import lipsync_cli.serving
+import service_kit.settings
 import lipsync_cli.main
 """
 

@@ -9,7 +9,7 @@ import pytest
 
 from avatar_kit.catalog import AvatarCatalog
 from avatar_tools.inspect import Composite
-from lipsync_cli.speaking import loud_moment, open_speaker
+from lipsync_cli.speaker import Speaker, loud_moment
 from shared_proto import compositing_pb2 as pb
 
 from . import reference
@@ -27,7 +27,7 @@ def test_the_pictures_are_the_services(duo: Duo, models_root, speech: np.ndarray
     )
     sent = duo.pictures.InferBatchComposite(request, timeout=CALL_S)
     catalog = AvatarCatalog(models_root)
-    speaker = open_speaker(catalog.get(avatar_id), catalog)
+    speaker = Speaker(catalog.get(avatar_id), catalog)
     shown = list(speaker.pictures(sound, range(2, 2 + FRAMES)))
     assert [picture.tobytes() for picture in shown] == list(sent.composited_frames)
 
@@ -36,7 +36,7 @@ def test_the_moment_on_the_sheet_is_one_of_the_clip(models_root, speech: np.ndar
     catalog = AvatarCatalog(models_root)
     avatar = catalog.get("small")
     windows = reference.frame_windows(avatar, speech, 40)
-    picture = open_speaker(avatar, catalog).moment(speech, 3, heard=31)
+    picture = Speaker(avatar, catalog).moment(speech, 3, heard=31)
     wanted = reference.pasted(avatar, 3, reference.mouths(avatar, [3], windows[31:32])[0])
     assert np.abs(picture.astype(int) - wanted).max() <= 1
 

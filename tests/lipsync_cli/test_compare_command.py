@@ -129,7 +129,7 @@ def test_the_shipped_speech_is_what_is_spoken_without_audio(run, avatar, models_
         (["reference=fixed:20"], ["the avatar has frames 0 to 19"]),
         (["idle=5,40"], ["the avatar has frames 0 to 19"]),
         (["paste=reference"], ["nothing to compare: the avatar has paste reference already"]),
-        (["paste=feather", "paste=direct"], ["paste is there twice"]),
+        (["paste=feather", "paste=direct"], ["paste is given twice"]),
         (["paste=soft", "loop=round", "speed"], ["paste=soft", "loop=round", "'speed'"]),
     ],
 )
@@ -168,7 +168,7 @@ def test_without_onnxruntime_the_extra_is_named(start, avatar, models_root) -> N
     asked = ["avatar", "inspect", "ada", "--models-root", models_root]
     process = start(*asked, "--compare", "paste=feather", command=(sys.executable, "-c", BLOCKED))
     assert process.wait(60) == 1
-    assert process.stderr.read().rstrip().endswith("install the extra [cpu] or [gpu]")
+    assert process.stderr.read().rstrip().endswith("pip install 'lipsync-serving[cpu]', on a machine with a GPU [gpu]")
 
 
 def test_the_sheet_says_so_too(start, avatar, models_root, tmp_path) -> None:

@@ -38,9 +38,9 @@ def test_ready(tmp_path):
     [
         ("import sys; sys.exit('no GPU here')", "box service ended while it started:\n  no GPU here"),
         ("pass", "ended while it started; it logged nothing"),
-        ("print('hello', flush=True); input()", "said 'hello' in place of its ready line"),
-        ("print('ready other 127.0.0.1:1', flush=True); input()", "in place of its ready line"),
-        ("print('ready box', flush=True); input()", "in place of its ready line"),
+        ("print('hello', flush=True); input()", "printed 'hello' instead of its ready line"),
+        ("print('ready other 127.0.0.1:1', flush=True); input()", "instead of its ready line"),
+        ("print('ready box', flush=True); input()", "instead of its ready line"),
         ("input()", "was not ready within 0.1 s"),
     ],
     ids=["ends", "ends silently", "says something else", "another service", "no address", "never ready"],

@@ -180,9 +180,12 @@ def test_the_strip_shows_the_face_and_the_sound():
     speech = np.zeros(640 * 24, np.float32)
     speech[8000:] = 1
     strip = Strip(2, face=(50, 20, 130, 60))
-    assert np.concatenate(list(strip.hear(speech[k : k + 999] for k in range(0, speech.size, 999)))).tolist() == speech.tolist()
-    strip.see(0, picture)
-    strip.see(1, picture)
+    assert (
+        np.concatenate(list(strip.with_sound(speech[k : k + 999] for k in range(0, speech.size, 999)))).tolist()
+        == speech.tolist()
+    )
+    strip.add_frame(0, picture)
+    strip.add_frame(1, picture)
     drawn = strip.draw()
     green = (drawn == (0, 200, 0)).all(axis=2)
     assert green.sum() == pytest.approx(2 * 320 * 160, rel=0.02), "both tiles show the face alone, 320 wide"
@@ -193,9 +196,9 @@ def test_the_strip_shows_the_sound_around_each_frame():
     speech = np.zeros(640 * 240, np.float32)
     speech[640 * 110 :] = 1
     strip = Strip(240)
-    list(strip.hear(speech[k : k + 12_345] for k in range(0, speech.size, 12_345)))
+    list(strip.with_sound(speech[k : k + 12_345] for k in range(0, speech.size, 12_345)))
     for frame in range(240):
-        strip.see(frame, np.zeros((100, 200, 3), np.uint8))
+        strip.add_frame(frame, np.zeros((100, 200, 3), np.uint8))
     upper, lower = np.array_split((strip.draw() == (200, 150, 90)).all(axis=2), 2)
     loud = np.flatnonzero(upper.sum(axis=0) > 20)
     last_tile = upper.shape[1] - 324
