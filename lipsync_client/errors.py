@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Iterable
 
 import grpc
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped,unused-ignore]
 
-REQUEST_ID_KEY = "x-request-id"
-DETAILS_KEY = "grpc-status-details-bin"
-PUSHBACK_KEY = "grpc-retry-pushback-ms"
-FITTING_KEY = "x-fitting-batch-size"
+from shared_proto.status_details import StatusDetails, Violation
+
+__all__ = ["LipsyncError", "Violation", "from_rpc_error"]
 
 # Explanations of gRPC's messages about a connection that failed. The first that matches counts.
 NO_CONNECTION = ("failed to connect to all addresses", "connections to all backends failing")
@@ -28,14 +22,6 @@ CAUSES = {
     "Socket closed": CLOSED,
     "Connection reset": CLOSED,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """One thing wrong with a request: the field's name in the .proto file, and a sentence that says what is allowed."""
-
-    field: str
-    description: str
 
 
 class LipsyncError(Exception):
@@ -70,15 +56,14 @@ class LipsyncError(Exception):
 
 def from_rpc_error(error: grpc.RpcError, request_id: str) -> LipsyncError:
     """Reads status, details and trailing metadata of a failed call, blocking or asyncio."""
-    trailing = dict(cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ()))
-    details = _details(trailing.get(DETAILS_KEY))
+    details = StatusDetails.of(error)
     return LipsyncError(
         error.code(),
         _explained(error.details() or "no reason given"),
-        violations=_violations(details),
-        request_id=_text(trailing.get(REQUEST_ID_KEY)) or request_id,
-        retry_after_ms=_retry_after_ms(trailing.get(PUSHBACK_KEY), details),
-        fitting_batch_size=_number(trailing.get(FITTING_KEY)),
+        violations=details.violations,
+        request_id=details.request_id or request_id,
+        retry_after_ms=details.retry_after_ms,
+        fitting_batch_size=details.fitting_batch_size,
     )
 
 
@@ -88,47 +73,3 @@ def _explained(details: str) -> str:
         return details
     cause = next((meaning for words, meaning in CAUSES.items() if words in details), None)
     return f"{cause} ({details})" if cause else details
-
-
-def _details(packed: str | bytes | None) -> list[Any]:
-    """Unpacks the details of a google.rpc.Status. Unreadable ones count as none: the status itself is known without them."""
-    if not isinstance(packed, bytes):
-        return []
-    try:
-        return list(status_pb2.Status.FromString(packed).details)
-    except DecodeError:
-        return []
-
-
-def _violations(details: list[Any]) -> list[Violation]:
-    return [
-        Violation(violation.field, violation.description)
-        for bad_request in _unpacked(details, error_details_pb2.BadRequest)
-        for violation in bad_request.field_violations
-    ]
-
-
-def _retry_after_ms(pushback: str | bytes | None, details: list[Any]) -> int | None:
-    """Reads the wait from either place. A server that does not want the call again sends a negative pushback."""
-    if pushback is not None:
-        return _number(pushback)
-    waits = (info for info in _unpacked(details, error_details_pb2.RetryInfo) if info.HasField("retry_delay"))
-    return next((info.retry_delay.ToMilliseconds() for info in waits), None)
-
-
-def _unpacked(details: list[Any], kind: type[Any]) -> Iterator[Any]:
-    """Yields the details of that kind; unreadable ones are left out."""
-    for detail in details:
-        message = kind()
-        with suppress(DecodeError):
-            if detail.Unpack(message):
-                yield message
-
-
-def _number(value: str | bytes | None) -> int | None:
-    text = _text(value)
-    return int(text) if text.isdecimal() else None
-
-
-def _text(value: str | bytes | None) -> str:
-    return value if isinstance(value, str) else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, replace
 
-from lipsync_client.errors import REQUEST_ID_KEY
+from shared_proto.status_details import REQUEST_ID_KEY
 
 AVATAR_KEY = "x-avatar-id"
 SESSION_KEY = "x-session-id"

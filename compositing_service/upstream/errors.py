@@ -6,12 +6,9 @@ the texts that gRPC makes for lost connections carry addresses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 import grpc
-from google.rpc import error_details_pb2  # type: ignore[import-untyped]
-from grpc_status import rpc_status
 
 from service_kit.errors import (
     Aborted,
@@ -24,8 +21,8 @@ from service_kit.errors import (
     Unavailable,
     Violation,
 )
+from shared_proto.status_details import StatusDetails
 
-_PUSHBACK_KEY = "grpc-retry-pushback-ms"
 # Fields of an InferBatchRequest that we fill in and callers do not know.
 _OUR_FIELDS = frozenset({"frame_indices", "mouth_format", "avatar_version"})
 # CANCELLED without our having cancelled is a server that stopped.
@@ -68,7 +65,7 @@ def _words(error: grpc.aio.AioRpcError) -> str:
 
 
 def _invalid(error: grpc.aio.AioRpcError) -> ServiceError:
-    violations = _violations(error)
+    violations = [Violation(each.field, each.description) for each in StatusDetails.of(error).violations]
     if any(violation.field.split("[")[0] in _OUR_FIELDS for violation in violations):
         return _out_of_step()
     return InvalidRequest(violations) if violations else RefusedByInference(_words(error))
@@ -81,31 +78,14 @@ def _out_of_step() -> ServiceError:
     )
 
 
-def _violations(error: grpc.aio.AioRpcError) -> list[Violation]:
-    try:
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # has the methods, not the class
-    except ValueError:  # details that contradict the status
-        return []
-    bad_request = error_details_pb2.BadRequest()
-    return [
-        Violation(violation.field, violation.description)
-        for detail in (status.details if status else ())
-        if detail.Unpack(bad_request)
-        for violation in bad_request.field_violations
-    ]
-
-
-def _pushback_ms(error: grpc.aio.AioRpcError) -> int | None:
-    """When to try again, as the inference service says; None: not at all."""
-    trailing: Iterable[Any] = error.trailing_metadata()  # pairs, whatever the stubs say
-    waits = [value for key, value in trailing if key == _PUSHBACK_KEY]
-    return int(waits[0]) if waits and waits[0].isdecimal() else None
+def _exhausted(error: grpc.aio.AioRpcError) -> ServiceError:
+    return ResourceExhausted(_words(error), retry_after_ms=StatusDetails.of(error).retry_after_ms)
 
 
 _REFUSALS: dict[grpc.StatusCode, Callable[[grpc.aio.AioRpcError], ServiceError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: _invalid,
     grpc.StatusCode.OUT_OF_RANGE: lambda _: _out_of_step(),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: lambda error: ResourceExhausted(_words(error), retry_after_ms=_pushback_ms(error)),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: _exhausted,
     grpc.StatusCode.NOT_FOUND: lambda error: NotFound(_words(error)),
     grpc.StatusCode.FAILED_PRECONDITION: lambda error: FailedPrecondition(_words(error)),
     grpc.StatusCode.ABORTED: lambda error: Aborted(_words(error)),
