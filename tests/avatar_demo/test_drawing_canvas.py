@@ -13,7 +13,7 @@ FATTER = 1 / 16  # picture pixels: OpenCV fills the outline itself as well, half
 coordinates = st.floats(-50, 50, allow_nan=False)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(x=st.floats(20, 40), y=st.floats(20, 40), a=st.floats(3, 15), b=st.floats(3, 15))
 def test_an_ellipse_covers_its_area_around_its_centre(x: float, y: float, a: float, b: float) -> None:
     covered = Layer(0, 0, 60, 60).mask(ellipse((x, y), (a, b)))
@@ -31,7 +31,7 @@ def test_blur_keeps_the_area_and_the_edge_of_the_layer_does_not_show(blur: float
     np.testing.assert_allclose(cut, whole[:, : 50 * DENSITY], atol=0.02)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(coordinates, coordinates), min_size=3, max_size=9, unique=True))
 def test_a_curve_passes_through_its_knots(knots: list[tuple[float, float]]) -> None:
     for closed in (True, False):

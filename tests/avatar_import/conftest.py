@@ -15,14 +15,9 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
-
-# Judging by the clock would make a busy machine fail.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
 
 WIDTH, HEIGHT, FRAMES = 160, 96, 12
 

@@ -11,17 +11,12 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.geometry import Rect
 from avatar_kit.writer import AvatarWriter
-
-# Judging by the clock would make a busy machine fail.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
 
 WIDTH, HEIGHT, FRAMES = 160, 96, 6
 

@@ -211,7 +211,7 @@ class Blocks:
 widths = st.sampled_from([3, 6, 12, 16, 32, 48])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 1000),
     stem=st.tuples(widths, widths),

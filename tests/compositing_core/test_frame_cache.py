@@ -152,7 +152,7 @@ def test_room_for_no_frame_is_a_mistake():
         FrameCache(max_bytes=1, policy="lfu").open(max_frames=0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     policy=st.sampled_from(["lfu", "lru"]),
     room=st.floats(0, 8),

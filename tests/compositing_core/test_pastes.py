@@ -29,7 +29,7 @@ def paste(picture, rect, kind, mouth):
     return pixels
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rect=rects(), kind=st.sampled_from(Paste), which=st.integers(0, 3))
 @example(rect=Rect(0, 0, 1, 1), kind=Paste.FEATHER, which=0)
 @example(rect=Rect(50, 50, 51, 51), kind=Paste.FEATHER, which=0)
@@ -42,7 +42,7 @@ def test_each_paste_is_its_definition(judges, make_texture, mouths, rect, kind, 
     np.testing.assert_array_equal(paste(picture, rect, kind, mouths[which]), expected)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rect=rects(), kind=st.sampled_from(Paste), margins=st.tuples(*[st.integers(0, 40)] * 4))
 def test_what_is_kept_of_the_surroundings_is_enough(judges, make_texture, mouths, rect, kind, margins):
     """Pasting into a restored region gives that region of the pasted picture, whatever lay in the working memory."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_kit.timeline import Loop, frame_at
@@ -239,7 +239,6 @@ def numbered(count: int) -> bytes:
     return np.arange(count, dtype="<f4").tobytes()
 
 
-@settings(deadline=None)
 @given(orders())
 def test_a_tail_is_made_from_the_same_as_in_the_whole(drawn: tuple[pb.CompositeBatchRequest, int]) -> None:
     sent, first = drawn

@@ -33,7 +33,7 @@ RPCS = [
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 MANY = settings(FEW, max_examples=400)
 
 some_bytes = st.one_of(

@@ -90,7 +90,7 @@ def test_a_batch_is_its_frames_one_by_one(duo: Duo, speech: np.ndarray, whole: l
     assert single == whole[13 : 13 + BATCH]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_cut(duo: Duo, speech: np.ndarray, whole: list[bytes], data: st.DataObject) -> None:
     first = data.draw(st.integers(0, CLIP_FRAMES - 1))

@@ -178,7 +178,7 @@ def test_mouths_alone(duo: Duo, root: Path, rpc: str, avatar_id: str) -> None:
     assert made == [wanted[index].tobytes() for index in chosen]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(start=st.integers(0, 90), sizes=st.lists(st.integers(1, 24), min_size=1, max_size=4))
 def test_any_cut(duo: Duo, start: int, sizes: list[int]) -> None:
     frames, at = [], start

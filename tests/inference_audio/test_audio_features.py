@@ -22,7 +22,7 @@ from inference_service.audio.windows import windows_from_feature_rows
 from inference_service.engines.sessions import encoder_run
 from service_kit.errors import InvalidRequest, Problems
 
-fixtures_are_constant = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+fixtures_are_constant = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

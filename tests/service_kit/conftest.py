@@ -9,15 +9,10 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from hypothesis import settings
 
 from service_kit.admission import RunningCalls
 from service_kit.interceptors import CallInterceptor
 from service_kit.metrics import Metrics
-
-# Machines are busy: how long an example takes says nothing.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
 
 Start = Callable[..., Awaitable[grpc.aio.Channel]]
 
