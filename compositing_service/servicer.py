@@ -11,6 +11,7 @@ import grpc.aio
 
 from compositing_service.parts import CompositingParts
 from compositing_service.request import read_model_id, read_order
+from compositing_service.unary import BatchReply
 from service_kit import request_context
 from service_kit.deadline import within_deadline
 from service_kit.readiness import Readiness
@@ -53,11 +54,11 @@ class CompositingServicer(CompositingServiceServicer):
         composite: Any = grpc.unary_unary_rpc_method_handler(
             self.InferBatchComposite,
             request_deserializer=_Sized.decode,
-            response_serializer=pb.CompositeBatchResponse.SerializeToString,
+            response_serializer=BatchReply.encode,
         )
         server.add_registered_method_handlers("compositing.CompositingService", {"InferBatchComposite": composite})
 
-    async def InferBatchComposite(self, request: _Sized, context: Context) -> pb.CompositeBatchResponse:  # type: ignore[override]
+    async def InferBatchComposite(self, request: _Sized, context: Context) -> BatchReply:  # type: ignore[override]
         read = partial(read_order, request.message, self.parts.rules)
         order = await asyncio.to_thread(read) if request.nbytes > LARGE_REQUEST_BYTES else read()
         request_context.avatar_id.set(order.avatar_id)

@@ -21,7 +21,8 @@ from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, ResourceExhausted, as_service_errors
 from service_kit.logs import request_is_sampled, topic
-from shared_proto import compositing_pb2
+from shared_proto import compositing_pb2 as pb
+from shared_proto.wire import bytes_field_header
 
 COMPOSITING_TIMES = topic("compositing_times")
 INFERENCE_TIMES = topic("inference_times")
@@ -49,6 +50,21 @@ class _Times:
         self.gpu_id = times.gpu_id
 
 
+@dataclass(frozen=True, slots=True)
+class BatchReply:
+    """A CompositeBatchResponse: its pictures, and its other fields."""
+
+    pictures: list[bytes]
+    fields: pb.CompositeBatchResponse
+
+    def encode(self) -> bytes:
+        """The message. The pictures are copied once; protobuf would copy them when they are set and when it serialises them."""
+        pieces = [self.fields.SerializeToString()]
+        for picture in self.pictures:
+            pieces += (bytes_field_header(pb.CompositeBatchResponse.COMPOSITED_FRAMES_FIELD_NUMBER, len(picture)), picture)
+        return b"".join(pieces)
+
+
 @dataclass(slots=True)
 class BatchCompositor:
     """Composites batches: any number at the same time, on one event loop."""
@@ -62,22 +78,20 @@ class BatchCompositor:
     inference_ms: dict[str, float] = field(default_factory=dict)
     """Time of the network by avatar, since the start of the service."""
 
-    async def run(self, order: CompositeOrder, deadline: Deadline) -> compositing_pb2.CompositeBatchResponse:
+    async def run(self, order: CompositeOrder, deadline: Deadline) -> BatchReply:
         """The frames of an order. Raises ServiceError; cancelling it cancels the inference call and drops waiting work."""
         started_s = self.clock.now()
         self.metrics.batch_frames.observe(order.frame_count)
         with as_service_errors(AvatarError, field="model_id"):
             reply, times = await self._made_of_one_version(order, deadline)
         self.inference_ms[order.avatar_id] = self.inference_ms.get(order.avatar_id, 0.0) + times.inference
-        reply.total_time_ms = (self.clock.now() - started_s) * 1000
-        if reply.total_time_ms > order.frame_count / FRAME_RATE * 1000:
+        total_ms = reply.fields.total_time_ms = (self.clock.now() - started_s) * 1000
+        if total_ms > order.frame_count / FRAME_RATE * 1000:
             self.metrics.late_requests.inc()
-        _log_times(reply, times)
+        _log_times(reply.fields, times)
         return reply
 
-    async def _made_of_one_version(
-        self, order: CompositeOrder, deadline: Deadline
-    ) -> tuple[compositing_pb2.CompositeBatchResponse, _Times]:
+    async def _made_of_one_version(self, order: CompositeOrder, deadline: Deadline) -> tuple[BatchReply, _Times]:
         """The reply but for the total time. Begins again, once, when the avatar's files turn out to have been replaced."""
         started = perf_counter()
         must_load = not self.store.is_loaded(order.avatar_id)
@@ -96,12 +110,10 @@ class BatchCompositor:
                         raise
                     renewed = must_load = True
                 else:
-                    reply.model_loaded, reply.model_load_time_ms = must_load, times.load
+                    reply.fields.model_loaded, reply.fields.model_load_time_ms = must_load, times.load
                     return reply, times
 
-    async def _reply(
-        self, order: CompositeOrder, lease: AvatarLease, deadline: Deadline, times: _Times
-    ) -> compositing_pb2.CompositeBatchResponse:
+    async def _reply(self, order: CompositeOrder, lease: AvatarLease, deadline: Deadline, times: _Times) -> BatchReply:
         avatar = lease.value.avatar
         self._check_raw_size(order, avatar)
         positions, following = _positions(order, avatar)
@@ -110,8 +122,7 @@ class BatchCompositor:
         mouths = self._mouths(ordered, deadline, times) if ordered else None
         stream = self.maker.frame_stream(lease.value, positions, mouths, order.output, ahead=len(positions))
         pictures = await self._collected(stream, order, times)
-        return compositing_pb2.CompositeBatchResponse(
-            composited_frames=pictures,
+        fields = pb.CompositeBatchResponse(
             inference_time_ms=times.inference,
             composite_time_ms=times.composite,
             audio_processing_ms=times.audio,
@@ -123,6 +134,7 @@ class BatchCompositor:
             frame_indices=indices,
             next_start_frame_idx=following,
         )
+        return BatchReply(pictures, fields)
 
     async def _mouths(self, order: MouthOrder, deadline: Deadline, times: _Times) -> AsyncGenerator[Mouths, None]:
         """The mouths of an order, and how long they all took to come."""
@@ -180,7 +192,7 @@ def _ms_since(started: float) -> float:
     return (perf_counter() - started) * 1000
 
 
-def _log_times(reply: compositing_pb2.CompositeBatchResponse, times: _Times) -> None:
+def _log_times(reply: pb.CompositeBatchResponse, times: _Times) -> None:
     wanted = COMPOSITING_TIMES.isEnabledFor(logging.INFO), INFERENCE_TIMES.isEnabledFor(logging.INFO)
     if not any(wanted) or not request_is_sampled():
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared_proto import inference_pb2 as pb
+from shared_proto.wire import bytes_field_header
 
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
@@ -25,7 +26,8 @@ class MouthMessage:
 
 def encode(fields: pb.MouthRegion, data: memoryview) -> bytes:
     """Returns a message that reads as `fields` with `data` set to those bytes, which are C-contiguous. Copies them once."""
-    return b"".join((fields.SerializeToString(), bytes([_DATA_TAG]), _written_varint(data.nbytes), data))
+    header = bytes_field_header(pb.MouthRegion.DATA_FIELD_NUMBER, data.nbytes)
+    return b"".join((fields.SerializeToString(), header, data))
 
 
 def decode(message: bytes) -> MouthMessage:
@@ -55,16 +57,6 @@ def decode(message: bytes) -> MouthMessage:
         whole = pb.MouthRegion.FromString(message)
         return MouthMessage(whole, memoryview(whole.data))
     return MouthMessage(pb.MouthRegion.FromString(b"".join((*rest, view[kept_from:]))), data)
-
-
-def _written_varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; all but the last have the highest bit set."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
 
 
 def _read_varint(view: memoryview, position: int) -> tuple[int, int]:

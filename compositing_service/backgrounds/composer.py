@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import MOUTH_SIZE, Picture
@@ -170,5 +172,5 @@ def _sample(avatar: Avatar) -> Picture:
 
 
 def _check_mouth(mouth: Mouth) -> None:
-    if mouth.shape != _MOUTH_SHAPE or mouth.dtype != "uint8":
+    if mouth.shape != _MOUTH_SHAPE or mouth.dtype != np.uint8:
         raise ValueError(f"a mouth of {mouth.dtype} {mouth.shape}, expected uint8 {_MOUTH_SHAPE}")

@@ -79,7 +79,7 @@ async def test_frames_are_made_with_the_mouths_of_that_source(parts: Compositing
         model_id="demo", batch_size=3, raw_audio=sound(9), lead_in_frames=4, output_format=pb.FORMAT_RAW_BGR
     )
     reply = await parts.batches.run(read_order(request, parts.rules), UNTIL)
-    assert mouth_colours(reply) == [(0, 4, 9), (1, 5, 9), (2, 6, 9)]
+    assert mouth_colours(pb.CompositeBatchResponse.FromString(reply.encode())) == [(0, 4, 9), (1, 5, 9), (2, 6, 9)]
 
 
 async def test_avatars_are_loaded_and_unloaded_there_too(parts: CompositingParts, source: Colours) -> None:
