@@ -11,20 +11,10 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from compositing_service.backgrounds.avatar_frames import AvatarFrames, EncodedFrame, WholeFrame
 from compositing_service.picture.patch import Patch
 from service_kit.leases import Policy
-
-
-@dataclass(frozen=True, slots=True)
-class CacheCounts:
-    """Since the start: frames found and not found in memory, frames and pictures dropped for others."""
-
-    hits: int
-    misses: int
-    evictions: int
 
 
 class FrameCache:
@@ -34,18 +24,15 @@ class FrameCache:
         self.max_bytes = max_bytes
         self.nbytes = 0
         """Bytes held for all avatars."""
+        self.hits = self.misses = 0
+        """Since the start: frames found and not found in memory."""
+        self.evictions = 0
+        """Since the start: frames and pictures dropped for others."""
         self._policy = policy
         self._lock = threading.Lock()
         self._avatars: list[AvatarFrames] = []
         self._pinned_bytes = 0  # of encoded frames of avatars in use
-        self._uses = 0
-        self._hits = self._evictions = 0
         self._random = random.Random(0)  # noqa: S311 - which frame goes is no secret
-
-    def counts(self) -> CacheCounts:
-        """Figures for the metrics."""
-        with self._lock:
-            return CacheCounts(self._hits, self._uses - self._hits, self._evictions)
 
     def open(self, *, max_frames: int) -> AvatarFrames:
         """Room for at most so many frames of one more avatar. Raises ValueError for less than one."""
@@ -143,10 +130,10 @@ class FrameCache:
             return self._has_room(frames, index, nbytes)
 
     def _note_use(self, frames: AvatarFrames, found: bool) -> None:
-        self._uses += 1
-        self._hits += found
+        self.hits += found
+        self.misses += not found
         frames.uses += 1
-        frames.last_use = self._uses
+        frames.last_use = self.hits + self.misses
 
     def _has_room(self, frames: AvatarFrames, index: int, nbytes: int) -> bool:
         lasting = self._pinned_bytes + (0 if frames.pins else frames.encoded_bytes)
@@ -172,7 +159,7 @@ class FrameCache:
         holders = [frames for frames in avatars if frames.pictures]
         frames = min(holders, key=lambda frames: (frames.pins > 0, self.rank(frames)))
         self.nbytes -= frames.drop_picture()
-        self._evictions += 1
+        self.evictions += 1
 
     def _drop_frame(self, wanted: int, asking: AvatarFrames, index: int) -> None:
         """Drops one frame, not frame `index` of `asking`, for which so many bytes are wanted."""
@@ -187,7 +174,7 @@ class FrameCache:
         """Drops any frame but `keep`, if there is another."""
         if others := [index for index in frames.encoded if index != keep]:
             self._drop(frames, self._random.choice(others))
-            self._evictions += 1
+            self.evictions += 1
 
     def _drop(self, frames: AvatarFrames, index: int) -> None:
         self._note_bytes(frames, -frames.drop(index))

@@ -137,16 +137,15 @@ class BackgroundStore:
         loaded = [self._avatar_stats(lease) for lease in self._leases.opened]
         known = {avatar.avatar_id for avatar in loaded}
         failed = [AvatarStats(key, load_error=error) for key, error in list(self._load_errors.items()) if key not in known]
-        counts = self._cache.counts()
         return StoreStats(
             avatars=tuple(sorted((*loaded, *failed), key=lambda avatar: avatar.avatar_id)),
             loaded_avatars=len(loaded),
             max_avatars=self._max_avatars,
             memory_bytes=self._cache.nbytes,
             max_bytes=self._cache.max_bytes,
-            hits=counts.hits,
-            misses=counts.misses,
-            evictions=counts.evictions,
+            hits=self._cache.hits,
+            misses=self._cache.misses,
+            evictions=self._cache.evictions,
             avatar_evictions=self._avatar_evictions,
         )
 
