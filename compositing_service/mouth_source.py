@@ -16,13 +16,10 @@ from avatar_kit.geometry import MOUTH_SIZE
 from service_kit.deadline import Deadline
 from service_kit.errors import ServiceError
 from shared_proto import inference_pb2
+from shared_proto.timing import ROW_BYTES, SAMPLE_RATE_HZ, WINDOW_BYTES
 
 MOUTH_BYTES = MOUTH_SIZE * MOUTH_SIZE * 3
 PICTURE_BYTES = 6 * MOUTH_SIZE * MOUTH_SIZE * 4
-ROW_BYTES = 512 * 4
-WINDOW_BYTES = 16 * ROW_BYTES
-# Frame k reads rows k .. k+15, so n frames need n + 15 rows.
-EXTRA_ROWS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +28,7 @@ class Sound:
 
     data: bytes
     encoding: inference_pb2.AudioEncoding.ValueType = inference_pb2.PCM_FLOAT32
-    sample_rate: int = 16_000
+    sample_rate: int = SAMPLE_RATE_HZ
     """Hz."""
     lead_in_frames: int = 0
     start_frame: int = 0

@@ -17,10 +17,7 @@ from numpy.typing import DTypeLike
 from avatar_kit.errors import InvalidAvatarId
 from avatar_kit.ids import check_avatar_id
 from compositing_service.mouth_source import (
-    EXTRA_ROWS,
     PICTURE_BYTES,
-    ROW_BYTES,
-    WINDOW_BYTES,
     MouthOrder,
     Rows,
     Sound,
@@ -32,13 +29,18 @@ from compositing_service.outputs import JpegOutput, Output, RawOutput
 from service_kit.errors import Problems
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
+from shared_proto.timing import (
+    CONTEXT_ROWS,
+    FRAME_RATE,
+    MAX_SAMPLE_RATE_HZ,
+    MIN_SAMPLE_RATE_HZ,
+    REFERENCE_MIN_SAMPLES,
+    ROW_BYTES,
+    SAMPLE_RATE_HZ,
+    WINDOW_BYTES,
+)
 
-FRAME_RATE = 25
-DEFAULT_SAMPLE_RATE_HZ = 16_000
-MIN_SAMPLE_RATE_HZ = 8_000
-MAX_SAMPLE_RATE_HZ = 192_000
-# 5600 samples at 16 kHz: one window of the spectrum and what its edges need.
-REFERENCE_MIN_SECONDS = 0.35
+REFERENCE_MIN_SECONDS = REFERENCE_MIN_SAMPLES / SAMPLE_RATE_HZ
 
 _SOUND_FIELDS = ("raw_audio", "audio_features", "feature_rows")
 _PRESETS = {pb.QUALITY_LOW: 50, pb.QUALITY_MEDIUM: 75, pb.QUALITY_HIGH: 90}
@@ -132,7 +134,7 @@ def _check_sound_fields(request: pb.CompositeBatchRequest, rules: RequestRules, 
     """The fields that say how sound is to be read are checked in any request, with sound or without."""
     rate = request.sample_rate
     if rate and not MIN_SAMPLE_RATE_HZ <= rate <= MAX_SAMPLE_RATE_HZ:
-        allowed = f"{MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, or 0 for {DEFAULT_SAMPLE_RATE_HZ}, are allowed"
+        allowed = f"{MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, or 0 for {SAMPLE_RATE_HZ}, are allowed"
         problems.add("sample_rate", f"is {rate} Hz; {allowed}")
     _check_enum("audio_encoding", request.audio_encoding, pb.AudioEncoding.values(), problems)
     _check_enum("audio_edges", request.audio_edges, pb.AudioEdges.values(), problems)
@@ -163,7 +165,7 @@ def _source(request: pb.CompositeBatchRequest) -> Source:
     return Sound(
         sound,
         encoding=inference_pb2.AudioEncoding.ValueType(request.audio_encoding),  # the same numbers in both services
-        sample_rate=request.sample_rate or DEFAULT_SAMPLE_RATE_HZ,
+        sample_rate=request.sample_rate or SAMPLE_RATE_HZ,
         lead_in_frames=request.lead_in_frames,
         start_frame=request.audio_start_frame,
         edges=inference_pb2.AudioEdges.ValueType(request.audio_edges),
@@ -219,9 +221,9 @@ def _check_per_frame(field: str, blob: bytes, item_bytes: int, frame_count: int,
 
 
 def _check_rows(rows: bytes, frame_count: int, problems: Problems) -> None:
-    expected = (frame_count + EXTRA_ROWS) * ROW_BYTES
+    expected = (frame_count + CONTEXT_ROWS) * ROW_BYTES
     if frame_count and len(rows) != expected:
-        counted = f"{frame_count} + {EXTRA_ROWS} rows of {ROW_BYTES}"
+        counted = f"{frame_count} + {CONTEXT_ROWS} rows of {ROW_BYTES}"
         problems.add("feature_rows", f"has {len(rows)} bytes; {expected} ({counted}) are expected")
     elif len(rows) % ROW_BYTES:
         problems.add("feature_rows", f"has {len(rows)} bytes, not a multiple of {ROW_BYTES}")

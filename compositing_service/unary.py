@@ -16,12 +16,13 @@ from compositing_service.frame_stream import Frame, FrameMaker
 from compositing_service.metrics import STAGE_INFERENCE_WAIT, STAGE_LOAD, CompositingMetrics
 from compositing_service.mouth_source import MouthOrder, Mouths, MouthSource
 from compositing_service.outputs import RawOutput
-from compositing_service.request import FRAME_RATE, CompositeOrder, Idle
+from compositing_service.request import CompositeOrder, Idle
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, ResourceExhausted, as_service_errors
 from service_kit.logs import request_is_sampled, topic
 from shared_proto import compositing_pb2 as pb
+from shared_proto.timing import FRAME_RATE
 from shared_proto.wire import bytes_field_header
 
 COMPOSITING_TIMES = topic("compositing_times")

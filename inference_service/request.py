@@ -1,6 +1,6 @@
-"""What a caller asked for, checked as a whole: every problem is named at once, before anything is loaded or computed.
+"""Checks requests: finds every problem of one before anything is loaded or computed.
 
-Decoding sound and checking large blobs take time: these functions are called on a worker thread.
+Decoding sound and checking large blobs take time, so these functions are called on a worker thread for large requests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from avatar_kit.errors import InvalidAvatarId
 from avatar_kit.geometry import MOUTH_SIZE
 from avatar_kit.ids import check_avatar_id
 from inference_service.audio.features import AudioFeatures, Edges, check_edges
-from inference_service.audio.pcm import Encoding, Sound, decode_pcm
+from inference_service.audio.pcm import Encoding, Sound, check_finite, decode_pcm
 from inference_service.audio.windows import FrameWindows, Rows, windows_from_audio_features, windows_from_feature_rows
 from inference_service.settings import LimitsSection
 from service_kit.errors import Problems
@@ -28,11 +28,11 @@ EDGES = {pb.EDGES_SILENCE: Edges.SILENCE, pb.EDGES_REFERENCE: Edges.REFERENCE}
 
 @dataclass(frozen=True)
 class Speech:
-    """Sound, and where the first frame lies in it and it in the whole."""
+    """Sound that frames are made for."""
 
     sound: Sound
-    lead_in_frames: int
-    audio_start_frame: int
+    lead_in_frames: int  # of the sound before the first frame
+    audio_start_frame: int  # of the whole sound, at which this part of it starts
     edges: Edges
 
 
@@ -41,11 +41,11 @@ class MouthRequest:
     """A checked InferBatchRequest."""
 
     model_id: str
-    avatar_version: str  # empty: whatever is loaded
+    avatar_version: str  # empty: any
     batch_size: int
     frame_indices: tuple[int, ...]  # empty: along the avatar's loop from 0
     pictures: NDArray[np.float32] | None  # [1 or batch_size, 6, 320, 320]
-    heard: Speech | FrameWindows | None  # None: the features that are stored with the avatar
+    source: Speech | FrameWindows | None  # None: the features that are stored with the avatar
     want_float: bool
 
 
@@ -60,14 +60,14 @@ class EncodeRequest:
     audio_start_frame: int
 
     def rows(self, features: AudioFeatures) -> Rows:
-        """[row_count, 512]."""
+        """Computes the rows: [row_count, 512]."""
         return features.rows(
             self.sound, first_row=self.first_row, row_count=self.row_count, audio_start_frame=self.audio_start_frame
         )
 
 
 def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) -> MouthRequest:
-    """Raises InvalidRequest with every problem of the request."""
+    """Checks an InferBatchRequest. Raises InvalidRequest with all its problems."""
     problems = Problems()
     _check_model_id(request.model_id, problems)
     if len(request.avatar_version) > MAX_VERSION_CHARS:
@@ -75,32 +75,36 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
     batch_size = request.batch_size
     if not 1 <= batch_size <= limits.max_batch_size:
         problems.add("batch_size", f"is {batch_size}; send 1 to {limits.max_batch_size}")
-        batch_size = 0  # what depends on it is not checked
+        batch_size = 0  # sizes that depend on it are not checked
     for field in ("lead_in_frames", "audio_start_frame"):
         if getattr(request, field) < 0:
             problems.add(field, f"is {getattr(request, field)}; send 0 or more")
     if request.mouth_format not in (pb.FLOAT32_BGR, pb.UINT8_BGR):
         problems.add("mouth_format", f"{request.mouth_format} is unknown; send FLOAT32_BGR or UINT8_BGR")
-    visual = request.visual_frames
+    pictures = request.visual_frames
     frame_indices = tuple(request.frame_indices)
-    useless = bool(visual) and not request.stored_features
-    _check_frame_indices(frame_indices, batch_size, useless=useless, problems=problems)
-    pictures = _pictures(visual, batch_size, problems) if visual else None
-    heard = _heard(request, batch_size, limits, problems)
+    if frame_indices and pictures and not request.stored_features:
+        problems.add("frame_indices", "not together with visual_frames, unless for stored_features: send one of them")
+    if frame_indices and batch_size and len(frame_indices) != batch_size:
+        problems.add("frame_indices", f"{len(frame_indices)} of them; send batch_size = {batch_size}, or none")
+    if (lowest := min(frame_indices, default=0)) < 0:
+        problems.add("frame_indices", f"has {lowest}; send 0 or more")
+    checked_pictures = _pictures(pictures, batch_size, problems) if pictures and batch_size else None
+    source = _source(request, batch_size, limits, problems)
     problems.raise_if_any()
     return MouthRequest(
         model_id=request.model_id,
         avatar_version=request.avatar_version,
         batch_size=batch_size,
         frame_indices=frame_indices,
-        pictures=pictures,
-        heard=heard,
+        pictures=checked_pictures,
+        source=source,
         want_float=request.mouth_format == pb.FLOAT32_BGR,
     )
 
 
 def check_encode_request(request: pb.EncodeAudioRequest, limits: LimitsSection) -> EncodeRequest:
-    """Raises InvalidRequest with every problem of the request."""
+    """Checks an EncodeAudioRequest. Raises InvalidRequest with all its problems."""
     problems = Problems()
     if request.model_id:
         _check_model_id(request.model_id, problems)
@@ -122,20 +126,7 @@ def _check_model_id(model_id: str, problems: Problems) -> None:
         problems.add("model_id", str(error))
 
 
-def _check_frame_indices(indices: tuple[int, ...], batch_size: int, *, useless: bool, problems: Problems) -> None:
-    if not indices:
-        return
-    if useless:
-        problems.add("frame_indices", "not together with visual_frames, unless for stored_features: send one of them")
-    if batch_size and len(indices) != batch_size:
-        problems.add("frame_indices", f"{len(indices)} of them; send batch_size = {batch_size}, or none")
-    if (lowest := min(indices)) < 0:
-        problems.add("frame_indices", f"has {lowest}; send 0 or more")
-
-
 def _pictures(data: bytes, batch_size: int, problems: Problems) -> NDArray[np.float32] | None:
-    if not batch_size:
-        return None
     if len(data) not in (PICTURE_BYTES, batch_size * PICTURE_BYTES):
         problems.add(
             "visual_frames",
@@ -143,35 +134,32 @@ def _pictures(data: bytes, batch_size: int, problems: Problems) -> NDArray[np.fl
             f"{batch_size * PICTURE_BYTES} (one for each of {batch_size})",
         )
         return None
-    pictures = np.frombuffer(data, "<f4").astype(np.float32, copy=False).reshape(-1, 6, MOUTH_SIZE, MOUTH_SIZE)
-    if not np.isfinite(pictures).all():
-        problems.add("visual_frames", "has values that are not finite numbers")
-        return None
-    return pictures
+    values = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
+    check_finite(values, "value", "visual_frames", problems)
+    return values.reshape(-1, 6, MOUTH_SIZE, MOUTH_SIZE)
 
 
-def _heard(
+def _source(
     request: pb.InferBatchRequest, batch_size: int, limits: LimitsSection, problems: Problems
 ) -> Speech | FrameWindows | None:
-    """Reads the sound, or features of it. Of several kinds the first counts. None: the stored features, or there is a problem."""
+    """Reads the sound or the features; of several kinds the first counts. Returns None for stored features, or on a problem."""
     edges = EDGES.get(request.audio_edges)
     if edges is None:
         problems.add("audio_edges", f"{request.audio_edges} is unknown; send EDGES_SILENCE or EDGES_REFERENCE")
     if request.stored_features:
         if sent := [field for field in ("raw_audio", "audio_features", "feature_rows") if getattr(request, field)]:
             problems.add("stored_features", f"not together with {' and '.join(sent)}: send one of them")
-        return None
-    if raw_audio := request.raw_audio:
+    elif raw_audio := request.raw_audio:
         sound = _decoded(raw_audio, request, limits, problems)
-        if sound is None or edges is None:
-            return None
-        check_edges(edges, sound, audio_start_frame=request.audio_start_frame, problems=problems)
-        return Speech(sound, request.lead_in_frames, request.audio_start_frame, edges)
-    if windows := request.audio_features:
+        if sound is not None and edges is not None:
+            check_edges(edges, sound, audio_start_frame=request.audio_start_frame, problems=problems)
+            return Speech(sound, request.lead_in_frames, request.audio_start_frame, edges)
+    elif windows := request.audio_features:
         return windows_from_audio_features(windows, batch_size=batch_size, problems=problems)
-    if rows := request.feature_rows:
+    elif rows := request.feature_rows:
         return windows_from_feature_rows(rows, batch_size=batch_size, problems=problems)
-    problems.add("raw_audio", "no sound: send raw_audio, audio_features or feature_rows, or set stored_features")
+    else:
+        problems.add("raw_audio", "no sound: send raw_audio, audio_features or feature_rows, or set stored_features")
     return None
 
 

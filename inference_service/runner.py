@@ -123,21 +123,21 @@ class Runner:
 
     async def _windows(self, request: MouthRequest, model: LoadedModel, frames: Sequence[int]) -> FrameWindows:
         """[batch_size, 16, 512] for the engine, of the sound or of what is stored for those `frames` of the clip."""
-        heard = request.heard
-        if isinstance(heard, Speech):
+        source = request.source
+        if isinstance(source, Speech):
             work = functools.partial(
                 model.features.frame_windows,
-                heard.sound,
+                source.sound,
                 batch_size=request.batch_size,
-                lead_in_frames=heard.lead_in_frames,
-                audio_start_frame=heard.audio_start_frame,
-                edges=heard.edges,
+                lead_in_frames=source.lead_in_frames,
+                audio_start_frame=source.audio_start_frame,
+                edges=source.edges,
             )
             return await self._listen(work, model.features, request.model_id)
-        if heard is None:
+        if source is None:
             with as_service_errors(AvatarError, field="model_id"):
                 return await self.on_thread(functools.partial(model.stored_features.windows, frames))
-        return heard
+        return source
 
     async def encode(self, request: EncodeRequest) -> tuple[NDArray[np.float32], float]:
         """Feature rows [row_count, 512] and the seconds that they took. Raises ServiceError."""

@@ -18,7 +18,6 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError, InvalidAvatarId
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.listing import AvatarListing
-from inference_service.audio.mel import SAMPLE_RATE
 from inference_service.audio.windows import Rows
 from inference_service.engines.devices import CPU_DEVICE_ID, Device
 from inference_service.engines.gpu_memory import visible_gpus
@@ -38,6 +37,7 @@ from service_kit.version import product_version
 from shared_proto import inference_pb2 as pb
 from shared_proto import mouth_region
 from shared_proto.inference_pb2_grpc import InferenceServiceServicer
+from shared_proto.timing import SAMPLE_RATE_HZ
 
 INFERENCE_TIMES = topic("inference_times")
 # Less is checked in some ten microseconds; at another rate sound is resampled too.
@@ -180,7 +180,7 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def _checked(self, check: Callable[[], T], request: pb.InferBatchRequest | pb.EncodeAudioRequest) -> T:
         """Runs `check` here where it takes less time than handing it to a thread would."""
-        if request.ByteSize() <= QUICK_CHECK_BYTES and request.sample_rate in (0, SAMPLE_RATE):
+        if request.ByteSize() <= QUICK_CHECK_BYTES and request.sample_rate in (0, SAMPLE_RATE_HZ):
             return check()
         return await self.runner.on_thread(check)
 

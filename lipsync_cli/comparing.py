@@ -20,10 +20,11 @@ from lipsync_cli.demo import face_of
 from lipsync_cli.failures import CliError
 from lipsync_cli.files import replacing
 from lipsync_cli.movie import write_movie
-from lipsync_cli.recording import SPEECH_RATE_HZ, Speech, opened_recording
+from lipsync_cli.recording import Speech, opened_recording
 from lipsync_cli.screen import Report
 from lipsync_cli.speaker import Speaker
 from lipsync_client import frame_count
+from shared_proto.timing import SAMPLE_RATE_HZ
 
 SETTINGS = ("loop", "paste", "mask", "reference", "idle")
 
@@ -71,7 +72,7 @@ def compare(
         raise CliError(f"nothing to compare: the avatar has {before} already")
     with opened_recording(audio) as recording:
         speech = recording.speech()
-        count = frame_count(speech.size, SPEECH_RATE_HZ)
+        count = frame_count(speech.size, SAMPLE_RATE_HZ)
         silent = _IDLE_FRAMES if "idle" in keys else 0
         start = max(0, avatar.frame_count - 1 - count // 2) if "loop" in keys else 0
         positions = range(start, start + count)

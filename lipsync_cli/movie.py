@@ -19,10 +19,10 @@ from lipsync_cli.failures import CliError
 from lipsync_cli.files import ffmpeg_name
 from lipsync_cli.mixing import Samples
 from lipsync_cli.recording import Track, resampled
+from shared_proto.timing import FRAME_RATE
 
 Picture = NDArray[np.uint8]  # [height, width, 3] BGR
 
-FRAME_RATE = 25
 
 # H.264 plays everywhere. MPEG-4 part 2, the last choice, plays in players but not in browsers.
 ENCODERS = ("libx264", "libopenh264", "mpeg4")

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from lipsync_cli.failures import CliError
 from lipsync_cli.files import ffmpeg_name
 from lipsync_cli.mixing import Levels, Samples
+from shared_proto.timing import SAMPLE_RATE_HZ
 
-SPEECH_RATE_HZ = 16000
 # Decoders give some hundred samples at a time. They are joined to pieces of this size, as every step has a fixed cost.
 PIECE_SAMPLES = 1 << 15
 
@@ -78,7 +78,7 @@ class Recording:
     @property
     def speech_samples(self) -> int:
         """Number of samples of the speech."""
-        return _resampled_count(self.sample_count, self.rate_hz, SPEECH_RATE_HZ)
+        return _resampled_count(self.sample_count, self.rate_hz, SAMPLE_RATE_HZ)
 
     def read(self) -> Iterator[Piece]:
         """Decodes the file again. Raises CliError."""
@@ -87,7 +87,7 @@ class Recording:
     def speech_of(self, pieces: Iterable[Piece]) -> Iterator[Speech]:
         """Mixes pieces to one channel, at 16 kHz."""
         mixed = (piece.samples @ self.mono[piece.channels] for piece in pieces)
-        return (block[:, 0] for block in resampled(mixed, self.rate_hz, SPEECH_RATE_HZ))
+        return (block[:, 0] for block in resampled(mixed, self.rate_hz, SAMPLE_RATE_HZ))
 
     def track_of(self, pieces: Iterable[Piece]) -> Track:
         """Mixes pieces to the film's track."""

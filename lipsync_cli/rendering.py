@@ -11,11 +11,12 @@ from pathlib import Path
 
 from lipsync_cli.failures import CliError, complain
 from lipsync_cli.files import replacing, write_png
-from lipsync_cli.movie import FRAME_RATE, Picture, decode_jpeg, write_movie
-from lipsync_cli.recording import SPEECH_RATE_HZ, Recording, Track, opened_recording
+from lipsync_cli.movie import Picture, decode_jpeg, write_movie
+from lipsync_cli.recording import Recording, Track, opened_recording
 from lipsync_cli.screen import Report
 from lipsync_cli.strip import Box, Strip
 from lipsync_client import Batch, Client, LipsyncError, Quality, Timings, TlsOptions, frame_count
+from shared_proto.timing import FRAME_RATE, SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def render(job: Job, report: Report) -> Rendered:
             path.parent.mkdir(parents=True, exist_ok=True)
         client = stack.enter_context(_client(job))
         partial = stack.enter_context(replacing(job.out))
-        total = frame_count(recording.speech_samples, SPEECH_RATE_HZ) if recording else job.frames or _clip_frames(client, job)
+        total = frame_count(recording.speech_samples, SAMPLE_RATE_HZ) if recording else job.frames or _clip_frames(client, job)
         receiver = Receiver(job, report, total)
         batches, track = _film(client, job, recording, receiver)
         write_movie(partial, receiver.pictures(batches), track)

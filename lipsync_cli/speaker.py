@@ -21,7 +21,7 @@ from compositing_service.backgrounds.composer import open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.outputs import RawOutput
 from inference_service.audio.features import AudioFeatures
-from inference_service.audio.windows import CONTEXT_ROWS, ROWS_BEFORE, FrameWindows, windows_of_rows
+from inference_service.audio.windows import FrameWindows, windows_of_rows
 from inference_service.engines.devices import DeviceError, find_devices
 from inference_service.engines.engine import NO_PICTURES, EngineError, EngineInput
 from inference_service.engines.onnxruntime import OnnxEngine
@@ -31,11 +31,11 @@ from inference_service.settings import GpuSection, OnnxSection
 from lipsync_cli.failures import CliError
 from lipsync_cli.recording import Speech, read_recording
 from service_kit.errors import ServiceError
+from shared_proto.timing import CONTEXT_ROWS, ROWS_BEFORE, SAMPLES_A_FRAME
 
 _OPTIONS = OnnxSection()
 _BATCH = 8
 _CACHE_BYTES = 32 * 2**20  # each picture is seldom shown twice
-_SAMPLES_A_FRAME = 640  # 40 ms at 16 kHz
 
 
 class Speaker:
@@ -122,5 +122,5 @@ def loud_moment(avatar: Avatar, catalog: AvatarCatalog) -> Composite | str:
 
 def _loudest(speech: Speech) -> int:
     """Returns the number of the loudest 40 ms."""
-    pieces = speech[: speech.size // _SAMPLES_A_FRAME * _SAMPLES_A_FRAME].reshape(-1, _SAMPLES_A_FRAME)
+    pieces = speech[: speech.size // SAMPLES_A_FRAME * SAMPLES_A_FRAME].reshape(-1, SAMPLES_A_FRAME)
     return int(np.argmax(np.square(pieces).mean(axis=1)))

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 import cv2
 import numpy as np
 
-from lipsync_cli.movie import FRAME_RATE, Picture
-from lipsync_cli.recording import SPEECH_RATE_HZ, Speech
+from lipsync_cli.movie import Picture
+from lipsync_cli.recording import Speech
+from shared_proto.timing import FRAME_RATE, SAMPLE_RATE_HZ, SAMPLES_A_FRAME
 
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2, half open
 
@@ -18,8 +19,7 @@ TILE_WIDTH = 320
 WAVE_HEIGHT = 56
 GAP = 4
 LETTER_SIZE = 15
-SAMPLES_A_FRAME = SPEECH_RATE_HZ // FRAME_RATE
-SAMPLES_AROUND = SPEECH_RATE_HZ // 5  # 200 ms before and 200 ms after: 20 samples to a column of a tile
+SAMPLES_AROUND = SAMPLE_RATE_HZ // 5  # 200 ms before and 200 ms after: 20 samples to a column of a tile
 QUIETEST = 1e-3  # the wave of a film that is quieter than this is not enlarged to full height
 PAPER = (250, 248, 246)
 INK = (70, 60, 50)

@@ -13,8 +13,9 @@ from lipsync_client.cutting import Cut, cut, frame_count
 from lipsync_client.errors import LipsyncError, Violation
 from lipsync_client.requests import BatchOptions, FrameOptions, IdleOptions, Output, Quality
 from lipsync_client.results import AvatarInfo, AvatarStats, Batch, Health, Loaded, ServerStats, Timings
-from lipsync_client.sound import FRAME_RATE, Sound
+from lipsync_client.sound import Sound
 from lipsync_client.tls import TlsOptions
+from shared_proto.timing import FRAME_RATE
 
 __all__ = [
     "FRAME_RATE",

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from lipsync_client.sound import FRAME_RATE, SERVER_SAMPLE_RATE_HZ
+from shared_proto.timing import FRAME_RATE, SAMPLE_RATE_HZ
 
 LEAD_IN_FRAMES = 10
 LOOK_AHEAD_FRAMES = 12
@@ -49,7 +49,7 @@ def sample_of_frame(frame: int, sample_rate: int) -> int:
     return (2 * frame * sample_rate + FRAME_RATE) // (2 * FRAME_RATE)
 
 
-def cut(sample_count: int, *, sample_rate: int = SERVER_SAMPLE_RATE_HZ, batch_size: int = 24) -> Iterator[Cut]:
+def cut(sample_count: int, *, sample_rate: int = SAMPLE_RATE_HZ, batch_size: int = 24) -> Iterator[Cut]:
     """Yields batches of at most `batch_size` that cover every frame of the sound exactly once, in order; the first are smaller.
 
     Raises ValueError unless `sample_rate` and `batch_size` are positive.
@@ -80,7 +80,7 @@ def cut_of(first_frame: int, frame_count: int, *, sample_rate: int) -> Cut:
 
 
 def _margin(sample_rate: int) -> int:
-    return 0 if sample_rate == SERVER_SAMPLE_RATE_HZ else RESAMPLER_FRAMES
+    return 0 if sample_rate == SAMPLE_RATE_HZ else RESAMPLER_FRAMES
 
 
 def _cuts(sample_count: int, sample_rate: int, batch_size: int) -> Iterator[Cut]:

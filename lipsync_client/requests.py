@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Literal, TypedDict
 
 from lipsync_client.cutting import check_sample_rate, cut_of, frame_count
-from lipsync_client.sound import SERVER_SAMPLE_RATE_HZ, Sound, SoundLine, WireSound, pieces_of, wire_sound
+from lipsync_client.sound import Sound, SoundLine, WireSound, pieces_of, wire_sound
 from shared_proto import compositing_pb2 as pb
+from shared_proto.timing import SAMPLE_RATE_HZ
 
 Quality = int | Literal["low", "medium", "high"]
 """JPEG quality 1-100, or a preset: low is 50, medium 75, high 90."""
@@ -55,7 +56,7 @@ def composite_request(
     *,
     batch_size: int,
     start_frame: int = 0,
-    sample_rate: int = SERVER_SAMPLE_RATE_HZ,
+    sample_rate: int = SAMPLE_RATE_HZ,
     quality: Quality | None = None,
     output: Output = "jpeg",
     lead_in_frames: int = 0,
@@ -125,7 +126,7 @@ class SpokenFrames:
         composite_request(avatar, b"", batch_size=1, **options)
         self._avatar = avatar
         self._options = options
-        self._sample_rate = options.get("sample_rate", SERVER_SAMPLE_RATE_HZ)
+        self._sample_rate = options.get("sample_rate", SAMPLE_RATE_HZ)
         check_sample_rate(self._sample_rate)
         self._sound = SoundLine(pieces_of(sound), self._sample_rate)
 

@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from lipsync_client.errors import LipsyncError, Violation
 from shared_proto import compositing_pb2 as pb
 
-FRAME_RATE = 25
-SERVER_SAMPLE_RATE_HZ = 16000
-
 Sound = NDArray[np.float32] | NDArray[np.float64] | NDArray[np.int16] | bytes
 """Mono sound: float samples in [-1, 1], int16 samples, or the bytes of float32 little endian samples."""
 

@@ -1,6 +1,6 @@
-"""Sound to the feature windows that the networks read.
+"""Turns sound into the feature windows that the networks read.
 
-`pcm` takes the bytes of a request apart, `mel` holds the reference's spectrum, `line` places the sound in endless silence, `rows`
-and `reference_edges` say which columns make a row and which rows make a frame, `encoder` runs the network, `windows` cuts
-rows into frames, and `features` is what the service calls.
+`pcm` decodes the bytes of a request, `mel` computes the reference's spectrum, `line` places the sound in endless silence and says
+which columns make a row, `reference_edges` does so for the ends of a whole clip, `encoder` runs the network, `windows` makes
+windows of rows, and `features` is the module that the service calls.
 """

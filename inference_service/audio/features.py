@@ -1,4 +1,4 @@
-"""Sound to the windows of a batch and to rows: what the service calls, blocking, from any thread."""
+"""Turns sound into the windows of a batch, or into rows. The service calls it from any thread; it blocks."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ import numpy as np
 
 from inference_service.audio import reference_edges
 from inference_service.audio.encoder import AudioEncoder
-from inference_service.audio.line import SoundLine
+from inference_service.audio.line import SoundLine, Starts, row_columns, row_starts
 from inference_service.audio.pcm import Sound
-from inference_service.audio.rows import SAMPLES_A_FRAME, Starts, row_starts, row_windows
-from inference_service.audio.windows import CONTEXT_ROWS, ROW_SIZE, ROWS_BEFORE, FrameWindows, Rows, windows_of_rows
+from inference_service.audio.windows import FrameWindows, Rows, windows_of_rows
 from service_kit.errors import FailedPrecondition, Problems
+from shared_proto.timing import CONTEXT_ROWS, REFERENCE_MIN_SAMPLES, ROW_SIZE, ROWS_BEFORE, SAMPLES_A_FRAME
 
-# Rows whose columns are worked out at once: bounds the memory of a long sound, and stays in the processor's cache.
+# Rows whose columns are computed at once: bounds the memory for a long sound, and fits the processor's cache.
 _BLOCK_ROWS = 64
 
 
 class Edges(StrEnum):
-    """What lies beyond the ends of the sound."""
+    """The form of the ends of a sound: silence around it, or those of the research script."""
 
     SILENCE = "silence"
     REFERENCE = "reference"
 
 
 def check_edges(edges: Edges, sound: Sound, *, audio_start_frame: int, problems: Problems) -> None:
-    """Notes what `Edges.REFERENCE` cannot do: it needs the clip's own start, and at least 350 ms."""
+    """Notes why `Edges.REFERENCE` is impossible: it needs a clip from its start, and at least 350 ms."""
     if edges is Edges.SILENCE:
         return
-    if len(sound) < reference_edges.MIN_SAMPLES:
+    if len(sound) < REFERENCE_MIN_SAMPLES:
         problems.add(
             "raw_audio",
-            f"{len(sound)} samples at 16 kHz are too few for the reference's edges: send {reference_edges.MIN_SAMPLES} (350 ms) "
+            f"{len(sound)} samples at 16 kHz are too few for the reference's edges: send {REFERENCE_MIN_SAMPLES} (350 ms) "
             "or more, or leave audio_edges at EDGES_SILENCE",
         )
     if audio_start_frame:
@@ -43,7 +43,7 @@ def check_edges(edges: Edges, sound: Sound, *, audio_start_frame: int, problems:
 
 
 class AudioFeatures:
-    """One avatar's way from sound to features. Thread-safe."""
+    """Computes features of sound with one avatar's encoder, or the shared one. Thread-safe."""
 
     def __init__(self, encoder: AudioEncoder) -> None:
         self._encoder = encoder
@@ -62,26 +62,21 @@ class AudioFeatures:
         audio_start_frame: int = 0,
         edges: Edges = Edges.SILENCE,
     ) -> FrameWindows:
-        """What each frame of a batch reads: [batch_size, 16, 512].
+        """Computes the window of each frame of a batch: [batch_size, 16, 512].
 
         The first frame starts `lead_in_frames` x 640 samples into the sound, which starts `audio_start_frame` x 640 samples into
-        the whole. InvalidRequest when the sound does not suit the edges (`check_edges` tells beforehand).
+        the whole. The sound must suit the edges (`check_edges`).
         """
-        if edges is Edges.SILENCE:
-            first_row = audio_start_frame + lead_in_frames - ROWS_BEFORE
-            rows = self.rows(sound, first_row=first_row, row_count=batch_size + CONTEXT_ROWS, audio_start_frame=audio_start_frame)
-        else:
-            problems = Problems()
-            check_edges(edges, sound, audio_start_frame=audio_start_frame, problems=problems)
-            problems.raise_if_any()
-            rows = self._reference_rows(sound, lead_in_frames, batch_size)
-        return windows_of_rows(rows)
+        if edges is Edges.REFERENCE:
+            return windows_of_rows(self._reference_rows(sound, lead_in_frames, batch_size))
+        first_row = audio_start_frame + lead_in_frames - ROWS_BEFORE
+        row_count = batch_size + CONTEXT_ROWS
+        return windows_of_rows(self.rows(sound, first_row=first_row, row_count=row_count, audio_start_frame=audio_start_frame))
 
     def rows(self, sound: Sound, *, first_row: int, row_count: int, audio_start_frame: int = 0) -> Rows:
-        """Rows `first_row` .. of the whole sound, of which `sound` starts at frame `audio_start_frame`: [row_count, 512].
+        """Computes rows of the whole sound, of which `sound` starts at frame `audio_start_frame`: [row_count, 512].
 
-        Row j is the same bytes whatever else was sent when the sound holds all that the whole has from sample 640 (j - 1) up to
-        640 (j + 6).
+        Row j is the same bytes whatever else was sent when `sound` has all samples of the whole from 640 (j - 1) to 640 (j + 6).
         """
         line = SoundLine.in_silence(sound, start=SAMPLES_A_FRAME * audio_start_frame)
         return self._encoded(line, row_starts(first_row, row_count))
@@ -102,5 +97,5 @@ class AudioFeatures:
         rows = np.empty((len(starts), ROW_SIZE), np.float32)
         for first in range(0, len(starts), _BLOCK_ROWS):
             block = slice(first, first + _BLOCK_ROWS)
-            rows[block] = self._encoder.encode(row_windows(line, starts[block]))
+            rows[block] = self._encoder.encode(row_columns(line, starts[block]))
         return rows

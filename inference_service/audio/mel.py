@@ -1,8 +1,8 @@
 """The spectrum that the audio encoders were trained on: 80 mel bands, 80 columns a second, in dB, scaled and clipped to [-4, 4].
 
 A column depends on its own 801 samples alone, bit for bit, whichever others are computed with it. That rules out a matrix product
-for the mel bands (BLAS rounds differently with the number of rows), so each band is a sum over its own bins in a fixed order,
-which costs no more: the basis is 98 % zeros.
+for the mel bands, since BLAS rounds differently with the number of rows. So each band is a sum over its own bins in a fixed
+order, which costs no more: the basis is 98 % zeros.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-SAMPLE_RATE = 16000
+from shared_proto.timing import SAMPLE_RATE_HZ
+
 WINDOW = 800
 HOP = 200
 HALF = WINDOW // 2  # a column reads the samples [centre - HALF, centre + HALF)
@@ -40,20 +41,20 @@ Columns = NDArray[np.float32]  # [columns, 80], values in [-4, 4]
 
 
 def pre_emphasised(samples: NDArray[np.float32]) -> Line:
-    """y[n] = x[n] - 0.97 x[n-1] in float64 for every sample but the first, which is only there to be x[n-1]: [n] -> [n-1]."""
+    """Computes y[n] = x[n] - 0.97 x[n-1] in float64 for every sample but the first, which only serves as x[n-1]: [n] -> [n-1]."""
     x = samples.astype(np.float64)
     return x[1:] - _PRE_EMPHASIS * x[:-1]
 
 
 def mel_columns(line: Line) -> Columns:
-    """The columns of a pre-emphasised stretch: column i reads its samples [200 i, 200 i + 800), as many as fit whole."""
+    """Computes the columns of a pre-emphasised stretch: column i reads its samples [200 i, 200 i + 800), as many as fit whole."""
     decibels = 20.0 * np.log10(np.maximum(_FLOOR, band_magnitudes(line))) - _REFERENCE_DB
     scaled = (2.0 * _LIMIT) * ((decibels + _RANGE_DB) / _RANGE_DB) - _LIMIT
     return np.clip(scaled, -_LIMIT, _LIMIT).astype(np.float32)
 
 
 def band_magnitudes(line: Line) -> NDArray[np.float64]:
-    """The columns before the logarithm: [columns, 80]."""
+    """Computes the columns before the logarithm: [columns, 80]."""
     frames = sliding_window_view(line, WINDOW)[::HOP] * _hann()
     spectrum = np.fft.rfft(frames)
     # Not np.abs: hypot is slower, and its guard against overflow is not needed for what float32 sound can reach.
@@ -65,9 +66,9 @@ def band_magnitudes(line: Line) -> NDArray[np.float64]:
 
 @cache
 def mel_basis() -> NDArray[np.float32]:
-    """Triangles of equal area on Slaney's mel scale, 55 to 7600 Hz: [80, 401]."""
+    """Returns triangles of equal area on Slaney's mel scale, 55 to 7600 Hz: [80, 401]."""
     edges = _hz(np.linspace(_mel(_MIN_HZ), _mel(_MAX_HZ), BANDS + 2))
-    bins = np.linspace(0.0, SAMPLE_RATE / 2, BINS)
+    bins = np.linspace(0.0, SAMPLE_RATE_HZ / 2, BINS)
     low, peak, high = (edges[i : i + BANDS, np.newaxis] for i in range(3))
     rising = (bins - low) / (peak - low)
     falling = (high - bins) / (high - peak)
@@ -86,13 +87,13 @@ def _hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @cache
 def _hann() -> NDArray[np.float64]:
-    """Periodic: one period is the window, so its last value is not zero."""
+    """Returns a periodic window: one period is 800 samples, so the last value is not zero."""
     return 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(WINDOW) / WINDOW)
 
 
 @cache
 def _sparse_basis() -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.intp]]:
-    """The basis without its zeros, band after band: the bin and weight of each entry, and where each band starts."""
+    """Returns the basis without its zeros, band by band: the bin and weight of each entry, and each band's first entry."""
     basis = mel_basis()
     bands, bins = np.nonzero(basis)
     return bins, basis[bands, bins].astype(np.float64), np.searchsorted(bands, np.arange(BANDS))

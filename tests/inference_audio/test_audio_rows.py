@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from inference_service.audio import line as line_module
-from inference_service.audio.line import SoundLine
+from inference_service.audio.line import SoundLine, row_columns, row_starts
 from inference_service.audio.mel import mel_columns
-from inference_service.audio.rows import row_starts, row_windows
 
 
 def plain_columns(sound: NDArray[np.float32], *, start: int, first: int, count: int) -> NDArray[np.float32]:
@@ -58,7 +57,7 @@ def test_silence_that_was_sent_is_silence_that_was_not(speech: NDArray[np.float3
 
 def test_a_row_is_sixteen_columns_bands_first(speech: NDArray[np.float32]) -> None:
     line = SoundLine.in_silence(speech, start=0)
-    windows = row_windows(line, row_starts(-2, 20))
+    windows = row_columns(line, row_starts(-2, 20))
     assert windows.shape == (20, 80, 16)
     assert windows.flags.c_contiguous
     for window, start in zip(windows, row_starts(-2, 20), strict=True):
@@ -75,8 +74,8 @@ def test_only_columns_that_are_read_are_worked_out(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(line_module, "mel_columns", counting)
     ten_minutes = np.ones(16000 * 600, np.float32)
-    row_windows(SoundLine.in_silence(ten_minutes, start=0), row_starts(7000, 10))
+    row_columns(SoundLine.in_silence(ten_minutes, start=0), row_starts(7000, 10))
     assert sum(counted) <= 9 * 4 + 16
     counted.clear()
-    row_windows(SoundLine.in_silence(ten_minutes[:640], start=0), row_starts(-9, 39))
+    row_columns(SoundLine.in_silence(ten_minutes[:640], start=0), row_starts(-9, 39))
     assert sum(counted) <= (640 + 801) / 200 + 1
