@@ -1,4 +1,4 @@
-"""An avatar on one picture and on one page, for the eyes of a person."""
+"""An avatar on one picture and on one page of text, for people."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import CROP_SIZE, MARGIN, MOUTH_SIZE, Picture, Rect, crop_328, inner
 from avatar_kit.reference_frame import Reference
+from avatar_tools.border_panel import Composite, border_panel
 from avatar_tools.facts import avatar_facts
-from avatar_tools.paper import (
+from avatar_tools.sheet_style import (
+    BACKGROUND,
     BAD,
     BOLD,
     EMPTY,
     FAINT,
-    FILM_WIDTH,
+    FRAMES_WIDTH,
     GAP,
     INNER_COLOUR,
     LABEL_HEIGHT,
     MASK_COLOUR,
     PAGE_MARGIN,
-    PAPER,
     RECT_COLOUR,
     SIDE_WIDTH,
     TEXT,
     outline,
     write,
 )
-from avatar_tools.seam import Composite, seam_panel
 from avatar_tools.verify import Report
 
 __all__ = ["Composite", "contact_sheet", "summary"]
@@ -39,29 +39,28 @@ _HEADING_HEIGHT = 92
 
 
 def contact_sheet(avatar: Avatar, composite: Composite | str) -> Picture:
-    """A picture of the whole avatar, about 1600 pixels wide, BGR.
+    """Draws the whole avatar on a picture about 1600 pixels wide, BGR.
 
-    Frames from the whole clip with their rectangles, and one crop enlarged with the region that the network replaces and the
-    mask. A frame that can not be read is shown as such. Below that the seam of `composite`, or why there is none.
+    It has frames from the whole clip with their rectangles, and one crop enlarged, with the region that the network replaces and
+    the mask. A frame that cannot be read is marked. Below is the mouth's border in `composite`, or the reason why there is none.
     """
     grid = _Grid.of(avatar)
     side_height = SIDE_WIDTH + 3 * LABEL_HEIGHT + (SIDE_WIDTH - GAP) // 2 + LABEL_HEIGHT
-    seam = seam_panel(avatar, composite)
-    seam_top = PAGE_MARGIN + _HEADING_HEIGHT + max(grid.height, side_height) + PAGE_MARGIN
-    height = seam_top + seam.shape[0] + PAGE_MARGIN
-    width = PAGE_MARGIN + FILM_WIDTH + PAGE_MARGIN + SIDE_WIDTH + PAGE_MARGIN
-    sheet: Picture = np.full((height, width, 3), PAPER, np.uint8)
+    border = border_panel(avatar, composite)
+    border_top = PAGE_MARGIN + _HEADING_HEIGHT + max(grid.height, side_height) + PAGE_MARGIN
+    height = border_top + border.shape[0] + PAGE_MARGIN
+    width = PAGE_MARGIN + FRAMES_WIDTH + PAGE_MARGIN + SIDE_WIDTH + PAGE_MARGIN
+    sheet: Picture = np.full((height, width, 3), BACKGROUND, np.uint8)
     _draw_heading(sheet, avatar)
     for place, index in enumerate(grid.frames):
-        x, y = grid.corner(place)
-        _draw_frame(sheet, avatar, index, (x, y), grid)
-    _draw_side(sheet, avatar, PAGE_MARGIN + FILM_WIDTH + PAGE_MARGIN, PAGE_MARGIN + _HEADING_HEIGHT)
-    sheet[seam_top : seam_top + seam.shape[0], PAGE_MARGIN : PAGE_MARGIN + seam.shape[1]] = seam
+        _draw_frame(sheet, avatar, index, grid.corner(place), grid)
+    _draw_side(sheet, avatar, PAGE_MARGIN + FRAMES_WIDTH + PAGE_MARGIN, PAGE_MARGIN + _HEADING_HEIGHT)
+    sheet[border_top : border_top + border.shape[0], PAGE_MARGIN : PAGE_MARGIN + border.shape[1]] = border
     return sheet
 
 
 def summary(avatar: Avatar, report: Report | None = None) -> str:
-    """One page of text: the facts, and what verifying found when its report is given."""
+    """One page of text: the facts, and the findings of a verification when its report is given."""
     facts = {**avatar_facts(avatar), **(report.facts if report else {})}
     width = max(map(len, facts))
     lines = [f"avatar {avatar.id}", *(f"  {label:{width}}  {value}" for label, value in facts.items())]
@@ -74,7 +73,7 @@ def summary(avatar: Avatar, report: Report | None = None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """Where the frames lie on the sheet."""
+    """The places of the frames on the sheet."""
 
     columns: int
     picture_width: int
@@ -88,7 +87,7 @@ class _Grid:
         columns, rows = (3, 4) if aspect > 1.2 else (4, 3) if aspect > 0.8 else (5, 2)
         count = min(columns * rows, avatar.frame_count)
         frames = tuple(index * avatar.frame_count // count for index in range(count))
-        width = (FILM_WIDTH - (columns - 1) * GAP) // columns
+        width = (FRAMES_WIDTH - (columns - 1) * GAP) // columns
         return cls(columns, width, min(max(1, round(width / aspect)), 4 * width), frames)
 
     @property
@@ -123,11 +122,11 @@ def _draw_frame(sheet: Picture, avatar: Avatar, index: int, corner: tuple[int, i
         picture = avatar.read_frame(index)
     except BrokenAvatar:
         box[:] = EMPTY
-        write(sheet, "can not be read", (x + 14, y + 30), BAD, 16, weight=BOLD)
+        write(sheet, "cannot be read", (x + 14, y + 30), BAD, 16, weight=BOLD)
     else:
         box[:] = cv2.resize(picture, (grid.picture_width, grid.picture_height), interpolation=cv2.INTER_AREA)
         scale = grid.picture_width / avatar.width
-        outline(box, Rect(*(round(edge * scale) for edge in (rect.x1, rect.y1, rect.x2, rect.y2))), RECT_COLOUR)
+        outline(box, rect, RECT_COLOUR, scale)
     label = f"{index}"
     write(sheet, label, (x, y + grid.picture_height + 19), TEXT, 14, weight=BOLD)
     place = f"{rect.width}x{rect.height} at {rect.x1}, {rect.y1}"
@@ -135,13 +134,13 @@ def _draw_frame(sheet: Picture, avatar: Avatar, index: int, corner: tuple[int, i
 
 
 def _draw_side(sheet: Picture, avatar: Avatar, x: int, y: int) -> None:
-    """The crop of the middle frame, enlarged and with its regions, and what the network is given of it."""
+    """Draws the crop of the middle frame, enlarged and with its regions, and the network's pictures of it."""
     index = avatar.frame_count // 2
     try:
         crop = crop_328(avatar.read_frame(index), avatar.rects[index])
     except BrokenAvatar:
         sheet[y : y + SIDE_WIDTH, x : x + SIDE_WIDTH] = EMPTY
-        write(sheet, f"frame {index} can not be read", (x + 14, y + 30), BAD, 16, weight=BOLD)
+        write(sheet, f"frame {index} cannot be read", (x + 14, y + 30), BAD, 16, weight=BOLD)
         return
     scale = SIDE_WIDTH / CROP_SIZE
     large = sheet[y : y + SIDE_WIDTH, x : x + SIDE_WIDTH]
@@ -150,12 +149,12 @@ def _draw_side(sheet: Picture, avatar: Avatar, x: int, y: int) -> None:
     left, top = MARGIN + mask.x, MARGIN + mask.y
     regions = (
         (Rect(0, 0, CROP_SIZE, CROP_SIZE), RECT_COLOUR, f"the rectangle of frame {index}, as a crop of {CROP_SIZE}x{CROP_SIZE}"),
-        (Rect(MARGIN, MARGIN, MARGIN + MOUTH_SIZE, MARGIN + MOUTH_SIZE), INNER_COLOUR, "what the network sees and replaces"),
-        (Rect(left, top, left + mask.width, top + mask.height), MASK_COLOUR, "what the mask hides from it"),
+        (Rect(MARGIN, MARGIN, MARGIN + MOUTH_SIZE, MARGIN + MOUTH_SIZE), INNER_COLOUR, "seen and replaced by the network"),
+        (Rect(left, top, left + mask.width, top + mask.height), MASK_COLOUR, "hidden from it by the mask"),
     )
     line = y + SIDE_WIDTH
     for rect, colour, legend in regions:
-        outline(large, Rect(*(round(edge * scale) for edge in (rect.x1, rect.y1, rect.x2, rect.y2))), colour)
+        outline(large, rect, colour, scale)
         line += LABEL_HEIGHT
         sheet[line - 17 : line - 5, x : x + 12] = colour
         write(sheet, legend, (x + 22, line - 6), TEXT, 15)
@@ -163,19 +162,19 @@ def _draw_side(sheet: Picture, avatar: Avatar, x: int, y: int) -> None:
 
 
 def _reference(avatar: Avatar, seen: Picture) -> tuple[Picture, str]:
-    """[320, 320, 3], what the network is shown beside the masked crop, and its label."""
+    """[320, 320, 3], the network's picture beside the masked crop, and its label."""
     if (index := avatar.reference_frame) is None:
         return seen, "the network's first picture"
     try:
         return inner(crop_328(avatar.read_frame(index), avatar.rects[index])), f"its first picture, frame {index}"
     except BrokenAvatar:
-        return np.full_like(seen, EMPTY), f"frame {index} can not be read"
+        return np.full_like(seen, EMPTY), f"frame {index} cannot be read"
 
 
 def _draw_inputs(sheet: Picture, avatar: Avatar, seen: Picture, x: int, y: int) -> None:
     size = (SIDE_WIDTH - GAP) // 2
     masked = (seen * avatar.mask.kept()[..., None]).astype(np.uint8)
-    reference, what = _reference(avatar, seen)
-    for picture, label, left in ((reference, what, x), (masked, "its second, masked", x + size + GAP)):
+    reference, name = _reference(avatar, seen)
+    for picture, label, left in ((reference, name, x), (masked, "its second, masked", x + size + GAP)):
         sheet[y : y + size, left : left + size] = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
         write(sheet, label, (left, y + size + 19), FAINT, 14)

@@ -14,7 +14,7 @@ from avatar_kit.geometry import Picture
 from avatar_kit.model_entry import ModelEntry
 from avatar_kit.reference_frame import Reference
 from avatar_kit.timeline import idle_positions
-from avatar_tools.paper import BOLD, FAINT, PAPER, TEXT, write
+from avatar_tools.sheet_style import BACKGROUND, BOLD, FAINT, TEXT, write
 from lipsync_cli.avatars import read_setting
 from lipsync_cli.demo import face_of
 from lipsync_cli.failures import CliError
@@ -108,7 +108,7 @@ def _half(speaker: Speaker, label: tuple[str, str], speech: Speech, positions: r
 
 def _label(title: str, settings: str, width: int) -> Picture:
     """Draws the label over a half; letters get smaller until the text fits."""
-    bar: Picture = np.full((_LABEL_HEIGHT, width, 3), PAPER, np.uint8)
+    bar: Picture = np.full((_LABEL_HEIGHT, width, 3), BACKGROUND, np.uint8)
     face = cv2.FontFace("sans")
     size = _LETTER_SIZE
 
@@ -126,7 +126,7 @@ def _label(title: str, settings: str, width: int) -> Picture:
 def _joined(left: Iterator[Picture], right: Iterator[Picture], total: int, report: Report) -> Iterator[Picture]:
     report("frames", 0, total)
     for done, (one, other) in enumerate(zip(left, right, strict=True), start=1):
-        yield np.concatenate([one, np.full((one.shape[0], _GAP, 3), PAPER, np.uint8), other], axis=1)
+        yield np.concatenate([one, np.full((one.shape[0], _GAP, 3), BACKGROUND, np.uint8), other], axis=1)
         report("frames", done, total)
 
 

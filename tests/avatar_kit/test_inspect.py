@@ -52,7 +52,7 @@ def sheet_with(avatar: Avatar, picture: np.ndarray) -> np.ndarray:
     return contact_sheet(avatar, Composite(2, picture))
 
 
-def test_the_seam_of_a_composite_is_shown_enlarged(avatar: Avatar) -> None:
+def test_the_border_of_a_composite_is_shown_enlarged(avatar: Avatar) -> None:
     """A red square, 60 of 160 pixels wide: strips along its sides are red below their middle and nowhere above."""
     rect, red = avatar.rects[2], (0, 0, 255)
     plain = avatar.read_frame(2)
@@ -93,7 +93,7 @@ def test_what_lies_outside_a_side_is_above_its_line(avatar: Avatar) -> None:
     ],
     ids=str,
 )
-def test_the_seam_of_any_rectangle_is_shown(models_root: Path, width: int, height: int, rect: Rect) -> None:
+def test_the_border_of_any_rectangle_is_shown(models_root: Path, width: int, height: int, rect: Rect) -> None:
     import cv2
 
     with AvatarWriter(models_root, "ada", width=width, height=height) as writer:

@@ -178,6 +178,6 @@ def test_the_sheet_says_so_too(start, avatar, models_root, tmp_path) -> None:
         assert process.wait(60) == 0, process.stderr.read()
         sheets.append(cv2.imread(str(tmp_path / "ada.png")))
     refused, whole = sheets
-    assert whole.shape[0] > refused.shape[0] + 500, "the seam takes its place when it can be shown"
+    assert whole.shape[0] > refused.shape[0] + 500, "the border takes its place when it can be shown"
     red = (np.abs(refused[-80:].astype(int) - (80, 80, 235)).max(axis=2) < 12).mean()
     assert red > 0.002

@@ -1,4 +1,4 @@
-"""What the parts of a contact sheet are drawn with."""
+"""Colours, sizes and strokes of the pictures that show an avatar to a person: contact sheets and comparing films."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from avatar_kit.geometry import Picture, Rect
 Colour: TypeAlias = tuple[int, int, int]
 """BGR."""
 
-PAPER: Colour = (30, 27, 25)
+BACKGROUND: Colour = (30, 27, 25)
 EMPTY: Colour = (48, 44, 41)
 TEXT: Colour = (240, 238, 236)
 FAINT: Colour = (168, 160, 154)
@@ -21,18 +21,19 @@ MASK_COLOUR: Colour = (60, 170, 255)
 BAD: Colour = (80, 80, 235)
 
 PAGE_MARGIN, GAP = 28, 14
-FILM_WIDTH, SIDE_WIDTH = 1056, 480  # what there is many of on the left, what is enlarged on the right
+FRAMES_WIDTH, SIDE_WIDTH = 1056, 480  # many small pictures on the left, few large ones on the right
 LABEL_HEIGHT = 30
 BOLD = 650  # weight of the typeface
 
 _NORMAL = 400
 
 
-def outline(picture: Picture, rect: Rect, colour: Colour) -> None:
-    """A line just inside the rectangle's border."""
-    cv2.rectangle(picture, (rect.x1, rect.y1), (rect.x2 - 1, rect.y2 - 1), colour, 2, cv2.LINE_AA)
+def outline(picture: Picture, rect: Rect, colour: Colour, scale: float = 1.0) -> None:
+    """Draws a line just inside the border of the enlarged rectangle."""
+    x1, y1, x2, y2 = (round(edge * scale) for edge in (rect.x1, rect.y1, rect.x2, rect.y2))
+    cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), colour, 2, cv2.LINE_AA)
 
 
 def write(picture: Picture, text: str, at: tuple[int, int], colour: Colour, size: int, *, weight: int = _NORMAL) -> None:
-    """Text with its baseline at `at`, in the typeface that OpenCV carries."""
+    """Writes text with its baseline at `at`, in the typeface that OpenCV brings."""
     cv2.putText(picture, text, at, colour, cv2.FontFace("sans"), size, weight)
