@@ -1,1 +1,1 @@
-"""Making, checking and showing avatars: for people and the command line, used by no service."""
+"""Makes, checks and shows avatars, for people and the command line. No service uses it."""

@@ -1,4 +1,4 @@
-"""The avatar that benchmarks run: the size and cost of a real one, and nobody's face.
+"""Builds the avatar that benchmarks run: with the size and cost of a real one, and without a face.
 
 `network="full"` is the family's exact network with random weights; `network="free"` costs next to nothing, so that everything
 around the network can be measured.
@@ -23,7 +23,7 @@ from avatar_tools.networks.random_weights import random_encoder_weights, random_
 from avatar_tools.networks.unet import unet_graph
 from avatar_tools.progress import Progress, silent
 
-FRAME_COUNT = 523  # as many as the real avatar that the old servers were measured with
+FRAME_COUNT = 523  # as in the real avatar that the old servers were measured with
 
 BenchmarkNetwork: TypeAlias = Literal["full", "free"]
 

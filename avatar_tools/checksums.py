@@ -1,4 +1,4 @@
-"""Comparing an avatar's files with the SHA-256 sums that were written with them."""
+"""Compares an avatar's files with the SHA-256 sums that were written with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 def checksum_problems(folder: Path, manifest: Manifest) -> list[str]:
-    """Files of a format version 1 avatar whose content is not what it was. Missing ones are left to the loader to report."""
+    """Problems of files whose content has changed, of an avatar in format version 1. Loading reports missing files."""
     problems: list[str] = []
     listed: dict[str, str] = {}
     for role in type(manifest.files).model_fields:
@@ -33,7 +33,7 @@ def checksum_problems(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def _listed(path: Path, max_bytes: int) -> dict[str, str]:
-    """Sum by file name, from a file in the format of sha256sum."""
+    """Sums by file name, from a file in the format of sha256sum."""
     lines = read_bounded(path, max_bytes).decode("utf-8", "replace").splitlines()
     matches = [_LINE.fullmatch(line) for line in lines]
     if not all(matches):

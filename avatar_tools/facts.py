@@ -1,4 +1,4 @@
-"""What an avatar is and takes, in words and figures for people."""
+"""Facts about an avatar and its needs, in words and figures for people."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _THEN = {Loop.BOUNCE: "then back again", Loop.FORWARD: "then from the start"}
 
 
 def avatar_facts(avatar: Avatar) -> dict[str, str]:
-    """Label and value of each fact, in the order in which they are shown. Reads no pictures."""
+    """Label and value of each fact, in the order to be shown. Reads no pictures."""
     seconds = avatar.frame_count / avatar.fps
     mask = avatar.mask
     disk = _bytes_on_disk([*avatar.frames.files, avatar.network_path, *_present(avatar.audio_encoder_path, avatar.features_path)])
@@ -41,7 +41,7 @@ def avatar_facts(avatar: Avatar) -> dict[str, str]:
 
 
 def compositing_bytes(avatar: Avatar) -> int:
-    """About what the compositing service holds: each frame's JPEG, about as large as its file, and what is around the mouth."""
+    """Estimates the compositing service's memory: each frame's JPEG, about as large as its file, and pixels around the mouth."""
     around = 0
     for rect in avatar.rects:
         width = -(-rect.x2 // _BLOCK) * _BLOCK - rect.x1 // _BLOCK * _BLOCK
@@ -55,12 +55,12 @@ def _filmed_jpeg_bytes(avatar: Avatar) -> int:
 
 
 def crop_bytes(avatar: Avatar) -> int:
-    """What the inference service holds of an avatar's pictures: each frame's mouth region as uint8."""
+    """The bytes of an avatar's pictures in the inference service: each frame's mouth region as uint8."""
     return avatar.frame_count * MOUTH_SIZE * MOUTH_SIZE * _CHANNELS
 
 
 def memory_bytes(avatar: Avatar) -> dict[str, int]:
-    """About what each service holds of a loaded avatar's pictures, for programs."""
+    """Estimates each service's memory for a loaded avatar's pictures, for programs."""
     return {"compositing": compositing_bytes(avatar), "inference_crops": crop_bytes(avatar)}
 
 

@@ -1,4 +1,4 @@
-"""Trying an avatar's networks out: that they load, run on its own frames, and give what the services count on."""
+"""Tries an avatar's networks: they must load, run on its own frames, and give what the services rely on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from avatar_kit.geometry import crop_328, inner
 from avatar_kit.onnx_io import encoder_io, network_io
 from avatar_tools.onnx_sessions import open_session, run_session
 
-_SILENCE_MEL = -4.0  # what the mel spectrogram of digital silence is
-_TYPICAL_ROWS_MAX = 10.0  # the rows that an encoder gives lie between 0 and about this
+_SILENCE_MEL = -4.0  # the mel spectrogram of digital silence
+_TYPICAL_ROWS_MAX = 10.0  # an encoder's rows lie between 0 and about this
 _SLACK = 1e-3  # a sigmoid in half precision may overshoot by a rounding
 
 
@@ -61,7 +61,7 @@ def try_encoder(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _network_input(avatar: Avatar, index: int) -> NDArray[np.float32]:
-    """[1, 6, 320, 320]: the reference, which is the frame's own crop or a fixed one, and the frame's masked; 0..1, BGR."""
+    """[1, 6, 320, 320]: the reference, which is the frame's own crop or a fixed one, and the frame's masked crop; 0..1, BGR."""
     own = _crop(avatar, index)
     reference = own if avatar.reference_frame is None else _crop(avatar, avatar.reference_frame)
     return np.concatenate([reference, own * avatar.mask.kept()])[None]
@@ -74,7 +74,7 @@ def _crop(avatar: Avatar, index: int) -> NDArray[np.float32]:
 
 
 def _repeated(feeds: Mapping[str, NDArray[np.float32]], batch: int | None) -> dict[str, NDArray[np.float32]]:
-    """The feeds as often as a network with a fixed batch size wants them."""
+    """The feeds repeated to a network's fixed batch size."""
     return {name: np.repeat(value, batch or 1, axis=0) for name, value in feeds.items()}
 
 

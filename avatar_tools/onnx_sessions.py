@@ -1,7 +1,7 @@
-"""Opening and running ONNX models on the CPU: the one place where this package meets ONNX Runtime.
+"""Opens and runs ONNX models on the CPU.
 
-Its errors become sentences that name the file and not this machine's folders. The services open their own sessions, with devices
-and settings.
+ONNX Runtime's errors become sentences that name the file, without this machine's folders. The services open their own sessions,
+with devices and settings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from avatar_kit.cores import usable_cores
 from avatar_kit.errors import AvatarError, BrokenAvatar
 
-_NO_LOG = 4  # what is wrong comes as an exception, which says the same
+_NO_LOG = 4  # exceptions say the same
 
 
 class OnnxRuntimeMissing(AvatarError):
@@ -25,32 +25,32 @@ class OnnxRuntimeMissing(AvatarError):
 
 
 def open_session(model: bytes | Path, name: str) -> Any:
-    """A session of a model, called `name` in messages. For one thread or many.
+    """Opens a session of a model, called `name` in messages. For one thread or many.
 
-    Of a path, weights in files beside it are found; of bytes, none are followed. Raises BrokenAvatar when it can not be loaded,
+    Weights in other files are found for a path, and not for bytes. Raises BrokenAvatar when the model cannot be loaded, and
     OnnxRuntimeMissing.
     """
     onnxruntime = _onnxruntime(name)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _NO_LOG
-    # By default there is a thread for each core of the machine, tied to it, also to those that this process may not use.
+    # The default is a thread for each core of the machine, tied to it, also for cores that this process may not use.
     options.intra_op_num_threads = usable_cores()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others use the processor between two runs
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need the processor between two runs
     given = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no base of their own
-        raise BrokenAvatar(f"{name}: ONNX Runtime can not load it: {_reason(error, model)}") from None
+        raise BrokenAvatar(f"{name}: ONNX Runtime cannot load it: {_reason(error, model)}") from None
 
 
 def run_session(
     session: Any, name: str, feeds: Mapping[str, NDArray[np.float32]], outputs: Sequence[str] | None = None
 ) -> list[NDArray[Any]]:
-    """Those outputs, or all in the model's order. Raises BrokenAvatar."""
+    """Runs a session: the outputs of those names, or all in the model's order. Raises BrokenAvatar."""
     try:
         return [np.asarray(output) for output in session.run(outputs, dict(feeds))]
     except Exception as error:
-        raise BrokenAvatar(f"{name}: ONNX Runtime can not run it: {_reason(error)}") from None
+        raise BrokenAvatar(f"{name}: ONNX Runtime cannot run it: {_reason(error)}") from None
 
 
 def _onnxruntime(name: str) -> Any:
@@ -64,6 +64,6 @@ def _onnxruntime(name: str) -> Any:
 
 
 def _reason(error: Exception, model: bytes | Path = b"") -> str:
-    """Its first line, without the folders of this machine."""
+    """The first line of the error's text, without the folders of this machine."""
     text = str(error).partition("\n")[0]
     return (text.replace(str(model), model.name) if isinstance(model, Path) else text)[:300]

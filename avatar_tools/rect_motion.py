@@ -1,4 +1,4 @@
-"""How the crop rectangles move from frame to frame: those of a good avatar follow the head, a jump makes the mouth jump."""
+"""Judges the motion of the crop rectangles: they should follow the head, and a jump of theirs makes the mouth jump."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from avatar_kit.errors import shortened
 from avatar_kit.geometry import Rect
 from avatar_kit.timeline import Loop
 
-# A head at 25 frames a second does not move further than this part of the rectangle's width, nor change its size by more.
+# From one frame to the next a head moves by less than this part of the rectangle's width, and changes its size by less.
 _JUMP = 0.25
 _RESIZE = 0.15
-# What a moving head changes its speed by from one frame to the next is a pixel or two; half of all frames above this tremble.
+# A moving head changes its speed by a pixel or two a frame. Rectangles tremble when half of the frames exceed this.
 _TREMBLE = 0.04
-_FEW_FRAMES = 25  # of which a jump or two would be half
-_MOST_OBLONG = 1.25  # training crops squares; what was clamped at an edge is a little off
+_FEW_FRAMES = 25  # too few for a median
+_MOST_OBLONG = 1.25  # training crops squares; clamping at an edge costs a little
 
 
 def motion_warnings(rects: Sequence[Rect], *, loop: Loop, width: int, height: int) -> list[str]:
-    """Rectangles that jump, change their size at once, tremble, are far from square or touch the picture's edge."""
+    """Warns of rectangles that jump, change their size suddenly, tremble, are far from square or touch the picture's edge."""
     steps = list(itertools.pairwise(enumerate(rects)))
     if loop is Loop.FORWARD and len(rects) > 1:
         steps.append(((len(rects) - 1, rects[-1]), (0, rects[0])))
@@ -46,7 +46,7 @@ def motion_warnings(rects: Sequence[Rect], *, loop: Loop, width: int, height: in
 
 
 def largest_step(rects: Sequence[Rect]) -> float:
-    """The furthest that the rectangles' centre moves from one frame to the next, in pixels."""
+    """The largest distance that the rectangles' centre moves from one frame to the next, in pixels."""
     return max((_distance(one, two) for one, two in itertools.pairwise(rects)), default=0.0)
 
 
@@ -61,7 +61,7 @@ def _sudden(one: Rect, two: Rect) -> str | None:
 
 
 def _typical_tremble(rects: Sequence[Rect]) -> float:
-    """The median of how far each rectangle's centre lies from where the two before it lead to, in pixels; 0 of a few."""
+    """The median distance of each rectangle's centre from the continuation of the two before, in pixels; 0 of a few frames."""
     if len(rects) < _FEW_FRAMES:
         return 0.0
     centres = np.array([((rect.x1 + rect.x2) / 2, (rect.y1 + rect.y2) / 2) for rect in rects])

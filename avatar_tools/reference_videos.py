@@ -1,7 +1,7 @@
-"""The videos of crops that older packages carry: a witness that frames and rectangles belong together.
+"""Compares an avatar with the videos of crops that older packages carry.
 
-Serving computes the crops from frames and rectangles. If those are numbered differently, the mouth sits beside its place; the
-video, made when the avatar was trained, shows it.
+Serving computes the crops from frames and rectangles. If these are numbered differently, the mouth is pasted beside its place.
+The video was made when the avatar was trained, and shows the difference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CLEARLY_BETTER = 0.6
 
 
 def compare_videos(avatar: Avatar) -> tuple[list[str], dict[str, str]]:
-    """Warnings and facts from the videos that the settings name. Raises BrokenAvatar for a frame that can not be read."""
+    """Warnings and facts from the videos that the settings name. Raises BrokenAvatar for a frame that cannot be read."""
     warnings: list[str] = []
     facts: dict[str, str] = {}
     for key, path, size, part in (

@@ -1,11 +1,11 @@
-"""Checking everything about an avatar that serving relies on, and naming all problems at once."""
+"""Checks everything about an avatar that serving relies on, and names all problems at once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,43 +25,37 @@ from avatar_tools.checksums import checksum_problems
 from avatar_tools.facts import avatar_facts, memory_bytes
 from avatar_tools.network_trial import try_encoder, try_network
 from avatar_tools.onnx_sessions import OnnxRuntimeMissing
+from avatar_tools.progress import Progress, silent
 from avatar_tools.rect_motion import motion_warnings
 from avatar_tools.reference_videos import compare_videos
 from avatar_tools.video_check import check_video
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many are done and how many there are."""
-
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What verifying found. `problems` keep the avatar, or part of it, from being served; `warnings` may be seen."""
+    """The findings. `problems` keep the avatar, or part of it, from being served; `warnings` name faults that may be seen."""
 
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
     facts: dict[str, str]
     memory_bytes: dict[str, int]
-    """About what each service takes for the avatar; empty when it can not be loaded."""
+    """An estimate of each service's memory for the avatar; empty when it cannot be loaded."""
 
     @property
     def ok(self) -> bool:
-        """Whether the avatar can be served."""
+        """The avatar can be served."""
         return not self.problems
 
 
 def verify_avatar(
-    avatar: Avatar | Path, *, audio_encoder: Path | None = None, run_networks: bool = True, progress: Progress | None = None
+    avatar: Avatar | Path, *, audio_encoder: Path | None = None, run_networks: bool = True, progress: Progress = silent
 ) -> Report:
-    """Checks an avatar, or the folder of one, completely; never raises for what is wrong with it.
+    """Checks an avatar, or the folder of one, completely. Never raises for a fault of the avatar.
 
-    `audio_encoder`: the shared one, by default audio_encoder.onnx beside the avatar's folder; an avatar's own comes first.
-    `run_networks`: also run the networks on a few frames, where onnxruntime is installed. Takes about 10 ms a frame on one core.
+    `audio_encoder`: the shared one, by default audio_encoder.onnx beside the avatar's folder; an avatar's own takes precedence.
+    `run_networks`: also runs the networks on a few frames, where onnxruntime is installed. Takes about 10 ms a frame on one core.
     """
-    return _Verification(audio_encoder, run_networks, progress or _ignore).of(avatar)
-
-
-def _ignore(_what: str, _done: int, _total: int) -> None:
-    pass
+    return _Verification(audio_encoder, run_networks, progress).of(avatar)
 
 
 @dataclass(slots=True)
@@ -80,7 +74,7 @@ class _Verification:
         folder = subject if isinstance(subject, Path) else subject.root
         avatar = self._loaded(folder) if isinstance(subject, Path) else subject
         manifest = self._manifest(folder)
-        checks: list[Callable[[], None]] = []
+        checks: list[Callable[[], object]] = []
         if avatar is not None:
             steps = (
                 self._check_frames,
@@ -88,7 +82,7 @@ class _Verification:
                 self._check_features,
                 self._check_motion,
                 self._check_videos,
-                self._work_out,
+                self._collect_facts,
             )
             checks += [partial(step, avatar) for step in steps]
         elif manifest is not None:
@@ -99,13 +93,21 @@ class _Verification:
             self._run(check)
         return Report(tuple(dict.fromkeys(self.problems)), tuple(self.warnings), self.facts, self.memory_bytes)
 
-    def _run(self, check: Callable[[], None]) -> None:
-        """Notes what the files did to a check that did not foresee it; the others go on."""
+    def _run(self, check: Callable[[], object]) -> None:
+        """Adds the problems that a check raises, also unforeseen ones, so that the other checks still run."""
         try:
             with as_broken_avatar():
                 check()
         except AvatarError as error:
             self.problems += error.problems
+
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """Adds the problem that a file of that name has."""
+        try:
+            yield
+        except FileProblem as problem:
+            self.problems += problem.of(name)
 
     def _loaded(self, folder: Path) -> Avatar | None:
         try:
@@ -119,7 +121,7 @@ class _Verification:
             return None
 
     def _manifest(self, folder: Path) -> Manifest | None:
-        """None for an avatar without one, and for one that is broken, which loading has reported."""
+        """None for an avatar without one, and for a broken one, which loading has reported."""
         if not os.path.lexists(folder / MANIFEST_NAME):
             return None
         try:
@@ -137,16 +139,13 @@ class _Verification:
             self._check_pictures(avatar.frame_paths, avatar.width, avatar.height)
 
     def _check_video(self, path: Path, width: int, height: int, frame_count: int) -> None:
-        try:
+        with self._naming(path.name):
             count = check_video(path, width=width, height=height, progress=partial(self.progress, "frames"))
-        except FileProblem as problem:
-            self.problems += problem.of(path.name)
-            return
-        if count != frame_count:
-            self.problems.append(f"{path.name} has {count} frames, the avatar has {frame_count}")
+            if count != frame_count:
+                self.problems.append(f"{path.name} has {count} frames, the avatar has {frame_count}")
 
     def _check_pictures(self, paths: Sequence[Path], width: int, height: int) -> None:
-        """Decodes every frame; OpenCV and the second decoder leave the interpreter to others, so threads help."""
+        """Decodes every frame. OpenCV and the second decoder release the interpreter's lock, so threads help."""
         found: list[str] = []
         with ThreadPoolExecutor(usable_cores()) as pool:
             checks = pool.map(lambda path: _picture_problems(path, width, height), paths)
@@ -159,76 +158,65 @@ class _Verification:
         encoder = avatar.audio_encoder_path or self.audio_encoder or avatar.root.parent / AUDIO_ENCODER_NAME
         if not encoder.is_file():
             self.warnings.append(f"no audio encoder: the avatar has none of its own and {encoder.name} is not there")
-        self._bind(avatar.network_path, network_io)
+        self._run(partial(network_io, avatar.network_path))
         if encoder.is_file():
-            self._bind(encoder, encoder_io)
+            self._run(partial(encoder_io, encoder))
         if not self.run_networks or self.problems:
             return
         last = avatar.frame_count - 1
         try:
-            self._note(try_network(avatar, tuple(sorted({0, last // 2, last}))))
+            self._add(*try_network(avatar, tuple(sorted({0, last // 2, last}))))
             if encoder.is_file():
-                self._note(try_encoder(encoder))
+                self._add(*try_encoder(encoder))
         except OnnxRuntimeMissing:
             self.warnings.append("the networks were not run: onnxruntime is not installed")
 
-    def _bind(self, path: Path, binding: Callable[[Path], object]) -> None:
-        try:
-            binding(path)
-        except BrokenAvatar as error:
-            self.problems += error.problems
-
-    def _note(self, found: tuple[list[str], list[str]]) -> None:
-        self.problems += found[0]
-        self.warnings += found[1]
+    def _add(self, problems: list[str], warnings: list[str]) -> None:
+        self.problems += problems
+        self.warnings += warnings
 
     def _check_features(self, avatar: Avatar) -> None:
         if avatar.features_path is None:
             return
         name = avatar.features_path.name
-        try:
+        with self._naming(name):
             rows = len(map_features(avatar.features_path, frame_count=avatar.frame_count))
-        except FileProblem as problem:
-            self.problems += problem.of(name)
-            return
-        self.facts["audio features"] = f"{name}, {rows} rows"
-        if abs(rows - avatar.frame_count) > MISSING_ROWS:
-            self.warnings.append(f"{name} has {rows} rows for {avatar.frame_count} frames: it may belong to another clip")
+            self.facts["audio features"] = f"{name}, {rows} rows"
+            if abs(rows - avatar.frame_count) > MISSING_ROWS:
+                self.warnings.append(f"{name} has {rows} rows for {avatar.frame_count} frames: it may belong to another clip")
 
     def _check_motion(self, avatar: Avatar) -> None:
         self.warnings += motion_warnings(avatar.rects, loop=avatar.loop, width=avatar.width, height=avatar.height)
 
     def _check_videos(self, avatar: Avatar) -> None:
-        try:
+        with suppress(BrokenAvatar):  # of a frame, which has been reported
             warnings, facts = compare_videos(avatar)
-        except BrokenAvatar:
-            return  # a frame that can not be read has been reported
-        self.warnings += warnings
-        self.facts |= facts
+            self.warnings += warnings
+            self.facts |= facts
 
-    def _work_out(self, avatar: Avatar) -> None:
+    def _collect_facts(self, avatar: Avatar) -> None:
         self.facts |= avatar_facts(avatar)
-        with suppress(BrokenAvatar):  # of the network, which has been noted
+        with suppress(BrokenAvatar):  # of the network, which has been reported
             self.memory_bytes = memory_bytes(avatar)
 
     def _check_remains(self, folder: Path, manifest: Manifest) -> None:
-        """An avatar that can not be loaded may have more wrong with it than what stopped the loading."""
+        """Checks the files of an avatar that cannot be loaded: it may have other faults than the one that stopped the loading."""
         if manifest.files.background_video is None:
             pictures = sorted(path for path in (folder / FRAMES_FOLDER).glob("frame_*") if path.is_file())
             self._check_pictures(pictures, manifest.width, manifest.height)
         elif video := _present(folder, manifest, "background_video"):
             self._check_video(video, manifest.width, manifest.height, manifest.frame_count)
         if network := _present(folder, manifest, "network"):
-            self._bind(network, network_io)
+            self._run(partial(network_io, network))
 
     def _check_checksums(self, folder: Path, manifest: Manifest) -> None:
-        """A file that has been found bad has also changed, which need not be said."""
+        """Leaves out the files that other checks found bad: they have changed too, which need not be said."""
         bad = {problem.partition(" ")[0].rstrip(":") for problem in self.problems}
         self.problems += [problem for problem in checksum_problems(folder, manifest) if problem.partition(" ")[0] not in bad]
 
 
 def _present(folder: Path, manifest: Manifest, role: str) -> Path | None:
-    """The file of that role; None when it is missing, elsewhere or too large, which loading has reported."""
+    """The file of that role; None when it is missing, outside the folder or too large, which loading has reported."""
     try:
         path = contained(folder, getattr(manifest.files, role).path)
         check_regular(path, manifest.most_bytes(role))

@@ -1,7 +1,7 @@
-"""Trained checkpoints of the family's two networks, as PyTorch saves them, turned into the ONNX files that are served.
+"""Converts trained checkpoints of the family's two networks, as PyTorch saves them, to ONNX files that can be served.
 
-A checkpoint is a pickle, and a pickle is a program: its weights are read by PyTorch's restricted reader only. PyTorch is needed
-for converting alone, so it comes with the extra `import` and is imported when it is used.
+A checkpoint is a pickle, and a pickle is a program: only PyTorch's restricted reader reads its weights. PyTorch is needed for
+converting alone, so it comes with the extra `import` and is imported when it is used.
 """
 
 from avatar_tools.checkpoints.convert import Converted, TorchMissing, convert_checkpoint

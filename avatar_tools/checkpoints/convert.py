@@ -1,4 +1,4 @@
-"""From a checkpoint file to an ONNX file that has been seen to compute the same."""
+"""Converts a checkpoint file to an ONNX model, and checks that both compute the same."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from avatar_tools.networks.weights import Weights, parameter_count
 from avatar_tools.onnx_sessions import open_session, run_session
 
 MAX_DIFFERENCE = 1e-3  # a quarter of a grey level
-_ROUNDING_FOLDS = 8  # sharp networks differ by more: PyTorch's own distance from double precision tells how much is rounding
+_ROUNDING_FOLDS = 8  # sharp networks differ by more; PyTorch's own distance from double precision measures the rounding
 
 _Feeds = Mapping[str, NDArray[np.float32]]
 
 
 class TorchMissing(AvatarError):
-    """PyTorch is not installed here."""
+    """PyTorch is not installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,16 @@ class Converted:
 
     onnx: bytes
     parameters: int
-    """Numbers that training has adjusted."""
+    """The count of numbers that training has adjusted."""
     largest_difference: float
-    """Between the values that PyTorch and ONNX Runtime compute from the same random input."""
+    """The largest distance between values that PyTorch and ONNX Runtime compute from the same random input."""
 
 
 def convert_checkpoint(path: Path, *, kind: Kind) -> Converted:
     """Converts the lip-sync network or the audio encoder, and compares the two on random input. Takes seconds.
 
     Accepts a plain state dict, and one inside `model`, `model_state_dict` or `state_dict`, with or without prefixes such as
-    `module.`; it must have exactly the weights of that network. Nothing in the file is run. Raises BrokenAvatar, and TorchMissing
+    `module.`; it must have exactly the weights of that network. No code of the file is run. Raises BrokenAvatar, and TorchMissing
     without PyTorch.
     """
     data = read_checkpoint(path)
@@ -63,7 +63,7 @@ def convert_checkpoint(path: Path, *, kind: Kind) -> Converted:
     expected = _computed_by_torch(torch, torch.float32, kind, weights, inputs)
     difference = _largest_difference(_computed_by_onnxruntime(path.name, model, inputs), expected)
     rounding = _largest_difference(_computed_by_torch(torch, torch.float64, kind, weights, inputs), expected)
-    if not difference <= max(MAX_DIFFERENCE, _ROUNDING_FOLDS * rounding):  # also when they are no numbers
+    if not difference <= max(MAX_DIFFERENCE, _ROUNDING_FOLDS * rounding):  # also true for NaN
         raise BrokenAvatar(
             f"{path.name}: {NAMES[kind]} whose ONNX form differs from PyTorch's by {difference:.3g}, "
             "more than rounding explains: its weights are out of the range of single precision"
@@ -85,15 +85,15 @@ def _computed_by_onnxruntime(name: str, model: bytes, inputs: _Feeds) -> NDArray
 def _largest_difference(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
     if one.shape != other.shape:
         return float("nan")
-    with np.errstate(invalid="ignore"):  # infinite on both sides
+    with np.errstate(invalid="ignore"):  # both may be infinite
         return float(np.abs(one - other).max())
 
 
 def _network_inputs() -> _Feeds:
-    """Two pictures and sounds, in the order of the network's inputs: an open batch is only seen to be one with more than one."""
+    """Two pictures and sounds, in the order of the network's inputs; only more than one tests an open batch."""
     generator = np.random.default_rng(0)
     picture = generator.uniform(0, 1, (2, 6, 320, 320)).astype(np.float32)
-    sound = np.maximum(generator.normal(0, 3, (2, 32, 16, 16)), 0).astype(np.float32)  # as the encoder gives it: half zeros
+    sound = np.maximum(generator.normal(0, 3, (2, 32, 16, 16)), 0).astype(np.float32)  # half zeros, as the encoder gives it
     return {unet.VISUAL: picture, unet.AUDIO: sound}
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint files looked at from outside: their size, their kind, what they would call, without unpickling anything."""
+"""Inspects checkpoint files without unpickling them: their size, their kind, and the functions that they would call."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.safe_files import FileProblem, read_bounded
 from avatar_tools.checkpoints.kinds import Kind, kind_of
 
-MAX_CHECKPOINT_BYTES = 2**30  # with an optimizer's state the larger network's has 150 MB
-_MAX_PICKLE_BYTES = 16 * 2**20  # names and shapes; the numbers lie beside them
+MAX_CHECKPOINT_BYTES = 2**30  # that of the larger network has 150 MB with an optimizer's state
+_MAX_PICKLE_BYTES = 16 * 2**20  # names and shapes; the numbers are apart
 _MAX_MEMBERS = 20_000
-_LEGACY_PICKLES = 4  # a mark, a version, the machine, the content; then come the numbers
+_LEGACY_PICKLES = 4  # a magic number, a version, the machine, the content; the numbers follow
 
 _ZIP = b"PK\x03\x04"
 _ZIP_ERRORS = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
 
-# Where the parts of a checkpoint come from. Which of their functions may be called is decided by PyTorch's restricted reader.
+# The origins of a checkpoint's parts. PyTorch's restricted reader decides which of their functions may be called.
 _KNOWN_PACKAGES = frozenset({"torch", "collections", "numpy", "_codecs"})
 _KNOWN_FUNCTIONS = frozenset({"builtins.set", "__builtin__.set"})
 
 
 def checkpoint_kind(path: Path) -> Kind:
-    """Which network's weights a checkpoint holds. Quick, runs nothing of it and needs no PyTorch. Raises BrokenAvatar."""
+    """The network whose weights a checkpoint holds. Quick, runs none of its code and needs no PyTorch. Raises BrokenAvatar."""
     kind = kind_of(_texts(path.name, _read(path)))
     if kind is None:
         raise BrokenAvatar(f"{path.name}: holds neither a lip-sync network of this family nor its audio encoder")
@@ -34,7 +34,7 @@ def checkpoint_kind(path: Path) -> Kind:
 
 
 def read_checkpoint(path: Path) -> bytes:
-    """The bytes of a file that is a whole checkpoint by its form, of bounded size, that asks for no foreign code.
+    """The bytes of a file that has the form of a whole checkpoint, a bounded size, and asks for no foreign code.
 
     Raises BrokenAvatar.
     """
@@ -45,7 +45,7 @@ def read_checkpoint(path: Path) -> bytes:
 
 
 def foreign_code(name: str, function: str) -> str:
-    """The sentence about a checkpoint that asks for something to be called which has no place in one."""
+    """The problem of a checkpoint that asks for a call of a function that no checkpoint needs."""
     return (
         f"{name}: refused, because reading it would run code: it asks for {function[:80]!r}. "
         "A checkpoint must hold weights alone, as saved by torch.save(network.state_dict(), ...)"
@@ -60,7 +60,7 @@ def _read(path: Path) -> bytes:
 
 
 def _texts(name: str, data: bytes) -> frozenset[str]:
-    """All texts in the pickles, among them the weights' names. Raises BrokenAvatar, at the first foreign function too."""
+    """All texts in the pickles, among them the weights' names. Raises BrokenAvatar, also for the first foreign function."""
     texts: set[str] = set()
     try:
         for pickle in _pickles(data):
@@ -75,7 +75,7 @@ def _texts(name: str, data: bytes) -> frozenset[str]:
 
 
 def _check_sums(name: str, data: bytes) -> None:
-    """PyTorch writes the members' checksums but does not compare them."""
+    """Compares the members' checksums, which PyTorch writes and ignores."""
     if not data.startswith(_ZIP):
         return
     try:
@@ -88,7 +88,7 @@ def _check_sums(name: str, data: bytes) -> None:
 
 
 def _pickles(data: bytes) -> Iterator[io.BytesIO]:
-    """The pickled parts, of a zip archive or of the one stream that PyTorch wrote before 1.6. Raises FileProblem."""
+    """Yields the pickled parts of a zip archive, or of the one stream that PyTorch wrote before 1.6. Raises FileProblem."""
     if not data:
         raise FileProblem("is empty")
     if data.startswith(_ZIP):
@@ -116,7 +116,7 @@ def _zipped(data: bytes) -> Iterator[io.BytesIO]:
 
 
 def _check_members(members: list[zipfile.ZipInfo]) -> None:
-    """PyTorch packs nothing, so that what a member has in the archive is what it has in memory."""
+    """PyTorch does not compress, so a member's size in the archive is its size in memory. Raises FileProblem."""
     if any(member.filename.endswith("constants.pkl") for member in members):
         raise FileProblem("is a TorchScript program, not a checkpoint: save the network's state_dict() instead")
     if any(member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size for member in members):
@@ -129,7 +129,7 @@ def _check_members(members: list[zipfile.ZipInfo]) -> None:
 
 
 def _mentioned(pickle: io.BytesIO) -> Iterator[tuple[str, str]]:
-    """("text", ...) and ("function", "module.name") of one pickle, up to its end. Raises FileProblem."""
+    """Yields ("text", ...) and ("function", "module.name") of one pickle, up to its end. Raises FileProblem."""
     recent: list[str] = []
     end = pickle.tell() + _MAX_PICKLE_BYTES
     try:

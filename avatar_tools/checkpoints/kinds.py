@@ -1,4 +1,4 @@
-"""Telling the two networks' checkpoints apart by the names of their weights."""
+"""Distinguishes the two networks' checkpoints by the names of their weights."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ Kind: TypeAlias = Literal["network", "audio_encoder"]
 NAMES: dict[Kind, str] = {"network": "a lip-sync network", "audio_encoder": "an audio encoder"}
 
 PREFIXES = ("module.", "_orig_mod.", "audio_encoder.")
-"""What training in parallel, compiling and a holder around the encoder put in front of every name."""
+"""The prefixes that parallel training, compiling and a module around the encoder add to every name."""
 
 # The first and the last weights of each; no name of one network is one of the other's.
-_TELLING: dict[Kind, frozenset[str]] = {
+_CHARACTERISTIC: dict[Kind, frozenset[str]] = {
     "network": frozenset({"inc.inconv.0.conv.0.weight", "outc.conv.weight"}),
     "audio_encoder": frozenset({"0.conv_block.0.weight", "12.conv_block.0.weight"}),
 }
 
 
 def kind_of(names: Collection[str]) -> Kind | None:
-    """What has weights of these names, prefixes or not; None when it is neither network."""
+    """The network that has weights of these names, with or without prefixes; None for neither."""
     bare = {without_prefixes(name) for name in names}
-    return next((kind for kind, telling in _TELLING.items() if telling <= bare), None)
+    return next((kind for kind, names_of_kind in _CHARACTERISTIC.items() if names_of_kind <= bare), None)
 
 
 def without_prefixes(name: str) -> str:
-    """The name that the published layout knows."""
+    """The name in the published layout."""
     while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
         name = name.removeprefix(prefix)
     return name

@@ -1,4 +1,4 @@
-"""What `torch.save` wrote, down to the weights by the names of the published layout."""
+"""Reads the content of a checkpoint as weights by the names of the published layout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from avatar_tools.networks.unet import unet_shapes
 from avatar_tools.networks.weights import WeightsError, check_weights
 
 WRAPPERS = ("model", "model_state_dict", "state_dict")
-_MAX_WRAPPERS = 10  # a dict may hold itself
+_MAX_WRAPPERS = 10  # a dict may contain itself
 _MAX_NUMBERS = 2**26  # five times the larger network; a few bytes can declare a tensor of any size
 
 _COUNTER = ".num_batches_tracked"
@@ -28,7 +28,7 @@ _REFUSED_FUNCTION = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def read_weights(name: str, data: bytes, kind: Kind, torch: Any) -> dict[str, NDArray[Any]]:
-    """The weights in a checkpoint's bytes, those that the network has and no others: float32, and int64 counters.
+    """The weights in a checkpoint's bytes, exactly those of the network: float32, and int64 counters.
 
     Raises BrokenAvatar.
     """
@@ -49,19 +49,19 @@ def read_weights(name: str, data: bytes, kind: Kind, torch: Any) -> dict[str, ND
 
 
 def _unpickled(name: str, data: bytes, torch: Any) -> Any:
-    """Anything that plain data and tensors make up."""
+    """The content, of plain data and tensors only."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old forms, which are welcome
+            warnings.simplefilter("ignore")  # of old formats, which are accepted
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file ends in whatever its bytes happen to ask for
+    except Exception as error:  # a damaged file may raise anything
         if refused := _REFUSED_FUNCTION.search(str(error)):
             raise BrokenAvatar(foreign_code(name, refused[1])) from None
         raise BrokenAvatar(f"{name}: is damaged or truncated, or not a PyTorch checkpoint") from None
 
 
 def _state_dict(name: str, content: Any) -> dict[str, Any]:
-    """Out of its wrappers, without the prefixes that all names have."""
+    """The innermost dict, without the prefixes that all of its names have."""
     for _ in range(_MAX_WRAPPERS):
         inner = [content[key] for key in WRAPPERS if key in content] if isinstance(content, Mapping) else []
         inner = [value for value in inner if isinstance(value, Mapping)]
@@ -102,7 +102,7 @@ def _array(key: str, tensor: Any, torch: Any) -> NDArray[Any]:
 
 
 def _is_for_other_sound(weights: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether all fits but the branch that takes the sound in."""
+    """All weights fit except those of the branch for the sound."""
     try:
         check_weights(
             {key: array for key, array in weights.items() if not key.startswith("audio_model.")},
@@ -110,6 +110,6 @@ def _is_for_other_sound(weights: Mapping[str, NDArray[Any]], shapes: Mapping[str
         )
     except WeightsError:
         return False
-    # Weights that are missing or broken say nothing about the kind of sound; another width does.
+    # Only another width is evidence of another kind of sound; missing or broken weights are not.
     first = "audio_model.conv1.conv.0.weight"
     return first in weights and weights[first].shape != shapes[first]

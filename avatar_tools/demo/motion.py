@@ -1,4 +1,4 @@
-"""How the person moves: breathing, a slow sway and nod, blinks and glances, as functions of the frame that close into a loop."""
+"""The person's movements: breathing, a slow sway and nod, blinks and glances, as functions of the frame that form a loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FPS = 25.0
 LIDS = (0.9, 0.55, 0.12, 0.0, 0.22, 0.58, 0.85, 0.97, 1.0)
 """Openings of the lids, 0 shut .. 1 open: in the frames of a blink, and last between blinks."""
 
-_BLINKS = (27, 89)  # their first frames: uneven, or the loop would tick like a clock
+_BLINKS = (27, 89)  # their first frames: uneven, as people do
 _GLANCES = ((44, 78, 1.9, -0.5), (112, 141, -1.6, 0.5))  # from frame, to frame, aside, down
 _GLANCE_FRAMES = 2.0  # the eyes jump; they do not drift
 
@@ -40,7 +40,7 @@ def posture(frame: int) -> Posture:
     yaw = np.deg2rad(_wave(frame, (1, 2.3, 0.3), (2, 0.9, 1.9), (3, 0.5, 0.7)))
     pitch = np.deg2rad(_wave(frame, (1, 0.7, 2.1), (2, 1.0, 0.4), (5, 0.25, 1.0)))
     aside, down = _glance(frame)
-    # The eyes keep to the camera while the head turns.
+    # The eyes stay on the camera while the head turns.
     return Posture(
         shift=(
             _wave(frame, (1, 3.4, 0.1), (2, 1.1, 1.4), (3, 0.5, 2.0)),

@@ -1,4 +1,4 @@
-"""Finding 110 landmarks in bare pictures with the user's own two models: a face detector and a landmarker, both ONNX."""
+"""Finds 110 landmarks in pictures with the user's own two models: a face detector and a landmarker, both ONNX."""
 
 from avatar_tools.detection.find import find_landmarks, model_problems
 

@@ -1,4 +1,4 @@
-"""Landmarks of one person in a row of pictures."""
+"""Finds the landmarks of one person in a sequence of pictures."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from avatar_tools.detection.scrfd import FaceDetector, main_face
 def find_landmarks(
     frames: Iterable[Picture], *, detector: Path, landmarker: Path, progress: Callable[[int], None] | None = None
 ) -> Iterator[Landmarks | None]:
-    """For each picture the main face's [110, 2] landmarks in its pixels, None where there is no face.
+    """Yields for each picture the main face's [110, 2] landmarks in its pixels, None without a face.
 
-    Both models are opened and tried before this returns; then one picture is looked at for each item asked for, which takes tens
-    of milliseconds. `progress` is told how many are done. Raises BrokenAvatar about the models, also from the iterator.
+    Both models are opened and tried before this returns. Then each item takes one picture and tens of milliseconds. `progress`
+    gets the number of pictures done. Raises BrokenAvatar about the models, also from the iterator.
     """
     return _found(frames, FaceDetector(detector), Landmarker(landmarker), progress)
 
 
 def model_problems(*, detector: Path, landmarker: Path) -> list[str]:
-    """What keeps the two models from being used, as far as trying them on a blank picture tells; empty when nothing does."""
+    """The reasons why the two models cannot be used, found by trying them on a blank picture; empty when they can."""
     problems: list[str] = []
     for open_model, path in ((FaceDetector, detector), (Landmarker, landmarker)):
         try:

@@ -1,8 +1,8 @@
 """110 points of a face by the family's landmarker.
 
-It sees a square of 1.05 x the face box's larger side around the box's centre, black outside the picture: 192 x 192, BGR,
+Its input is a square of 1.05 x the face box's larger side around the box's centre, black outside the picture: 192 x 192, BGR,
 value / 255. It gives 220 numbers, x and y of each point as shares of that square's side. The network as trained gives the
-differences from a mean face instead, whose 220 numbers lie in a text file beside its weights; an export may have added them.
+differences from a mean face instead, whose 220 numbers are in a text file beside its weights; an export may have added them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BOX_SCALE = 1.05
 MEAN_FACE_NAME = "mean_face.txt"
 
 _MAX_TEXT_BYTES = 2**20
-_MIN_POSITION = 0.25  # positions in a square around the face average to a half, differences from a mean face to nothing
+_MIN_POSITION = 0.25  # positions in a square around the face average to a half, differences from a mean face to 0
 
 Landmarks: TypeAlias = NDArray[np.float32]
 """[110, 2]: x, y."""

@@ -1,4 +1,4 @@
-"""A whole picture inside the detector's square, and the way back."""
+"""Fits a whole picture into the detector's square, and maps boxes back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIDE = 640
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """Where a picture lies in the square: `width` x `height`, `left` and `top` from the corner, black around it."""
+    """The picture's place in the square: `width` x `height`, `left` and `top` from the corner, black around it."""
 
     picture_width: int
     picture_height: int
@@ -34,13 +34,13 @@ class Letterbox:
         return square
 
     def boxes_in_picture(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[n, 4] x1, y1, x2, y2 in the square to the same in the picture."""
+        """Maps [n, 4] x1, y1, x2, y2 from the square to the picture."""
         scale = np.array([self.picture_width / self.width, self.picture_height / self.height])
         return np.asarray((boxes - np.tile([self.left, self.top], 2)) * np.tile(scale, 2))
 
 
 def letterbox(width: int, height: int) -> Letterbox:
-    """For pictures of that size: as large as fits, proportions kept to a pixel, in the middle."""
+    """The place of pictures of that size: as large as fits, proportions kept to a pixel, in the middle."""
     scale = SIDE / max(width, height)
     inner_width = min(max(round(width * scale), 1), SIDE)
     inner_height = min(max(round(height * scale), 1), SIDE)

@@ -1,11 +1,11 @@
-"""Faces by an SCRFD detector, in the form in which the family publishes it.
+"""Finds faces with an SCRFD detector, in the form that the family publishes.
 
 One picture of 640 x 640, RGB, (value - 127.5) / 128. For each of the strides 8, 16 and 32 two anchors at every location, row by
 row: scores [n, 1], and boxes [n, 4] as the distances left, up, right and down from the location, in strides. Points of the face,
-[n, 10], may be there too and are not used. Some exports keep a batch dimension of 1 in front.
+[n, 10], are ignored. Some exports keep a batch dimension of 1 in front.
 
-Published exports give scores in 0..1. Some leave the last sigmoid out; of those some background scores always are negative, which
-tells them apart.
+Published exports give scores in 0..1. Some leave the last sigmoid out; these are recognised by the negative scores that
+background always gets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ANCHORS = 2
 MIN_SCORE = 0.5
 MAX_OVERLAP = 0.4  # of two boxes on the same face: intersection over union
 _MAX_CANDIDATES = 1000
-_MAX_SIDE = 1.25 * SIDE  # a box may run over the edge, but a larger one is no face
+_MAX_SIDE = 1.25 * SIDE  # a box may cross the edge, but a larger one is no face
 _MEAN, _SCALE = 127.5, 1 / 128
 
 Boxes = NDArray[np.float64]
@@ -68,9 +68,9 @@ class FaceDetector:
 
 
 def main_face(boxes: Boxes, *, width: int, height: int) -> NDArray[np.float64] | None:
-    """[4], the box of the person that the picture is of; None when there is none.
+    """[4], the box of the person that the picture is of; None without a face.
 
-    That is the largest face, where one half way to the corner counts half.
+    This is the largest face, where a face half way to the corner counts half.
     """
     if not len(boxes):
         return None

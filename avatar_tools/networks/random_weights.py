@@ -1,4 +1,4 @@
-"""Weights for benchmarks and tests: random, the same for the same seed, with activations that stay sane from end to end.
+"""Random weights for benchmarks and tests, the same for the same seed, with activations of ordinary size in every layer.
 
 Saturated, vanishing or subnormal values would run at another speed than those of a trained network. The variances follow He
 initialisation; depthwise kernels mostly average, so that a mouth made from a smooth picture is smooth too, as a real one is.
@@ -16,10 +16,10 @@ from avatar_tools.networks.audio_encoder import encoder_shapes
 from avatar_tools.networks.unet import unet_shapes
 from avatar_tools.networks.weights import Shapes
 
-_RELU_GAIN = 2.0  # makes up for the half that a ReLU cuts off
-_BRANCH_GAIN = 0.5  # what a block adds to its input is smaller than that, or the sums would grow from block to block
+_RELU_GAIN = 2.0  # compensates for the half that a ReLU cuts off
+_BRANCH_GAIN = 0.5  # a block adds less than its input, or the sums would grow from block to block
 _OUTPUT_GAIN = 6.0  # spreads the sigmoid's input
-_ROUGHNESS = 0.2  # of depthwise kernels: they average, and find some edges
+_ROUGHNESS = 0.2  # of depthwise kernels, which average and find some edges
 
 _DEPTHWISE = ".conv.3.weight"
 _BACK_TO_NARROW = ".conv.6.weight"

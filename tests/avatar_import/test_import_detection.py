@@ -116,7 +116,7 @@ def test_both_models_are_looked_at_before_anything_is_done(refused, models, tmp_
     (tmp_path / "pfld.onnx").write_bytes(b"?")
     said = refused(video, *models, *dry)
     assert "scrfd.onnx: is missing" in said
-    assert "pfld.onnx: ONNX Runtime can not load it" in said
+    assert "pfld.onnx: ONNX Runtime cannot load it" in said
 
 
 def test_the_models_may_not_be_confused(refused, models, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_network_that_onnxruntime_can_not_load_is_refused(refused, layouts, ba
     made = network(batch)
     made.graph.node[0].op_type = "Nonsense"
     onnx.save(made, folder / "checkpoint" / "model_best.onnx")
-    assert "model_best.onnx: ONNX Runtime can not load it: " in refused(folder)
+    assert "model_best.onnx: ONNX Runtime cannot load it: " in refused(folder)
 
 
 def test_without_onnxruntime_a_network_is_taken_on_trust(run, layouts, monkeypatch) -> None:

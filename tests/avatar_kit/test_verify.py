@@ -119,7 +119,7 @@ def unknown_operator(make: Make) -> onnx.ModelProto:
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
-    [(nan_network, "not finite"), (bright_network, "expected 0 to 1"), (unknown_operator, "ONNX Runtime can not load it")],
+    [(nan_network, "not finite"), (bright_network, "expected 0 to 1"), (unknown_operator, "ONNX Runtime cannot load it")],
 )
 def test_a_network_that_can_not_serve_is_found_by_running_it(
     avatar: Avatar, network: Make, spoil: Callable[[Make], onnx.ModelProto], says: str
