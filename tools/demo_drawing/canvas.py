@@ -23,7 +23,7 @@ Coverage: TypeAlias = NDArray[np.float32]
 
 _SUBSAMPLES = 4  # a mask is filled at this multiple of the layer's density and averaged down
 _SHIFT = 6  # fractional bits of the coordinates given to OpenCV
-_LARGE_BLUR = 5.0  # layer pixels; above it a blur runs on a reduced picture, where it costs little and nobody sees the difference
+_LARGE_BLUR = 5.0  # layer pixels; above it a blur runs on a reduced picture, where it costs little and looks the same
 
 
 def spline(points: Sequence[tuple[float, float]], *, closed: bool = True, steps: int = 14) -> Points:
@@ -183,7 +183,7 @@ class Layer:
         window = slice(int(y0), int(y1)), slice(int(x0), int(x1))
         if x0 >= x1 or y0 >= y1:
             return window, np.zeros((max(0, y1 - y0), max(0, x1 - x0)), np.float32)
-        # A blurred shape is drawn with all its surroundings, or the layer's edge would show in the blur.
+        # A blurred shape is drawn with all its surroundings, or the layer's edge would be visible in the blur.
         area, offset = ((high - low), low) if blur else ((x1 - x0, y1 - y0), np.array([x0, y0]))
         covered = _soften(_rasterise(placed, offset, area), blur * DENSITY)
         return window, covered[y0 - offset[1] : y1 - offset[1], x0 - offset[0] : x1 - offset[0]]

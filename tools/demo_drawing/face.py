@@ -1,4 +1,4 @@
-"""Builds the demo's network for the demo's face: her skin, and where her mouth is in a crop.
+"""Builds the demo's network for the demo's face: its skin, and the mouth's place in a crop.
 
 Rectangles are whole pixels and the head tilts, so the network has to find the mouth; a linear map from pixels is enough.
 """

@@ -1,4 +1,4 @@
-"""The mouth: its shape worked out from a few movements of lips, jaw and tongue, and painted, inside the network's own graph.
+"""Paints the mouth inside the network's graph: its shape follows from a few movements of lips, jaw and tongue.
 
 Nothing is blended between stored pictures, so that every shape between two others is as sharp as they are. Lengths are pixels of
 the 320 picture (about 1.8 to a picture pixel), from the point where the lips of the resting mouth meet in the middle, y down.
@@ -19,7 +19,7 @@ EDGE = 1.8  # width of the soft edge: one picture pixel, as sharp as the face ar
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """What the mouth does, each [N,1,1,1] of 0 (at rest, lips closed) .. 1."""
+    """The mouth's movements, each [N,1,1,1] of 0 (at rest, lips closed) .. 1."""
 
     opened: Value
     """The jaw: 'a'."""
@@ -42,7 +42,7 @@ POSE_SIZE = len(fields(Pose))
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """Sizes worked out from the pose, each [N,1,1,1], and the middle line [N,1,h,w]."""
+    """Sizes that follow from the pose, each [N,1,1,1]."""
 
     half_width: Value
     hole_half_width: Value
@@ -85,13 +85,13 @@ def _shape(p: Pose) -> _Shape:
 def paint_mouth(skin: Value, x: Value, y: Value, pose: Pose) -> Value:
     """The skin with a mouth on it, [N,3,h,w] BGR 0..1.
 
-    `skin` is [N or 1,3,h,w]; `x` and `y`, [N or 1,1,h,w], say where each of its pixels lies from the mouth's resting centre.
+    `skin` is [N or 1,3,h,w]; `x` and `y`, [N or 1,1,h,w], are its pixels' distances from the mouth's resting centre.
     """
     s = _shape(pose)
     u = x / s.half_width
     middle = s.drop - (s.smile * u * u).at_most(14.0)
     down = y - middle
-    # Everything is judged by signed distances to four curves: outer edges of both lips, and the hole between them.
+    # Signed distances to four curves decide everything: the outer edges of both lips, and the hole between them.
     arch = (1 - u * u).at_least(1e-3)
     ends = _inside((1 - u.abs()) * s.half_width)
     bow = arch * (0.45 + 0.55 * arch) - 0.2 * (-(u * u) / 0.026).exp() * arch
@@ -117,7 +117,7 @@ def _over(below: Value, colour: Value | NDArray[np.float32], alpha: Value) -> Va
 
 
 def _steepness(height: Value, u: Value, half_width: Value) -> Value:
-    """How much longer the vertical way to a parabola of that height is than the shortest one."""
+    """The vertical distance to a parabola of that height, divided by the shortest distance."""
     slope = 2 * height * u / half_width
     return (1 + slope * slope).sqrt()
 
@@ -198,7 +198,7 @@ def _inner_mouth(x: Value, down: Value, hole: Value, s: _Shape, p: Pose) -> Valu
 
 
 def _tongue(x: Value, down: Value, s: _Shape, p: Pose) -> tuple[Value, Value]:
-    """Its colour and coverage."""
+    """The tongue's colour and coverage."""
     crest = s.hole_down * (0.62 - 0.6 * p.tongue) - 1.0 + 0.0 * x
     half_width = s.hole_half_width * (0.72 - 0.2 * p.tongue)
     along = x / half_width

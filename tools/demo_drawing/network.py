@@ -1,8 +1,8 @@
-"""The demo's lip-sync network: inputs and output of the trained ones, but drawing by rule.
+"""The demo's lip-sync network: it has the inputs and output of the trained ones, but draws by rule.
 
-It reads the mouth's movements from the feature rows around the frame, finds by how much the face in the crop is off its usual
-place (rectangles are whole pixels and the head tilts), wipes the resting mouth off, lowers the jaw, paints the mouth, and gives
-back everything else as it came.
+It reads the mouth's movements from the feature rows around the frame, finds the offset of the face in the crop from its usual
+place (rectangles are whole pixels and the head tilts), wipes the resting mouth off, lowers the jaw and paints the mouth.
+Everything else stays as it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SKIN_BOX: Box = (
     slice(104, 212),
     slice(48, 272),
 )  # all that the resting mouth and its shadows touch, and the way back to bare skin
-TRACKED_BOX: Box = (slice(116, 188), slice(84, 236))  # what the face's place is judged by
+TRACKED_BOX: Box = (slice(116, 188), slice(84, 236))  # shows the face's place
 TRACKED_POOL = 4
 
 _STAGE: Box = (slice(104, 316), slice(32, 288))  # all that ever changes
@@ -35,9 +35,9 @@ _JAW_DROP = 13.0  # pixels of the 320 picture at the chin, wide open
 # the frame lies between rows k-2 and k-1, entries 7 and 8.
 _ROW_WEIGHTS = {6: 0.2, 7: 0.5, 8: 0.3}
 
-_SILENT = 0.05  # movements smaller than this are the encoder's doubt, not speech
+_SILENT = 0.05  # smaller movements are the encoder's noise, not speech
 
-# Given back with every value: keeps truncation to whole grey levels from taking one away, and rounding from adding one.
+# Added to every value: truncation to whole grey levels then takes none away, and rounding adds none.
 _HALF_WAY_DOWN = 0.25 / 255
 
 
@@ -77,7 +77,7 @@ def _cut(picture: Value, box: Box) -> Value:
 
 
 def _pose(audio: Value) -> Pose:
-    """The movements in the first numbers of each row, smoothed over the rows around the frame, and made to agree."""
+    """The movements in the first numbers of each row, smoothed over the rows around the frame, and made consistent."""
     weights = np.zeros((1, 16), np.float32)
     for entry, weight in _ROW_WEIGHTS.items():
         weights[0, entry] = weight
@@ -99,7 +99,7 @@ def _pose(audio: Value) -> Pose:
 
 
 def _place(picture: Value, face: Face) -> Value:
-    """[N,3]: how far the mouth is from MOUTH_CENTRE, x and y, and its tilt."""
+    """[N,3]: the mouth's offset from MOUTH_CENTRE, x and y, and its tilt."""
     green = _cut(picture.part(1, 1, 2), TRACKED_BOX)
     pool = [TRACKED_POOL, TRACKED_POOL]
     pooled = picture.graph.node("AveragePool", green, kernel_shape=pool, strides=pool)
@@ -109,7 +109,7 @@ def _place(picture: Value, face: Face) -> Value:
 
 
 def _mouth_grid(graph: Graph, place: Value) -> tuple[Value, Value]:
-    """[N,1,h,w] each: where the pixels of _PAINTED lie from the mouth's centre, along its tilt."""
+    """[N,1,h,w] each: the distances of the pixels of _PAINTED from the mouth's centre, along its tilt."""
     rows, columns = _PAINTED
     x = np.arange(columns.start, columns.stop, dtype=np.float32).reshape(1, 1, 1, -1) - np.float32(MOUTH_CENTRE[0])
     y = np.arange(rows.start, rows.stop, dtype=np.float32).reshape(1, 1, -1, 1) - np.float32(MOUTH_CENTRE[1])
@@ -119,7 +119,7 @@ def _mouth_grid(graph: Graph, place: Value) -> tuple[Value, Value]:
 
 
 def _wipe_mouth(stage: Value, face: Face) -> Value:
-    """The resting mouth replaced by bare skin, fading into the picture's own."""
+    """Replaces the resting mouth by bare skin, fading into the picture's own."""
     graph = stage.graph
     rows, columns = SKIN_BOX
     top, left = rows.start - _STAGE[0].start, columns.start - _STAGE[1].start
@@ -147,7 +147,7 @@ def _smooth(t: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def _lower_jaw(stage: Value, pose: Pose) -> Value:
-    """Everything below the mouth moved down with the jaw, most at the chin, not at all at the edges of the stage."""
+    """Moves everything below the mouth down with the jaw, most at the chin, not at all at the edges of the stage."""
     graph = stage.graph
     rows, columns = _STAGE
     row = np.arange(rows.start, rows.stop, dtype=np.float64)
@@ -171,7 +171,7 @@ def _rows_at(stage: Value, rows: Value) -> Value:
 
 
 def _paint(stage: Value, x: Value, y: Value, pose: Pose) -> Value:
-    """The mouth painted over its part of the stage."""
+    """Paints the mouth over its part of the stage."""
     first, last = _PAINTED[1].start - _STAGE[1].start, _PAINTED[1].stop - _STAGE[1].start
     height, width = _PAINTED[0].stop - _STAGE[0].start, _STAGE[1].stop - _STAGE[1].start
     upper = stage.part(2, 0, height)

@@ -17,7 +17,7 @@ from tools.demo_fitting.vowels import sung
 Windows = NDArray[np.float32]  # [windows, 80, 16]
 Movements = NDArray[np.float32]  # [windows, POSE_SIZE]
 
-_LEAD_S = 0.3  # silence around each text: it has to be learned too
+_LEAD_S = 0.3  # silence around each text, to be learned too
 _COLUMN_S = 0.0125
 
 _VARIANTS = (
@@ -65,7 +65,7 @@ _SENTENCES = (
 
 
 def windows_and_movements(seed: int = 1) -> tuple[Windows, Movements]:
-    """Everything there is to learn from."""
+    """All windows and their movements."""
     chance = np.random.default_rng(seed)
     windows, movements = [], []
     sung_parts = (sung(chance) for _ in range(_SUNG))
@@ -112,7 +112,7 @@ def _windows(spoken: Spoken, step: int, chance: np.random.Generator) -> tuple[Wi
 
 
 def _recorded(sound: NDArray[np.float64], chance: np.random.Generator) -> NDArray[np.float64]:
-    """As another microphone might have heard it: dull or bright, loud or faint, with hiss or rumble, in silence or noise."""
+    """The sound of another microphone: dull or bright, loud or faint, with hiss or rumble, in silence or noise."""
     if chance.random() < 0.6:
         tilted = np.append(sound[0], sound[1:] + chance.uniform(-0.5, 0.5) * sound[:-1])
         sound = tilted / np.abs(tilted).max()

@@ -17,23 +17,23 @@ _EPOCHS = 20
 _BATCH = 512
 _RATE = 3e-3
 _DECAY = 2e-5
-# Lips that should close and do not are noticed more than anything else.
+# Viewers notice nothing more than lips that fail to close.
 _WEIGHTS = np.array([1, 1, 1.2, 2, 1.5, 1, 1], np.float32)
 _WEIGHTS_WHEN_DONE = np.array([1, 1, 1, 3, 3, 1, 1.5], np.float32)
-_BELOW_ZERO = 0.05  # the output is clipped: how far below 0 it lies hardly matters
+_BELOW_ZERO = 0.05  # weight of errors below 0, which clipping makes harmless
 
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Speaks, listens, learns, writes."""
+    """Makes the speech, fits the weights, writes the encoder."""
     windows, movements = windows_and_movements()
     log.info("%d windows", len(windows))
     ENCODER_PATH.write_bytes(build_encoder(fit(pooled(windows), movements)).SerializeToString(deterministic=True))
 
 
 def pooled(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[windows, INPUT_SIZE]: what the encoder makes of its windows before the first layer."""
+    """[windows, INPUT_SIZE]: the encoder's input to its first layer."""
     bands, columns = POOL
     blocks = windows.reshape(-1, MELS // bands, bands, COLUMNS // columns, columns)
     return np.asarray(blocks.mean((2, 4)).reshape(-1, INPUT_SIZE) / 4 + 1, np.float32)

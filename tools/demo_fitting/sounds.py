@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - the phonetic alphabet looks like that
-"""What the mouth does for each speech sound, and how it moves from one to the next."""
+"""The mouth's movements for each speech sound, and from one to the next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tools.demo_drawing.mouths import POSE_SIZE
 
 _RATE_HZ = 200
-_GLIDE_S = 0.024  # sigma of the blur between sounds: lips need about 60 ms from one place to another
+_GLIDE_S = 0.024  # sigma of the blur between sounds: lips need about 60 ms to move
 _FIRMER = np.array([1, 1, 1, 1.25, 1.2, 1, 1])  # short closures are seen in full although the blur weakens them
 
 # opened, spread, rounded, pressed, bitten, clenched, tongue: the order of `Pose`

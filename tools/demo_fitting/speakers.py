@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - the phonetic alphabet looks like that
-"""Speech synthesis that tells when it says which sound: espeak-ng through its library, flite through its command."""
+"""Speech synthesis with the time of each sound: espeak-ng through its library, flite through its command."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Espeak:
-    """One per process: the library has one state."""
+    """The library has one state, so there can be one instance in a process."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL("libespeak-ng.so.1")

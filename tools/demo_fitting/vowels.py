@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - the phonetic alphabet looks like that
-"""Sung vowels and hums from a plain model of the voice: held tones of any pitch and colour, which speech programs never say."""
+"""Sung vowels and hums from a simple model of the voice: held tones of any pitch and colour, unknown to speech programs."""
 
 from __future__ import annotations
 
