@@ -1,4 +1,4 @@
-"""Seeing that every frame of a video can be read, and that it is the same picture wherever decoding begins."""
+"""Checks that every frame of a video can be read, and is the same picture wherever decoding begins."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from avatar_kit.video.reader import NoStart, frames_from
 
 
 def check_video(path: Path, *, width: int, height: int, progress: Callable[[int, int], None] | None = None) -> int:
-    """The number of frames, each decoded on the way from the beginning and from its keyframe. Takes seconds.
+    """Decodes each frame from the beginning and from its keyframe, and returns their number. Takes seconds.
 
-    `progress` is told how many are done and how many there are. Raises FileProblem with what keeps the video from being served.
+    `progress` gets the number of frames done and of all. Raises FileProblem with the reason why the video cannot be served.
     """
     index = checked_index(path)
     with closing(frames_from(path, index, BEGINNING)) as whole:
