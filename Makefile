@@ -96,9 +96,10 @@ proto: $(PROTO)
 client: $(DEV)
 	$(BIN)/python -m tools.blocking_client lipsync_client/blocking.py
 
-# The page of all configuration keys, made from the code. A test fails when it is out of date.
+# The pages of all configuration keys and of all messages, made from the code. A test fails when one is out of date.
 docs: $(DEV)
 	$(BIN)/python -m tools.configuration_docs docs/configuration.md
+	$(BIN)/python -m tools.message_docs docs/messages.md
 
 clean:
 	rm -rf .venv .venv-proto out build *.egg-info

@@ -70,39 +70,43 @@ class CompositingServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def InferBatchComposite(self, request, context):
-        """Sound in, one picture a frame out. Stateless.
+        """Makes frames of sound. The reply depends only on the request and the avatar's files.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists every avatar under models_root and models:, broken ones with the reason.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Load and unload act on both services.
+        """Loads the avatar into both services, and reads and encodes its pictures, as many as may be kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Unloads an avatar from both services. Requests under way finish. It is no error if the avatar is not loaded.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelStats(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Reports memory and use, in this service alone.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Health(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Reports the state of this service and of the inference service.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -80,52 +80,57 @@ class InferenceServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def InferBatch(self, request, context):
-        """Mouth regions of one batch in one reply.
+        """Makes the mouths of one batch, in one reply.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def InferStream(self, request, context):
-        """The same regions, in order, each message sent as soon as its frames are computed.
+        """Makes the same mouths, in order, and sends each message when its run of the network is done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EncodeAudio(self, request, context):
-        """Sound to feature rows, so that a long session encodes each row once.
+        """Makes feature rows of sound, so that a long session encodes each row once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists every avatar under models_root and models:, broken ones with the reason.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Loads the network and warms it up.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Unloads an avatar. Requests under way finish. It is no error if the avatar is not loaded.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelStats(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Reports memory and use, in this service alone.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Health(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Reports the state of this service and its GPUs.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

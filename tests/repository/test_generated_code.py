@@ -1,4 +1,4 @@
-"""The generated code is what the .proto files and the asyncio client give."""
+"""The generated code and pages are what the .proto files and the asyncio client give."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tools.blocking_client import blocking_face
+from tools.message_docs import messages_page
 
 from .tree import TREE
 
@@ -40,3 +41,7 @@ def test_nothing_is_left_of_deleted_proto_files() -> None:
 
 def test_the_blocking_client_is_up_to_date() -> None:
     assert (TREE / "lipsync_client" / "blocking.py").read_text() == blocking_face(), "run `make client`"
+
+
+def test_the_page_of_messages_is_up_to_date() -> None:
+    assert (TREE / "docs" / "messages.md").read_text() == messages_page(), "run `make docs`"
