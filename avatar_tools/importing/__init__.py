@@ -1,6 +1,6 @@
-"""Making an avatar of what people have on disk: recognise, plan, do.
+"""Makes avatars from training folders, packages, frames and videos: recognise, plan, do.
 
-`plan_import` looks and says what it would do; `run_import` does it.
+`plan_import` writes nothing and describes the import; `run_import` does it.
 """
 
 from avatar_tools.importing.options import ImportOptions

@@ -1,8 +1,8 @@
-"""Freeing an exported network from its fixed batch size, when trying it out shows that nothing else depends on it.
+"""Frees an exported network from its fixed batch size, when a trial shows that nothing else depends on it.
 
-Some exporters write a batch of 1 into the inputs and outputs, and into the reshapes between. The changed network is believed
-only after running: its batches of 1 must give what the original gives, and its batches of 2 what the two give one by one. The
-two are so unlike that any mixing shows; only to a thousandth, as kernels for open and for fixed sizes do not round alike.
+Some exporters write a batch of 1 into the inputs and outputs, and into the reshapes between. The changed network is accepted
+only after running: its batches of 1 must give the original's values, and its batches of 2 those of the two items alone. The two
+differ so much that any mixing is visible. Values must agree to a thousandth: kernels for open and fixed sizes round differently.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from avatar_tools.onnx_sessions import open_session, run_session
 _TOLERANCE = 1e-3  # a quarter of a grey level; sharp networks were seen to differ by a tenth of it
 _OPEN = "N"
 _NAME = "the network"
-_TOP_OF_ROWS = 10.0  # what rows of audio features reach
+_TOP_OF_ROWS = 10.0  # the largest values of audio features
 _STRENGTHS = (1.0, 0.3)
 
 
 def freed(model: onnx.ModelProto, binding: Callable[[onnx.ModelProto], Any]) -> onnx.ModelProto | None:
-    """The model with an open batch dimension; None when that is not safe, or can not be tried out here.
+    """The model with an open batch dimension; None when that is not safe, or cannot be tried here.
 
     `binding`: `network_io` or `encoder_io`, whichever the model fits.
     """
@@ -47,13 +47,13 @@ def _opened(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
         dimensions = value.type.tensor_type.shape.dim
         if value.name not in weights and dimensions and dimensions[0].dim_value == batch:
             dimensions[0].dim_param = _OPEN
-    del copy.graph.value_info[:]  # they speak of the fixed batch
+    del copy.graph.value_info[:]  # they have the fixed batch
     _open_reshapes(copy.graph, batch)
     return copy
 
 
 def _open_reshapes(graph: onnx.GraphProto, batch: int) -> None:
-    """Lets reshapes to [batch, ...] take the first dimension from what they get."""
+    """Lets reshapes to [batch, ...] take the first dimension from their input."""
     targets = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
     others = {name for node in graph.node for place, name in enumerate(node.input) if node.op_type != "Reshape" or place != 1}
     for tensor in graph.initializer:
@@ -68,7 +68,7 @@ def _open_reshapes(graph: onnx.GraphProto, batch: int) -> None:
 
 
 def _without_batch(tensor: onnx.TensorProto, batch: int) -> onnx.TensorProto | None:
-    """The shape with its first dimension left to be worked out; None for one that is not [batch, known, ...]."""
+    """The shape with its first dimension open; None for a shape that is not [batch, known, ...]."""
     shape = numpy_helper.to_array(tensor)
     if shape.ndim != 1 or len(shape) < 2 or shape[0] != batch or (shape[1:] <= 0).any():
         return None
@@ -76,7 +76,7 @@ def _without_batch(tensor: onnx.TensorProto, batch: int) -> onnx.TensorProto | N
 
 
 def _gives_the_same(model: onnx.ModelProto, opened: onnx.ModelProto, batch: int) -> bool:
-    """Whether the opened model gives the original's values in batches of 1 and of 2. Raises AvatarError."""
+    """The opened model gives the original's values in batches of 1 and of 2. Raises AvatarError."""
     original = open_session(model.SerializeToString(), _NAME)
     changed = open_session(opened.SerializeToString(), _NAME)
     generator = np.random.default_rng(5)
@@ -92,7 +92,7 @@ def _gives_the_same(model: onnx.ModelProto, opened: onnx.ModelProto, batch: int)
 
 
 def _random_inputs(session: Any, generator: np.random.Generator, strength: float) -> dict[str, NDArray[np.float32]]:
-    """One item of each input, of the sizes that the model states; `strength`: how bright and loud."""
+    """One item of each input, of the sizes in the model; `strength`: brightness and loudness, 0..1."""
     inputs = {}
     for end in session.get_inputs():
         top = 1.0 if len(end.shape) == 4 and end.shape[1] == 6 else _TOP_OF_ROWS

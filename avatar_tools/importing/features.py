@@ -1,4 +1,4 @@
-"""The clip's own audio features as an import takes them: any floating point numbers, stored as float32 in the avatar."""
+"""Reads the clip's own audio features: any floating point numbers, which the avatar stores as float32."""
 
 from __future__ import annotations
 

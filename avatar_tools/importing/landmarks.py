@@ -1,4 +1,4 @@
-"""Landmarks as people have them on disk: a text file for each frame, or one array for all.
+"""Reads landmarks from disk: a text file for each frame, or one array for all.
 
 Of each frame's points only the square that training cropped is kept, so that memory does not follow the length of the clip.
 """
@@ -26,13 +26,13 @@ _LMS_NAME = re.compile(r"([0-9]{1,9})\.lms", re.IGNORECASE | re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """The crop square of each frame, before anything is done to it; None where a frame has no landmarks."""
+    """The crop square of each frame, unchanged; None for a frame without landmarks."""
 
     squares: list[Rect | None]
     points: int
-    """Landmarks in the first frame that has some."""
+    """The number of landmarks in the first frame that has some."""
     first_number: int
-    """What the files are numbered from."""
+    """The first file's number."""
 
 
 def read_points(path: Path) -> NDArray[np.float64]:
@@ -86,7 +86,7 @@ def read_folder(folder: Path, *, inside: Path) -> Track:
 
 
 def read_array(path: Path) -> Track:
-    """A `landmarks_2d.npy`: numbers [frames, points, 2]. A frame of nothing but NaN counts as one without landmarks.
+    """A `landmarks_2d.npy`: numbers [frames, points, 2]. A frame with NaN alone has no landmarks.
 
     Nothing is unpickled. Raises FileProblem.
     """

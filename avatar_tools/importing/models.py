@@ -1,4 +1,4 @@
-"""The networks of an import: ONNX files checked by shape and freed from a fixed batch size, checkpoints converted."""
+"""The networks of an import: checks ONNX files by shape and frees them from a fixed batch size, and converts checkpoints."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _NUMBERED = re.compile(r"[0-9]{1,9}")
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A network to import. `batch`: what an ONNX file is fixed to; None when it is open, or not known yet."""
+    """A network to import. `batch`: the fixed batch size of an ONNX file; None when it is open, or not yet known."""
 
     path: Path
     kind: Kind
     is_checkpoint: bool
     batch: int | None = None
     producer: str = ""
-    """The program that wrote an ONNX file, as far as it says."""
+    """The program that wrote an ONNX file; empty when the file does not name it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A network as the avatar gets it: bytes, or the file as it is; and what was done, in a sentence."""
+    """A network for the avatar, as bytes or as an unchanged file, and a sentence about the preparation."""
 
     content: bytes | Path
     note: str
 
 
 def open_model(path: Path, kind: Kind) -> ModelSource:
-    """Looks at an ONNX file's shapes, and at the names of a checkpoint's weights. Raises BrokenAvatar."""
+    """Checks an ONNX file's shapes, or the names of a checkpoint's weights. Raises BrokenAvatar."""
     try:
         check_regular(path)
     except FileProblem as problem:
@@ -84,7 +84,7 @@ def prepare(source: ModelSource) -> Prepared:
 def newest_checkpoint(folder: Path) -> Path | None:
     """The network in a folder of checkpoints: its ONNX file, else the `.pth` of the largest number; None when it has none.
 
-    Raises FileProblem when it can not be told which is meant.
+    Raises FileProblem when several could be meant.
     """
     try:
         there = [path for path in folder.iterdir() if path.suffix.lower() in {".onnx", *CHECKPOINT_SUFFIXES}]

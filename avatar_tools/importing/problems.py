@@ -1,4 +1,4 @@
-"""Why something on disk can not become an avatar, and how frames are named in such sentences."""
+"""The error of a refused import, and the names of frames in its sentences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from avatar_kit.errors import MOST_SHOWN, AvatarError
 
 
 class ImportRefused(AvatarError):
-    """The source can not become an avatar as it is. `problems` has one sentence for each thing to mend; nothing was written."""
+    """The source cannot become an avatar as it is. `problems` has one sentence for each fault; nothing was written."""
 
 
 def spans(indices: Iterable[int]) -> str:

@@ -1,7 +1,7 @@
-"""What lies in a folder that somebody trained an avatar in, found by the names that the family's tools give.
+"""Finds the ingredients of an avatar in a training folder by the names that the family's tools give.
 
-The layouts overlap, and packages lack this or that, so each ingredient is looked for wherever one of the tools puts it;
-the layout's name is for people.
+The layouts overlap, and packages may be incomplete, so each ingredient is searched for in every place where one of the tools puts
+it. The layout's name is for people.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LAYOUT_SIGNS = (
 
 @dataclass(slots=True)
 class Found:
-    """Where each ingredient lies; None for what is not there. Paths inside `root` have been seen not to lead out of it."""
+    """The path of each ingredient, None without it. Paths inside `root` have been checked not to lead out of it."""
 
     root: Path
     layout: str
@@ -54,10 +54,10 @@ class Found:
     features: Path | None = None
     crops_video: Path | None = None
     unused: list[str] = field(default_factory=list)
-    """What is there as well and is passed over, as it will be shown."""
+    """Sentences about further ingredients, which are ignored."""
 
     def shown(self, path: Path) -> str:
-        """A path as sentences give it: relative to the source where it lies in it, else to the working directory."""
+        """A path for messages: relative to the source if it is inside, else to the working directory."""
         for base in (self.root, Path.cwd()):
             if path != base and path.is_relative_to(base):
                 return str(path.relative_to(base))
@@ -65,7 +65,7 @@ class Found:
 
 
 def recognise(source: Path) -> Found:
-    """Looks around in `source`, a folder or a video. Raises ImportRefused for what can not be a source at all, or leads out."""
+    """Searches `source`, a folder or a video. Raises ImportRefused when it cannot be a source, or when a link leads out of it."""
     if source.is_file():
         if source.suffix.lower() not in VIDEO_SUFFIXES:
             kinds = ", ".join(sorted(VIDEO_SUFFIXES))
@@ -79,7 +79,7 @@ def recognise(source: Path) -> Found:
 
 
 class _Search:
-    """One look around a folder; collects links that lead out of it."""
+    """One search of a folder; collects the links that lead out of it."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -107,7 +107,7 @@ class _Search:
         return found
 
     def _first(self, places: Iterable[str]) -> Path | None:
-        """The first place that there is; the others that there are as well are noted."""
+        """The first of the places that exists; the other existing ones are noted."""
         there = [path for place in places if self._there(path := self._root / place)]
         self._found.unused += [
             f"{path.relative_to(self._root)}: {there[0].relative_to(self._root)} comes first" for path in there[1:]

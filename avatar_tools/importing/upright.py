@@ -1,7 +1,7 @@
-"""Picture files that say of themselves that they are to be shown turned, as telephones write them.
+"""Turns picture files whose header asks for it, as telephones write them.
 
-OpenCV's reader, with which the family's tools train, turns them; the services and many other programs show them as they are
-stored. So that rectangles and pictures belong together whoever reads them, an avatar has none.
+OpenCV's reader, which the family's tools train with, turns them; the services and many other programs show them as stored. An
+avatar has none, so that rectangles and pictures belong together for every reader.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 from avatar_kit.geometry import Picture
 from avatar_kit.pictures import check_thoroughly, inspect_picture
 
-_SIGNS = (b"Exif\0\0", b"eXIf")  # what such a header begins with, in JPEG and in PNG
+_SIGNS = (b"Exif\0\0", b"eXIf")  # the beginning of such a header, in JPEG and in PNG
 
 
 def turned_upright(data: bytes) -> Picture | None:
-    """[height, width, 3], turned as the file wants it; None for a file that is stored the way it is to be shown.
+    """[height, width, 3], turned as the file asks; None for a file that is stored upright.
 
-    Raises FileProblem for a damaged file, when it has such a header at all: without, nothing is decoded.
+    Raises FileProblem for a damaged file with such a header. Files without one are not decoded.
     """
     if not any(sign in data for sign in _SIGNS):
         return None
