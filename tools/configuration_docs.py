@@ -19,7 +19,7 @@ This page is made from the code by `make docs`; a test fails when the two differ
 
 A service takes its settings from, later ones winning: its defaults, the file given with `--config`, environment variables, and
 `--set`. It reads them once, at start. An unknown key, or a value that does not fit, ends the start with a sentence for each
-problem; an unknown key is told the nearest known one.
+problem; for an unknown key it names the nearest known one.
 
 | where | how `server.port` is written | how `models.my-avatar.preload` is written |
 |---|---|---|
