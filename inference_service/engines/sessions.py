@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,7 +39,7 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
                 providers=[(provider, dict(choices)) for provider, choices in device.providers],
             )
     except Exception as error:  # its errors have no common base
-        raise BrokenAvatar([f"{name}: ONNX Runtime refuses it ({type(error).__name__})"]) from error
+        raise BrokenAvatar(f"{name}: ONNX Runtime refuses it: {_reason(error)}") from error
     # The session keeps the serialized model to fall back to other providers, which it may not: as much memory as the weights.
     session._model_bytes = None
     first = device.providers[0][0]
@@ -84,6 +85,12 @@ def _refuse_heavy_cpu_nodes(session: onnxruntime.InferenceSession, device: Devic
         stray = sorted({node.op_type for node in subgraph.get_nodes()} & HEAVY_OPERATORS)
         if subgraph.ep_name == CPU and stray:
             raise DeviceError(f"{device.name}: ONNX Runtime would run {', '.join(stray)} on the CPU")
+
+
+def _reason(error: Exception) -> str:
+    """Returns ONNX Runtime's own words without its codes, and without the place in its source that found the fault."""
+    words = re.sub(r"\S*onnxruntime_src/\S+ .*?\) |\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
+    return " ".join(words.split()) or type(error).__name__
 
 
 def _session_options(model: onnx.ModelProto, device: Device, options: OnnxSection) -> Any:

@@ -164,6 +164,36 @@ def test_a_network_that_cannot_be_opened_is_a_broken_avatar(
     assert "/" not in str(raised.value)
 
 
+def newer_network() -> onnx.ModelProto:
+    model = network()
+    model.ir_version = 99
+    return model
+
+
+def unknown_operator() -> onnx.ModelProto:
+    model = network()
+    model.graph.node[0].op_type = "Nonsense" + 1000 * "!"
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [(newer_network(), "Unsupported model IR version: 99, max supported IR version: "), (unknown_operator(), "Nonsense!!!")],
+    ids=["newer than the runtime", "an operator that it does not know"],
+)
+def test_the_runtimes_reason_is_passed_on_in_a_line(
+    make_avatar: MakeAvatar, kind: Kind, model: onnx.ModelProto, reason: str
+) -> None:
+    with pytest.raises(BrokenAvatar) as raised:
+        kind.open(make_avatar(model=model))
+    text = str(raised.value)
+    assert text.startswith("network.onnx: ")
+    assert reason in text
+    assert len(text) <= 500
+    assert "/onnxruntime_src" not in text
+    assert "\n" not in text
+
+
 @pytest.mark.parametrize("model", [picky_network(least=0), endless_network()], ids=["fails", "not finite"])
 def test_a_network_that_cannot_run_is_found_by_the_warm_up(make_avatar: MakeAvatar, kind: Kind, model: onnx.ModelProto) -> None:
     with pytest.raises(BrokenAvatar):
