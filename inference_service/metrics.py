@@ -1,4 +1,4 @@
-"""What the inference service counts and measures."""
+"""Counts and measures for the inference service."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class InferenceMetrics:
         )
         self._loads = metrics.counter("lipsync_model_loads_total", "Avatars loaded.", ("outcome",))
         self._evictions = metrics.counter("lipsync_model_evictions_total", "Avatars unloaded by the service.", ("reason",))
-        # Shown from the start: a series that begins with 1 has not increased, and alerts would not see the first time.
+        # All series exist from the start: one that begins with 1 has not increased, so alerts would miss the first event.
         for counter, values in (
             (self._dropped, ("deadline", "cancelled", "full")),
             (self._loads, ("loaded", "failed")),
@@ -56,7 +56,7 @@ class InferenceMetrics:
         self._dropped.labels(reason).inc()
 
     def loaded_model(self, seconds: float | None) -> None:
-        """Notes a load and its time; None: it failed."""
+        """Notes a load and its time; None for one that failed."""
         self._loads.labels("failed" if seconds is None else "loaded").inc()
         if seconds is not None:
             self.stages.observe(LOAD, seconds)
@@ -66,13 +66,13 @@ class InferenceMetrics:
         self._evictions.labels(reason).inc()
 
     def watch(self, *, requests: Callable[[], int], models: Callable[[], int], memory_bytes: Callable[[], int]) -> None:
-        """Where to read the gauges when somebody looks."""
+        """Names the functions that give the gauges' values when they are read."""
         self._requests.set_function(requests)
         self._loaded.set_function(models)
         self._memory.set_function(memory_bytes)
 
     def gpu(self, gpu_id: int, *, used_bytes: int, total_bytes: int, percent: int | None) -> None:
-        """Notes the memory of a GPU and the share of time that it was busy; None where the driver does not tell."""
+        """Notes the memory of a GPU and the share of time that it was busy; None where the driver does not know it."""
         self._gpu_used.labels(gpu_id).set(used_bytes)
         self._gpu_total.labels(gpu_id).set(total_bytes)
         if percent is not None:

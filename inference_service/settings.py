@@ -1,4 +1,4 @@
-"""The inference service's configuration: the old servers' keys and ours, each with an effect."""
+"""The inference service's configuration: the keys of the earlier servers and new ones, each with an effect."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ class InferenceServerSection(GrpcServerSection):
     """The gRPC port and the work that it accepts."""
 
     port: BindAddress = BindAddress("", 50051)
-    """Where gRPC listens; ":N" means all interfaces, port 0 any free one."""
+    """Address for gRPC; ":N" means all interfaces, port 0 any free one."""
 
     worker_count_per_gpu: int = Field(default=1, ge=1, le=64)
     """Batches that run at the same time on each device (each GPU, or the CPU). One is best on a CPU."""
 
     queue_size: int = Field(default=64, ge=1, le=100_000)
-    """Requests under way or waiting, per device; one more is refused at once with RESOURCE_EXHAUSTED."""
+    """Most requests that run or wait, per device; one more is refused at once with RESOURCE_EXHAUSTED."""
 
 
 class GpuSection(Section):
-    """Which devices run the networks."""
+    """Devices for the networks."""
 
     enabled: bool | Literal["auto"] = "auto"
-    """true: GPUs, and a missing one is an error at start; false: the CPU; auto: GPUs exactly when the GPU build of onnxruntime is
-    installed."""
+    """true: GPUs, and a missing one is an error at start; false: the CPU; auto: GPUs if the GPU build of onnxruntime is
+    installed, else the CPU."""
 
     count: int = Field(default=0, ge=0, le=64)
-    """How many GPUs to use, from number 0 up; 0: all that are visible."""
+    """Number of GPUs to use, from GPU 0 up; 0: all that are visible."""
 
     memory_gb_per_gpu: float = Field(default=0, ge=0)
     """Memory that avatars may take on each GPU; 0: no limit of its own."""
 
     assignment_strategy: Literal["round-robin", "least-loaded", "dedicated"] = "round-robin"
-    """Where an avatar without preferred_gpu goes: the next GPU in turn, the one with the least memory taken by avatars, or
-    (dedicated) one that no other avatar is on, an error when there is none."""
+    """GPU for an avatar without preferred_gpu: the next in turn, the one with the least memory taken by avatars, or (dedicated)
+    one without another avatar, an error when there is none."""
 
     allow_multi_gpu_models: bool = False
-    """Load each avatar on every GPU, and run each request where the fewest frames wait."""
+    """Load each avatar on every GPU, and run each request on the one where the fewest frames wait."""
 
 
 class CapacitySection(Section):
-    """How much is kept loaded, and what goes first."""
+    """Limits on loaded avatars, and the choice of the one to unload."""
 
     max_models: int = Field(default=40, ge=1, le=100_000)
     """Avatars loaded at the same time."""
@@ -57,10 +57,10 @@ class CapacitySection(Section):
     """Memory of all loaded avatars together; 0: no limit."""
 
     eviction_policy: Literal["lfu", "lru"] = "lfu"
-    """Which idle avatar makes room: the least frequently (lfu) or the least recently (lru) used."""
+    """Idle avatar to unload for room: the least frequently (lfu) or the least recently (lru) used."""
 
     idle_timeout_minutes: float = Field(default=0, ge=0)
-    """Unload an avatar that nobody used for so long; 0: never."""
+    """Unload an avatar after this time without use; 0: never."""
 
 
 class OnnxSection(Section):
@@ -81,17 +81,17 @@ class OnnxSection(Section):
 
 
 class BatchingSection(Section):
-    """How frames of waiting requests are put together."""
+    """Joining of frames of several requests into one run."""
 
     max_batch: int = Field(default=0, ge=0, le=512)
-    """Frames that a device is given at once; 0: 8 on a GPU, 4 on a CPU, there up to 12 of a network that is quick."""
+    """Most frames of a batch; 0: 8 on a GPU, 4 on a CPU, there up to 12 of a network that is quick."""
 
     max_delay_ms: float = Field(default=0, ge=0, le=1000)
-    """How long a batch that is not full waits for more frames."""
+    """Time that a batch waits for more frames while it is not full."""
 
 
 class LimitsSection(Section):
-    """What one request may ask."""
+    """Limits on requests, and on the time that networks take."""
 
     max_batch_size: int = Field(default=50, ge=1, le=10_000)
     """Output frames of one request."""
@@ -107,14 +107,15 @@ class LimitsSection(Section):
     FAILED_PRECONDITION until it is loaded with force_reload."""
 
     load_seconds: float = Field(default=120, gt=0, le=86_400)
-    """Longest step of loading an avatar: opening its network or audio encoder, or a run to warm it up. The same follows."""
+    """Longest step of loading an avatar: opening its network or audio encoder, or a run to warm it up. A longer one has the same
+    consequence."""
 
     request_seconds: float = Field(default=120, gt=0, le=86_400)
-    """Longest life of a request, also of one that came without a deadline."""
+    """Longest time for a request, also for one without a deadline."""
 
 
 class InferenceLoggingSection(LoggingSection):
-    """The choice of log lines, and how they are written."""
+    """Choice and form of log lines."""
 
     log_inference_times: bool = False
     """An info line for each sampled request with the times of inference."""
@@ -124,7 +125,7 @@ class InferenceLoggingSection(LoggingSection):
 
 
 class InferenceSettings(GrpcSettings):
-    """Everything that the inference service can be told."""
+    """All keys of the inference service."""
 
     meaningless: ClassVar[Mapping[str, str]] = {
         "onnx.library_path": "ONNX Runtime comes with the Python package onnxruntime or onnxruntime-gpu",

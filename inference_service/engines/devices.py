@@ -15,8 +15,7 @@ from inference_service.engines.gpu_memory import GpuMemory, visible_gpus
 from inference_service.settings import GpuSection, OnnxSection
 
 onnxruntime.disable_telemetry_events()
-SILENT = 4  # ONNX Runtime's own log: what is wrong comes as an exception, which says the same
-onnxruntime.set_default_logger_severity(SILENT)
+SILENT = 4  # for ONNX Runtime's own log lines: every fault is raised as an exception too
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -25,7 +24,7 @@ CPU_DEVICE_ID = -1
 
 
 class DeviceError(RuntimeError):
-    """A device or execution provider that the configuration asks for is not there. Says what to do."""
+    """A device or execution provider that the configuration asks for is missing. The message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,14 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether tensors for it are kept in a GPU's memory."""
+        """Tells if its tensors are kept in a GPU's memory."""
         return self.providers[0][0] in GPU_PROVIDERS
 
 
 def find_devices(gpus: GpuSection, onnx: OnnxSection) -> list[Device]:
-    """The devices that the configuration asks for, at least one.
+    """Finds the devices that the configuration asks for, at least one.
 
-    Raises DeviceError when a provider is not in the installed onnxruntime or a GPU is missing: never a silent fall-back.
+    Raises DeviceError when a provider is not in the installed onnxruntime or a GPU is missing. There is no silent fall-back.
     """
     installed = onnxruntime.get_available_providers()
     for provider in onnx.providers:
@@ -56,8 +55,8 @@ def find_devices(gpus: GpuSection, onnx: OnnxSection) -> list[Device]:
         asked_for = [provider for provider in onnx.providers if provider in GPU_PROVIDERS]
         if asked_for:
             raise DeviceError(f"onnx.providers asks for {asked_for[0]}, but gpus.enabled is {str(gpus.enabled).lower()}")
-        # Whatever is wrong comes as an exception. On a GPU its own lines may be all that says which library is missing.
-        onnxruntime.set_default_logger_severity(4)
+        # Not on a GPU: there these lines may be all that names a missing library.
+        onnxruntime.set_default_logger_severity(SILENT)
         return [Device(CPU_DEVICE_ID, "CPU", tuple((name, {}) for name in onnx.providers or [CPU]))]
     return _find_gpus(gpus, onnx, installed)
 

@@ -1,4 +1,4 @@
-"""The seam between the service and what runs networks: an engine runs one avatar's network on one device.
+"""The seam between the service and the programs that run networks: an engine runs one avatar's network on one device.
 
 Every implementation passes the tests in tests/inference_engines.
 """
@@ -19,7 +19,7 @@ NO_PICTURES = np.empty((0, 6, MOUTH_SIZE, MOUTH_SIZE), np.float32)
 
 
 class EngineError(RuntimeError):
-    """The network failed in a run; the text is for the log."""
+    """The network failed in a run. The text is for the log."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class EngineInput:
 
 @dataclass(frozen=True)
 class EngineOutput:
-    """Mouths of a batch, and which of them are finite."""
+    """The mouths of a batch, in the forms that were wanted."""
 
     mouths_float: NDArray[np.float32] | None  # [n + m, 3, 320, 320]
     mouths_uint8: NDArray[np.uint8] | None  # [n + m, 320, 320, 3]
@@ -67,13 +67,10 @@ class Engine(Protocol):
         """The program that wrote the network, "" when its file does not say."""
 
     def warm_up(self) -> None:
-        """Runs batches of the sizes that `run` will see, so that a network or a device that cannot work shows now.
-
-        Raises BrokenAvatar.
-        """
+        """Runs the network as `run` will, to find now a network or a device that cannot work. Raises BrokenAvatar."""
 
     def run(self, batch: EngineInput) -> EngineOutput:
         """Runs the network. Crops of `batch.frames` must be in the bank.
 
-        Raises EngineError for whatever goes wrong in the run, also when the thread's work is interrupted.
+        Raises EngineError for any failure in the run, also when the thread's work is cut short.
         """

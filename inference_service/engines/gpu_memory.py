@@ -1,4 +1,4 @@
-"""What the NVIDIA driver says of its GPUs, through NVML; nothing where there is no driver."""
+"""Reads from the NVIDIA driver which GPUs there are, and how busy and full they are."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class GpuMemory:
     name: str
     total_bytes: int
     used_bytes: int
-    utilization_percent: int | None  # None where the driver does not tell, as of a part of a GPU
+    utilization_percent: int | None  # None where the driver does not know, as for a part of a GPU
 
 
 def visible_gpus() -> list[GpuMemory]:
-    """All GPUs that this process may use, in the driver's order; empty without a driver."""
+    """Lists all GPUs that this process may use, in the driver's order; none without a driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:

@@ -24,12 +24,13 @@ from inference_service.engines.sessions import open_session, run_options
 from inference_service.graphs import wrapping
 from inference_service.settings import OnnxSection
 
-# Frames of a batch, on a GPU or not: on a CPU larger batches gain nothing and delay the first frame, but those of a network so
-# quick that QUICK_BATCH frames take no longer than QUICK_RUN_S: handing a batch over costs as much as several of its frames.
+# Frames of a batch, on a GPU or not. On a CPU larger batches gain nothing and delay the first frame, except for a network so
+# quick that QUICK_BATCH frames take no longer than QUICK_RUN_S: there handing a batch over costs as much as several of its
+# frames.
 DEFAULT_BATCH = {True: 8, False: 4}
 QUICK_BATCH = {True: 0, False: 12}
 QUICK_RUN_S = 0.01
-# A bank must have at least one slot, also when nothing is taken from it.
+# A bank must have at least one slot, also when no crop is taken from it.
 EMPTY_BANK = np.zeros((1, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
 FIRST_SLOT = np.zeros(1, np.int64)
 
@@ -38,7 +39,7 @@ class OnnxEngine:
     """An `Engine` on ONNX Runtime. Each run on a GPU has a session of its own."""
 
     def __init__(self, avatar: Avatar, device: Device, options: OnnxSection, *, max_batch: int = 0) -> None:
-        """Opens the sessions. `max_batch`: frames of a batch at most; 0: what suits the device.
+        """Opens the sessions. `max_batch`: frames of a batch at most; 0: a number that suits the device.
 
         Raises BrokenAvatar and DeviceError.
         """
@@ -68,7 +69,7 @@ class OnnxEngine:
 
     @property
     def room(self) -> int:
-        """The configured size, and of a network that is quick enough more."""
+        """The configured size, or more for a network that is quick enough."""
         return max(self._max_batch, min(self._quick_batch, int(QUICK_RUN_S / self._seconds_a_frame)))
 
     def warm_up(self) -> None:
@@ -138,7 +139,7 @@ class OnnxEngine:
 
     @contextmanager
     def _session(self) -> Iterator[onnxruntime.InferenceSession]:
-        """A session for one run: on a GPU one that no other run has, on a CPU the one that all share."""
+        """Lends a session for one run: on a GPU one that no other run has, on a CPU the one that all share."""
         if not self.device.is_gpu:
             yield self._sessions[0]
             return

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions: their options, and its errors in our words."""
+"""Opens and runs ONNX Runtime sessions, and turns its errors into ours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from inference_service.engines.engine import EngineError
 from inference_service.limited_threads import interruptible
 from inference_service.settings import OnnxSection
 
-# Operators that do the work: they must not end up on the CPU when a GPU was asked for, and are worth sharing out among cores.
+# Operators that take nearly all of the time: a GPU must run them itself, and a CPU shares them among its cores.
 HEAVY_OPERATORS = frozenset({"Conv", "FusedConv", "ConvTranspose", "MatMul", "Gemm", "Resize"})
 
 
@@ -28,7 +28,7 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
     """Opens a session of `model` on `device`.
 
     Raises BrokenAvatar, naming the file `name`, when ONNX Runtime refuses the model, and DeviceError when the device's provider
-    does not take it over: no silent fall-back to another.
+    does not take the model: there is no silent fall-back to another.
     """
     chosen = _session_options(model, device, options)
     try:
@@ -40,7 +40,7 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
             )
     except Exception as error:  # its errors have no common base
         raise BrokenAvatar(f"{name}: ONNX Runtime refuses it: {_reason(error)}") from error
-    # The session keeps the serialized model to fall back to other providers, which it may not: as much memory as the weights.
+    # The session keeps the serialized model, as much memory as the weights, to fall back to other providers, which it must not.
     session._model_bytes = None
     first = device.providers[0][0]
     if session.get_providers()[0] != first:
@@ -52,7 +52,7 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
 
 @contextmanager
 def run_options(name: str) -> Iterator[onnxruntime.RunOptions]:
-    """Options for one run of a session of the file `name`, within which an interrupt of this thread's work ends the run."""
+    """Gives options for one run of a session of the file `name`. Cutting this thread's work short ends the run."""
     options = onnxruntime.RunOptions()
     options.log_severity_level = SILENT
 
@@ -66,7 +66,7 @@ def run_options(name: str) -> Iterator[onnxruntime.RunOptions]:
 def encoder_run(
     session: onnxruntime.InferenceSession, io: EncoderIO, name: str
 ) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Returns what runs a session of an audio encoder: [rows, 1, 80, 16] -> [rows, 512]. Raises EngineError."""
+    """Returns a function that runs an audio encoder's session: [rows, 1, 80, 16] -> [rows, 512]. It raises EngineError."""
 
     def run(windows: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
@@ -96,13 +96,13 @@ def _reason(error: Exception) -> str:
 def _session_options(model: onnx.ModelProto, device: Device, options: OnnxSection) -> Any:
     chosen = onnxruntime.SessionOptions()
     light = not any(node.op_type in HEAVY_OPERATORS for node in model.graph.node)
-    # To copy and scale, waking other cores costs more than they help.
+    # For a network that only copies and scales, waking other cores costs more than they save.
     chosen.intra_op_num_threads = options.intra_op_threads or (1 if light else usable_cores())
     chosen.log_severity_level = SILENT
     if options.inter_op_threads > 1:
         chosen.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
         chosen.inter_op_num_threads = options.inter_op_threads
-    # Cores are shared with sound processing, gRPC and other avatars: a spinning pool would take them away.
+    # Sound processing, gRPC and other avatars need the cores too: a spinning pool would take them away.
     chosen.add_session_config_entry("session.intra_op.allow_spinning", "0")
     chosen.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if device.is_gpu:

@@ -1,4 +1,4 @@
-"""Measures the memory that loads take: the growth of the process, or on a GPU the memory that the driver reports in use."""
+"""Measures the memory that loads take: the growth of the process, or on a GPU the growth of the memory in use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Taken:
 
 
 class MemoryMeter:
-    """Measures loads, from any thread. Of loads at the same time each is given an equal share of what it saw taken."""
+    """Measures loads, from any thread. Loads at the same time share the memory that was taken equally."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,7 +31,7 @@ class MemoryMeter:
         self._banks: weakref.WeakSet[CropBank] = weakref.WeakSet()
 
     def leave_out(self, bank: CropBank) -> None:
-        """Keeps the crops in `bank` out of what is measured: they count by themselves, and may be made meanwhile."""
+        """Leaves the crops in `bank` out of the measurement: they are counted apart, and may be made meanwhile."""
         with self._lock:
             self._banks.add(bank)
 

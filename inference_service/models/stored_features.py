@@ -24,11 +24,11 @@ _MEND = "send sound, or put the right file in its place and load the avatar agai
 class StoredFeatures:
     """One avatar's feature file, mapped into memory when the avatar is loaded. Thread-safe.
 
-    Sound does without the file, so one that can not be used is no reason to refuse the avatar: those who ask for it are told.
+    Frames from sound do not need the file, so an unusable one is no reason to refuse the avatar: only requests for it fail.
     """
 
     def __init__(self, path: Path | None, *, frame_count: int) -> None:
-        """`frame_count`: of the avatar."""
+        """`path`: None when the avatar has no such file. `frame_count`: the avatar's pictures."""
         self._name = path.name if path else ""
         self._rows: FeatureArray | None = None
         self._problem = _NONE
@@ -41,14 +41,14 @@ class StoredFeatures:
             self._problem = f"{error}; {_MEND}"
 
     def windows(self, frames: Sequence[int]) -> FrameWindows:
-        """What each of the avatar's frames was trained to hear: [len(frames), 16, 512].
+        """Returns the windows that those frames of the clip were trained on: [len(frames), 16, 512].
 
-        Raises BrokenAvatar when the avatar has no such file, or one that can not be used.
+        Raises BrokenAvatar when the avatar has no such file, or an unusable one.
         """
         rows = self._rows
         if rows is None:
             raise BrokenAvatar(self._problem)
-        # To read what was cut off a mapped file would end the process.
+        # Reading beyond the end of a mapped file that was cut short would end the process.
         if cast("mmap.mmap", rows.base).size() < rows.offset + rows.nbytes:
             raise BrokenAvatar(f"{self._name} has become shorter since it was loaded; {_MEND}")
         windows = windows_of_clip(rows, frames)

@@ -1,6 +1,6 @@
-"""Feeds one device: turns waiting requests into batches, runs them on worker threads, hands each request its frames in order.
+"""Feeds one device: turns waiting requests into batches, runs them on threads, and gives each request its frames in order.
 
-Everything but the runs happens on the event loop, so no locks are needed.
+Everything but the runs is done on the event loop, so no locks are needed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STOPPING = "the inference service is shutting down"
 
 @dataclass(frozen=True)
 class MouthGroup:
-    """Consecutive frames of one request, and what was measured on their way."""
+    """Mouths of consecutive frames of one request, and the times that they took."""
 
     first: int
     mouths: NDArray[np.float32] | NDArray[np.uint8]  # [count, 3, 320, 320] float32 or [count, 320, 320, 3] uint8
@@ -47,7 +47,7 @@ class Job:
 
     engine: Engine
     windows: NDArray[np.float32]  # [frames, 16, 512]
-    frames: NDArray[np.int64] | None  # [frames], into the avatar's own crops
+    frames: NDArray[np.int64] | None  # [frames], indices of the avatar's own crops
     pictures: NDArray[np.float32] | None  # [1 or frames, 6, 320, 320], sent by the caller instead
     want_float: bool
     deadline_s: float | None = None  # on the dispatcher's clock
@@ -62,7 +62,7 @@ class Job:
         return len(self.windows)
 
     def pictures_of(self, start: int, count: int) -> NDArray[np.float32]:
-        """The sent pictures of a slice, [count, 6, 320, 320]."""
+        """Returns the pictures that the caller sent for a slice, [count, 6, 320, 320]."""
         if self.pictures is None:
             return NO_PICTURES
         if len(self.pictures) == 1:
@@ -85,8 +85,8 @@ class Dispatcher:
         on_lost: Callable[[str], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`on_overrun` is told of an engine whose run took longer than `run_limit_s`: it is given no other batch. `on_lost` is
-        told when its thread does not come back.
+        """`on_overrun` is called with an engine whose run took longer than `run_limit_s`, and the reason. That engine gets no
+        other batch. `on_lost` is called with the reason when the thread of a run does not return.
         """
         self.device = device
         self._max_delay_s = max_delay_s
@@ -172,12 +172,12 @@ class Dispatcher:
             self._fail(pieces, Unavailable(STOPPING))
             raise
         except Overrun as error:
-            self._put_out(pieces, error)
+            self._fail_engine(pieces, error)
         except Exception as error:
             if self._stopping:
                 self._fail(pieces, Unavailable(STOPPING))
             elif len(pieces) == 1:
-                self._fail(pieces, _told(pieces[0].request.engine, error))
+                self._fail(pieces, _logged(pieces[0].request.engine, error))
             else:
                 for piece in pieces:
                     await self._run(worker, [piece])
@@ -185,7 +185,7 @@ class Dispatcher:
             self._deliver(worker, pieces, output, started_s)
 
     async def _next_batch(self) -> Sequence[Slice[Job]]:
-        """The next slices to run together, those with the avatar's own frames first; empty when stopping or all were dropped."""
+        """Takes the slices to run together, those with the avatar's own crops first; none when stopping or all were dropped."""
         async with self._work:
             await self._work.wait_for(lambda: self._stopping or len(self._queue))
             if self._max_delay_s and not self._stopping:
@@ -228,7 +228,7 @@ class Dispatcher:
             self._queue.remove(piece.request)
             piece.request.results.put_nowait(error)
 
-    def _put_out(self, pieces: Sequence[Slice[Job]], overrun: Overrun) -> None:
+    def _fail_engine(self, pieces: Sequence[Slice[Job]], overrun: Overrun) -> None:
         engine = pieces[0].request.engine
         self._overrun.add(engine)
         reason = f"avatar {engine.avatar_id}: {overrun}"
@@ -256,8 +256,8 @@ class Dispatcher:
             at = end
 
 
-def _told(engine: Engine, error: Exception) -> ServiceError:
-    """Logs why a request failed alone, and returns what its caller is told."""
+def _logged(engine: Engine, error: Exception) -> ServiceError:
+    """Logs why a request failed alone, and returns the error for its caller."""
     if isinstance(error, EngineError):
         log.warning("avatar %s: its network failed on %s: %s", engine.avatar_id, engine.device.name, error)
         return FailedPrecondition(
@@ -268,7 +268,7 @@ def _told(engine: Engine, error: Exception) -> ServiceError:
 
 
 def _run(pieces: Sequence[Slice[Job]]) -> EngineOutput:
-    """One batch, on a worker thread."""
+    """Runs one batch, on a thread."""
     engine = pieces[0].request.engine
     own = [piece for piece in pieces if piece.request.frames is not None]
     sent = [piece for piece in pieces if piece.request.frames is None]

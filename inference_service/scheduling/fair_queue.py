@@ -1,7 +1,7 @@
-"""Decides who runs next on a device: avatars take turns, and an avatar's waiting requests share its batches.
+"""Decides which requests run next on a device: avatars take turns, and an avatar's waiting requests share its batches.
 
 Pure policy: no clock, no I/O. The dispatcher owns one queue a device and calls it from the event loop only. The cost of each call
-does not grow with what waits.
+does not grow with the number of waiting requests.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 K = TypeVar("K")
 R = TypeVar("R")
 
-# The least that a request gets of a batch, while it has so much left: each piece is a message of its own to the caller, and the
-# cost of a message is that of several frames' bytes.
+# The fewest frames of a batch that a request gets while it has that many left: each slice is a message of its own to the caller,
+# and a message costs as much as the bytes of several frames.
 MIN_SLICE = 4
 
 
@@ -104,8 +104,8 @@ class FairQueue(Generic[K, R]):
         """Takes the next batch, empty when nothing waits: up to `max_frames` frames of the key whose turn it is, shared evenly by
         as many of its requests as can have MIN_SLICE frames each.
 
-        The key goes to the end of the line when it has frames left, and a request whose frames are not all taken to the end
-        of its key's line: one huge request delays another by its share of a batch, never by its length.
+        A key with frames left moves to the end of the line of keys, and a request with frames left to the end of its key's line:
+        one huge request delays another by its share of a batch, never by its length.
         """
         if not self._lines:
             return []
@@ -138,8 +138,8 @@ class FairQueue(Generic[K, R]):
 
 
 def _shares(wanted: list[int], room: int) -> list[int]:
-    """Splits `room` by max-min fairness: who wants little gets it, the rest is split evenly. Where that would give less than
-    MIN_SLICE, the first get that much and the last gets what is left.
+    """Splits `room` by max-min fairness: small wishes are met in full, the rest is split evenly. Where that would give less than
+    MIN_SLICE, the first get that many and the last gets the remainder.
     """
     least = [min(frames, MIN_SLICE) for frames in wanted]
     if (excess := sum(least) - room) >= 0:
