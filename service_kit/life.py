@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -172,6 +173,7 @@ def run_services(services: Sequence[Service[Any]], *, name: str, section: Loggin
     Call it last: when the process lives longer than THREADS_SECONDS after it, it is ended by force.
     """
     tune_malloc()
+    _allow_open_files()
     logs = partial(configure_logging, section, name)
     end = ProcessEnd(logs)
     with logs():
@@ -189,6 +191,12 @@ def run_services(services: Sequence[Service[Any]], *, name: str, section: Loggin
             return 1
         log.info("stopped")
         return 0
+
+
+def _allow_open_files() -> None:
+    """Takes as many as this process may have: each loaded avatar keeps its folder open."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _life(services: Sequence[Service[Any]], end: ProcessEnd) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -158,6 +159,17 @@ def launch() -> Iterator[Launch]:
         for pipe in (process.popen.stdin, process.popen.stdout, process.popen.stderr):
             assert pipe is not None
             pipe.close()
+
+
+def test_it_may_open_as_many_files_as_the_system_allows(launch: Launch) -> None:
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, most - 1), most))
+    try:
+        process = launch()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
+    process.ready()
+    assert resource.prlimit(process.popen.pid, resource.RLIMIT_NOFILE) == (most, most)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
