@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from compositing_service.backgrounds.store import StoreStats
+from compositing_service.backgrounds.store import BackgroundStore
 from service_kit.metrics import Metrics
 
 STAGE_LOAD = "load"
@@ -43,30 +43,29 @@ class CompositingMetrics:
             "lipsync_compositing_inference_up", "1 when the inference service last said that it is well."
         )
 
-    def watch_store(self, stats: Callable[[], StoreStats]) -> None:
-        """Shows the background store's figures; `stats` is asked whenever somebody reads the metrics."""
-        self._registry.register(_StoreCollector(stats))
+    def watch_store(self, store: BackgroundStore) -> None:
+        """Shows the background store's figures as they are whenever somebody reads the metrics."""
+        self._registry.register(_StoreCollector(store))
 
 
 class _StoreCollector(Collector):
     """The store counts by itself; this only shows it."""
 
-    def __init__(self, stats: Callable[[], StoreStats]) -> None:
-        self._stats = stats
+    def __init__(self, store: BackgroundStore) -> None:
+        self._store = store
 
     def collect(self) -> Iterable[Metric]:
-        return _store_metrics(self._stats())
+        return _store_metrics(self._store)
 
 
-def _store_metrics(stats: StoreStats) -> Iterator[Metric]:
-    prefix = "lipsync_compositing_cache"
-    yield GaugeMetricFamily(f"{prefix}_bytes", "Memory of all backgrounds.", value=stats.memory_bytes)
-    yield GaugeMetricFamily(f"{prefix}_max_bytes", "What they may take.", value=stats.max_bytes)
-    yield GaugeMetricFamily(f"{prefix}_avatars", "Avatars loaded.", value=stats.loaded_avatars)
-    yield GaugeMetricFamily(
-        f"{prefix}_frames", "Backgrounds held encoded.", value=sum(avatar.cached_frames for avatar in stats.avatars)
-    )
-    yield CounterMetricFamily(f"{prefix}_hits", "Frames whose background lay ready.", value=stats.hits)
-    yield CounterMetricFamily(f"{prefix}_misses", "Frames whose background was read and encoded first.", value=stats.misses)
-    yield CounterMetricFamily(f"{prefix}_evictions", "Backgrounds dropped to make room.", value=stats.evictions)
-    yield CounterMetricFamily(f"{prefix}_avatar_evictions", "Avatars dropped to make room.", value=stats.avatar_evictions)
+def _store_metrics(store: BackgroundStore) -> Iterator[Metric]:
+    prefix, loaded, cache = "lipsync_compositing_cache", store.loaded, store.cache
+    frames = sum(lease.value.cached_frames() for lease in loaded)
+    yield GaugeMetricFamily(f"{prefix}_bytes", "Memory of all backgrounds.", value=cache.nbytes)
+    yield GaugeMetricFamily(f"{prefix}_max_bytes", "What they may take.", value=cache.max_bytes)
+    yield GaugeMetricFamily(f"{prefix}_avatars", "Avatars loaded.", value=len(loaded))
+    yield GaugeMetricFamily(f"{prefix}_frames", "Backgrounds held encoded.", value=frames)
+    yield CounterMetricFamily(f"{prefix}_hits", "Frames whose background lay ready.", value=cache.hits)
+    yield CounterMetricFamily(f"{prefix}_misses", "Frames whose background was read and encoded first.", value=cache.misses)
+    yield CounterMetricFamily(f"{prefix}_evictions", "Backgrounds dropped to make room.", value=cache.evictions)
+    yield CounterMetricFamily(f"{prefix}_avatar_evictions", "Avatars dropped to make room.", value=store.avatar_evictions)

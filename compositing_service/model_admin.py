@@ -11,7 +11,7 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError
 from avatar_kit.listing import AvatarListing
-from compositing_service.backgrounds.store import AvatarStats, BackgroundStore
+from compositing_service.backgrounds.store import AvatarLease, BackgroundStore
 from compositing_service.mouth_source import MouthSource
 from service_kit.deadline import Deadline
 from service_kit.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable, as_service_errors
@@ -32,27 +32,22 @@ class ModelAdmin:
 
     async def list_models(self) -> list[compositing_pb2.ModelInfo]:
         """Every avatar there is, those that cannot be served too."""
-        loaded = self._stats()
-        entries = await self.listing.entries()
-        return [self._with_stats(info, loaded[name]) if name in loaded else info for name, info in entries.items()]
+        return [self._with_stats(info) for info in (await self.listing.entries()).values()]
 
     async def stats(self, model_id: str) -> compositing_pb2.GetModelStatsResponse:
         """The store's figures, with one avatar's or (empty id) those of all that are loaded. Raises ServiceError for the one."""
-        figures = self.store.stats()
-        by_id = {avatar.avatar_id: avatar for avatar in figures.avatars}
-        if model_id and model_id not in by_id:
+        loaded = sorted(lease.key for lease in self.store.loaded)
+        if model_id and model_id not in {*loaded, *self.store.load_errors}:
             with as_service_errors(AvatarError, field="model_id"):
                 await asyncio.to_thread(self.catalog.get, model_id)
-        wanted = [model_id] if model_id else [avatar_id for avatar_id, avatar in by_id.items() if avatar.loaded]
         entries = await self.listing.entries()
-        infos = (entries.get(each) or compositing_pb2.ModelInfo(model_id=each) for each in wanted)
-        models = [self._with_stats(info, by_id.get(info.model_id)) for info in infos]
+        infos = (entries.get(each) or compositing_pb2.ModelInfo(model_id=each) for each in ([model_id] if model_id else loaded))
         return compositing_pb2.GetModelStatsResponse(
-            models=models,
-            max_models=figures.max_avatars,
-            loaded_models=figures.loaded_avatars,
-            total_memory_bytes=figures.memory_bytes,
-            max_memory_bytes=figures.max_bytes,
+            models=[self._with_stats(info) for info in infos],
+            max_models=self.store.max_avatars,
+            loaded_models=len(loaded),
+            total_memory_bytes=self.store.cache.nbytes,
+            max_memory_bytes=self.store.cache.max_bytes,
         )
 
     async def load(self, model_id: str, *, force_reload: bool, deadline: Deadline) -> compositing_pb2.LoadModelResponse:
@@ -68,8 +63,9 @@ class ModelAdmin:
         for refusal in [here, *there]:
             if isinstance(refusal, ServiceError):
                 raise refusal
-        stats = self._model_stats(self._stats().get(model_id), model_id)
-        return compositing_pb2.LoadModelResponse(success=True, load_time_ms=(perf_counter() - started) * 1000, stats=stats)
+        return compositing_pb2.LoadModelResponse(
+            success=True, load_time_ms=(perf_counter() - started) * 1000, stats=self._stats(model_id)
+        )
 
     async def unload(self, model_id: str, *, deadline: Deadline) -> compositing_pb2.UnloadModelResponse:
         """Unloads the avatar in both services.
@@ -89,36 +85,31 @@ class ModelAdmin:
             raise failures[0]
         return compositing_pb2.UnloadModelResponse(success=True)
 
-    async def _load_here(self, model_id: str, *, force_reload: bool) -> AvatarStats | ServiceError:
+    async def _load_here(self, model_id: str, *, force_reload: bool) -> AvatarLease | ServiceError:
         try:
             with as_service_errors(AvatarError, field="model_id"):
                 return await self.store.load(model_id, force_reload=force_reload, preload=True)
         except ServiceError as error:
             return error
 
-    def _stats(self) -> dict[str, AvatarStats]:
-        return {avatar.avatar_id: avatar for avatar in self.store.stats().avatars}
-
-    def _with_stats(self, listed: compositing_pb2.ModelInfo, stats: AvatarStats | None) -> compositing_pb2.ModelInfo:
-        """The same with the store's figures."""
-        if stats is None:
+    def _with_stats(self, listed: compositing_pb2.ModelInfo) -> compositing_pb2.ModelInfo:
+        """The same with what the store knows of the avatar."""
+        avatar_id = listed.model_id
+        loaded, error = self.store.find(avatar_id) is not None, self.store.load_errors.get(avatar_id, "")
+        if not loaded and not error:
             return listed
-        info = compositing_pb2.ModelInfo(
-            loaded=stats.loaded, error=stats.load_error, stats=self._model_stats(stats, listed.model_id)
-        )
+        info = compositing_pb2.ModelInfo(loaded=loaded, error=error, stats=self._stats(avatar_id))
         info.MergeFrom(listed)
         return info
 
-    def _model_stats(self, stats: AvatarStats | None, avatar_id: str) -> compositing_pb2.ModelStats | None:
-        if stats is None:
-            return None
-        return compositing_pb2.ModelStats(
-            usage_count=stats.usage_count,
-            last_used_unix_ms=stats.last_used_unix_ms,
-            total_inference_time_ms=self.inference_ms.get(avatar_id, 0.0),
-            memory_bytes=stats.memory_bytes,
-            loaded_unix_ms=stats.loaded_unix_ms,
-        )
+    def _stats(self, avatar_id: str) -> compositing_pb2.ModelStats:
+        lease = self.store.find(avatar_id)
+        stats = compositing_pb2.ModelStats(total_inference_time_ms=self.inference_ms.get(avatar_id, 0.0))
+        if lease:
+            stats.usage_count, stats.memory_bytes = lease.usage_count, lease.value.memory_bytes()
+            stats.last_used_unix_ms = round(lease.last_used_unix_s * 1000)
+            stats.loaded_unix_ms = round(lease.opened_unix_s * 1000)
+        return stats
 
 
 def described(catalog: AvatarCatalog, avatar_id: str, found: Avatar | AvatarError) -> compositing_pb2.ModelInfo:

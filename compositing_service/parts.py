@@ -64,13 +64,13 @@ class CompositingParts:
 
     async def _preload(self, avatar_id: str) -> None:
         try:
-            stats = await self.store.load(avatar_id, preload=True)
+            composer = (await self.store.load(avatar_id, preload=True)).value
         except (AvatarError, ServiceError) as error:
             log.error("avatar %s was not preloaded: %s", avatar_id, error)
         except Exception:
             log.exception("avatar %s was not preloaded", avatar_id)
         else:
-            log.info("avatar %s is loaded: %d frames, %d bytes", avatar_id, stats.cached_frames, stats.memory_bytes)
+            log.info("avatar %s is loaded: %d frames, %d bytes", avatar_id, composer.cached_frames(), composer.memory_bytes())
 
 
 @asynccontextmanager
@@ -87,7 +87,7 @@ async def compositing_parts(
         resources.callback(pool.shutdown, cancel_futures=True)
         store = _store(settings, catalog, clock)
         resources.push_async_callback(store.close)
-        metrics.watch_store(store.stats)
+        metrics.watch_store(store)
         if source is None:
             source = await resources.enter_async_context(_inference_service(settings, registry, metrics, clock))
         maker = FrameMaker(pool, metrics)
@@ -166,15 +166,7 @@ def _periodic(
 
 
 def _report(store: BackgroundStore) -> None:
-    stats = store.stats()
-    CACHE_STATS.info(
-        "backgrounds",
-        extra={
-            "avatars": stats.loaded_avatars,
-            "bytes": stats.memory_bytes,
-            "hits": stats.hits,
-            "misses": stats.misses,
-            "evictions": stats.evictions,
-            "avatar_evictions": stats.avatar_evictions,
-        },
-    )
+    cache = store.cache
+    held = {"avatars": len(store.loaded), "bytes": cache.nbytes}
+    counts = {"hits": cache.hits, "misses": cache.misses, "evictions": cache.evictions}
+    CACHE_STATS.info("backgrounds", extra={**held, **counts, "avatar_evictions": store.avatar_evictions})

@@ -86,12 +86,12 @@ class CompositingServicer(CompositingServiceServicer):
             return await self.parts.admin.stats(request.model_id)
 
     async def Health(self, request: pb.HealthRequest, context: Context) -> pb.HealthResponse:
-        figures = self.parts.store.stats()
+        store = self.parts.store
         return pb.HealthResponse(
             healthy=self.readiness.reason is None,
             inference_server_healthy=await self.parts.source.healthy(),
-            loaded_models=figures.loaded_avatars,
-            max_models=figures.max_avatars,
+            loaded_models=len(store.loaded),
+            max_models=store.max_avatars,
             version=product_version(),
             inference_server_url=self.inference_url,
         )

@@ -95,7 +95,7 @@ class BatchCompositor:
     async def _made_of_one_version(self, order: CompositeOrder, deadline: Deadline) -> tuple[BatchReply, _Times]:
         """The reply but for the total time. Begins again, once, when the avatar's files turn out to have been replaced."""
         started = perf_counter()
-        must_load = not self.store.is_loaded(order.avatar_id)
+        must_load = self.store.find(order.avatar_id) is None
         renewed = False
         while True:
             times = _Times()

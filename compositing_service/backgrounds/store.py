@@ -17,12 +17,9 @@ from avatar_kit.errors import AvatarError, AvatarNotFound, AvatarReplaced, Broke
 from compositing_service.backgrounds.composer import AvatarComposer, open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.backgrounds.preparing import Preparation
-from compositing_service.backgrounds.store_stats import AvatarStats, StoreStats
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import ResourceExhausted
 from service_kit.leases import Lease, Leases, Policy, first_to_go
-
-__all__ = ["AvatarLease", "AvatarStats", "BackgroundStore", "StoreStats"]
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +31,7 @@ AvatarLease: TypeAlias = Lease[AvatarComposer]
 
 
 class BackgroundStore:
-    """Use from one event loop; `stats` from any thread. Loading has threads of its own, so no avatar waits for another's."""
+    """Use from one event loop. Loading has threads of its own, so no avatar waits for another's."""
 
     def __init__(
         self,
@@ -52,16 +49,17 @@ class BackgroundStore:
     ) -> None:
         """`default_quality`: what a preload encodes. `wall_clock` gives Unix seconds for the statistics."""
         self._catalog = catalog
-        self._cache = FrameCache(max_bytes=max_bytes, policy=policy)
-        self._max_avatars = max_avatars
+        self.cache = FrameCache(max_bytes=max_bytes, policy=policy)
+        self.max_avatars = max_avatars
         self._frames_per_avatar = frames_per_avatar
         self._policy: Policy = policy
         self._default_quality = default_quality
         self._idle_timeout_s = idle_timeout_s
         self._leases = Leases(self._open, admit=self._admit, close=AvatarComposer.close, clock=clock, wall_clock=wall_clock)
         self._preparations: dict[AvatarLease, Preparation] = {}
-        self._load_errors: dict[str, str] = {}
-        self._avatar_evictions = 0
+        self.load_errors: dict[str, str] = {}
+        """Of the last load or preload of avatars that it failed for."""
+        self.avatar_evictions = 0
         self._fill_width = loader_threads
         # Unasked, it must not get in the way of the request that loaded the avatar, nor of the network that it waits for.
         self._unasked_width = max(1, min(loader_threads, usable_cores() // 4))
@@ -79,11 +77,16 @@ class BackgroundStore:
             with lease.value.in_use():
                 yield lease
 
-    def is_loaded(self, avatar_id: str) -> bool:
-        """Whether acquiring it now costs no loading."""
-        return self._leases.find(avatar_id) is not None
+    def find(self, avatar_id: str) -> AvatarLease | None:
+        """The avatar if it is loaded: acquiring it costs no loading then."""
+        return self._leases.find(avatar_id)
 
-    async def load(self, avatar_id: str, *, force_reload: bool = False, preload: bool = False) -> AvatarStats:
+    @property
+    def loaded(self) -> list[AvatarLease]:
+        """The avatars loaded now. From any thread."""
+        return self._leases.opened
+
+    async def load(self, avatar_id: str, *, force_reload: bool = False, preload: bool = False) -> AvatarLease:
         """Loads the avatar unless it is loaded; `preload` reads and encodes its frames too, as many as may be kept.
 
         `force_reload` reads the files again; requests under way finish on the old state, and a reload that fails leaves it in
@@ -95,12 +98,12 @@ class BackgroundStore:
         except AvatarReplaced:  # before all of its frames were read
             return await self._load(avatar_id, anew=True, preload=preload)
 
-    async def _load(self, avatar_id: str, *, anew: bool, preload: bool) -> AvatarStats:
+    async def _load(self, avatar_id: str, *, anew: bool, preload: bool) -> AvatarLease:
         async with self._leases.hold(avatar_id, anew=anew) as lease:
             if preload:
                 with lease.value.in_use():
                     await self._preparation(lease).wait()
-            return self._avatar_stats(lease)
+            return lease
 
     async def renew(self, lease: AvatarLease) -> bool:
         """Loads an avatar again whose files seem to have been replaced, once however many find it.
@@ -109,7 +112,7 @@ class BackgroundStore:
         old state stays in place; ResourceExhausted as `acquire`.
         """
         try:
-            if self._leases.find(lease.key) is lease:
+            if self.find(lease.key) is lease:
                 if await asyncio.to_thread(self._is_on_disk, lease.value.avatar):
                     return False
                 await self._leases.renew(lease)
@@ -122,7 +125,7 @@ class BackgroundStore:
 
     async def unload(self, avatar_id: str) -> bool:
         """Drops the avatar; requests under way finish on it. False: it was not loaded."""
-        self._load_errors.pop(avatar_id, None)
+        self.load_errors.pop(avatar_id, None)
         return self._leases.drop(avatar_id)
 
     def unload_idle(self) -> tuple[str, ...]:
@@ -131,23 +134,6 @@ class BackgroundStore:
         for avatar_id in idle:
             log.info("unloaded avatar %s: not used for %.0f s", avatar_id, self._idle_timeout_s)
         return idle
-
-    def stats(self) -> StoreStats:
-        """Figures of every avatar that is loaded or whose last load failed, and of the store."""
-        loaded = [self._avatar_stats(lease) for lease in self._leases.opened]
-        known = {avatar.avatar_id for avatar in loaded}
-        failed = [AvatarStats(key, load_error=error) for key, error in list(self._load_errors.items()) if key not in known]
-        return StoreStats(
-            avatars=tuple(sorted((*loaded, *failed), key=lambda avatar: avatar.avatar_id)),
-            loaded_avatars=len(loaded),
-            max_avatars=self._max_avatars,
-            memory_bytes=self._cache.nbytes,
-            max_bytes=self._cache.max_bytes,
-            hits=self._cache.hits,
-            misses=self._cache.misses,
-            evictions=self._cache.evictions,
-            avatar_evictions=self._avatar_evictions,
-        )
 
     async def close(self) -> None:
         """Drops everything, and ends the loader threads when they are done with what they are at."""
@@ -169,27 +155,27 @@ class BackgroundStore:
 
     def _open_once(self, avatar_id: str) -> AvatarComposer:
         avatar = self._catalog.get(avatar_id)
-        frames = self._cache.open(max_frames=self._frames_per_avatar)
+        frames = self.cache.open(max_frames=self._frames_per_avatar)
         try:
-            return open_composer(avatar, cache=self._cache, frames=frames)
+            return open_composer(avatar, cache=self.cache, frames=frames)
         except BaseException:
-            self._cache.close(frames)
+            self.cache.close(frames)
             raise
 
     def _admit(self, lease: AvatarLease) -> None:
         """Drops an avatar if as many are loaded as may be. Raises ResourceExhausted when all of them are in use."""
-        others = [other for other in self._leases.opened if other.key != lease.key]
-        if len(others) >= self._max_avatars:
+        others = [other for other in self.loaded if other.key != lease.key]
+        if len(others) >= self.max_avatars:
             victims = first_to_go(others, self._policy)
             if not victims:
                 raise ResourceExhausted(
-                    f"all {self._max_avatars} avatars that this service may hold are in use; try again shortly",
+                    f"all {self.max_avatars} avatars that this service may hold are in use; try again shortly",
                     retry_after_ms=_RETRY_AFTER_MS,
                 )
             self._leases.drop(victims[0].key)
-            self._avatar_evictions += 1
-            log.info("unloaded avatar %s: room for %d avatars, another was asked for", victims[0].key, self._max_avatars)
-        self._load_errors.pop(lease.key, None)
+            self.avatar_evictions += 1
+            log.info("unloaded avatar %s: room for %d avatars, another was asked for", victims[0].key, self.max_avatars)
+        self.load_errors.pop(lease.key, None)
         composer, avatar = lease.value, lease.value.avatar
         if avatar.video:
             self._preparation(lease)
@@ -230,23 +216,8 @@ class BackgroundStore:
         """Only of avatars that exist: ids that callers make up must not fill the memory."""
         if isinstance(error, BrokenAvatar):
             text = error.caller_text
-            if self._load_errors.get(avatar_id) != text:
+            if self.load_errors.get(avatar_id) != text:
                 log.warning("avatar %s: %s", avatar_id, text)
-            self._load_errors[avatar_id] = text
+            self.load_errors[avatar_id] = text
         elif isinstance(error, AvatarError):
-            self._load_errors.pop(avatar_id, None)
-
-    def _avatar_stats(self, lease: AvatarLease) -> AvatarStats:
-        composer = lease.value
-        return AvatarStats(
-            avatar_id=lease.key,
-            loaded=True,
-            in_use=lease.in_use,
-            usage_count=lease.usage_count,
-            last_used_unix_ms=round(lease.last_used_unix_s * 1000),
-            loaded_unix_ms=round(lease.opened_unix_s * 1000),
-            memory_bytes=composer.memory_bytes(),
-            cached_frames=composer.cached_frames(),
-            restart_interval=composer.restart_interval,
-            load_error=self._load_errors.get(lease.key, ""),
-        )
+            self.load_errors.pop(avatar_id, None)

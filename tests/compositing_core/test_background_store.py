@@ -76,35 +76,14 @@ async def make_store(catalog, clock):
             await store.close()
 
 
-def avatar_stats(store, avatar_id):
-    return next(avatar for avatar in store.stats().avatars if avatar.avatar_id == avatar_id)
-
-
 def loaded_ids(store):
-    return [avatar.avatar_id for avatar in store.stats().avatars if avatar.loaded]
+    return [lease.key for lease in store.loaded]
 
 
 async def use(store, avatar_id, *, times=1):
     for _ in range(times):
         async with store.acquire(avatar_id) as lease:
             await asyncio.to_thread(lease.value.stored, 0, JpegOutput(75))
-
-
-async def test_an_avatar_is_loaded_once_however_many_ask(make_store, catalog):
-    catalog.held.add("anna")
-    store = make_store()
-
-    async def ask():
-        async with store.acquire("anna") as lease:
-            return lease.value
-
-    asking = [asyncio.create_task(ask()) for _ in range(20)]
-    await asyncio.to_thread(catalog.begun.wait, PATIENCE_S)
-    assert not store.is_loaded("anna")
-    catalog.go_on.set()
-    assert len(set(await asyncio.gather(*asking))) == 1
-    assert catalog.readings == ["anna"]
-    assert store.is_loaded("anna")
 
 
 async def test_one_avatars_loading_holds_up_nobody_else(make_store, catalog):
@@ -117,20 +96,6 @@ async def test_one_avatars_loading_holds_up_nobody_else(make_store, catalog):
     assert not slow.done()
     catalog.go_on.set()
     await slow
-
-
-async def test_a_caller_who_leaves_while_loading_spoils_nothing(make_store, catalog):
-    catalog.held.add("anna")
-    store = make_store()
-    leaving, staying = (asyncio.create_task(use(store, "anna")) for _ in range(2))
-    await asyncio.to_thread(catalog.begun.wait, PATIENCE_S)
-    leaving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await leaving
-    catalog.go_on.set()
-    await staying
-    assert avatar_stats(store, "anna").in_use == 0
-    assert catalog.readings == ["anna"]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +113,8 @@ async def test_ids_that_nobody_bears_fail_and_leave_nothing_behind(make_store, a
     for _ in range(2):
         with pytest.raises(error):
             await use(store, avatar_id)
-    assert [avatar.avatar_id for avatar in store.stats().avatars] == ["anna"]
+    assert loaded_ids(store) == ["anna"]
+    assert not store.load_errors
 
 
 async def test_a_broken_avatar_says_why_and_works_when_mended(make_store, root):
@@ -157,14 +123,13 @@ async def test_a_broken_avatar_says_why_and_works_when_mended(make_store, root):
     rects.rename(root / "elsewhere")
     with pytest.raises(BrokenAvatar):
         await use(store, "anna")
-    stats = avatar_stats(store, "anna")
-    assert not stats.loaded
-    assert "crop_rects" in stats.load_error
+    assert loaded_ids(store) == []
+    assert "crop_rects" in store.load_errors["anna"]
     await use(store, "bert")
 
     (root / "elsewhere").rename(rects)
     await use(store, "anna")
-    assert avatar_stats(store, "anna").load_error == ""
+    assert not store.load_errors
 
 
 @pytest.mark.parametrize(("policy", "victim"), [("lfu", "bert"), ("lru", "anna")])
@@ -175,7 +140,7 @@ async def test_another_avatar_takes_the_place_that_the_policy_says(make_store, c
         await use(store, avatar_id, times=times)
     assert victim not in loaded_ids(store)
     assert len(loaded_ids(store)) == 2
-    assert store.stats().avatar_evictions == 1
+    assert store.avatar_evictions == 1
 
 
 async def test_an_avatar_in_use_is_never_evicted(make_store):
@@ -194,8 +159,8 @@ async def test_the_bytes_hold_across_avatars(make_store, root):
     store = make_store()
     for avatar_id in ("anna", "bert", "cleo"):
         await store.load(avatar_id, preload=True)
-    everything = store.stats().memory_bytes
-    assert everything == sum(avatar.memory_bytes for avatar in store.stats().avatars)
+    everything = store.cache.nbytes
+    assert everything == sum(lease.value.memory_bytes() for lease in store.loaded)
 
     store = make_store(max_bytes=everything // 2)
     for avatar_id in ("anna", "bert", "cleo") * 2:
@@ -203,8 +168,8 @@ async def test_the_bytes_hold_across_avatars(make_store, root):
             for index in range(4):
                 lease.value.stored(index, JpegOutput(75))
                 lease.value.stored(index, RawOutput())
-                assert store.stats().memory_bytes <= everything // 2
-    assert store.stats().evictions > 0
+                assert store.cache.nbytes <= everything // 2
+    assert store.cache.evictions > 0
 
 
 async def test_frames_per_avatar_holds(make_store):
@@ -212,33 +177,7 @@ async def test_frames_per_avatar_holds(make_store):
     async with store.acquire("anna") as lease:
         frames = [lease.value.stored(index, JpegOutput(75)) for index in (0, 1, 2, 3, 0, 1, 2, 3)]
     assert frames[:4] == frames[4:]
-    assert avatar_stats(store, "anna").cached_frames == 2
-
-
-async def test_avatars_that_nobody_uses_go_after_the_idle_timeout(make_store, clock):
-    store = make_store(idle_timeout_s=60)
-    await use(store, "anna")
-    await use(store, "bert")
-    async with store.acquire("cleo"):
-        await clock.advance(59)
-        assert store.unload_idle() == ()
-        await use(store, "bert")
-        await clock.advance(1)
-        assert store.unload_idle() == ("anna",)
-        await clock.advance(1000)
-        assert store.unload_idle() == ("bert",)
-    assert store.unload_idle() == ()  # cleo was in use until now
-    await clock.advance(60)
-    assert store.unload_idle() == ("cleo",)
-    assert store.stats().memory_bytes == 0
-    await use(store, "anna")
-
-
-async def test_without_an_idle_timeout_avatars_stay(make_store, clock):
-    store = make_store(idle_timeout_s=None)
-    await use(store, "anna")
-    await clock.advance(10**9)
-    assert store.unload_idle() == ()
+    assert store.find("anna").value.cached_frames() == 2
 
 
 async def test_unload_lets_requests_finish_and_frees_the_memory(make_store, catalog):
@@ -247,27 +186,15 @@ async def test_unload_lets_requests_finish_and_frees_the_memory(make_store, cata
     async with store.acquire("anna") as lease:
         frame = lease.value.stored(1, JpegOutput(75))
         assert await store.unload("anna")
-        assert not store.is_loaded("anna")
+        assert store.find("anna") is None
         assert lease.value.stored(1, JpegOutput(75)) == frame
         async with store.acquire("anna") as again:
             assert again.value is not lease.value
             assert again.value.stored(1, JpegOutput(75)) == frame
     assert await store.unload("anna")
     assert not await store.unload("anna")
-    assert store.stats().memory_bytes == 0
+    assert store.cache.nbytes == 0
     assert catalog.readings == ["anna", "anna"]
-
-
-async def test_unload_while_loading_leaves_nothing_loaded(make_store, catalog):
-    catalog.held.add("anna")
-    store = make_store()
-    waiting = asyncio.create_task(use(store, "anna"))
-    await asyncio.to_thread(catalog.begun.wait, PATIENCE_S)
-    assert await store.unload("anna")
-    catalog.go_on.set()
-    await waiting
-    assert loaded_ids(store) == []
-    assert store.stats().memory_bytes == 0
 
 
 async def test_force_reload_reads_again_while_requests_finish_on_the_old_state(make_store, make_avatar, root):
@@ -280,7 +207,7 @@ async def test_force_reload_reads_again_while_requests_finish_on_the_old_state(m
         async with store.acquire("anna") as new:
             assert new.value.avatar.frame_count == 3
             assert new.value.stored(0, JpegOutput(75)) != before[0]
-    assert avatar_stats(store, "anna").memory_bytes == store.stats().memory_bytes
+    assert store.find("anna").value.memory_bytes() == store.cache.nbytes
 
 
 async def test_a_reload_that_fails_leaves_the_old_state(make_store, root):
@@ -290,9 +217,8 @@ async def test_a_reload_that_fails_leaves_the_old_state(make_store, root):
     (root / "anna" / "avatar.yaml").write_text("format_version: nonsense")
     with pytest.raises(BrokenAvatar):
         await store.load("anna", force_reload=True)
-    stats = avatar_stats(store, "anna")
-    assert stats.loaded
-    assert stats.load_error
+    assert loaded_ids(store) == ["anna"]
+    assert store.load_errors["anna"]
     async with store.acquire("anna") as lease:
         assert lease.value.stored(0, JpegOutput(75)) == frame
 
@@ -308,25 +234,24 @@ async def test_load_without_force_reads_once(make_store, catalog):
 
 async def test_preload_has_every_frame_ready_when_it_returns(make_store, root):
     store = make_store()
-    stats = await store.load("anna", preload=True)
-    assert stats.cached_frames == 4
+    assert (await store.load("anna", preload=True)).value.cached_frames() == 4
     shutil.rmtree(root / "anna" / "frames")
     async with store.acquire("anna") as lease:
         assert len({lease.value.stored(index, JpegOutput(75)) for index in range(4)}) == 4
-    assert store.stats().misses == 0
+    assert store.cache.misses == 0
 
 
 async def test_lazy_loading_reads_no_more_than_was_asked_for(make_store):
     store = make_store()
-    assert (await store.load("anna")).cached_frames == 0
+    assert (await store.load("anna")).value.cached_frames() == 0
     await use(store, "anna")
-    assert avatar_stats(store, "anna").cached_frames == 1
+    assert store.find("anna").value.cached_frames() == 1
 
 
 async def test_a_preload_stops_where_its_own_frames_would_have_to_go(make_store):
     store = make_store(frames_per_avatar=3)
-    assert (await store.load("anna", preload=True)).cached_frames == 3
-    assert store.stats().evictions == 0
+    assert (await store.load("anna", preload=True)).value.cached_frames() == 3
+    assert store.cache.evictions == 0
 
 
 async def test_a_preload_names_every_broken_frame_and_keeps_the_others(make_store, root):
@@ -336,28 +261,9 @@ async def test_a_preload_names_every_broken_frame_and_keeps_the_others(make_stor
     with pytest.raises(BrokenAvatar) as caught:
         await store.load("anna", preload=True)
     assert len(caught.value.problems) == 2
-    assert avatar_stats(store, "anna").cached_frames == 2
-    assert "frame_000001" in avatar_stats(store, "anna").load_error
+    assert store.find("anna").value.cached_frames() == 2
+    assert "frame_000001" in store.load_errors["anna"]
     await use(store, "anna")
-
-
-async def test_statistics_of_an_avatar(make_store, clock):
-    store = make_store()
-    await clock.advance(1000)
-    await store.load("anna")
-    loaded = avatar_stats(store, "anna")
-    assert (loaded.usage_count, loaded.last_used_unix_ms, loaded.loaded_unix_ms) == (0, 0, 1_700_002_000_000)
-    await clock.advance(5.5)
-    await use(store, "anna", times=3)
-    await clock.advance(94.5)
-    async with store.acquire("anna"):
-        assert avatar_stats(store, "anna").in_use == 1
-    used = avatar_stats(store, "anna")
-    assert (used.usage_count, used.in_use, used.last_used_unix_ms) == (4, 0, 1_700_002_100_000)
-    assert used.restart_interval > 0
-    assert used.memory_bytes > 0
-    store_stats = store.stats()
-    assert (store_stats.hits, store_stats.misses, store_stats.loaded_avatars) == (2, 1, 1)
 
 
 async def test_many_callers_at_once_get_the_right_frames_whatever_is_evicted(make_store, mouths):
@@ -366,7 +272,7 @@ async def test_many_callers_at_once_get_the_right_frames_whatever_is_evicted(mak
     for avatar_id in ("anna", "bert", "cleo"):
         async with calm.acquire(avatar_id) as lease:
             expected[avatar_id] = [lease.value.composite(index, mouths[0], JpegOutput(75)) for index in range(4)]
-    everything = calm.stats().memory_bytes
+    everything = calm.cache.nbytes
     store = make_store(max_avatars=2, max_bytes=everything // 3, frames_per_avatar=3)
     refused = 0
 
@@ -386,14 +292,14 @@ async def test_many_callers_at_once_get_the_right_frames_whatever_is_evicted(mak
                 refused += 1
             else:
                 assert frame == expected[avatar_id][index]
-            assert store.stats().memory_bytes <= everything // 3
+            assert store.cache.nbytes <= everything // 3
 
     await asyncio.gather(*(caller(number) for number in range(10)))
     assert refused < 120
     for avatar_id in loaded_ids(store):
-        assert avatar_stats(store, avatar_id).in_use == 0
+        assert store.find(avatar_id).in_use == 0
         await store.unload(avatar_id)
-    assert store.stats().memory_bytes == 0
+    assert store.cache.nbytes == 0
 
 
 async def test_avatars_share_no_data(make_store, make_avatar, root):
@@ -406,4 +312,4 @@ async def test_avatars_share_no_data(make_store, make_avatar, root):
         assert anna.value.stored(0, JpegOutput(75)) == dora.value.stored(0, JpegOutput(75))
         assert anna.value.stored(0, JpegOutput(75)) is not dora.value.stored(0, JpegOutput(75))
     await store.unload("anna")
-    assert avatar_stats(store, "dora").memory_bytes == store.stats().memory_bytes > 0
+    assert store.find("dora").value.memory_bytes() == store.cache.nbytes > 0

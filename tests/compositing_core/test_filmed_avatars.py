@@ -97,11 +97,9 @@ async def expected(make_store, pool, mouths, output=JPEG):
 async def test_loading_it_decodes_each_frame_once(make_store, decoded):
     """But for the first, which is looked at before."""
     store = make_store()
-    stats = await store.load("kept", preload=True)
-    assert stats.cached_frames == FRAMES
+    assert (await store.load("kept", preload=True)).value.cached_frames() == FRAMES
     assert decoded == Counter([0, *range(FRAMES)])
-    again = await store.load("kept", preload=True)
-    assert again.cached_frames == FRAMES
+    assert (await store.load("kept", preload=True)).value.cached_frames() == FRAMES
 
 
 @pytest.mark.parametrize("output", [JPEG, JpegOutput(30), RawOutput()], ids=["JPEG", "another quality", "raw"])
@@ -148,9 +146,8 @@ async def test_without_room_for_all_it_serves_the_same(make_store, pool, mouths,
                 assert await frame(lease, pool, index, mouth=mouths[index % 4]) == wanted[index]
 
     await asyncio.gather(*(call(first) for first in (0, 20, 33, 10)))
-    stats = store.stats()
-    assert stats.memory_bytes <= stats.max_bytes
-    assert stats.avatars[0].cached_frames < FRAMES
+    assert store.cache.nbytes <= store.cache.max_bytes
+    assert store.loaded[0].value.cached_frames() < FRAMES
 
 
 async def test_one_caller_without_room_decodes_each_frame_about_once_a_round(make_store, pool, decoded):
@@ -231,5 +228,5 @@ async def test_a_damaged_video_without_checksum_serves_what_is_whole(make_store,
     async with store.acquire("sanders") as lease:
         assert (await frame(lease, pool, 0)).startswith(b"\xff\xd8")
         assert (await frame(lease, pool, 47)).startswith(b"\xff\xd8")
-    assert "damaged" in store.stats().avatars[0].load_error
+    assert "damaged" in store.load_errors["sanders"]
     await store.close()

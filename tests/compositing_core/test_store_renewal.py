@@ -96,7 +96,7 @@ async def test_broken_files_leave_the_old_one(store: BackgroundStore, replace: C
             await store.renew(old)
         await asyncio.to_thread(old.value.stored, 1, JpegOutput(75))
     assert await version(store) == old.value.avatar.version
-    assert "crop_rects" in store.stats().avatars[0].load_error
+    assert "crop_rects" in store.load_errors["anna"]
 
 
 async def test_a_reload_that_waits_for_an_earlier_one_is_not_content_with_it(
@@ -142,8 +142,7 @@ async def test_a_preload_finishes_with_the_new_files(
 ) -> None:
     await store.load("anna")
     new = replace()
-    stats = await store.load("anna", preload=True)
-    assert stats.cached_frames == new.frame_count
+    assert (await store.load("anna", preload=True)).value.cached_frames() == new.frame_count
     assert await version(store) == new.version
 
 
@@ -152,7 +151,7 @@ async def test_a_preload_tells_what_is_wrong_with_the_new_files(store: Backgroun
     (replace().root / "crop_rects.json").write_text("nothing")
     with pytest.raises(BrokenAvatar, match="crop_rects"):
         await store.load("anna", preload=True)
-    assert store.is_loaded("anna")
+    assert store.find("anna")
 
 
 async def test_a_lease_tells_when_a_newer_loading_is_to_be_had(store: BackgroundStore) -> None:

@@ -93,12 +93,12 @@ async def test_avatars_are_loaded_and_unloaded_there_too(parts: CompositingParts
 
 async def test_avatars_that_nobody_uses_go_in_time(parts: CompositingParts, clock: VirtualClock) -> None:
     await parts.preload()
-    assert parts.store.is_loaded("demo")
+    assert parts.store.find("demo")
     await clock.asleep(2)
     await clock.advance(9 * 60)
-    assert parts.store.is_loaded("demo")
+    assert parts.store.find("demo")
     await clock.advance(2 * 60)
-    assert not parts.store.is_loaded("demo")
+    assert not parts.store.find("demo")
 
 
 async def test_the_source_is_asked_for_its_health_all_the_while(

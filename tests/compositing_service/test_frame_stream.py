@@ -198,7 +198,7 @@ async def test_closing_drops_what_has_not_begun(store: BackgroundStore, composer
         assert source.closed
         busy.set()
     assert taking.cancelled()
-    assert (store.stats().hits, store.stats().misses) == (0, 0)
+    assert (store.cache.hits, store.cache.misses) == (0, 0)
 
 
 async def test_who_takes_no_more_frames_leaves_nothing_behind(maker: FrameMaker, composer: AvatarComposer) -> None:
