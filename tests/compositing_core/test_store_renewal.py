@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +64,14 @@ async def test_files_that_are_the_same_are_not_loaded_again(store: BackgroundSto
         assert again.value is lease.value
 
 
+async def test_rectangles_edited_in_place_are_another_version(store: BackgroundStore, tmp_path: Path) -> None:
+    async with store.acquire("anna") as lease:
+        rects = tmp_path / "anna" / "crop_rects.json"
+        rects.write_text(rects.read_text().replace("[30,", "[29,"))
+        assert await store.renew(lease)
+    assert await version(store) != lease.value.avatar.version
+
+
 async def test_who_comes_late_finds_it_done(store: BackgroundStore, replace: Callable[[], Avatar]) -> None:
     async with store.acquire("anna") as old:
         new = replace()
@@ -78,15 +85,6 @@ async def test_who_comes_late_finds_it_done(store: BackgroundStore, replace: Cal
             await asyncio.to_thread(old.value.stored, 1, JpegOutput(75))
 
 
-async def test_an_unloaded_avatar_is_simply_loaded(store: BackgroundStore, replace: Callable[[], Avatar]) -> None:
-    async with store.acquire("anna") as old:
-        pass
-    new = replace()
-    await store.unload("anna")
-    assert await store.renew(old)
-    assert await version(store) == new.version
-
-
 async def test_broken_files_leave_the_old_one(store: BackgroundStore, replace: Callable[[], Avatar]) -> None:
     await store.load("anna", preload=True)
     async with store.acquire("anna") as old:
@@ -97,30 +95,6 @@ async def test_broken_files_leave_the_old_one(store: BackgroundStore, replace: C
         await asyncio.to_thread(old.value.stored, 1, JpegOutput(75))
     assert await version(store) == old.value.avatar.version
     assert "crop_rects" in store.load_errors["anna"]
-
-
-async def test_a_reload_that_waits_for_an_earlier_one_is_not_content_with_it(
-    store: BackgroundStore, replace: Callable[[], Avatar], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The earlier one has read the last of its files when they are replaced."""
-    await store.load("anna")
-    read, go_on = threading.Event(), threading.Event()
-
-    def hold(avatar: Avatar, **options: Any) -> Any:
-        opened = open_composer(avatar, **options)
-        read.set()
-        assert go_on.wait(PATIENCE_S)
-        return opened
-
-    monkeypatch.setattr(compositing_service.backgrounds.store, "open_composer", hold)
-    earlier = asyncio.create_task(store.load("anna", force_reload=True))
-    assert await asyncio.to_thread(read.wait, PATIENCE_S)
-    new = replace()
-    later = [asyncio.create_task(store.load("anna", force_reload=True)) for _ in range(5)]
-    await asyncio.sleep(0)
-    go_on.set()
-    await asyncio.gather(earlier, *later)
-    assert await version(store) == new.version
 
 
 async def test_opening_in_the_middle_of_a_swap_begins_again(
@@ -152,33 +126,3 @@ async def test_a_preload_tells_what_is_wrong_with_the_new_files(store: Backgroun
     with pytest.raises(BrokenAvatar, match="crop_rects"):
         await store.load("anna", preload=True)
     assert store.find("anna")
-
-
-async def test_a_lease_tells_when_a_newer_loading_is_to_be_had(store: BackgroundStore) -> None:
-    """Where only one avatar may be loaded too: who holds the old one goes on, and takes the new one when it suits."""
-    async with store.acquire("anna") as old:
-        before = old.value.stored(0, JPEG)
-        assert not old.renewed
-        await store.load("anna")
-        assert not old.renewed
-        await store.load("anna", force_reload=True)
-        assert old.renewed
-        async with store.acquire("anna") as new:
-            assert not new.renewed
-            assert new.value is not old.value
-        assert old.value.stored(0, JPEG) == before
-
-
-async def test_a_reload_that_fails_and_an_unloading_renew_no_lease(store: BackgroundStore, tmp_path: Path) -> None:
-    async with store.acquire("anna") as lease:
-        rects = tmp_path / "anna" / "crop_rects.json"
-        whole = rects.read_bytes()
-        rects.write_text("nothing")
-        with pytest.raises(BrokenAvatar):
-            await store.load("anna", force_reload=True)
-        assert not lease.renewed
-        rects.write_bytes(whole)
-        await store.unload("anna")
-        assert not lease.renewed
-        await store.load("anna")
-        assert lease.renewed

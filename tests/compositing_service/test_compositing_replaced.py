@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,23 +88,6 @@ async def test_a_frame_not_read_yet_is_of_the_new_avatar(service: Running, infer
     assert not (await service.composite(batch_size=7, **RAW)).model_loaded
 
 
-async def test_what_is_in_memory_goes_on_until_something_is_missing(service: Running, models_root: Path) -> None:
-    before = await service.composite(batch_size=3, **RAW)
-    replace(models_root)
-    again = await service.composite(batch_size=3, **RAW)
-    assert list(again.composited_frames) == list(before.composited_frames)
-    assert not again.model_loaded
-
-
-async def test_the_inference_service_may_know_first(service: Running, inference: FakeInference, models_root: Path) -> None:
-    """All frames in memory, so that only its refusal tells."""
-    await service.composite(batch_size=FRAMES, **RAW)
-    new = replace(models_root)
-    inference.script.extend([only_of(lambda: new.version)] * 2)
-    reply = await service.composite(batch_size=FRAMES, **RAW)
-    assert_all_of_the_new(reply, inference)
-
-
 async def test_it_may_know_in_the_middle(service: Running, inference: FakeInference, models_root: Path) -> None:
     """Half of the mouths are there already, and of no use any more."""
     await service.composite(batch_size=FRAMES, **RAW)
@@ -149,29 +131,6 @@ async def test_an_avatar_that_does_not_rest_is_aborted(service: Running, inferen
     assert refusal.code is Code.ABORTED
     assert "replaced" in refusal.message
     assert str(models_root) not in refusal.message
-
-
-async def test_new_files_that_can_not_be_loaded_leave_the_old(service: Running, models_root: Path) -> None:
-    before = await service.composite(batch_size=2, **RAW)
-    break_network(models_root)
-    refusal = await service.refusal(service.composite(batch_size=5, **RAW))
-    assert refusal.code is Code.ABORTED
-    assert "replaced" in refusal.message
-    assert "avatar.yaml" in refusal.message
-    assert str(models_root) not in refusal.message
-    assert list((await service.composite(batch_size=2, **RAW)).composited_frames) == list(before.composited_frames)
-    replace(models_root)
-    assert len((await service.composite(batch_size=5, **RAW)).composited_frames) == 5
-
-
-async def test_an_avatar_removed_while_it_is_loaded(service: Running, models_root: Path) -> None:
-    before = await service.composite(batch_size=2, **RAW)
-    shutil.rmtree(models_root / "demo")
-    refusal = await service.refusal(service.composite(batch_size=5, **RAW))
-    assert refusal.code is Code.ABORTED
-    assert list((await service.composite(batch_size=2, **RAW)).composited_frames) == list(before.composited_frames)
-    await service.stub.UnloadModel(pb.UnloadModelRequest(model_id="demo"), timeout=PATIENCE_S)
-    assert (await service.refusal(service.composite(batch_size=2))).code is Code.NOT_FOUND
 
 
 async def test_it_is_loaded_once_however_many_find_out(

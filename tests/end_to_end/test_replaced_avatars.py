@@ -270,18 +270,6 @@ def test_an_old_client_of_the_inference_service_gets_what_is_loaded(fleet: Fleet
     assert fleet.one.frames("direct", 0, 5) == of_b(0, 5)
 
 
-@pytest.mark.parametrize(("version", "code"), [("0123456789abcdef", Code.ABORTED), ("x" * 65, Code.INVALID_ARGUMENT)])
-def test_a_version_that_is_nowhere(fleet: Fleet, version: str, code: grpc.StatusCode) -> None:
-    if not (fleet.root / "versioned").exists():
-        write_a(fleet.root, "versioned")
-    request = inference_pb2.InferBatchRequest(model_id="versioned", batch_size=2, audio_features=FEATURES, avatar_version=version)
-    with pytest.raises(grpc.RpcError) as caught:
-        fleet.mouths.InferBatch(request, timeout=CALL_S)
-    assert caught.value.code() is code
-    assert str(fleet.root) not in caught.value.details()
-    assert len(fleet.one.frames("versioned")) == 3
-
-
 def test_broken_new_files_leave_the_old_avatar(fleet: Fleet, of_a: Frames, of_b: Frames) -> None:
     write_a(fleet.root, "mended")
     assert fleet.one.frames("mended", 0, 3) == of_a(0, 3)
@@ -337,16 +325,6 @@ def test_an_avatar_comes_goes_and_comes_again(fleet: Fleet, of_a: Frames, of_b: 
     write_b(fleet.root, "guest")
     for compositor in (fleet.one, fleet.two):  # the second still has the first guest's frames in memory
         assert compositor.frames("guest", 0, 4) == of_b(0, 4)
-
-
-def test_unloading_and_loading_takes_the_new_files(fleet: Fleet, of_a: Frames, of_b: Frames) -> None:
-    write_a(fleet.root, "unloaded")
-    fleet.one.load("unloaded")
-    assert fleet.one.frames("unloaded", 0, 5) == of_a(0, 5)
-    write_b(fleet.root, "unloaded", replace=True)
-    fleet.one.stub.UnloadModel(pb.UnloadModelRequest(model_id="unloaded"), timeout=CALL_S)
-    fleet.one.load("unloaded")
-    assert fleet.one.frames("unloaded", 0, 5) == of_b(0, 5)
 
 
 def test_an_avatar_in_a_video_is_replaced_and_replaces(fleet: Fleet, of_b: Frames, tmp_path: Path) -> None:

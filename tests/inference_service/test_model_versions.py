@@ -13,7 +13,6 @@ import pytest
 
 from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.catalog import AvatarCatalog
-from avatar_kit.errors import AvatarReplaced
 from inference_service.engines.devices import find_devices
 from inference_service.metrics import InferenceMetrics
 from inference_service.models.model import LoadedModel, ModelLoader
@@ -121,20 +120,6 @@ async def test_a_version_that_is_nowhere_is_refused(models: ModelRegistry, loade
     assert loader.versions == [loaded], "a caller can not make it load again and again"
 
 
-async def test_a_caller_with_other_files_costs_those_with_the_same_nothing(
-    models: ModelRegistry, replace: Callable[..., Avatar], loader: Loader
-) -> None:
-    """Two compositors with copies of their own ask in turn, and one of them was not brought up to date."""
-    old = await version(models)
-    new = replace().version
-    assert await version(models, new) == new
-    for _ in range(20):
-        with pytest.raises(Aborted):
-            await version(models, old)
-        assert await version(models, new) == new
-    assert loader.versions == [old, new]
-
-
 async def test_the_first_load_may_be_of_another_version(models: ModelRegistry, replace: Callable[..., Avatar]) -> None:
     old = load_avatar(models.catalog.models_root / "a").version
     new = replace().version
@@ -157,27 +142,6 @@ async def test_a_broken_new_version_leaves_the_old_one(models: ModelRegistry, re
     with pytest.raises(FailedPrecondition, match="ONNX"):
         await version(models, new)
     assert await version(models) == old
-
-
-async def test_crops_of_replaced_files_are_never_made(models: ModelRegistry, replace: Callable[..., Avatar]) -> None:
-    async with models.acquire("a") as model:
-        replace()
-        bank = model.value.engines[0].bank
-        bank.ensure([0])  # the warm-up's
-        with pytest.raises(AvatarReplaced):
-            bank.ensure([1])
-        assert bank.missing([0, 1]) == [1]
-
-
-async def test_who_finds_files_replaced_has_them_loaded_once(
-    models: ModelRegistry, replace: Callable[..., Avatar], loader: Loader
-) -> None:
-    async with models.acquire("a") as old:
-        new = replace().version
-        await asyncio.gather(*(models.renew(old) for _ in range(10)))
-        await models.renew(old)
-    assert await version(models) == new
-    assert loader.versions == [old.value.avatar.version, new]
 
 
 @pytest.mark.parametrize("gone", [True, False])

@@ -142,7 +142,12 @@ async def test_opened_anew_beside_the_one_that_is_held(leases: Leases[Thing], th
         assert not old.renewed
         assert await number(leases, anew=True) == 1
         assert (old.value.number, old.renewed, old.dropped, old.value.closed) == (0, True, True, 0)
-        assert await number(leases) == 1
+        async with leases.acquire("a") as new:
+            assert (new.value.number, new.renewed) == (1, False)
+            leases.drop("a")
+            assert not new.renewed, "there is no newer one"
+            assert await number(leases) == 2
+            assert new.renewed
     assert old.value.closed == 1
 
 
