@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from compositing_service.backgrounds.store_stats import StoreStats
+from avatar_kit.catalog import AvatarCatalog
+from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.metrics import CompositingMetrics
 from inference_service.metrics import InferenceMetrics
 from service_kit.metrics import Metrics
@@ -38,7 +39,10 @@ def known_metrics() -> set[str]:
     metrics = Metrics()
     metrics.watch_calls(lambda: 0, limit=1)
     compositing = CompositingMetrics(metrics)
-    compositing.watch_store(lambda: StoreStats((), 0, 0, 0, 0, 0, 0, 0, 0))
+    store = BackgroundStore(
+        AvatarCatalog(Path("nowhere")), max_bytes=1, max_avatars=1, frames_per_avatar=1, policy="lfu", default_quality=75
+    )
+    compositing.watch_store(store)
     InferenceMetrics(metrics)
     names = set()
     for family in metrics.registry.collect():

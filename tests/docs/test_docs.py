@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shlex
@@ -14,9 +13,10 @@ import pytest
 import typer.main
 import yaml
 
+from avatar_kit.catalog import AvatarCatalog
 from benchmarks.report import BEGIN, END, README, every_figure, headlines, rewrite, with_figures
 from benchmarks.suite import NAMES
-from compositing_service.backgrounds.store_stats import StoreStats
+from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.settings import CompositingSettings
 from inference_service.metrics import InferenceMetrics
@@ -155,8 +155,10 @@ def test_the_documented_metrics_are_those_of_the_services() -> None:
     inference, compositing = Metrics(), Metrics()
     inference.watch_calls(lambda: 0, limit=1)
     InferenceMetrics(inference)
-    counts = dict.fromkeys((field.name for field in dataclasses.fields(StoreStats)), 0)
-    CompositingMetrics(compositing).watch_store(lambda: StoreStats(**(counts | {"avatars": ()})))
+    store = BackgroundStore(
+        AvatarCatalog(Path("nowhere")), max_bytes=1, max_avatars=1, frames_per_avatar=1, policy="lfu", default_quality=75
+    )
+    CompositingMetrics(compositing).watch_store(store)
     exported = collected(inference) | collected(compositing)
     named = {name for span in code_spans(API) for name in re.findall(r"\b(?:lipsync|grpc_server)_[a-z_]+\b", span)}
     assert named - {"lipsync_client"} == exported
