@@ -1,6 +1,6 @@
-"""The passing of time, handed to everything that paces, waits, backs off or counts idle time.
+"""The passing of time, for everything that paces, waits, backs off or measures idle time.
 
-Production code takes `SYSTEM_CLOCK`; tests take a clock that they advance themselves.
+Production code uses `SYSTEM_CLOCK`. Tests use a clock that they advance themselves.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells seconds that never jump, and lets tasks wait."""
+    """Counts seconds that never jump, and lets tasks wait."""
 
     def now(self) -> float:
-        """Returns seconds since an arbitrary moment. Callable from any thread."""
+        """Returns seconds since an arbitrary moment. Any thread may call it."""
 
     async def sleep(self, seconds: float) -> None:
-        """Waits that long; at least lets other tasks run once."""
+        """Waits that long. Lets other tasks run at least once."""
 
 
 class SystemClock:
-    """Tells the machine's monotonic time, which is the event loop's too."""
+    """Uses the machine's monotonic time, as the event loop does."""
 
     def now(self) -> float:
         """Returns `time.monotonic`."""

@@ -1,7 +1,7 @@
 """Errors that a caller can act on, each with the gRPC status that it becomes.
 
-Code raises these; `service_kit.interceptors` turns them into statuses. The text of any other exception stays in
-the log. Messages go to callers: no paths, no internals.
+`service_kit.interceptors` turns them into statuses. The text of any other exception stays in the log. Messages go to callers: no
+paths, no internals.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any
 
 import grpc
 
 
 @dataclass(frozen=True)
 class Violation:
-    """One thing wrong with a request: the field's name in the .proto file, and what is wrong and allowed."""
+    """One problem of a request: the field's name in the .proto file, and a text that says what is wrong and what is allowed."""
 
     field: str
     description: str
 
 
 class ServiceError(Exception):
-    """Base of all errors that callers see. `message` says what to do."""
+    """Is the base of all errors that callers see. `message` says what to do."""
 
     code = grpc.StatusCode.INTERNAL
 
@@ -33,7 +33,7 @@ class ServiceError(Exception):
 
 
 class InvalidRequest(ServiceError):
-    """The request is wrong whatever the state of the service. Lists every problem at once."""
+    """The request is wrong in every state of the service. Lists every problem at once."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -43,13 +43,13 @@ class InvalidRequest(ServiceError):
 
 
 class NotFound(ServiceError):
-    """A well-formed name that nothing bears."""
+    """Nothing has this well-formed name."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
 class OutOfRange(ServiceError):
-    """An index that this avatar does not have, though another may."""
+    """This avatar does not have the index, though another may."""
 
     code = grpc.StatusCode.OUT_OF_RANGE
 
@@ -61,27 +61,27 @@ class PermissionDenied(ServiceError):
 
 
 class FailedPrecondition(ServiceError):
-    """Known, but broken until an operator acts."""
+    """The avatar is known, but broken until an operator acts."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class Aborted(ServiceError):
-    """Lost a race; start again."""
+    """The request lost a race; start again."""
 
     code = grpc.StatusCode.ABORTED
 
 
 class Unavailable(ServiceError):
-    """Not now: loading, draining, or the other service cannot be reached. Retry with back-off."""
+    """The service is loading or draining, or cannot reach the other service. Retry with back-off."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
 
 class ResourceExhausted(ServiceError):
-    """Queue full, limit reached or message too large.
+    """The queue is full, a limit is reached or a message is too large.
 
-    `retry_after_ms` None: do not retry as it is. `fitting_batch_size`: a `batch_size` that would have been taken.
+    `retry_after_ms` None: do not retry the same request. `fitting_batch_size`: a `batch_size` that would be accepted.
     """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -93,13 +93,13 @@ class ResourceExhausted(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """The caller's deadline passed, also while waiting in a queue."""
+    """The caller's deadline passed, perhaps while the request waited in a queue."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Problems:
-    """Collects violations so that a request's every problem is named at once."""
+    """Collects the violations of a request, so that all are named at once."""
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
@@ -114,26 +114,19 @@ class Problems:
             raise InvalidRequest(self.violations)
 
 
-class _Explained(Protocol):
-    """An error of a library that names the status that it amounts to."""
-
-    status: str  # of gRPC, by name
-    caller_text: str
-
-
 _BY_STATUS: dict[str, type[ServiceError]] = {kind.code.name: kind for kind in (NotFound, FailedPrecondition, Aborted)}
 
 
 @contextmanager
 def as_service_errors(kind: type[Exception], *, field: str) -> Iterator[None]:
-    """Turns errors of `kind` in its block into the ServiceErrors that their `status` and `caller_text` ask for.
+    """Turns errors of `kind` in its block into ServiceErrors, by their `status` (gRPC's name) and `caller_text`.
 
-    `field` of the request is the one at fault when that is INVALID_ARGUMENT.
+    For INVALID_ARGUMENT, `field` names the field of the request.
     """
     try:
         yield
     except kind as error:
-        explained = cast("_Explained", error)
+        explained: Any = error
         if explained.status == InvalidRequest.code.name:
             raise InvalidRequest([Violation(field, explained.caller_text)]) from error
         raise _BY_STATUS[explained.status](explained.caller_text) from error

@@ -1,4 +1,4 @@
-"""The way into a service by gRPC: interceptors, health, reflection, keepalive, TLS."""
+"""Makes a service callable by gRPC: interceptors, health, reflection, keepalive, TLS."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from service_kit.service import Host, Service, WarmUp
 from service_kit.tasks import beside
 from service_kit.tls import ServerTls
 
-# How long health may take to tell its watchers.
+# The time for telling all watchers of health.
 TELL_SECONDS = 1.0
-# How long handlers that are cut off may take to clean up behind them, with what the service closes next.
+# The time for handlers that are cut off to clean up, before the service closes the parts that they use.
 CUT_SECONDS = 1.0
-# The service's life decides when calls are cut off; gRPC must be given some limit.
+# `life` decides when calls are cut off; gRPC wants a limit.
 NO_LIMIT_SECONDS = 1e6
-# A message of exactly the configured size of payload carries some fields besides.
+# A payload of exactly the configured size travels with some other fields.
 MESSAGE_SLACK_BYTES = 8 << 10
-# gRPC takes C's ints; as milliseconds 24 days.
+# gRPC takes ints of C: as milliseconds, 24 days.
 MAX_OPTION = 2**31 - 1
-# Connections that do not come to a first request are closed; gRPC's own default keeps them for two minutes.
+# Closes connections without a complete handshake. gRPC's own default is two minutes.
 HANDSHAKE_SECONDS = 10.0
 
 GrpcHost: TypeAlias = Host[grpc.aio.Server]
@@ -56,7 +56,7 @@ def grpc_service(
 
 
 class GrpcFace:
-    """A gRPC server. Servicers are registered with `server`."""
+    """A gRPC server. Servicers register at `server`."""
 
     server: grpc.aio.Server
     address: BindAddress
@@ -74,11 +74,11 @@ class GrpcFace:
 
     @property
     def running_calls(self) -> int:
-        """How many calls run now, without those of health and reflection."""
+        """The number of calls that run now, without those of health and reflection."""
         return self._calls.running
 
     async def open(self) -> None:
-        """Takes the port, with TLS where the settings say so. Raises StartError."""
+        """Takes the port, with TLS if the settings say so. Raises StartError."""
         settings = self._settings
         interceptor = CallInterceptor(
             self._metrics,
@@ -95,13 +95,13 @@ class GrpcFace:
             await self._resources.enter_async_context(beside(tls.follow()))
 
     async def start(self) -> None:
-        """Begins to serve what was registered, and health and reflection."""
+        """Begins to serve the registered services, health and reflection."""
         await self._health.register(self.server)
         await self._resources.enter_async_context(beside(self._health.follow()))
         await self.server.start()
 
-    async def tell_draining(self) -> None:
-        """Says NOT_SERVING to whoever watches health."""
+    async def announce_drain(self) -> None:
+        """Says NOT_SERVING to all watchers of health."""
         try:
             async with asyncio.timeout(TELL_SECONDS):
                 await self._health.shut_down()
@@ -109,12 +109,12 @@ class GrpcFace:
             log.warning("a health watcher does not read: it was not told of the shutdown")
 
     async def finish(self) -> None:
-        """Takes no new calls and waits for the end of those that run, except for endless ones of health and reflection."""
+        """Takes no new calls, ends the open-ended ones of health and reflection, and waits for the end of the others."""
         self._calls.end_open_ended()
         await self.server.stop(NO_LIMIT_SECONDS)
 
     async def close(self) -> None:
-        """Cuts off the calls that still run, and gives the port back. Their handlers have ended then, unless they refuse to."""
+        """Cuts off the calls that still run, closes the port, and gives the handlers time to end."""
         await self._resources.aclose()
         with suppress(TimeoutError):
             async with asyncio.timeout(CUT_SECONDS):
@@ -122,7 +122,7 @@ class GrpcFace:
 
 
 def message_limit_bytes(section: GrpcServerSection) -> int:
-    """Returns the largest message that gRPC lets through, either way."""
+    """Returns the largest message that gRPC lets through, in both directions."""
     return min((section.max_message_size_mb << 20) + MESSAGE_SLACK_BYTES, MAX_OPTION)
 
 
@@ -150,7 +150,7 @@ def server_options(section: GrpcServerSection) -> list[tuple[str, int]]:
 
 
 def _listen(server: grpc.aio.Server, address: BindAddress, credentials: grpc.ServerCredentials | None = None) -> BindAddress:
-    """Binds the server, with TLS where there are credentials. Returns the address with the port that it got."""
+    """Binds the server, with TLS if there are credentials. Returns the address with the actual port."""
     check_free(address)
     place = str(BindAddress(address.host or "::", address.port))
     try:

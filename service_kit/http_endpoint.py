@@ -1,6 +1,6 @@
-"""GET /metrics, /health/live and /health/ready, for Prometheus, orchestrators and load balancers.
+"""Answers GET /metrics, /health/live and /health/ready, for Prometheus, orchestrators and load balancers.
 
-In threads of its own, so that it answers also when the event loop does not.
+It has threads of its own, so that it answers also when the event loop hangs.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from socketserver import ThreadingTCPServer
-from typing import Any, Self
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import MetricsHandler
@@ -19,7 +20,7 @@ from service_kit.addresses import BindAddress
 from service_kit.listening import places
 
 REQUEST_SECONDS = 5.0
-# How soon `close` is noticed.
+# The server's loop looks this often for `close`.
 POLL_SECONDS = 0.1
 
 # Returns None when all is well, else the reason.
@@ -28,8 +29,13 @@ Check = Callable[[], str | None]
 log = logging.getLogger(__name__)
 
 
-class HttpEndpoint:
-    """Listens from the start of its life; OSError when it cannot. `close` ends it."""
+class HttpEndpoint(ThreadingTCPServer):
+    """Listens and answers from construction to `close`. Raises OSError when it cannot listen."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
 
     def __init__(
         self,
@@ -40,30 +46,35 @@ class HttpEndpoint:
         ready: Check,
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:
-        """A connection on which nothing comes or goes for `request_seconds` is closed."""
+        """Closes a connection on which nothing comes or goes for `request_seconds`."""
         checks = {"/health/live": live, "/health/ready": ready}
-        handler = type("Handler", (_Handler,), {"registry": registry, "checks": checks, "timeout": request_seconds})
-        self._server = _Server(address, handler)
-        self.address = BindAddress(address.host, self._server.server_address[1])
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(POLL_SECONDS,), name="http-endpoint", daemon=True
+        self.address_family, place = places(address)[0]
+        super().__init__(
+            place, type("Handler", (_Handler,), {"registry": registry, "checks": checks, "timeout": request_seconds})
         )
-
-    def start(self) -> Self:
-        """Begins to answer."""
+        self.address = BindAddress(address.host, self.server_address[1])
+        self._thread = threading.Thread(target=partial(self.serve_forever, POLL_SECONDS), name="http-endpoint", daemon=True)
         self._thread.start()
-        return self
 
     def close(self) -> None:
-        """Stops listening; requests under way are not waited for."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
+        """Stops listening. Does not wait for requests under way."""
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def server_bind(self) -> None:
+        """Takes IPv4 with IPv6 where the address means all interfaces."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignores peers that hang up or take too long."""
+        log.debug("an HTTP request ended early", exc_info=True)
 
 
 class _Handler(MetricsHandler):
-    """Answers one request, and closes the connection."""
+    """Answers one request and closes the connection."""
 
     checks: dict[str, Check]
 
@@ -84,10 +95,10 @@ class _Handler(MetricsHandler):
         self._answer(405, "use GET")
 
     def _metrics(self) -> None:
-        """A figure that cannot be read is told in the log, not by a traceback to whoever asks."""
+        """Answers with the metrics. The traceback of one that cannot be read goes to the log, not to the client."""
         try:
             super().do_GET()
-        except (ConnectionError, TimeoutError):  # of the one who asks
+        except (ConnectionError, TimeoutError):  # of the client
             raise
         except Exception:
             log.exception("the metrics could not be collected")
@@ -102,24 +113,3 @@ class _Handler(MetricsHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-
-
-class _Server(ThreadingTCPServer):
-    allow_reuse_address = True
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-    def __init__(self, address: BindAddress, handler: type[_Handler]) -> None:
-        self.address_family, place = places(address)[0]
-        super().__init__(place, handler)
-
-    def server_bind(self) -> None:
-        """Takes IPv4 with IPv6 where the address means all interfaces."""
-        if self.address_family == socket.AF_INET6 and hasattr(socket, "IPV6_V6ONLY"):
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        super().server_bind()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Peers that hang up, or take too long, are no error of ours."""
-        log.debug("an HTTP request ended early", exc_info=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -17,21 +17,20 @@ from service_kit.addresses import BindAddress
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.http_endpoint import HttpEndpoint
 from service_kit.listening import StartError, open_metrics_port
-from service_kit.liveness import Liveness
 from service_kit.logs import configure_logging
 from service_kit.malloc import tune_malloc
 from service_kit.metrics import Metrics
 from service_kit.process_end import ProcessEnd
-from service_kit.readiness import Readiness
+from service_kit.readiness import Liveness, Readiness
 from service_kit.sections import LoggingSection
 from service_kit.service import Host, Service
 from service_kit.settings import effective
 from service_kit.tasks import beside
 from service_kit.tls import tls_problems
 
-# How long closing may take, once the last call has ended. A load or a run that is under way ends in it, an endless one does not.
+# Closing may take so long, once the last call has ended: enough for the end of a load or a run under way.
 CLOSE_SECONDS = 5.0
-# How long threads may go on then. One that reads from a dead disk would keep the process.
+# Threads may run so long after that. One that reads from a dead disk would keep the process.
 THREADS_SECONDS = 2.0
 
 S = TypeVar("S")
@@ -41,31 +40,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StopRequest:
-    """Asks services to end. Asked again, they cut drain and grace short."""
+    """Asks services to end. A second request cuts drain and grace short."""
 
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
 
     def ask(self) -> None:
-        """Asks once more. On the event loop."""
+        """Asks once more. Call it on the event loop."""
         if self.wanted.is_set():
             self.hurry.set()
         self.wanted.set()
 
 
 class RunningService(Generic[S]):
-    """One service under way. `async with RunningService(service)` starts it and ends it.
+    """Runs one service. `async with RunningService(service)` starts it and ends it. `close` must follow a step that failed."""
 
-    `metrics_address` is where HTTP listens from `open` on; None when it is switched off.
-    """
-
-    metrics_address: BindAddress | None = None
+    metrics_address: BindAddress | None = None  # of HTTP, from `open` on; None when it is switched off
 
     def __init__(self, service: Service[S], *, clock: Clock = SYSTEM_CLOCK, stop: StopRequest | None = None) -> None:
         self.name = service.name
         self.metrics = Metrics()
         self.readiness = Readiness()
-        self.liveness = Liveness()  # on the system's clock: a thread asks
+        self.liveness = Liveness()  # on the system's clock, because a thread reads it
         self.draining = asyncio.Event()
         self.stop_request = stop or StopRequest()
         self.face = service.face(self.metrics, self.readiness, clock)
@@ -75,38 +71,36 @@ class RunningService(Generic[S]):
 
     @property
     def address(self) -> BindAddress:
-        """Where the face listens, from `open` on."""
+        """The address of the face, from `open` on."""
         return self.face.address
 
     async def open(self) -> None:
-        """Opens the ports and the resources, and serves. StartError says why when that cannot be; nothing stays open then."""
+        """Opens the ports and the resources, and serves. Raises StartError when that is impossible."""
         self.readiness.block("startup", "the service is starting")
         if problems := [*tls_problems(self._service.settings.tls, key="tls"), *self._service.problems()]:
             raise StartError("; ".join(problems))
-        async with self._closed_on_error():
-            await self.face.open()
-            self._open_http()
-            await self._resources.enter_async_context(beside(self.liveness.beat()))
-            host = Host(self.face.server, self.metrics, self.readiness, self.liveness, self.draining, self._clock)
-            self._warm_up = await self._resources.enter_async_context(self._service.open(host))
-            await self.face.start()
+        await self.face.open()
+        self._open_http()
+        await self._resources.enter_async_context(beside(self.liveness.beat()))
+        host = Host(self.face.server, self.metrics, self.readiness, self.liveness, self.draining, self._clock)
+        self._warm_up = await self._resources.enter_async_context(self._service.open(host))
+        await self.face.start()
 
     async def warm_up(self) -> None:
-        """Does what is to be done before the service is ready. Nothing stays open when it fails."""
-        async with self._closed_on_error():
-            await self._warm_up()
+        """Does the work after which the service is ready."""
+        await self._warm_up()
         self.readiness.clear("startup")
 
     async def drain(self) -> None:
-        """Says that it goes, and serves on for drain_seconds, until the load balancers have noticed."""
+        """Announces the end, and serves for drain_seconds more, until load balancers have noticed."""
         log.info("draining", extra={"running_calls": self.face.running_calls})
         self.readiness.block("shutdown", "the service is shutting down")
         self.draining.set()
-        await self.face.tell_draining()
+        await self.face.announce_drain()
         await _first_of(self.stop_request.hurry.wait(), self._clock.sleep(self._service.settings.server.drain_seconds))
 
     async def finish(self) -> None:
-        """Lets running calls end within grace_seconds, and then cuts them off."""
+        """Lets running calls end within grace_seconds, then cuts them off."""
         grace_s = self._service.settings.server.grace_seconds
         await _first_of(self.face.finish(), self.stop_request.hurry.wait(), self._clock.sleep(grace_s))
         if self.face.running_calls:
@@ -119,9 +113,13 @@ class RunningService(Generic[S]):
         await self._resources.aclose()
 
     async def startup(self) -> None:
-        """Opens and warms up."""
-        await self.open()
-        await self.warm_up()
+        """Opens and warms up. Closes everything when that fails."""
+        try:
+            await self.open()
+            await self.warm_up()
+        except BaseException:
+            await self.close()
+            raise
 
     async def stop(self) -> None:
         """Finishes the running calls and closes."""
@@ -139,23 +137,11 @@ class RunningService(Generic[S]):
     def _open_http(self) -> None:
         section = self._service.settings.metrics
         if section.enabled:
-            open_at = partial(
-                HttpEndpoint,
-                registry=self.metrics.registry,
-                live=lambda: self.liveness.reason,
-                ready=lambda: self.readiness.reason,
-            )
+            live, ready = (lambda: self.liveness.reason), (lambda: self.readiness.reason)
+            open_at = partial(HttpEndpoint, registry=self.metrics.registry, live=live, ready=ready)
             endpoint = open_metrics_port(section.port, self.address, open_at)
             self._resources.callback(endpoint.close)
-            self.metrics_address = endpoint.start().address
-
-    @asynccontextmanager
-    async def _closed_on_error(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except BaseException:
-            await self.close()
-            raise
+            self.metrics_address = endpoint.address
 
 
 def run_service(service: Service[Any]) -> int:
@@ -164,13 +150,13 @@ def run_service(service: Service[Any]) -> int:
 
 
 def run_services(services: Sequence[Service[Any]], *, name: str, section: LoggingSection) -> int:
-    """Runs services in this process until SIGTERM or SIGINT: malloc, logging, ready lines, orderly end. Returns the exit code.
+    """Runs services in this process until SIGTERM or SIGINT. Returns the exit code.
 
-    They open one after the other, warm up side by side, drain and finish their calls side by side, and close in reverse order.
-    One that cannot start ends all. For each that is ready, one line goes to stdout: `ready <name> <host>:<port> metrics
-    <host>:<port>` (`metrics off` without). `name` and `section` are of the log, which they share.
+    They open one after the other, warm up at the same time, drain and finish their calls at the same time, and close in reverse
+    order. One that cannot start ends all. Each that is ready prints one line to stdout: `ready <name> <host>:<port> metrics
+    <host>:<port>` (or `metrics off`). `name` and `section` are of the log, which they share.
 
-    Call it last: when the process lives longer than THREADS_SECONDS after it, it is ended by force.
+    Call it last: a process that lives longer than THREADS_SECONDS after it is ended by force.
     """
     tune_malloc()
     _allow_open_files()
@@ -194,7 +180,7 @@ def run_services(services: Sequence[Service[Any]], *, name: str, section: Loggin
 
 
 def _allow_open_files() -> None:
-    """Takes as many as this process may have: each loaded avatar keeps its folder open."""
+    """Raises the limit of open files to the largest allowed one: each loaded avatar keeps its folder open."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -223,7 +209,7 @@ async def _life(services: Sequence[Service[Any]], end: ProcessEnd) -> None:
 
 
 def _listen(end: ProcessEnd, stop: StopRequest, *, longest_s: float) -> None:
-    """Has signals ask for the stop, and the process end when that takes longer than it may."""
+    """Lets signals ask for the stop, and ends the process when the stop takes too long."""
     loop = asyncio.get_running_loop()
     signals = count()
 
@@ -237,13 +223,13 @@ def _listen(end: ProcessEnd, stop: StopRequest, *, longest_s: float) -> None:
 
 async def _start(running: Iterable[RunningService[Any]], opened: AsyncExitStack) -> None:
     for each in running:
-        await each.open()
         opened.push_async_callback(each.close)
+        await each.open()
     await _all(map(_warm_up, running))
 
 
 async def _warm_up(running: RunningService[Any]) -> None:
-    """Ends with the one line on stdout, for the scripts that started this process."""
+    """Warms up and prints the line for the scripts that started this process."""
     await running.warm_up()
     metrics = running.metrics_address.reachable if running.metrics_address else "off"
     log.info("ready", extra={"address": str(running.address), "metrics": metrics})
@@ -252,7 +238,7 @@ async def _warm_up(running: RunningService[Any]) -> None:
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Runs all side by side. The first error cancels the others and is raised."""
+    """Runs all at the same time. The first error cancels the others and is raised."""
     try:
         async with asyncio.TaskGroup() as tasks:
             for each in work:
@@ -262,7 +248,7 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 async def _first_of(work: Coroutine[Any, Any, Any], *ends: Coroutine[Any, Any, Any]) -> bool:
-    """Waits until one has ended, and cancels the others. True when `work` has ended by itself; raises its error."""
+    """Waits until one has ended, and cancels the others. Returns True when `work` has ended by itself, and raises its error."""
     tasks = [asyncio.create_task(each) for each in (work, *ends)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -15,29 +15,32 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+_PROBLEMS = {
+    errno.EADDRINUSE: "is in use by another program; stop that or choose another port",
+    errno.EADDRNOTAVAIL: "is no address of this machine; choose another one",
+}
+
 
 class StartError(Exception):
-    """The service cannot start, in one sentence that says what to do."""
+    """The service cannot start. One sentence says what to do."""
 
 
 def open_metrics_port(wanted: BindAddress | None, grpc_address: BindAddress, open_at: Callable[[BindAddress], T]) -> T:
-    """`open_at` the wanted address; or, where none was given, next to gRPC's, or at any free port."""
-    if wanted is not None:
-        try:
-            return open_at(wanted)
-        except OSError as error:
-            raise StartError(_sentence("metrics.port", wanted, error)) from None
+    """Calls `open_at` with the wanted address. Without one, with the usual one next to gRPC's, else with any free port."""
     usual = BindAddress(grpc_address.host, grpc_address.port + METRICS_PORT_OFFSET)
-    if usual.port <= MAX_PORT:
+    if wanted or usual.port <= MAX_PORT:
         try:
-            return open_at(usual)
+            return open_at(wanted or usual)
         except OSError as error:
-            log.warning("%s; metrics and health take any free port instead", _sentence("metrics.port", usual, error))
+            problem = _sentence("metrics.port", wanted or usual, error)
+            if wanted:
+                raise StartError(problem) from None
+            log.warning("%s; metrics and health take any free port instead", problem)
     return open_at(BindAddress(grpc_address.host, 0))
 
 
 def check_free(address: BindAddress) -> None:
-    """Raises StartError when gRPC could not listen there: it would say so on stderr, without the reason in its exception."""
+    """Raises StartError when gRPC could not listen there. gRPC itself writes the reason to stderr, not into its exception."""
     try:
         for family, place in places(address):
             with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -50,7 +53,7 @@ def check_free(address: BindAddress) -> None:
 
 
 def places(address: BindAddress) -> list[tuple[socket.AddressFamily, Any]]:
-    """Returns what to bind for an address, as gRPC will do it. Raises OSError for an unknown name."""
+    """Returns the sockets to bind for an address, as gRPC does it. Raises OSError for an unknown name."""
     if not address.is_wildcard:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return [(family, place) for family, _, _, _, place in found]
@@ -58,12 +61,11 @@ def places(address: BindAddress) -> list[tuple[socket.AddressFamily, Any]]:
 
 
 def _sentence(key: str, address: BindAddress, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"{key}: {address} is in use by another program; stop that or choose another port (--set {key}=...)"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"{key}: {address} is no address of this machine; choose another one (--set {key}=...)"
+    advice = f"(--set {key}=...)"
+    if problem := _PROBLEMS.get(error.errno or 0):
+        return f"{key}: {address} {problem} {advice}"
     if error.errno in {errno.EACCES, errno.EPERM}:
-        return f"{key}: this user may not listen on {address}; choose a port above 1023 (--set {key}=...)"
+        return f"{key}: this user may not listen on {address}; choose a port above 1023 {advice}"
     if isinstance(error, socket.gaierror):
-        return f"{key}: the host name of {address} is not known here; choose another one (--set {key}=...)"
+        return f"{key}: the host name of {address} is not known here; choose another one {advice}"
     return f"{key}: cannot listen on {address}: {error.strerror}"

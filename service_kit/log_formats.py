@@ -1,4 +1,4 @@
-"""The two forms of a log line: JSON for machines, aligned text for people."""
+"""Formats log lines: as JSON for machines, or as aligned text for people."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 _OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-# The order in which they end a line; the names of the record's attributes and of the fields.
+# Attributes of the record and their fields, in the order in which they end a line.
 _REQUEST_FIELDS = {"request_id": "request_id", "session_id": "session_id", "avatar_id": "avatar"}
-# Callers' words go into messages: they shall not begin new lines or steer a terminal.
+# Messages hold text of callers, which must not begin new lines or control a terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -28,10 +28,10 @@ class _Lines(logging.Formatter):
 
 
 class JsonLines(_Lines):
-    """One JSON object a line: time, level, service, logger, message, the line's own fields, then who was served."""
+    """One JSON object a line: time, level, service, logger, message, the line's own fields, then the ids of the request."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line without its end."""
+        """Returns the line without its end."""
         line: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname.lower(),
@@ -47,10 +47,10 @@ class JsonLines(_Lines):
 
 
 class TextLines(_Lines):
-    """Time, level, service and message, then the fields as key=value; a traceback follows on lines of its own."""
+    """Time, level, service and message, then the fields as key=value. A traceback follows on lines of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line without its end."""
+        """Returns the line without its end."""
         fields = "".join(f" {name}={_text_value(value)}" for name, value in _fields(record).items())
         line = f"{_time(record)} {record.levelname:<7} {self._service} {_plain(record.getMessage())}{fields}"
         trace = self._trace(record)
@@ -58,19 +58,18 @@ class TextLines(_Lines):
 
 
 def _time(record: logging.LogRecord) -> str:
-    """UTC with milliseconds."""
-    return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(record.msecs):03d}Z"
+    """Returns UTC with milliseconds."""
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     given = vars(record)
     fields = {name: value for name, value in given.items() if name not in _OWN_ATTRIBUTES and name not in _REQUEST_FIELDS}
-    fields.update({field: given[name] for name, field in _REQUEST_FIELDS.items() if given.get(name)})
-    return fields
+    return fields | {field: given[name] for name, field in _REQUEST_FIELDS.items() if given.get(name)}
 
 
 def _json_value(value: Any) -> Any:
-    """JSON has no NaN and no infinity, and half a microsecond interests nobody."""
+    """Rounds numbers to microseconds, and writes NaN and infinity, which JSON lacks, as text."""
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else str(value)
     return value

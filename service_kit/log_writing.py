@@ -1,4 +1,4 @@
-"""The way of log lines from the code that logs to the stream: a bounded queue, and one thread that formats and writes."""
+"""Carries log lines from the code that logs to the stream: a bounded queue, and one thread that formats and writes."""
 
 from __future__ import annotations
 
@@ -9,39 +9,29 @@ from logging.handlers import MemoryHandler, QueueHandler, QueueListener
 from time import monotonic
 from typing import Any, TextIO
 
-from service_kit import request_context
-
 MAX_WAITING_LINES = 10_000
-# Without auto_flush: written together, however long they may wait.
+# Without auto_flush, as many lines are written together at most, however long they may wait.
 MAX_BLOCK_LINES = 500
 # At the end: longer than a healthy stderr needs, shorter than a supervisor waits.
 LAST_WRITE_S = 2.0
 
 
-def note_request(record: logging.LogRecord) -> bool:
-    """Notes in the line who is served: the writing thread has another context. As a filter it lets every line pass."""
-    record.request_id = request_context.request_id.get()
-    record.session_id = request_context.session_id.get()
-    record.avatar_id = request_context.avatar_id.get()
-    return True
-
-
 class StreamWriter(logging.StreamHandler[TextIO]):
-    """Writes each line at once. A stream that cannot be written to is no reason to fail."""
+    """Writes each line at once. Ignores a stream that cannot be written to."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, or the reason why there is none: an argument's own code may raise anything."""
+        """Returns the line, or the reason why there is none: code of the arguments may raise anything."""
         try:
             return super().format(record)
         except Exception as error:
             return f"a line of {record.name} could not be formatted: {type(error).__name__}"
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Lets the line go."""
+        """Drops the line."""
 
 
-class Entrance(QueueHandler):
-    """The handler that log calls run into. Never blocks: lines that do not fit into the queue are counted."""
+class DroppingQueueHandler(QueueHandler):
+    """Puts lines into a bounded queue. Never blocks: drops lines that do not fit, and counts them."""
 
     queue: queue.Queue[logging.LogRecord | None]
 
@@ -50,58 +40,51 @@ class Entrance(QueueHandler):
         self.dropped = 0
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Puts the arguments into the message, as they may change; all other formatting waits for the thread."""
+        """Puts the arguments, which may change, into the message. The thread does all other formatting."""
         if record.args:
             record.msg, record.args = record.getMessage(), None
         return record
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Hands the line to the thread."""
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
-            self.dropped += 1
-
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """A line that cannot be made is lost, and nothing else with it."""
+        """Counts a line that cannot be made or does not fit."""
         self.dropped += 1
 
 
 class WritingThread(QueueListener):
-    """Takes lines from its `entrance` to a writer: at once, or, without `auto_flush`, each `interval_s` and with each warning."""
+    """Takes lines from its `handler` to a writer: at once, or, without `auto_flush`, each `interval_s` and with each warning."""
 
     def __init__(self, writer: logging.Handler, *, auto_flush: bool, interval_s: float) -> None:
-        self.entrance = Entrance()
+        self.handler = DroppingQueueHandler()
         self._block = MemoryHandler(1 if auto_flush else MAX_BLOCK_LINES, logging.WARNING, writer)
-        super().__init__(self.entrance.queue, self._block)
+        super().__init__(self.handler.queue, self._block)
         self._interval_s = interval_s
         self._due_s = monotonic() + interval_s
-        self._told_dropped = 0
+        self._reported = 0
 
     def dequeue(self, block: bool) -> Any:
-        """The next line, None after the last one; writes the lines that are due while none comes."""
+        """Returns the next line, None after the last one. Writes the lines that are due while it waits."""
         while True:
             try:
-                record = self.entrance.queue.get(timeout=max(0.0, self._due_s - monotonic()))
+                record = self.handler.queue.get(timeout=max(0.0, self._due_s - monotonic()))
             except queue.Empty:
-                self._write_all()
                 self._due_s = monotonic() + self._interval_s
+                self._write_all()
             else:
                 if record is None:
                     self._write_all()
                 return record
 
     def stop(self) -> None:
-        """Writes everything that waits and ends the thread; a stuck stream holds up the process for seconds only."""
+        """Writes all waiting lines and ends the thread. A stuck stream delays the process for seconds only."""
         with suppress(queue.Full):
-            self.entrance.queue.put(None, timeout=LAST_WRITE_S)
+            self.handler.queue.put(None, timeout=LAST_WRITE_S)
             if self._thread:
                 self._thread.join(LAST_WRITE_S)
 
     def _write_all(self) -> None:
-        """Writes what waits, and how many lines were dropped: once there are fewer again."""
-        if dropped := self.entrance.dropped - self._told_dropped:
-            self._told_dropped += dropped
+        """Writes the waiting lines, and the number of lines that were dropped since the last time."""
+        if dropped := self.handler.dropped - self._reported:
+            self._reported += dropped
             fields = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
             self._block.handle(logging.makeLogRecord({**fields, "msg": f"{dropped} log lines were dropped"}))
         self._block.flush()

@@ -1,7 +1,7 @@
 """Structured logs on stderr, formatted and written off the hot path.
 
-A log call notes who is served, and puts the record into a bounded queue; one thread formats and writes. When that thread cannot
-keep up, lines are dropped and counted rather than callers held up.
+A log call notes the ids of the request and puts the record into a bounded queue. One thread formats and writes. When it cannot
+keep up, lines are dropped and counted; callers are never held up.
 
 Each switch `logging.log_*` has a logger:
 
@@ -23,32 +23,32 @@ from typing import TextIO
 
 from service_kit import request_context
 from service_kit.log_formats import JsonLines, TextLines
-from service_kit.log_writing import StreamWriter, WritingThread, note_request
+from service_kit.log_writing import StreamWriter, WritingThread
 from service_kit.sections import LoggingSection
 
 _SWITCH = "log_"
 
 
 def topic(name: str) -> logging.Logger:
-    """The logger whose info lines `logging.log_<name>` switches on."""
+    """Returns the logger whose info lines `logging.log_<name>` switches on."""
     return logging.getLogger(f"lipsync.{name}")
 
 
-# Each call's end: info where it failed, debug where it did not.
+# Each call's end: info when it failed, debug when it did not.
 CALLS = topic("calls")
 CACHE_STATS = topic("cache_stats")
 
 
 def request_is_sampled() -> bool:
-    """True where info lines about the current request are to be written (logging.sample_rate), and outside of requests."""
+    """Returns True where info lines about the current request are written (logging.sample_rate), and outside of requests."""
     return request_context.sampled.get()
 
 
 @contextmanager
 def configure_logging(section: LoggingSection, service: str, *, stream: TextIO | None = None) -> Iterator[None]:
-    """Sends all log lines of the process to `stream` (stderr) as `section` says until the block ends.
+    """Sends all log lines of the process to `stream` (None: stderr) until the block ends.
 
-    Then everything that waits is written, and the configuration before is in force again. One block at a time in a process.
+    Then writes the waiting lines and restores the configuration before. One block at a time in a process.
     """
     handler: logging.Handler = StreamWriter(stream or sys.stderr)
     handler.setFormatter(JsonLines(service) if section.format == "json" else TextLines(service))
@@ -60,8 +60,8 @@ def configure_logging(section: LoggingSection, service: str, *, stream: TextIO |
             thread = WritingThread(handler, auto_flush=section.auto_flush, interval_s=section.flush_interval_ms / 1000)
             thread.start()
             stack.callback(thread.stop)
-            handler = thread.entrance
-        handler.addFilter(note_request)
+            handler = thread.handler
+        handler.addFilter(_note_request)
         root.handlers[:] = [handler]
         root.setLevel(section.level.upper())
         for each, is_on in topics.items():
@@ -74,3 +74,11 @@ def configure_logging(section: LoggingSection, service: str, *, stream: TextIO |
             for each, level in levels_before.items():
                 each.setLevel(level)
             root.handlers[:] = handlers_before
+
+
+def _note_request(record: logging.LogRecord) -> bool:
+    """Adds the ids of the request: the writing thread has another context. Lets every line pass."""
+    record.request_id = request_context.request_id.get()
+    record.session_id = request_context.session_id.get()
+    record.avatar_id = request_context.avatar_id.get()
+    return True

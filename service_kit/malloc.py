@@ -1,8 +1,8 @@
 """Keeps the memory of large messages with the process.
 
-By default glibc takes each block over 128 KiB from the kernel afresh and gives it back at once, so that every message of some
-hundred kilobytes is paid in page faults: more than half of a gRPC server's time. The environment variables MALLOC_MMAP_THRESHOLD_
-and MALLOC_TRIM_THRESHOLD_ do the same as this, for whoever starts a process; here the process does it by itself.
+By default glibc takes each block over 128 KiB from the kernel afresh and gives it back at once. So every message of some hundred
+kilobytes costs page faults: more than half of a gRPC server's time. The environment variables MALLOC_MMAP_THRESHOLD_ and
+MALLOC_TRIM_THRESHOLD_ would do the same; here the process does it by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TRIM_THRESHOLD_BYTES = 256 << 20
 
 
 def tune_malloc() -> bool:
-    """Call once, when the process starts. False, and nothing is changed, where the C library is not glibc."""
+    """Raises glibc's thresholds. Call it once, when the process starts. Returns False, without effect, without glibc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

@@ -1,6 +1,6 @@
 """Prometheus metrics of one service, in a registry of its own, so that several services can live in one process.
 
-The grpc_server_* names are the ones that the field's dashboards know.
+Usual dashboards know the grpc_server_* names.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 STAGE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 # From an empty reply to a long stream.
 CALL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
-# Batch sizes and queue depths: powers of two and what lies between.
+# Batch sizes and queue depths: powers of two and values between.
 COUNT_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 
 
 class StageTimes:
-    """A histogram of seconds with one label, `stage`; the stages are known beforehand, so observing one costs no look-up."""
+    """A histogram of seconds with one label, `stage`. All stages are declared, so that observing one costs no look-up."""
 
     def __init__(self, histogram: Histogram, stages: Sequence[str]) -> None:
         self._children = {stage: histogram.labels(stage) for stage in stages}
 
     def observe(self, stage: str, seconds: float) -> None:
-        """Notes that one pass through a stage took so long; KeyError for a stage that was not declared."""
+        """Adds the duration of one pass through a stage. Raises KeyError for a stage that was not declared."""
         self._children[stage].observe(seconds)
 
     @contextmanager
@@ -42,7 +42,7 @@ class StageTimes:
 
 
 class Metrics:
-    """The registry of one service and what registers in it. Names are full metric names: `lipsync_inference_batches_total`."""
+    """Registers the metrics of one service. Names are full metric names: `lipsync_inference_batches_total`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
@@ -65,26 +65,26 @@ class Metrics:
         )
 
     def watch_calls(self, running: Callable[[], int], *, limit: int) -> None:
-        """Shows how many calls run, and how many may: what autoscalers and alerts go by."""
+        """Shows the number of running calls and its limit, for autoscalers and alerts."""
         self.gauge("lipsync_running_calls", "Calls that run now, without health checks and reflection.").set_function(running)
         self.gauge("lipsync_max_running_calls", "How many may run at the same time.").set(limit)
 
     def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
-        """A number that only grows."""
+        """Returns a number that only grows."""
         return Counter(name, documentation, labels, registry=self.registry)
 
     def gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Gauge:
-        """A number that goes up and down; `set_function` reads it only when somebody looks."""
+        """Returns a number that rises and falls. With `set_function` it is read only when the metrics are."""
         return Gauge(name, documentation, labels, registry=self.registry)
 
     def seconds(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Histogram:
-        """A histogram of durations from 0.1 ms to 30 s."""
+        """Returns a histogram of durations from 0.1 ms to 30 s."""
         return Histogram(name, documentation, labels, registry=self.registry, buckets=STAGE_BUCKETS_S)
 
     def counts(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Histogram:
-        """A histogram of small whole numbers: batch sizes, queue depths."""
+        """Returns a histogram of small whole numbers: batch sizes, queue depths."""
         return Histogram(name, documentation, labels, registry=self.registry, buckets=COUNT_BUCKETS)
 
     def stages(self, name: str, documentation: str, stages: Sequence[str]) -> StageTimes:
-        """A histogram of durations by `stage`."""
+        """Returns a histogram of durations by `stage`."""
         return StageTimes(self.seconds(name, documentation, ("stage",)), stages)

@@ -1,6 +1,6 @@
-"""Ends the process in time, whatever hangs: the event loop, a part that does not close, a thread that never returns.
+"""Ends the process in time, also when the event loop, the closing of a part or a thread hangs.
 
-Signals are heard by a thread: asyncio would tell them on the event loop, which never does when it hangs.
+A thread receives the signals: asyncio would handle them on the event loop, which may hang.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ log = logging.getLogger(__name__)
 
 
 class ProcessEnd:
-    """Hears SIGTERM and SIGINT, and ends the process when the time that it was given is over.
+    """Receives SIGTERM and SIGINT, and ends the process when its time is over.
 
-    It lasts as long as the process: threads that never return keep that alive when all else is over.
+    It lasts as long as the process, which threads that never return may keep alive.
     """
 
     exit_code = 1  # of a process that has to be ended
 
     def __init__(self, logs: Callable[[], AbstractContextManager[None]]) -> None:
-        """`logs` configures logging for the last line; the rest of the process may have left it by then."""
+        """`logs` configures logging for the last line: by then the process may have ended its own logging."""
         self._logs = logs
         self._ends_at_s: float | None = None
         self._reading, self._writing = socket.socketpair()
         self._writing.setblocking(False)
 
     def listen(self, heard: Callable[[], None]) -> None:
-        """Has `heard` called for each signal, in a thread of its own. Call it in the main thread."""
+        """Calls `heard` for each signal, in a thread of its own. Call `listen` in the main thread."""
         for number in STOP_SIGNALS:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(heard,), name="process-end", daemon=True).start()
 
     def within(self, seconds: float) -> None:
-        """Leaves the process so much time to live, unless it has less already. From any thread."""
+        """Limits the rest of the process's life to `seconds`. Never extends it. From any thread."""
         ends_at_s = time.monotonic() + seconds
         if self._ends_at_s is None or ends_at_s < self._ends_at_s:
             self._ends_at_s = ends_at_s
@@ -67,7 +67,7 @@ class ProcessEnd:
 
 
 def _running_threads() -> str:
-    """Names the threads that keep a process, each with the place in the code where it is."""
+    """Names the threads that keep the process alive, each with its place in the code."""
     frames = sys._current_frames()
     places = []
     for thread in threading.enumerate():

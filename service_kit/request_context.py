@@ -1,7 +1,7 @@
-"""Which request the running code serves: set by the first interceptor, read by log lines and by calls to other services.
+"""Identifies the request that the running code serves. The interceptor sets it; log lines and calls to other services read it.
 
-A task inherits these when it is created, a thread pool does not: hand work over with `contextvars.copy_context().run`, or with
-`asyncio.to_thread`, which does so itself.
+A new task inherits it, a thread pool does not: pass work on with `contextvars.copy_context().run`, or with `asyncio.to_thread`,
+which does so itself.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ AVATAR_ID_KEY = "x-avatar-id"
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 session_id: ContextVar[str] = ContextVar("session_id", default="")
 avatar_id: ContextVar[str] = ContextVar("avatar_id", default="")
-# Whether info lines about this request are written; see logging.sample_rate.
+# True where info lines about this request are written; see logging.sample_rate.
 sampled: ContextVar[bool] = ContextVar("sampled", default=True)
 
-# Ids come from callers and go into logs and headers: nothing in them may break a line or a parser.
+# Callers' ids are copied into logs and headers: nothing in them may break a line or a parser.
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
 
 
 def new_request_id() -> str:
-    """A fresh id: 32 hexadecimal digits."""
+    """Returns a fresh id: 32 hexadecimal digits."""
     return uuid.uuid4().hex
 
 
 def sane_id(text: str) -> bool:
-    """Whether a caller's id may be taken over: 1 to 128 letters, digits and ._:/+=@- and no other character."""
+    """Returns True for a caller's id that may be used: 1 to 128 letters, digits and ._:/+=@- alone."""
     return _SANE_ID.fullmatch(text) is not None
 
 
 def outgoing_metadata() -> tuple[tuple[str, str], ...]:
-    """The metadata by which the next service knows this request: what is set of request id, session id and avatar id."""
+    """Returns metadata for a call to the next service: those of request id, session id and avatar id that are set."""
     known = ((REQUEST_ID_KEY, request_id.get()), (SESSION_ID_KEY, session_id.get()), (AVATAR_ID_KEY, avatar_id.get()))
     return tuple((key, value) for key, value in known if value)

@@ -1,4 +1,4 @@
-"""Describes a service, its way in and its surroundings: the types that `life`, the faces and the services agree on."""
+"""Describes a service, its face and its host: the types that `life`, the faces and the services share."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Generic, Protocol, TypeVar
 
 from service_kit.addresses import BindAddress
 from service_kit.clock import Clock
-from service_kit.liveness import Liveness
 from service_kit.metrics import Metrics
-from service_kit.readiness import Readiness
+from service_kit.readiness import Liveness, Readiness
 from service_kit.sections import ServiceSettings
 
 S = TypeVar("S")
@@ -21,45 +20,45 @@ WarmUp = Callable[[], Awaitable[None]]
 
 
 class Face(Protocol[S_co]):
-    """A way into a service. Its methods are called in their order here; `close` also after any of them has failed."""
+    """A protocol by which a service is called. Methods are called in this order; `close` also after one of them has failed."""
 
     @property
     def server(self) -> S_co:
-        """Where the service registers what it offers, from `open` to `start`."""
+        """The server at which the service registers its handlers, between `open` and `start`."""
 
     @property
     def address(self) -> BindAddress:
-        """Where it listens, from `open` on."""
+        """The address that it listens on, from `open` on."""
 
     @property
     def running_calls(self) -> int:
-        """How many calls run now."""
+        """The number of calls that run now."""
 
     async def open(self) -> None:
         """Takes the port. Raises StartError."""
 
     async def start(self) -> None:
-        """Begins to serve, and tells whoever asks whether the service is ready."""
+        """Begins to serve, and to answer health checks."""
 
-    async def tell_draining(self) -> None:
-        """Tells callers to go elsewhere, and goes on serving."""
+    async def announce_drain(self) -> None:
+        """Tells callers to go elsewhere, and continues to serve."""
 
     async def finish(self) -> None:
-        """Takes no new calls and waits until those that run have ended, without a limit."""
+        """Takes no new calls and waits, without a limit, until the running ones have ended."""
 
     async def close(self) -> None:
-        """Cuts off the calls that still run, and gives the port back."""
+        """Cuts off the calls that still run, and closes the port."""
 
 
 @dataclass(frozen=True)
 class Host(Generic[S]):
-    """The surroundings that a service is given when it opens."""
+    """The parts of the process that a service gets when it opens."""
 
     server: S  # register servicers here
     metrics: Metrics
-    readiness: Readiness  # block() and clear() later conditions, such as another service that cannot be reached
+    readiness: Readiness  # block() and clear() later, such as for another service that cannot be reached
     liveness: Liveness  # fail() when only a restart of the process can help
-    draining: asyncio.Event  # set when the service begins to go: long calls should come to their end
+    draining: asyncio.Event  # set when the service begins to end: long calls should end too
     clock: Clock
 
 
@@ -67,11 +66,11 @@ class Host(Generic[S]):
 class Service(Generic[S]):
     """Describes one service.
 
-    `open` is called once: it opens the resources and registers the servicers, quickly, and yields the warm-up. The port is open
-    before the warm-up runs, and calls are served; health says NOT_SERVING until the warm-up returns. A warm-up that raises ends
-    the service with an error. Leaving the context closes the resources, when no call runs any more.
+    `open` is called once. It opens the resources and registers the servicers, quickly, and yields the warm-up. Calls are served
+    while the warm-up runs; health says NOT_SERVING until it returns. A warm-up that raises ends the service with an error. The
+    context ends, and closes the resources, when no call runs any more.
 
-    `problems` is called before anything opens: what is known already to keep the service from starting, one sentence each.
+    `problems` is called before anything opens. It returns known reasons against a start, one sentence each.
     """
 
     name: str  # in the ready line: "inference"

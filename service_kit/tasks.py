@@ -1,4 +1,4 @@
-"""Tasks that go on beside others."""
+"""Runs work beside other work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def every(clock: Clock, seconds: float, work: Callable[[], object]) -> None:
-    """Does `work`, a function or a coroutine function, now and again after each so many seconds. Logs what it raises."""
+    """Does `work`, a function or a coroutine function, now and then every `seconds`. Logs the exceptions that it raises."""
     while True:
         try:
             if inspect.isawaitable(result := work()):

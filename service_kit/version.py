@@ -1,4 +1,4 @@
-"""Which version of the product runs."""
+"""Knows the version of the product."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _DISTRIBUTION = "lipsync-serving"
 
 
 def product_version() -> str:
-    """The installed version; "unknown" in a checkout that was not installed."""
+    """Returns the installed version; "unknown" in a checkout that was not installed."""
     try:
         return metadata.version(_DISTRIBUTION)
     except metadata.PackageNotFoundError:

@@ -32,7 +32,7 @@ def state() -> State:
 
 @pytest.fixture
 def endpoint(state: State, metrics: Metrics) -> Iterator[HttpEndpoint]:
-    endpoint = HttpEndpoint(LOCAL, metrics.registry, live=lambda: state.live, ready=lambda: state.ready).start()
+    endpoint = HttpEndpoint(LOCAL, metrics.registry, live=lambda: state.live, ready=lambda: state.ready)
     yield endpoint
     endpoint.close()
 
@@ -129,7 +129,7 @@ def test_slow_clients_keep_nobody_out(endpoint: HttpEndpoint) -> None:
 
 
 def test_a_client_that_sends_nothing_is_hung_up_on(metrics: Metrics) -> None:
-    endpoint = HttpEndpoint(LOCAL, metrics.registry, live=lambda: None, ready=lambda: None, request_seconds=0.05).start()
+    endpoint = HttpEndpoint(LOCAL, metrics.registry, live=lambda: None, ready=lambda: None, request_seconds=0.05)
     with raw(endpoint) as connection:
         assert connection.recv(1) == b""
     endpoint.close()
@@ -143,7 +143,7 @@ def test_a_taken_port_is_an_os_error_and_close_frees_it(endpoint: HttpEndpoint, 
 
 
 def test_all_interfaces_means_ipv4_too(metrics: Metrics) -> None:
-    endpoint = HttpEndpoint(BindAddress("", 0), metrics.registry, live=lambda: None, ready=lambda: None).start()
+    endpoint = HttpEndpoint(BindAddress("", 0), metrics.registry, live=lambda: None, ready=lambda: None)
     try:
         assert get(endpoint, "/health/live")[0] == 200
     finally:
