@@ -1,4 +1,4 @@
-"""The compositing service's configuration: the old servers' keys and ours, each with an effect."""
+"""The compositing service's configuration: the earlier servers' keys and ours. Each has an effect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CompositingServerSection(GrpcServerSection):
     """The gRPC port and the work that it accepts."""
 
     port: BindAddress = BindAddress("", 50052)
-    """Where gRPC listens; ":N" means all interfaces, port 0 any free one."""
+    """Address for gRPC; ":N" means all interfaces, port 0 any free one."""
 
 
 def _checked_url(url: str) -> str:
@@ -30,18 +30,18 @@ def _checked_url(url: str) -> str:
 
 
 class InferenceServerSection(Section):
-    """The inference service that the mouths come from."""
+    """The inference service, which makes the mouths."""
 
     url: Annotated[str, AfterValidator(_checked_url)] = "localhost:50051"
-    """HOST:PORT; or several separated by commas, asked in turn, where LoadModel and UnloadModel reach each of them; or dns:///NAME:PORT,
-    every address of which is asked in turn, where they reach one."""
+    """HOST:PORT. Or several, separated by commas: requests go to them in turn, LoadModel and UnloadModel to each of them. Or
+    dns:///NAME:PORT: requests go to the name's addresses in turn, LoadModel and UnloadModel to one of them."""
 
     timeout_seconds: float = Field(default=10.0, gt=0, le=3600)
-    """Longest wait for the next mouths of a request, retries included; then DEADLINE_EXCEEDED. A request that gets mouths all
-    the while may take longer as a whole. A caller's earlier deadline wins."""
+    """Longest wait for the next mouths of a request, retries included; then DEADLINE_EXCEEDED. A request whose mouths keep coming
+    may take longer as a whole. A caller's earlier deadline wins."""
 
     max_retries: int = Field(default=3, ge=0, le=20)
-    """How often one request is tried again while the service cannot be reached, 50 to 500 ms apart; then UNAVAILABLE."""
+    """Retries of one request while the service cannot be reached, 50 to 500 ms apart; then UNAVAILABLE."""
 
     tls: ClientTlsSection = ClientTlsSection()
 
@@ -52,49 +52,49 @@ class InferenceServerSection(Section):
 
 
 class CapacitySection(Section):
-    """How much is kept in memory, and what goes first."""
+    """Limits of memory, and the order of eviction."""
 
     max_models: int = Field(default=1000, ge=1, le=100_000)
     """Avatars loaded at the same time."""
 
     max_memory_gb: float = Field(default=4.0, gt=0, le=65_536)
-    """Memory for the backgrounds of all avatars together, in GiB; about 100 MB an avatar of 523 frames of 1280x720."""
+    """Memory for the backgrounds of all avatars together, in GiB; about 100 MB for an avatar of 523 pictures of 1280x720."""
 
     background_cache_frames: int = Field(default=600, ge=1, le=1_000_000)
-    """Encoded backgrounds kept of one avatar; of a longer one the others are encoded again when they are needed."""
+    """Encoded backgrounds in memory for one avatar. The others of a longer avatar are encoded again when needed."""
 
     eviction_policy: Literal["lfu", "lru"] = "lfu"
-    """What makes room: the least frequently or the least recently used."""
+    """Evicts the least frequently (lfu) or the least recently (lru) used avatar first."""
 
     idle_timeout_minutes: float = Field(default=0.0, ge=0, le=525_600)
-    """Unload an avatar that nobody used for so long; 0: never."""
+    """Unloads an avatar that was not used for so long; 0: never."""
 
 
 class OutputSection(Section):
-    """The pictures, where a request does not say otherwise."""
+    """The output of requests that do not name one."""
 
     format: Literal["jpeg", "raw"] = "jpeg"
-    """jpeg, or raw: uint8, height rows of width pixels of B, G, R."""
+    """jpeg, or raw: height rows of width pixels of B, G, R, uint8 each."""
 
     jpeg_quality: int = Field(default=75, ge=1, le=100)
-    """JPEG quality. Backgrounds are encoded with it beforehand; other qualities cost an encoding of the background each."""
+    """JPEG quality. Backgrounds are encoded with it beforehand; other qualities cost an encoding of each background."""
 
 
 class LimitsSection(Section):
-    """What one request may ask."""
+    """Limits of one request."""
 
     max_batch_size: int = Field(default=50, ge=1, le=10_000)
-    """Output frames of one request. The inference service has such a limit too."""
+    """Frames of one request. The inference service has such a limit too."""
 
     max_audio_seconds: float = Field(default=60.0, gt=0, le=3600)
     """Sound in one request."""
 
 
 class WorkersSection(Section):
-    """The threads that paste and encode."""
+    """Threads for pasting and encoding."""
 
     threads: int = Field(default=0, ge=0, le=1024)
-    """Frames composited at the same time; 0: one thread for each core that this process may use."""
+    """Frames composited at the same time; 0: one for each core that this process may use."""
 
     @property
     def thread_count(self) -> int:
@@ -103,17 +103,17 @@ class WorkersSection(Section):
 
 
 class CompositingLoggingSection(LoggingSection):
-    """The choice of log lines, and how they are written."""
+    """The choice of log lines, and the way of writing them."""
 
     log_inference_times: bool = False
-    """An info line for each sampled request with the times of inference."""
+    """Logs the times of inference for each sampled request."""
 
     log_compositing_times: bool = False
-    """An info line for each sampled request with the times of compositing."""
+    """Logs the times of compositing for each sampled request."""
 
 
 class CompositingSettings(GrpcSettings):
-    """Everything that the compositing service can be told."""
+    """All settings of the compositing service."""
 
     meaningless: ClassVar = {
         "logging.log_gpu_utilization": "the compositing service uses no GPU; set it for the inference service",
@@ -128,10 +128,10 @@ class CompositingSettings(GrpcSettings):
     workers: WorkersSection = WorkersSection()
 
     models_root: Path = Path("models")
-    """The folder of the avatars. Every avatar in it is served."""
+    """The folder of the avatars. The service serves every avatar in it."""
 
     models: dict[AvatarId, ModelEntry] = Field(default_factory=dict)
-    """Settings of single avatars, and avatars in the old layouts."""
+    """Settings of single avatars, and avatars in the earlier servers' layouts."""
 
     @property
     def max_memory_bytes(self) -> int:

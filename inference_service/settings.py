@@ -37,7 +37,7 @@ class GpuSection(Section):
     """Number of GPUs to use, from GPU 0 up; 0: all that are visible."""
 
     memory_gb_per_gpu: float = Field(default=0, ge=0)
-    """Memory that avatars may take on each GPU; 0: no limit of its own."""
+    """Memory for avatars on each GPU, in GiB; 0: no limit per GPU."""
 
     assignment_strategy: Literal["round-robin", "least-loaded", "dedicated"] = "round-robin"
     """GPU for an avatar without preferred_gpu: the next in turn, the one with the least memory taken by avatars, or (dedicated)
@@ -54,7 +54,7 @@ class CapacitySection(Section):
     """Avatars loaded at the same time."""
 
     max_memory_gb: float = Field(default=0, ge=0)
-    """Memory of all loaded avatars together; 0: no limit."""
+    """Memory of all loaded avatars together, in GiB; 0: no limit."""
 
     eviction_policy: Literal["lfu", "lru"] = "lfu"
     """Idle avatar to unload for room: the least frequently (lfu) or the least recently (lru) used."""

@@ -1,6 +1,6 @@
 """The keys of a settings class, as a tree made from pydantic's own JSON schema.
 
-A node is a section, a map from ids to nodes, or a value. Sections have `names`: from each older name of a key to the one in use.
+A node is a section, a map from ids to nodes, or a value. Sections have `names`: each older name of a key with the present one.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pydantic_core import core_schema
 Node = Mapping[str, Any]
 
 ID = "<id>"
-# Of JSON types and formats whose own name does not say it.
+# Words for types and formats whose own name is unclear.
 _WORDS = {"boolean": "true or false", "integer": "whole number", "password": "secret text", "string": "text"}
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
 class _Generator(GenerateJsonSchema):
-    """Adds the older names of keys, and takes over what types say that are written as text (`ACCEPTED`)."""
+    """Adds the older names of keys, and `ACCEPTED` of types that are written as text."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> dict[str, Any]:
         aliases = {name: field.validation_alias for name, field in schema["cls"].model_fields.items()}
@@ -37,49 +37,49 @@ class _Generator(GenerateJsonSchema):
 
 @lru_cache
 def schema_of(cls: type[BaseModel]) -> Node:
-    """The tree of the keys of a settings class."""
+    """Returns the tree of the keys of a settings class."""
     schema = cls.model_json_schema(by_alias=False, schema_generator=_Generator)
     resolved: Node = _resolved(schema, schema.get("$defs", {}))
     return resolved
 
 
 def members(node: Node) -> Mapping[str, Node]:
-    """The nodes below a section, by name, or the one below a map as `<id>`; none below a value."""
+    """Returns the nodes below a section, by name; the one below a map, as `<id>`; none below a value."""
     if is_map(node):
         return {ID: {"description": node.get("description", ""), **node["additionalProperties"]}}
     return node["properties"] if "names" in node else {}
 
 
 def member(node: Node | None, name: str) -> Node | None:
-    """The node below `node` that `name`, or an older name, leads to; None where there is none."""
+    """Returns the node below `node` with this name or older name; None if there is none."""
     below = members(node or {})
     return below.get(ID) or below.get((node or {}).get("names", {}).get(name, name))
 
 
 def keys(node: Node, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Node]]:
-    """Every node below `node` with the path to it, sections and maps before their members."""
+    """Yields every node below `node` with its path, sections and maps before their members."""
     for name, below in members(node).items():
         yield (*prefix, name), below
         yield from keys(below, (*prefix, name))
 
 
 def is_map(node: Node) -> bool:
-    """True for a node whose keys are ids that the configuration chooses."""
+    """Returns True for a node whose keys are ids that the configuration chooses."""
     return isinstance(node.get("additionalProperties"), Mapping)
 
 
 def is_secret(node: Node) -> bool:
-    """True for a key whose value no message may have."""
+    """Returns True for a key whose value no message may show."""
     return node.get("format") == "password" or any(map(is_secret, node.get("anyOf", ())))
 
 
 def types(node: Node) -> set[str]:
-    """The JSON types that a value may have."""
+    """Returns the JSON types that a value may have."""
     return set().union(*map(types, node["anyOf"])) if "anyOf" in node else {node.get("type", "object")}
 
 
 def accepted(node: Node) -> str:
-    """The values that a node accepts, in the words of messages and documentation."""
+    """Returns the accepted values in words, for messages and documentation."""
     match node:
         case {"accepted": words}:
             pass
@@ -105,7 +105,7 @@ def accepted(node: Node) -> str:
 
 
 def _resolved(schema: Any, definitions: Mapping[str, Any]) -> Any:
-    """The schema with every `$ref` replaced by its target, and a section's default handed down to its keys."""
+    """Returns the schema with every `$ref` replaced by its target, and a section's default passed to its keys."""
     if isinstance(schema, list):
         return [_resolved(each, definitions) for each in schema]
     if not isinstance(schema, dict):

@@ -1,6 +1,6 @@
 """The sections of configuration that every service has.
 
-Each field's docstring is its line in docs/configuration.md. A key stands here only if something reads it.
+Each field's docstring is its line in docs/configuration.md. Every key here has an effect.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from service_kit.addresses import BindAddress
 
 
 class Section(BaseModel):
-    """A group of keys: unchangeable, and an unknown key is an error."""
+    """A group of keys. It is frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -24,69 +24,69 @@ class Section(BaseModel):
         validate_by_alias=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,
-        protected_namespaces=(),  # the old files' model_path is a fine name
+        protected_namespaces=(),  # allows model_path, a name of the earlier servers' files
     )
 
 
 class ServerSection(Section):
-    """Where a service listens, the work that it lets in and how it goes."""
+    """The address of a service, the limit of its work and its end."""
 
     port: BindAddress = BindAddress("", 50051)
-    """Where gRPC listens; ":N" means all interfaces, port 0 any free one."""
+    """Address for gRPC; ":N" means all interfaces, port 0 any free one."""
 
     max_running_calls: int = Field(default=1024, ge=1, le=1_000_000)
-    """Calls served at the same time; more are refused with RESOURCE_EXHAUSTED. Health checks and reflection do not count."""
+    """Limit of calls at the same time; more are refused with RESOURCE_EXHAUSTED. Health checks and reflection do not count."""
 
     drain_seconds: float = Field(default=0.25, ge=0, le=600)
-    """On SIGTERM: how long to go on serving while health says NOT_SERVING. The default is for clients that watch health; behind a
-    load balancer as long as it needs to notice. Calls that still come after it are lost to them."""
+    """After SIGTERM, the service serves so long while health says NOT_SERVING. The default suits clients that watch health;
+    behind a load balancer, set the time that it needs to notice. Calls that come later fail."""
 
     grace_seconds: float = Field(default=30.0, ge=0, le=3600)
-    """On SIGTERM, after the drain: how long running calls may take to finish before they are cut off."""
+    """After the drain, running calls may take so long to finish before they are cut off."""
 
 
 class GrpcServerSection(ServerSection):
-    """How a gRPC server treats its connections."""
+    """The server section, with the limits of gRPC messages and connections."""
 
     max_message_size_mb: int = Field(default=100, ge=1, le=2047)
-    """Largest request and reply, in MiB; larger ones are refused with RESOURCE_EXHAUSTED."""
+    """Size limit of requests and replies, in MiB; larger ones are refused with RESOURCE_EXHAUSTED."""
 
     keepalive_seconds: float = Field(default=30.0, ge=1, le=86400)
-    """After so long without traffic a connection is pinged, to notice peers that are gone."""
+    """Pings a connection after so long without traffic, to notice peers that are gone."""
 
     keepalive_timeout_seconds: float = Field(default=10.0, ge=1, le=3600)
-    """A ping not answered for so long closes the connection."""
+    """Closes a connection on which a ping has no answer for so long."""
 
     min_ping_interval_seconds: float = Field(default=5.0, ge=0.1, le=3600)
-    """Clients that ping more often than this are disconnected with "too_many_pings"."""
+    """Disconnects clients that ping more often than this, with "too_many_pings"."""
 
     max_connection_age_seconds: float | None = Field(default=None, ge=1, le=31_536_000)
-    """Asks clients to reconnect after so long, so that they find new replicas; null never does."""
+    """Asks clients to reconnect after so long, so that they find new replicas; null: never."""
 
     max_connection_age_grace_seconds: float = Field(default=3600.0, ge=0, le=31_536_000)
-    """How long a connection past its age may still finish its calls: longer than the longest stream."""
+    """Lets calls on a connection past its age finish within so long: more than the longest stream."""
 
 
 class _TlsFilesSection(Section):
-    """What both sides of a TLS connection have."""
+    """Keys for both sides of a TLS connection."""
 
     enabled: bool | Literal["auto"] = "auto"
-    """true: TLS, and what is missing for it is an error at start; false: plaintext; auto: TLS exactly when another key of this
-    section, reload_seconds apart, is given."""
+    """true: TLS, and a missing file is an error at start; false: plaintext; auto: TLS if another key of this section except
+    reload_seconds is given."""
 
     certificate_file: Path | None = None
-    """The own certificate, with its chain, in PEM form."""
+    """This service's certificate, with its chain, in PEM form."""
 
     key_file: Path | None = None
     """The private key of certificate_file, PEM, without a password."""
 
     reload_seconds: float = Field(default=10.0, ge=0.1, le=86_400)
-    """How often to look whether the files have changed. When they are the same at the next look too, they are taken for all
-    further connections, without a restart; if they cannot be used, that is logged and the old ones stay."""
+    """Interval of looks for changed files. When the next look sees the same files, new connections use them, without a restart.
+    Files that cannot be used are logged, and the old ones stay in use."""
 
     @property
     def is_on(self) -> bool:
-        """Whether connections are encrypted."""
+        """True when connections are encrypted."""
         if self.enabled == "auto":
             return any(value for name, value in self if name not in {"enabled", "reload_seconds"})
         return self.enabled
@@ -96,10 +96,10 @@ class TlsSection(_TlsFilesSection):
     """TLS on the gRPC port. The HTTP endpoint for metrics and health stays plaintext: keep its port on an internal network."""
 
     client_ca_file: Path | None = None
-    """Clients must present a certificate signed by one of these authorities (mTLS), PEM; null: none is asked for."""
+    """Clients must present a certificate signed by one of these authorities (mTLS), PEM; null: clients need none."""
 
     allowed_client_names: tuple[str, ...] = ()
-    """Serve only clients whose certificate bears one of these names as an alternative name (DNS name, URI, address), or, where it
+    """Serves only clients whose certificate has one of these names as an alternative name (DNS name, URI, address), or, if it
     has no alternative names, as its common name. Health checks and reflection are open to every certificate. Empty: all names."""
 
 
@@ -107,17 +107,17 @@ class ClientTlsSection(_TlsFilesSection):
     """TLS towards another service. certificate_file and key_file are for services that ask for a certificate (mTLS)."""
 
     ca_file: Path | None = None
-    """The authorities that may have signed the service's certificate, PEM; null: those that gRPC brings along."""
+    """The authorities that may have signed the service's certificate, PEM; null: those that come with gRPC."""
 
     server_name: str | None = Field(default=None, min_length=1, max_length=253)
-    """The name that the service's certificate must carry; null: the host of the URL."""
+    """The name that the service's certificate must have; null: the host of the URL."""
 
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 def _level_name(given: object) -> object:
-    """The old files say "INFO" and "warn" too."""
+    """Accepts "INFO" and "warn" of the earlier servers' files."""
     if not isinstance(given, str):
         return given
     name = given.strip().lower()
@@ -125,9 +125,9 @@ def _level_name(given: object) -> object:
 
 
 class LoggingSection(Section):
-    """The choice of log lines, and how they are written. All go to stderr.
+    """The choice of log lines, and the way of writing them. All go to stderr.
 
-    Services add switches named `log_*`; each stands for the info lines of `service_kit.logs.topic`.
+    Services add switches named `log_*`. Each switches the info lines of a `service_kit.logs.topic`.
     """
 
     level: Annotated[LogLevel, BeforeValidator(_level_name)] = Field(
@@ -139,39 +139,39 @@ class LoggingSection(Section):
     """Aligned text for people, or one JSON object a line for machines."""
 
     log_cache_stats: bool = False
-    """An info line with what is loaded, its bytes, hits and evictions, every report_interval_seconds."""
+    """Logs loaded avatars, their bytes, hits and evictions, every report_interval_seconds."""
 
     report_interval_seconds: float = Field(default=60.0, ge=0.1, le=86400)
-    """How often the repeating lines are written."""
+    """Interval of the repeating lines."""
 
     sample_rate: int = Field(default=1, ge=1, le=1_000_000)
-    """Info lines about single requests are written for one request of so many, chosen by request id, so by all services alike."""
+    """Writes info lines about one request in this number. All services choose the same requests, by request id."""
 
     buffered_logging: bool = True
-    """Lines are formatted and written by a thread of their own; false: by the caller, at once, so that a crash loses none."""
+    """A separate thread formats and writes lines; false: the caller does so at once, so that a crash loses none."""
 
     auto_flush: bool = True
-    """Buffered lines are written as they come; false: every flush_interval_ms. Warnings never wait."""
+    """Writes buffered lines at once; false: every flush_interval_ms. Warnings never wait."""
 
     flush_interval_ms: int = Field(default=1000, ge=10, le=60_000)
-    """How long a buffered line may wait when auto_flush is false."""
+    """Longest wait of a buffered line when auto_flush is false."""
 
 
 class MetricsSection(Section):
     """The HTTP endpoint with /metrics, /health/live and /health/ready."""
 
     enabled: bool = True
-    """Whether the endpoint is opened."""
+    """Opens the endpoint."""
 
     port: BindAddress | None = None
-    """Where it listens; null: on the gRPC host at the gRPC port + 3000, or, with a warning, at any free port if that is taken."""
+    """Its address; null: the gRPC host at the gRPC port + 3000, or, with a warning, any free port if that is taken."""
 
 
 class ServiceSettings(Section):
-    """The settings of one service; subclasses add their sections and override defaults.
+    """The settings of one service. Subclasses add sections and override defaults.
 
-    `meaningless` names dotted keys that old files carry and that mean nothing here, each with the reason: they are accepted with
-    one warning. `models.*.key` names a key of every entry of a map.
+    `meaningless` names dotted keys of the earlier servers' files that have no effect here, each with the reason. They are
+    accepted with one warning.
     """
 
     meaningless: ClassVar[Mapping[str, str]] = {}
@@ -185,11 +185,11 @@ class ServiceSettings(Section):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What load_settings has to say about accepted keys, one sentence each; the service logs them at start."""
+        """Warnings of load_settings about accepted keys, one sentence each. The service logs them at start."""
         return self._warnings
 
 
 class GrpcSettings(ServiceSettings):
-    """The settings of one service that is called over gRPC."""
+    """The settings of a service that is called over gRPC."""
 
     server: GrpcServerSection = GrpcServerSection()

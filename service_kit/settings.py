@@ -1,7 +1,7 @@
 """Reads the settings of a service once: defaults, YAML file, environment, --set, later ones winning.
 
-pydantic checks the values. This lays the sources over each other, and tells all problems, not the first alone, in sentences that
-name key, given value, source and accepted values.
+pydantic checks the values. This module merges the sources and reports all problems at once, in sentences with the key, the given
+value, its source and the accepted values.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ import json
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from service_kit.schema import ID, Node, accepted, is_secret, keys, member, members, schema_of, types
 from service_kit.sections import ServiceSettings
-from service_kit.sources import Given, SourceError, from_environment, from_file, from_override, variable
+from service_kit.sources import Source, SourceError, from_environment, from_file, from_override, variable
 
 S = TypeVar("S", bound=ServiceSettings)
 Keys = tuple[str, ...]
@@ -28,22 +27,21 @@ Keys = tuple[str, ...]
 REQUIRED = "required"
 MAX_SHOWN_CHARS = 100
 
-# Does not walk through all of what a YAML file can make of aliases.
+# Shows only a part of the huge values that aliases in a YAML file can make.
 _shown = reprlib.Repr()
 _shown.maxlevel = 3
 _shown.maxstring = _shown.maxother = MAX_SHOWN_CHARS
 
 
 class SettingsError(Exception):
-    """The configuration cannot be used. `problems` has one sentence each: key, given value, its source, accepted values."""
+    """The configuration cannot be used. `problems` has one sentence each: key, given value, source, accepted values."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyDescription:
+class KeyDescription(NamedTuple):
     """One key for the documentation. Ids of maps are `<id>` in `key`; `default` is JSON, or "required"."""
 
     key: str
@@ -55,11 +53,11 @@ class KeyDescription:
 def load_settings(
     cls: type[S], *, config: Path | None, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
 ) -> S:
-    """The settings from `config`, `environ` (None: the process's own) and `overrides` ("section.key=value").
+    """Returns the settings from `config`, `environ` (None: the process's own) and `overrides` ("section.key=value").
 
     Raises SettingsError with every problem. `.warnings` of the result names accepted keys without effect.
     """
-    merged = _Merged(cls)
+    merged = _MergedConfig(cls)
     if config is not None:
         merged.add(from_file(config))
     merged.add(from_environment(os.environ if environ is None else environ, merged.schema))
@@ -76,7 +74,7 @@ def load_settings(
 
 
 def describe(cls: type[ServiceSettings]) -> list[KeyDescription]:
-    """Every key of a settings class, in order; entries of maps as `models.<id>.key`. docs/configuration.md is made from it."""
+    """Returns every key of a settings class, in order; entries of maps as `models.<id>.key`. For docs/configuration.md."""
     return [
         KeyDescription(
             ".".join(path),
@@ -90,7 +88,7 @@ def describe(cls: type[ServiceSettings]) -> list[KeyDescription]:
 
 
 def effective(settings: ServiceSettings) -> dict[str, Any]:
-    """All dotted keys with the values in force, as JSON types, secrets masked. Logged when a service starts."""
+    """Returns all dotted keys with the values in force, as JSON types, secrets masked. A service logs them at start."""
 
     def flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         if not isinstance(value, dict) or not value:
@@ -102,8 +100,8 @@ def effective(settings: ServiceSettings) -> dict[str, Any]:
     return dict(flat(settings.model_dump(mode="json"), ""))
 
 
-class _Merged:
-    """`add` the sources in order, later ones winning; then `tree` is for pydantic, with `problems` and `warnings` beside it."""
+class _MergedConfig:
+    """Merges sources in order, later ones winning, into the `tree` for pydantic. Collects `problems` and `warnings`."""
 
     def __init__(self, cls: type[ServiceSettings]) -> None:
         self.schema = schema_of(cls)
@@ -113,23 +111,23 @@ class _Merged:
         self._meaningless = cls.meaningless
         self._given: dict[Keys, tuple[Any, str]] = {}
 
-    def add(self, source: Iterable[Given]) -> None:
-        """Lays the values of a source over those that are there."""
+    def add(self, sources: Iterable[Source]) -> None:
+        """Merges the values of sources; they win over the earlier ones."""
         try:
-            for tree, words in source:
-                self._lay(self.tree, self.schema, (), tree, words)
+            for tree, name in sources:
+                self._merge(self.tree, self.schema, (), tree, name)
         except SourceError as error:
             self.problems.append(str(error))
 
     def sentences(self, error: ValidationError) -> list[str]:
-        """One sentence a key, however many alternatives pydantic tried for it."""
+        """Returns one sentence a key, however many alternatives pydantic tried for it."""
         sentences: dict[Keys, str] = {}
         for details in error.errors(include_url=False):
             path, node = self._place(details["loc"])
             sentences.setdefault(path, self._sentence(path, node, details))
         return list(sentences.values())
 
-    def _lay(self, target: dict[str, Any], node: Node, path: Keys, given: Any, source: str) -> None:
+    def _merge(self, target: dict[str, Any], node: Node, path: Keys, given: Any, source: str) -> None:
         if given is None:  # a section all of whose keys are commented out
             return
         if not isinstance(given, Mapping):
@@ -145,7 +143,7 @@ class _Merged:
             elif below is None:
                 self.problems.append(f"{_dotted(here)}: unknown key ({source}){_hint(here, self.schema, source)}")
             elif members(below):
-                self._lay(target.setdefault(name, {}), below, here, value, source)
+                self._merge(target.setdefault(name, {}), below, here, value, source)
             elif isinstance(value, bool) and types(below) & {"integer", "number"}:  # Python counts them as 1 and 0
                 self.problems.append(_wrong(here, below, value, source))
             else:
@@ -153,7 +151,7 @@ class _Merged:
                 self._given[here] = value, source
 
     def _place(self, location: tuple[int | str, ...]) -> tuple[Keys, Node]:
-        """The key that pydantic's location is at or below: below values there are indices and names of alternatives."""
+        """Returns the key of pydantic's location, which may go on with indices and names of alternatives."""
         path: Keys = ()
         node = self.schema
         for part in map(str, location):
@@ -171,7 +169,7 @@ class _Merged:
 
 
 def _wrong(path: Keys, node: Node, value: object, source: str, wanted: str = "") -> str:
-    """The sentence about a value that is not accepted. Values are shortened, and secrets are not told."""
+    """Returns the sentence about a value that is not accepted. It shortens values and hides secrets."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else _shown.repr(value)
     shown = "a hidden value" if is_secret(node) else text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
     given = f"{shown} given ({source}); " if source else ""
@@ -179,17 +177,17 @@ def _wrong(path: Keys, node: Node, value: object, source: str, wanted: str = "")
 
 
 def _dotted(path: Keys) -> str:
-    """A path for a message. Keys come from files, so they are bounded."""
+    """Returns a path for a message. Keys come from files, so their length is bounded."""
     return ".".join(path)[:200] or "the configuration"
 
 
 def _hint(path: Keys, schema: Node, source: str) -> str:
-    """The known section or key that `path` was probably meant to be, in the spelling of its source."""
+    """Suggests the known section or key that is nearest to `path`, in the spelling of its source."""
     known: dict[str, Keys] = {}
     for candidate, _ in keys(schema):
         if ID not in candidate or len(candidate) == len(path):
             meant = tuple(path[place] if part == ID else part for place, part in enumerate(candidate))
-            # "server_port" shall find server.port, so separators do not count.
+            # Separators do not count, so that "server_port" finds server.port.
             known.setdefault("_".join(meant).lower(), meant)
     close = difflib.get_close_matches("_".join(path).lower()[:200], known, n=1, cutoff=0.7)
     same_name = [text for text, meant in known.items() if meant[-1] == path[-1].lower()]

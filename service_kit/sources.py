@@ -1,7 +1,7 @@
-"""The sources of settings: a YAML file, environment variables, --set. Each becomes a tree of values, not yet checked.
+"""Reads the sources of settings: a YAML file, environment variables, --set. Each becomes a tree of values, not yet checked.
 
-YAML is read as its version 1.2 has it, with fewer surprises than PyYAML has by default: only true, false, null and numbers are
-other than text (no "yes", no dates, no 7 for 007, no 3661 for 1:01:01), keys are always text, and a key given twice is an error.
+YAML follows its version 1.2, with fewer surprises than PyYAML has by default: only true, false, null and numbers are not text
+(no "yes", no dates, no 7 for 007, no 3661 for 1:01:01), keys are always text, and a key given twice is an error.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ MAX_FILE_BYTES = 1 << 20
 _SERVICE_LINK = re.compile(r"[A-Z0-9_]*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
-# A tree of values, and the words that messages name its source with.
-Given = tuple[Any, str]
+# A tree of values, and the name of its source for messages.
+Source = tuple[Any, str]
 
 
 class SourceError(Exception):
-    """A source cannot be read; the sentence says which and why."""
+    """A source cannot be read. The sentence says which one and why."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads one document; see the module's text for the differences."""
+    """Reads one document, with the differences that the module names."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's name, filled below
 
@@ -60,8 +60,8 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
 
 
-def from_file(path: Path) -> Iterator[Given]:
-    """The configuration file."""
+def from_file(path: Path) -> Iterator[Source]:
+    """Reads the configuration file. Raises SourceError."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
@@ -75,8 +75,8 @@ def from_file(path: Path) -> Iterator[Given]:
         raise SourceError(f"{path}: {error}") from None
 
 
-def from_environment(environ: Mapping[str, str], schema: Node) -> Iterator[Given]:
-    """LIPSYNC_SERVER__PORT and the like. Keys in any case, ids of maps as they are written; empty means not given."""
+def from_environment(environ: Mapping[str, str], schema: Node) -> Iterator[Source]:
+    """Reads variables such as LIPSYNC_SERVER__PORT. Keys may be in any case, ids of maps not. An empty value means not given."""
     for name, text in sorted(environ.items()):
         is_link = _SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and _SERVICE_LINK_VALUE.match(text))
         if name.startswith(_PREFIX) and text and not is_link:
@@ -84,12 +84,12 @@ def from_environment(environ: Mapping[str, str], schema: Node) -> Iterator[Given
 
 
 def variable(path: tuple[str, ...]) -> str:
-    """The environment variable of a key."""
+    """Returns the environment variable of a key."""
     return _PREFIX + _SEPARATOR.join(path).upper()
 
 
-def from_override(override: str, schema: Node) -> Iterator[Given]:
-    """--set section.key=value; SourceError for one without "="."""
+def from_override(override: str, schema: Node) -> Iterator[Source]:
+    """Reads --set section.key=value. Raises SourceError without "="."""
     path, equals, text = override.partition("=")
     path = path.strip()
     if not equals or not path:
@@ -98,15 +98,15 @@ def from_override(override: str, schema: Node) -> Iterator[Given]:
 
 
 def _tree(path: str, text: str, separator: str, schema: Node) -> Any:
-    """The value that `text` means, below the keys that `path` means.
+    """Returns the value that `text` means, below the keys that `path` means.
 
-    Ids of maps may hold separators: the key of an entry is what follows the last one. A map given for a whole entry has none.
+    Ids of maps may contain separators: the key of an entry follows the last one, unless the value is a map for a whole entry.
     """
     try:
         value = _parsed(text)
     except SourceError:
-        value = text  # and fails validation, where text is not accepted
-    fold = str.lower if separator == _SEPARATOR else str  # variables are written in capitals, and no key has any
+        value = text  # fails validation where text is not accepted
+    fold = str.lower if separator == _SEPARATOR else str  # variables are upper case, keys are not
     keys: list[str] = []
     node: Node | None = schema
     while path:
@@ -129,7 +129,7 @@ def _tree(path: str, text: str, separator: str, schema: Node) -> Any:
 
 
 def _parsed(text: str | bytes) -> Any:
-    """The value that YAML text means; SourceError tells the mistake and its line."""
+    """Returns the value of YAML text. Raises SourceError, which names the mistake and its line."""
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
     except yaml.MarkedYAMLError as error:

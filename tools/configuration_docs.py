@@ -17,9 +17,9 @@ _INTRODUCTION = """\
 
 This page is made from the code by `make docs`; a test fails when the two differ.
 
-A service takes its settings from, later ones winning: its defaults, the file given with `--config`, environment variables, and
-`--set`. It reads them once, at start. An unknown key, or a value that does not fit, ends the start with a sentence for each
-problem; for an unknown key it names the nearest known one.
+A service takes its settings from its defaults, the file given with `--config`, environment variables, and `--set`; later ones
+win. It reads them once, at start. An unknown key, or a value that is not accepted, ends the start with a sentence for each
+problem; for an unknown key, the sentence suggests the nearest known one.
 
 | where | how `server.port` is written | how `models.my-avatar.preload` is written |
 |---|---|---|
@@ -27,7 +27,7 @@ problem; for an unknown key it names the nearest known one.
 | environment | `LIPSYNC_SERVER__PORT=:6001` | `LIPSYNC_MODELS__my-avatar__PRELOAD=true` |
 | command line | `--set server.port=:6001` | `--set models.my-avatar.preload=true` |
 
-Ids may hold dots and dashes, in a variable's name also `__`: the key of an avatar is the part behind the last separator.
+Ids may contain dots and dashes, in a variable's name also `__`: the key of an avatar is the part after the last separator.
 
 `deploy/config/inference.yaml` and `deploy/config/compositing.yaml` show every key with its default.
 """

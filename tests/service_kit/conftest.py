@@ -14,6 +14,8 @@ from service_kit.admission import RunningCalls
 from service_kit.interceptors import CallInterceptor
 from service_kit.metrics import Metrics
 
+from .hosting import Parts
+
 Start = Callable[..., Awaitable[grpc.aio.Channel]]
 
 
@@ -49,3 +51,8 @@ async def start(metrics: Metrics) -> AsyncIterator[Start]:
             return await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=client_options))
 
         yield start_server
+
+
+@pytest.fixture
+def parts() -> Parts:
+    return Parts()
