@@ -1,1 +1,1 @@
-"""What every service needs and none should write twice. Knows nothing of avatars or pictures."""
+"""The parts that every service needs. Knows nothing of avatars or pictures."""

@@ -46,7 +46,7 @@ class HttpEndpoint(ThreadingTCPServer):
         ready: Check,
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:
-        """Closes a connection on which nothing comes or goes for `request_seconds`."""
+        """Closes a connection without traffic for `request_seconds`."""
         checks = {"/health/live": live, "/health/ready": ready}
         self.address_family, place = places(address)[0]
         super().__init__(

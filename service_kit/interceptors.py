@@ -199,7 +199,7 @@ class _Rpc:
         if self.is_infrastructure or not CALLS.isEnabledFor(level) or not request_is_sampled():
             return
         fields = {"method": self.path, "code": code.name, "duration_ms": seconds * 1000, "peer": context.peer()}
-        details = context.details()  # the caller was told this, so it is fit for the log
+        details = context.details()  # the caller gets this text too, so it is fit for the log
         CALLS.log(level, "call ended", extra=fields | ({"status": details} if details else {}))
 
 

@@ -1,7 +1,7 @@
-"""Things that are opened when somebody first asks for them, and held in memory while they are in use and beyond.
+"""Opens things at their first request, and holds them in memory while they are in use and beyond.
 
-Each is opened once however many ask, and a caller that gives up takes it from nobody. It may be opened anew; who holds the older
-one keeps it. One that is dropped is closed when its last holder lets go. This has no I/O and no threads: `open` does the work.
+Many callers of a thing share one opening, which goes on when some of them give up. A thing may be opened anew; holders of the
+older one keep it. A dropped thing is closed when its last holder releases it. There is no I/O here: `open` does the work.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from service_kit.clock import SYSTEM_CLOCK, Clock
 T = TypeVar("T")
 
 Policy = Literal["lfu", "lru"]
-"""Of those not in use the first to go: the least often used, the longest unused of those alike; or the longest unused."""
+"""The unused things to evict first: the least often used (of equals, the longest unused), or the longest unused."""
 
 
 class Lease(Generic[T]):
-    """One opening of a thing, and what is known of its use. Its holders share it."""
+    """One opening of a thing, and figures of its use. All its holders share it."""
 
-    value: T  # not before it is open
+    value: T  # once it is open
 
     def __init__(self, key: str, newest: Callable[[str], Lease[T] | None]) -> None:
         self.key = key
         self.in_use = 0
-        """Holders now, and callers that wait for it."""
+        """The number of holders and of callers that wait."""
         self.usage_count = 0
         self.last_used_s = 0.0
-        """On the clock; the moment of opening until it is used."""
+        """On the clock. Before the first use, the moment of opening."""
         self.last_used_unix_s = 0.0
         """0: not yet."""
         self.opened_unix_s = 0.0
         """0: not open yet."""
         self.dropped = False
-        """True when nobody else gets it: its holders may go on, work that is not for them should end."""
+        """True when new callers do not get it. Its holders may go on; other work on it should end."""
         self._newest = newest
         self._begun = self._closed = False
         self._opening: asyncio.Task[None]
 
     @property
     def renewed(self) -> bool:
-        """True when there is a newer one: acquiring it now gives that, this one stays as it is."""
+        """True when there is a newer opening, which new callers get. This one does not change."""
         return self._newest(self.key) not in (None, self)
 
 
 class Leases(Generic[T]):
-    """For one event loop."""
+    """Holds the leases of one event loop."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class Leases(Generic[T]):
         clock: Clock = SYSTEM_CLOCK,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`open` may raise, which its callers see. `admit` is told of each that has been opened, before anybody gets it: it makes
-        room for it, or raises. `close` is told of each that nobody has any more.
+        """Callers see the errors of `open`. `admit` is called after each opening, before callers get the lease: it makes room, or
+        raises. `close` is called when the last holder of a dropped one has released it.
         """
         self._open, self._admit, self._close = open, admit, close
         self._clock, self._wall_clock = clock, wall_clock
@@ -70,16 +70,16 @@ class Leases(Generic[T]):
 
     @property
     def opened(self) -> list[Lease[T]]:
-        """Those that callers get without waiting. From any thread."""
+        """The leases that callers get without waiting. Any thread may read it."""
         return list(self._opened.values())
 
     def find(self, key: str) -> Lease[T] | None:
-        """The one that a caller gets without waiting."""
+        """Returns the lease that a caller gets without waiting, if there is one."""
         return self._opened.get(key)
 
     @asynccontextmanager
     async def acquire(self, key: str) -> AsyncIterator[Lease[T]]:
-        """Holds a thing for the length of the block, opened first if need be. Counts as one use. Raises what `open` raises."""
+        """Holds a thing during the block, and opens it first if it is not open. Counts one use. Raises the errors of `open`."""
         async with self.hold(key) as lease:
             lease.usage_count += 1
             lease.last_used_s, lease.last_used_unix_s = self._clock.now(), self._wall_clock()
@@ -87,26 +87,26 @@ class Leases(Generic[T]):
 
     @asynccontextmanager
     async def hold(self, key: str, *, anew: bool = False) -> AsyncIterator[Lease[T]]:
-        """Holds it without counting a use. `anew`: opened after this call in any case; if that fails the older one stays."""
+        """Holds a thing without counting a use. `anew` always opens it after this call; if that fails, the older one stays."""
         lease = await self._begun_anew(key) if anew else self._opened.get(key) or self._opening.get(key) or self._begin(key)
         async with self._held(lease):
             yield lease
 
     async def renew(self, lease: Lease[T]) -> None:
-        """Opens it again, unless that has been done since, or is under way. Raises what `open` raises."""
+        """Opens it again, unless a newer one is open or under way. Raises the errors of `open`."""
         if self._opened.get(lease.key) is lease:
             async with self._held(self._opening.get(lease.key) or self._begin(lease.key)):
                 pass
 
     def drop(self, key: str) -> bool:
-        """Nobody else gets it; holders, and those who wait for it, keep it. False: there was none."""
+        """Takes it from new callers; holders and waiting callers keep it. Returns False if there was none."""
         leases = [lease for lease in (self._opened.pop(key, None), self._opening.pop(key, None)) if lease]
         for lease in leases:
             self._drop(lease)
         return bool(leases)
 
     def drop_idle(self, seconds: float) -> list[str]:
-        """Drops those that nobody has used for so long, and names them."""
+        """Drops things unused for `seconds`, and returns their keys."""
         longest = self._clock.now() - seconds
         idle = [lease.key for lease in self.opened if not lease.in_use and lease.last_used_s <= longest]
         for key in idle:
@@ -114,7 +114,7 @@ class Leases(Generic[T]):
         return idle
 
     async def close(self) -> None:
-        """Drops everything; what is being opened is cancelled."""
+        """Drops everything, and cancels openings under way."""
         under_way = [lease._opening for lease in self._opening.values()]
         for key in [*self._opened, *self._opening]:
             self.drop(key)
@@ -124,9 +124,9 @@ class Leases(Generic[T]):
 
     async def _begun_anew(self, key: str) -> Lease[T]:
         under_way = self._opening.get(key)
-        if under_way and under_way._begun:  # and has perhaps looked already at what has changed before this call
+        if under_way and under_way._begun:  # it may have read files before the change that this call is about
             await asyncio.wait([under_way._opening])
-            under_way = self._opening.get(key)  # begun by somebody who waited too
+            under_way = self._opening.get(key)  # begun by another caller that waited
         return under_way or self._begin(key)
 
     def _begin(self, key: str) -> Lease[T]:
@@ -136,7 +136,7 @@ class Leases(Generic[T]):
         return lease
 
     async def _run(self, lease: Lease[T]) -> None:
-        """Opens it, whoever waits or has stopped waiting for it."""
+        """Opens it, also when no caller waits any more."""
         lease._begun = True
         try:
             lease.value = await self._open(lease.key)
@@ -177,7 +177,7 @@ class Leases(Generic[T]):
 
 
 def first_to_go(leases: Iterable[Lease[T]], policy: Policy) -> list[Lease[T]]:
-    """Those that are not in use, in the order in which they make room for others."""
+    """Returns the unused leases in the order of their eviction."""
     unused = [lease for lease in leases if not lease.in_use]
     if policy == "lru":
         return sorted(unused, key=lambda lease: lease.last_used_s)
@@ -185,6 +185,6 @@ def first_to_go(leases: Iterable[Lease[T]], policy: Policy) -> list[Lease[T]]:
 
 
 def _look_at_error(opening: asyncio.Task[None]) -> None:
-    """So that asyncio does not report as forgotten an error for which nobody waits any more."""
+    """Takes the error, so that asyncio does not report it as forgotten when no caller waits."""
     if not opening.cancelled():
         opening.exception()

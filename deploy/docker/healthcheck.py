@@ -1,7 +1,7 @@
 #!/usr/bin/env -S python3 -IS
 """Exit code 0 when the service in this container is ready, else 1: it asks for /health/ready on $READY_PORT.
 
-Runs every few seconds, so it imports no more than a socket, and needs nothing of the environment that it stands in.
+Runs every few seconds, so it imports no more than a socket, and needs nothing of its environment.
 """
 
 import os

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Certificates for trying TLS out: a certificate authority of its own, one certificate for each service and for the load balancer,
-# and one for a client outside. Not for production: the authority's key lies beside them.
+# and one for a client outside. Not for production: the authority's key is beside them.
 set -eu
 
 usage() {
@@ -14,7 +14,7 @@ Writes into DIRECTORY:
   haproxy.crt  haproxy.key          for the load balancer, also as the services' client
   haproxy.pem                       the two in one file, as HAProxy reads them
   client.crt  client.key            for a client outside
-Each carries its own name, and those of servers also localhost, 127.0.0.1, ::1 and every --host. Nobody but the owner may read
+Each carries its own name, and those of servers also localhost, 127.0.0.1, ::1 and every --host. Only the owner may read
 the keys and haproxy.pem.
 
   --days N       how long they are valid (30)
@@ -82,7 +82,7 @@ fi
 
 [ -d "$directory" ] || mkdir -p "$directory"
 umask 077
-# Made beside their place and moved there, so that nobody reads half a file.
+# Made beside their place and moved there, so that readers never see half a file.
 work=$(mktemp -d "$directory/.making.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
