@@ -67,7 +67,7 @@ async def inference_parts(
                 max_delay_s=settings.batching.max_delay_ms / 1000,
                 run_limit_s=settings.limits.run_seconds,
                 metrics=own_metrics,
-                on_overrun=registry.put_out_engine,
+                on_overrun=registry.refuse_engine,
                 on_lost=on_lost,
                 clock=clock,
             )

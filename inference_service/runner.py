@@ -1,4 +1,4 @@
-"""From a checked request to its mouths: the model, the features, the crops, the device's queue."""
+"""Takes a checked request to its mouths: leases the avatar, computes features and crops, and queues for the device."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Runner:
-    """Runs requests. Lives on the event loop; work of the processor goes to `threads`."""
+    """Runs requests. Lives on the event loop; computing is done on `threads`."""
 
     def __init__(
         self,
@@ -56,12 +56,12 @@ class Runner:
 
     @property
     def requests(self) -> int:
-        """Requests under way or waiting."""
+        """Number of requests that run or wait."""
         return self._requests
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """A place for one request, or ResourceExhausted at once."""
+        """Takes a place for one request. Raises ResourceExhausted when there is none."""
         if self._requests >= self._max_requests:
             self._metrics.dropped_request("full")
             raise ResourceExhausted(
@@ -78,9 +78,9 @@ class Runner:
         return await self._threads.run(work)
 
     async def mouths(self, request: MouthRequest, *, deadline_s: float) -> AsyncGenerator[MouthGroup]:
-        """The request's mouths in order, in groups, as they are made. `deadline_s` is on the clock. Raises ServiceError.
+        """Yields the request's mouths in order, in groups, as they are made. `deadline_s` is on the clock. Raises ServiceError.
 
-        They are all of one avatar: when its files turn out to have been replaced it is loaded again first, once.
+        All are of one version of the avatar: when its files have been replaced, it is loaded again first, once.
         """
         renewed = False
         while True:
@@ -100,7 +100,7 @@ class Runner:
                 return
 
     async def _job(self, request: MouthRequest, model: LoadedModel, deadline_s: float) -> Job:
-        """All that the device needs for the request. Raises ServiceError."""
+        """Prepares the request for its device. Raises ServiceError."""
         indices = _frame_indices(request, model.avatar)
         frames = None if request.pictures is not None else np.array(indices, np.int64)
         started = time.monotonic()
@@ -122,7 +122,7 @@ class Runner:
         )
 
     async def _windows(self, request: MouthRequest, model: LoadedModel, frames: Sequence[int]) -> FrameWindows:
-        """[batch_size, 16, 512] for the engine, of the sound or of what is stored for those `frames` of the clip."""
+        """Returns the windows for the engine, [batch_size, 16, 512], with stored features those of `frames` of the clip."""
         source = request.source
         if isinstance(source, Speech):
             work = functools.partial(
@@ -133,14 +133,14 @@ class Runner:
                 audio_start_frame=source.audio_start_frame,
                 edges=source.edges,
             )
-            return await self._listen(work, model.features, request.model_id)
+            return await self._encoded(work, model.features, request.model_id)
         if source is None:
             with as_service_errors(AvatarError, field="model_id"):
                 return await self.on_thread(functools.partial(model.stored_features.windows, frames))
         return source
 
     async def encode(self, request: EncodeRequest) -> tuple[NDArray[np.float32], float]:
-        """Feature rows [row_count, 512] and the seconds that they took. Raises ServiceError."""
+        """Returns feature rows [row_count, 512] and the seconds that they took. Raises ServiceError."""
         if request.model_id:
             async with self.registry.acquire(request.model_id) as lease:
                 return await self._encode(request, lease.value.features)
@@ -148,19 +148,19 @@ class Runner:
 
     async def _encode(self, request: EncodeRequest, features: AudioFeatures) -> tuple[NDArray[np.float32], float]:
         started = time.monotonic()
-        rows = await self._listen(functools.partial(request.rows, features), features, request.model_id)
+        rows = await self._encoded(functools.partial(request.rows, features), features, request.model_id)
         seconds = time.monotonic() - started
         self._metrics.stages.observe(AUDIO, seconds)
         return rows, seconds
 
-    async def _listen(self, work: Callable[[], T], features: AudioFeatures, model_id: str) -> T:
-        """Runs what makes features of sound. Puts an encoder out whose run takes too long. Raises FailedPrecondition then."""
+    async def _encoded(self, work: Callable[[], T], features: AudioFeatures, model_id: str) -> T:
+        """Runs an encoder on a thread. When it takes too long, refuses all its sound and raises FailedPrecondition."""
         try:
             return await self._threads.run(work, limit_s=self._run_limit_s)
         except Overrun as error:
             reason = f"avatar {model_id}: {error}" if model_id else f"the shared audio encoder: {error}"
             log.error("%s; no sound is encoded with it until an avatar is loaded with force_reload", reason)
-            self._loader.put_out(features, reason)
+            self._loader.refuse(features, reason)
             raise FailedPrecondition(reason) from error
 
     async def _make_crops(self, engine: Engine, frames: NDArray[np.int64]) -> None:
@@ -173,7 +173,7 @@ class Runner:
 
 
 def _frame_indices(request: MouthRequest, avatar: Avatar) -> Sequence[int]:
-    """The avatar's frames that the request is made from, or is heard in when the caller sent pictures. Raises OutOfRange."""
+    """Returns the indices of the request's frames in the avatar's clip. Raises OutOfRange."""
     indices: Sequence[int] = request.frame_indices or [
         frame_at(position, avatar.frame_count, avatar.loop) for position in range(request.batch_size)
     ]

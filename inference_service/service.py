@@ -1,4 +1,4 @@
-"""The inference service: its parts behind a gRPC server."""
+"""Puts the parts of the inference service behind a gRPC server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gRPC face. Checks what is asked, hands it on and keeps to its deadline; the interceptors make statuses of errors."""
+"""The gRPC face. Checks requests, passes them on and keeps to their deadlines. Interceptors turn errors into statuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
-from avatar_kit.errors import AvatarError, InvalidAvatarId
+from avatar_kit.errors import AvatarError
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.listing import AvatarListing
 from inference_service.audio.windows import Rows
@@ -29,7 +29,7 @@ from inference_service.scheduling.dispatcher import MouthGroup
 from inference_service.settings import LimitsSection
 from service_kit import request_context
 from service_kit.deadline import within_deadline
-from service_kit.errors import InvalidRequest, NotFound, Violation
+from service_kit.errors import NotFound, as_service_errors
 from service_kit.leases import Lease
 from service_kit.logs import request_is_sampled, topic
 from service_kit.readiness import Readiness
@@ -165,7 +165,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def _running(
         self, request: pb.InferBatchRequest, context: Context
     ) -> AsyncIterator[tuple[MouthRequest, AsyncIterator[MouthGroup]]]:
-        """The request as it was understood, and its groups as they are made; admitted, and ended at its deadline."""
+        """Admits a request, and gives it as checked with its groups as they are made. Ends it at its deadline."""
         request_context.avatar_id.set(request.model_id if request_context.sane_id(request.model_id) else "")
         started = time.monotonic()
         with self.runner.admitted():
@@ -179,7 +179,7 @@ class InferenceServicer(InferenceServiceServicer):
             )
 
     async def _checked(self, check: Callable[[], T], request: pb.InferBatchRequest | pb.EncodeAudioRequest) -> T:
-        """Runs `check` here where it takes less time than handing it to a thread would."""
+        """Runs `check`, on a thread unless that would take longer than the check itself."""
         if request.ByteSize() <= QUICK_CHECK_BYTES and request.sample_rate in (0, SAMPLE_RATE_HZ):
             return check()
         return await self.runner.on_thread(check)
@@ -204,7 +204,7 @@ class InferenceServicer(InferenceServiceServicer):
 
 
 def described(catalog: AvatarCatalog, avatar_id: str, found: Avatar | AvatarError) -> pb.ModelInfo:
-    """An avatar as it lies on the disk."""
+    """Describes an avatar on disk."""
     if isinstance(found, AvatarError):
         return pb.ModelInfo(model_id=avatar_id, gpu_id=CPU_DEVICE_ID, error=found.caller_text)
     return pb.ModelInfo(model_id=avatar_id, model_path=catalog.shown(found.network_path), gpu_id=CPU_DEVICE_ID)
@@ -221,10 +221,8 @@ def _stats(lease: Lease[LoadedModel]) -> pb.ModelStats:
 
 
 def _checked_id(model_id: str) -> str:
-    try:
+    with as_service_errors(AvatarError, field="model_id"):
         return check_avatar_id(model_id)
-    except InvalidAvatarId as error:
-        raise InvalidRequest([Violation("model_id", str(error))]) from error
 
 
 def _little_endian(rows: Rows) -> bytes:

@@ -47,11 +47,11 @@ class AudioFeatures:
 
     def __init__(self, encoder: AudioEncoder) -> None:
         self._encoder = encoder
-        self._put_out = ""
+        self._refusal = ""
 
-    def put_out(self, reason: str) -> None:
+    def refuse(self, reason: str) -> None:
         """Refuses all sound from now on with `reason`."""
-        self._put_out = reason
+        self._refusal = reason
 
     def frame_windows(
         self,
@@ -92,8 +92,8 @@ class AudioFeatures:
         return rows
 
     def _encoded(self, line: SoundLine, starts: Starts) -> Rows:
-        if self._put_out:
-            raise FailedPrecondition(self._put_out)
+        if self._refusal:
+            raise FailedPrecondition(self._refusal)
         rows = np.empty((len(starts), ROW_SIZE), np.float32)
         for first in range(0, len(starts), _BLOCK_ROWS):
             block = slice(first, first + _BLOCK_ROWS)

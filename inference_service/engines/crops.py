@@ -1,8 +1,8 @@
-"""An avatar's crops as its network takes them: uint8 planes, made from the frames once, kept where the network runs.
+"""Makes an avatar's crops once, as uint8 planes that its network takes, and keeps them where the network runs.
 
-Frames are read when they are first asked for, so that an avatar serves at once; `fill` makes the rest, in order. On a CPU the
+Pictures are read when a request first needs them, so that an avatar serves at once; `fill` makes the rest, in order. On a CPU the
 bank's own memory is the network's input. On a GPU a batch carries its crops along until the bank is full; then the whole bank
-moves there.
+moves to the GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from inference_service.engines.devices import Device
 
 
 class Feed(NamedTuple):
-    """What a run takes its crops from."""
+    """The crops for a run."""
 
     bank: onnxruntime.OrtValue | NDArray[np.uint8]  # [slots, 3, 320, 320]
     slots: NDArray[np.int64]  # [n], of the frames
@@ -34,14 +34,14 @@ class Feed(NamedTuple):
 class CropBank:
     """uint8 [frame_count, 3, 320, 320] crops of one avatar on one device. Thread-safe.
 
-    Wherever frames are made or taken out, the avatar's reference frame is among them.
+    Frames are indices of the clip here. The avatar's reference frame is always among those that are made or fed.
     """
 
     def __init__(self, avatar: Avatar, device: Device) -> None:
         self._avatar = avatar
         self.device = device
         self._reference = [] if avatar.reference_frame is None else [avatar.reference_frame]
-        # Pages of frames that nobody asked for are never touched and cost nothing.
+        # Pages of frames that no request needed are never touched and cost nothing.
         self._host: NDArray[np.uint8] | None = np.empty((avatar.frame_count, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
         self._ready = np.zeros(avatar.frame_count, bool)
         self._locks = [threading.Lock() for _ in range(8)]
@@ -54,22 +54,22 @@ class CropBank:
 
     @property
     def device_bytes(self) -> int:
-        """Of these, the bytes in the memory of the device: a GPU's has none of them until all are there."""
+        """Bytes of the crops in the device's own memory: on a GPU none until all are made."""
         return self.memory_bytes if self._host is None or not self.device.is_gpu else 0
 
     def missing(self, frames: Sequence[int]) -> list[int]:
-        """Those of `frames` that `ensure` would have to make."""
+        """Returns those of `frames` that `ensure` would have to make."""
         return [frame for frame in dict.fromkeys([*frames, *self._reference]) if not self._ready[frame]]
 
     def ensure(self, frames: Sequence[int]) -> None:
-        """Makes the crops of `frames` that are not there yet. Blocking. Raises BrokenAvatar for a frame that cannot be read."""
+        """Makes the crops of `frames` that are missing. Blocking. Raises BrokenAvatar for a frame that cannot be read."""
         for frame in sorted(self.missing(frames)):
             self._ensure(frame, partial(self._avatar.read_frame, frame))
 
     def fill(self, goes_on: Callable[[], bool] = lambda: True) -> None:
-        """Makes every crop and, on a GPU, moves them there; ends when `goes_on` says no. Blocking.
+        """Makes every crop and, on a GPU, moves them there; ends early when `goes_on` returns False. Blocking.
 
-        Raises BrokenAvatar when there are frames that cannot be read.
+        Raises BrokenAvatar when some frames cannot be read.
         """
         problems: list[str] = []
         with closing(self._avatar.frames_in_order()) as frames:
@@ -87,7 +87,7 @@ class CropBank:
             self._host = None
 
     def feed(self, frames: NDArray[np.int64]) -> Feed:
-        """A bank and the slots in it that hold `frames`, which `ensure` has made."""
+        """Returns a bank and the slots of `frames` in it. `ensure` must have made them."""
         host, reference = self._host, np.array(self._reference or [0], np.int64)
         if host is None:
             return Feed(self._on_device, frames, reference)

@@ -1,4 +1,4 @@
-"""Which idle avatars make room. Pure policy."""
+"""Chooses the idle avatars to unload for room. Pure policy."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from service_kit.leases import Lease, Policy, first_to_go
 def to_make_room(
     loaded: Iterable[Lease[LoadedModel]], policy: Policy, *, max_models: int, max_bytes: int, coming_bytes: int
 ) -> list[Lease[LoadedModel]] | None:
-    """The idle avatars to unload so that the rest and the one that comes fit the limits (max_bytes 0: none).
-
-    None if they cannot.
-    """
+    """Returns idle avatars to unload so that the others and one more fit the limits (max_bytes 0: none); None if they cannot."""
     kept = list(loaded)
     victims: list[Lease[LoadedModel]] = []
     for lease in [*first_to_go(kept, policy), None]:

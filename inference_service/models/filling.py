@@ -15,15 +15,15 @@ from service_kit.leases import Lease
 log = logging.getLogger(__name__)
 
 
-class Fillings:
-    """Used from the event loop only; the work is done on threads of its own."""
+class BackgroundFills:
+    """Fills crop banks. Used from the event loop only; its own threads do the work."""
 
     def __init__(self, on_lost: Callable[[str], None]) -> None:
         self._threads = LimitedThreads(2, "fill", on_lost=on_lost)
         self._tasks: dict[Lease[LoadedModel], asyncio.Task[AvatarError | None]] = {}
 
     def begin(self, lease: Lease[LoadedModel]) -> asyncio.Task[AvatarError | None]:
-        """Fills the banks of an avatar, until it is dropped. Returns a task that ends with the filling, and why it failed."""
+        """Begins to fill the banks of an avatar, until it is unloaded. Returns a task, whose result is the error if it fails."""
         task = self._tasks.get(lease)
         if task is None:
             task = self._tasks[lease] = asyncio.create_task(self._fill(lease), name=f"fill-{lease.key}")
@@ -36,7 +36,7 @@ class Fillings:
             raise error
 
     async def close(self) -> None:
-        """Ends them all, each after the frame that it is at, when their avatars have been dropped."""
+        """Ends all fills, each after its current frame. The avatars must be unloaded before."""
         await self._threads.close()
         for task in self._tasks.values():
             task.cancel()

@@ -1,4 +1,4 @@
-"""A loaded avatar: its engines, its way from sound to features, and what is known of its use."""
+"""A loaded avatar: its engines, its encoder and figures of its use. The loader opens it."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ class ModelLoader:
     """Opens avatars on devices. Blocking; loads on several threads do not wait for each other."""
 
     def __init__(self, options: OnnxSection, *, max_batch: int = 0) -> None:
-        """`max_batch`: frames of a batch at most; 0: what suits the device."""
+        """`max_batch`: frames of a batch at most; 0: a number that suits the device."""
         self._options = options
         self._max_batch = max_batch
         self._memory = MemoryMeter()
         self._encoders_lock = Lock()
         self._encoders: weakref.WeakValueDictionary[tuple[object, ...], AudioFeatures] = weakref.WeakValueDictionary()
-        self._put_out: list[AudioFeatures] = []  # kept, or the next who asks would open them afresh
+        self._refused: list[AudioFeatures] = []  # kept alive, or the next load would open them again
 
     def load(self, avatar: Avatar, encoder_path: Path, devices: Sequence[Device]) -> LoadedModel:
         """Opens the network on `devices` and warms it up. Raises BrokenAvatar, DeviceError."""
@@ -82,7 +82,7 @@ class ModelLoader:
         return LoadedModel(avatar, engines, features, stored, network_bytes, time.monotonic() - started)
 
     def features(self, encoder_path: Path, device: Device) -> AudioFeatures:
-        """The features of the encoder at `encoder_path`, opened once for all avatars that share it. Raises BrokenAvatar."""
+        """Returns the features of the encoder at `encoder_path`, opened once for all avatars with it. Raises BrokenAvatar."""
         try:
             status = encoder_path.stat()
         except OSError as error:
@@ -100,18 +100,18 @@ class ModelLoader:
         with self._encoders_lock:  # not held while it is opened: another load may be opening it too, or be stuck at it
             return self._encoders.setdefault(key, opened)
 
-    def put_out(self, features: AudioFeatures, reason: str) -> None:
-        """Has an encoder refuse all sound with `reason`, until `reopen`."""
-        features.put_out(reason)
-        self._put_out.append(features)
+    def refuse(self, features: AudioFeatures, reason: str) -> None:
+        """Lets an encoder refuse all sound with `reason`, until `reopen`."""
+        features.refuse(reason)
+        self._refused.append(features)
 
     def reopen(self) -> None:
-        """Has encoders that were put out opened again by the next who load them."""
+        """Lets the next load of a refused encoder open it again."""
         with self._encoders_lock:
             for key, features in list(self._encoders.items()):
-                if features in self._put_out:
+                if features in self._refused:
                     del self._encoders[key]
-            self._put_out.clear()
+            self._refused.clear()
 
 
 def _warn_of_the_demos_encoder(avatar: Avatar, encoder_path: Path) -> None:

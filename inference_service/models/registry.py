@@ -1,4 +1,4 @@
-"""The loaded avatars: on demand, once however many ask, evicted by the policy, never while in use."""
+"""Holds the loaded avatars: loads each on demand, once for all who ask, and unloads by policy, never one in use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from inference_service.engines.engine import Engine
 from inference_service.limited_threads import LimitedThreads, Overrun
 from inference_service.metrics import InferenceMetrics
 from inference_service.models.eviction import to_make_room
-from inference_service.models.filling import Fillings
+from inference_service.models.filling import BackgroundFills
 from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.settings import InferenceSettings
 from service_kit.clock import SYSTEM_CLOCK, Clock
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 RETRY_WHEN_FULL_MS = 1000
 # Avatars opened at the same time: more than one, so that a network that never ends its warm-up holds up no other.
 LOAD_THREADS = 4
-SHARED_ENCODER = ""  # its name among those that are put out
+SHARED_ENCODER = ""  # its name among the refusals
 FILE_THREADS = 2  # that look at avatars' files without waiting for loads
 CROP_BYTES = 3 * 320 * 320
 _REPLACED = "the avatar's files were replaced"
@@ -50,7 +50,7 @@ class ModelRegistry:
         on_lost: Callable[[str], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`on_lost` is told of a load whose thread does not come back."""
+        """`on_lost` is called with the reason when the thread of a load does not return."""
         self.catalog = catalog
         self.max_models = settings.capacity.max_models
         self.max_bytes = int(settings.capacity.max_memory_gb * 2**30)
@@ -59,10 +59,10 @@ class ModelRegistry:
         self._loader = loader
         self._metrics = metrics
         self._leases = Leases(self._open, admit=self._admit, close=lambda _: None, clock=clock)
-        self._put_out: dict[str, str] = {}
+        self._refusals: dict[str, str] = {}
         self._file_threads = LimitedThreads(FILE_THREADS, "files", on_lost=on_lost, clock=clock)
         self._load_threads = LimitedThreads(LOAD_THREADS, "load", on_lost=on_lost, clock=clock)
-        self._fillings = Fillings(on_lost)
+        self._fills = BackgroundFills(on_lost)
         self._turn = 0
 
     @property
@@ -76,31 +76,31 @@ class ModelRegistry:
         return sum(lease.value.memory_bytes for lease in self.loaded)
 
     def find(self, avatar_id: str) -> Lease[LoadedModel] | None:
-        """The avatar if it is loaded."""
+        """Returns the avatar if it is loaded."""
         return self._leases.find(avatar_id)
 
     def refusal(self, avatar_id: str) -> str | None:
-        """The reason why the avatar is not loaded, nor will be without a reload; None when it is or may be."""
-        return self._put_out.get(avatar_id)
+        """Returns the reason why the avatar is refused until a reload; None when it is not."""
+        return self._refusals.get(avatar_id)
 
-    def put_out(self, avatar_id: str, reason: str) -> None:
+    def refuse(self, avatar_id: str, reason: str) -> None:
         """Unloads an avatar that would hold up others, and refuses it with `reason` until it is loaded with force_reload."""
         log.error("%s; it is not served until it is loaded with force_reload", reason)
-        self._put_out[avatar_id] = reason
+        self._refusals[avatar_id] = reason
         self.unload(avatar_id)
 
-    def put_out_engine(self, engine: Engine, reason: str) -> None:
-        """Puts out the avatar of an engine, unless it has been loaded again since."""
+    def refuse_engine(self, engine: Engine, reason: str) -> None:
+        """Refuses the avatar of an engine, unless it has been loaded again since."""
         lease = self.find(engine.avatar_id)
         if lease is None or engine in lease.value.engines:
-            self.put_out(engine.avatar_id, reason)
+            self.refuse(engine.avatar_id, reason)
 
     @asynccontextmanager
     async def acquire(self, avatar_id: str, *, version: str = "") -> AsyncIterator[Lease[LoadedModel]]:
-        """The avatar, loaded if it was not, and kept for the length of the block. Raises ServiceError.
+        """Leases the avatar for the length of the block, and loads it first if needed. Raises ServiceError.
 
-        With `version`, which may be any text, it is the avatar of that version: the files are read again when it is theirs.
-        Raises Aborted when it is not.
+        With `version`, which may be any text, the avatar must have that version. Its files are read again when they have it.
+        Raises Aborted when they do not.
         """
         known = self.find(avatar_id)
         if known and version not in {"", known.value.avatar.version} and await self._version_on_disk(avatar_id) == version:
@@ -111,20 +111,20 @@ class ModelRegistry:
             yield lease
 
     async def load(self, avatar_id: str, *, force_reload: bool = False) -> Lease[LoadedModel]:
-        """Loads the avatar if it is not, or again. A failed reload keeps the old one; calls under way finish on it.
+        """Loads the avatar if needed, or again. A failed reload keeps the old one; requests in flight finish on the old one.
 
         Raises ServiceError.
         """
         if force_reload:
-            self._put_out.pop(avatar_id, None)
-            self._put_out.pop(SHARED_ENCODER, None)
+            self._refusals.pop(avatar_id, None)
+            self._refusals.pop(SHARED_ENCODER, None)
             self._loader.reopen()
         async with self._leases.hold(avatar_id, anew=force_reload) as lease:
             return lease
 
     async def shared_features(self) -> AudioFeatures:
-        """The audio encoder of avatars that have none of their own, opened if it was not. Raises ServiceError."""
-        self._refuse_put_out(SHARED_ENCODER)
+        """Returns the audio encoder of avatars that have none of their own, and opens it first if needed. Raises ServiceError."""
+        self._raise_refusal(SHARED_ENCODER)
         try:
             with as_service_errors(AvatarError, field="model_id"):
                 return await self._load_threads.run(
@@ -133,51 +133,51 @@ class ModelRegistry:
                 )
         except Overrun as error:
             reason = f"the shared audio encoder: {error}"
-            self.put_out(SHARED_ENCODER, reason)
+            self.refuse(SHARED_ENCODER, reason)
             raise FailedPrecondition(reason) from error
 
     async def preload(self, avatar_id: str) -> None:
         """Loads the avatar and makes all its crops. Raises ServiceError."""
         lease = await self.load(avatar_id)
         with as_service_errors(AvatarError, field="model_id"):
-            await self._fillings.fill(lease)
+            await self._fills.fill(lease)
 
     async def renew(self, lease: Lease[LoadedModel]) -> None:
-        """Loads an avatar again whose files were found to have been replaced; once however many find it.
+        """Loads an avatar again whose files have been replaced, once for all requests that find out.
 
-        Raises Aborted when the new ones can not be loaded: the old avatar stays.
+        Raises Aborted when the new files cannot be loaded: the old avatar stays.
         """
         try:
             await self._leases.renew(lease)
         except (FailedPrecondition, NotFound) as error:
-            raise Aborted(f"{_REPLACED}, and the new ones can not be loaded: {error.message}") from error
+            raise Aborted(f"{_REPLACED}, and the new ones cannot be loaded: {error.message}") from error
 
     def unload(self, avatar_id: str) -> bool:
-        """Forgets the avatar; calls under way finish on it. Returns False when it was not loaded."""
+        """Unloads the avatar. Requests in flight finish on it. Returns False when it was not loaded."""
         return self._leases.drop(avatar_id)
 
     def unload_idle(self) -> None:
-        """Unloads what nobody used for the configured time."""
+        """Unloads avatars that have not been used for the configured time."""
         if limit_s := self._settings.capacity.idle_timeout_minutes * 60:
             for avatar_id in self._leases.drop_idle(limit_s):
                 self._note_evicted(avatar_id, "idle")
 
     async def close(self) -> None:
-        """Cuts loads under way short and forgets everything."""
+        """Cuts short all loads and unloads everything."""
         await self._load_threads.close()
         await self._file_threads.close()
         await self._leases.close()
-        await self._fillings.close()
+        await self._fills.close()
 
     async def _version_on_disk(self, avatar_id: str) -> str:
-        """Of what lies there now; "" when nothing does that can be served."""
+        """Returns the version of the avatar's files as they are now; "" when they cannot be served."""
         try:
             return (await self._file_threads.run(lambda: self.catalog.get(avatar_id))).version
         except AvatarError:
             return ""
 
     async def _open(self, avatar_id: str) -> LoadedModel:
-        self._refuse_put_out(avatar_id)
+        self._raise_refusal(avatar_id)
         try:
             with as_service_errors(AvatarError, field="model_id"):
                 try:
@@ -208,22 +208,22 @@ class ModelRegistry:
         self._metrics.loaded_model(model.load_seconds)
         log.info("loaded avatar %s in %.0f ms, %.0f MB", lease.key, model.load_seconds * 1000, model.memory_bytes / 1e6)
         if self._is_worth_filling(model):
-            self._fillings.begin(lease)
+            self._fills.begin(lease)
 
-    def _refuse_put_out(self, avatar_id: str) -> None:
-        if reason := self._put_out.get(avatar_id):
+    def _raise_refusal(self, avatar_id: str) -> None:
+        if reason := self.refusal(avatar_id):
             raise FailedPrecondition(reason)
 
     def _too_slow(self, avatar_id: str, overrun: Overrun) -> FailedPrecondition:
         reason = f"avatar {avatar_id}: {overrun}"
         if self.find(avatar_id):
-            log.error("%s; the one loaded before is served on", reason)
+            log.error("%s; the one loaded before is still served", reason)
         else:
-            self.put_out(avatar_id, reason)
+            self.refuse(avatar_id, reason)
         return FailedPrecondition(reason)
 
     def _is_worth_filling(self, model: LoadedModel) -> bool:
-        """On a GPU the bank can then lie there; of a video that fits, each frame is then decoded once."""
+        """Tells if all crops should be made now: a GPU takes only a full bank, and a video is best decoded once, in order."""
         if any(engine.device.is_gpu for engine in model.engines):
             return True
         if not model.avatar.video:
@@ -233,7 +233,7 @@ class ModelRegistry:
         return len(model.engines) * model.avatar.frame_count * CROP_BYTES <= room
 
     def _place(self, avatar: Avatar) -> Sequence[Device]:
-        """The devices that the avatar goes to. Raises BrokenAvatar when its preferred GPU is not there."""
+        """Chooses the devices for the avatar. Raises BrokenAvatar when its preferred GPU is missing."""
         if self._settings.gpus.allow_multi_gpu_models:
             return self._devices
         preferred = self.catalog.entry(avatar.id).preferred_gpu
@@ -274,7 +274,7 @@ class ModelRegistry:
             self._evict(victim.key, "capacity")
 
     def _trim(self, coming: Lease[LoadedModel]) -> None:
-        """Holds the limits by what was measured, which is known only after a load."""
+        """Enforces the limits by the measured memory, which is known only after a load."""
         model = coming.value
         victims = list(self._victims(coming.key, self.loaded, self.max_bytes, model.memory_bytes) or [])
         limit = int(self._settings.gpus.memory_gb_per_gpu * 2**30)
@@ -286,7 +286,7 @@ class ModelRegistry:
     def _victims(
         self, avatar_id: str, loaded: Sequence[Lease[LoadedModel]], max_bytes: int, coming_bytes: int
     ) -> list[Lease[LoadedModel]] | None:
-        """Of the others that are `loaded`, those to unload for this avatar; None when that would not do."""
+        """Chooses among the other `loaded` avatars those to unload for this one; None when that would not be enough."""
         others = [lease for lease in loaded if lease.key != avatar_id]
         policy = self._settings.capacity.eviction_policy
         return to_make_room(others, policy, max_models=self.max_models, max_bytes=max_bytes, coming_bytes=coming_bytes)

@@ -150,7 +150,7 @@ async def test_new_files_that_can_not_be_loaded(models: ModelRegistry, replace: 
         folder = replace(model=b"no network").root
         if gone:
             shutil.rmtree(folder)
-        with pytest.raises(Aborted, match="can not be loaded"):
+        with pytest.raises(Aborted, match="cannot be loaded"):
             await models.renew(old)
     assert models.find("a") is old
 
