@@ -179,13 +179,13 @@ class InferenceServicer(InferenceServiceServicer):
             )
 
     async def _checked(self, check: Callable[[], T], request: pb.InferBatchRequest | pb.EncodeAudioRequest) -> T:
-        """Runs `check`, on a thread unless that would take longer than the check itself."""
+        """Runs `check`, on a thread where it takes longer than the hand-over."""
         if request.ByteSize() <= QUICK_CHECK_BYTES and request.sample_rate in (0, SAMPLE_RATE_HZ):
             return check()
         return await self.runner.on_thread(check)
 
     def _info(self, avatar_id: str, listed: pb.ModelInfo) -> pb.ModelInfo:
-        """What is known of an avatar that may be loaded. `listed`: of its files."""
+        """Describes an avatar that may be loaded. `listed` describes its files."""
         lease = self.registry.find(avatar_id)
         if lease is not None:
             return self._loaded_info(lease)
