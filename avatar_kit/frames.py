@@ -13,6 +13,7 @@ from avatar_kit.held import Held
 from avatar_kit.limits import max_picture_bytes
 from avatar_kit.pictures import decode_picture
 from avatar_kit.safe_files import read_bounded
+from avatar_kit.upright import decode_upright
 
 
 class Frames(Protocol):
@@ -51,6 +52,8 @@ class PictureFrames:
     height: int
     below: str = ""
     """The folder's place in the one that is held."""
+    upright: bool = False
+    """Whether pictures that are stored turned are turned as their files say."""
 
     @property
     def place(self) -> Path:
@@ -69,7 +72,8 @@ class PictureFrames:
     def read(self, index: int) -> Picture:
         """Reads and decodes the file. Raises FileProblem when it is missing, damaged or of another size."""
         data = read_bounded(self.held.now / self.below / self.names[index], max_picture_bytes(self.width, self.height))
-        return decode_picture(data, width=self.width, height=self.height)
+        decode = decode_upright if self.upright else decode_picture
+        return decode(data, width=self.width, height=self.height)
 
     def in_order(self) -> Generator[tuple[int, Callable[[], Picture]]]:
         """Reads nothing by itself."""

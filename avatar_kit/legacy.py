@@ -19,10 +19,10 @@ from avatar_kit.limits import FRAMES_UNKNOWN, MAX_MODEL_BYTES, MAX_PICTURE_BYTES
 from avatar_kit.manifest import FPS, FRAMES_FOLDER
 from avatar_kit.model_entry import ModelEntry
 from avatar_kit.numbering import numbered_frames
-from avatar_kit.pictures import inspect_picture
 from avatar_kit.rectangles import misplaced, read_rects
 from avatar_kit.safe_files import FileProblem, check_regular, read_bounded, stays_in
 from avatar_kit.timeline import Loop
+from avatar_kit.upright import upright_size
 from avatar_kit.versions import files_version
 from avatar_kit.video.frames import open_frames
 
@@ -158,7 +158,7 @@ class _Loader:
             return None
         count = self._count(len(paths))
         width, height = self._size(folder, paths[0])
-        frames = PictureFrames(held, tuple(path.name for path in paths[:count]), width, height)
+        frames = PictureFrames(held, tuple(path.name for path in paths[:count]), width, height, upright=True)
         return _Found(held, frames, len(paths), count, width, height)
 
     def _filmed(self, source_video: Path) -> _Found | None:
@@ -182,11 +182,10 @@ class _Loader:
     def _size(self, folder: Path, path: Path) -> tuple[int, int]:
         """The first frame's size is the avatar's; the others are compared with it when they are read."""
         try:
-            header = inspect_picture(read_bounded(path, MAX_PICTURE_BYTES))
+            return upright_size(read_bounded(path, MAX_PICTURE_BYTES))
         except FileProblem as problem:
             self._note(problem, "background_dir", folder / path.name)
             return 0, 0
-        return header.width, header.height
 
     def _rects(self, path: Path | None, found: _Found | None) -> list[Rect]:
         if path is None:

@@ -28,8 +28,9 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # The time for a picture is bounded by its pixels, and by these: each scan of a JPEG goes over all of them, each part of a file is
 # a turn of Python's. Progressive JPEGs have about ten scans, colour profiles some hundred parts, an 8K PNG ten thousand.
 _MAX_SCANS, _MAX_SEGMENTS, _MAX_CHUNKS = 20, 4096, 100_000
-# What a PNG's pixels are made of. Other chunks may hold gigabytes of compressed text, which libpng unpacks unasked.
-_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+# What a PNG's pixels are made of, and which way up they are. Other chunks may hold gigabytes of compressed text, which libpng
+# unpacks unasked.
+_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"})
 
 _EOI, _SOS, _DRI = 0xD9, 0xDA, 0xDD
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the others of C0 .. CF are tables
@@ -95,17 +96,21 @@ def size_problem(width: int, height: int) -> str | None:
     return None
 
 
+def check_size(width: int, height: int, wanted_width: int, wanted_height: int) -> None:
+    """Raises FileProblem for another size than wanted."""
+    if (width, height) != (wanted_width, wanted_height):
+        raise FileProblem(f"is {width}x{height}, the avatar is {wanted_width}x{wanted_height}")
+
+
 def decode_picture(data: bytes, *, width: int, height: int) -> Picture:
     """[height, width, 3] of a whole JPEG or PNG file of exactly that size; EXIF orientation is ignored.
 
     Raises FileProblem. The size is compared before anything is allocated.
     """
     header = inspect_picture(data)
-    if (header.width, header.height) != (width, height):
-        raise FileProblem(f"is {header.width}x{header.height}, the avatar is {width}x{height}")
-    pixels = _pixel_chunks(data) if header.suffix == ".png" else data
+    check_size(header.width, header.height, width, height)
     try:
-        picture = cv2.imdecode(np.frombuffer(pixels, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        picture = cv2.imdecode(np.frombuffer(pixels_alone(data), np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         picture = None
     if picture is None or picture.shape != (height, width, 3):
@@ -238,8 +243,10 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         yield kind, start, position
 
 
-def _pixel_chunks(data: bytes) -> bytes:
-    """The file with nothing but its pixels in it."""
+def pixels_alone(data: bytes) -> bytes:
+    """A whole file without what may be unpacked to any length: the texts of a PNG."""
+    if not data.startswith(_PNG_SIGNATURE):
+        return data
     chunks = list(_chunks(data))
     if all(kind in _PIXEL_CHUNKS for kind, _, _ in chunks):
         return data

@@ -15,12 +15,14 @@ from avatar_kit.catalog import AUDIO_ENCODER_NAME
 from avatar_kit.cores import usable_cores
 from avatar_kit.errors import AvatarError, BrokenAvatar, as_broken_avatar, shortened
 from avatar_kit.features import MISSING_ROWS, map_features
+from avatar_kit.frames import PictureFrames
 from avatar_kit.legacy import NETWORK_PLACE, is_legacy, load_legacy
 from avatar_kit.limits import max_picture_bytes
 from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, Manifest, read_manifest
 from avatar_kit.onnx_io import encoder_io, network_io
 from avatar_kit.pictures import check_thoroughly
 from avatar_kit.safe_files import FileProblem, check_regular, contained, read_bounded
+from avatar_kit.upright import check_upright
 from avatar_tools.checksums import checksum_problems
 from avatar_tools.facts import avatar_facts, memory_bytes
 from avatar_tools.network_trial import try_encoder, try_network
@@ -136,7 +138,9 @@ class _Verification:
         if avatar.video:
             self._check_video(avatar.video.place, avatar.width, avatar.height, avatar.video.count)
         else:
-            self._check_pictures(avatar.frame_paths, avatar.width, avatar.height)
+            upright = isinstance(avatar.frames, PictureFrames) and avatar.frames.upright
+            check = check_upright if upright else check_thoroughly
+            self._check_pictures(avatar.frame_paths, avatar.width, avatar.height, check)
 
     def _check_video(self, path: Path, width: int, height: int, frame_count: int) -> None:
         with self._naming(path.name):
@@ -144,11 +148,13 @@ class _Verification:
             if count != frame_count:
                 self.problems.append(f"{path.name} has {count} frames, the avatar has {frame_count}")
 
-    def _check_pictures(self, paths: Sequence[Path], width: int, height: int) -> None:
+    def _check_pictures(
+        self, paths: Sequence[Path], width: int, height: int, check: Callable[..., None] = check_thoroughly
+    ) -> None:
         """Decodes every frame. OpenCV and the second decoder release the interpreter's lock, so threads help."""
         found: list[str] = []
         with ThreadPoolExecutor(usable_cores()) as pool:
-            checks = pool.map(lambda path: _picture_problems(path, width, height), paths)
+            checks = pool.map(lambda path: _picture_problems(path, width, height, check), paths)
             for done, problems in enumerate(checks, start=1):
                 found += problems
                 self.progress("frames", done, len(paths))
@@ -225,10 +231,9 @@ def _present(folder: Path, manifest: Manifest, role: str) -> Path | None:
     return path
 
 
-def _picture_problems(path: Path, width: int, height: int) -> list[str]:
+def _picture_problems(path: Path, width: int, height: int, check: Callable[..., None]) -> list[str]:
     try:
-        data = read_bounded(path, max_picture_bytes(width, height))
-        check_thoroughly(data, width=width, height=height)
+        check(read_bounded(path, max_picture_bytes(width, height)), width=width, height=height)
     except FileProblem as problem:
         return problem.of(f"{path.parent.name}/{path.name}")
     return []

@@ -15,9 +15,9 @@ from avatar_kit.cores import usable_cores
 from avatar_kit.geometry import Picture
 from avatar_kit.limits import MAX_PICTURE_BYTES
 from avatar_kit.numbering import numbered_frames
-from avatar_kit.pictures import check_thoroughly, decode_picture, inspect_picture
+from avatar_kit.pictures import check_size, check_thoroughly
 from avatar_kit.safe_files import FileProblem, read_bounded
-from avatar_tools.importing.upright import turned_upright
+from avatar_kit.upright import decode_upright, turned_upright, upright_size
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -102,26 +102,16 @@ class PictureFolder:
             if turned is None:
                 check_thoroughly(data, width=self.width, height=self.height)
                 return FrameFile(data)
-            self._check_size(turned)
+            check_size(turned.shape[1], turned.shape[0], self.width, self.height)
             return FrameFile(as_jpeg(turned), turned=True)
         except FileProblem as problem:
             return FrameFile(b"", tuple(problem.of(f"{self.name}/{path.name}")))
 
     def _picture(self, path: Path) -> Picture:
         try:
-            data = read_bounded(path, MAX_PICTURE_BYTES)
-            turned = turned_upright(data)
-            if turned is None:
-                return decode_picture(data, width=self.width, height=self.height)
-            self._check_size(turned)
-            return turned
+            return decode_upright(read_bounded(path, MAX_PICTURE_BYTES), width=self.width, height=self.height)
         except FileProblem as problem:
             raise FileProblem([f"has a bad picture: {sentence}" for sentence in problem.of(path.name)]) from None
-
-    def _check_size(self, picture: Picture) -> None:
-        height, width = picture.shape[:2]
-        if (width, height) != (self.width, self.height):
-            raise FileProblem(f"is {width}x{height}, the avatar is {self.width}x{self.height}")
 
 
 def as_jpeg(picture: Picture) -> bytes:
@@ -138,19 +128,10 @@ def open_folder(folder: Path, *, inside: Path) -> PictureFolder:
     if not paths:
         raise FileProblem("has no frame pictures in it; they are named 0.jpg, frame_000000.jpg or frame_0000.png and so on")
     try:
-        width, height = _size_of(read_bounded(paths[0], MAX_PICTURE_BYTES))
+        width, height = upright_size(read_bounded(paths[0], MAX_PICTURE_BYTES))
     except FileProblem as problem:
         raise FileProblem([f"has a bad picture: {sentence}" for sentence in problem.of(paths[0].name)]) from None
     return PictureFolder(folder, tuple(paths), width, height)
-
-
-def _size_of(data: bytes) -> tuple[int, int]:
-    """Width and height, the way up that the picture is to be shown. Raises FileProblem."""
-    turned = turned_upright(data)
-    if turned is not None:
-        return turned.shape[1], turned.shape[0]
-    header = inspect_picture(data)
-    return header.width, header.height
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import struct
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from avatar_kit.avatar import Loop, Mask, Paste, Rect
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.model_entry import ModelEntry
+from avatar_tools.verify import verify_avatar
 
 Frame = Callable[..., NDArray[np.uint8]]
 NAMINGS = ("frame_{:06d}.jpg", "frame_{:04d}.png", "{}.jpg")
@@ -347,3 +350,49 @@ def test_a_file_of_more_than_is_needed_is_not_read(
     with pytest.raises(BrokenAvatar) as caught:
         AvatarCatalog(models_root).get("sanders")
     assert str(caught.value).startswith(says)
+
+
+def turned(picture: Any, suffix: str) -> bytes:
+    """A file that has the picture lying on its side, and says so, as telephones write it."""
+    lying = cv2.imencode(suffix, cv2.rotate(picture, cv2.ROTATE_90_COUNTERCLOCKWISE))[1].tobytes()
+    tags = (
+        b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", 1) + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<I", 0)
+    )
+    if suffix == ".png":
+        chunk = b"eXIf" + tags
+        return lying[:33] + struct.pack(">I", len(tags)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + lying[33:]
+    segment = b"Exif\0\0" + tags
+    return lying[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + lying[2:]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("which", [range(6), [3]], ids=["all", "one"])
+def test_pictures_that_are_stored_turned_are_read_upright(
+    models_root: Path, old_avatar: Callable[..., Path], frame: Frame, suffix: str, which: Sequence[int]
+) -> None:
+    """As OpenCV shows them, with which rectangles are found, and as an import writes them."""
+    folder = old_avatar("sanders", naming="frame_{:06d}" + suffix)
+    for index in which:
+        (folder / "frames" / f"frame_{index:06d}{suffix}").write_bytes(turned(frame(index), suffix))
+    avatar = AvatarCatalog(models_root).get("sanders")
+    assert (avatar.width, avatar.height) == (160, 96)
+    for index, path in enumerate(avatar.frame_paths):
+        assert np.array_equal(avatar.read_frame(index), cv2.imread(str(path)))
+    assert verify_avatar(avatar, run_networks=False).ok
+    path = avatar.frame_paths[which[-1]]
+    path.write_bytes(path.read_bytes()[:-40])
+    assert "is truncated" in verify_avatar(avatar, run_networks=False).problems[0]
+    with pytest.raises(BrokenAvatar, match="is truncated"):
+        avatar.read_frame(which[-1])
+
+
+def test_one_picture_that_is_turned_the_wrong_way_is_named(
+    models_root: Path, old_avatar: Callable[..., Path], frame: Frame
+) -> None:
+    folder = old_avatar("sanders")
+    upright = cv2.rotate(frame(2), cv2.ROTATE_90_CLOCKWISE)
+    (folder / "frames" / "frame_000002.jpg").write_bytes(turned(upright, ".jpg"))
+    avatar = AvatarCatalog(models_root).get("sanders")
+    with pytest.raises(BrokenAvatar, match=r"frame_000002.jpg is 96x160, the avatar is 160x96"):
+        avatar.read_frame(2)
+    assert "is 96x160" in verify_avatar(avatar, run_networks=False).problems[0]

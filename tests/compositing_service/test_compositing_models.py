@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import struct
+import zlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import grpc
 import pytest
 
@@ -14,7 +17,7 @@ from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 
 from ..virtual_clock import VirtualClock
-from .conftest import FRAMES, HEIGHT, WIDTH, FakeInference, Running, fine, write_avatar
+from .conftest import FRAMES, HEIGHT, WIDTH, FakeInference, Running, background, fine, write_avatar
 
 Code = grpc.StatusCode
 
@@ -232,3 +235,20 @@ async def test_requests_that_take_longer_than_their_frames_play_are_counted(
     async with serve(clock=clock) as service:
         await service.composite(batch_size=frames)
         assert service.metric("lipsync_compositing_late_requests_total") == late
+
+
+async def test_frames_of_the_earlier_layout_that_are_stored_turned_are_shown_upright(serve: Any, models_root: Path) -> None:
+    folder = models_root / "demo"
+    (folder / "avatar.yaml").unlink()
+    (folder / "checkpoint").mkdir()
+    (folder / "network.onnx").rename(folder / "checkpoint" / "model_best.onnx")
+    exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    for index in range(FRAMES):
+        lying = cv2.imencode(".png", cv2.rotate(background(index), cv2.ROTATE_90_COUNTERCLOCKWISE))[1].tobytes()
+        chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+        (folder / "frames" / f"frame_{index:06d}.png").write_bytes(lying[:33] + chunk + lying[33:])
+    async with serve("output.format=raw") as service:
+        response = await service.composite(idle=True, batch_size=FRAMES)
+        assert (response.width, response.height) == (WIDTH, HEIGHT)
+        for index, frame in zip(response.frame_indices, response.composited_frames, strict=True):
+            assert frame == background(index).tobytes()
