@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from avatar_kit.errors import InvalidAvatarId
+from avatar_kit.errors import InvalidAvatarId, shown
 
 MAX_ID_LENGTH = 64
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -26,9 +26,8 @@ def check_avatar_id(text: str) -> str:
     rule = f"1 to {MAX_ID_LENGTH} of A-Z a-z 0-9 . _ -, the first a letter or digit"
     if not text:
         raise InvalidAvatarId(f"the avatar id is empty; allowed: {rule}")
-    shown = ascii(text[:_SHOWN_LENGTH])[: _SHOWN_LENGTH + 2]
-    more = f"... ({len(text)} characters)" if len(text) > _SHOWN_LENGTH else ""
-    raise InvalidAvatarId(f"{shown}{more} is not an avatar id; allowed: {rule}")
+    more = f" ({len(text)} characters)" if len(text) > _SHOWN_LENGTH else ""
+    raise InvalidAvatarId(f"{shown(text, _SHOWN_LENGTH)}{more} is not an avatar id; allowed: {rule}")
 
 
 AvatarId = Annotated[str, AfterValidator(check_avatar_id)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,9 +12,13 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from avatar_kit.errors import as_broken_avatar
+from avatar_kit.errors import as_broken_avatar, cut
 from avatar_kit.limits import MAX_MODEL_BYTES
 from avatar_kit.safe_files import FileProblem, contained, read_bounded, size_of
+
+_LONGEST_REASON = 420
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_PLACE = re.compile(r"Load model from .+? failed: ?|/\S+:\d+:? (?:\S.*?\) )?")
 
 
 def load_model(path: Path) -> onnx.ModelProto:
@@ -25,6 +30,12 @@ def load_model(path: Path) -> onnx.ModelProto:
         model = _parsed(path)
         _fetch_weights(model, path)
     return model
+
+
+def runtime_reason(error: Exception) -> str:
+    """What ONNX Runtime, or the onnx package, says of a model: without the places in its own sources."""
+    text = _PLACE.sub("", _CODE.sub("", str(error))).strip() or type(error).__name__
+    return cut(" ".join(text.split()), _LONGEST_REASON)
 
 
 def has_side_files(path: Path) -> bool:

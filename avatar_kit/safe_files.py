@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 
 class FileProblem(Exception):
-    """Why a file can not be used: one or more ends of a sentence that begins with the file's name."""
+    """Why a file can not be used: one or more ends of a sentence that begins with the file's name. Some begin with a colon."""
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
@@ -18,7 +18,7 @@ class FileProblem(Exception):
 
     def of(self, name: str) -> list[str]:
         """The whole sentences."""
-        return [f"{name} {problem}" for problem in self.problems]
+        return [f"{name}{problem}" if problem.startswith(":") else f"{name} {problem}" for problem in self.problems]
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from avatar_kit.cores import usable_cores
 from avatar_kit.errors import AvatarError, BrokenAvatar
+from avatar_kit.onnx_files import runtime_reason
 
 _NO_LOG = 4  # exceptions say the same
 
@@ -40,7 +41,7 @@ def open_session(model: bytes | Path, name: str) -> Any:
     try:
         return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no base of their own
-        raise BrokenAvatar(f"{name}: ONNX Runtime cannot load it: {_reason(error, model)}") from None
+        raise BrokenAvatar(f"{name}: ONNX Runtime cannot load it: {runtime_reason(error)}") from None
 
 
 def run_session(
@@ -50,7 +51,7 @@ def run_session(
     try:
         return [np.asarray(output) for output in session.run(outputs, dict(feeds))]
     except Exception as error:
-        raise BrokenAvatar(f"{name}: ONNX Runtime cannot run it: {_reason(error)}") from None
+        raise BrokenAvatar(f"{name}: ONNX Runtime cannot run it: {runtime_reason(error)}") from None
 
 
 def _onnxruntime(name: str) -> Any:
@@ -61,9 +62,3 @@ def _onnxruntime(name: str) -> Any:
         raise OnnxRuntimeMissing(f"{name}: running a model needs ONNX Runtime: install the extra [cpu] or [gpu]") from None
     onnxruntime.disable_telemetry_events()
     return onnxruntime
-
-
-def _reason(error: Exception, model: bytes | Path = b"") -> str:
-    """The first line of the error's text, without the folders of this machine."""
-    text = str(error).partition("\n")[0]
-    return (text.replace(str(model), model.name) if isinstance(model, Path) else text)[:300]

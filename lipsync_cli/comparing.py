@@ -43,7 +43,7 @@ def changed_entry(settings: Sequence[str]) -> ModelEntry:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if key not in SETTINGS or not equals:
-            problems.append(f"--compare {setting[:60]!a}: expected SETTING=VALUE, where SETTING is one of {', '.join(SETTINGS)}")
+            problems.append(f"--compare {setting[:60]!r}: expected SETTING=VALUE, where SETTING is one of {', '.join(SETTINGS)}")
         elif key in values:
             problems.append(f"--compare: {key} is given twice")
         else:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.arrays import open_array
-from avatar_kit.errors import shortened
+from avatar_kit.errors import shortened, shown
 from avatar_kit.geometry import MIN_LANDMARKS, Rect, rect_from_landmarks
 from avatar_kit.numbering import MAX_FRAMES
 from avatar_kit.safe_files import FileProblem, read_bounded, stays_in
@@ -41,12 +41,12 @@ def read_points(path: Path) -> NDArray[np.float64]:
     rows = [line.split() for line in text.splitlines() if not line.isspace() and line]
     for row in rows:
         if len(row) != 2:
-            raise FileProblem(f"has a line that is not an x and a y: {' '.join(row)[:40]!a}")
+            raise FileProblem(f"has a line that is not an x and a y: {shown(' '.join(row), 40)}")
     try:
         points = np.array([[float(x), float(y)] for x, y in rows], np.float64).reshape(-1, 2)
     except ValueError:
         bad = next(token for row in rows for token in row if not _is_number(token))
-        raise FileProblem(f"has something that is not a number: {bad[:40]!a}") from None
+        raise FileProblem(f"has something that is not a number: {shown(bad, 40)}") from None
     if not np.isfinite(points).all():
         raise FileProblem("has coordinates that are not finite numbers (NaN or infinity)")
     if len(points) < MIN_LANDMARKS:

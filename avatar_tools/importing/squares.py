@@ -32,9 +32,9 @@ def without_gaps(squares: Sequence[Rect | None]) -> tuple[list[Rect], list[str]]
         one = filled[low - 1] if low else None
         other = squares[high] if high < len(squares) else None
         if one is None or other is None:
-            problems.append(f"no landmarks for {named}, at the {'end' if low else 'beginning'} of the clip: nothing to go by")
+            problems.append(f"has no landmarks for {named}, at the {'end' if low else 'beginning'} of the clip: nothing to go by")
         elif high - low > MAX_GAP:
-            problems.append(f"no landmarks for {named}: at most {MAX_GAP} frames in a row can be interpolated")
+            problems.append(f"has no landmarks for {named}: at most {MAX_GAP} frames in a row can be interpolated")
         else:
             for index in range(low, high):
                 filled[index] = _between(one, other, (index - low + 1) / (high - low + 1))
@@ -70,12 +70,12 @@ def check_placed(rects: Sequence[Rect], width: int, height: int) -> None:
     _check_reach(rects)
     empty = [index for index, rect in enumerate(rects) if rect.width <= 0 or rect.height <= 0]
     if empty:
-        raise FileProblem(f"the rectangle is empty in {spans(empty)}, the first being {_shown(rects[empty[0]])}")
+        raise FileProblem(f": the rectangle is empty in {spans(empty)}, the first being {_shown(rects[empty[0]])}")
     clamped = [rect.clamped(width, height) for rect in rects]
     lost = [index for index, rect in enumerate(clamped) if rect.width <= 0 or rect.height <= 0]
     if lost:
         first = _shown(rects[lost[0]])
-        raise FileProblem(f"the rectangle is not in the {width}x{height} picture in {spans(lost)}, the first being {first}")
+        raise FileProblem(f": the rectangle is not in the {width}x{height} picture in {spans(lost)}, the first being {first}")
 
 
 def kept_inside(rects: Sequence[Rect], width: int, height: int) -> tuple[list[Rect], list[str]]:
@@ -98,7 +98,7 @@ def _check_reach(squares: Sequence[Rect | None]) -> None:
         if rect is not None and max(map(abs, (rect.x1, rect.y1, rect.x2, rect.y2))) > _FAR
     ]
     if far:
-        raise FileProblem(f"the rectangle reaches further than any picture in {spans(far)}")
+        raise FileProblem(f": the rectangle reaches further than any picture in {spans(far)}")
 
 
 def _gaps(squares: Sequence[Rect | None]) -> list[tuple[int, int]]:

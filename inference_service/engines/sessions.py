@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from avatar_kit.cores import usable_cores
 from avatar_kit.errors import BrokenAvatar
+from avatar_kit.onnx_files import runtime_reason
 from avatar_kit.onnx_io import EncoderIO
 from inference_service.engines.devices import CPU, SILENT, Device, DeviceError
 from inference_service.engines.engine import EngineError
@@ -39,7 +39,7 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
                 providers=[(provider, dict(choices)) for provider, choices in device.providers],
             )
     except Exception as error:  # its errors have no common base
-        raise BrokenAvatar(f"{name}: ONNX Runtime refuses it: {_reason(error)}") from error
+        raise BrokenAvatar(f"{name}: ONNX Runtime refuses it: {runtime_reason(error)}") from error
     # The session keeps the serialized model, as much memory as the weights, to fall back to other providers, which it must not.
     session._model_bytes = None
     first = device.providers[0][0]
@@ -85,12 +85,6 @@ def _refuse_heavy_cpu_nodes(session: onnxruntime.InferenceSession, device: Devic
         stray = sorted({node.op_type for node in subgraph.get_nodes()} & HEAVY_OPERATORS)
         if subgraph.ep_name == CPU and stray:
             raise DeviceError(f"{device.name}: ONNX Runtime would run {', '.join(stray)} on the CPU")
-
-
-def _reason(error: Exception) -> str:
-    """Returns ONNX Runtime's own words without its codes, and without the place in its source that found the fault."""
-    words = re.sub(r"\S*onnxruntime_src/\S+ .*?\) |\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
-    return " ".join(words.split()) or type(error).__name__
 
 
 def _session_options(model: onnx.ModelProto, device: Device, options: OnnxSection) -> Any:

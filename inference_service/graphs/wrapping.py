@@ -17,9 +17,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from avatar_kit.errors import as_broken_avatar
+from avatar_kit.errors import BrokenAvatar, as_broken_avatar
 from avatar_kit.geometry import MOUTH_SIZE, Mask
-from avatar_kit.onnx_files import load_model
+from avatar_kit.onnx_files import load_model, runtime_reason
 from avatar_kit.onnx_io import NetworkIO, network_io
 from inference_service.graphs.cpu_form import cpu_form
 from inference_service.graphs.graph import needed_nodes
@@ -59,14 +59,19 @@ def wrap_network(path: Path, mask: Mask, *, for_cpu: bool, fixed_reference: bool
     Raises BrokenAvatar when the file is no ONNX network of this family.
     """
     model = load_model(path)
-    if next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0) < MIN_OPSET:
-        model = onnx.version_converter.convert_version(model, MIN_OPSET)
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < MIN_OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, MIN_OPSET)
+        except Exception as error:  # of many kinds
+            told = f"{path.name} is of operator set {opset} and cannot be converted to {MIN_OPSET}: {runtime_reason(error)}"
+            raise BrokenAvatar(told) from error
     producer = model.producer_name
     network_io(model)  # refuses what does not fit before anything is rewritten
     if for_cpu:
         try:
             model = cpu_form(model)
-        except (IndexError, KeyError, TypeError, ValueError) as error:  # weights that do not fit their shapes, and the like
+        except Exception as error:  # weights that do not fit their shapes, and the like
             log.warning("%s cannot be rewritten for the CPU and runs as it is: %s", path.name, error)
     io = network_io(model)
     graph = model.graph

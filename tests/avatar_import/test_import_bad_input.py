@@ -151,8 +151,8 @@ def rectangles_of(layouts: Layouts, count: int) -> Path:
 COUNTS: dict[str, tuple[Callable[[Layouts], Path], str]] = {
     "a landmark more": (landmark_more, "landmarks has 13 frames with landmarks, but full_body_img has 12 frames"),
     "a picture less": (picture_less, "landmarks has 12 frames with landmarks, but full_body_img has 11 frames"),
-    "no first landmark": (lambda layouts: landmark_less(layouts, 0), "landmarks no landmarks for frame 0, at the beginning"),
-    "no last landmark": (lambda layouts: landmark_less(layouts, 11), "landmarks no landmarks for frame 11, at the end"),
+    "no first landmark": (lambda layouts: landmark_less(layouts, 0), "landmarks has no landmarks for frame 0, at the beginning"),
+    "no last landmark": (lambda layouts: landmark_less(layouts, 11), "landmarks has no landmarks for frame 11, at the end"),
     "a rectangle more": (lambda layouts: rectangles_of(layouts, 13), "crop_rects.json has 13 rectangles, but frames has 12"),
     "a rectangle less": (lambda layouts: rectangles_of(layouts, 11), "crop_rects.json has 11 rectangles, but frames has 12"),
 }

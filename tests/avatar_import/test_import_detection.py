@@ -87,9 +87,9 @@ def test_frames_without_a_face_are_a_gap(run, models, tmp_path: Path, models_roo
 @pytest.mark.parametrize(
     ("faces", "says"),
     [
-        ([None] * 4, "take.mkv no landmarks for frames 0 to 3"),
-        ([FACES[0], *[None] * 6, FACES[0]], "take.mkv no landmarks for frames 1 to 6: at most 5 frames in a row"),
-        ([FACES[0], None], "take.mkv no landmarks for frame 1, at the end of the clip"),
+        ([None] * 4, "take.mkv has no landmarks for frames 0 to 3"),
+        ([FACES[0], *[None] * 6, FACES[0]], "take.mkv has no landmarks for frames 1 to 6: at most 5 frames in a row"),
+        ([FACES[0], None], "take.mkv has no landmarks for frame 1, at the end of the clip"),
     ],
     ids=["none at all", "a long gap", "none at the end"],
 )

@@ -75,6 +75,16 @@ def test_loading_one_is_refused_by_name_and_harms_no_other(duo: Duo, avatar_id: 
     assert len(duo.pictures.InferBatchComposite(request, timeout=CALL_S).composited_frames) == 2
 
 
+def test_the_runtime_s_reason_is_passed_on(duo: Duo, root: Path) -> None:
+    avatar_id = next(avatar_id for avatar_id, name in IDS.items() if name == "network of a later format")
+    reason = "network.onnx: ONNX Runtime refuses it: Unsupported model IR version: 99, max supported IR version: "
+    with pytest.raises(grpc.RpcError) as caught:
+        duo.pictures.LoadModel(compositing_pb2.LoadModelRequest(model_id=avatar_id), timeout=CALL_S)
+    assert (caught.value.details() or "").startswith(reason)
+    verified = CliRunner().invoke(app, ["avatar", "verify", avatar_id, "--models-root", str(root)])
+    assert "ONNX Runtime can not load it: Unsupported model IR version: 99, max supported IR version: " in verified.stdout
+
+
 def test_the_command_line_lists_them(root: Path) -> None:
     result = CliRunner().invoke(app, ["avatar", "list", "--models-root", str(root)])
     assert result.exit_code == 0, result.output
