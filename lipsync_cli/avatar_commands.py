@@ -98,6 +98,10 @@ def import_command(
     idle: Annotated[
         str | None, typer.Option("--idle", metavar="FIRST,LAST", help="The frames to show without speech; default all.")
     ] = None,
+    frames: Annotated[
+        str | None, typer.Option("--frames", metavar="A:B", help="Import frames A to B - 1 alone, counted from 0; also A: or :B.")
+    ] = None,
+    no_features: Annotated[bool, typer.Option("--no-features", help="Leave out the clip's stored features.")] = False,
     keep_video: Annotated[
         bool, typer.Option("--keep-video", help="Keep the video, which must run at 25 frames a second, instead of extracting it.")
     ] = False,
@@ -109,7 +113,7 @@ def import_command(
     from avatar_kit.geometry import Paste
     from avatar_kit.timeline import Loop
     from avatar_tools.importing import ImportOptions, plan_import, run_import
-    from lipsync_cli.avatars import read_setting
+    from lipsync_cli.avatars import read_part, read_setting
     from lipsync_cli.screen import progress_bar
 
     options = ImportOptions(
@@ -125,9 +129,11 @@ def import_command(
         landmarker=landmarker,
         loop=Loop(loop),
         paste=Paste(paste),
-        mask=read_setting("mask", mask, option=f"--mask {mask!a:.60}"),
-        reference_frame=read_setting("reference", reference, option=f"--reference {reference!a:.60}").frame,
-        idle=read_setting("idle", idle, option=f"--idle {idle!a:.60}"),
+        mask=read_setting("mask", mask, option=f"--mask {mask!r:.60}"),
+        reference_frame=read_setting("reference", reference, option=f"--reference {reference!r:.60}").frame,
+        idle=read_setting("idle", idle, option=f"--idle {idle!r:.60}"),
+        part=read_part(frames),
+        features=not no_features,
         keep_video=keep_video,
         replace=replace,
     )

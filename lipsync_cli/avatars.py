@@ -13,6 +13,7 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError, AvatarNotFound
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.model_entry import ModelEntry
+from avatar_tools.importing.options import Part
 from avatar_tools.verify import Report
 from lipsync_cli.failures import CliError
 
@@ -80,9 +81,19 @@ def read_setting(key: str, text: str | None, *, option: str) -> Any:
         raise CliError(f"{option}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
+def read_part(text: str | None) -> Part | None:
+    """Reads the text of --frames. Raises CliError."""
+    if text is None:
+        return None
+    try:
+        return Part.parse(text)
+    except ValueError as error:
+        raise CliError(f"--frames {text!r:.60}: {error}") from None
+
+
 def _listed(catalog: AvatarCatalog, avatar_id: str) -> Listed:
     try:
         avatar = catalog.get(avatar_id)
     except AvatarError as error:
-        return Listed(avatar_id, error=str(error))
+        return Listed(avatar_id, error=error.caller_text)
     return Listed(avatar_id, avatar.frame_count, avatar.width, avatar.height, avatar.fps, avatar.loop.value, avatar.paste.value)

@@ -29,27 +29,32 @@ class Framing:
     warnings: tuple[str, ...] = ()
 
 
-def from_rectangles(path: Path, source: FrameSource, *, smooth: int | None) -> Framing:
-    """From a file of rectangles. Raises FileProblem."""
+def from_rectangles(path: Path, source: FrameSource, part: range, *, smooth: int | None) -> Framing:
+    """From a file of rectangles, for those of the source's frames. Raises FileProblem."""
     given = read_rects(path, frame_count=source.count)
-    rects, notes = _paired(given, source, "rectangles")
+    indices, notes = _paired(len(given), source, part, "rectangles")
+    rects = [given[index] for index in indices]
     if isinstance(source, PictureFolder) and source.first_number:
         notes.append(f"{source.name} is numbered from {source.first_number}: the first picture has the first rectangle, by rank")
     return _finished(rects, source, smooth, found=f"{len(given)} rectangles", notes=notes)
 
 
-def from_landmarks(path: Path, source: FrameSource, *, inside: Path, smooth: int | None) -> Framing:
-    """From a folder of `.lms` files, from which no link may lead out of `inside`, or from an array. Raises FileProblem."""
+def from_landmarks(path: Path, source: FrameSource, part: range, *, inside: Path, smooth: int | None) -> Framing:
+    """From a folder of `.lms` files, from which no link may lead out of `inside`, or from an array; for those of the source's
+    frames. Raises FileProblem.
+    """
     track = read_folder(path, inside=inside) if path.is_dir() else read_array(path)
-    filled, notes = without_gaps(_by_number(track, source) if path.is_dir() else track.squares)
-    rects, paired = _paired(filled, source, "frames with landmarks")
+    squares = _by_number(track, source) if path.is_dir() else track.squares
+    indices, paired = _paired(len(squares), source, part, "frames with landmarks")
+    filled, notes = without_gaps(squares, range(min(indices), max(indices) + 1))
+    rects = [rect for index in indices if (rect := filled[index])]
     notes = [
         f"{path.name}: rectangles computed from points 1, 31 and 52 of each frame",
         *notes,
         *paired,
         *_by_rank(track, source),
     ]
-    framing = _finished(rects, source, smooth, found=f"{len(filled)} frames of {track.points} points", notes=notes)
+    framing = _finished(rects, source, smooth, found=f"{len(squares)} frames of {track.points} points", notes=notes)
     if track.points != _OLD_LAYOUT_POINTS:
         return framing
     warning = (
@@ -71,7 +76,8 @@ def from_detection(
         squares.append(None if points is None else rect_from_landmarks(points))
         progress(len(squares))
     filled, notes = without_gaps(squares)
-    rects, _ = _paired(filled, source, "frames with landmarks")
+    indices, _ = _paired(len(filled), source, range(source.count), "frames with landmarks")
+    rects = [rect for index in indices if (rect := filled[index])]
     return _finished(rects, source, smooth, found="landmarks found in the pictures", notes=notes)
 
 
@@ -84,16 +90,23 @@ def _finished(rects: list[Rect], source: FrameSource, smooth: int | None, *, fou
     return Framing(rects, found, tuple(notes), tuple(warnings))
 
 
-def _paired(given: Sequence[Rect], source: FrameSource, what: str) -> tuple[list[Rect], list[str]]:
-    """One for each frame at 25 a second, whether `given` counts those or a video's own."""
-    if len(given) == source.count:
-        return list(given), []
-    if isinstance(source, VideoClip) and len(given) == source.own_count:
-        return [given[index] for index in source.own_index], [f"{what} belong to the video's own {source.own_count} frames"]
+def _paired(given: int, source: FrameSource, part: range, what: str) -> tuple[Sequence[int], list[str]]:
+    """Which of so many given ones each frame of the part has, whether they are for the frames at 25 a second, a video's own, or
+    only for some: then for the part, or for the first of the clip.
+    """
+    if given == source.count:
+        return part, []
+    if isinstance(source, VideoClip) and given == source.own_count:
+        own = source.own_index[part.start : part.stop].tolist()
+        return own, [f"{what} belong to the video's own {source.own_count} frames"]
+    if len(part) < source.count and given == len(part):
+        return range(given), [f"{given} {what}: for the frames that are taken"]
+    if len(part) < source.count and part.stop <= given < source.count:
+        return part, [f"{given} {what} for {source.count} frames: paired by rank, the first with the first"]
     counts = str(source.count)
     if isinstance(source, VideoClip) and source.own_count != source.count:
         counts = f"{source.own_count} (or, at 25 a second, {source.count})"
-    raise FileProblem(f"has {len(given)} {what}, but {source.name} has {counts} frames; each frame needs one")
+    raise FileProblem(f"has {given} {what}, but {source.name} has {counts} frames; each frame needs one")
 
 
 def _by_number(track: Track, source: FrameSource) -> list[Rect | None]:

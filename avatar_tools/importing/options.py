@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from avatar_kit.geometry import Mask, Paste
+from avatar_kit.safe_files import FileProblem
 from avatar_kit.timeline import FrameRange, Loop
+
+_PART = re.compile(r"(\d{0,9}):(\d{0,9})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Frames `start` to `stop` - 1 of a clip, counted from 0; `stop` None: to its end."""
+
+    start: int = 0
+    stop: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """What a command line says: A:B, A: or :B. Raises ValueError."""
+        match = _PART.fullmatch(text)
+        if not match or text == ":":
+            raise ValueError("expected A:B for frames A to B - 1, counted from 0, or A: or :B")
+        return cls(int(match[1] or 0), int(match[2]) if match[2] else None)
+
+    def of(self, count: int) -> range:
+        """The frames that it is of so many. Raises FileProblem when they are not there."""
+        stop = count if self.stop is None else self.stop
+        if not self.start < stop <= count:
+            raise FileProblem(f"has frames 0 to {count - 1}: there are no frames {self.start}:{stop} in it")
+        return range(self.start, stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +64,10 @@ class ImportOptions:
     """None: each frame's own crop is its reference."""
     idle: FrameRange | None = None
     """None: the whole clip."""
+    part: Part | None = None
+    """None: the whole clip. Frames of `reference_frame` and `idle` are counted in the part."""
+    features: bool = True
+    """Whether the clip's stored features are taken along, if there are any."""
     keep_video: bool = False
     """The avatar keeps the source's video, from which its frames are read, instead of pictures extracted from it."""
     replace: bool = False

@@ -91,19 +91,22 @@ class _Planning:
         self._facts: list[tuple[str, str]] = []
         self._derived: list[str] = []
         self._warnings: list[str] = []
+        self._left_out: list[str] = []
 
     def plan(self) -> Plan:
         options, found = self._options, self._found
-        frames = self._frames()
-        framing = self._framing(frames) if frames else None
+        clip = self._frames()
+        part = self._part(clip) if clip else None
+        framing = self._framing(clip, part) if clip and part else None
+        frames = clip.part(part) if clip and part else None
         network = self._network()
         encoder = self._encoder(network)
-        features = self._features(frames.count if frames else 0)
+        features = self._features(clip.count, part) if clip and part else None
         if frames:
             self._problems += outside_clip(Reference(options.reference_frame), options.idle, frames.count)
         self._facts += [("passed over", unused) for unused in found.unused]
         if self._problems or frames is None or network is None:
-            raise ImportRefused(list(dict.fromkeys(self._problems)))
+            raise ImportRefused(list(dict.fromkeys([*self._problems, *self._left_out])))
         return Plan(
             options=options,
             layout=found.layout,
@@ -113,7 +116,7 @@ class _Planning:
             encoder=encoder,
             encoder_asked_for=bool(options.audio_encoder or (encoder and encoder.path.is_relative_to(found.root))),
             features=features,
-            crops_video=found.crops_video,
+            crops_video=None if options.part else found.crops_video,
             found=tuple(self._facts),
             derived=tuple(self._derived),
             actions=tuple(self._actions(frames, framing, network, encoder)),
@@ -144,17 +147,33 @@ class _Planning:
             self._derived.append(f"{clip.count} frames at 25 a second from the video's {clip.own_count}")
         return clip
 
-    def _framing(self, frames: FrameSource) -> Framing | None:
+    def _part(self, clip: FrameSource) -> range | None:
+        """The frames that are taken; None, and a problem noted, when they are not there."""
+        if self._options.part is None:
+            return range(clip.count)
+        if self._options.keep_video:
+            self._problems.append(f"--frames: {clip.name} can only be kept whole; leave out --keep-video, or cut it before")
+            return None
+        try:
+            part = self._options.part.of(clip.count)
+        except FileProblem as problem:
+            self._problems += problem.of(clip.name)
+            return None
+        self._derived.append(f"frames {part.start} to {part.stop - 1} of {clip.count}, which are counted from 0 in the avatar")
+        return part
+
+    def _framing(self, frames: FrameSource, part: range) -> Framing | None:
         options, found = self._options, self._found
         looked_for = options.landmarks or options.detector or options.landmarker
         rectangles = options.rectangles or (None if looked_for else found.rectangles)
         landmarks = options.landmarks or (None if options.detector or options.landmarker else found.landmarks)
         if rectangles:
-            framing = self._tried(rectangles, partial(from_rectangles, source=frames, smooth=options.smooth))
+            framing = self._tried(rectangles, partial(from_rectangles, source=frames, part=part, smooth=options.smooth))
             return framing and self._framed("rectangles", rectangles, framing)
         if landmarks:
             inside = landmarks if options.landmarks else found.root
-            framing = self._tried(landmarks, partial(from_landmarks, source=frames, inside=inside, smooth=options.smooth))
+            work = partial(from_landmarks, source=frames, part=part, inside=inside, smooth=options.smooth)
+            framing = self._tried(landmarks, work)
             return framing and self._framed("landmarks", landmarks, framing)
         if options.detector and options.landmarker:
             self._facts.append(("landmarks", f"to be found by {options.detector.name} and {options.landmarker.name}"))
@@ -225,15 +244,25 @@ class _Planning:
         self._fact(kind.replace("_", " "), path, batch)
         return model
 
-    def _features(self, frame_count: int) -> NDArray[np.float32] | None:
+    def _features(self, frame_count: int, part: range) -> NDArray[np.float32] | None:
+        """Those of the part. The avatar can do without them: a file that cannot be used is left out."""
         path = self._found.features
         if path is None:
             return None
-        features = self._tried(path, open_features)
-        if features is None:
+        if not self._options.features:
+            self._found.unused.append(f"{self._found.shown(path)}: --no-features")
+            return None
+        try:
+            features = open_features(path)
+        except FileProblem as problem:
+            self._left_out = [f"{told}: it is left out; sound needs no stored features" for told in problem.of(path.name)]
+            self._warnings += self._left_out
             return None
         self._fact("features", path, f"{len(features)} rows")
-        if not frame_count or abs(len(features) - frame_count) <= MISSING_ROWS:
+        if abs(len(features) - frame_count) <= MISSING_ROWS:
+            taken = features[part.start : part.stop]
+            return taken if len(taken) else None
+        if abs(len(features) - len(part)) <= MISSING_ROWS:
             return features
         self._warnings.append(
             f"{path.name} has {len(features)} rows for {frame_count} frames: it belongs to another sound and is left out"

@@ -75,7 +75,9 @@ def run_import(plan: Plan, progress: Progress | None = None) -> Imported:
             if options.keep_video:
                 _keep_video(writer, plan.frames, framing.rects, report)
             else:
-                notes += _write_frames(writer, plan.frames, framing.rects, report)
+                written = _write_frames(writer, plan.frames, framing.rects, report)
+                notes += written[0]
+                warnings += written[1]
             avatar = writer.finish()
     if plan.framing is None:
         notes += framing.derived
@@ -126,15 +128,19 @@ def _keep_video(writer: AvatarWriter, frames: FrameSource, rects: list[Rect], re
         raise ImportRefused(problem.of(frames.name)) from None
 
 
-def _write_frames(writer: AvatarWriter, frames: FrameSource, rects: list[Rect], report: Progress) -> list[str]:
-    """All frames; from the first bad one on nothing more is written, and the others are looked through too. Returns notes."""
+def _write_frames(writer: AvatarWriter, frames: FrameSource, rects: list[Rect], report: Progress) -> tuple[list[str], list[str]]:
+    """All frames; from the first bad one on nothing more is written, and the others are looked through too.
+
+    Returns notes and warnings.
+    """
     problems: list[str] = []
-    turned = 0
+    turned, see_through = 0, 0
     report("frames", 0, frames.count)
     try:
         for index, file in enumerate(frames.files()):
             problems += file.problems
             turned += file.turned
+            see_through += file.see_through
             if not problems:
                 writer.add_frame(file.data, rects[index])
             report("frames", index + 1, frames.count)
@@ -142,10 +148,17 @@ def _write_frames(writer: AvatarWriter, frames: FrameSource, rects: list[Rect], 
         problems += problem.of(frames.name)
     if problems:
         raise ImportRefused(shortened(problems))
-    if not turned:
-        return []
-    stored = "1 picture is" if turned == 1 else f"{turned} pictures are"
-    return [f"{frames.name}: {stored} stored turned: written upright, as JPEG of quality {JPEG_QUALITY}"]
+    notes, warnings = list[str](), list[str]()
+    if turned:
+        notes.append(f"{frames.name}: {_pictures(turned)} stored turned: written upright, as JPEG of quality {JPEG_QUALITY}")
+    if see_through:
+        told = f"{frames.name}: {_pictures(see_through)} transparent in places"
+        warnings.append(f"{told}: transparency is dropped, and the colours beneath show")
+    return notes, warnings
+
+
+def _pictures(count: int) -> str:
+    return "1 picture is" if count == 1 else f"{count} pictures are"
 
 
 def _witness(plan: Plan, avatar: Avatar) -> list[str]:

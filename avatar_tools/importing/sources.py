@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import cv2
+import numpy as np
 
 from avatar_kit.cores import usable_cores
 from avatar_kit.geometry import Picture
 from avatar_kit.limits import MAX_PICTURE_BYTES
 from avatar_kit.numbering import numbered_frames
-from avatar_kit.pictures import check_size, check_thoroughly
+from avatar_kit.pictures import check_size, check_thoroughly, pixels_alone
 from avatar_kit.safe_files import FileProblem, read_bounded
 from avatar_kit.upright import decode_upright, turned_upright, upright_size
 
@@ -35,6 +36,8 @@ class FrameFile:
     problems: tuple[str, ...] = ()
     turned: bool = False
     """Whether it is not the source's file but a new one, as that one lies on its side."""
+    see_through: bool = False
+    """Whether the picture is transparent somewhere."""
 
 
 class FrameSource(Protocol):
@@ -55,6 +58,9 @@ class FrameSource(Protocol):
     @property
     def height(self) -> int:
         """Of every frame, in pixels."""
+
+    def part(self, frames: range) -> Self:
+        """Only those of its frames."""
 
     def files(self) -> Iterator[FrameFile]:
         """Every frame as a picture file. Raises FileProblem when there is no going on."""
@@ -87,6 +93,10 @@ class PictureFolder:
         """What the files are numbered from."""
         return int("".join(character for character in self.paths[0].stem if character.isdigit()))
 
+    def part(self, frames: range) -> Self:
+        """Only those of its pictures."""
+        return replace(self, paths=self.paths[frames.start : frames.stop])
+
     def files(self) -> Iterator[FrameFile]:
         """Every file, decoded once to see that it is whole."""
         return in_order(self._file, self.paths)
@@ -101,7 +111,7 @@ class PictureFolder:
             turned = turned_upright(data)
             if turned is None:
                 check_thoroughly(data, width=self.width, height=self.height)
-                return FrameFile(data)
+                return FrameFile(data, see_through=_is_see_through(data))
             check_size(turned.shape[1], turned.shape[0], self.width, self.height)
             return FrameFile(as_jpeg(turned), turned=True)
         except FileProblem as problem:
@@ -112,6 +122,17 @@ class PictureFolder:
             return decode_upright(read_bounded(path, MAX_PICTURE_BYTES), width=self.width, height=self.height)
         except FileProblem as problem:
             raise FileProblem([f"has a bad picture: {sentence}" for sentence in problem.of(path.name)]) from None
+
+
+def _is_see_through(data: bytes) -> bool:
+    """Whether a whole picture file is transparent somewhere. JPEG files never are."""
+    if not data.startswith(b"\x89PNG"):
+        return False
+    picture = cv2.imdecode(np.frombuffer(pixels_alone(data), np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None or picture.ndim < 3 or picture.shape[2] < 4:
+        return False
+    opaque = 255 if picture.dtype == np.uint8 else 65535
+    return bool((picture[..., 3] < opaque).any())
 
 
 def as_jpeg(picture: Picture) -> bytes:

@@ -16,18 +16,21 @@ MAX_GAP = 5  # frames, a fifth of a second: longer, and the head may have been a
 _FAR = 100_000  # pixels: more than ten times the largest picture
 
 
-def without_gaps(squares: Sequence[Rect | None]) -> tuple[list[Rect], list[str]]:
-    """Every frame's rectangle, and a sentence for each gap that was closed.
+def without_gaps(squares: Sequence[Rect | None], needed: range | None = None) -> tuple[list[Rect | None], list[str]]:
+    """The rectangles, without None among those that are needed, by default all; and a sentence for each gap that was closed.
 
     In a gap of at most `MAX_GAP` frames the left and upper edge and the two sides go evenly from one neighbour's to the other's,
     truncated towards zero like all coordinates. Raises FileProblem naming the frames of longer gaps, and of gaps at either end,
     which have one neighbour only, and of rectangles that can not belong to any picture.
     """
-    _check_reach(squares)
+    needed = range(len(squares)) if needed is None else needed
+    _check_reach([square if index in needed else None for index, square in enumerate(squares)])
     filled = list(squares)
     notes: list[str] = []
     problems: list[str] = []
     for low, high in _gaps(squares):
+        if high <= needed.start or low >= needed.stop:
+            continue
         named = spans(range(low, high))
         one = filled[low - 1] if low else None
         other = squares[high] if high < len(squares) else None
@@ -41,7 +44,7 @@ def without_gaps(squares: Sequence[Rect | None]) -> tuple[list[Rect], list[str]]
             notes.append(f"{named}: no landmarks, interpolated from the frames around")
     if problems:
         raise FileProblem(problems)
-    return [rect for rect in filled if rect is not None], notes
+    return filled, notes
 
 
 def smoothed(rects: Sequence[Rect], frames: int) -> list[Rect]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
+from typing import Self
 
 import av
 import numpy as np
@@ -45,6 +46,10 @@ class VideoClip:
     def converted(self) -> bool:
         """Whether frames are left out or repeated to come to 25 a second."""
         return self.count != self.own_count or bool((np.diff(self.own_index) != 1).any())
+
+    def part(self, frames: range) -> Self:
+        """Only those of its frames; it is decoded to its end all the same."""
+        return replace(self, own_index=self.own_index[frames.start : frames.stop])
 
     def files(self) -> Iterator[FrameFile]:
         """Every frame as a JPEG file. Raises FileProblem when the video can not be decoded to its end."""

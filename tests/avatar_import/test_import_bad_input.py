@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
@@ -13,7 +14,15 @@ import cv2
 import numpy as np
 import pytest
 
+from avatar_kit.avatar import load_avatar
+
 from .conftest import FRAMES, Layouts, jpeg, lms_text, network, points, square, write_video
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
 def damaged(data: bytes, how: str) -> bytes:
@@ -197,12 +206,22 @@ def test_a_playlist_is_no_video(refused, layouts, tmp_path: Path) -> None:
         ("aud_ave.npy", b"\x93NUMPY\x01\x00garbage", "aud_ave.npy is not a NumPy array of numbers, or is truncated"),
         ("aud_ave.bin", bytes(2048 * 11 + 4), "aud_ave.bin has 22532 bytes, which are not whole rows of 512 float32"),
         ("aud_ave.bin", b"\xff" * 2048 * 11, "aud_ave.bin holds values that are not finite numbers"),
+        ("aud_ave.npy", npy(np.zeros((11, 1024), np.float32)), "aud_ave.npy holds float32 of shape (11, 1024); expected float32"),
     ],
 )
-def test_bad_features(refused, layouts, name: str, content: bytes, says: str) -> None:
+def test_features_that_cannot_be_used_are_left_out(run, layouts, models_root: Path, name: str, content: bytes, says: str) -> None:
+    """Sound needs none, so they are no reason to refuse the rest."""
     folder = layouts.go()
     (folder / name).write_bytes(content)
-    assert says in refused(folder)
+    result = run(folder)
+    assert result.exit_code == 0, result.output
+    assert f"warning: {says}" in result.stdout
+    assert "it is left out" in result.stdout
+    assert load_avatar(models_root / "ada").features_path is None
+    quiet = run(folder, "--no-features", avatar_id="eve")
+    assert quiet.exit_code == 0, quiet.output
+    assert says not in quiet.output
+    assert f"passed over   {name}: --no-features" in quiet.stdout
 
 
 @pytest.mark.parametrize(

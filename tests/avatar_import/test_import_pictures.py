@@ -16,7 +16,7 @@ from avatar_kit.avatar import Avatar, load_avatar
 from avatar_tools.importing.sources import open_folder
 from avatar_tools.verify import verify_avatar
 
-from .conftest import FRAMES, Layouts
+from .conftest import FRAMES, Layouts, picture
 
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
 SHOWN = cv2.resize(NOISE, (160, 96), interpolation=cv2.INTER_CUBIC)
@@ -159,3 +159,18 @@ def test_other_kinds_are_refused_by_what_they_are(refused, layouts: Layouts, suf
     folder = layouts.go()
     (folder / "frames" / "frame_000004.jpg").write_bytes(encoded(suffix, SHOWN))
     assert "frames/frame_000004.jpg is not a JPEG or PNG picture" in refused(folder)
+
+
+@pytest.mark.parametrize(("alpha", "warned"), [(255, False), (254, True)])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_transparency_that_is_dropped_is_warned_of(run, layouts, depth: type, alpha: int, warned: bool) -> None:
+    folder = layouts.go("frame_{:04d}.png")
+    scale = 1 if depth == np.uint8 else 257
+    for index in (2, 7):
+        see_through = np.dstack([picture(index), np.full((96, 160), 255, np.uint8)]).astype(depth) * scale
+        see_through[40, 50, 3] = alpha * scale
+        (folder / "frames" / f"frame_{index:04d}.png").write_bytes(cv2.imencode(".png", see_through)[1].tobytes())
+    result = run(folder)
+    assert result.exit_code == 0, result.output
+    told = "warning: frames: 2 pictures are transparent in places: transparency is dropped, and the colours beneath show"
+    assert (told in result.stdout) == warned

@@ -171,7 +171,7 @@ def test_a_models_root_that_can_not_be_written_to(open_place: Path, unprivileged
     assert list(root.iterdir()) == []
 
 
-@pytest.mark.parametrize("path", ["full_body_img/5.jpg", "landmarks/5.lms", "full_body_img", "landmarks", "aud_ave.npy"])
+@pytest.mark.parametrize("path", ["full_body_img/5.jpg", "landmarks/5.lms", "full_body_img", "landmarks"])
 def test_a_source_that_can_not_be_read(open_place: Path, unprivileged, path: str) -> None:
     source = Layouts(open_place / "sources").research()
     root = open_place / "models"
