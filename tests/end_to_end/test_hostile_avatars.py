@@ -82,7 +82,7 @@ def test_the_runtime_s_reason_is_passed_on(duo: Duo, root: Path) -> None:
         duo.pictures.LoadModel(compositing_pb2.LoadModelRequest(model_id=avatar_id), timeout=CALL_S)
     assert (caught.value.details() or "").startswith(reason)
     verified = CliRunner().invoke(app, ["avatar", "verify", avatar_id, "--models-root", str(root)])
-    assert "ONNX Runtime can not load it: Unsupported model IR version: 99, max supported IR version: " in verified.stdout
+    assert "ONNX Runtime cannot load it: Unsupported model IR version: 99, max supported IR version: " in verified.stdout
 
 
 def test_the_command_line_lists_them(root: Path) -> None:
