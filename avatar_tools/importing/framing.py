@@ -1,4 +1,4 @@
-"""The rectangle of every frame, from whatever the source has: rectangles, landmarks, or landmarks found in the pictures."""
+"""The rectangle of every frame: from a file, from landmarks, or from landmarks found in the pictures."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _OLD_LAYOUT_POINTS = 68
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """One rectangle inside the picture for each frame, and what is to be said about them."""
+    """One rectangle inside the picture for each frame, and sentences about them."""
 
     rects: list[Rect]
     found: str
-    """What they were made from."""
+    """The origin of the rectangles."""
     derived: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -67,7 +67,7 @@ def from_landmarks(path: Path, source: FrameSource, part: range, *, inside: Path
 def from_detection(
     source: FrameSource, *, detector: Path, landmarker: Path, smooth: int | None, progress: Callable[[int], None]
 ) -> Framing:
-    """From landmarks that two models find in every frame; `progress` is told how many are done. Takes long.
+    """From landmarks that two models find in every frame; `progress` gets the number of frames done. Takes long.
 
     Raises FileProblem about the source, AvatarError about the models.
     """
@@ -110,7 +110,7 @@ def _paired(given: int, source: FrameSource, part: range, what: str) -> tuple[Se
 
 
 def _by_number(track: Track, source: FrameSource) -> list[Rect | None]:
-    """The squares; where there are too few for the pictures, but with numbers that these have, the others are missing."""
+    """The squares, with None for pictures whose numbers have no landmarks, when there are fewer squares than pictures."""
     if not isinstance(source, PictureFolder):
         return track.squares
     before = track.first_number - source.first_number

@@ -125,7 +125,7 @@ def _numbered(folder: Path, inside: Path) -> dict[int, Path]:
                     problems.append(f"has one frame twice: {files[int(match[1])].name} and {entry.name}")
                 files[int(match[1])] = folder / entry.name
     except OSError as error:
-        raise FileProblem(f"can not be listed: {error.strerror}") from None
+        raise FileProblem(f"cannot be listed: {error.strerror}") from None
     if problems:
         raise FileProblem(shortened(problems))
     return files

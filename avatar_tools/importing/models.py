@@ -89,7 +89,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     try:
         there = [path for path in folder.iterdir() if path.suffix.lower() in {".onnx", *CHECKPOINT_SUFFIXES}]
     except OSError as error:
-        raise FileProblem(f"can not be listed: {error.strerror}") from None
+        raise FileProblem(f"cannot be listed: {error.strerror}") from None
     files = sorted(path for path in there if path.is_file())
     best = [path for path in files if path.name == "model_best.onnx"]
     onnx_files = [path for path in files if path.suffix.lower() == ".onnx"]

@@ -1,4 +1,4 @@
-"""What is asked of an import."""
+"""The options of an import."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """What a command line says: A:B, A: or :B. Raises ValueError."""
+        """Parses A:B, A: or :B. Raises ValueError."""
         match = _PART.fullmatch(text)
         if not match or text == ":":
             raise ValueError("expected A:B for frames A to B - 1, counted from 0, or A: or :B")
         return cls(int(match[1] or 0), int(match[2]) if match[2] else None)
 
     def of(self, count: int) -> range:
-        """The frames that it is of so many. Raises FileProblem when they are not there."""
+        """The indices for a clip of that many frames. Raises FileProblem when the clip lacks them."""
         stop = count if self.stop is None else self.stop
         if not self.start < stop <= count:
             raise FileProblem(f"has frames 0 to {count - 1}: there are no frames {self.start}:{stop} in it")
@@ -39,7 +39,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """Source and target of an import. A path that is None is looked for in the source; a path that is given comes first."""
+    """Source and target of an import. A path that is None is searched for in the source; a given path comes first."""
 
     source: Path
     """A folder in one of the family's layouts, or a video."""
@@ -52,7 +52,7 @@ class ImportOptions:
     """A folder of `.lms` files or an array `.npy`."""
     audio_encoder: Path | None = None
     smooth: int | None = None
-    """Average the rectangles over so many frames, an odd number from 3."""
+    """Average the rectangles over this odd number of frames, at least 3."""
     detector: Path | None = None
     landmarker: Path | None = None
     """The family's pair of ONNX models that find the landmarks; both or none."""
@@ -67,7 +67,7 @@ class ImportOptions:
     part: Part | None = None
     """None: the whole clip. Frames of `reference_frame` and `idle` are counted in the part."""
     features: bool = True
-    """Whether the clip's stored features are taken along, if there are any."""
+    """Take the clip's stored features along, if there are any."""
     keep_video: bool = False
     """The avatar keeps the source's video, from which its frames are read, instead of pictures extracted from it."""
     replace: bool = False

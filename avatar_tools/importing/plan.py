@@ -1,4 +1,4 @@
-"""Looking before anything is written: what the source has, what follows from it, what will be done, what stands against it."""
+"""Plans an import before anything is written: the source's content, the steps, and all reasons against it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An import that can be done, as far as can be known without reading every picture."""
+    """An import that is possible, as far as can be known without reading every picture."""
 
     options: ImportOptions
     layout: str
@@ -50,7 +50,7 @@ class Plan:
     network: ModelSource
     encoder: ModelSource | None
     encoder_asked_for: bool
-    """Whether the avatar is to fail without it: it was named, or lies in the source."""
+    """The import fails without it, because it was named or is in the source."""
     features: NDArray[np.float32] | None = field(repr=False)
     crops_video: Path | None
     found: tuple[tuple[str, str], ...]
@@ -83,7 +83,7 @@ def plan_import(options: ImportOptions) -> Plan:
 
 
 class _Planning:
-    """One plan in the making; collects problems on the way."""
+    """Makes one plan, and collects the problems."""
 
     def __init__(self, options: ImportOptions, found: Found) -> None:
         self._options, self._found = options, found
@@ -148,7 +148,7 @@ class _Planning:
         return clip
 
     def _part(self, clip: FrameSource) -> range | None:
-        """The frames that are taken; None, and a problem noted, when they are not there."""
+        """The frames to import; None, with a problem noted, when the source lacks them."""
         if self._options.part is None:
             return range(clip.count)
         if self._options.keep_video:
@@ -204,7 +204,7 @@ class _Planning:
         return self._model(path, "network")
 
     def _encoder(self, network: ModelSource | None) -> ModelSource | None:
-        """The avatar's own, None when the shared one is to serve; the demo's serves only what belongs to the demo."""
+        """The avatar's own encoder, None for the shared one. The demo's encoder is for the demo's networks only."""
         shared = self._options.models_root / AUDIO_ENCODER_NAME
         usable = shared.is_file() and (_is_demos(network) or not _is_demos(self._shared(shared)))
         path = self._options.audio_encoder or self._found.audio_encoder
@@ -228,11 +228,11 @@ class _Planning:
         try:
             return open_model(path, "audio_encoder")
         except AvatarError as error:
-            self._warnings += [f"the shared audio encoder can not be used: {problem}" for problem in error.problems]
+            self._warnings += [f"the shared audio encoder cannot be used: {problem}" for problem in error.problems]
             return None
 
     def _model(self, path: Path, kind: Kind, *, sink: list[str] | None = None) -> ModelSource | None:
-        """A network looked at. What is wrong with it goes to `sink`, by default the problems."""
+        """Inspects a network. Its faults go to `sink`, by default the problems."""
         try:
             model = open_model(path, kind)
         except AvatarError as error:
@@ -295,7 +295,7 @@ class _Planning:
         self._facts.append((label, f"{self._found.shown(path)}: {what}"))
 
     def _tried(self, path: Path, work: Callable[[Path], T]) -> T | None:
-        """What `work` makes of the path; None, and its problems noted, when that can not be done."""
+        """The result of `work` for the path; None, with its problems noted, when it fails."""
         try:
             return work(path)
         except FileProblem as problem:

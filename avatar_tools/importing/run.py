@@ -1,15 +1,14 @@
-"""Doing what a plan says. Whatever goes wrong on the way, nothing is left of it."""
+"""Carries out a plan. When it fails, nothing is left on disk."""
 
 from __future__ import annotations
 
 import dataclasses
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AUDIO_ENCODER_NAME
@@ -23,37 +22,34 @@ from avatar_tools.importing.plan import Plan
 from avatar_tools.importing.problems import ImportRefused
 from avatar_tools.importing.sources import JPEG_QUALITY, FrameSource
 from avatar_tools.importing.videos import VideoClip
+from avatar_tools.progress import Progress, silent
 from avatar_tools.reference_videos import compare_videos
 from avatar_tools.video_check import check_video
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A new avatar in its place, what was done for it, and what should be looked at."""
+    """A new avatar in its place, the steps that were done, and warnings."""
 
     avatar: Avatar
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
-def run_import(plan: Plan, progress: Progress | None = None) -> Imported:
+def run_import(plan: Plan, progress: Progress = silent) -> Imported:
     """Builds the avatar beside its place and renames it at the end. Takes about 10 ms of a core for each frame.
 
     Memory does not follow the number of frames, but for the rectangle and the checksum of each. Raises ImportRefused or another
     AvatarError, with nothing left on disk; so it is when the caller is interrupted.
     """
-    report = progress or (lambda _what, _done, _total: None)
     options = plan.options
     with _disk_problems(options.models_root):
         network = prepare(plan.network)
         notes, warnings = [network.note], list[str]()
         encoder = _encoder(plan, notes, warnings)
-        framing = plan.framing or _found_framing(plan, report)
+        framing = plan.framing or _found_framing(plan, progress)
         writer = AvatarWriter(
             options.models_root,
             options.avatar_id,
@@ -73,9 +69,9 @@ def run_import(plan: Plan, progress: Progress | None = None) -> Imported:
             if plan.features is not None:
                 writer.set_features(plan.features)
             if options.keep_video:
-                _keep_video(writer, plan.frames, framing.rects, report)
+                _keep_video(writer, plan.frames, framing.rects, progress)
             else:
-                written = _write_frames(writer, plan.frames, framing.rects, report)
+                written = _write_frames(writer, plan.frames, framing.rects, progress)
                 notes += written[0]
                 warnings += written[1]
             avatar = writer.finish()
@@ -101,41 +97,43 @@ def _encoder(plan: Plan, notes: list[str], warnings: list[str]) -> Prepared | No
     return prepared
 
 
-def _found_framing(plan: Plan, report: Progress) -> Framing:
+def _found_framing(plan: Plan, progress: Progress) -> Framing:
     options, frames = plan.options, plan.frames
     if options.detector is None or options.landmarker is None:
-        raise ImportRefused("landmarks can not be found without --detector and --landmarker")
+        raise ImportRefused("landmarks cannot be found without --detector and --landmarker")
     try:
         return from_detection(
             frames,
             detector=options.detector,
             landmarker=options.landmarker,
             smooth=options.smooth,
-            progress=lambda done: report("landmarks", done, frames.count),
+            progress=lambda done: progress("landmarks", done, frames.count),
         )
     except FileProblem as problem:
         raise ImportRefused(problem.of(frames.name)) from None
 
 
-def _keep_video(writer: AvatarWriter, frames: FrameSource, rects: list[Rect], report: Progress) -> None:
-    """The video as it is, each frame of the copy decoded to see that it can be served."""
+def _keep_video(writer: AvatarWriter, frames: FrameSource, rects: list[Rect], progress: Progress) -> None:
+    """Copies the video, and decodes each frame of the copy to check that it can be served."""
     if not isinstance(frames, VideoClip):
         raise ImportRefused(f"{frames.name} is no video that could be kept")
     copy = writer.set_video(frames.path, rects)
     try:
-        check_video(copy, width=frames.width, height=frames.height, progress=partial(report, "frames"))
+        check_video(copy, width=frames.width, height=frames.height, progress=partial(progress, "frames"))
     except FileProblem as problem:
         raise ImportRefused(problem.of(frames.name)) from None
 
 
-def _write_frames(writer: AvatarWriter, frames: FrameSource, rects: list[Rect], report: Progress) -> tuple[list[str], list[str]]:
-    """All frames; from the first bad one on nothing more is written, and the others are looked through too.
+def _write_frames(
+    writer: AvatarWriter, frames: FrameSource, rects: list[Rect], progress: Progress
+) -> tuple[list[str], list[str]]:
+    """Writes all frames. After a bad one it writes no more, and only checks the others.
 
     Returns notes and warnings.
     """
     problems: list[str] = []
     turned, see_through = 0, 0
-    report("frames", 0, frames.count)
+    progress("frames", 0, frames.count)
     try:
         for index, file in enumerate(frames.files()):
             problems += file.problems
@@ -143,7 +141,7 @@ def _write_frames(writer: AvatarWriter, frames: FrameSource, rects: list[Rect], 
             see_through += file.see_through
             if not problems:
                 writer.add_frame(file.data, rects[index])
-            report("frames", index + 1, frames.count)
+            progress("frames", index + 1, frames.count)
     except FileProblem as problem:
         problems += problem.of(frames.name)
     if problems:
@@ -162,7 +160,7 @@ def _pictures(count: int) -> str:
 
 
 def _witness(plan: Plan, avatar: Avatar) -> list[str]:
-    """Warnings from the package's video of crops, if it has one: it shows what training saw."""
+    """Warnings from the package's video of crops, if it has one: it shows the crops of training."""
     if plan.crops_video is None:
         return []
     try:
@@ -174,10 +172,10 @@ def _witness(plan: Plan, avatar: Avatar) -> list[str]:
 
 @contextmanager
 def _disk_problems(models_root: Path) -> Iterator[None]:
-    """Says of what the file system refuses where it was, and that nothing is left."""
+    """Turns errors of the file system into ImportRefused, with the place."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
         hint = "make room there or choose another --models-root" if error.errno in _FULL else "can it be written to?"
-        raise ImportRefused(f"the avatar can not be written to {models_root}: {reason}; nothing was kept; {hint}") from error
+        raise ImportRefused(f"the avatar cannot be written to {models_root}: {reason}; nothing was kept; {hint}") from error

@@ -1,4 +1,4 @@
-"""Where an avatar's pictures come from: a folder of picture files, or a video. Either way one at a time, however many."""
+"""The sources of an avatar's pictures: a folder of picture files, or a video. Both give one picture at a time."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ R = TypeVar("R")
 
 JPEG_QUALITY = 95  # the pictures are encoded once more when they are served
 
-_AHEAD = 2  # pictures in work for each thread: enough that none waits, and few enough to weigh nothing
+_AHEAD = 2  # pictures in work for each thread: enough to keep it busy, and few enough for the memory
 
 
 @dataclass(frozen=True, slots=True)
 class FrameFile:
-    """One frame as it will lie in the avatar, or what is wrong with it."""
+    """One frame's file for the avatar, or its problems."""
 
     data: bytes
     problems: tuple[str, ...] = ()
     turned: bool = False
-    """Whether it is not the source's file but a new one, as that one lies on its side."""
+    """It is a new file, because the source's is stored turned."""
     see_through: bool = False
-    """Whether the picture is transparent somewhere."""
+    """The picture is transparent somewhere."""
 
 
 class FrameSource(Protocol):
@@ -45,7 +45,7 @@ class FrameSource(Protocol):
 
     @property
     def name(self) -> str:
-        """As sentences name it."""
+        """The name for messages."""
 
     @property
     def count(self) -> int:
@@ -53,17 +53,17 @@ class FrameSource(Protocol):
 
     @property
     def width(self) -> int:
-        """Of every frame, in pixels."""
+        """The size of every frame, in pixels."""
 
     @property
     def height(self) -> int:
-        """Of every frame, in pixels."""
+        """The size of every frame, in pixels."""
 
     def part(self, frames: range) -> Self:
         """Only those of its frames."""
 
     def files(self) -> Iterator[FrameFile]:
-        """Every frame as a picture file. Raises FileProblem when there is no going on."""
+        """Every frame as a picture file. Raises FileProblem when the rest cannot be read."""
 
     def pictures(self) -> Iterator[Picture]:
         """Every frame decoded. Raises FileProblem."""
@@ -71,7 +71,7 @@ class FrameSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PictureFolder:
-    """Picture files numbered without a gap; they are kept byte for byte, but for those that lie on their side."""
+    """Picture files numbered without a gap; they are kept byte for byte, except those that are stored turned."""
 
     folder: Path
     paths: tuple[Path, ...] = field(repr=False)
@@ -90,7 +90,7 @@ class PictureFolder:
 
     @property
     def first_number(self) -> int:
-        """What the files are numbered from."""
+        """The first file's number."""
         return int("".join(character for character in self.paths[0].stem if character.isdigit()))
 
     def part(self, frames: range) -> Self:
@@ -102,7 +102,7 @@ class PictureFolder:
         return in_order(self._file, self.paths)
 
     def pictures(self) -> Iterator[Picture]:
-        """Every picture decoded. Raises FileProblem for the first that can not be."""
+        """Every picture decoded. Raises FileProblem for the first that cannot be."""
         return in_order(self._picture, self.paths)
 
     def _file(self, path: Path) -> FrameFile:
@@ -125,7 +125,7 @@ class PictureFolder:
 
 
 def _is_see_through(data: bytes) -> bool:
-    """Whether a whole picture file is transparent somewhere. JPEG files never are."""
+    """A whole picture file is transparent somewhere. JPEG files never are."""
     if not data.startswith(b"\x89PNG"):
         return False
     picture = cv2.imdecode(np.frombuffer(pixels_alone(data), np.uint8), cv2.IMREAD_UNCHANGED)
@@ -136,10 +136,10 @@ def _is_see_through(data: bytes) -> bool:
 
 
 def as_jpeg(picture: Picture) -> bytes:
-    """A JPEG file of a picture that is no file yet. Raises FileProblem."""
+    """Encodes a picture as a JPEG file. Raises FileProblem."""
     encoded, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not encoded:
-        raise FileProblem("has a frame that can not be encoded")
+        raise FileProblem("has a frame that cannot be encoded")
     return jpeg.tobytes()
 
 
@@ -156,7 +156,7 @@ def open_folder(folder: Path, *, inside: Path) -> PictureFolder:
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`work` of each item, in order, on as many threads as there are cores, and never more than a few items ahead."""
+    """Yields `work` of each item in order, from a thread for each usable core, and at most a few items ahead."""
     threads = usable_cores()
     with ThreadPoolExecutor(threads, thread_name_prefix="import") as pool:
         waiting: deque[Future[R]] = deque()

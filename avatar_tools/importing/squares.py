@@ -1,4 +1,4 @@
-"""From what landmarks give to rectangles that can be served: gaps closed, smoothed when asked for, kept inside the picture."""
+"""Prepares rectangles for serving: closes gaps, smooths them when asked for, and keeps them inside the picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from avatar_kit.geometry import Rect
 from avatar_kit.safe_files import FileProblem
 from avatar_tools.importing.problems import ImportRefused, spans
 
-MAX_GAP = 5  # frames, a fifth of a second: longer, and the head may have been anywhere
+MAX_GAP = 5  # frames, a fifth of a second; in a longer gap the head may have moved anywhere
 
 _FAR = 100_000  # pixels: more than ten times the largest picture
 
@@ -21,7 +21,7 @@ def without_gaps(squares: Sequence[Rect | None], needed: range | None = None) ->
 
     In a gap of at most `MAX_GAP` frames the left and upper edge and the two sides go evenly from one neighbour's to the other's,
     truncated towards zero like all coordinates. Raises FileProblem naming the frames of longer gaps, and of gaps at either end,
-    which have one neighbour only, and of rectangles that can not belong to any picture.
+    which have one neighbour only, and of rectangles that cannot belong to any picture.
     """
     needed = range(len(squares)) if needed is None else needed
     _check_reach([square if index in needed else None for index, square in enumerate(squares)])
@@ -63,13 +63,13 @@ def smoothed(rects: Sequence[Rect], frames: int) -> list[Rect]:
 
 
 def check_smoothing(frames: int) -> None:
-    """Raises ImportRefused for a number of frames that can not be averaged over."""
+    """Raises ImportRefused for a number of frames that cannot be averaged over."""
     if frames < 3 or frames % 2 == 0:
         raise ImportRefused(f"smoothing over {frames} frames: expected an odd number from 3, as many before a frame as after it")
 
 
 def check_placed(rects: Sequence[Rect], width: int, height: int) -> None:
-    """Raises FileProblem, naming the frames, for rectangles that are empty, or have no part in a picture of that size."""
+    """Raises FileProblem, naming the frames, for rectangles that are empty, or outside a picture of that size."""
     _check_reach(rects)
     empty = [index for index, rect in enumerate(rects) if rect.width <= 0 or rect.height <= 0]
     if empty:
@@ -82,7 +82,7 @@ def check_placed(rects: Sequence[Rect], width: int, height: int) -> None:
 
 
 def kept_inside(rects: Sequence[Rect], width: int, height: int) -> tuple[list[Rect], list[str]]:
-    """The rectangles clamped at the picture's edges, and a warning that names the frames where that changed something.
+    """The rectangles clamped at the picture's edges, and a warning that names the changed frames.
 
     They have been seen by `check_placed`; means of such have a part in the picture too.
     """
@@ -94,7 +94,7 @@ def kept_inside(rects: Sequence[Rect], width: int, height: int) -> tuple[list[Re
 
 
 def _check_reach(squares: Sequence[Rect | None]) -> None:
-    """Numbers of any size come out of files, and are not to be calculated with."""
+    """Refuses the huge numbers that files may hold, before any arithmetic. Raises FileProblem."""
     far = [
         index
         for index, rect in enumerate(squares)
@@ -105,7 +105,7 @@ def _check_reach(squares: Sequence[Rect | None]) -> None:
 
 
 def _gaps(squares: Sequence[Rect | None]) -> list[tuple[int, int]]:
-    """Half open runs of None."""
+    """The runs of None, as half-open ranges."""
     missing = np.array([False, *(square is None for square in squares), False])
     edges: NDArray[np.int64] = np.flatnonzero(missing[1:] != missing[:-1])
     return [(int(low), int(high)) for low, high in edges.reshape(-1, 2)]

@@ -1,4 +1,4 @@
-"""A video as a source of frames: counted first, converted to 25 frames a second, decoded in order, encoded on other threads."""
+"""A video as a source of frames: counts them first, converts to 25 a second, decodes in order and encodes on other threads."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class VideoClip:
     width: int
     height: int
     rate: float
-    """The video's own, frames a second."""
+    """The video's own rate, frames a second."""
     own_count: int
     own_index: NDArray[np.int32] = field(repr=False)
-    """Which of its own frames each of the frames at 25 a second is: never decreasing."""
+    """The own frame's index for each frame at 25 a second, never decreasing."""
 
     @property
     def name(self) -> str:
@@ -44,7 +44,7 @@ class VideoClip:
 
     @property
     def converted(self) -> bool:
-        """Whether frames are left out or repeated to come to 25 a second."""
+        """Frames are left out or repeated to reach 25 a second."""
         return self.count != self.own_count or bool((np.diff(self.own_index) != 1).any())
 
     def part(self, frames: range) -> Self:
@@ -52,17 +52,17 @@ class VideoClip:
         return replace(self, own_index=self.own_index[frames.start : frames.stop])
 
     def files(self) -> Iterator[FrameFile]:
-        """Every frame as a JPEG file. Raises FileProblem when the video can not be decoded to its end."""
+        """Every frame as a JPEG file. Raises FileProblem when the video cannot be decoded to its end."""
         for jpeg, times in in_order(_encoded, self._shown()):
             yield from repeat(FrameFile(jpeg), times)
 
     def pictures(self) -> Iterator[Picture]:
-        """Every frame decoded. Raises FileProblem when the video can not be decoded to its end."""
+        """Every frame decoded. Raises FileProblem when the video cannot be decoded to its end."""
         for frame, times in self._shown():
             yield from repeat(picture_of(frame), times)
 
     def _shown(self) -> Iterator[tuple[av.VideoFrame, int]]:
-        """The video's own frames that are shown, and how many times each."""
+        """Yields the video's own frames that are shown, each with the number of times."""
         times = np.bincount(self.own_index, minlength=self.own_count)
         with opened_video(self.path) as (container, stream):
             stream.thread_type = "AUTO"
@@ -80,7 +80,7 @@ class VideoClip:
 
 
 def open_video(path: Path) -> VideoClip:
-    """Counts the video's frames and finds out when each is shown; decodes its first. Raises FileProblem."""
+    """Counts the video's frames, reads the time of each, and decodes the first. Raises FileProblem."""
     with opened_video(path) as (container, stream):
         height, width = picture_of(next(decoded(container, stream))).shape[:2]
     index = index_video(path)

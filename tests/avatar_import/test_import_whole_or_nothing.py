@@ -125,7 +125,7 @@ def test_a_full_disk(layouts: Layouts) -> None:
     with small_disk("64k") as disk:
         (disk / "notes").write_text("mine")
         plan = plan_import(ImportOptions(layouts.research(count=100), "ada", disk))
-        with pytest.raises(ImportRefused, match=r"can not be written to .*No space left on device; nothing was kept; make room"):
+        with pytest.raises(ImportRefused, match=r"cannot be written to .*No space left on device; nothing was kept; make room"):
             run_import(plan)
         assert [path.name for path in disk.iterdir()] == ["notes"]
 
@@ -139,7 +139,7 @@ def test_a_limit_on_the_size_of_files(refused, layouts, models_root: Path) -> No
         said = refused(folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert f"the avatar can not be written to {models_root}: File too large; nothing was kept" in said
+    assert f"the avatar cannot be written to {models_root}: File too large; nothing was kept" in said
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_a_models_root_that_can_not_be_written_to(open_place: Path, unprivileged
     root.mkdir(0o555)
     plan = plan_import(ImportOptions(source, "ada", root))
     unprivileged()
-    with pytest.raises(ImportRefused, match=r"can not be written to .*models: Permission denied; nothing was kept"):
+    with pytest.raises(ImportRefused, match=r"cannot be written to .*models: Permission denied; nothing was kept"):
         run_import(plan)
     assert list(root.iterdir()) == []
 
