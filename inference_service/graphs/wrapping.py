@@ -114,12 +114,10 @@ def _constant(name: str, value: np.ndarray[Any, Any]) -> onnx.NodeProto:
 def _before(io: NetworkIO, mask: Mask, *, fixed_reference: bool) -> list[onnx.NodeProto]:
     p = "lipsync/pre/"
     reference = p + ("reference" if fixed_reference else "unmasked")
-    # ONNX Runtime plans memory best where it knows all shapes; that of the joined pictures is open to its inference.
-    shape = np.array([io.batch or -1, 6, MOUTH_SIZE, MOUTH_SIZE], np.int64)
-    return [
+    joined = p + "pictures" if io.batch else io.visual
+    nodes = [
         _constant(p + "255", np.array(255, np.float32)),
         _constant(p + "mask", mask.kept().astype(np.float32).reshape(1, 1, MOUTH_SIZE, MOUTH_SIZE)),
-        _constant(p + "pictures_shape", shape),
         helper.make_node("Gather", [BANK, SLOTS], [p + "crops"], axis=0),
         helper.make_node("Cast", [p + "crops"], [p + "crops_float"], to=TensorProto.FLOAT),
         helper.make_node("Div", [p + "crops_float", p + "255"], [p + "unmasked"]),
@@ -130,9 +128,12 @@ def _before(io: NetworkIO, mask: Mask, *, fixed_reference: bool) -> list[onnx.No
         helper.make_node("Shape", [p + "unmasked"], [p + "shape"]),
         helper.make_node("Expand", [p + "reference_unmasked", p + "shape"], [p + "reference"]),
         helper.make_node("Concat", [reference, p + "masked"], [p + "own_pictures"], axis=1),
-        helper.make_node("Concat", [p + "own_pictures", SENT_PICTURES], [p + "pictures"], axis=0),
-        helper.make_node("Reshape", [p + "pictures", p + "pictures_shape"], [io.visual]),
+        helper.make_node("Concat", [p + "own_pictures", SENT_PICTURES], [joined], axis=0),
     ]
+    if io.batch:  # ONNX Runtime plans memory best where it knows all shapes; it cannot infer that of the joined pictures
+        shape = np.array([io.batch, 6, MOUTH_SIZE, MOUTH_SIZE], np.int64)
+        nodes += [_constant(p + "shape_of_all", shape), helper.make_node("Reshape", [joined, p + "shape_of_all"], [io.visual])]
+    return nodes
 
 
 def _after(io: NetworkIO) -> list[onnx.NodeProto]:
