@@ -16,6 +16,6 @@ def open_array(path: Path) -> np.memmap[Any, Any]:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
-        raise FileProblem(f"can not be read: {error.strerror}") from None
+        raise FileProblem(f"cannot be read: {error.strerror}") from None
     except Exception:  # NumPy reads the header as Python text, and raises whatever Python's own parsers do
         raise FileProblem("is not a NumPy array of numbers, or is truncated") from None

@@ -76,7 +76,7 @@ def _raw(path: Path) -> FeatureArray:
     try:
         return np.memmap(path, np.dtype("<f4"), mode="r", shape=(rows, FEATURE_WIDTH))
     except (OSError, ValueError):
-        raise FileProblem("can not be mapped into memory") from None
+        raise FileProblem("cannot be mapped into memory") from None
 
 
 def _unexpected(stored: FeatureArray) -> FileProblem:

@@ -197,7 +197,7 @@ class _Loader:
             if len(rects) not in {found.total, found.count}:
                 raise FileProblem(f"has {len(rects)} rectangles for {found.total} frames; each frame needs one")
             if found.width and (outside := misplaced(rects[: found.count], found.width, found.height)):
-                raise FileProblem([f"has a rectangle that can not be used: {problem}" for problem in outside])
+                raise FileProblem([f"has a rectangle that cannot be used: {problem}" for problem in outside])
         except FileProblem as problem:
             self._note(problem, "crop_rects_path", path)
             return []

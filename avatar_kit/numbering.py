@@ -40,7 +40,7 @@ def numbered_frames(folder: Path, *, first: Sequence[int] = (0, 1), inside: Path
     except NotADirectoryError:
         raise FileProblem("is not a folder") from None
     except OSError as error:
-        raise FileProblem(f"can not be listed: {error.strerror}") from None
+        raise FileProblem(f"cannot be listed: {error.strerror}") from None
     _check(named, first, inside)
     return [folder / named[number][0].name for number in sorted(named)]
 

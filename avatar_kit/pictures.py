@@ -114,7 +114,7 @@ def decode_picture(data: bytes, *, width: int, height: int) -> Picture:
     except cv2.error:
         picture = None
     if picture is None or picture.shape != (height, width, 3):
-        raise FileProblem("can not be decoded: damaged or truncated")
+        raise FileProblem("cannot be decoded: damaged or truncated")
     decoded = np.asarray(picture, np.uint8)
     if header.strictly_readable and not (header.one_pass and _reached_the_end(decoded)):
         _decode_strictly(data)

@@ -49,7 +49,7 @@ def check_regular(path: Path, max_bytes: int | None = None) -> None:
     if max_bytes is not None and size > max_bytes:
         raise _too_large(size, max_bytes)
     if not os.access(path, os.R_OK):
-        raise FileProblem("can not be read: Permission denied")
+        raise FileProblem("cannot be read: Permission denied")
 
 
 def size_of(path: Path) -> int:
@@ -102,5 +102,5 @@ def reason(error: OSError | ValueError) -> str:
     if isinstance(error, FileNotFoundError):
         return "is missing"
     if isinstance(error, OSError):
-        return f"can not be read: {error.strerror}"
-    return "can not be read: not a file name"
+        return f"cannot be read: {error.strerror}"
+    return "cannot be read: not a file name"

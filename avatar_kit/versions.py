@@ -46,7 +46,7 @@ def files_version(network: Path, rects: Path, pictures: Path) -> str:
         parts = [*_sampled(network), read_bounded(rects, MAX_RECTS_BYTES)]
         parts += _listed(pictures) if pictures.is_dir() else _sampled(pictures)
     except OSError as error:
-        raise FileProblem(f"can not be read: {error.strerror}") from None
+        raise FileProblem(f"cannot be read: {error.strerror}") from None
     for part in parts:
         digest.update(b"%d:" % len(part))
         digest.update(part)

@@ -40,11 +40,11 @@ def decoded(container: av.container.InputContainer, stream: VideoStream) -> Iter
     try:
         for frame in container.decode(stream):
             if frame.is_corrupt:
-                raise FileProblem(f"is damaged: frame {count} can not be decoded whole")
+                raise FileProblem(f"is damaged: frame {count} cannot be decoded whole")
             yield frame
             count += 1
     except av.error.FFmpegError:
-        raise FileProblem(f"is damaged or truncated: it can not be decoded past frame {count}") from None
+        raise FileProblem(f"is damaged or truncated: it cannot be decoded past frame {count}") from None
     if not count:
         raise FileProblem("has no frames in it")
 
@@ -73,7 +73,7 @@ def _picture_stream(container: av.container.InputContainer) -> VideoStream:
         raise FileProblem("has no pictures in it")
     stream = container.streams.video[0]
     if stream.codec_context is None:  # cut off before the stream says what it is
-        raise FileProblem("is truncated, or of a kind that can not be decoded")
+        raise FileProblem("is truncated, or of a kind that cannot be decoded")
     if problem := size_problem(stream.codec_context.width, stream.codec_context.height):
         raise FileProblem(problem)
     return stream

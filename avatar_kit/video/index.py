@@ -115,7 +115,7 @@ def _packets(container: av.container.InputContainer, stream: VideoStream) -> Ite
             if packet.size:
                 yield _Packet(packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard)
     except av.error.FFmpegError:
-        raise FileProblem("is damaged or truncated: it can not be read to its end") from None
+        raise FileProblem("is damaged or truncated: it cannot be read to its end") from None
 
 
 def _as_packets(container: av.container.InputContainer, stream: VideoStream) -> Iterator[_Packet]:

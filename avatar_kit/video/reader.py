@@ -58,7 +58,7 @@ def frames_from(path: Path, index: VideoIndex, start: Start) -> Generator[av.Vid
 
 def _failure(number: int, entered: bool) -> FileProblem:
     if entered:
-        return FileProblem(f"is damaged or truncated: frame {number} can not be decoded")
+        return FileProblem(f"is damaged or truncated: frame {number} cannot be decoded")
     return NoStart(f"cannot be entered at frame {number}")
 
 
@@ -134,5 +134,5 @@ class VideoReader:
         """Notes the frames from the one that failed to the next start, so that they are not tried again and again."""
         stop = self._starts[own + 1].frame if own + 1 < len(self._starts) else self._index.count
         which = f"frame {first}" if stop - first == 1 else f"frames {first} to {stop - 1}"
-        problem = self._damages[range(first, stop)] = f"is damaged or truncated: {which} can not be decoded"
+        problem = self._damages[range(first, stop)] = f"is damaged or truncated: {which} cannot be decoded"
         return FileProblem(problem)

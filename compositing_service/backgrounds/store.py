@@ -119,7 +119,7 @@ class BackgroundStore:
         except (AvatarNotFound, BrokenAvatar) as error:
             self._note_failure(lease.key, error)
             raise AvatarReplaced(
-                [f"the avatar's files were replaced, and the new ones can not be loaded: {each}" for each in error.problems]
+                [f"the avatar's files were replaced, and the new ones cannot be loaded: {each}" for each in error.problems]
             ) from error
         return True
 

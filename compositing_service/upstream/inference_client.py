@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # the class exists for type checkers only
 _FIRST_BACKOFF_S = 0.05
 _MAX_BACKOFF_S = 0.5
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _Reply = TypeVar("_Reply")
 MouthCall: TypeAlias = "aio.UnaryStreamCall[bytes, MouthMessage]"
 _Method: TypeAlias = "Callable[[InferenceServiceAsyncStub], aio.UnaryUnaryMultiCallable[Any, _Reply]]"
@@ -190,7 +190,7 @@ class _Attempts:
         spread = random.uniform(0.8, 1.2)  # noqa: S311 - keeps callers from coming back all at once
         backoff_s = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2**self._retries) * spread
         if not is_lost(error) or self._retries >= self._max_retries or backoff_s >= until.remaining_s():
-            _log.warning("inference call failed after %d retries: %s %s", self._retries, error.code().name, error.details())
+            log.warning("inference call failed after %d retries: %s %s", self._retries, error.code().name, error.details())
             raise as_service_error(error, waited_s=self._given_s - self._deadline.remaining_s()) from None
         self._retries += 1
         self._metrics.upstream_retries.inc()

@@ -370,7 +370,7 @@ def test_damage_without_a_checksum_costs_the_frames_up_to_the_next_keyframe(
             said[index] = str(problem)
     assert sorted(said) == list(range(min(said), 50)), "from the damage to the next keyframe"
     assert min(said) > 25
-    assert set(said.values()) == {f"is damaged or truncated: frames {min(said)} to 49 can not be decoded"}
+    assert set(said.values()) == {f"is damaged or truncated: frames {min(said)} to 49 cannot be decoded"}
     for index, read in frames.in_order():
         if index in said:
             with pytest.raises(FileProblem, match=said[index]):
@@ -427,7 +427,7 @@ def test_checking_tells_progress_and_the_count(films: Callable[..., tuple[Path, 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_what_a_keyframe_gives_is_what_comes_in_order(films: Callable[..., tuple[Path, Pictures]], kind: Kind) -> None:
-    """Or nothing: a start at which decoding can not begin must not give frames."""
+    """Or nothing: a start at which decoding cannot begin must not give frames."""
     path, pictures = films(kind)
     index = index_video(path)
     for start in index.starts:

@@ -44,7 +44,7 @@ def replace(root: Path, *, frames: int = FRAMES + 2, seed: int = 0) -> Avatar:
 
 
 def break_network(root: Path) -> None:
-    """A manifest that can not be read, as a copy under way may leave it."""
+    """A manifest that cannot be read, as a copy under way may leave it."""
     replace(root)
     (root / "demo" / "avatar.yaml").write_text("format_version: 1\n")
 

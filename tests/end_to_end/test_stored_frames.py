@@ -64,7 +64,7 @@ class Trap:
 
 
 def write_damaged(root: Path, like: Avatar) -> None:
-    """Avatars whose stored features can not be used, each under the name of what is wrong."""
+    """Avatars whose stored features cannot be used, each under the name of what is wrong."""
 
     def damaged(name: str, content: bytes | np.ndarray, file: str = "aud_ave.npy") -> None:
         path = write_old_layout(root, name, like) / file

@@ -117,7 +117,7 @@ async def test_a_version_that_is_nowhere_is_refused(models: ModelRegistry, loade
         with pytest.raises(Aborted, match="replaced"):
             await version(models, wanted)
     assert await version(models) == loaded
-    assert loader.versions == [loaded], "a caller can not make it load again and again"
+    assert loader.versions == [loaded], "a caller cannot make it load again and again"
 
 
 async def test_the_first_load_may_be_of_another_version(models: ModelRegistry, replace: Callable[..., Avatar]) -> None:
