@@ -1,1 +1,1 @@
-"""The avatar package: its format on disk, its geometry, writing, loading, verifying, looking at it. Imports nothing of ours."""
+"""Avatars: their format on disk, geometry and timeline, and how they are read and written. Imports no other package of ours."""

@@ -1,4 +1,4 @@
-"""One avatar as the services see it, wherever and however its files lie."""
+"""An avatar as the services see it, independent of its layout on disk."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ __all__ = ["Avatar", "Loop", "Mask", "Paste", "Picture", "Rect", "load_avatar"]
 
 @dataclass(frozen=True, slots=True)
 class Avatar:
-    """What is needed to serve an avatar. Pictures and networks stay on disk until somebody reads them.
+    """Everything needed to serve an avatar. Pictures and networks stay on disk until they are read.
 
-    Frames are those of the files that it was loaded from, whatever has taken their place since; of the other files that is sure
-    inside `held.in_place`.
+    Pictures always come from the files that were loaded, even if others have replaced them. For the avatar's other files this
+    holds inside `held.in_place`.
     """
 
     id: str
     root: Path
-    """Its folder; `frame_name` and messages are relative to it."""
+    """Folder of the avatar; `frame_name` and messages are relative to it."""
     fps: float
     frame_count: int
     width: int
@@ -50,51 +50,51 @@ class Avatar:
     mask: Mask
     network_path: Path
     audio_encoder_path: Path | None
-    """The avatar's own encoder; None: the shared one, see `AvatarCatalog.audio_encoder_path`."""
+    """The avatar's own encoder, or None for the shared one: see `AvatarCatalog.audio_encoder_path`."""
     frames: Frames = field(repr=False)
-    """Read them by `read_frame`."""
+    """The pictures; read them with `read_frame`."""
     rects: tuple[Rect, ...] = field(repr=False)
     held: Held = field(repr=False, compare=False)
-    """The folder that it was loaded from."""
+    """The folder, or the file, that the avatar was loaded from."""
     features_path: Path | None = None
     rects_path: Path | None = None
     crops_video_path: Path | None = None
     rois_video_path: Path | None = None
     reference_frame: int | None = None
-    """The frame whose unmasked crop the network is shown for every frame; None: each frame's own."""
+    """Index of the picture whose unmasked crop the network sees for every frame. None: each picture's own crop."""
     idle: FrameRange | None = None
-    """Where the clip stays while nobody speaks; None: all of it is gone through, as in speech."""
+    """The part of the clip shown without speech; None: the whole clip, as in speech."""
     version: str = ""
-    """Names the content of its files, equal wherever they lie: two services that have the same one fit together."""
+    """Identifies the content of the files, independent of their place: two services with equal versions fit together."""
 
     @property
     def video(self) -> VideoFrames | None:
-        """The frames, when they are in a video: then reading them in order is what is cheap."""
+        """The video that holds the pictures, or None. A video is cheap to read only in order."""
         return self.frames if isinstance(self.frames, VideoFrames) else None
 
     @property
     def frame_paths(self) -> tuple[Path, ...]:
-        """The pictures, one a frame; none when the frames are in a video."""
+        """The picture files, one for each index; empty when the pictures are in a video."""
         return () if self.video else self.frames.files
 
     def frame_name(self, index: int) -> str:
-        """The name of the picture, or of the video, as messages give it: never the full path."""
+        """Returns the name of the picture or video for messages, never the full path."""
         return self.frames.name(index)
 
     def read_frame(self, index: int) -> Picture:
-        """Decodes frame `index`, 0 .. frame_count - 1, from disk: [height, width, 3]. May be called from any thread.
+        """Decodes picture `index`, 0 .. frame_count - 1, from disk: [height, width, 3]. Thread-safe.
 
-        Raises BrokenAvatar for one that is missing, truncated, damaged or of another size than the avatar, and AvatarReplaced for
-        one that is gone with the folder that the avatar was loaded from.
+        Raises BrokenAvatar if it is missing, truncated, damaged or not of the avatar's size, and AvatarReplaced if it is gone
+        together with the folder that the avatar was loaded from.
         """
         if not 0 <= index < self.frame_count:
             raise IndexError(f"frame {index} of {self.frame_count}")
         return self._told(index, partial(self.frames.read, index))
 
     def frames_in_order(self) -> Generator[tuple[int, Callable[[], Picture]]]:
-        """Gives the number of each frame and a function that reads it, which may raise as `read_frame`: the cheapest way to all.
+        """Yields each index and a function that reads its picture, raising as `read_frame` does: the cheapest way to read all.
 
-        The generator is for one thread at a time, the functions are for any.
+        Use the generator from one thread at a time, the functions from any thread.
         """
         with closing(self.frames.in_order()) as frames:
             for index in range(self.frame_count):
@@ -113,10 +113,10 @@ class Avatar:
 
 @as_broken_avatar()
 def load_avatar(folder: Path) -> Avatar:
-    """The avatar of format version 1 in `folder`, whose name is its id.
+    """Loads the avatar of format version 1 in `folder`, whose name is its id.
 
-    Reads the manifest, the rectangles, the listing of the frames and the header of the first, or of the video; checksums and
-    everything else are `verify_avatar`'s. Raises BrokenAvatar with every problem found, and AvatarReplaced when the folder is
+    Reads the manifest, the rectangles, the list of pictures and the header of the first one, or of the video. `verify_avatar`
+    checks the checksums and everything else. Raises BrokenAvatar with every problem found, and AvatarReplaced if the folder is
     replaced meanwhile.
     """
     with as_broken_avatar(MANIFEST_NAME):
@@ -166,13 +166,13 @@ def _load(held: Held) -> Avatar:
 
 
 def outside_clip(reference: Reference | None, idle: FrameRange | None, frame_count: int) -> list[str]:
-    """What is said of frames that a clip of that many does not have."""
+    """Lists the problems of a reference and an idle range that a clip of `frame_count` pictures does not have."""
     problems = (each.problem(frame_count) for each in (reference, idle) if each)
     return [problem for problem in problems if problem]
 
 
 def first_frame_problems(path: Path, width: int, height: int) -> list[str]:
-    """What the first frame's file says against its being whole and of that size."""
+    """Reads the first picture's file and lists its problems: damage, or another size."""
     try:
         header = inspect_picture(read_bounded(path, max_picture_bytes(width, height)))
     except FileProblem as problem:
@@ -187,7 +187,7 @@ def _inside(folder: Path, name: str | None) -> Path | None:
 
 
 def _file_names(folder: Path, manifest: Manifest, problems: list[str]) -> dict[str, str]:
-    """The files that `avatar.yaml` names, by role."""
+    """Returns the files that `avatar.yaml` names, by role."""
     names = {}
     for role in type(manifest.files).model_fields:
         entry: FileEntry | None = getattr(manifest.files, role)
@@ -202,7 +202,7 @@ def _file_names(folder: Path, manifest: Manifest, problems: list[str]) -> dict[s
 
 
 def _frames(held: Held, manifest: Manifest, video: str | None, problems: list[str]) -> Frames | None:
-    """Where the manifest says that they are; None, and problems noted, when they are not."""
+    """Opens the pictures that the manifest names; notes problems and returns None if they are not there."""
     width, height = manifest.width, manifest.height
     if manifest.files.background_video:
         if os.path.lexists(held.now / FRAMES_FOLDER):
@@ -232,7 +232,7 @@ def _frame_paths(folder: Path, manifest: Manifest, problems: list[str]) -> list[
 
 
 def _rects(folder: Path, name: str | None, manifest: Manifest, problems: list[str], *, frame_count: int) -> list[Rect]:
-    """The rectangles; problems with the file itself have been noted when `name` is None."""
+    """Reads the rectangles. `name` is None if a problem of the file itself has been noted."""
     if name is None:
         return []
     try:

@@ -1,4 +1,4 @@
-"""All avatars that a service can serve: those found under models_root and those that its settings name."""
+"""Finds all avatars that a service can serve: those under models_root and those in its settings."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ AUDIO_ENCODER_NAME = "audio_encoder.onnx"
 
 
 class AvatarCatalog:
-    """Reads from disk at every call and keeps nothing, so that avatars may come and go. For any number of threads."""
+    """Reads from disk at every call and keeps nothing, so avatars may come and go. Thread-safe."""
 
     def __init__(
         self, models_root: Path, entries: Mapping[str, ModelEntry] | None = None, *, audio_encoder: Path | None = None
     ) -> None:
-        """`audio_encoder`: where the shared one is, when not at models_root/audio_encoder.onnx. Raises InvalidAvatarId."""
+        """`audio_encoder`: path of the shared one; default models_root/audio_encoder.onnx. Raises InvalidAvatarId."""
         self.models_root = models_root
         self._entries = {check_avatar_id(avatar_id): entry for avatar_id, entry in (entries or {}).items()}
         self._audio_encoder = audio_encoder or models_root / AUDIO_ENCODER_NAME
 
     def ids(self) -> list[str]:
-        """Every avatar's id, sorted. A listing: whether the avatars are whole shows when they are read."""
+        """Lists every avatar's id, sorted. Does not read the avatars, so broken ones are included."""
         try:
             names = os.listdir(self.models_root)
         except OSError:
-            names = []  # no models_root, no avatars in it
+            names = []  # without models_root there are no avatars in it
         found = (name for name in names if is_avatar_id(name) and self._is_avatar(self.models_root / name))
         return sorted({*self._entries, *found})
 
     def has(self, avatar_id: str) -> bool:
-        """Whether there is an avatar of that id, whole or broken."""
+        """Returns True if an avatar of that id exists, whole or broken."""
         return avatar_id in self._entries or (is_avatar_id(avatar_id) and self._is_avatar(self.models_root / avatar_id))
 
     @property
     def named(self) -> Iterable[str]:
-        """The ids that the settings have entries for."""
+        """Returns the ids that have an entry in the settings."""
         return self._entries.keys()
 
     def entry(self, avatar_id: str) -> ModelEntry:
-        """What the settings say of an avatar; the defaults when they say nothing."""
+        """Returns the settings of an avatar, or the defaults if it has no entry."""
         return self._entries.get(avatar_id) or ModelEntry()
 
     @as_broken_avatar()
     def get(self, avatar_id: str) -> Avatar:
-        """Reads one avatar. Of a `source_video`, which is looked through, it may take a second.
+        """Reads one avatar. This may take a second with a `source_video`, which is read through.
 
         Raises InvalidAvatarId, AvatarNotFound, BrokenAvatar with every problem found, or AvatarReplaced when its files are
         replaced again and again.
@@ -76,29 +76,29 @@ class AvatarCatalog:
         return load_legacy(self.models_root, avatar_id, entry)
 
     def audio_encoder_path(self, avatar: Avatar) -> Path:
-        """The audio encoder for an avatar: its own, else the shared one. Raises BrokenAvatar when there is none."""
+        """Returns the avatar's own audio encoder, else the shared one. Raises BrokenAvatar if there is none."""
         return avatar.audio_encoder_path or self.shared_encoder_path("the avatar has no audio encoder of its own, and ")
 
     def shared_encoder_path(self, because: str = "") -> Path:
-        """The audio encoder of avatars that have none of their own. Raises BrokenAvatar, whose text begins with `because`."""
+        """Returns the audio encoder of avatars without their own. Raises BrokenAvatar; its text begins with `because`."""
         with as_broken_avatar(f"{because}{self._audio_encoder.name}"):
             check_regular(self._audio_encoder)
         return self._audio_encoder
 
     def shown(self, path: Path) -> str:
-        """A file as callers may see it: relative to models_root, and of what lies elsewhere only the name."""
+        """Returns a path that callers may see: relative to models_root, or only the name of a file elsewhere."""
         if path.is_relative_to(self.models_root):
             return path.relative_to(self.models_root).as_posix()
         root, path = self.models_root.resolve(), path.resolve()
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
     def _is_avatar(self, folder: Path) -> bool:
-        """Whether there is an avatar's folder, or a link to one, wherever that is: who puts it into models_root decides."""
+        """Returns True for an avatar's folder or a link to one. A link may lead anywhere: it is the operator's choice."""
         return _has_manifest(folder) or is_legacy(folder)
 
 
 def settled(avatar: Avatar, entry: ModelEntry, models_root: Path) -> Avatar:
-    """An avatar of format version 1 with what the settings say of it.
+    """Applies the settings of an avatar to one of format version 1.
 
     Raises BrokenAvatar when the settings name other files than its manifest: one of the two is a mistake.
     """

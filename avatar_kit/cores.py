@@ -40,7 +40,7 @@ def cgroup_quota(membership: Path, mounted: Path) -> float:
         else:
             continue
         inner = PurePosixPath(path.lstrip("/"))
-        # In a container the path may be the host's: what is mounted there is the container's own group then.
+        # In a container the path may be the host's; the mount then shows the container's own group.
         quota = min(quota, *(read(root / group) for group in (inner, *inner.parents)))
     return quota
 

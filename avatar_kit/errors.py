@@ -1,4 +1,4 @@
-"""What can be wrong with an avatar. The messages may reach callers: they name files relative to the avatar, never full paths."""
+"""Errors about avatars. Their messages may reach callers, so they name files relative to the avatar, never by full path."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class AvatarError(Exception):
-    """Base of the family.
+    """Base class of the errors about avatars.
 
-    `problems` has one sentence for each thing that is wrong, printable and of at most `LONGEST_PROBLEM` characters; `str()` joins
-    them. `status` is the name of the gRPC status that a service answers with.
+    `problems` has one printable sentence for each problem, of at most `LONGEST_PROBLEM` characters; `str()` joins them.
+    `status` is the name of the gRPC status that a service answers with.
     """
 
     status: ClassVar[str] = "FAILED_PRECONDITION"
@@ -31,43 +31,43 @@ class AvatarError(Exception):
 
     @property
     def caller_text(self) -> str:
-        """The first problems, short enough for a status."""
+        """Returns the first problems, short enough for a status."""
         return "; ".join(shortened(self.problems))
 
 
 class InvalidAvatarId(AvatarError, ValueError):
-    """The text can not be the id of any avatar. Also a ValueError, so that settings validate with it."""
+    """The text cannot be an avatar's id. Also a ValueError, so that pydantic reports it for settings."""
 
     status = "INVALID_ARGUMENT"
 
 
 class AvatarNotFound(AvatarError):
-    """A well-formed id that no avatar bears."""
+    """The id is well-formed, but no avatar has it."""
 
     status = "NOT_FOUND"
 
 
 class AvatarExists(AvatarError):
-    """An avatar of this id is there and was not to be replaced."""
+    """An avatar of this id exists and must not be replaced."""
 
 
 class AvatarReplaced(AvatarError):
-    """The avatar's files are no longer those that it was loaded from. Loaded again, it serves the ones that are there now."""
+    """The avatar's files were replaced after it was loaded. Loading it again serves the new ones."""
 
     status = "ABORTED"
 
 
 class BrokenAvatar(AvatarError):
-    """The avatar is there, but its files can not be served until somebody mends them."""
+    """The avatar exists, but its files cannot be served until they are repaired."""
 
 
 @contextmanager
 def as_broken_avatar(what: str = "its files") -> Iterator[None]:
-    """Raises BrokenAvatar in the place of whatever else the block raises; for code that reads an avatar's files.
+    """Raises BrokenAvatar instead of any other error in the block; for code that reads an avatar's files.
 
-    They come from anywhere and may hold anything, so this is the one place that ends what they do to their readers. `what`: the
-    file, as messages name it. Of errors that nobody foresaw the message says no more than their kind, because their texts may be
-    of any length and name folders of this machine; the log has the rest.
+    The files come from anywhere and may hold anything. This is the one place that contains the errors they cause. `what`: the
+    file, as messages name it. For an unexpected error the message gives only its type, because its text may be of any length
+    and name folders of this machine; the log has the rest.
     """
     try:
         yield
@@ -85,25 +85,25 @@ def as_broken_avatar(what: str = "its files") -> Iterator[None]:
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """A value out of a file as messages show it: on one line, printable, at most `limit` characters. Never raises."""
+    """Formats a value from a file for messages: one printable line of at most `limit` characters. Never raises."""
     try:
         return cut(repr(value), limit)
-    except Exception:  # a number of more digits than Python writes, lists in lists without end
+    except Exception:  # a number with more digits than Python prints, or lists nested without end
         return f"a {type(value).__name__} too long to show"
 
 
 def cut(text: str, limit: int) -> str:
-    """The text, or its beginning."""
+    """Cuts the text to `limit` characters."""
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def one_line(text: str) -> str:
-    """The text with what can not be seen written as an escape: a file's name may hold anything, also what terminals obey."""
+    """Escapes unprintable characters: a file name may contain terminal control sequences."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def shortened(problems: Sequence[str], limit: int = MOST_SHOWN) -> list[str]:
-    """The first `limit` problems, and how many more there are."""
+    """Returns the first `limit` problems, and a line with the number of the others."""
     if len(problems) <= limit:
         return list(problems)
     return [*problems[:limit], f"and {len(problems) - limit} more like these"]

@@ -1,4 +1,4 @@
-"""Two names for two folders, swapped in one step where the system can."""
+"""Swaps the names of two folders, in one step where the system can."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _RENAME_EXCHANGE = 2
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Swaps what lies at two paths of one file system: nobody ever sees either of them missing.
+    """Swaps two paths of one file system atomically: readers never find either missing.
 
-    False, and nothing has happened, where one of them is missing or the system or the file system can not do it: Linux 3.15 and
-    its own file systems can, network file systems mostly can not.
+    Returns False and changes nothing if one is missing, or if the system or the file system cannot do it. Linux 3.15 and its
+    own file systems can; most network file systems cannot.
     """
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2

@@ -1,12 +1,12 @@
 """The audio features of the clip that an avatar was made from: `aud_ave.npy`, or the same rows without a header in `aud_ave.bin`.
 
-The file holds the list that frames read, not the encoder's rows: the family's script puts the first and the last row once more at
-the ends before it stores them. That shows in the counts. S samples give int((floor(S / 200) - 15) / 80 x 25) + 2 rows of the
-encoder; a real avatar of 523 frames has 20.92 s of sound at 16 kHz, which is 520 rows, and its file has 522. So frame i of the
-clip reads the entries i-8 .. i+7 of the file as they lie, and there is nothing to repeat. Before its first entry and after its
-last one the networks were trained on zero rows.
+The file holds the list that frames read, not the encoder's output: the family's script repeats the first and the last row at the
+ends before it stores them. The counts show it. S samples give int((floor(S / 200) - 15) / 80 x 25) + 2 rows of the encoder; a
+real avatar of 523 frames has 20.92 s of sound at 16 kHz, which is 520 rows, and its file has 522. So frame i of the clip reads
+the entries i-8 .. i+7 of the file unchanged. Before its first entry and after its last one the networks were trained on zero
+rows.
 
-The list is 0.7 to 1.9 frames shorter than the sound, so that a whole file has a row or two fewer than the clip has frames.
+The list is 0.7 to 1.9 frames shorter than the sound, so a whole file has one or two rows fewer than the clip has frames.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from avatar_kit.safe_files import FileProblem, check_regular
 FEATURE_WIDTH = 512
 FEATURE_NAMES = ("aud_ave.npy", "aud_ave.bin")
 MISSING_ROWS = 2
-"""So many rows fewer than frames are what the family's tools leave; more are the features of another sound."""
+"""The family's tools leave this many rows fewer than frames. A larger gap means the features of another sound."""
 
 _ROW_BYTES = 4 * FEATURE_WIDTH
 _MAX_ROWS = MAX_FRAMES + MISSING_ROWS
@@ -34,9 +34,9 @@ FeatureArray = np.memmap[Any, Any]  # [rows, 512], read-only
 
 
 def map_array(path: Path) -> FeatureArray:
-    """A feature file mapped into memory: floating point [rows, 512], at least one row; `.bin` is float32 little endian.
+    """Maps a feature file into memory: floating point [rows, 512], at least one row; `.bin` is float32 little endian.
 
-    The values are not looked at, and nothing is ever unpickled. Raises FileProblem.
+    Does not check the values and never unpickles. Raises FileProblem.
     """
     stored = _raw(path) if path.suffix.lower() == ".bin" else open_array(path)
     if stored.dtype.kind != "f" or stored.ndim != 2 or stored.shape[1] != FEATURE_WIDTH:
@@ -47,9 +47,9 @@ def map_array(path: Path) -> FeatureArray:
 
 
 def map_features(path: Path, *, frame_count: int) -> FeatureArray:
-    """A feature file as it is served, mapped into memory: float32 [rows, 512], every value finite. Raises FileProblem.
+    """Maps a feature file to be served: float32 [rows, 512], every value finite. Raises FileProblem.
 
-    `frame_count`: of the avatar; a file of far more rows is not read.
+    `frame_count`: pictures of the avatar; a file with far more rows is refused unread.
     """
     stored = map_array(path)
     if len(stored) > (most := max_feature_rows(frame_count)):
@@ -61,7 +61,7 @@ def map_features(path: Path, *, frame_count: int) -> FeatureArray:
 
 
 def check_finite(rows: NDArray[Any]) -> None:
-    """Raises FileProblem when a value is NaN or infinite. Takes little memory, however many rows there are."""
+    """Raises FileProblem when a value is NaN or infinite. Takes little memory for any number of rows."""
     for start in range(0, len(rows), 4096):
         if not np.isfinite(rows[start : start + 4096]).all():
             raise FileProblem("holds values that are not finite numbers (NaN or infinity)")

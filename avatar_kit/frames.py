@@ -1,4 +1,4 @@
-"""An avatar's frames: in a folder of pictures, or in the video that it keeps (`avatar_kit.video.frames`)."""
+"""Reads an avatar's pictures from a folder, or from its video (`avatar_kit.video.frames`)."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from avatar_kit.upright import decode_upright
 
 
 class Frames(Protocol):
-    """A clip's frames, readable one by one from any thread, and those of the avatar that was loaded whatever lies there now."""
+    """A clip's pictures, readable in any order from any thread. They stay those that were loaded, even if files are replaced."""
 
     @property
     def place(self) -> Path:
-        """The folder or the file that they are in."""
+        """The folder or the file that holds the pictures."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files that they are in."""
+        """All files that hold the pictures."""
 
     def name(self, index: int) -> str:
-        """Names the file that frame `index` is in for messages: never a full path."""
+        """Returns the name of the file of picture `index` for messages, never a full path."""
 
     def read(self, index: int) -> Picture:
-        """Frame `index`, 0 .. frame_count - 1: [height, width, 3]. Raises FileProblem about the file of that name."""
+        """Reads picture `index`, 0 .. frame_count - 1: [height, width, 3]. Raises FileProblem about the file of that name."""
 
     def in_order(self) -> Generator[tuple[int, Callable[[], Picture]]]:
-        """Gives the number of each frame, and a function that does as `read` would: the cheapest way to all of them.
+        """Yields each index and a function that does the same as `read`: the cheapest way to read all pictures.
 
-        The generator is for one thread at a time, the functions are for any. Its first step raises FileProblem when there is
-        nothing to read.
+        Use the generator from one thread at a time, the functions from any thread. Its first step raises FileProblem if nothing
+        can be read.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class PictureFrames:
-    """A file for each frame."""
+    """Pictures in files, one each."""
 
     held: Held = field(compare=False)
-    """The folder that they are in, or are below."""
+    """The folder that holds them, or one above it."""
     names: tuple[str, ...] = field(repr=False)
     width: int
     height: int
     below: str = ""
-    """The folder's place in the one that is held."""
+    """Path of the pictures' folder inside the held one."""
     upright: bool = False
-    """Whether pictures that are stored turned are turned as their files say."""
+    """True: pictures are turned as their EXIF orientation says."""
 
     @property
     def place(self) -> Path:
@@ -62,11 +62,11 @@ class PictureFrames:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The pictures."""
+        """The picture files."""
         return tuple(self.place / name for name in self.names)
 
     def name(self, index: int) -> str:
-        """Folder and file."""
+        """Returns folder and file."""
         return f"{self.place.name}/{self.names[index]}"
 
     def read(self, index: int) -> Picture:
@@ -76,5 +76,5 @@ class PictureFrames:
         return decode(data, width=self.width, height=self.height)
 
     def in_order(self) -> Generator[tuple[int, Callable[[], Picture]]]:
-        """Reads nothing by itself."""
+        """Yields readers; reads nothing itself."""
         return ((index, partial(self.read, index)) for index in range(len(self.names)))

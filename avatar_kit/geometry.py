@@ -1,6 +1,6 @@
-"""Where the mouth is: crop rectangles, the crop that the network sees, and the mask over it.
+"""Geometry of the mouth: rectangles, the crop that the network sees, and the mask over it.
 
-The numbers are those of training and can not be chosen: a square around the lower face is resized to 328 x 328, and the network
+The numbers come from training and cannot be chosen. A square around the lower face is resized to 328 x 328; the network
 sees and returns the 320 x 320 inside a margin of 4.
 """
 
@@ -27,16 +27,16 @@ Picture: TypeAlias = NDArray[np.uint8]
 
 
 class Paste(StrEnum):
-    """How the network's mouth goes back into the picture."""
+    """The way a mouth is put back into the picture."""
 
     REFERENCE = "reference"  # into the 328 crop, which is resized bicubically to the rectangle: a hard edge
-    FEATHER = "feather"  # the same with a soft edge
+    FEATHER = "feather"  # the same, with a soft edge
     DIRECT = "direct"  # stretched over the whole rectangle, as the older servers did
 
 
 @dataclass(frozen=True, slots=True)
 class Rect:
-    """A crop rectangle in picture pixels, half open: columns x1 .. x2 - 1, rows y1 .. y2 - 1."""
+    """Rectangle in picture pixels, half open: columns x1 .. x2 - 1, rows y1 .. y2 - 1."""
 
     x1: int
     y1: int
@@ -45,16 +45,16 @@ class Rect:
 
     @property
     def width(self) -> int:
-        """Columns covered."""
+        """Number of columns."""
         return self.x2 - self.x1
 
     @property
     def height(self) -> int:
-        """Rows covered."""
+        """Number of rows."""
         return self.y2 - self.y1
 
     def problem(self, width: int, height: int) -> str | None:
-        """What keeps this rectangle from lying in a picture of that size; None when it does."""
+        """Says why this rectangle does not fit into a picture of that size; None if it does."""
         shown = f"[{self.x1}, {self.y1}, {self.x2}, {self.y2}]"
         if self.x1 >= self.x2 or self.y1 >= self.y2:
             return f"{shown} is empty: x1 must be less than x2 and y1 less than y2"
@@ -63,14 +63,14 @@ class Rect:
         return None
 
     def clamped(self, width: int, height: int) -> Rect:
-        """The part of it inside a picture of that size; empty when there is none."""
+        """Returns the part inside a picture of that size, which may be empty."""
         x1, y1 = min(max(self.x1, 0), width), min(max(self.y1, 0), height)
         return Rect(x1, y1, max(x1, min(self.x2, width)), max(y1, min(self.y2, height)))
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """The part of the 320 x 320 picture that is black in the network's second image. Must be the one used in training."""
+    """The part of the 320 x 320 crop that is black in the network's second image. Must be the one used in training."""
 
     ACCEPTED: ClassVar[str] = "list of four whole numbers (x, y, width, height)"  # as files and messages have it
 
@@ -88,25 +88,25 @@ class Mask:
             )
 
     def kept(self) -> NDArray[np.float32]:
-        """[320, 320]: 0 where the picture is blackened, 1 elsewhere. A new array at each call."""
+        """Returns a new array [320, 320]: 0 where the crop is blackened, 1 elsewhere."""
         kept = np.ones((MOUTH_SIZE, MOUTH_SIZE), np.float32)
         kept[self.y : self.y + self.height, self.x : self.x + self.width] = 0
         return kept
 
 
 def crop_328(picture: Picture, rect: Rect) -> Picture:
-    """[328, 328, 3]: the rectangle resized bicubically, as in training. The rectangle must lie inside the picture."""
+    """Resizes the rectangle bicubically to [328, 328, 3], as in training. The rectangle must be inside the picture."""
     part = picture[rect.y1 : rect.y2, rect.x1 : rect.x2]
     return np.asarray(cv2.resize(part, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def inner(crop: Picture) -> Picture:
-    """The [320, 320, 3] view of a 328 crop that the network sees and replaces."""
+    """Returns the [320, 320, 3] view of a 328 crop that the network sees and replaces."""
     return crop[MARGIN : MARGIN + MOUTH_SIZE, MARGIN : MARGIN + MOUTH_SIZE]
 
 
 def rect_from_landmarks(points: NDArray[np.floating] | NDArray[np.integer]) -> Rect:
-    """The square that training crops, from [>= 53, 2] landmarks (x, y); it may run over the picture's edge: see `Rect.clamped`.
+    """Returns the square that training crops, from landmarks [>= 53, 2] (x, y). It may cross the edge: see `Rect.clamped`.
 
     Raises ValueError for too few or non-finite points.
     """

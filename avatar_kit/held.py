@@ -1,8 +1,7 @@
-"""Files and folders that stay readable whatever takes their names.
+"""Keeps files and folders readable after their names are taken by others.
 
-A folder that is renamed away, or exchanged for another, is still the folder that was opened; a file that is deleted is still
-there for whoever has it open. So nothing that is read through a `Held` can be of files that came later. Only the files in a
-folder can be gone, when somebody deletes it.
+An open folder that is renamed or exchanged is still the same folder, and a deleted file can be read as long as it is open. So
+everything read through a `Held` comes from the files that were opened. Only files in a held folder can disappear, by deletion.
 """
 
 from __future__ import annotations
@@ -18,39 +17,39 @@ from avatar_kit.safe_files import FileProblem, reason
 
 
 class Held:
-    """Keeps a file or folder open for as long as the object lives. Takes one file descriptor."""
+    """Keeps a file or folder open during the object's life. Uses one file descriptor."""
 
     __slots__ = ("__weakref__", "_descriptor", "close", "now", "path")
 
     def __init__(self, path: Path, *, now: Path | None = None) -> None:
-        """`now`: the way to it, when that is not by its name. Raises FileProblem."""
+        """`now`: the path to open, if other than `path`. Raises FileProblem."""
         try:
             self._descriptor = os.open(now or path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
             raise FileProblem(reason(error)) from None
         self.close = weakref.finalize(self, os.close, self._descriptor)
-        """Lets go of it. Forgetting the object does too, but an error that is kept keeps the object that it went through."""
+        """Closes it. Deleting the object does too, but a stored exception can keep the object alive."""
         self.close.atexit = False
         self.path = path
-        """Its name when it was opened: for messages."""
+        """The name when it was opened: for messages."""
         self.now = Path(f"/proc/self/fd/{self._descriptor}")
-        """The way to it now, for whoever reads; not to be used, or shown, beyond the life of this object."""
+        """The path to read through. Not valid after the life of this object; never show it."""
 
     def is_in_place(self) -> bool:
-        """Returns whether its name still leads to it."""
+        """Returns True if the name still leads to it."""
         try:
             return os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
         except OSError:
             return False
 
     def modified(self) -> tuple[int, int]:
-        """Returns its time of modification and its size, which change when it is written to."""
+        """Returns modification time and size, which change when the file is written to."""
         status = os.fstat(self._descriptor)
         return status.st_mtime_ns, status.st_size
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Raises AvatarReplaced, in the place of any other error too, when it lost its name while the block read."""
+        """Raises AvatarReplaced, instead of any other error too, if the name was lost while the block ran."""
         try:
             yield
         except Exception:

@@ -1,4 +1,4 @@
-"""Avatar ids. An id becomes a folder's name, so nothing that could be a path gets through."""
+"""Checks avatar ids. An id becomes a folder's name, so it must not be able to form a path."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _SHOWN_LENGTH = 60
 
 
 def is_avatar_id(text: str) -> bool:
-    """Whether `text` could be an id."""
+    """Returns True if `text` can be an id."""
     return _ID.fullmatch(text) is not None
 
 
 def check_avatar_id(text: str) -> str:
-    """Returns `text`; raises InvalidAvatarId when it can not be an id. Never echoes a long text back."""
+    """Returns `text`; raises InvalidAvatarId if it cannot be an id. The message never repeats a long text."""
     if is_avatar_id(text):
         return text
     rule = f"1 to {MAX_ID_LENGTH} of A-Z a-z 0-9 . _ -, the first a letter or digit"
@@ -31,4 +31,4 @@ def check_avatar_id(text: str) -> str:
 
 
 AvatarId = Annotated[str, AfterValidator(check_avatar_id)]
-"""The type for settings: pydantic reports a bad id like any other value."""
+"""Type for settings: pydantic reports a bad id like any other bad value."""

@@ -1,6 +1,6 @@
-"""Avatars in the earlier servers' layout: no manifest, but a network, numbered frames and rectangles where the settings say.
+"""Loads avatars of the earlier servers' layout: no manifest; the settings name network, pictures and rectangles.
 
-Frames and rectangles are paired by rank, because frames are numbered from 0 or, by some extractors, from 1.
+Pictures and rectangles are paired in order, because some extractors number pictures from 0 and some from 1.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ RECTS_PLACE = Path("crop_rects.json")
 
 
 def is_legacy(folder: Path) -> bool:
-    """Whether a folder without a manifest is an avatar of the earlier servers. Its other files may yet be missing."""
+    """Returns True for a folder of the earlier layout, without a manifest. Its other files may be missing."""
     return os.path.lexists(folder / NETWORK_PLACE)
 
 
 @as_broken_avatar()
 def load_legacy(models_root: Path, avatar_id: str, entry: ModelEntry | None) -> Avatar:
-    """The avatar whose files are where `entry` says; without an entry in its folder, which they may not leave.
+    """Loads the avatar whose files `entry` names. Without an entry they must be in its folder.
 
-    When there are no pictures the frames are those of `source_video`, which is looked through. Raises BrokenAvatar with every
-    problem found, and AvatarReplaced when its frames are replaced meanwhile.
+    If there are no pictures, those of `source_video` are used, which is read through. Raises BrokenAvatar with every problem
+    found, and AvatarReplaced if its pictures are replaced meanwhile.
     """
     inside = None if entry else models_root / avatar_id
     return _Loader(models_root, avatar_id, entry or ModelEntry(), inside=inside).load()
@@ -48,7 +48,7 @@ def load_legacy(models_root: Path, avatar_id: str, entry: ModelEntry | None) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The frames that there are, in order; `count` of them are served."""
+    """The pictures found, in order; the first `count` are served."""
 
     held: Held
     frames: Frames
@@ -59,7 +59,7 @@ class _Found:
 
 
 class _Loader:
-    """Loads one avatar and collects what is wrong with it on the way."""
+    """Loads one avatar and collects its problems."""
 
     def __init__(self, models_root: Path, avatar_id: str, entry: ModelEntry, *, inside: Path | None) -> None:
         self._models_root, self._id, self._entry, self._inside = models_root, avatar_id, entry, inside
@@ -79,7 +79,7 @@ class _Loader:
             raise
 
     def _load_beside(self, network: Path | None, found: _Found | None) -> Avatar:
-        """The avatar with these frames, if everything else is there too."""
+        """Returns the avatar with these pictures, if everything else is there too."""
         entry = self._entry
         rects_path = self._file(entry.crop_rects_path or Path(self._id) / RECTS_PLACE, "crop_rects_path")
         rects = self._rects(rects_path, found)
@@ -113,7 +113,7 @@ class _Loader:
         )
 
     def _version(self, network: Path | None, rects: Path | None, found: _Found | None) -> str:
-        """Of what was found; "" beside a problem."""
+        """Returns the version of the files found; "" if there is a problem."""
         if self._problems or network is None or rects is None or found is None:
             return ""
         try:
@@ -123,7 +123,7 @@ class _Loader:
             return ""
 
     def _file(self, path: Path, key: str, max_bytes: int | None = None) -> Path | None:
-        """The file that a key names; None, and a problem noted, when it can not be used."""
+        """Returns the file that a key names; notes a problem and returns None if it cannot be used."""
         absolute = self._models_root / path
         try:
             check_regular(absolute, max_bytes)
@@ -135,7 +135,7 @@ class _Loader:
         return absolute
 
     def _features(self) -> Path | None:
-        """The feature file, whatever its state: frames with sound do without it."""
+        """Returns the feature file without checking it: only frames without sound need it."""
         if self._entry.features_path:
             return self._models_root / self._entry.features_path
         for name in FEATURE_NAMES:
@@ -173,14 +173,14 @@ class _Loader:
         return _Found(frames.held, frames, frames.count, self._count(frames.count), frames.width, frames.height)
 
     def _count(self, total: int) -> int:
-        """How many of so many frames are served."""
+        """Returns the number of pictures to serve out of `total`."""
         wanted = self._entry.num_frames or total
         if wanted > total:
             self._problems.append(f"num_frames is {wanted}, but there are {total} frames")
         return min(wanted, total)
 
     def _size(self, folder: Path, path: Path) -> tuple[int, int]:
-        """The first frame's size is the avatar's; the others are compared with it when they are read."""
+        """Returns the first picture's size, which is the avatar's. The others are checked when they are read."""
         try:
             return upright_size(read_bounded(path, MAX_PICTURE_BYTES))
         except FileProblem as problem:
@@ -209,7 +209,7 @@ class _Loader:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether the folder of frames is missing or quite empty."""
+    """Returns True if the folder of pictures is missing or empty."""
     try:
         return next(folder.iterdir(), None) is None
     except FileNotFoundError:

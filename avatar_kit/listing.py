@@ -1,8 +1,8 @@
-"""Every avatar there is and what is to be said of it, without reading all of them for each who asks.
+"""Lists all avatars with a description of each, without reading all of them for each request.
 
-An avatar is read again when the file system says that its files are others than before. Each listing looks at the folder of
-avatars, so what is new, gone or replaced is in it at once; and, unless there are very many, at the files of every avatar. Of very
-many some are looked at each second.
+An avatar is read again when the file system shows that its files changed. Each listing looks at the folder of avatars, so it has
+every new, removed and replaced one at once. It also looks at each avatar's files, unless there are very many avatars: then some
+are looked at each second.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME
 T = TypeVar("T")
 
 ALL_AT_ONCE = 500
-"""So many avatars' files are looked at for each listing, in some ten milliseconds."""
+"""Up to this many avatars, each listing looks at all their files, in some ten milliseconds."""
 REFRESH_S = 1.0
 EACH_REFRESH = 1000
-"""Of more avatars, the files of so many are looked at by each `refresh`: three percent of a core's time."""
+"""With more avatars, each `refresh` looks at the files of this many: three percent of a core's time."""
 
-_CHUNK = 50  # who asks waits for no more of a refresh
-_MOST_PLACES = 64  # of a broken avatar
-# A file that was written since may have the time, and the size, that it had: it is looked at again until that is long ago.
+_CHUNK = 50  # a listing waits for no more of a refresh than this
+_MOST_PLACES = 64  # for a broken avatar
+# A file written within this time may keep its time and size, so it is looked at again until its last change is older.
 _SETTLED_S = 1.0
-# Errors that pass without any file having changed.
+# These errors can pass without a change of any file.
 _PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT})
 
 _Seen = tuple[tuple[int, int, int] | None, ...]
@@ -44,7 +44,7 @@ _Seen = tuple[tuple[int, int, int] | None, ...]
 
 @dataclass(slots=True)
 class _Known(Generic[T]):
-    """What was found under one name. `told` None: no avatar."""
+    """The result of reading one name. `told` None: no avatar."""
 
     key: tuple[int, ...]
     told: T | None
@@ -54,7 +54,7 @@ class _Known(Generic[T]):
 
 
 class AvatarListing(Generic[T]):
-    """Use from one event loop. Files are read by a thread of its own, one avatar after the other."""
+    """Use from one event loop. A thread of its own reads the files, one avatar after the other."""
 
     def __init__(
         self,
@@ -63,9 +63,9 @@ class AvatarListing(Generic[T]):
         *,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`describe`: makes what is said of the avatar of an id, or of what is wrong with it. It must not keep the avatar.
+        """`describe`: makes the description from an id and its avatar or error. It must not keep the avatar.
 
-        `wall_clock`: Unix seconds, as files have them.
+        `wall_clock`: Unix seconds, as file times have them.
         """
         self._wall_clock = wall_clock
         self._catalog = catalog
@@ -82,11 +82,11 @@ class AvatarListing(Generic[T]):
         self._closed = False
 
     async def entries(self) -> Mapping[str, T]:
-        """What `describe` said of every avatar, by id, in order, as the avatars are now."""
+        """Returns the description of every avatar by id, sorted, as the avatars are now."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._look, time.monotonic())
 
     async def refresh(self) -> None:
-        """Looks for files that were changed inside the folders of very many avatars; to be called every `REFRESH_S`."""
+        """Looks for changed files in the folders of very many avatars. Call it every `REFRESH_S`."""
         if self._looked_s < 0:
             await self.entries()
         loop = asyncio.get_running_loop()
@@ -94,12 +94,12 @@ class AvatarListing(Generic[T]):
             await loop.run_in_executor(self._thread, self._check_some)
 
     def close(self) -> None:
-        """Ends the thread, soon also in the middle of reading very many avatars."""
+        """Ends the thread, promptly even while very many avatars are being read."""
         self._closed = True
         self._thread.shutdown(cancel_futures=True)
 
     def _look(self, asked_s: float) -> Mapping[str, T]:
-        if asked_s <= self._looked_s:  # by one who asked later than this one
+        if asked_s <= self._looked_s:  # by a later request
             return self._told
         self._looked_s = time.monotonic()
         there = self._there()
@@ -118,9 +118,9 @@ class AvatarListing(Generic[T]):
         return self._told
 
     def _there(self) -> dict[str, tuple[int, ...]]:
-        """Whatever could be an avatar, and what tells it from another of that name.
+        """Returns each name that can be an avatar, with numbers that change when another takes that name.
 
-        The folder's time changes when anything in it is made, renamed or removed; only links can lead elsewhere without that.
+        The folder's time changes when anything in it is made, renamed or removed. Only links can change without that.
         """
         began_s = self._wall_clock()
         root = _stat(str(self._catalog.models_root))
@@ -130,7 +130,7 @@ class AvatarListing(Generic[T]):
         return {**self._names, **{name: _stat(place) or () for name, place in self._links.items()}}
 
     def _check_some(self) -> None:
-        """Goes on where it stopped, from the beginning when it came to the end."""
+        """Checks the next avatars after the last check, and begins again at the end."""
         names = [name for name, _ in zip(self._next, range(_CHUNK), strict=False)]
         if not names:
             self._next = iter(list(self._known))
@@ -162,7 +162,7 @@ class AvatarListing(Generic[T]):
 
 
 def _names(catalog: AvatarCatalog) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """The names of possible avatars with the numbers of their folders; and the places of those that are links."""
+    """Returns the possible avatars' names with the numbers of their folders, and the targets of those that are links."""
     names: dict[str, tuple[int, ...]] = dict.fromkeys(catalog.named, ())
     links = {}
     try:
@@ -173,12 +173,12 @@ def _names(catalog: AvatarCatalog) -> tuple[dict[str, tuple[int, ...]], dict[str
                     if entry.is_symlink():
                         links[entry.name] = entry.path
     except OSError:
-        pass  # no models_root, no avatars in it
+        pass  # without models_root there are no avatars in it
     return names, links
 
 
 def _places(catalog: AvatarCatalog, name: str, found: Avatar | AvatarError | None) -> Iterator[str]:
-    """The files and folders on which depends what was found."""
+    """Yields the files and folders that the result depends on."""
     folder = catalog.models_root / name
     yield from map(str, (folder, folder / MANIFEST_NAME))
     if isinstance(found, Avatar):
@@ -206,7 +206,7 @@ def _children(folder: Path) -> list[str]:
 
 
 def _look_at(places: Iterable[str]) -> _Seen:
-    """Time of change, number and size of each; None: nothing there. The time changes with rights and by renaming too."""
+    """Returns change time, inode and size of each, or None if missing. Renaming and new permissions change the time too."""
     return tuple(map(_stat, places))
 
 
@@ -223,7 +223,7 @@ def _is_long_ago(seen: tuple[int, int, int], now_s: float) -> bool:
 
 
 def _passes(found: Avatar | AvatarError | None) -> bool:
-    """Whether an error may be over without a change of any file."""
+    """Returns True for an error that may pass without a change of any file."""
     error: BaseException | None = found if isinstance(found, AvatarError) else None
     if isinstance(error, AvatarReplaced):
         return True

@@ -1,4 +1,4 @@
-"""`avatar.yaml`, the manifest of format version 1: what it may say, reading it without trusting it, and writing it."""
+"""Reads `avatar.yaml`, the manifest of format version 1, from untrusted sources, and writes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FRAMES_FOLDER = "frames"
 FORMAT_VERSION = 1
 FPS = 25.0
 _LARGEST_NUMBER = 2**53
-_DEEPEST = 8  # flow lists in lists: PyYAML's time for more of them grows with their square
+_DEEPEST = 8  # flow lists in lists: PyYAML's time grows with the square of the depth
 
 _HEADING = "# A lip-sync avatar. `lipsync avatar verify` compares the folder with this file, `lipsync avatar inspect` shows it.\n"
 
@@ -37,14 +37,14 @@ class FileEntry(_Part):
     """One file of the avatar."""
 
     path: str = Field(min_length=1, max_length=200)
-    """Relative to the avatar's folder, which it may not leave."""
+    """Relative to the avatar's folder; must be inside it."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of its content, in hexadecimal. Compared by verifying, not at every load."""
 
 
 class FileEntries(_Part):
-    """The files of the avatar beside the frames themselves."""
+    """The files of the avatar other than the pictures themselves."""
 
     network: FileEntry
     """The lip-sync network, ONNX."""
@@ -53,13 +53,13 @@ class FileEntries(_Part):
     """JSON array of [x1, y1, x2, y2], one a frame, half open."""
 
     frame_checksums: FileEntry | None = None
-    """The SHA-256 of every frame picture, in the format of the sha256sum tool. For frames that are pictures."""
+    """The SHA-256 of every picture, in the format of the sha256sum tool. For pictures in files."""
 
     background_video: FileEntry | None = None
-    """The video that the frames are in, 25 a second throughout, instead of pictures."""
+    """The video that holds the pictures instead of files, at a constant 25 a second."""
 
     audio_encoder: FileEntry | None = None
-    """An audio encoder of the avatar's own, ONNX; without it the shared one serves."""
+    """The avatar's own audio encoder, ONNX. Without it the shared one is used."""
 
     features: FileEntry | None = None
     """The clip's own audio features, NumPy float32 [rows, 512]."""
@@ -74,7 +74,7 @@ class FileEntries(_Part):
 
 
 def mask_from_list(value: object) -> object:
-    """A mask as YAML or a command line gives it; for pydantic, which reports the ValueError."""
+    """Parses a mask from YAML or a command line; for pydantic, which reports the ValueError."""
     if isinstance(value, Mask):
         return value
     if numbers := whole_numbers(value, 4):
@@ -89,7 +89,7 @@ class Manifest(_Part):
     """Version of this format."""
 
     id: AvatarId
-    """The id that the avatar was built under; its folder's name is what counts."""
+    """The id that the avatar was built under. Its folder's name is the id in use."""
 
     fps: float
     """Frames a second. Only 25 can be served: the networks of this family take one row of audio a frame, 25 a second."""
@@ -107,7 +107,7 @@ class Manifest(_Part):
     """The audio features that the network was trained with."""
 
     loop: Loop
-    """bounce: the way back follows the last frame; forward: the first frame does."""
+    """bounce: after the last frame the clip runs backwards; forward: it starts again at the first."""
 
     paste: Paste
     """reference: as in training, hard edge; feather: the same with a soft edge; direct: as the older servers."""
@@ -116,16 +116,16 @@ class Manifest(_Part):
     """x, y, width, height of the part of the 320 x 320 picture that was blackened in training."""
 
     reference: Annotated[Reference, BeforeValidator(Reference.parse)] = Reference()
-    """current: the network is shown each frame's own crop. fixed:INDEX: for every frame that one's, where the mouth is closed."""
+    """current: the network sees each frame's own crop. fixed:INDEX: it always sees that one's, with the mouth closed."""
 
     idle: Annotated[FrameRange, BeforeValidator(FrameRange.parse)] | None = None
-    """First and last frame of the part of the clip that is shown while nobody speaks. Without it: the whole clip."""
+    """First and last frame of the part of the clip shown without speech. Without it: the whole clip."""
 
     files: FileEntries
-    """Where the rest is, with checksums."""
+    """The other files, with checksums."""
 
     def most_bytes(self, role: str) -> int | None:
-        """Of the file of that role; None when reading it costs no more than a part of it, which its reader bounds."""
+        """Returns the limit of the file of that role; None if its reader reads only a part of it."""
         return {
             "network": MAX_MODEL_BYTES,
             "audio_encoder": MAX_MODEL_BYTES,
@@ -144,7 +144,7 @@ class Manifest(_Part):
 
 @as_broken_avatar(MANIFEST_NAME)
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the avatar in `folder`. Raises BrokenAvatar with everything that is wrong with it."""
+    """Reads the manifest of the avatar in `folder`. Raises BrokenAvatar with every problem found."""
     content = _load_yaml(read_bounded(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES))
     version = content.get("format_version")
     if type(version) is int and version != FORMAT_VERSION:
@@ -159,7 +159,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """The text of an `avatar.yaml`."""
+    """Returns the text of an `avatar.yaml`."""
     content = manifest.model_dump(mode="json", exclude_none=True)
     mask = manifest.mask
     content["mask"] = [mask.x, mask.y, mask.width, mask.height]
@@ -170,7 +170,7 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader without what makes a page of text cost without end: aliases, deep nesting, endless numbers."""
+    """Safe loader that also refuses aliases, deep nesting and huge numbers: a page with them could take unlimited time."""
 
     flow_level: int
 
@@ -186,7 +186,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         number = super().construct_yaml_int(node)
-        if abs(number) > _LARGEST_NUMBER:  # Python refuses to write numbers of thousands of digits, also into messages
+        if abs(number) > _LARGEST_NUMBER:  # Python refuses to print numbers of thousands of digits, in messages too
             raise yaml.constructor.ConstructorError(None, None, "a number is too large", node.start_mark)
         return number
 

@@ -1,4 +1,4 @@
-"""One entry of the settings' `models:`, with the keys of the earlier servers' YAML files. Both services read the same entries."""
+"""Defines an entry of the settings' `models:`, with the keys of the earlier servers. Both services read the same entries."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from avatar_kit.timeline import FrameRange, Loop
 
 
 class ModelEntry(BaseModel):
-    """What an operator says of one avatar. Every key may be left out.
+    """An operator's settings for one avatar. Every key may be left out.
 
     Relative paths begin at models_root; absolute ones may lead anywhere. The keys that name files are for avatars in the earlier
-    servers' layout; for an avatar with an `avatar.yaml` they must name the files that it names.
+    servers' layout; for an avatar with an `avatar.yaml` they must name the same files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
@@ -36,46 +36,46 @@ class ModelEntry(BaseModel):
     """The features of the clip's own sound, for frames without sound. Default: ID/aud_ave.npy or ID/aud_ave.bin, if there."""
 
     num_frames: StrictInt | None = Field(default=None, ge=1, le=MAX_FRAMES)
-    """Serve only the first so many frames; it is an error if there are fewer. Default: all."""
+    """Serve only this many frames, from the first; fewer in the clip are an error. Default: all."""
 
     source_video: Path | None = None
-    """Video that the frames are read out of when background_dir is empty or missing, at 25 a second. Nothing is written."""
+    """Video to read the frames from, at 25 a second, when background_dir is empty or missing. Nothing is written."""
 
     crops_video_path: Path | None = None
-    """Video of the 328 x 328 crops. Not needed to serve, crops are computed: `lipsync avatar verify` compares the two."""
+    """Video of the 328 x 328 crops. Serving computes crops and does not read it; `lipsync avatar verify` compares the two."""
 
     rois_video_path: Path | None = None
-    """Video of the 320 x 320 mouth regions. Not needed to serve: `lipsync avatar verify` compares it with the computed ones."""
+    """Video of the 320 x 320 mouth regions. Serving does not read it; `lipsync avatar verify` compares it with computed ones."""
 
     preload: StrictBool = False
     """Inference service: load the network at start instead of at the first request."""
 
     preload_model: StrictBool = False
-    """The same as preload, under the name that the earlier monolithic server gave it; either one is enough."""
+    """The same as preload, by its name in the earlier monolithic server; either is enough."""
 
     preload_backgrounds: StrictBool = False
     """Compositing service: load all frames at start instead of at the first request."""
 
     preferred_gpu: StrictInt = Field(default=-1, ge=-1, le=1023)
-    """Inference service: number of the GPU that the network should run on; -1 leaves it to gpus.assignment_strategy."""
+    """Inference service: number of the GPU to run the network on; -1 leaves it to gpus.assignment_strategy."""
 
     loop: Loop | None = None
-    """bounce: after the last frame the way back; forward: the first frame again. Default: as avatar.yaml says, else bounce."""
+    """bounce: after the last frame the clip runs backwards; forward: it starts again. Default: from avatar.yaml, else bounce."""
 
     paste: Paste | None = None
-    """How the mouth is pasted: reference, feather or direct. Default: as avatar.yaml says, else reference."""
+    """Way to paste the mouth: reference, feather or direct. Default: from avatar.yaml, else reference."""
 
     mask: Annotated[Mask, BeforeValidator(mask_from_list)] | None = None
-    """x, y, width, height of what was blackened of the 320 x 320 picture. Default: as avatar.yaml says, else 5, 5, 310, 305."""
+    """x, y, width, height of the blackened part of the 320 x 320 picture. Default: from avatar.yaml, else 5, 5, 310, 305."""
 
     reference: Annotated[Reference, BeforeValidator(Reference.parse)] | None = None
-    """current: the network is shown each frame's own crop. fixed:INDEX: for every frame that one's, where the mouth is closed.
-    Default: as avatar.yaml says, else current."""
+    """current: the network sees each frame's own crop. fixed:INDEX: it always sees that one's, with the mouth closed.
+    Default: from avatar.yaml, else current."""
 
     idle: Annotated[FrameRange, BeforeValidator(FrameRange.parse)] | None = None
-    """First and last frame of the part of the clip that is shown while nobody speaks. Default: as avatar.yaml says, else all."""
+    """First and last frame of the part of the clip shown without speech. Default: from avatar.yaml, else all."""
 
     @property
     def wants_model_preloaded(self) -> bool:
-        """Either name of the key."""
+        """True if either name of the key is set."""
         return self.preload or self.preload_model

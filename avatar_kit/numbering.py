@@ -1,4 +1,4 @@
-"""Pictures and rectangles that are numbered: what order they have, and what is missing."""
+"""Orders numbered pictures and rectangles, and finds missing numbers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 from avatar_kit.errors import shortened
 from avatar_kit.safe_files import FileProblem, stays_in
 
-MAX_FRAMES = 1_000_000  # what six digits can number: eleven hours
+MAX_FRAMES = 1_000_000  # the most that six digits can number: eleven hours
 
 _FRAME_NAME = re.compile(r"(?:frame_)?([0-9]{1,9})\.(?:jpe?g|png)", re.IGNORECASE | re.ASCII)
 
 
 def is_frame_name(name: str) -> bool:
-    """Whether a file of that name is a frame picture: frame_000012.jpg, frame_0012.png, 12.jpg."""
+    """Returns True for the name of a picture file: frame_000012.jpg, frame_0012.png, 12.jpg."""
     return _FRAME_NAME.fullmatch(name) is not None
 
 
 def numbered_frames(folder: Path, *, first: Sequence[int] = (0, 1), inside: Path | None = None) -> list[Path]:
-    """The frame pictures in a folder, ordered by the number in their names: frame_000012.jpg, frame_0012.png, 12.jpg.
+    """Lists the picture files in a folder, ordered by the number in their names: frame_000012.jpg, frame_0012.png, 12.jpg.
 
-    Numbers run without a gap from one of `first`. With `inside`, no symbolic link may lead out of that folder. Other files are
-    ignored. An empty list when there are none. Raises FileProblem.
+    Numbers must run without a gap from one of `first`. With `inside`, symbolic links must not lead out of that folder. Other
+    files are ignored. The list may be empty. Raises FileProblem.
     """
     if inside is not None and not stays_in(inside, folder):
         raise FileProblem("leads out of the avatar's folder")
@@ -46,11 +46,11 @@ def numbered_frames(folder: Path, *, first: Sequence[int] = (0, 1), inside: Path
 
 
 def numbering_problems(numbers: Sequence[int], *, first: Sequence[int] = (0, 1)) -> list[str]:
-    """What keeps `numbers` from being every number from one of `first` to the last; empty when nothing does."""
+    """Says which numbers are missing between one of `first` and the last of `numbers`; empty if none is."""
     ordered = sorted(set(numbers))
-    # One number before the beginning, so that a gap at the beginning is named like any other.
+    # One number before the beginning, so that a gap there is named like any other.
     before = ordered if not ordered or ordered[0] in first else [first[0] - 1, *ordered]
-    # Only the ends of each gap are looked at: a stray number may lie a billion past the last.
+    # Only the ends of each gap are looked at: a stray number may be a billion past the last.
     gaps = [(low + 1, high - 1) for low, high in itertools.pairwise(before) if high - low > 1]
     return shortened([f"frame {low} is missing" if low == high else f"frames {low} to {high} are missing" for low, high in gaps])
 

@@ -1,4 +1,4 @@
-"""Reading ONNX files that nobody vouches for, with the weights that some of them keep in files beside them."""
+"""Reads ONNX files from untrusted sources, including weights in side files."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _PLACE = re.compile(r"Load model from .+? failed: ?|/\S+:\d+:? (?:\S.*?\) )?")
 
 
 def load_model(path: Path) -> onnx.ModelProto:
-    """The model in a file, complete: weights in other files of its folder are read into it.
+    """Reads a whole model, including weights in other files of its folder.
 
-    Raises BrokenAvatar; when there are more than `MAX_MODEL_BYTES` in all, before they are read.
+    Raises BrokenAvatar; for more than `MAX_MODEL_BYTES` in all, before reading them.
     """
     with as_broken_avatar(path.name):
         model = _parsed(path)
@@ -33,13 +33,13 @@ def load_model(path: Path) -> onnx.ModelProto:
 
 
 def runtime_reason(error: Exception) -> str:
-    """What ONNX Runtime, or the onnx package, says of a model: without the places in its own sources."""
+    """Returns the message of ONNX Runtime or the onnx package without source locations."""
     text = _PLACE.sub("", _CODE.sub("", str(error))).strip() or type(error).__name__
     return cut(" ".join(text.split()), _LONGEST_REASON)
 
 
 def has_side_files(path: Path) -> bool:
-    """Whether a model keeps weights in other files. Raises BrokenAvatar."""
+    """Returns True if a model keeps weights in other files. Raises BrokenAvatar."""
     with as_broken_avatar(path.name):
         return bool(_side_tensors(_parsed(path)))
 
@@ -61,7 +61,7 @@ def _side_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Where a tensor's bytes are."""
+    """The file and the range of bytes that hold a tensor."""
 
     tensor: onnx.TensorProto
     place: Path
@@ -70,7 +70,7 @@ class _Piece:
 
 
 def _fetch_weights(model: onnx.ModelProto, path: Path) -> None:
-    """Reads the weights that lie in other files. Raises FileProblem about the model's file."""
+    """Reads the weights in other files. Raises FileProblem about the model's file."""
     pieces = [_piece(tensor, path.parent) for tensor in _side_tensors(model)]
     total = sum(piece.length for piece in pieces)
     if total > MAX_MODEL_BYTES:
@@ -102,14 +102,14 @@ def _piece(tensor: onnx.TensorProto, folder: Path) -> _Piece:
 
 def _where(tensor: onnx.TensorProto) -> ExternalDataInfo:
     try:
-        with warnings.catch_warnings(action="ignore"):  # of keys that it does not know
+        with warnings.catch_warnings(action="ignore"):  # about unknown keys
             return ExternalDataInfo(tensor)
     except ValueError:
         raise FileProblem("says of weights in other files where they are, but not with numbers") from None
 
 
 def _tensors(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto | None = None) -> Iterator[onnx.TensorProto]:
-    """Every tensor that a graph or its nodes hold, at any depth."""
+    """Yields every tensor of a graph or its nodes, at any depth."""
     if graph is not None:
         yield from graph.initializer
         for sparse in graph.sparse_initializer:

@@ -1,4 +1,4 @@
-"""Which input of a network is which: bound by shape, because exporters disagree about names."""
+"""Finds a network's inputs and outputs by shape, because exporters disagree about names."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import onnx
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.onnx_files import load_model
 
-# `producer_name` of the demo's networks. It stands in files, so it keeps the name that the demo's module had first.
+# `producer_name` of the demo's networks. Files contain it, so it keeps the demo module's first name.
 DEMO_PRODUCER = "avatar_kit.demo"
 
-_Shape = tuple[int | None, ...]  # None where the model leaves a dimension open
+_Shape = tuple[int | None, ...]  # None for an open dimension
 
 _VISUAL, _AUDIO, _MOUTH = (6, 320, 320), (32, 16, 16), (3, 320, 320)
 _MEL, _ROWS = (1, 80, 16), (512,)
@@ -42,7 +42,7 @@ class EncoderIO:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """One input or output of a graph. `shape` None: the model does not say even the rank."""
+    """One input or output of a graph. `shape` None: not even the rank is given."""
 
     name: str
     shape: _Shape | None
@@ -66,7 +66,7 @@ class _End:
 
 
 def network_io(model: Path | onnx.ModelProto) -> NetworkIO:
-    """The lip-sync network's inputs and output. Raises BrokenAvatar when it is not a network that we serve."""
+    """Finds the lip-sync network's inputs and output. Raises BrokenAvatar for a network that we cannot serve."""
     name, loaded = _loaded(model)
     inputs, outputs = _ends(loaded)
     kind = next((kind for end in inputs for shape, kind in _OTHER_KINDS.items() if end.is_kind(shape)), None)
@@ -78,7 +78,7 @@ def network_io(model: Path | onnx.ModelProto) -> NetworkIO:
 
 
 def encoder_io(model: Path | onnx.ModelProto) -> EncoderIO:
-    """The audio encoder's input and output. Raises BrokenAvatar when it is not one that we can use."""
+    """Finds the audio encoder's input and output. Raises BrokenAvatar for one that we cannot use."""
     name, loaded = _loaded(model)
     inputs, outputs = _ends(loaded)
     (mel,) = _bound(name, inputs, [_MEL], side="input")
@@ -105,7 +105,7 @@ def _end(value: onnx.ValueInfoProto) -> _End:
 
 
 def _bound(name: str, ends: Sequence[_End], wanted: Sequence[tuple[int, ...]], *, side: str) -> list[_End]:
-    """One end for each wanted shape, all ends used, and in one way only."""
+    """Matches one end to each wanted shape. All ends must be used, and only one match may exist."""
     ways = []
     if len(ends) == len(wanted):
         orders = [list(ends)] if len(ends) == 1 else [list(ends), list(reversed(ends))]
@@ -119,7 +119,7 @@ def _bound(name: str, ends: Sequence[_End], wanted: Sequence[tuple[int, ...]], *
 
 
 def _picked(name: str, ends: Sequence[_End], wanted: tuple[int, ...]) -> _End:
-    """The one output that fits; others, which some exporters leave in, do no harm."""
+    """Returns the one output that fits; ignores others, which some exporters leave in."""
     fitting = [end for end in ends if end.fits(wanted)]
     if len(fitting) != 1:
         what = "has more than one output that fits among" if fitting else "has no output that fits among"
@@ -128,7 +128,7 @@ def _picked(name: str, ends: Sequence[_End], wanted: tuple[int, ...]) -> _End:
 
 
 def _batch(name: str, ends: Sequence[_End]) -> int | None:
-    """The fixed batch size, None when any will do."""
+    """Returns the fixed batch size, or None if any is accepted."""
     sizes = {end.shape[0] for end in ends if end.shape} - {None}
     if len(sizes) > 1:
         raise BrokenAvatar(f"{name}: its inputs and outputs have different batch sizes: {_listed(ends)}")

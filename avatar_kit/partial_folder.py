@@ -1,7 +1,7 @@
-"""A folder in the making: hidden beside its place, locked while its writer lives, and cleared away whatever becomes of it.
+"""A folder being written: hidden beside its final place, locked by its writer, and removed if the writer fails.
 
-A process that is killed can not clear up, but its lock goes with it: the next one that writes to the same place finds a folder
-that nobody holds, and removes it.
+A killed process cannot remove it, but its lock is released. The next writer to the same place finds the unlocked folder and
+removes it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from types import TracebackType
 from typing import Self
 
 OLD_SUFFIX = ".old"
-"""Of what the finished folder takes the place of, for the moment between two renames."""
+"""Suffix of a replaced folder, between two renames."""
 
 _ANY = "?" * 12
 
 
 class PartialFolder:
-    """Use as a context manager; `path` is the folder until its owner renames it. Folders made on the way to it go with it."""
+    """Use as a context manager; `path` is the folder until its owner renames it. Parent folders made for it are removed too."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -46,7 +46,7 @@ class PartialFolder:
         self._clear()
 
     def _make(self) -> None:
-        """Makes and locks the folder; once more if another process took it for abandoned before it was locked."""
+        """Makes and locks the folder; tries again if another process removed it before it was locked."""
         while True:
             self.path.mkdir()
             self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -63,7 +63,7 @@ class PartialFolder:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-        with contextlib.suppress(OSError):  # something lies in them by now
+        with contextlib.suppress(OSError):  # by now they are not empty
             for folder in self._made:
                 folder.rmdir()
 
@@ -73,7 +73,7 @@ def _new_path(place: Path) -> Path:
 
 
 def _clear_abandoned(place: Path) -> None:
-    """Removes what earlier writers to the same place were kept from removing. Whatever stands against it does not matter."""
+    """Removes folders that earlier writers to the same place left. Failing to do so does not matter."""
     for left in place.parent.glob(f".{place.name}.{_ANY}.partial"):
         with contextlib.suppress(OSError):
             lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -1,8 +1,7 @@
-"""JPEG and PNG frames from files that may be damaged.
+"""Reads JPEG and PNG pictures from files that may be damaged.
 
-OpenCV decodes, but a JPEG decoder fills in what is missing and only warns, so whether the picture is whole is found out here:
-from the file's structure, from the grey that libjpeg leaves where data ran out, and in case of doubt from a second decoder that
-is strict.
+OpenCV decodes. But a JPEG decoder fills in missing data and only warns, so completeness is checked here: by the file's
+structure, by the grey that libjpeg leaves where data ran out, and in doubt by a second, strict decoder.
 """
 
 from __future__ import annotations
@@ -22,22 +21,21 @@ from avatar_kit.geometry import Picture
 from avatar_kit.safe_files import FileProblem
 
 MIN_SIDE, MAX_SIDE = 16, 8192
-MAX_PIXELS = 8192 * 4608  # an 8K frame, also as cinema counts
+MAX_PIXELS = 8192 * 4608  # an 8K frame, in cinema's formats too
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# The time for a picture is bounded by its pixels, and by these: each scan of a JPEG goes over all of them, each part of a file is
-# a turn of Python's. Progressive JPEGs have about ten scans, colour profiles some hundred parts, an 8K PNG ten thousand.
+# The time for a picture is bounded by its pixels and by these: each scan of a JPEG visits all pixels, each part of a file costs
+# Python code. Progressive JPEGs have about ten scans, colour profiles some hundred parts, an 8K PNG ten thousand.
 _MAX_SCANS, _MAX_SEGMENTS, _MAX_CHUNKS = 20, 4096, 100_000
-# What a PNG's pixels are made of, and which way up they are. Other chunks may hold gigabytes of compressed text, which libpng
-# unpacks unasked.
+# The chunks with a PNG's pixels and orientation. Others may hold gigabytes of compressed text, which libpng always unpacks.
 _PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"})
 
 _EOI, _SOS, _DRI = 0xD9, 0xDA, 0xDD
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the others of C0 .. CF are tables
 _ONE_PASS = frozenset({0xC0, 0xC1})
-_READ_BY_BOTH = frozenset({0xC0, 0xC1, 0xC2, 0xC3})  # the second decoder knows no arithmetic coding
-_BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})  # they have no length and no body
-_MARKER_AFTER_DATA = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # stuffed zeros and restarts belong to the data
+_READ_BY_BOTH = frozenset({0xC0, 0xC1, 0xC2, 0xC3})  # the second decoder cannot read arithmetic coding
+_BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without length and body
+_MARKER_AFTER_DATA = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # stuffed zeros and restarts are part of the data
 
 _RESTARTS = tuple(bytes((0xFF, marker)) for marker in range(0xD0, 0xD8))
 _FILL = re.compile(rb"\xff*")
@@ -49,20 +47,20 @@ _GREY_LUMA, _GREY_TOLERANCE = 128, 3
 
 @dataclass(frozen=True, slots=True)
 class PictureHeader:
-    """What a whole picture file says of itself."""
+    """Properties of a whole picture file, from its header."""
 
     suffix: str
     width: int
     height: int
     one_pass: bool = True
-    """Its rows lie one after the other: when the last was decoded, all were."""
+    """True: the rows are stored in order, so when the last was decoded, all were."""
     strictly_readable: bool = False
-    """A JPEG of a kind that the second, strict decoder knows."""
+    """True: a JPEG of a kind that the second, strict decoder can read."""
 
 
 @dataclass(frozen=True, slots=True)
 class _JpegFrame:
-    """A JPEG frame header. `blocks`: MCUs, what restart intervals are counted in."""
+    """A JPEG frame header. `blocks`: number of MCUs, the unit of restart intervals."""
 
     width: int
     height: int
@@ -71,9 +69,9 @@ class _JpegFrame:
 
 
 def inspect_picture(data: bytes) -> PictureHeader:
-    """Kind and size of a JPEG or PNG file that is structurally whole, without decoding it.
+    """Returns kind and size of a structurally whole JPEG or PNG file, without decoding it.
 
-    Raises FileProblem when it is neither, ends early, or is too large to be decoded.
+    Raises FileProblem if it is neither, ends early, or is too large to be decoded.
     """
     if data.startswith(b"\xff\xd8"):
         header = _inspect_jpeg(data)
@@ -88,7 +86,7 @@ def inspect_picture(data: bytes) -> PictureHeader:
 
 
 def size_problem(width: int, height: int) -> str | None:
-    """What keeps a picture of that size from being a frame; None when nothing does."""
+    """Says why that size cannot be a picture's; None if it can."""
     if min(width, height) < MIN_SIDE:
         return f"is {width}x{height}, less than {MIN_SIDE}x{MIN_SIDE}"
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
@@ -103,9 +101,9 @@ def check_size(width: int, height: int, wanted_width: int, wanted_height: int) -
 
 
 def decode_picture(data: bytes, *, width: int, height: int) -> Picture:
-    """[height, width, 3] of a whole JPEG or PNG file of exactly that size; EXIF orientation is ignored.
+    """Decodes a whole JPEG or PNG file of exactly that size to [height, width, 3]; ignores EXIF orientation.
 
-    Raises FileProblem. The size is compared before anything is allocated.
+    Raises FileProblem. Compares the size before allocating anything.
     """
     header = inspect_picture(data)
     check_size(header.width, header.height, width, height)
@@ -122,7 +120,7 @@ def decode_picture(data: bytes, *, width: int, height: int) -> Picture:
 
 
 def check_thoroughly(data: bytes, *, width: int, height: int) -> None:
-    """What `decode_picture` does, and in any case the strict decoder over JPEG data: half as slow again. Raises FileProblem."""
+    """Does the same as `decode_picture` and always runs the strict decoder over JPEG: half as slow again. Raises FileProblem."""
     decode_picture(data, width=width, height=height)
     if inspect_picture(data).strictly_readable:
         _decode_strictly(data)
@@ -142,13 +140,13 @@ def _decode_strictly(data: bytes) -> None:
 
 
 def _reached_the_end(picture: Picture) -> bool:
-    """Whether the last pixel is certainly not the mid-grey that libjpeg leaves where data ran out."""
+    """Returns True if the last pixel is certainly not the mid-grey that libjpeg leaves where data ran out."""
     blue, green, red = (float(value) for value in picture[-1, -1])
     return abs(0.114 * blue + 0.587 * green + 0.299 * red - _GREY_LUMA) > _GREY_TOLERANCE
 
 
 def _inspect_jpeg(data: bytes) -> PictureHeader:
-    """Walks the marker segments up to the end-of-image marker: cut anywhere, a file lacks that one."""
+    """Walks the marker segments to the end-of-image marker, which a truncated file lacks."""
     frame: _JpegFrame | None = None
     restart_interval, scans, restarts, segments = 0, 0, 0, 0
     marker, position = _next_marker(data, 2)
@@ -178,7 +176,7 @@ def _inspect_jpeg(data: bytes) -> PictureHeader:
 
 
 def _next_marker(data: bytes, position: int) -> tuple[int, int]:
-    """The marker at `position`, and where its segment begins. Any number of FF may fill the space before it."""
+    """Returns the marker at `position` and the start of its segment. Any number of FF may precede the marker."""
     start = position
     filled = _FILL.match(data, position)
     position = filled.end() if filled else position
@@ -190,7 +188,7 @@ def _next_marker(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _segment(data: bytes, position: int) -> tuple[bytes, int]:
-    """The body of the segment whose length stands at `position`, and where it ends."""
+    """Returns the body of the segment whose length is at `position`, and its end."""
     length = int.from_bytes(data[position : position + 2], "big")
     if position + max(length, 2) > len(data):
         raise FileProblem(_CUT_JPEG)
@@ -209,14 +207,14 @@ def _jpeg_frame(marker: int, body: bytes, earlier: _JpegFrame | None) -> _JpegFr
         raise FileProblem("is a damaged JPEG: its frame header is cut off or not the only one")
     height, width = struct.unpack_from(">HH", body, 1)
     factors = [(byte >> 4, byte & 15) for byte in body[7 : 6 + 3 * body[5] : 3]]
-    # A lone component is coded block by block, whatever its factors say.
+    # A single component is coded block by block, regardless of its factors.
     across, down = (1, 1) if len(factors) == 1 else (max(x for x, _ in factors), max(y for _, y in factors))
     blocks = math.ceil(width / (8 * max(across, 1))) * math.ceil(height / (8 * max(down, 1)))
     return _JpegFrame(width, height, blocks, marker)
 
 
 def _inspect_png(data: bytes) -> PictureHeader:
-    """Walks the chunks, each with its own checksum, up to the last."""
+    """Walks the chunks, each with its own checksum, to the last."""
     size: tuple[int, int] | None = None
     for number, (kind, start, end) in enumerate(_chunks(data)):
         if number >= _MAX_CHUNKS:
@@ -231,7 +229,7 @@ def _inspect_png(data: bytes) -> PictureHeader:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The chunks of a PNG up to the last: kind, start and end."""
+    """Yields kind, start and end of each chunk of a PNG."""
     position, kind = len(_PNG_SIGNATURE), b""
     while kind != b"IEND":
         if position + 12 > len(data):
@@ -244,7 +242,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def pixels_alone(data: bytes) -> bytes:
-    """A whole file without what may be unpacked to any length: the texts of a PNG."""
+    """Returns the file without a PNG's text chunks, which may unpack to any length."""
     if not data.startswith(_PNG_SIGNATURE):
         return data
     chunks = list(_chunks(data))

@@ -1,4 +1,4 @@
-"""`crop_rects.json`: one crop rectangle a frame, as an array or, in older packages, as an object keyed by frame number."""
+"""Reads and writes `crop_rects.json`: one rectangle a picture, as an array or, in older packages, an object keyed by number."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from avatar_kit.safe_files import FileProblem, read_bounded
 
 
 def read_rects(path: Path, *, frame_count: int) -> list[Rect]:
-    """The rectangles in frame order, whole numbers but not yet compared with any picture. Raises FileProblem.
+    """Reads the rectangles in order: whole numbers, not yet compared with any picture. Raises FileProblem.
 
-    `frame_count`: how many frames there are; a file larger than so many rectangles can be is not read.
+    `frame_count`: number of pictures; a file too large for as many rectangles is refused unread.
     """
     data = read_bounded(path, max_rects_bytes(frame_count))
     try:
@@ -38,18 +38,18 @@ def read_rects(path: Path, *, frame_count: int) -> list[Rect]:
 
 
 def rects_text(rects: Sequence[Rect]) -> str:
-    """The text of a `crop_rects.json`, one line a frame."""
+    """Returns the text of a `crop_rects.json`, one line a picture."""
     return "[\n" + ",\n".join(f"[{rect.x1}, {rect.y1}, {rect.x2}, {rect.y2}]" for rect in rects) + "\n]\n"
 
 
 def misplaced(rects: Sequence[Rect], width: int, height: int) -> list[str]:
-    """One sentence for each of the first rectangles that do not lie in a picture of that size."""
+    """Returns one sentence for each of the first rectangles that are not inside a picture of that size."""
     problems = ((index, rect.problem(width, height)) for index, rect in enumerate(rects))
     return shortened([f"frame {index}: {problem}" for index, problem in problems if problem])
 
 
 def _in_order(by_number: dict[str, Any]) -> list[Any]:
-    """The values of an object keyed by frame number, each either a rectangle or an object that has one as `rect`."""
+    """Returns the values of an object keyed by number. Each is a rectangle or an object with one as `rect`."""
     numbers = {key: int(key) for key in by_number if key.isdecimal() and key.isascii() and len(key) < 10}
     if len(numbers) < len(by_number):
         other = next(key for key in by_number if key not in numbers)
@@ -62,7 +62,7 @@ def _in_order(by_number: dict[str, Any]) -> list[Any]:
 
 
 def _rect(item: object) -> Rect | None:
-    """None for anything but four whole numbers; 12.0 is one."""
+    """Parses four whole numbers, 12.0 included; None for anything else."""
     if not isinstance(item, list) or len(item) != 4:
         return None
     numbers = [int(value) for value in item if _is_whole(value)]

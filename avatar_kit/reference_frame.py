@@ -1,4 +1,4 @@
-"""Which frame's unmasked crop the network is shown beside the masked crop of the frame that it fills in."""
+"""Selects the picture whose unmasked crop the network sees beside the masked crop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FIXED = re.compile(r"fixed:(\d{1,9})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`frame` None: each frame's own crop, as in training. Else the crop of that one frame, for every frame."""
+    """`frame` None: each picture's own crop, as in training. Otherwise that picture's crop, for every frame."""
 
     ACCEPTED: ClassVar[str] = "current, or fixed:INDEX"  # as files and messages have it
 
@@ -19,7 +19,7 @@ class Reference:
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """What a file or a command line says; a Reference is one already. Raises ValueError."""
+        """Parses the text of a file or a command line; returns a Reference unchanged. Raises ValueError."""
         if isinstance(value, cls):
             return value
         if value == "current":
@@ -32,7 +32,7 @@ class Reference:
         return "current" if self.frame is None else f"fixed:{self.frame}"
 
     def problem(self, frame_count: int) -> str | None:
-        """What keeps a clip of that many frames from having it; None when it does."""
+        """Says why a clip of `frame_count` pictures cannot use it; None if it can."""
         if self.frame is None or 0 <= self.frame < frame_count:
             return None
         return f"reference is {self}, but the avatar has frames 0 to {frame_count - 1}"

@@ -1,4 +1,4 @@
-"""Reading files that nobody vouches for: regular files only, never more bytes than a limit, never outside a folder."""
+"""Reads files from untrusted sources: only regular files, at most a limit of bytes, never outside a folder."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path, PurePosixPath
 
 
 class FileProblem(Exception):
-    """Why a file can not be used: one or more ends of a sentence that begins with the file's name. Some begin with a colon."""
+    """A file cannot be used. Each problem ends a sentence that begins with the file's name; some begin with a colon."""
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("; ".join(self.problems))
 
     def of(self, name: str) -> list[str]:
-        """The whole sentences."""
+        """Returns the whole sentences."""
         return [f"{name}{problem}" if problem.startswith(":") else f"{name} {problem}" for problem in self.problems]
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a regular file of at most `max_bytes`. Raises FileProblem; never waits on a pipe or a device."""
+    """Returns the bytes of a regular file of at most `max_bytes`. Raises FileProblem; never waits on a pipe or a device."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
@@ -42,7 +42,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 
 
 def check_regular(path: Path, max_bytes: int | None = None) -> None:
-    """Raises FileProblem unless `path` is a readable regular file with something in it, and at most `max_bytes`."""
+    """Raises FileProblem unless `path` is a readable, non-empty regular file of at most `max_bytes`."""
     size = size_of(path)
     if not size:
         raise FileProblem("is empty")
@@ -53,7 +53,7 @@ def check_regular(path: Path, max_bytes: int | None = None) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a regular file. Raises FileProblem."""
+    """Returns the size of a regular file in bytes. Raises FileProblem."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
@@ -64,7 +64,7 @@ def size_of(path: Path) -> int:
 
 
 def sha256_of(path: Path, max_bytes: int | None = None) -> str:
-    """Of the file's whole content, in hexadecimal. Raises FileProblem, also for more than `max_bytes`."""
+    """Hashes the file's whole content, in hexadecimal. Raises FileProblem, also for more than `max_bytes`."""
     if max_bytes is not None and (size := size_of(path)) > max_bytes:
         raise _too_large(size, max_bytes)
     try:
@@ -75,7 +75,7 @@ def sha256_of(path: Path, max_bytes: int | None = None) -> str:
 
 
 def contained(root: Path, relative: str) -> Path:
-    """`root / relative`. Raises FileProblem when that lies, or leads through a symbolic link, outside `root`."""
+    """Returns `root / relative`. Raises FileProblem if it is outside `root` or leads out through a symbolic link."""
     pure = PurePosixPath(relative)
     if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in relative or "\\" in relative:
         raise FileProblem("is not a path inside the avatar's folder")
@@ -86,7 +86,7 @@ def contained(root: Path, relative: str) -> Path:
 
 
 def stays_in(root: Path, path: Path) -> bool:
-    """Whether `path`, every symbolic link followed, lies in `root`. What does not exist counts by its name."""
+    """Returns True if `path` is in `root` after following every link. A missing path is judged by its name."""
     try:
         return path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError):  # a loop of links

@@ -1,4 +1,4 @@
-"""The endless timeline of an avatar: which frame lies at a position, however far the speech runs past the end of the clip."""
+"""An avatar's endless timeline: which picture is shown at a position, also past the end of the clip."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from avatar_kit.number_lists import whole_numbers
 
 
 class Loop(StrEnum):
-    """What follows the last frame: the way back, or the first frame."""
+    """Order after the last picture: backwards, or again from the first."""
 
     BOUNCE = "bounce"
     FORWARD = "forward"
@@ -18,7 +18,7 @@ class Loop(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FrameRange:
-    """Frames `first` to `last` of a clip, both included."""
+    """Pictures `first` to `last` of a clip, both included."""
 
     ACCEPTED: ClassVar[str] = "list of two whole numbers (first, last)"  # as files and messages have it
 
@@ -31,7 +31,7 @@ class FrameRange:
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """What a file (`[10, 80]`) or a command line (`10,80`) says; a FrameRange is one already. Raises ValueError."""
+        """Parses a file's `[10, 80]` or a command line's `10,80`; returns a FrameRange unchanged. Raises ValueError."""
         if isinstance(value, cls):
             return value
         if (numbers := whole_numbers(value, 2)) is None:
@@ -39,7 +39,7 @@ class FrameRange:
         return cls(*numbers)
 
     def problem(self, frame_count: int) -> str | None:
-        """What keeps a clip of that many frames from having it; None when it does."""
+        """Says why a clip of `frame_count` pictures does not contain it; None if it does."""
         return None if self.last < frame_count else f"idle is {self}, but the avatar has frames 0 to {frame_count - 1}"
 
     def __contains__(self, frame: int) -> bool:
@@ -50,9 +50,9 @@ class FrameRange:
 
 
 def frame_at(position: int, frame_count: int, loop: Loop) -> int:
-    """The frame shown at `position` >= 0; 0 .. frame_count - 1.
+    """Returns the index of the picture shown at `position` >= 0; 0 .. frame_count - 1.
 
-    A bounce shows its two end frames once a turn: 0 1 2 3 2 1 0 1 ... for four frames.
+    A bounce shows each end picture once a turn: 0 1 2 3 2 1 0 1 ... for four pictures.
     """
     if position < 0:
         raise ValueError(f"position {position} is negative")
@@ -63,17 +63,17 @@ def frame_at(position: int, frame_count: int, loop: Loop) -> int:
 
 
 def period(frame_count: int, loop: Loop) -> int:
-    """After so many positions the timeline begins anew."""
+    """Returns the number of positions after which the timeline repeats."""
     return frame_count if loop is Loop.FORWARD or frame_count == 1 else 2 * (frame_count - 1)
 
 
 def idle_positions(start: int, count: int, *, frame_count: int, loop: Loop, idle: FrameRange | None) -> tuple[list[int], int]:
-    """The positions of `count` frames from `start` on while nobody speaks, and the position that follows them.
+    """Returns the positions of `count` frames without speech from `start` on, and the position after them.
 
-    Frame by frame along the timeline, as in speech, until a frame of `idle` is met; from there on within it. A clip that bounces
-    turns at both ends of the range: it goes over to the position of the way back at which the next frame lies, so that speech can
-    go on from any position without a jump. In a clip that runs forward the first frame of the range follows its last. With `idle`
-    None, the whole clip, it is the timeline itself. `idle` must lie in the clip.
+    They follow the timeline, as in speech, until they reach a picture of `idle`, and then stay within it. A clip that bounces
+    turns at both ends of the range: it jumps to the position of the opposite direction that shows the next picture, so speech
+    can continue from any position without a visible jump. In a clip that runs forward the first picture of the range follows
+    its last. With `idle` None, the whole clip, the timeline is followed. `idle` must be inside the clip.
     """
     positions, position = [], start
     for _ in range(count):
@@ -91,7 +91,7 @@ def _after(position: int, frame_count: int, loop: Loop, idle: FrameRange | None)
     if loop is Loop.FORWARD:
         return position + 1 if frame < idle.last else position - (idle.last - idle.first)
     turn = position % period(frame_count, loop)
-    forth = turn < frame_count - 1  # on the last frame the way back has begun
+    forth = turn < frame_count - 1  # at the last picture the way back has begun
     if forth and frame == idle.last:
         return position - turn + period(frame_count, loop) - (frame - 1)
     if not forth and frame == idle.first:

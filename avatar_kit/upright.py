@@ -1,7 +1,7 @@
-"""Picture files that say of themselves that they are to be shown turned, as telephones write them.
+"""Reads picture files that are stored turned, as phones write them, with an EXIF orientation.
 
-OpenCV's reader, with which the family's tools train and find rectangles, turns them. The frames of format version 1 have none: an
-import turns them upright. Where pictures are served as they were found, they are turned when they are read.
+OpenCV's reader, which the family's tools use to train and to find rectangles, turns them. Pictures of format version 1 are never
+stored turned: an import turns them upright. Pictures that are served unimported are turned when they are read.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 from avatar_kit.geometry import Picture
 from avatar_kit.pictures import check_size, check_thoroughly, decode_picture, inspect_picture, pixels_alone
 
-_SIGNS = (b"Exif\0\0", b"eXIf")  # what such a header begins with, in JPEG and in PNG
+_SIGNS = (b"Exif\0\0", b"eXIf")  # beginning of an EXIF header, in JPEG and in PNG
 
 
 def turned_upright(data: bytes) -> Picture | None:
-    """[height, width, 3], turned as the file wants it; None for a file that is stored the way it is to be shown.
+    """Returns [height, width, 3], turned upright; None for a file that is stored upright.
 
-    Raises FileProblem for a damaged file, when it has such a header at all: without, nothing is decoded.
+    Raises FileProblem for a damaged file with an EXIF header. Without such a header nothing is decoded.
     """
     if not any(sign in data for sign in _SIGNS):
         return None
@@ -31,7 +31,7 @@ def turned_upright(data: bytes) -> Picture | None:
 
 
 def upright_size(data: bytes) -> tuple[int, int]:
-    """Width and height, the way up that the picture is to be shown. Raises FileProblem."""
+    """Returns width and height after turning the picture upright. Raises FileProblem."""
     turned = turned_upright(data)
     if turned is not None:
         return turned.shape[1], turned.shape[0]
@@ -40,7 +40,7 @@ def upright_size(data: bytes) -> tuple[int, int]:
 
 
 def decode_upright(data: bytes, *, width: int, height: int) -> Picture:
-    """[height, width, 3] of a file of exactly that size the way up that it is to be shown. Raises FileProblem."""
+    """Decodes a file of exactly that upright size to [height, width, 3], turned upright. Raises FileProblem."""
     turned = turned_upright(data)
     if turned is None:
         return decode_picture(data, width=width, height=height)
@@ -49,7 +49,7 @@ def decode_upright(data: bytes, *, width: int, height: int) -> Picture:
 
 
 def check_upright(data: bytes, *, width: int, height: int) -> None:
-    """What `decode_upright` does, and in any case the strict decoder over JPEG data. Raises FileProblem."""
+    """Does the same as `decode_upright` and always runs the strict decoder over JPEG data. Raises FileProblem."""
     turned = turned_upright(data)
     if turned is None:
         check_thoroughly(data, width=width, height=height)

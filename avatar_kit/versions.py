@@ -1,8 +1,8 @@
-"""The version of an avatar, which names the content of its files.
+"""Computes the version of an avatar, which identifies the content of its files.
 
-It is of the content alone, so that two services agree on it whether they mount the same files or have copies. Where an
-`avatar.yaml` is, that has the checksums of everything: the version is its SHA-256, as far as `sha256sum` shows it in 16 digits.
-Without one it is made from the rectangles, samples of the network, and the names and sizes of the pictures.
+It depends on content alone, so two services agree whether they mount the same files or have copies. An `avatar.yaml` has the
+checksums of everything: the version is the first 16 digits of its SHA-256, as `sha256sum` shows it. Without one it is made
+from the rectangles, samples of the network, and the names and sizes of the pictures.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from avatar_kit.numbering import is_frame_name
 from avatar_kit.safe_files import FileProblem, contained, read_bounded
 
 _DIGITS = 16
-# A file up to this size is read whole; of a larger one samples are, which training a network anew changes all over.
+# Files up to this size are read whole. Larger ones are sampled, since training a network anew changes all of it.
 _WHOLE_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 32, 4096
 
 
 def manifest_version(folder: Path, manifest: Manifest | None = None) -> str:
-    """The version of an avatar with an `avatar.yaml`; rectangles that were edited after it was written count too.
+    """Returns the version of an avatar with an `avatar.yaml`; later edits of the rectangles change it too.
 
-    `manifest`: what that file says, if it has been read. Raises FileProblem, BrokenAvatar.
+    `manifest`: the file's content, if already read. Raises FileProblem, BrokenAvatar.
     """
     digest = hashlib.sha256(read_bounded(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES))
     entry = (manifest or read_manifest(folder)).files.crop_rects
@@ -37,9 +37,9 @@ def manifest_version(folder: Path, manifest: Manifest | None = None) -> str:
 
 
 def files_version(network: Path, rects: Path, pictures: Path) -> str:
-    """The version of an avatar without an `avatar.yaml`. Raises FileProblem.
+    """Returns the version of an avatar without an `avatar.yaml`. Raises FileProblem.
 
-    `pictures`: the folder of frames, or their video.
+    `pictures`: the folder of pictures, or their video.
     """
     digest = hashlib.sha256()
     try:
@@ -54,7 +54,7 @@ def files_version(network: Path, rects: Path, pictures: Path) -> str:
 
 
 def _sampled(path: Path) -> Iterator[bytes]:
-    """The size of a file and, of a large one, pieces from its first to its last byte."""
+    """Yields a file's size and its content or, if it is large, pieces from its first to its last byte."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         yield b"%d" % size
@@ -76,5 +76,5 @@ def _listed(folder: Path) -> Iterator[bytes]:
 def _size(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_size
-    except OSError:  # a link to nowhere: reported when it is read
+    except OSError:  # a broken link: reported when it is read
         return -1

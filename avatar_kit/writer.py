@@ -1,4 +1,4 @@
-"""Writing an avatar so that nobody ever sees half of one: into a hidden folder beside its place, which is renamed at the end."""
+"""Writes an avatar so that readers never see a part of it: into a hidden folder beside its place, renamed at the end."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ AUDIO_ENCODER_NAME = "audio_encoder.onnx"
 FEATURES_NAME = "aud_ave.npy"
 RECTS_NAME = "crop_rects.json"
 CHECKSUMS_NAME = "frames.sha256"
-VIDEO_NAME = "background"  # and the suffix that it has
+VIDEO_NAME = "background"  # without its suffix
 
 
 def refuse_taken(models_root: Path, avatar_id: str, *, replace: bool = False) -> None:
-    """Raises AvatarExists when there is something of that name; when avatars may be replaced, only for what is none.
+    """Raises AvatarExists if that name is taken; with `replace`, only if it is not an avatar's.
 
     Raises InvalidAvatarId for the name of the shared audio encoder.
     """
@@ -101,7 +101,7 @@ class AvatarWriter:
         self._partial.__exit__(kind, error, trace)
 
     def add_frame(self, picture: bytes, rect: Rect) -> None:
-        """Adds the next frame: a whole JPEG or PNG file of the avatar's size, and its rectangle. Raises BrokenAvatar."""
+        """Adds the next picture: a whole JPEG or PNG file of the avatar's size, and its rectangle. Raises BrokenAvatar."""
         index = len(self._rects)
         try:
             header = inspect_picture(picture)
@@ -119,8 +119,8 @@ class AvatarWriter:
         self._frame_sums.append(f"{hashlib.sha256(picture).hexdigest()}  {name}\n")
 
     def set_video(self, video: Path, rects: Sequence[Rect]) -> Path:
-        """Copies the video that has the frames, all of them, instead of pictures, and returns the copy. It is not looked into:
-        `check_video` does that. `rects`: one for each frame. Raises BrokenAvatar.
+        """Copies the video that holds all pictures, instead of picture files, and returns the copy. Does not check it:
+        `check_video` does. `rects`: one for each picture. Raises BrokenAvatar.
         """
         if self._rects:
             raise ValueError("an avatar's frames are pictures or in a video, not both")
@@ -132,26 +132,26 @@ class AvatarWriter:
         return self._folder / name
 
     def set_network(self, network: bytes | Path, *, kind: str = "ave") -> None:
-        """The lip-sync network, ONNX: bytes or a file to copy. It is not looked into: `verify_avatar` does that."""
+        """Adds the lip-sync network, ONNX: bytes or a file to copy. Does not check it: `verify_avatar` does."""
         if kind != "ave":
             raise BrokenAvatar(f"a network for {kind[:40]!r} audio features; only networks for 'ave' features can be served")
         self._add_file("network", NETWORK_NAME, network)
 
     def set_audio_encoder(self, encoder: bytes | Path) -> None:
-        """An audio encoder of the avatar's own, ONNX: bytes or a file to copy."""
+        """Adds the avatar's own audio encoder, ONNX: bytes or a file to copy."""
         self._add_file("audio_encoder", AUDIO_ENCODER_NAME, encoder)
 
     def set_features(self, features: NDArray[np.float32]) -> None:
-        """The clip's own audio features: float32 [rows, 512]."""
+        """Adds the clip's own audio features: float32 [rows, 512]."""
         if features.ndim != 2 or features.shape[1] != FEATURE_WIDTH or not np.isfinite(features).all():
             raise BrokenAvatar(f"audio features of shape {features.shape}; expected finite numbers, [rows, {FEATURE_WIDTH}]")
         _write_array(self._folder / FEATURES_NAME, np.ascontiguousarray(features, np.float32))
         self._note_file("features", FEATURES_NAME)
 
     def finish(self) -> Avatar:
-        """Checks what was written, puts it in its place and returns it as loaded from there.
+        """Checks the written files, moves the folder to its place and loads the avatar from there.
 
-        Raises BrokenAvatar when something is missing, AvatarExists when the id was taken meanwhile.
+        Raises BrokenAvatar if something is missing, AvatarExists if the id was taken meanwhile.
         """
         if missing := [what for what, there in (("frames", self._rects), ("network", "network" in self._files)) if not there]:
             raise BrokenAvatar([f"the avatar has no {what}" for what in missing])
@@ -196,7 +196,7 @@ class AvatarWriter:
             self._files[role] = FileEntry(path=name, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
     def _put_in_place(self) -> None:
-        """Swaps it with what is there, or renames it when nothing is."""
+        """Swaps the folder with the one in its place, or renames it if there is none."""
         refuse_taken(self._place.parent, self._id, replace=self._replace)
         if self._replace and exchange(self._folder, self._place):
             _remove(self._folder)
@@ -204,7 +204,7 @@ class AvatarWriter:
             self._rename()
 
     def _rename(self) -> None:
-        """In two steps: what was there before is moved away first, and back again should the renaming fail."""
+        """Moves the old folder away, then renames the new one; moves the old one back if that fails."""
         old = self._folder.with_suffix(OLD_SUFFIX)
         if self._replace:
             with contextlib.suppress(FileNotFoundError):
@@ -225,7 +225,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _remove(old: Path) -> None:
-    """What was replaced: nobody needs it, so that what keeps a part of it there does not matter."""
+    """Removes a replaced folder. It is no longer needed, so failing to remove all of it does not matter."""
     if old.is_dir() and not old.is_symlink():
         shutil.rmtree(old, ignore_errors=True)
     else:
@@ -234,7 +234,7 @@ def _remove(old: Path) -> None:
 
 
 def _write_array(path: Path, array: NDArray[np.float32]) -> None:
-    """What `np.save` does, but with the system's own word on why it can not: `np.save` gives no errno for a full disk."""
+    """Does the same as `np.save`, but raises the system's own error: `np.save` gives no errno for a full disk."""
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data)

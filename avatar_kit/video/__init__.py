@@ -1,1 +1,1 @@
-"""An avatar's pictures kept as a video: opened, indexed, decoded one after the other."""
+"""Opens, indexes and decodes a video that holds an avatar's pictures."""

@@ -1,4 +1,4 @@
-"""Opening videos that nobody vouches for, and the one way from what a decoder gives to a frame's picture."""
+"""Opens videos from untrusted sources, and converts decoded frames to pictures in the one way used everywhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from avatar_kit.geometry import Picture
 from avatar_kit.pictures import size_problem
 from avatar_kit.safe_files import FileProblem, check_regular
 
-# Containers that hold one video and nothing else: a playlist could name other files, or addresses.
+# Containers of a single video: a playlist could name other files or addresses.
 _OPTIONS = {"format_whitelist": "mov,matroska,webm,avi,mpeg,mpegts,ogg,mjpeg", "protocol_whitelist": "file"}
 
 _TURNS = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
@@ -24,7 +24,7 @@ _TURNS = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTA
 
 @contextmanager
 def opened_video(video: Path) -> Iterator[tuple[av.container.InputContainer, VideoStream]]:
-    """An open video and its first picture stream, of a size that may be decoded. Raises FileProblem."""
+    """Opens a video and its first picture stream, of a size that may be decoded. Raises FileProblem."""
     check_regular(video)
     try:
         container = av.open(str(video.absolute()), options=_OPTIONS, metadata_errors="replace")
@@ -35,7 +35,7 @@ def opened_video(video: Path) -> Iterator[tuple[av.container.InputContainer, Vid
 
 
 def decoded(container: av.container.InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """The video's frames in the order in which they are shown. Raises FileProblem when it can not be decoded to its end."""
+    """Decodes the video's frames in the order shown. Raises FileProblem if it cannot be decoded to its end."""
     count = 0
     try:
         for frame in container.decode(stream):
@@ -50,18 +50,18 @@ def decoded(container: av.container.InputContainer, stream: VideoStream) -> Iter
 
 
 def video_pictures(video: Path) -> Iterator[Picture]:
-    """The video's frames in order. Raises FileProblem when it can not be read to its end."""
+    """Yields the video's pictures in order. Raises FileProblem if it cannot be read to its end."""
     with opened_video(video) as (container, stream):
         yield from map(picture_of, decoded(container, stream))
 
 
 def picture_of(frame: av.VideoFrame) -> Picture:
-    """[height, width, 3] BGR, the way up that the video says it is to be shown. For any number of threads.
+    """Converts a frame to [height, width, 3] BGR, turned as the video says. Thread-safe.
 
-    The same numbers as OpenCV's reader gives, with which the family's tools make the pictures that training sees: hence the
-    interpolation of colours that are stored smaller than the picture.
+    Gives the same numbers as OpenCV's reader, which the family's tools use to make training pictures: hence the interpolation
+    of subsampled colours.
     """
-    # A frame's own converter is not for two threads at a time.
+    # A frame's own converter is not thread-safe.
     converted = VideoReformatter().reformat(frame, format="bgr24", interpolation=Interpolation.BICUBIC)
     picture = np.asarray(converted.to_ndarray(), np.uint8)
     turn = _TURNS.get(round(frame.rotation) % 360)
@@ -72,7 +72,7 @@ def _picture_stream(container: av.container.InputContainer) -> VideoStream:
     if not container.streams.video:
         raise FileProblem("has no pictures in it")
     stream = container.streams.video[0]
-    if stream.codec_context is None:  # cut off before the stream says what it is
+    if stream.codec_context is None:  # cut off before its codec is given
         raise FileProblem("is truncated, or of a kind that cannot be decoded")
     if problem := size_problem(stream.codec_context.width, stream.codec_context.height):
         raise FileProblem(problem)

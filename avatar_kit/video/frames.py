@@ -1,4 +1,4 @@
-"""An avatar's frames read out of its video when they are wanted, without a word written to disk."""
+"""Reads an avatar's pictures from its video on demand, without writing anything to disk."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from avatar_kit.video.files import decoded, opened_video, picture_of
 from avatar_kit.video.index import VideoIndex, index_video, is_at_25
 from avatar_kit.video.reader import VideoReader
 
-# Callers at as many places of the video go on without entering it anew.
+# As many callers at different places of the video can continue without seeking.
 _DECODERS = 4
-# Frames that were decoded last: some 17 of 1280x720. Threads that read side by side are that far apart, and clips run back too.
+# Frames decoded last: some 17 of 1280x720. They serve parallel threads, which are that far apart, and clips that run back.
 _RECENT_BYTES = 24_000_000
 
 EXTRACT = "import it without --keep-video, which extracts its frames"
 
 
 class VideoFrames:
-    """Thread-safe. The file is looked through when the first frame is read. In order each frame costs one decoding."""
+    """Thread-safe. Indexes the file when the first picture is read. In order, each picture costs one decoding."""
 
     def __init__(self, held: Held, *, count: int, width: int, height: int, sha256: str | None = None) -> None:
-        """`sha256`: of the whole file, in hexadecimal; any other content is refused. Nothing is read yet."""
+        """`sha256`: of the whole file, in hexadecimal; other content is refused. Nothing is read yet."""
         self.held, self.count, self.width, self.height = held, count, width, height
         self._sha256 = sha256
         self._lock = threading.Lock()
@@ -48,11 +48,11 @@ class VideoFrames:
         return (self.held.path,)
 
     def name(self, index: int) -> str:
-        """Names what holds frame `index` for messages."""
+        """Returns the video's name for messages."""
         return self.held.path.name
 
     def read(self, index: int) -> Picture:
-        """Frame `index`, 0 .. count - 1: [height, width, 3]. Raises FileProblem."""
+        """Reads picture `index`, 0 .. count - 1: [height, width, 3]. Raises FileProblem."""
         with self._lock:
             video = self._look_through()
             if self._reader is None:
@@ -61,9 +61,9 @@ class VideoFrames:
         return self._picture(index, frame)
 
     def in_order(self) -> Generator[tuple[int, Callable[[], Picture]]]:
-        """Decodes each frame once, by a decoder of its own; at the end nobody needs the other one, which is let go of too.
+        """Decodes each picture once, with a decoder of its own; at the end it also releases the shared decoders.
 
-        Of frames that cannot be decoded the function raises FileProblem.
+        The function raises FileProblem for a picture that cannot be decoded.
         """
         with self._lock:
             reader = VideoReader(self.held.now, self._look_through())
@@ -79,7 +79,7 @@ class VideoFrames:
             self.close()
 
     def close(self) -> None:
-        """Lets go of what was decoded and of the decoder; reading opens it anew. Waits while somebody reads."""
+        """Releases decoded pictures and decoders; reading opens the file again. Waits for reads in progress."""
         with self._lock:
             if self._reader:
                 self._reader.close()
@@ -92,7 +92,7 @@ class VideoFrames:
         return picture
 
     def _look_through(self) -> VideoIndex:
-        """Once, and again when somebody has written to the file. Nothing that was known of it counts then."""
+        """Indexes the file once, and again, from nothing, after the file was written to."""
         modified = self.held.modified()
         if self._looked_at != modified:
             self._looked_at, self._reader = modified, None
@@ -119,7 +119,7 @@ def _refuse(problem: str) -> Picture:
 
 
 def open_frames(held: Held) -> VideoFrames:
-    """All frames of a video of which nothing is known: looks through it and decodes the first. Raises FileProblem."""
+    """Opens all pictures of an unknown video: indexes it and decodes the first. Raises FileProblem."""
     index = checked_index(held.now)
     with opened_video(held.now) as (container, stream):
         height, width, _ = picture_of(next(decoded(container, stream))).shape
@@ -127,7 +127,7 @@ def open_frames(held: Held) -> VideoFrames:
 
 
 def checked_index(path: Path) -> VideoIndex:
-    """The index of a video that frames can be read out of. Raises FileProblem that says why they can not."""
+    """Returns the index of a video that pictures can be read from. Raises FileProblem with the reason if they cannot."""
     with opened_video(path) as (_, stream):
         codec = stream.codec_context.name
     index = index_video(path)
@@ -139,7 +139,7 @@ def checked_index(path: Path) -> VideoIndex:
 
 
 def header_problems(path: Path, width: int, height: int) -> list[str]:
-    """What the video's header says against its being of that size, either way up. Cheap: nothing is decoded."""
+    """Lists the ways in which the video's header differs from that size, either way up. Cheap: nothing is decoded."""
     try:
         with opened_video(path) as (_, stream):
             size = stream.codec_context.width, stream.codec_context.height

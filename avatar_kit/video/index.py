@@ -1,4 +1,4 @@
-"""What a video's packets say without being decoded: how many pictures there are, when each is shown, where decoding can begin."""
+"""Indexes a video from its packets: number of pictures, the time of each, and the places where decoding can begin."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from avatar_kit.numbering import MAX_FRAMES
 from avatar_kit.safe_files import FileProblem
 from avatar_kit.video.files import decoded, opened_video
 
-# Of these every packet is a picture that is shown, so that counting them needs no decoding.
+# With these codecs every packet is a shown picture, so counting them needs no decoding.
 _PACKET_IS_PICTURE = frozenset({"h264", "hevc", "mpeg4", "mjpeg", "prores", "ffv1", "rawvideo"})
 
-# Its packets are stamped in the order of decoding, whatever the order of showing.
+# Its packets are stamped in decoding order, not in showing order.
 _STAMPED_AS_DECODED = "avi"
 
 
@@ -28,9 +28,9 @@ class Start:
     """A place where decoding can begin."""
 
     frame: int
-    """The first picture that comes out whole, and with it all that follow."""
+    """The first picture that decodes whole, as all after it do."""
     pts: int | None = None
-    """The stamp of its packet; None: the beginning of the file."""
+    """Time stamp of its packet; None: the beginning of the file."""
     dts: int | None = None
 
 
@@ -39,22 +39,22 @@ BEGINNING = Start(0)
 
 @dataclass(frozen=True, slots=True)
 class VideoIndex:
-    """The pictures of a video, numbered in the order in which they are shown."""
+    """A video's pictures, numbered in the order shown."""
 
     count: int
     rate: float
-    """As the video says it, in frames a second."""
+    """Frames a second, from the header."""
     times: NDArray[np.float64] = field(repr=False)
-    """When each is shown, in seconds from the first."""
+    """Time of each picture, in seconds from the first."""
     stamps: NDArray[np.int64] | None = field(repr=False)
-    """The pts of each, all different; None: they do not tell the pictures apart, which have to be counted from the first."""
+    """The pts of each picture, all different. None: they are not, so pictures must be counted from the first."""
     starts: tuple[Start, ...] = field(repr=False)
-    """In order, the first one at picture 0."""
+    """Sorted; the first is at picture 0."""
     random_access: bool = True
-    """Whether its codec is one whose packets are pictures."""
+    """True: each packet of its codec is a picture."""
 
     def number(self, pts: int | None) -> int | None:
-        """Which picture has that stamp."""
+        """Returns the number of the picture with that stamp."""
         if self.stamps is None or pts is None:
             return None
         found = int(np.searchsorted(self.stamps, pts))
@@ -70,7 +70,7 @@ class _Packet:
 
 
 def index_video(path: Path) -> VideoIndex:
-    """Reads the whole file, and decodes only what must be decoded to be counted. Raises FileProblem."""
+    """Reads the whole file, and decodes only what cannot be counted otherwise. Raises FileProblem."""
     with opened_video(path) as (container, stream):
         rate = float(stream.average_rate or stream.guessed_rate or FPS)
         time_base = float(stream.time_base or 1)
@@ -92,7 +92,7 @@ def index_video(path: Path) -> VideoIndex:
 
 
 def at_25(index: VideoIndex) -> NDArray[np.int32]:
-    """For each frame at 25 a second, the last of the video's that has begun, its beginning rounded to the nearest 1/25 s.
+    """Returns for each frame at 25 a second the last picture that has begun, its beginning rounded to the nearest 1/25 s.
 
     Raises FileProblem for more frames than are allowed.
     """
@@ -105,7 +105,7 @@ def at_25(index: VideoIndex) -> NDArray[np.int32]:
 
 
 def is_at_25(index: VideoIndex) -> bool:
-    """Whether the video's own frames are those shown 25 times a second, each once."""
+    """Returns True if the video's own frames are exactly those shown at 25 a second, each once."""
     return np.array_equal(at_25(index), np.arange(index.count))
 
 
@@ -125,7 +125,7 @@ def _as_packets(container: av.container.InputContainer, stream: VideoStream) -> 
 
 
 def _stamps(shown: list[int | None]) -> NDArray[np.int64] | None:
-    """In order; None where some old container does not say."""
+    """Returns the stamps sorted; None if some are missing, as in old containers."""
     known = [pts for pts in shown if pts is not None]
     return np.sort(np.array(known, np.int64)) if len(known) == len(shown) else None
 
@@ -135,7 +135,7 @@ def _all_different(stamps: list[int | None]) -> bool:
 
 
 def _starts(packets: list[_Packet], stamps: NDArray[np.int64]) -> tuple[Start, ...]:
-    """The beginning, and every keyframe after which the pictures from its own on come out whole."""
+    """Returns the beginning, and every keyframe from which all pictures decode whole."""
     starts = [BEGINNING]
     for packet in packets:
         if packet.is_key and packet.pts is not None:

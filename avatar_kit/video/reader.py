@@ -1,4 +1,4 @@
-"""Brings single frames out of a video: a decoder goes on from where it is, or one enters at the keyframe before."""
+"""Reads single frames of a video: a decoder continues from its place, or a new one starts at the keyframe before."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from avatar_kit.video.index import BEGINNING, Start, VideoIndex
 
 
 class NoStart(FileProblem):
-    """Decoding cannot begin at a frame that is marked as a keyframe, or no way leads to it."""
+    """Decoding cannot begin at a frame marked as a keyframe, or cannot seek to it."""
 
 
 def frames_from(path: Path, index: VideoIndex, start: Start) -> Generator[av.VideoFrame]:
-    """Decodes a video from `start` on: none left out, and none that was predicted from what had not been decoded.
+    """Decodes a video from `start` on, without a gap. Never yields a frame predicted from frames that were not decoded.
 
-    A frame is known by its time stamp. Raises NoStart instead of the first one, FileProblem at damage that the decoder notices.
+    Frames are identified by time stamp. Raises NoStart instead of the first one, FileProblem at damage that the decoder notices.
     """
     number, entered = start.frame, start == BEGINNING
     with opened_video(path) as (container, stream):
-        # On one thread an error belongs to the packet that was given last.
+        # On one thread an error is certainly of the packet given last.
         stream.codec_context.thread_count = 1
-        # A size that changes on the way must not take any memory that it likes.
+        # A size that changes midway must not take unlimited memory.
         stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
         try:
             if start.pts is not None:
@@ -40,7 +40,7 @@ def frames_from(path: Path, index: VideoIndex, start: Start) -> Generator[av.Vid
                 except av.error.FFmpegError:
                     if entered:
                         raise
-                    continue  # shown before, and lacks what it was predicted from
+                    continue  # shown before the start, and lacks the frames it was predicted from
                 for frame in decoded:
                     shown = number if index.stamps is None else index.number(frame.pts)
                     if not entered and (shown is None or shown < number):
@@ -66,24 +66,24 @@ def _failure(number: int, entered: bool) -> FileProblem:
 class _Decoder:
     frames: Generator[av.VideoFrame]
     next: int
-    """The number of the frame that it gives next."""
+    """Number of the frame that it gives next."""
 
 
 class VideoReader:
     """For one thread at a time. In order, each frame costs one decoding."""
 
     def __init__(self, path: Path, index: VideoIndex, *, decoders: int = 1, recent_bytes: int = 0) -> None:
-        """Opens nothing yet. `decoders`: for callers at as many places, each of which takes about ten pictures' memory.
+        """Opens nothing yet. `decoders`: one for each place being read at a time; each takes about ten pictures' memory.
         `recent_bytes`: for frames decoded last, so that going back a little costs nothing.
         """
         self._path, self._index, self._most, self._recent_bytes = path, index, decoders, recent_bytes
         self._starts = list(index.starts)
         self._damages: dict[range, str] = {}
-        self._decoders: list[_Decoder] = []  # the one used last at the end
+        self._decoders: list[_Decoder] = []  # the last used one at the end
         self._recent: OrderedDict[int, av.VideoFrame] = OrderedDict()
 
     def close(self) -> None:
-        """Lets go of the file and of what was decoded; reading opens it anew."""
+        """Closes the file and drops decoded frames; reading opens it again."""
         self._recent.clear()
         while self._decoders:
             self._decoders.pop().frames.close()
@@ -102,17 +102,17 @@ class VideoReader:
                     decoder.next += 1
             except NoStart:
                 self._decoders.remove(decoder)
-                del self._starts[own]  # and enter farther back
+                del self._starts[own]  # and start farther back
             except FileProblem:
                 self._decoders.remove(decoder)
                 raise self._damaged(decoder.next, own) from None
             if decoder.next == self._index.count:
-                self._decoders.remove(decoder)  # nobody needs it any more
+                self._decoders.remove(decoder)  # no longer needed
                 decoder.frames.close()
         return self._recent[number]
 
     def _decoder(self, start: Start, number: int) -> _Decoder:
-        """The nearest one before that frame, else one that enters at `start`, in the place of the one longest not used."""
+        """Returns the nearest decoder before that frame, else a new one at `start`, which replaces the least recently used."""
         found = max(
             (each for each in self._decoders if start.frame <= each.next <= number), key=lambda each: each.next, default=None
         )
@@ -131,7 +131,7 @@ class VideoReader:
             self._recent.popitem(last=False)
 
     def _damaged(self, first: int, own: int) -> FileProblem:
-        """Notes the frames from the one that failed to the next start, so that they are not tried again and again."""
+        """Notes the frames from the failed one to the next start as damaged, so that they are not tried again."""
         stop = self._starts[own + 1].frame if own + 1 < len(self._starts) else self._index.count
         which = f"frame {first}" if stop - first == 1 else f"frames {first} to {stop - 1}"
         problem = self._damages[range(first, stop)] = f"is damaged or truncated: {which} cannot be decoded"
