@@ -19,10 +19,10 @@ class Figure(TypedDict):
     value: float
     unit: str
     ratio: NotRequired[float]
-    """How many times better than `compared_with`, measured in the same run."""
+    """The factor by which it is better than `compared_with`, measured in the same run."""
     compared_with: NotRequired[str]
     goal: NotRequired[str]
-    """As in ">= 6x" or "<= 8 ms"."""
+    """The goal, such as ">= 6x" or "<= 8 ms"."""
     reached: NotRequired[bool]
 
 

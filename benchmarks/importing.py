@@ -142,7 +142,7 @@ def import_(source: Path, network: Path, frames: int, *options: str) -> Import:
 def weigh(arguments: Sequence[str]) -> None:
     """Runs the command line in this process and prints its peak of resident memory, in bytes.
 
-    Not by `getrusage`: its figure begins with the memory of the parent at the fork.
+    `getrusage` would not do: its figure begins with the parent's memory at the fork.
     """
     app(list(arguments), standalone_mode=False)
     status = Path("/proc/self/status").read_text()

@@ -1,1 +1,1 @@
-"""The CPU half: backgrounds, paste, JPEG splicing, and the gRPC face that callers speak to."""
+"""The CPU half: backgrounds, paste, JPEG splicing, and the gRPC service that callers use."""

@@ -1,6 +1,6 @@
 """Makes frames in order while later mouths are still being inferred: the core of compositing.
 
-A batch call collects the frames of one stream; whoever plays them forwards each as it comes.
+A batch call collects the frames of one stream; a live session forwards each as it comes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ FRAMES_PER_JOB = 4
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """A frame's share of the time that was spent on its group, in milliseconds; zeros where nobody speaks."""
+    """A frame's share of the time spent on its group, in milliseconds; zeros for idle frames."""
 
     queue_ms: float = 0.0
     inference_ms: float = 0.0
     audio_ms: float = 0.0
-    """Of the whole order's sound, not a share."""
+    """The time for the whole order's sound, not a share."""
     composite_ms: float = 0.0
     gpu_id: int = -1
 
@@ -50,7 +50,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class FrameMaker:
-    """Makes frames on the threads of `pool`: any number of streams at the same time, on one event loop."""
+    """Makes frames on the threads of `pool`, for any number of streams on one event loop."""
 
     pool: Executor
     metrics: CompositingMetrics
@@ -64,12 +64,12 @@ class FrameMaker:
         *,
         ahead: int,
     ) -> AsyncGenerator[Frame, None]:
-        """Gives the frames at these positions of the avatar's timeline, in order. Its caller holds the avatar meanwhile.
+        """Yields the frames at these positions of the avatar's timeline, in order. The caller holds the avatar meanwhile.
 
         `mouths` has one mouth for each position, and is closed at the end; None shows the avatar's pictures as they are. At most
         `ahead` frames, 1 or more, are begun and not yet taken; beyond that `mouths` is not read. Close the generator
-        (`contextlib.aclosing`): that drops waiting work. Raises what `mouths` raises, after the frames before it, and what
-        `AvatarComposer.composite` raises.
+        (`contextlib.aclosing`): that drops waiting work. Raises the errors of `mouths`, after the frames before it, and those
+        of `AvatarComposer.composite`.
         """
         work = _Work(self.pool, composer, positions, output, ahead)
         feeding = asyncio.create_task(work.feed(mouths))
@@ -100,9 +100,9 @@ class _Work:
         avatar = composer.avatar
         self.indices = [frame_at(position, avatar.frame_count, avatar.loop) for position in positions]
         self.begun: asyncio.Queue[_Job | None] = asyncio.Queue()
-        """The jobs in order; None ends them."""
+        """Jobs in order; None is the end."""
         self._pool, self._composer, self._output, self._ahead = pool, composer, output, ahead
-        self._first = 0  # of what is not begun
+        self._first = 0  # the first frame not begun
         self._waiting = 0
         self._taken = asyncio.Event()
 
@@ -119,7 +119,7 @@ class _Work:
             self.begun.put_nowait(None)
 
     async def _begin(self, group: Mouths | None, count: int) -> None:
-        """Begins the next `count` frames as there is room for them."""
+        """Begins the next `count` frames as room becomes free."""
         loop = asyncio.get_running_loop()
         size = min(FRAMES_PER_JOB, self._ahead)
         for start in range(0, count, size):
@@ -133,22 +133,22 @@ class _Work:
             self.begun.put_nowait(job)
 
     def take_one(self) -> None:
-        """Notes that one frame more has been taken."""
+        """Notes that one more frame was taken."""
         self._waiting -= 1
         self._taken.set()
 
     def drop(self) -> None:
-        """Takes back the jobs that have not begun to run."""
+        """Cancels the jobs that have not begun to run."""
         while not self.begun.empty():
             job = self.begun.get_nowait()
             if job and not job.cancel() and not job.cancelled():
-                job.exception()  # looked at, so that asyncio does not report it as forgotten
+                job.exception()  # read, so that asyncio does not report it as forgotten
 
 
 def _paint(
     composer: AvatarComposer, indices: Sequence[int], output: Output, group: Mouths | None, start: int
 ) -> tuple[list[bytes], Times]:
-    """The pictures of these frames, with the group's mouths from `start` on. Runs in a thread of the pool."""
+    """Makes the pictures of these frames, with the group's mouths from `start` on. Runs in a thread of the pool."""
     started = perf_counter()
     if group is None:
         pictures = [composer.stored(index, output) for index in indices]

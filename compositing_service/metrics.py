@@ -1,4 +1,4 @@
-"""What the compositing service counts, beside what every service does."""
+"""Metrics of the compositing service, beside those that every service has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STAGE_COMPOSITE = "composite"
 
 
 class CompositingMetrics:
-    """The instruments that code of this service writes to."""
+    """The metrics that code of this service writes to."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._registry = metrics.registry
@@ -44,12 +44,12 @@ class CompositingMetrics:
         )
 
     def watch_store(self, store: BackgroundStore) -> None:
-        """Shows the background store's figures as they are whenever somebody reads the metrics."""
+        """Shows the background store's current figures at each reading of the metrics."""
         self._registry.register(_StoreCollector(store))
 
 
 class _StoreCollector(Collector):
-    """The store counts by itself; this only shows it."""
+    """Shows the figures that the store counts."""
 
     def __init__(self, store: BackgroundStore) -> None:
         self._store = store

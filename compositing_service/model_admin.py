@@ -1,4 +1,4 @@
-"""Listing, loading and unloading avatars. Loading and unloading act on both services, and say what became of each."""
+"""Lists, loads and unloads avatars. Loading and unloading act on both services, and report the result of each."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from shared_proto import compositing_pb2
 
 @dataclass(slots=True)
 class ModelAdmin:
-    """The model RPCs' work."""
+    """Does the work of the model RPCs."""
 
     listing: AvatarListing[compositing_pb2.ModelInfo]
-    """With what `described` says."""
+    """The avatars, as `described` makes them."""
     catalog: AvatarCatalog
     store: BackgroundStore
     source: MouthSource
@@ -31,11 +31,11 @@ class ModelAdmin:
     """Time of the network by avatar."""
 
     async def list_models(self) -> list[compositing_pb2.ModelInfo]:
-        """Every avatar there is, those that cannot be served too."""
+        """Lists every avatar, also those that cannot be served."""
         return [self._with_stats(info) for info in (await self.listing.entries()).values()]
 
     async def stats(self, model_id: str) -> compositing_pb2.GetModelStatsResponse:
-        """The store's figures, with one avatar's or (empty id) those of all that are loaded. Raises ServiceError for the one."""
+        """Returns the store's figures, with those of one avatar or (empty id) of all loaded. Raises ServiceError for the one."""
         loaded = sorted(lease.key for lease in self.store.loaded)
         if model_id and model_id not in {*loaded, *self.store.load_errors}:
             with as_service_errors(AvatarError, field="model_id"):
@@ -53,7 +53,7 @@ class ModelAdmin:
     async def load(self, model_id: str, *, force_reload: bool, deadline: Deadline) -> compositing_pb2.LoadModelResponse:
         """Loads the avatar and its backgrounds here and its network there, at the same time.
 
-        Raises ServiceError when either fails; what the other loaded stays loaded.
+        Raises ServiceError when either fails; the part that the other loaded stays loaded.
         """
         started = perf_counter()
         here, there = await asyncio.gather(
@@ -93,7 +93,7 @@ class ModelAdmin:
             return error
 
     def _with_stats(self, listed: compositing_pb2.ModelInfo) -> compositing_pb2.ModelInfo:
-        """The same with what the store knows of the avatar."""
+        """Returns a copy with the store's figures of the avatar."""
         avatar_id = listed.model_id
         loaded, error = self.store.find(avatar_id) is not None, self.store.load_errors.get(avatar_id, "")
         if not loaded and not error:
@@ -113,7 +113,7 @@ class ModelAdmin:
 
 
 def described(catalog: AvatarCatalog, avatar_id: str, found: Avatar | AvatarError) -> compositing_pb2.ModelInfo:
-    """An avatar as it lies on the disk."""
+    """Describes an avatar on disk."""
     if isinstance(found, AvatarError):
         return compositing_pb2.ModelInfo(model_id=avatar_id, error=found.caller_text)
     return compositing_pb2.ModelInfo(

@@ -1,6 +1,6 @@
-"""The seam to the network: an order for mouths, the mouths, and a Protocol for where they come from.
+"""The seam to the network: an order for mouths, the mouths, and a Protocol for their source.
 
-An order is immutable and says everything that a mouth depends on, so a part of it can be ordered again from another replica.
+An order is immutable and has everything that a mouth depends on, so a part of it can be ordered again from another replica.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class StoredFeatures:
-    """Each frame speaks what the avatar's own clip speaks there."""
+    """Each frame has the features of the avatar's own clip at that place."""
 
 
 Speech: TypeAlias = Sound | Windows | Rows | StoredFeatures
@@ -70,10 +70,10 @@ class MouthOrder:
     frames: Sequence[int]
     speech: Speech
     pictures: bytes = b""
-    """In place of the avatar's own crops: float32 little endian [n, 6, 320, 320], one a frame or one for all."""
+    """Replaces the avatar's own crops: float32 little endian [n, 6, 320, 320], one a frame or one for all."""
 
     def tail(self, first: int) -> Self:
-        """The order for the frames from place `first` on; it gives the same mouths as the whole order does."""
+        """Returns the order for the frames from place `first` on, with the same mouths as in the whole order."""
         match self.speech:
             case Sound() as sound:
                 speech: Speech = replace(sound, lead_in_frames=sound.lead_in_frames + first)
@@ -86,7 +86,7 @@ class MouthOrder:
         return replace(self, frames=self.frames[first:], speech=speech, pictures=_items_from(self.pictures, first, PICTURE_BYTES))
 
     def message(self) -> inference_pb2.InferBatchRequest:
-        """The order as the inference service reads it."""
+        """Returns the order as the inference service reads it."""
         request = inference_pb2.InferBatchRequest(
             model_id=self.avatar_id,
             avatar_version=self.avatar_version,
@@ -109,7 +109,7 @@ class MouthOrder:
             case StoredFeatures():
                 request.stored_features = True
         if request.stored_features or not self.pictures:
-            # Beside pictures, indices say only whose stored features each frame reads.
+            # With pictures, indices only choose the stored features of each frame.
             request.frame_indices.extend(self.frames)
         return request
 
@@ -129,30 +129,30 @@ class Mouths:
 
 
 class MouthSource(Protocol):
-    """Where mouths come from: the inference service, or this process. Methods raise ServiceError, which callers may be told."""
+    """A source of mouths: the inference service, or this process. Methods raise ServiceError, which may be shown to callers."""
 
     def mouths(self, order: MouthOrder, *, deadline: Deadline) -> AsyncGenerator[Mouths, None]:
-        """The mouths of an order, in order, each group as soon as it is made: all of them, or an error.
+        """Yields the mouths of an order, in order, each group as soon as it is made: all of them, or an error.
 
-        Close the generator (`contextlib.aclosing`): that drops the work which is left.
+        Close the generator (`contextlib.aclosing`): that drops the remaining work.
         """
 
     async def rows(self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline) -> Rows:
-        """Feature rows `first_row` .. `first_row + count - 1` of the whole sound, by the avatar's audio encoder.
+        """Computes feature rows `first_row` .. `first_row + count - 1` of the whole sound with the avatar's audio encoder.
 
-        Row j is of the 40 ms from 40 j ms on; `first_row` may be negative. `avatar_id` empty: the shared encoder.
+        Row j is for the 40 ms from 40 j ms on; `first_row` may be negative. `avatar_id` empty: the shared encoder.
         """
 
     async def load(self, avatar_id: str, *, force_reload: bool, deadline: Deadline) -> list[ServiceError | None]:
-        """Loads an avatar's network on every replica; the error of each, None where it went well."""
+        """Loads an avatar's network on every replica. Returns the error of each, None for success."""
 
     async def unload(self, avatar_id: str, *, deadline: Deadline) -> list[ServiceError | None]:
-        """Unloads an avatar's network on every replica; the error of each, None where it went well."""
+        """Unloads an avatar's network on every replica. Returns the error of each, None for success."""
 
     async def healthy(self) -> bool:
-        """Tells whether any replica serves now. Takes a second at most."""
+        """Returns True if any replica serves now. Takes a second at most."""
 
 
 def _items_from(blob: bytes, first: int, item_bytes: int) -> bytes:
-    """Items from `first` on; a blob of one item is for all frames and stays."""
+    """Returns the items from `first` on; a blob of one item is for all frames and stays whole."""
     return blob if len(blob) <= item_bytes else blob[first * item_bytes :]

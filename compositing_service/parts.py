@@ -1,4 +1,4 @@
-"""Builds the parts of the compositing service, without a server: whichever face it has hands requests to them."""
+"""Builds the parts of the compositing service, without a server: each kind of server passes requests to them."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from shared_proto import compositing_pb2
 UPSTREAM_TLS_KEY = "inference_server.tls"
 
 _SECONDS_PER_MINUTE = 60.0
-# An idle avatar may go so much later, as a share of its idle time.
+# Idle avatars are unloaded up to this much later, as a share of the idle time.
 _IDLE_CHECKS = 10
-# The metric of the inference service's health is kept current also while nobody calls Health.
+# The metric of the inference service's health stays current without calls of Health.
 _HEALTH_CHECKS_S = 5.0
 _FORMATS = {"jpeg": compositing_pb2.FORMAT_JPEG, "raw": compositing_pb2.FORMAT_RAW_BGR}
 
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CompositingParts:
-    """The parts that faces use; all live on one event loop."""
+    """The parts that servers use; all on one event loop."""
 
     store: BackgroundStore
     source: MouthSource
@@ -56,10 +56,10 @@ class CompositingParts:
     admin: ModelAdmin
     rules: RequestRules
     preloaded: tuple[str, ...]
-    """The avatars that the configuration wants in memory from the start."""
+    """The avatars to load at the start, from the configuration."""
 
     async def preload(self) -> None:
-        """Loads those avatars. One that is broken is logged, and keeps no other from being served."""
+        """Loads those avatars. A broken one is logged; the others are served."""
         await asyncio.gather(*map(self._preload, self.preloaded))
 
     async def _preload(self, avatar_id: str) -> None:
@@ -77,8 +77,8 @@ class CompositingParts:
 async def compositing_parts(
     settings: CompositingSettings, registry: Metrics, *, clock: Clock, source: MouthSource | None = None
 ) -> AsyncIterator[CompositingParts]:
-    """Opens the parts, and closes them at the end. `source`: where mouths come from, in place of the inference service."""
-    # Frames are spread over our own threads; OpenCV's would only get in their way.
+    """Opens the parts, and closes them at the end. `source` makes mouths in place of the inference service."""
+    # Frames are spread over our own threads; those of OpenCV would compete with them.
     cv2.setNumThreads(1)
     metrics = CompositingMetrics(registry)
     catalog = AvatarCatalog(settings.models_root, settings.models)
@@ -130,7 +130,7 @@ def _store(settings: CompositingSettings, catalog: AvatarCatalog, clock: Clock) 
 async def _inference_service(
     settings: CompositingSettings, registry: Metrics, metrics: CompositingMetrics, clock: Clock
 ) -> AsyncIterator[InferenceClient]:
-    """The connection to the inference service; it begins to connect at once."""
+    """Opens the connection to the inference service; it begins to connect at once."""
     section = settings.inference_server
     tls = ClientTls(section.tls, registry, key=UPSTREAM_TLS_KEY, clock=clock) if section.tls.is_on else None
     client = InferenceClient(
@@ -156,7 +156,7 @@ async def _inference_service(
 def _periodic(
     settings: CompositingSettings, store: BackgroundStore, source: MouthSource, listing: AvatarListing[Any]
 ) -> Iterator[tuple[float, Callable[[], object]]]:
-    """The work that is done again and again, each with the seconds from one time to the next."""
+    """Yields the periodic work, each with its interval in seconds."""
     yield _HEALTH_CHECKS_S, source.healthy
     yield REFRESH_S, listing.refresh
     if idle_s := settings.capacity.idle_timeout_minutes * _SECONDS_PER_MINUTE:

@@ -1,4 +1,4 @@
-"""Checks requests for frames: finds every problem of one before any work is done.
+"""Checks requests for frames: finds every problem of a request before any work is done.
 
 Sound and other blobs are checked for NaN and infinity here too, so that the caller sees one complete list. Where several sources
 of speech are sent, one counts and the others are not read. Each blob is read out of its message once, since each access copies.
@@ -49,7 +49,7 @@ _SAMPLE_DTYPES: dict[int, DTypeLike] = {inference_pb2.PCM_FLOAT32: "<f4", infere
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Nobody speaks: the avatar's own pictures are shown."""
+    """No speech: the avatar's own pictures are shown."""
 
 
 Source: TypeAlias = Speech | Idle
@@ -67,7 +67,7 @@ class RequestRules:
 
 @dataclass(frozen=True, slots=True)
 class CompositeOrder:
-    """A request in which nothing is wrong."""
+    """A valid request."""
 
     avatar_id: str
     frame_count: int
@@ -78,7 +78,7 @@ class CompositeOrder:
     """Crops that the caller sent in place of the avatar's own."""
 
     def mouths(self, frames: Sequence[int], *, avatar_version: str) -> MouthOrder | None:
-        """The mouths to order for these frames of the avatar; None where nobody speaks."""
+        """Returns the order of mouths for these frames of the avatar; None without speech."""
         if isinstance(self.source, Idle):
             return None
         return MouthOrder(self.avatar_id, avatar_version, frames, self.source, self.pictures)
@@ -116,7 +116,7 @@ def read_order(request: pb.CompositeBatchRequest, rules: RequestRules) -> Compos
 
 
 def read_model_id(model_id: str) -> str:
-    """Checks the id of a request that has nothing else in it. Raises InvalidRequest."""
+    """Checks the id of a request that has only an id. Raises InvalidRequest."""
     problems = Problems()
     _check_model_id(model_id, problems)
     problems.raise_if_any()
@@ -131,7 +131,7 @@ def _check_model_id(model_id: str, problems: Problems) -> None:
 
 
 def _check_sound_fields(request: pb.CompositeBatchRequest, rules: RequestRules, problems: Problems) -> None:
-    """The fields that say how sound is to be read are checked in any request, with sound or without."""
+    """Checks the fields for the format of sound, in requests with sound and without."""
     rate = request.sample_rate
     if rate and not MIN_SAMPLE_RATE_HZ <= rate <= MAX_SAMPLE_RATE_HZ:
         allowed = f"{MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, or 0 for {SAMPLE_RATE_HZ}, are allowed"
@@ -151,7 +151,7 @@ def _check_enum(field: str, value: int, known: Sequence[int], problems: Problems
 
 
 def _source(request: pb.CompositeBatchRequest) -> Source:
-    """The source of speech that counts: the first that is there. No sound at all counts as empty sound."""
+    """Returns the first source of speech present. No source at all counts as empty sound."""
     if request.idle:
         return Idle()
     if request.stored_features:
@@ -173,7 +173,7 @@ def _source(request: pb.CompositeBatchRequest) -> Source:
 
 
 def _check_alone(field: str, request: pb.CompositeBatchRequest, others: Sequence[str], advice: str, problems: Problems) -> None:
-    """Notes what was sent beside a source that stands alone."""
+    """Notes fields sent beside a source that allows no others."""
     if sent := [other for other in others if getattr(request, other)]:
         problems.add(field, f"is set together with {' and '.join(sent)}; {advice}")
 
@@ -200,7 +200,7 @@ def _check_sound(sound: Sound, max_seconds: float, problems: Problems) -> None:
 
 
 def _check_whole_clip(sound: Sound, seconds: float, problems: Problems) -> None:
-    """The reference's edges are those of a whole clip, of a length that the reference can do."""
+    """Checks that sound with the reference's edges is a whole clip, of a length that the reference supports."""
     if seconds < REFERENCE_MIN_SECONDS:
         needed = f"the {REFERENCE_MIN_SECONDS} s that EDGES_REFERENCE needs"
         problems.add("raw_audio", f"is shorter than {needed}; send more, or EDGES_SILENCE")
@@ -209,7 +209,7 @@ def _check_whole_clip(sound: Sound, seconds: float, problems: Problems) -> None:
 
 
 def _check_per_frame(field: str, blob: bytes, item_bytes: int, frame_count: int, problems: Problems) -> None:
-    """A blob has one item for the batch or one a frame; `frame_count` is 0 where that is itself wrong."""
+    """Checks for one item for the batch or one a frame; `frame_count` is 0 if it is wrong itself."""
     one, each = item_bytes, item_bytes * frame_count
     if frame_count and blob and len(blob) not in (one, each):
         allowed = str(one) if frame_count == 1 else f"{one} (one for the batch) or {each} (one a frame)"
@@ -233,7 +233,7 @@ def _check_rows(rows: bytes, frame_count: int, problems: Problems) -> None:
 
 def _check_finite(field: str, blob: bytes, problems: Problems) -> None:
     values = np.frombuffer(blob, dtype="<f4")
-    # A sum is the quickest look that NaN and infinity cannot hide from; only huge finite values need the second one.
+    # A sum is the quickest check for NaN and infinity; only huge finite values need the second one.
     with np.errstate(over="ignore", invalid="ignore"):
         total = float(np.add.reduce(values))
     if math.isfinite(total):

@@ -1,7 +1,7 @@
 """Puts the compositing service behind gRPC.
 
-Ready means: the avatars that were to be preloaded are. Whether the inference service can be reached is not part of it: no replica
-would be better than another, and all would leave the balancer at once. The Health RPC and the metrics tell it.
+Ready means: the avatars to preload are loaded. It does not depend on the inference service: no replica would be better than
+another, and all would leave the balancer at once. The Health RPC and the metrics show its state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service_kit.tls import tls_problems
 
 
 def serve(settings: CompositingSettings) -> int:
-    """Runs the service in this process until it is told to stop. Returns the exit code."""
+    """Runs the service in this process until a signal stops it. Returns the exit code."""
     return run_service(compositing_service(settings))
 
 

@@ -1,4 +1,4 @@
-"""The gRPC face: checks requests, hands them on and keeps to the caller's deadline. Interceptors turn errors into statuses."""
+"""Serves gRPC: checks requests, passes them on and keeps the caller's deadline. Interceptors turn errors into statuses."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from shared_proto.compositing_pb2_grpc import CompositingServiceServicer, add_Co
 # For callers that set no deadline: longer than reading and warming up any avatar in both services takes.
 LONGEST_CALL_S = 300.0
 
-# Older clients send pictures of up to 59 MB with a request. Reading and checking so much on the event loop would hold up all
-# calls; handing less over to a thread would cost more than it takes.
+# Older clients send pictures of up to 59 MB with a request. Reading and checking them on the event loop would delay all calls;
+# passing a smaller request to a thread would cost more than reading it.
 LARGE_REQUEST_BYTES = 256 << 10
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class _Sized(NamedTuple):
-    """A request for frames, and its bytes on the wire, which protobuf cannot tell without writing it again."""
+    """A request for frames, and its size on the wire, which protobuf knows only by writing it again."""
 
     message: pb.CompositeBatchRequest
     nbytes: int
@@ -42,14 +42,14 @@ class _Sized(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class CompositingServicer(CompositingServiceServicer):
-    """compositing.CompositingService. Health is about this service; what it says of the other one does not change it."""
+    """Serves compositing.CompositingService. The state of the inference service does not change this service's own health."""
 
     parts: CompositingParts
     readiness: Readiness
     inference_url: str
 
     def register(self, server: Any) -> None:
-        """Makes it the service of a grpc.aio.Server that has not started."""
+        """Adds it to a grpc.aio.Server that has not started."""
         add_CompositingServiceServicer_to_server(self, server)
         composite: Any = grpc.unary_unary_rpc_method_handler(
             self.InferBatchComposite,

@@ -67,7 +67,7 @@ class CapacitySection(Section):
     """Evicts the least frequently (lfu) or the least recently (lru) used avatar first."""
 
     idle_timeout_minutes: float = Field(default=0.0, ge=0, le=525_600)
-    """Unloads an avatar that was not used for so long; 0: never."""
+    """Unloads an avatar after this many minutes without use; 0: never."""
 
 
 class OutputSection(Section):

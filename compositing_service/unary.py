@@ -27,9 +27,9 @@ from shared_proto.wire import bytes_field_header
 
 COMPOSITING_TIMES = topic("compositing_times")
 INFERENCE_TIMES = topic("inference_times")
-# Room in a reply for what is not pictures.
+# Room in a reply for all fields but the pictures.
 _REPLY_OVERHEAD_BYTES = 4096
-_MAX_POSITION = 2**31 - 1  # of an int32, as positions are on the wire
+_MAX_POSITION = 2**31 - 1  # the largest int32, the type of positions on the wire
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class BatchReply:
     fields: pb.CompositeBatchResponse
 
     def encode(self) -> bytes:
-        """The message. The pictures are copied once; protobuf would copy them when they are set and when it serialises them."""
+        """Encodes the message. Copies the pictures once; protobuf would copy them when they are set and when serialised."""
         pieces = [self.fields.SerializeToString()]
         for picture in self.pictures:
             pieces += (bytes_field_header(pb.CompositeBatchResponse.COMPOSITED_FRAMES_FIELD_NUMBER, len(picture)), picture)
@@ -68,7 +68,7 @@ class BatchReply:
 
 @dataclass(slots=True)
 class BatchCompositor:
-    """Composites batches: any number at the same time, on one event loop."""
+    """Composites any number of batches at the same time, on one event loop."""
 
     store: BackgroundStore
     source: MouthSource
@@ -80,7 +80,7 @@ class BatchCompositor:
     """Time of the network by avatar, since the start of the service."""
 
     async def run(self, order: CompositeOrder, deadline: Deadline) -> BatchReply:
-        """The frames of an order. Raises ServiceError; cancelling it cancels the inference call and drops waiting work."""
+        """Makes the frames of an order. Raises ServiceError. Cancelling cancels the inference call and drops waiting work."""
         started_s = self.clock.now()
         self.metrics.batch_frames.observe(order.frame_count)
         with as_service_errors(AvatarError, field="model_id"):
@@ -93,7 +93,7 @@ class BatchCompositor:
         return reply
 
     async def _made_of_one_version(self, order: CompositeOrder, deadline: Deadline) -> tuple[BatchReply, _Times]:
-        """The reply but for the total time. Begins again, once, when the avatar's files turn out to have been replaced."""
+        """Makes the reply without the total time. Begins again, once, if the avatar's files were replaced."""
         started = perf_counter()
         must_load = self.store.find(order.avatar_id) is None
         renewed = False
@@ -138,7 +138,7 @@ class BatchCompositor:
         return BatchReply(pictures, fields)
 
     async def _mouths(self, order: MouthOrder, deadline: Deadline, times: _Times) -> AsyncGenerator[Mouths, None]:
-        """The mouths of an order, and how long they all took to come."""
+        """Yields the mouths of an order, and notes in `times` the time that they all took."""
         started = perf_counter()
         async with aclosing(self.source.mouths(order, deadline=deadline)) as mouths:
             async for group in mouths:
@@ -147,7 +147,7 @@ class BatchCompositor:
         self.metrics.stages.observe(STAGE_INFERENCE_WAIT, times.wait / 1000)
 
     async def _collected(self, stream: AsyncGenerator[Frame, None], order: CompositeOrder, times: _Times) -> list[bytes]:
-        """All pictures of a stream. Raises ResourceExhausted as soon as they are more than a reply holds."""
+        """Collects all pictures of a stream. Raises ResourceExhausted as soon as they exceed a reply's size."""
         pictures: list[bytes] = []
         left = self.max_reply_bytes - _REPLY_OVERHEAD_BYTES
         async with aclosing(stream):
@@ -164,7 +164,7 @@ class BatchCompositor:
         return pictures
 
     def _check_raw_size(self, order: CompositeOrder, avatar: Avatar) -> None:
-        """Raw pictures have a known size, so one that no reply can hold is refused before it is made."""
+        """Refuses raw pictures too large for a reply before they are made, as their size is known."""
         if not isinstance(order.output, RawOutput):
             return
         fitting = self._fitting(avatar.width * avatar.height * 3)
@@ -175,12 +175,12 @@ class BatchCompositor:
             )
 
     def _fitting(self, frame_bytes: int) -> int:
-        """Frames of that size that a reply holds."""
+        """Returns the number of frames of that size that fit in a reply."""
         return (self.max_reply_bytes - _REPLY_OVERHEAD_BYTES) // frame_bytes
 
 
 def _positions(order: CompositeOrder, avatar: Avatar) -> tuple[list[int], int]:
-    """The positions of an order's frames on the timeline, and the position that follows them, which fits an int32."""
+    """Returns the positions of an order's frames on the timeline, and the next position, which fits an int32."""
     start, count, frame_count, loop = order.start_position, order.frame_count, avatar.frame_count, avatar.loop
     if isinstance(order.source, Idle):
         positions, following = idle_positions(start, count, frame_count=frame_count, loop=loop, idle=avatar.idle)

@@ -1,7 +1,7 @@
-"""Opens things at their first request, and holds them in memory while they are in use and beyond.
+"""Opens things at their first request, and keeps them in memory during their use and after it.
 
-Many callers of a thing share one opening, which goes on when some of them give up. A thing may be opened anew; holders of the
-older one keep it. A dropped thing is closed when its last holder releases it. There is no I/O here: `open` does the work.
+Many callers of a thing share one opening, which continues when some of them give up. A thing may be opened again; holders of
+the older one keep it. A dropped thing is closed when its last holder releases it. There is no I/O here: `open` does the work.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Lease(Generic[T]):
         """The number of holders and of callers that wait."""
         self.usage_count = 0
         self.last_used_s = 0.0
-        """On the clock. Before the first use, the moment of opening."""
+        """Time on the clock. Before the first use, the time of opening."""
         self.last_used_unix_s = 0.0
         """0: not yet."""
         self.opened_unix_s = 0.0
         """0: not open yet."""
         self.dropped = False
-        """True when new callers do not get it. Its holders may go on; other work on it should end."""
+        """True when new callers do not get it. Its holders may continue; other work on it should end."""
         self._newest = newest
         self._begun = self._closed = False
         self._opening: asyncio.Task[None]
@@ -53,7 +53,7 @@ class Leases(Generic[T]):
 
     def __init__(
         self,
-        open: Callable[[str], Awaitable[T]],  # noqa: A002  # the word for it
+        open: Callable[[str], Awaitable[T]],  # noqa: A002  # the common word
         *,
         admit: Callable[[Lease[T]], None],
         close: Callable[[T], None],
@@ -136,7 +136,7 @@ class Leases(Generic[T]):
         return lease
 
     async def _run(self, lease: Lease[T]) -> None:
-        """Opens it, also when no caller waits any more."""
+        """Opens it, even when no caller waits any more."""
         lease._begun = True
         try:
             lease.value = await self._open(lease.key)

@@ -1,7 +1,7 @@
 """Encodes and decodes MouthRegion messages without needless copies of their pixels.
 
-A protobuf object copies a bytes field when it is set, when it is serialised, when it is parsed and whenever it is read. Messages
-may be put together of parts in any order, so the small fields are protobuf's, and the pixels are laid beside them.
+A protobuf object copies a bytes field when it is set, when it is serialised, when it is parsed and whenever it is read. The parts
+of a message may come in any order, so protobuf encodes the small fields, and the pixels are put beside them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def encode(fields: pb.MouthRegion, data: memoryview) -> bytes:
 
 
 def decode(message: bytes) -> MouthMessage:
-    """Reads any serialised MouthRegion, and copies no pixels. Raises google.protobuf.message.DecodeError for what is none."""
+    """Reads any serialised MouthRegion, and copies no pixels. Raises google.protobuf.message.DecodeError for other bytes."""
     view = memoryview(message)
     data = view[:0]
     rest: list[memoryview] = []  # before, between and after

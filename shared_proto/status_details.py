@@ -19,7 +19,7 @@ FITTING_KEY = "x-fitting-batch-size"
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing wrong with a request: the field's name in the .proto file, and a sentence that says what is allowed."""
+    """One thing wrong with a request: the field's name in the .proto file, and a sentence about the allowed values."""
 
     field: str
     description: str
@@ -27,11 +27,11 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class StatusDetails:
-    """The details of a failed call, blocking or asyncio. Unreadable ones count as none: the status itself stands."""
+    """The details of a failed call, blocking or asyncio. Unreadable ones count as none; the status itself remains valid."""
 
     violations: tuple[Violation, ...]
     retry_after_ms: int | None
-    """None where the server does not want the call again."""
+    """None if the server wants no retry."""
     fitting_batch_size: int | None
     request_id: str
 
@@ -73,7 +73,7 @@ def _unpacked(details: list[Any], kind: type[Any]) -> Iterator[Any]:
 
 
 def _retry_after_ms(pushback: str | bytes | None, details: list[Any]) -> int | None:
-    """Reads the wait from either place. A server that does not want the call again sends a negative pushback."""
+    """Reads the wait from either place. A server that wants no retry sends a negative pushback."""
     if pushback is not None:
         return _number(pushback)
     waits = (info for info in _unpacked(details, error_details_pb2.RetryInfo) if info.HasField("retry_delay"))

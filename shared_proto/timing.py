@@ -1,4 +1,4 @@
-"""The numbers of sound and time that are part of the wire: both services and the client count alike."""
+"""The numbers of sound and time that are part of the wire, used by both services and the client."""
 
 FRAME_RATE = 25  # frames a second
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 def bytes_field_header(number: int, nbytes: int) -> bytes:
-    """Returns the bytes that stand before the content of bytes field `number` of a message."""
+    """Returns the bytes before the content of bytes field `number` of a message."""
     return _varint(number << 3 | 2) + _varint(nbytes)
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; all but the last have the highest bit set."""
+    """Encodes seven bits a byte, the lowest first; all but the last have the highest bit set."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

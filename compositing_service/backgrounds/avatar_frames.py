@@ -1,4 +1,4 @@
-"""The frames of one avatar that are in memory. Plain bookkeeping: the caller holds `FrameCache`'s lock."""
+"""Keeps the frames of one avatar that are in memory. The caller holds `FrameCache`'s lock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FRAME_OVERHEAD_BYTES = 1700
 
 @dataclass(frozen=True, slots=True)
 class EncodedFrame:
-    """All that compositing a frame at one quality needs."""
+    """The data for compositing a frame at one quality."""
 
     patch: Patch
     jpeg: SpliceableJpeg
@@ -29,13 +29,13 @@ class WholeFrame:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Counts the bytes held."""
         return self.picture.nbytes + self.place.nbytes
 
 
 @dataclass(eq=False, slots=True)
 class AvatarFrames:
-    """The frames by index: encoded ones at the qualities that were asked for, and whole pictures for raw output."""
+    """The frames by index: encoded at each requested quality, and as whole pictures for raw output."""
 
     max_frames: int
     encoded: dict[int, dict[int, EncodedFrame]] = field(default_factory=dict)
@@ -44,36 +44,36 @@ class AvatarFrames:
     encoded_bytes: int = 0
     picture_bytes: int = 0
     pins: int = 0
-    """Number of those who hold the avatar now."""
+    """Number of current holders of the avatar."""
     uses: int = 0
     last_use: int = 0
     closed: bool = False
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Counts the bytes held."""
         return self.encoded_bytes + self.picture_bytes
 
     def find(self, index: int, quality: int) -> EncodedFrame | None:
-        """The frame at that quality."""
+        """Returns the frame at that quality."""
         return self.encoded.get(index, {}).get(quality)
 
     def patch(self, index: int) -> Patch | None:
-        """The patch that all qualities of the frame share."""
+        """Returns the patch that all qualities of the frame share."""
         return next((frame.patch for frame in self.encoded.get(index, {}).values()), None)
 
     def frame_bytes(self, index: int) -> int:
-        """Bytes held for the frame at all its qualities."""
+        """Counts the bytes held for the frame at all its qualities."""
         frames = self.encoded.get(index, {}).values()
         shared = next((_FRAME_OVERHEAD_BYTES + frame.patch.nbytes for frame in frames), 0)
         return shared + sum(frame.jpeg.nbytes for frame in frames)
 
     def added_bytes(self, index: int, frame: EncodedFrame) -> int:
-        """Bytes that `add` would add."""
+        """Counts the bytes that `add` would add."""
         return frame.jpeg.nbytes + (0 if index in self.encoded else _FRAME_OVERHEAD_BYTES + frame.patch.nbytes)
 
     def add(self, index: int, quality: int, frame: EncodedFrame) -> int:
-        """Keeps the frame at one more quality, which it must not have yet. Returns the bytes added."""
+        """Keeps the frame at a quality that it does not have yet. Returns the bytes added."""
         added = self.added_bytes(index, frame)
         self.encoded.setdefault(index, {})[quality] = EncodedFrame(self.patch(index) or frame.patch, frame.jpeg)
         self.encoded_bytes += added
@@ -93,7 +93,7 @@ class AvatarFrames:
         return whole.nbytes
 
     def drop_picture(self) -> int:
-        """Drops the whole picture that has been here longest. Returns the bytes freed."""
+        """Drops the oldest whole picture. Returns the bytes freed."""
         freed = self.pictures.pop(next(iter(self.pictures))).nbytes
         self.picture_bytes -= freed
         return freed

@@ -1,4 +1,4 @@
-"""One loaded avatar: mouths in, finished pictures out."""
+"""Makes the finished pictures of one loaded avatar from mouths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from compositing_service.picture.patch import Patch, scratch
 
 __all__ = ["AvatarComposer", "Mouth", "open_composer"]
 
-# An avatar's first frames may be damaged; when so many in a row are, the avatar is.
+# An avatar's first frames may be damaged. When this many in a row are, the avatar is broken.
 _SAMPLES_TRIED = 10
 _MOUTH_SHAPE = (MOUTH_SIZE, MOUTH_SIZE, 3)
 
@@ -30,10 +30,10 @@ _MOUTH_SHAPE = (MOUTH_SIZE, MOUTH_SIZE, 3)
 class AvatarComposer:
     """Thread-safe. Every method blocks (decoding, encoding): call them in a thread pool.
 
-    `BackgroundStore` makes these; hold one only inside `async with store.acquire(...)`. Frames are read and encoded when they are
-    first asked for, once however many ask, and kept in `frames`.
+    `BackgroundStore` makes these; hold one only inside `async with store.acquire(...)`. A frame is read and encoded at its first
+    request, once for all callers, and kept in `frames`.
 
-    All that take an index (0 .. frame_count - 1) raise IndexError for one that the avatar does not have, and BrokenAvatar for a
+    Methods with an index (0 .. frame_count - 1) raise IndexError for one that the avatar does not have, and BrokenAvatar for a
     frame that cannot be read; ValueError for a mouth that is not uint8 [320, 320, 3] and for a quality outside 1-100.
     """
 
@@ -47,7 +47,7 @@ class AvatarComposer:
         self._readings: SingleFlight[int, WholeFrame] = SingleFlight()
 
     def composite(self, index: int, mouth: Mouth, output: Output) -> bytes:
-        """The frame with the mouth pasted in; as JPEG the very bytes of encoding the whole composited picture."""
+        """Returns the frame with the mouth pasted in; a JPEG has the same bytes as encoding the whole composited picture."""
         _check_mouth(mouth)
         match output:
             case JpegOutput(quality):
@@ -63,7 +63,7 @@ class AvatarComposer:
                 return pixels.tobytes()
 
     def stored(self, index: int, output: Output) -> bytes:
-        """The frame as it is, without a mouth."""
+        """Returns the stored frame, without a mouth."""
         match output:
             case JpegOutput(quality):
                 return self._encoded(index, quality).jpeg.data
@@ -71,9 +71,9 @@ class AvatarComposer:
                 return self._whole(index).picture.tobytes()
 
     def prepare(self, index: int, *, quality: int, read: Callable[[], Picture] | None = None) -> bool:
-        """Reads and encodes the frame ahead of need. False: there is no room for it but that of frames in use.
+        """Reads and encodes the frame ahead of need. Returns False if only frames in use could make room for it.
 
-        `read`: the way to the frame, where there is a cheaper one than to go to it.
+        `read`: a cheaper way to read the frame than by its index.
         """
         if self._is_prepared(index, quality):
             return True
@@ -87,7 +87,7 @@ class AvatarComposer:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keeps its frames, for the length of the block, from making room for those of avatars that nobody uses."""
+        """Protects its frames during the block: frames of unused avatars are dropped first."""
         self._cache.pin(self._frames)
         try:
             yield
@@ -95,15 +95,15 @@ class AvatarComposer:
             self._cache.unpin(self._frames)
 
     def close(self) -> None:
-        """Drops its frames, and keeps none from now on."""
+        """Drops its frames, and keeps no more."""
         self._cache.close(self._frames)
 
     def memory_bytes(self) -> int:
-        """Bytes of pictures and pixels held for this avatar now."""
+        """Counts the bytes of pictures and pixels held for this avatar now."""
         return self._frames.nbytes
 
     def cached_frames(self) -> int:
-        """Frames held now."""
+        """Counts the frames held now."""
         return len(self._frames.encoded)
 
     def _mean_frame_bytes(self) -> int:

@@ -1,9 +1,9 @@
-"""Frames of all avatars in memory, within one budget of bytes.
+"""Keeps frames of all avatars in memory, within one budget of bytes.
 
-When room is short for a frame there go in turn: whole pictures, which only raw output needs and which take twenty times a frame's
-bytes; frames of avatars that nobody uses now, of the least used (LFU) or longest unused (LRU) avatar first; frames of the avatar
-that holds most. Which of an avatar's frames goes is left to chance: clips play from end to end, where dropping the oldest would
-drop each frame just before its turn. A frame that does not fit is used and not kept.
+When room is short, it drops in this order: whole pictures, which only raw output needs and which take twenty times a frame's
+bytes; frames of unused avatars, of the least used (LFU) or longest unused (LRU) avatar first; frames of the avatar that holds
+most. The frame to drop is chosen at random: clips play from end to end, where dropping the oldest would drop each frame just
+before its turn. A frame that does not fit is used and not kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service_kit.leases import Policy
 
 
 class FrameCache:
-    """The budget, and all access to the frames that it keeps. Thread-safe; nothing blocks."""
+    """Holds the budget, and all access to the kept frames. Thread-safe; nothing blocks."""
 
     def __init__(self, *, max_bytes: int, policy: Policy) -> None:
         self.max_bytes = max_bytes
@@ -32,10 +32,10 @@ class FrameCache:
         self._lock = threading.Lock()
         self._avatars: list[AvatarFrames] = []
         self._pinned_bytes = 0  # of encoded frames of avatars in use
-        self._random = random.Random(0)  # noqa: S311 - which frame goes is no secret
+        self._random = random.Random(0)  # noqa: S311 - the choice of a frame is no secret
 
     def open(self, *, max_frames: int) -> AvatarFrames:
-        """Room for at most so many frames of one more avatar. Raises ValueError for less than one."""
+        """Opens room for at most `max_frames` frames of one more avatar. Raises ValueError for less than one."""
         if max_frames < 1:
             raise ValueError(f"room for {max_frames} frames of an avatar; it must be 1 or more")
         frames = AvatarFrames(max_frames)
@@ -44,7 +44,7 @@ class FrameCache:
         return frames
 
     def close(self, frames: AvatarFrames) -> None:
-        """Drops the avatar's frames, and takes no more of it."""
+        """Drops the avatar's frames, and keeps no more of it."""
         with self._lock:
             if not frames.closed:
                 frames.closed = True
@@ -55,7 +55,7 @@ class FrameCache:
                     self.nbytes -= frames.drop_picture()
 
     def pin(self, frames: AvatarFrames) -> None:
-        """Says that the avatar is in use: its frames go after those of others."""
+        """Marks the avatar as in use: its frames are dropped after those of others."""
         with self._lock:
             frames.pins += 1
             if frames.pins == 1:
@@ -69,35 +69,35 @@ class FrameCache:
                 self._pinned_bytes -= frames.encoded_bytes
 
     def rank(self, frames: AvatarFrames) -> tuple[int, int]:
-        """The avatar of the lowest rank goes first."""
+        """Returns the order of dropping: the lowest rank first."""
         return (0 if self._policy == "lru" else frames.uses, frames.last_use)
 
     def use(self, frames: AvatarFrames, index: int, quality: int) -> EncodedFrame | None:
-        """The frame at that quality, counted as a use whether it is there or not."""
+        """Returns the frame at that quality. Counts a use, found or not."""
         with self._lock:
             found = frames.find(index, quality)
             self._note_use(frames, found is not None)
             return found
 
     def use_picture(self, frames: AvatarFrames, index: int) -> WholeFrame | None:
-        """The whole picture, counted likewise."""
+        """Returns the whole picture. Counts a use, found or not."""
         with self._lock:
             found = frames.pictures.get(index)
             self._note_use(frames, found is not None)
             return found
 
     def peek(self, frames: AvatarFrames, index: int, quality: int) -> EncodedFrame | None:
-        """The frame at that quality, not counted."""
+        """Returns the frame at that quality without counting a use."""
         with self._lock:
             return frames.find(index, quality)
 
     def peek_picture(self, frames: AvatarFrames, index: int) -> WholeFrame | None:
-        """The whole picture, not counted."""
+        """Returns the whole picture without counting a use."""
         with self._lock:
             return frames.pictures.get(index)
 
     def peek_patch(self, frames: AvatarFrames, index: int) -> Patch | None:
-        """The patch that all qualities of the frame share."""
+        """Returns the patch that all qualities of the frame share."""
         with self._lock:
             return frames.patch(index)
 
@@ -107,7 +107,7 @@ class FrameCache:
             self._put(frames, index, quality, frame)
 
     def put_picture(self, frames: AvatarFrames, index: int, whole: WholeFrame) -> None:
-        """Keeps the picture if room is left, or to be had from pictures of avatars that nobody uses."""
+        """Keeps the picture if there is free room, or room taken by pictures of unused avatars."""
         with self._lock:
             if frames.closed or index in frames.pictures or len(frames.pictures) >= frames.max_frames:
                 return
@@ -119,13 +119,13 @@ class FrameCache:
             self.nbytes += frames.add_picture(index, whole)
 
     def offer(self, frames: AvatarFrames, index: int, quality: int, frame: EncodedFrame) -> None:
-        """Keeps the frame if that costs neither the avatar itself nor one in use a frame."""
+        """Keeps the frame if that drops no frame of the same avatar or of one in use."""
         with self._lock:
             if self._has_room(frames, index, frames.added_bytes(index, frame)):
                 self._put(frames, index, quality, frame)
 
     def has_room(self, frames: AvatarFrames, index: int, nbytes: int) -> bool:
-        """Whether an offer of so many bytes would be taken now."""
+        """Returns True if an offer of `nbytes` bytes would be kept now."""
         with self._lock:
             return self._has_room(frames, index, nbytes)
 
@@ -155,14 +155,14 @@ class FrameCache:
         self._note_bytes(frames, added)
 
     def _drop_picture(self, avatars: Sequence[AvatarFrames]) -> None:
-        """Drops a picture of one of these, of one that nobody uses where possible; one of them must have any."""
+        """Drops a picture of one of these avatars, of an unused one if possible; at least one must have a picture."""
         holders = [frames for frames in avatars if frames.pictures]
         frames = min(holders, key=lambda frames: (frames.pins > 0, self.rank(frames)))
         self.nbytes -= frames.drop_picture()
         self.evictions += 1
 
     def _drop_frame(self, wanted: int, asking: AvatarFrames, index: int) -> None:
-        """Drops one frame, not frame `index` of `asking`, for which so many bytes are wanted."""
+        """Drops one frame to free `wanted` bytes for frame `index` of `asking`, which is not dropped itself."""
         holders = [frames for frames in self._avatars if len(frames.encoded) > (frames is asking and index in frames.encoded)]
         if unused := [frames for frames in holders if not frames.pins and frames is not asking]:
             self._evict_from(min(unused, key=self.rank), keep=None)
@@ -180,7 +180,7 @@ class FrameCache:
         self._note_bytes(frames, -frames.drop(index))
 
     def _note_bytes(self, frames: AvatarFrames, change: int) -> None:
-        """Follows a change of the avatar's encoded frames."""
+        """Counts a change of the avatar's encoded frames, in bytes."""
         self.nbytes += change
         if frames.pins:
             self._pinned_bytes += change

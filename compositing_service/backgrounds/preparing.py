@@ -1,4 +1,4 @@
-"""Preparing an avatar's frames ahead of need, in order: the only order in which a video costs one decoding a frame."""
+"""Prepares an avatar's frames ahead of need, in order: only so does a video cost one decoding a frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Preparation:
     def __init__(
         self, composer: AvatarComposer, threads: Executor, *, quality: int, width: int, unasked: int, goes_on: Callable[[], bool]
     ) -> None:
-        """`width`: frames at a time when somebody waits for all of them, else `unasked`. It ends when `goes_on` says no."""
+        """`width`: frames at a time while a caller waits for all, else `unasked`. It ends when `goes_on` returns False."""
         self._composer, self._threads, self._quality, self._goes_on = composer, threads, quality, goes_on
         self._frames = composer.avatar.frames_in_order()
         self._next = threading.Lock()
@@ -27,9 +27,9 @@ class Preparation:
         self.task = asyncio.create_task(self._run(width, unasked))
 
     async def wait(self) -> None:
-        """Waits until all frames are there or room is out; who stops waiting does not stop it.
+        """Waits until all frames are prepared or room is out. Cancelling the wait does not stop the preparation.
 
-        Raises BrokenAvatar that names all frames which cannot be read, AvatarReplaced when they are gone.
+        Raises BrokenAvatar, which names all unreadable frames, and AvatarReplaced when they are gone.
         """
         self._hurry.set()
         await asyncio.shield(self.task)
@@ -39,7 +39,7 @@ class Preparation:
             async with asyncio.TaskGroup() as group:
                 for lane in range(width):
                     group.create_task(self._lane(at_once=lane < unasked))
-        finally:  # in a thread: a video is closed when nobody reads it
+        finally:  # in a thread: closing a video waits for its reader
             await asyncio.get_running_loop().run_in_executor(self._threads, self._frames.close)
         if self._replaced:
             raise self._replaced
@@ -51,10 +51,10 @@ class Preparation:
             await self._hurry.wait()
         while self._goes_on() and await asyncio.get_running_loop().run_in_executor(self._threads, self._step):
             pass
-        self._hurry.set()  # the others see for themselves that there is nothing left
+        self._hurry.set()  # the other steps find nothing left
 
     def _step(self) -> bool:
-        """Prepares the next frame. False: there is none, or no room for it."""
+        """Prepares the next frame. Returns False if there is none, or no room for it."""
         try:
             with self._next:
                 frame = next(self._frames, None)

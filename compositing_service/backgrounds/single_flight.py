@@ -1,4 +1,4 @@
-"""One run for many who ask at once."""
+"""Runs a function once for many callers at the same time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Value = TypeVar("Value")
 
 
 class SingleFlight(Generic[Key, Value]):
-    """Thread-safe. Whoever asks for a key while it is being made waits for that result, or for that error."""
+    """Thread-safe. A caller of a key that is being made waits for that result, or for that error."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[Key, Future[Value]] = {}
 
     def run(self, key: Key, make: Callable[[], Value]) -> Value:
-        """What `make` returns or raises, called in this thread or, being under way there, in another's.
+        """Returns or raises the outcome of `make`, called in this thread or already running in another.
 
-        Nothing is remembered: `make` should look first whether the value has come to exist since the caller missed it.
+        Nothing is remembered: `make` should first look for a value made since the caller missed it.
         """
         with self._lock:
             flight = self._flights.get(key)

@@ -1,4 +1,4 @@
-"""The loaded avatars: loading them, preparing their frames, and making room. Their frames' bytes are `FrameCache`'s."""
+"""Loads avatars, prepares their frames, and makes room for others. `FrameCache` holds the frames' bytes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from service_kit.leases import Lease, Leases, Policy, first_to_go
 
 log = logging.getLogger(__name__)
 
-# All avatars being in use is over when one request ends.
+# The state "all avatars in use" ends with the first request that ends.
 _RETRY_AFTER_MS = 500
 
 AvatarLease: TypeAlias = Lease[AvatarComposer]
-"""A hold on a loaded avatar: for hours if need be. It is not evicted meanwhile; its files may be loaded anew."""
+"""Holds a loaded avatar, for hours if needed. It is not evicted meanwhile; its files may be loaded again."""
 
 
 class BackgroundStore:
-    """Use from one event loop. Loading has threads of its own, so no avatar waits for another's."""
+    """Use from one event loop. Each load has its own thread, so no avatar waits for another."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class BackgroundStore:
         clock: Clock = SYSTEM_CLOCK,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`default_quality`: what a preload encodes. `wall_clock` gives Unix seconds for the statistics."""
+        """`default_quality`: the JPEG quality of a preload. `wall_clock` gives Unix seconds for the statistics."""
         self._catalog = catalog
         self.cache = FrameCache(max_bytes=max_bytes, policy=policy)
         self.max_avatars = max_avatars
@@ -58,18 +58,18 @@ class BackgroundStore:
         self._leases = Leases(self._open, admit=self._admit, close=AvatarComposer.close, clock=clock, wall_clock=wall_clock)
         self._preparations: dict[AvatarLease, Preparation] = {}
         self.load_errors: dict[str, str] = {}
-        """Of the last load or preload of avatars that it failed for."""
+        """The error of the last load or preload, for avatars where it failed."""
         self.avatar_evictions = 0
         self._fill_width = loader_threads
-        # Unasked, it must not get in the way of the request that loaded the avatar, nor of the network that it waits for.
+        # Without a waiting caller, it must not slow down the request that loaded the avatar, nor the network.
         self._unasked_width = max(1, min(loader_threads, usable_cores() // 4))
-        # Apart, so that opening an avatar does not wait behind another's five hundred frames.
+        # Separate, so that opening an avatar does not wait behind another's five hundred frames.
         self._openers = ThreadPoolExecutor(loader_threads, "avatar-open")
         self._fillers = ThreadPoolExecutor(loader_threads, "avatar-fill")
 
     @asynccontextmanager
     async def acquire(self, avatar_id: str) -> AsyncIterator[AvatarLease]:
-        """Holds the avatar inside the `async with`, loaded first when need be.
+        """Holds the avatar inside the `async with`; loads it first if needed.
 
         Raises on entry InvalidAvatarId, AvatarNotFound, BrokenAvatar; ResourceExhausted when `max_avatars` are all in use.
         """
@@ -78,20 +78,20 @@ class BackgroundStore:
                 yield lease
 
     def find(self, avatar_id: str) -> AvatarLease | None:
-        """The avatar if it is loaded: acquiring it costs no loading then."""
+        """Returns the avatar if it is loaded, so that acquiring it loads nothing."""
         return self._leases.find(avatar_id)
 
     @property
     def loaded(self) -> list[AvatarLease]:
-        """The avatars loaded now. From any thread."""
+        """Lists the avatars loaded now. Any thread may call it."""
         return self._leases.opened
 
     async def load(self, avatar_id: str, *, force_reload: bool = False, preload: bool = False) -> AvatarLease:
-        """Loads the avatar unless it is loaded; `preload` reads and encodes its frames too, as many as may be kept.
+        """Loads the avatar unless it is loaded; `preload` also reads and encodes its frames, up to the limit of kept ones.
 
         `force_reload` reads the files again; requests under way finish on the old state, and a reload that fails leaves it in
         place. A preload that meets broken frames raises BrokenAvatar naming them all; the avatar is loaded all the same. Raises
-        otherwise as `acquire`. Files that are replaced meanwhile are read too.
+        otherwise as `acquire`. If the files are replaced meanwhile, the new ones are loaded.
         """
         try:
             return await self._load(avatar_id, anew=force_reload, preload=preload)
@@ -106,10 +106,10 @@ class BackgroundStore:
             return lease
 
     async def renew(self, lease: AvatarLease) -> bool:
-        """Loads an avatar again whose files seem to have been replaced, once however many find it.
+        """Loads an avatar again whose files seem to have been replaced, once for all callers.
 
-        False: they are still those that were loaded. Raises AvatarReplaced when the new ones can not be loaded: the
-        old state stays in place; ResourceExhausted as `acquire`.
+        Returns False if they are still those that were loaded. Raises AvatarReplaced when the new ones cannot be loaded:
+        the old state stays in place; ResourceExhausted as `acquire`.
         """
         try:
             if self.find(lease.key) is lease:
@@ -124,19 +124,19 @@ class BackgroundStore:
         return True
 
     async def unload(self, avatar_id: str) -> bool:
-        """Drops the avatar; requests under way finish on it. False: it was not loaded."""
+        """Drops the avatar; requests under way finish on it. Returns False if it was not loaded."""
         self.load_errors.pop(avatar_id, None)
         return self._leases.drop(avatar_id)
 
     def unload_idle(self) -> tuple[str, ...]:
-        """Drops the avatars that nobody has used for `idle_timeout_s`, and names them. For a periodic task of the service."""
+        """Drops the avatars unused for `idle_timeout_s`, and returns their ids. The service calls it periodically."""
         idle = () if self._idle_timeout_s is None else tuple(self._leases.drop_idle(self._idle_timeout_s))
         for avatar_id in idle:
             log.info("unloaded avatar %s: not used for %.0f s", avatar_id, self._idle_timeout_s)
         return idle
 
     async def close(self) -> None:
-        """Drops everything, and ends the loader threads when they are done with what they are at."""
+        """Drops everything, and ends the loader threads after their current work."""
         await self._leases.close()
         await asyncio.gather(*(each.task for each in self._preparations.values()), return_exceptions=True)
         for pool in (self._openers, self._fillers):
@@ -163,7 +163,7 @@ class BackgroundStore:
             raise
 
     def _admit(self, lease: AvatarLease) -> None:
-        """Drops an avatar if as many are loaded as may be. Raises ResourceExhausted when all of them are in use."""
+        """Drops an avatar if `max_avatars` are loaded. Raises ResourceExhausted when all of them are in use."""
         others = [other for other in self.loaded if other.key != lease.key]
         if len(others) >= self.max_avatars:
             victims = first_to_go(others, self._policy)
@@ -192,7 +192,7 @@ class BackgroundStore:
         return avatar.held.is_in_place() and self._catalog.get(avatar.id).version == avatar.version
 
     def _preparation(self, lease: AvatarLease) -> Preparation:
-        """The one that is under way, or another."""
+        """Returns the preparation under way, or a new one."""
         known = self._preparations.get(lease)
         if known:
             return known
@@ -213,7 +213,7 @@ class BackgroundStore:
             self._note_failure(lease.key, error)
 
     def _note_failure(self, avatar_id: str, error: BaseException) -> None:
-        """Only of avatars that exist: ids that callers make up must not fill the memory."""
+        """Notes errors of existing avatars only: invented ids must not fill the memory."""
         if isinstance(error, BrokenAvatar):
             text = error.caller_text
             if self.load_errors.get(avatar_id) != text:

@@ -1,10 +1,10 @@
-"""Putting a mouth into a picture, in the three ways that an avatar may ask for.
+"""Pastes a mouth into a picture, in the three ways that an avatar may name.
 
-reference  the mouth goes into [4:324, 4:324] of the frame's 328 crop, the crop is resized over the rectangle, with a hard edge
+reference  the mouth replaces [4:324, 4:324] of the frame's 328 crop, the crop is resized over the rectangle, with a hard edge
 feather    the same, mixed into the background along a narrow border
 direct     the mouth is stretched over the rectangle: 1.25 % larger than it was trained, as the earlier servers did
 
-Of the 328 crop nothing remains but its outermost 4 pixels: keeping those spares making the crop again for every frame.
+Only the outermost 4 pixels of the 328 crop remain: keeping those spares making the crop again for every frame.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from compositing_service.picture.patch import BorderPixels, Feather, Place, scra
 
 Mouth = NDArray[np.uint8]  # [320, 320, 3] BGR; may be read-only
 
-# Of the 328 crop: the margin of 4, which is background in any case, and 8 pixels of skin, most of which the network was shown
-# unmasked. A narrower ramp leaves a step, a wider one mixes two jaws.
+# In the 328 crop: the margin of 4, which is background anyway, and 8 pixels of skin, most of which the network saw unmasked.
+# A narrower ramp leaves a step, a wider one mixes two jaws.
 _FEATHER_CROP_PIXELS = 12
 _OPAQUE = np.uint16(256)
 _MOUTH_IN_CROP = Rect(MARGIN, MARGIN, CROP_SIZE - MARGIN, CROP_SIZE - MARGIN)
@@ -33,7 +33,7 @@ _HARD = Feather(0, 0, 0, 0)
 
 
 def place_in(picture: Picture, rect: Rect, paste: Paste) -> Place:
-    """The place of a frame's mouth, seen from the picture's corner."""
+    """Returns the place of a frame's mouth, relative to the picture's corner."""
     if paste is Paste.DIRECT:
         return Place(rect, _HARD, None)
     feather = _feather(rect, picture) if paste is Paste.FEATHER else _HARD
@@ -41,10 +41,10 @@ def place_in(picture: Picture, rect: Rect, paste: Paste) -> Place:
 
 
 def paste_mouth(pixels: Picture, place: Place, mouth: Mouth) -> None:
-    """Pastes into `pixels`, which need to hold background only where the feather lies.
+    """Pastes into `pixels`, which need background only under the feather.
 
     In the feather result = (a * mouth + (256 - a) * background + 128) >> 8, where a is the least over the soft sides of
-    (2d + 1) * 128 // b: d pixels lie between this one and the side, and b is the feather's width there.
+    (2d + 1) * 128 // b: d pixels are between this one and the side, and b is the feather's width there.
     """
     rect = place.rect
     target = pixels[rect.y1 : rect.y2, rect.x1 : rect.x2]
@@ -71,10 +71,10 @@ class _Band(NamedTuple):
     weights: NDArray[np.uint16]
 
 
-# An avatar has some twenty sizes of rectangle, each some 30 KB of weights.
+# An avatar has about twenty sizes of rectangle, each with about 30 KB of weights.
 @lru_cache(maxsize=64)
 def _bands(width: int, height: int, feather: Feather) -> tuple[_Band, ...]:
-    """The four sides of the border, corners with the upper and lower one; one band where the sides leave nothing between them."""
+    """Returns the four sides of the border, corners in the upper and lower one; one band if nothing is left between them."""
     weights = np.minimum(_ramp(width, feather.left, feather.right)[None, :], _ramp(height, feather.top, feather.bottom)[:, None])
     every = slice(None)
     if feather.left + feather.right >= width or feather.top + feather.bottom >= height:
@@ -100,7 +100,7 @@ def _ramp(length: int, first: int, last: int) -> NDArray[np.uint16]:
 
 
 def _feather(rect: Rect, picture: Picture) -> Feather:
-    """As wide as 12 pixels of the crop, at least 1; none along the picture's own edge, where nothing is to be hidden."""
+    """Makes each side as wide as 12 pixels of the crop, at least 1; 0 along the picture's own edge, where no seam shows."""
     height, width = picture.shape[:2]
     across = max(1, round(rect.width * _FEATHER_CROP_PIXELS / CROP_SIZE))
     down = max(1, round(rect.height * _FEATHER_CROP_PIXELS / CROP_SIZE))

@@ -1,6 +1,6 @@
-"""The pixels around a mouth that encoding it again needs: a region of the picture, less the part that every mouth covers.
+"""Keeps the pixels that encoding a new mouth needs: a region of the picture, without the part that every mouth covers.
 
-For a 182-pixel rectangle in a 1280x720 picture that is some 60 KB a frame, where the picture has 2.7 MB.
+For a 182-pixel rectangle in a 1280x720 picture that is about 60 KB a frame; the picture has 2.7 MB.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from avatar_kit.geometry import CROP_SIZE, Picture, Rect
 
 
 class Scratch(threading.local):
-    """Working memory of one thread, valid until the thread's next frame: a frame in the making allocates nothing large."""
+    """Working memory of one thread, valid until the thread's next frame, so that making a frame allocates nothing large."""
 
     def __init__(self) -> None:
         self.crop: Picture = np.empty((CROP_SIZE, CROP_SIZE, 3), np.uint8)
         self._flat = np.empty(0, np.uint8)
 
     def pixels(self, height: int, width: int) -> Picture:
-        """[height, width, 3], C-contiguous, with whatever was in it before."""
+        """Returns [height, width, 3], C-contiguous, with undefined content."""
         size = height * width * 3
         if self._flat.size < size:
             self._flat = np.empty(size, np.uint8)
         return self._flat[:size].reshape(height, width, 3)
 
 
-# One for all avatars: with a thousand of them, memory of their own would be more than their pictures.
+# Shared by all avatars: one for each of a thousand would take more memory than their pictures.
 scratch = Scratch()
 
 
@@ -52,7 +52,7 @@ class BorderPixels:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Counts the bytes held."""
         return self._kept.nbytes
 
     def restore(self, out: Picture) -> None:
@@ -65,9 +65,9 @@ class BorderPixels:
 
 
 def _parts(pixels: Picture, hole: Rect) -> tuple[NDArray[np.uint8], ...]:
-    """Views of the bytes before the hole, between its rows, and after it.
+    """Returns views of the bytes before the hole, between its rows, and after it.
 
-    In memory a row's right part and the next row's left part lie together, so three copies move everything.
+    In memory a row's right part and the next row's left part are adjacent, so three copies move everything.
     """
     flat = pixels.reshape(-1)
     if hole.width < 1 or hole.height < 1:
@@ -80,7 +80,7 @@ def _parts(pixels: Picture, hole: Rect) -> tuple[NDArray[np.uint8], ...]:
 
 
 class Feather(NamedTuple):
-    """Pixels at each side of the rectangle in which the mouth is mixed with the background."""
+    """The width in pixels, at each side of the rectangle, of the mix of mouth and background."""
 
     left: int
     top: int
@@ -90,7 +90,7 @@ class Feather(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The place of a mouth in an array of pixels, and the part of the frame that is pasted with it."""
+    """The place of a mouth in an array of pixels, and the crop pixels that are pasted with it."""
 
     rect: Rect
     feather: Feather
@@ -99,18 +99,18 @@ class Place:
 
     @property
     def covered(self) -> Rect:
-        """The part of the rectangle in which no background remains; possibly empty."""
+        """Returns the part of the rectangle without any background; possibly empty."""
         rect, feather = self.rect, self.feather
         x1, y1 = rect.x1 + feather.left, rect.y1 + feather.top
         return Rect(x1, y1, max(x1, rect.x2 - feather.right), max(y1, rect.y2 - feather.bottom))
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Counts the bytes held."""
         return self.ring.nbytes if self.ring else 0
 
     def seen_from(self, x: int, y: int) -> Place:
-        """The same place in an array that begins at (x, y) of this one."""
+        """Returns the same place in an array that begins at (x, y) of this one."""
         rect = self.rect
         return Place(Rect(rect.x1 - x, rect.y1 - y, rect.x2 - x, rect.y2 - y), self.feather, self.ring)
 
@@ -124,17 +124,17 @@ class Patch:
 
     @classmethod
     def cut(cls, picture: Picture, region: Rect, place: Place) -> Patch:
-        """Copies from `picture`, in which `place` is given."""
+        """Copies from `picture`; `place` is relative to it."""
         inside = place.seen_from(region.x1, region.y1)
         return cls(BorderPixels.of(picture[region.y1 : region.y2, region.x1 : region.x2], inside.covered), inside)
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Counts the bytes held."""
         return self.border.nbytes + self.place.nbytes
 
     def restore(self) -> Picture:
-        """The region in the thread's working memory, [height, width, 3]; the pixels that the mouth covers are undefined."""
+        """Returns the region in the thread's working memory, [height, width, 3]; pixels that the mouth covers are undefined."""
         pixels = scratch.pixels(self.border.height, self.border.width)
         self.border.restore(pixels)
         return pixels

@@ -1,1 +1,1 @@
-"""The inference services: where they are, whether they answer, and the mouths that they send."""
+"""The inference services: their addresses, their health, and the mouths that they send."""

@@ -1,8 +1,8 @@
-"""Lasting connections to the inference service: one channel for each endpoint, taken in turn.
+"""Keeps lasting connections to the inference service: one channel for each endpoint, used in turn.
 
-gRPC's own `round_robin` serves a DNS name; a list of named hosts is beyond its resolvers, hence a channel each. Retries are not
-left to gRPC's retryPolicy: it gives up on requests that outgrow its buffer, cannot move to another channel, and cannot carry on
-in the middle of a stream. `inference_client` does all three.
+gRPC's own `round_robin` works for a DNS name, but its resolvers take no list of named hosts, hence a channel each. gRPC's
+retryPolicy is not used: it gives up on requests that outgrow its buffer, cannot move to another channel, and cannot continue in
+the middle of a stream. `inference_client` does all three.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class Endpoint:
         )
 
     def rank(self) -> int:
-        """0 connected, 1 not connected yet, 2 failing. Starts connecting when idle."""
+        """Returns 0 if connected, 1 if not yet, 2 if failing. Starts connecting when idle."""
         state = self.channel.get_state(try_to_connect=True)
         return 0 if state is _READY else 2 if state in _BROKEN else 1
 
     async def reconnect(self, *, grace_s: float) -> None:
-        """A new channel for all further calls, with the certificates of now; those under way have `grace_s` on the old one."""
+        """Opens a new channel for later calls, with the current certificates; calls under way keep the old one for `grace_s`."""
         old = self.channel
         self._open()
         self.rank()
@@ -67,14 +67,14 @@ class Endpoint:
 
 
 class Endpoints:
-    """All endpoints. Connected ones come first, each in turn."""
+    """All endpoints. Connected ones come first, in turn."""
 
     def __init__(self, targets: Sequence[str], *, max_message_bytes: int, tls: ClientTls | None = None) -> None:
         self.all = tuple(Endpoint(target, max_message_bytes=max_message_bytes, tls=tls) for target in targets)
         self._next = 0
 
     def pick(self, avoid: Collection[Endpoint] = ()) -> Endpoint:
-        """The next endpoint to ask; one of `avoid` only when there is no other."""
+        """Returns the next endpoint to use; one of `avoid` only if there is no other."""
         count = len(self.all)
         if count == 1:
             return self.all[0]
@@ -83,7 +83,7 @@ class Endpoints:
         return min(turn, key=lambda endpoint: (endpoint in avoid, endpoint.rank()))
 
     async def reconnect(self, *, grace_s: float) -> None:
-        """New channels everywhere; takes as long as calls on the old ones do, `grace_s` at most."""
+        """Opens new channels to all endpoints; returns when calls on the old ones have ended, after `grace_s` at most."""
         await asyncio.gather(*(endpoint.reconnect(grace_s=grace_s) for endpoint in self.all))
 
     async def close(self) -> None:
@@ -95,18 +95,18 @@ class Endpoints:
 def _channel_options(max_message_bytes: int) -> list[tuple[str, int | str]]:
     service_config = {
         "loadBalancingConfig": [{"round_robin": {}}],
-        # A replica that drains says NOT_SERVING and gets no new calls.
+        # A draining replica reports NOT_SERVING and gets no new calls.
         "healthCheckConfig": {"serviceName": ""},
     }
     return [
         ("grpc.service_config", json.dumps(service_config)),
-        # The service decides how large a request may be; its answer is better than ours.
+        # The service limits the size of a request; its answer is better than ours.
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", max_message_bytes),
         # Back within half a second of the service's return, which the retries of one request can wait for; gRPC's own default is
         # two minutes. Proxies are for the way out, and both services belong to one operator.
         *lasting_connection(keepalive_ms=10_000, last_reconnect_ms=500, through_proxy=False),
-        # A service that hangs without closing its connections is noticed, also while nothing is asked of it.
+        # A service that hangs without closing its connections is noticed, also without calls.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.min_reconnect_backoff_ms", 2_000),  # also the longest a connection attempt may take

@@ -1,4 +1,4 @@
-"""Where the inference service is: what `inference_server.url` may say, as gRPC targets."""
+"""Reads the addresses of the inference service in `inference_server.url` as gRPC targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _DNS = re.compile(r"dns://[A-Za-z0-9.:_-]*/(?P<address>.+)")
 
 
 def parse_endpoints(url: str) -> tuple[str, ...]:
-    """The gRPC targets of a URL: one host:port, several separated by commas, or one dns:///name:port.
+    """Returns the gRPC targets of a URL: one host:port, several separated by commas, or one dns:///name:port.
 
     Raises ValueError with a sentence that names the part that does not fit.
     """

@@ -1,7 +1,7 @@
-"""What a failure of the inference service means for our caller.
+"""Turns failures of the inference service into errors for our caller.
 
-A refusal that the caller can act on passes through with its code, words and details. Everything else is said in our own words:
-the texts that gRPC makes for lost connections carry addresses.
+A refusal that the caller can act on keeps its code, words and details. Everything else gets our own words: gRPC's texts for
+lost connections contain addresses.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from service_kit.errors import (
 )
 from shared_proto.status_details import StatusDetails
 
-# Fields of an InferBatchRequest that we fill in and callers do not know.
+# Fields of an InferBatchRequest that we set and callers do not know.
 _OUR_FIELDS = frozenset({"frame_indices", "mouth_format", "avatar_version"})
-# CANCELLED without our having cancelled is a server that stopped.
+# CANCELLED that we did not ask for means that the server stopped.
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 
 
 class RefusedByInference(ServiceError):
-    """The inference service finds the request wrong and gives no list of fields."""
+    """The inference service refused the request without a list of fields."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
 
 
 class InferenceFailed(ServiceError):
-    """The inference service failed, or answered with what does not fit. Its log and ours say more."""
+    """The inference service failed, or sent an unfitting answer. Its log and ours have details."""
 
     code = grpc.StatusCode.INTERNAL
 
 
 def is_lost(error: grpc.aio.AioRpcError) -> bool:
-    """Whether the service could not be reached or went away, so that asking again may help."""
+    """Returns True if the service was unreachable or went away, so that a retry may help."""
     return error.code() in _LOST
 
 
 def as_service_error(error: grpc.aio.AioRpcError, *, waited_s: float) -> ServiceError:
-    """The error that our caller sees. `waited_s`: how long the inference service has had."""
+    """Makes the error for our caller. `waited_s`: the seconds that we waited for the inference service."""
     code = error.code()
     if is_lost(error):
         return Unavailable("the inference service cannot be reached; try again shortly")
@@ -72,7 +72,7 @@ def _invalid(error: grpc.aio.AioRpcError) -> ServiceError:
 
 
 def _out_of_step() -> ServiceError:
-    """The indices that the inference service refuses are ours, made from our copy of the avatar."""
+    """Makes the error for refused indices: they are ours, made from our copy of the avatar."""
     return FailedPrecondition(
         "the two services hold different versions of this avatar; give both the same files and load it again with force_reload"
     )

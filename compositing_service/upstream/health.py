@@ -1,4 +1,4 @@
-"""Whether the inference service is well: asked at most once a second, however many want to know."""
+"""Checks the health of the inference service, at most once a second for all callers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIMEOUT_S = 1.0
 
 
 class UpstreamHealth:
-    """The state of a group of endpoints: well when any of them is."""
+    """The health of a group of endpoints: healthy if any of them is."""
 
     def __init__(self, endpoints: Sequence[Endpoint], *, metrics: CompositingMetrics, clock: Clock) -> None:
         self._endpoints = endpoints
@@ -29,7 +29,7 @@ class UpstreamHealth:
         self._healthy = False
 
     async def healthy(self) -> bool:
-        """What the endpoints say of themselves, not older than a second. Takes a second at most."""
+        """Returns the health that the endpoints report, not older than a second. Takes a second at most."""
         async with self._asking:
             if self._clock.now() >= self._fresh_until:
                 answers = await asyncio.gather(*map(_is_healthy, self._endpoints))

@@ -1,7 +1,7 @@
-"""The compositing service's way to the inference service.
+"""Calls the inference service for the compositing service.
 
-A batch is one stream. When the service is lost on the way, the missing tail is asked for again, from another endpoint where there
-is one: frames carry their place, and the tail of a batch is the same bytes alone. Nothing but a lost service is tried again.
+A batch is one stream. When the service is lost on the way, the missing tail is requested again, from another endpoint if there
+is one: frames have their place, and the tail of a batch has the same bytes alone. Only a lost service is tried again.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ log = logging.getLogger(__name__)
 _Reply = TypeVar("_Reply")
 MouthCall: TypeAlias = "aio.UnaryStreamCall[bytes, MouthMessage]"
 _Method: TypeAlias = "Callable[[InferenceServiceAsyncStub], aio.UnaryUnaryMultiCallable[Any, _Reply]]"
-# The part of a message of mouths that is not mouths.
+# Room in a message of mouths for its other fields.
 _REGION_OVERHEAD_BYTES = 64 << 10
 
 
 class InferenceClient:
     """The inference service as a `MouthSource`: lasting channels, retries, deadlines.
 
-    Use it from one event loop. Calls carry the ids of `service_kit.request_context`.
+    Use it from one event loop. Calls send the ids of `service_kit.request_context`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class InferenceClient:
         tls: ClientTls | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`max_frames`: the most frames of one order, which bounds the answers that are taken."""
+        """`max_frames`: the most frames of one order, which limits the size of accepted answers."""
         max_message_bytes = max_frames * MOUTH_BYTES + _REGION_OVERHEAD_BYTES
         self._endpoints = Endpoints(targets, max_message_bytes=max_message_bytes, tls=tls)
         self._health = UpstreamHealth(self._endpoints.all, metrics=metrics, clock=clock)
@@ -70,12 +70,12 @@ class InferenceClient:
         self._clock = clock
 
     def connect(self) -> None:
-        """Starts connecting everywhere, so that the first request need not wait for it."""
+        """Starts connecting to all endpoints, so that the first request need not wait."""
         for endpoint in self._endpoints.all:
             endpoint.rank()
 
     async def reconnect(self) -> None:
-        """New connections for all further calls, with the certificates of now; calls under way finish on the old ones."""
+        """Opens new connections for later calls, with the current certificates; calls under way finish on the old ones."""
         await self._endpoints.reconnect(grace_s=self._timeout_s)
 
     async def close(self) -> None:
@@ -83,7 +83,7 @@ class InferenceClient:
         await self._endpoints.close()
 
     async def mouths(self, order: MouthOrder, *, deadline: Deadline) -> AsyncGenerator[Mouths, None]:
-        """As `MouthSource.mouths`. `timeout_s` limits the wait for each next group, retries included; `deadline` the whole."""
+        """Does `MouthSource.mouths`. `timeout_s` limits the wait for each next group, retries included; `deadline` the whole."""
         attempts = self._attempts(deadline)
         patience = Deadline.after(self._timeout_s)
         frame_count, received = len(order.frames), 0
@@ -110,7 +110,7 @@ class InferenceClient:
                 call.cancel()
 
     async def rows(self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline) -> Rows:
-        """As `MouthSource.rows`, by `timeout_s` at the latest."""
+        """Does `MouthSource.rows`, within `timeout_s`."""
         request = inference_pb2.EncodeAudioRequest(
             model_id=avatar_id,
             raw_audio=sound.data,
@@ -124,17 +124,17 @@ class InferenceClient:
         return Rows(reply.feature_rows, audio_ms=reply.audio_processing_ms)
 
     async def load(self, avatar_id: str, *, force_reload: bool, deadline: Deadline) -> list[ServiceError | None]:
-        """As `MouthSource.load`, on every endpoint."""
+        """Does `MouthSource.load` on every endpoint."""
         request = inference_pb2.LoadModelRequest(model_id=avatar_id, force_reload=force_reload)
         return await self._ask_all(lambda stub: stub.LoadModel, request, deadline)
 
     async def unload(self, avatar_id: str, *, deadline: Deadline) -> list[ServiceError | None]:
-        """As `MouthSource.unload`, on every endpoint."""
+        """Does `MouthSource.unload` on every endpoint."""
         request = inference_pb2.UnloadModelRequest(model_id=avatar_id)
         return await self._ask_all(lambda stub: stub.UnloadModel, request, deadline)
 
     async def healthy(self) -> bool:
-        """As `MouthSource.healthy`, asked at most once a second."""
+        """Does `MouthSource.healthy`, with at most one check a second."""
         return await self._health.healthy()
 
     async def _ask_all(self, method: _Method[Any], request: object, deadline: Deadline) -> list[ServiceError | None]:
@@ -148,7 +148,7 @@ class InferenceClient:
         return list(await asyncio.gather(*map(ask, self._endpoints.all)))
 
     async def _ask(self, method: _Method[_Reply], request: object, deadline: Deadline, *, at: Endpoint | None = None) -> _Reply:
-        """The answer of endpoint `at`, or of the one whose turn it is."""
+        """Returns the answer of endpoint `at`, or of the next one in turn."""
         attempts = self._attempts(deadline)
         while True:
             endpoint = at or self._endpoints.pick(avoid=attempts.failed_at)
@@ -158,7 +158,7 @@ class InferenceClient:
                 await attempts.failed(error, endpoint, until=deadline)
 
     async def _next(self, call: MouthCall, patience: Deadline) -> object:
-        """The next message, or gRPC's mark of the end. Raises DeadlineExceeded when there is none for too long."""
+        """Returns the next message, or gRPC's mark of the end. Raises DeadlineExceeded when none comes in time."""
         try:
             async with asyncio.timeout(patience.remaining_s()):
                 return await call.read()
@@ -172,7 +172,7 @@ class InferenceClient:
 
 
 class _Attempts:
-    """The tries of one request: how many are left, where they failed, how long to wait before the next."""
+    """Counts the retries of one request, and keeps the failed endpoints and the wait before the next try."""
 
     def __init__(self, deadline: Deadline, *, max_retries: int, metrics: CompositingMetrics, clock: Clock) -> None:
         self.failed_at: set[Endpoint] = set()
@@ -184,7 +184,7 @@ class _Attempts:
         self._clock = clock
 
     async def failed(self, error: aio.AioRpcError, endpoint: Endpoint, *, until: Deadline) -> None:
-        """Waits for the time to try again, which must come before `until`, or raises the ServiceError that the caller gets."""
+        """Waits until the next try, which must come before `until`, or raises the ServiceError for the caller."""
         self._metrics.upstream_errors.labels(error.code().name).inc()
         self.failed_at.add(endpoint)
         spread = random.uniform(0.8, 1.2)  # noqa: S311 - keeps callers from coming back all at once
@@ -198,7 +198,7 @@ class _Attempts:
 
 
 async def _message(order: MouthOrder) -> bytes:
-    """The order as it is sent. Older clients' own pictures are copied twice, up to 59 MB: on a thread."""
+    """Encodes the order. Older clients' own pictures, up to 59 MB, are copied twice: on a thread."""
 
     def write() -> bytes:
         return order.message().SerializeToString()
@@ -207,7 +207,7 @@ async def _message(order: MouthOrder) -> bytes:
 
 
 def _read_mouths(message: MouthMessage, *, due: int, end: int) -> Mouths:
-    """The mouths of one message, which must begin with frame `due` and stay below `end`. Raises InferenceFailed."""
+    """Reads the mouths of one message, which must begin with frame `due` and stay below `end`. Raises InferenceFailed."""
     region, data = message.fields, message.data
     count = region.frame_count
     if region.first_frame != due or not 1 <= count <= end - due:

@@ -1,4 +1,4 @@
-"""Encoding that costs what has changed: pictures with restart markers, and new segments spliced into stored ones.
+"""Encodes only the changed part of a picture: new segments are spliced into stored files with restart markers.
 
 libjpeg starts the DC prediction anew at each restart marker, so the segments between markers do not depend on one another.
 """

@@ -1,7 +1,7 @@
 """The one way in which this service encodes a picture.
 
 OpenCV's libjpeg-turbo, because it takes a restart interval and releases the GIL while it works. Every setting that changes the
-bytes is pinned here; the Huffman tables are the standard ones, so that segments of two pictures can stand in one file.
+bytes is pinned here; the Huffman tables are the standard ones, so that segments of two pictures fit in one file.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MCU_SIZE = 16  # pixels a side, at 4:2:0
 def encode(picture: NDArray[np.uint8], *, quality: int, restart_interval: int) -> NDArray[np.uint8]:
     """Encodes uint8 [height, width, 3] BGR as a baseline 4:2:0 JPEG with a marker every `restart_interval` MCUs (0: none).
 
-    Any array whose pixels lie together row by row is read in place, views of larger pictures too. Raises ValueError for a quality
-    outside 1-100.
+    An array whose pixels are contiguous within each row is read in place, such as a view of a larger picture. Raises ValueError
+    for a quality outside 1-100.
     """
     done, data = cv2.imencode(".jpg", picture, _parameters(quality, restart_interval))
     if not done:

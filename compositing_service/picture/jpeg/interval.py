@@ -1,4 +1,4 @@
-"""How many MCUs lie between restart markers.
+"""Chooses the number of MCUs between restart markers.
 
 Few: the segments hug the mouth, so little is encoded again and few pixels are kept, but each marker costs bytes in every frame
 sent. Many: the reverse. The choice depends on the avatar's files alone, not on configuration, so every replica makes the same.
@@ -25,7 +25,7 @@ MAX_REGION_PERCENT = 75
 
 
 def choose_restart_interval(sample: Picture, rects: Sequence[Rect]) -> int:
-    """The restart interval for an avatar's pictures; 0 when they are better encoded whole.
+    """Returns the restart interval for an avatar's pictures; 0 when encoding them whole is better.
 
     Of the divisors of the MCUs in a row whose file of `sample`, a frame, is at most 4 % larger than without markers, the one
     whose regions around `rects` are smallest in the mean; among those within 5 % of it, the largest. One segment a row is always
@@ -51,7 +51,7 @@ def _file_bytes(picture: Picture, restart_interval: int) -> int:
 
 
 def _region_area(corners: NDArray[np.int64], interval: int, *, width: int, height: int) -> int:
-    """Pixels of the regions around all rectangles together; the same bounds as `region_around`."""
+    """Counts the pixels of the regions around all rectangles together, with the bounds of `region_around`."""
     step = np.array([MCU_SIZE * interval, MCU_SIZE])
     starts = corners[:, :2] // step * step
     ends = np.minimum(-(-corners[:, 2:] // step) * step, (width, height))

@@ -1,7 +1,7 @@
-"""Where things lie in a JPEG file: its header, its settings, its restart segments.
+"""Finds the parts of a JPEG file: its header, its settings, its restart segments.
 
-Reads only what `encoder` writes, and says so when it meets anything else: splicing into a file of other settings would give a
-picture that decoders accept and viewers see as noise.
+Reads only files that `encoder` writes, and refuses all others: splicing into a file of other settings would give a picture
+that decoders accept and viewers see as noise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class JpegLayoutError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the header says. The entropy-coded data lies in [scan_start, scan_end)."""
+    """The settings in the header. The entropy-coded data is in [scan_start, scan_end)."""
 
     width: int
     height: int
@@ -39,12 +39,12 @@ class Layout:
 
     @property
     def mcu_count(self) -> int:
-        """MCUs in the scan."""
+        """Counts the MCUs in the scan."""
         return -(-self.width // MCU_SIZE) * -(-self.height // MCU_SIZE)
 
     @property
     def segment_count(self) -> int:
-        """Restart segments in the scan: 1 without markers."""
+        """Counts the restart segments in the scan: 1 without markers."""
         return -(-self.mcu_count // self.restart_interval) if self.restart_interval else 1
 
 
@@ -73,7 +73,7 @@ def read_layout(data: bytes) -> Layout:
 
 
 def segment_bounds(data: bytes, layout: Layout) -> list[tuple[int, int]]:
-    """[start, end) of every restart segment in `data`, markers left out, in the order of the scan."""
+    """Returns [start, end) of every restart segment in `data`, without markers, in the order of the scan."""
     markers = [match.start() for match in _RESTART.finditer(data, layout.scan_start, layout.scan_end)]
     starts = [layout.scan_start, *(position + 2 for position in markers)]
     ends = [*markers, layout.scan_end]
@@ -83,12 +83,12 @@ def segment_bounds(data: bytes, layout: Layout) -> list[tuple[int, int]]:
 
 
 def split_segments(scan: bytes) -> list[bytes]:
-    """The restart segments of entropy-coded data, markers left out."""
+    """Splits entropy-coded data into its restart segments, without markers."""
     return _RESTART.split(scan)
 
 
 def _header_segment(data: bytes, position: int) -> tuple[int, bytes]:
-    """The marker at `position` and what follows its length field."""
+    """Returns the marker at `position` and the content after its length field."""
     if data[position : position + 1] != b"\xff" or position + 4 > len(data):
         raise JpegLayoutError(f"no marker at byte {position}")
     length = int.from_bytes(data[position + 2 : position + 4], "big")

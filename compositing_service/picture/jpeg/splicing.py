@@ -1,7 +1,7 @@
-"""A stored picture whose segments around a rectangle can be replaced.
+"""Replaces the segments around a rectangle in a stored picture.
 
-Replacing them gives the very bytes that encoding the whole changed picture gives: the same tables, the same segments outside the
-region, and inside it segments that depend on nothing but their own pixels.
+The result has the same bytes as encoding the whole changed picture: the same tables, the same segments outside the region, and
+inside it segments that depend only on their own pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Region:
 
 
 def region_around(rect: Rect, *, width: int, height: int, restart_interval: int) -> Region:
-    """The smallest region that holds `rect` in a picture of that size; the whole picture when `restart_interval` is 0.
+    """Returns the smallest region around `rect` in a picture of that size; the whole picture when `restart_interval` is 0.
 
     It ends at the picture's right and lower edge at most: there the encoder pads a part of the picture as it pads the whole.
     Raises ValueError when the interval does not divide the MCUs of a row, or the rectangle is empty or leaves the picture.
@@ -57,13 +57,13 @@ class SpliceableJpeg:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Counts the bytes held."""
         return len(self.data) + self.cuts.itemsize * len(self.cuts)
 
     def splice(self, patch: NDArray[np.uint8]) -> bytes:
-        """The file with the region's segments taken from `patch`: the region's new pixels, encoded with the file's own settings.
+        """Returns the file with the region's segments replaced by those of `patch`, new pixels encoded with the same settings.
 
-        What lies between two replaced segments, markers with their numbers included, comes from the stored file.
+        All bytes between two replaced segments, including the numbered markers, come from the stored file.
         """
         bodies = split_segments(patch[self.scan_start : -2].tobytes())
         cuts = self.cuts
