@@ -32,6 +32,7 @@ NOT_QUICK = {
         "compositing_service/test_compositing_process.py",
         "compositing_service/test_mouth_sources.py",
         "deploy/test_image_requirements.py",
+        "deploy/test_haproxy_start.py",
         "deploy/test_kubernetes_manifests.py",
         "docs/test_doc_examples.py",
         "end_to_end",

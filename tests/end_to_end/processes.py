@@ -18,7 +18,7 @@ from pathlib import Path
 
 START_S = 90
 END_S = 60
-UNTIL_S = 20
+UNTIL_S = 60
 TREE = Path(__file__).resolve().parents[2]
 
 
