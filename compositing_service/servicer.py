@@ -58,7 +58,7 @@ class CompositingServicer(CompositingServiceServicer):
         )
         server.add_registered_method_handlers("compositing.CompositingService", {"InferBatchComposite": composite})
 
-    async def InferBatchComposite(self, request: _Sized, context: Context) -> BatchReply:  # type: ignore[override]
+    async def InferBatchComposite(self, request: _Sized, context: Context) -> BatchReply:  # type: ignore[override]  # its own reply, encoded later
         read = partial(read_order, request.message, self.parts.rules)
         order = await asyncio.to_thread(read) if request.nbytes > LARGE_REQUEST_BYTES else read()
         request_context.avatar_id.set(order.avatar_id)

@@ -72,7 +72,7 @@ class InferenceServicer(InferenceServiceServicer):
         return response
 
     # Writes instead of yielding: a yield would leave the deadline's scope while gRPC waits for a slow reader.
-    async def InferStream(self, request: pb.InferBatchRequest, context: Context) -> None:  # type: ignore[override]
+    async def InferStream(self, request: pb.InferBatchRequest, context: Context) -> None:  # type: ignore[override]  # it writes
         async with self._running(request, context) as (checked, groups):
             mouth_format = pb.FLOAT32_BGR if checked.want_float else pb.UINT8_BGR
             async for group in groups:

@@ -1,4 +1,4 @@
-"""What can be told about a checkpoint without PyTorch, and what is refused before PyTorch sees it."""
+"""Facts about a checkpoint that need no PyTorch, and refusals before PyTorch sees it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def ramps(width: int, height: int, mark: tuple[int, int, int] | None) -> NDArray
 
 
 def read_off(picture: NDArray[np.uint8], left: int, top: int, side: int) -> NDArray[np.float64]:
-    """What the reading landmarker sees in that square, in the picture's pixels."""
+    """Returns the view of the reading landmarker in that square, in the picture's pixels."""
     margin = 2 * side
     framed = cv2.copyMakeBorder(picture, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=(0, 0, 0))
     square = framed[top + margin : top + margin + side, left + margin : left + margin + side]

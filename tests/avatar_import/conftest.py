@@ -33,7 +33,7 @@ def picture(index: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.
 
 
 def number_of(shown: NDArray[np.uint8]) -> int:
-    """Which of the first 25 pictures it is."""
+    """Returns its place among the first 25 pictures."""
     return round((float(shown[4:20, 4:20].mean()) - 20) / 8)
 
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a source: each is one clear sentence that names the file, and nothing is written."""
+"""Faults of a source: each is one clear sentence that names the file, and nothing is written."""
 
 from __future__ import annotations
 

@@ -298,7 +298,7 @@ def test_the_other_network_s_checkpoint_is_refused(refused, layouts, converter: 
 
 
 class Bomb:
-    """What a pickle may do to whoever loads it."""
+    """Stands for the harm that a pickle may do when it is loaded."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace

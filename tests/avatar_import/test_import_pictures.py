@@ -61,7 +61,7 @@ def turned_png(orientation: int) -> bytes:
 
 
 def by_opencv(data: bytes) -> np.ndarray:
-    """As training saw it: turned upright."""
+    """Returns the picture that training saw: turned upright."""
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
 
 

@@ -131,7 +131,7 @@ def test_a_full_disk(layouts: Layouts) -> None:
 
 
 def test_a_limit_on_the_size_of_files(refused, layouts, models_root: Path) -> None:
-    """What a full disk or a quota does to a write, where no disk can be filled."""
+    """Fails a write as a full disk or a quota does, where no disk can be filled."""
     folder = layouts.research()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))

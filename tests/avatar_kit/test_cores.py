@@ -1,4 +1,4 @@
-"""How many cores a process may use, by its mask and its control groups."""
+"""The number of cores that a process may use, by its mask and its control groups."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Reader:
         return sorted(read)
 
     async def check(self) -> dict[str, str]:
-        """What is listed, having compared it with what is there."""
+        """Compares the list with the avatars that are there, and returns it."""
         listed = dict(await self.listing.entries())
         there = {}
         for avatar_id in self.catalog.ids():
