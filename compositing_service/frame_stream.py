@@ -78,7 +78,7 @@ class FrameMaker:
             while (job := await work.begun.get()) is not None:
                 pictures, times = await job
                 if mouths is not None:
-                    self.metrics.stages.observe(STAGE_COMPOSITE, times.composite_ms * len(pictures) / 1000)
+                    self.metrics.stages[STAGE_COMPOSITE].observe(times.composite_ms * len(pictures) / 1000)
                 for picture in pictures:
                     yield Frame(picture, positions[place], work.indices[place], times)
                     place += 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -48,24 +49,21 @@ class CompositingMetrics:
         self._registry.register(_StoreCollector(store))
 
 
+@dataclass(eq=False)
 class _StoreCollector(Collector):
     """Shows the figures that the store counts."""
 
-    def __init__(self, store: BackgroundStore) -> None:
-        self._store = store
+    store: BackgroundStore
 
-    def collect(self) -> Iterable[Metric]:
-        return _store_metrics(self._store)
-
-
-def _store_metrics(store: BackgroundStore) -> Iterator[Metric]:
-    prefix, loaded, cache = "lipsync_compositing_cache", store.loaded, store.cache
-    frames = sum(lease.value.cached_frames() for lease in loaded)
-    yield GaugeMetricFamily(f"{prefix}_bytes", "Memory of all backgrounds.", value=cache.nbytes)
-    yield GaugeMetricFamily(f"{prefix}_max_bytes", "What they may take.", value=cache.max_bytes)
-    yield GaugeMetricFamily(f"{prefix}_avatars", "Avatars loaded.", value=len(loaded))
-    yield GaugeMetricFamily(f"{prefix}_frames", "Backgrounds held encoded.", value=frames)
-    yield CounterMetricFamily(f"{prefix}_hits", "Frames whose background lay ready.", value=cache.hits)
-    yield CounterMetricFamily(f"{prefix}_misses", "Frames whose background was read and encoded first.", value=cache.misses)
-    yield CounterMetricFamily(f"{prefix}_evictions", "Backgrounds dropped to make room.", value=cache.evictions)
-    yield CounterMetricFamily(f"{prefix}_avatar_evictions", "Avatars dropped to make room.", value=store.avatar_evictions)
+    def collect(self) -> Iterator[Metric]:
+        prefix, store = "lipsync_compositing_cache", self.store
+        loaded, cache = store.loaded, store.cache
+        frames = sum(lease.value.cached_frames() for lease in loaded)
+        yield GaugeMetricFamily(f"{prefix}_bytes", "Memory of all backgrounds.", value=cache.nbytes)
+        yield GaugeMetricFamily(f"{prefix}_max_bytes", "What they may take.", value=cache.max_bytes)
+        yield GaugeMetricFamily(f"{prefix}_avatars", "Avatars loaded.", value=len(loaded))
+        yield GaugeMetricFamily(f"{prefix}_frames", "Backgrounds held encoded.", value=frames)
+        yield CounterMetricFamily(f"{prefix}_hits", "Frames whose background lay ready.", value=cache.hits)
+        yield CounterMetricFamily(f"{prefix}_misses", "Frames whose background was read and encoded first.", value=cache.misses)
+        yield CounterMetricFamily(f"{prefix}_evictions", "Backgrounds dropped to make room.", value=cache.evictions)
+        yield CounterMetricFamily(f"{prefix}_avatar_evictions", "Avatars dropped to make room.", value=store.avatar_evictions)

@@ -102,7 +102,7 @@ class BatchCompositor:
             async with self.store.acquire(order.avatar_id) as lease:
                 if must_load:
                     times.load = _ms_since(started)
-                    self.metrics.stages.observe(STAGE_LOAD, times.load / 1000)
+                    self.metrics.stages[STAGE_LOAD].observe(times.load / 1000)
                 try:
                     reply = await self._reply(order, lease, deadline, times)
                 except (AvatarReplaced, Aborted):
@@ -144,7 +144,7 @@ class BatchCompositor:
             async for group in mouths:
                 yield group
         times.wait = _ms_since(started)
-        self.metrics.stages.observe(STAGE_INFERENCE_WAIT, times.wait / 1000)
+        self.metrics.stages[STAGE_INFERENCE_WAIT].observe(times.wait / 1000)
 
     async def _collected(self, stream: AsyncGenerator[Frame, None], order: CompositeOrder, times: _Times) -> list[bytes]:
         """Collects all pictures of a stream. Raises ResourceExhausted as soon as they exceed a reply's size."""

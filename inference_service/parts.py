@@ -82,18 +82,19 @@ async def inference_parts(
             max_requests=settings.server.queue_size * len(devices),
             metrics=own_metrics,
         )
-        own_metrics.watch(
-            requests=lambda: runner.requests, models=lambda: len(registry.loaded), memory_bytes=lambda: registry.memory_bytes
-        )
+        own_metrics.requests.set_function(lambda: runner.requests)
+        own_metrics.loaded.set_function(lambda: len(registry.loaded))
+        own_metrics.memory.set_function(lambda: registry.memory_bytes)
 
         def log_models() -> None:
             CACHE_STATS.info("models", extra={"loaded": len(registry.loaded), "memory_mb": registry.memory_bytes / 1e6})
 
         async def measure_gpus() -> None:
             for gpu in await threads.run(visible_gpus):  # the driver may take its time
-                own_metrics.gpu(
-                    gpu.index, used_bytes=gpu.used_bytes, total_bytes=gpu.total_bytes, percent=gpu.utilization_percent
-                )
+                own_metrics.gpu_used.labels(gpu.index).set(gpu.used_bytes)
+                own_metrics.gpu_total.labels(gpu.index).set(gpu.total_bytes)
+                if gpu.utilization_percent is not None:  # else the driver does not know it
+                    own_metrics.gpu_busy.labels(gpu.index).set(gpu.utilization_percent / 100)
 
         async def log_gpus() -> None:
             for gpu in await threads.run(visible_gpus):

@@ -63,7 +63,7 @@ class Runner:
     def admitted(self) -> Iterator[None]:
         """Takes a place for one request. Raises ResourceExhausted when there is none."""
         if self._requests >= self._max_requests:
-            self._metrics.dropped_request("full")
+            self._metrics.dropped.labels("full").inc()
             raise ResourceExhausted(
                 f"the queue is full: {self._requests} requests are under way; try again shortly", retry_after_ms=100
             )
@@ -95,7 +95,7 @@ class Runner:
                     continue
                 async with aclosing(self._dispatchers[job.engine.device.gpu_id].submit(job)) as groups:
                     async for group in groups:
-                        self._metrics.stages.observe(QUEUE, group.queue_seconds)
+                        self._metrics.stages[QUEUE].observe(group.queue_seconds)
                         yield group
                 return
 
@@ -106,7 +106,7 @@ class Runner:
         started = time.monotonic()
         windows = await self._windows(request, model, indices)
         audio_seconds = time.monotonic() - started
-        self._metrics.stages.observe(AUDIO, audio_seconds)
+        self._metrics.stages[AUDIO].observe(audio_seconds)
         engine = min(model.engines, key=lambda engine: self._dispatchers[engine.device.gpu_id].waiting_frames)
         if frames is not None:
             await self._make_crops(engine, frames)
@@ -150,7 +150,7 @@ class Runner:
         started = time.monotonic()
         rows = await self._encoded(functools.partial(request.rows, features), features, request.model_id)
         seconds = time.monotonic() - started
-        self._metrics.stages.observe(AUDIO, seconds)
+        self._metrics.stages[AUDIO].observe(seconds)
         return rows, seconds
 
     async def _encoded(self, work: Callable[[], T], features: AudioFeatures, model_id: str) -> T:
@@ -169,7 +169,7 @@ class Runner:
             started = time.monotonic()
             with as_service_errors(AvatarError, field="model_id"):
                 await self.on_thread(functools.partial(engine.bank.ensure, missing))
-            self._metrics.stages.observe(CROPS, time.monotonic() - started)
+            self._metrics.stages[CROPS].observe(time.monotonic() - started)
 
 
 def _frame_indices(request: MouthRequest, avatar: Avatar) -> Sequence[int]:

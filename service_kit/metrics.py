@@ -5,9 +5,8 @@ Usual dashboards know the grpc_server_* names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from time import perf_counter
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -20,43 +19,24 @@ CALL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 COUNT_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 
 
-class StageTimes:
-    """A histogram of seconds with one label, `stage`. All stages are declared, so that observing one costs no look-up."""
-
-    def __init__(self, histogram: Histogram, stages: Sequence[str]) -> None:
-        self._children = {stage: histogram.labels(stage) for stage in stages}
-
-    def observe(self, stage: str, seconds: float) -> None:
-        """Adds the duration of one pass through a stage. Raises KeyError for a stage that was not declared."""
-        self._children[stage].observe(seconds)
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Measures its block, also when the block raises."""
-        child = self._children[stage]
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            child.observe(perf_counter() - start)
-
-
 class Metrics:
     """Registers the metrics of one service. Names are full metric names: `lipsync_inference_batches_total`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
+        self.counter = partial(Counter, registry=self.registry)
+        self.gauge = partial(Gauge, registry=self.registry)
+        self.seconds = partial(Histogram, registry=self.registry, buckets=STAGE_BUCKETS_S)
+        """Makes a histogram of durations from 0.1 ms to 30 s."""
+        self.counts = partial(Histogram, registry=self.registry, buckets=COUNT_BUCKETS)
+        """Makes a histogram of small whole numbers: batch sizes, queue depths."""
         # Memory, CPU seconds, open files, start time.
         prometheus_client.ProcessCollector(registry=self.registry)
         rpc = ("grpc_type", "grpc_service", "grpc_method")
         self.grpc_started = self.counter("grpc_server_started_total", "Calls that began.", rpc)
         self.grpc_handled = self.counter("grpc_server_handled_total", "Calls that ended, by status.", (*rpc, "grpc_code"))
-        self.grpc_seconds = Histogram(
-            "grpc_server_handling_seconds",
-            "Time from the start of a call to its end.",
-            rpc,
-            registry=self.registry,
-            buckets=CALL_BUCKETS_S,
+        self.grpc_seconds = self.seconds(
+            "grpc_server_handling_seconds", "Time from the start of a call to its end.", rpc, buckets=CALL_BUCKETS_S
         )
         self.certificate_expiry = self.gauge(
             "lipsync_tls_certificate_expiry_timestamp_seconds",
@@ -69,22 +49,7 @@ class Metrics:
         self.gauge("lipsync_running_calls", "Calls that run now, without health checks and reflection.").set_function(running)
         self.gauge("lipsync_max_running_calls", "How many may run at the same time.").set(limit)
 
-    def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
-        """Returns a number that only grows."""
-        return Counter(name, documentation, labels, registry=self.registry)
-
-    def gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Gauge:
-        """Returns a number that rises and falls. With `set_function` it is read only when the metrics are."""
-        return Gauge(name, documentation, labels, registry=self.registry)
-
-    def seconds(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Histogram:
-        """Returns a histogram of durations from 0.1 ms to 30 s."""
-        return Histogram(name, documentation, labels, registry=self.registry, buckets=STAGE_BUCKETS_S)
-
-    def counts(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Histogram:
-        """Returns a histogram of small whole numbers: batch sizes, queue depths."""
-        return Histogram(name, documentation, labels, registry=self.registry, buckets=COUNT_BUCKETS)
-
-    def stages(self, name: str, documentation: str, stages: Sequence[str]) -> StageTimes:
-        """Returns a histogram of durations by `stage`."""
-        return StageTimes(self.seconds(name, documentation, ("stage",)), stages)
+    def stages(self, name: str, documentation: str, stages: Sequence[str]) -> dict[str, Histogram]:
+        """Returns histograms of durations by `stage`. All are there from the start, so that observing one costs no look-up."""
+        histogram = self.seconds(name, documentation, ("stage",))
+        return {stage: histogram.labels(stage) for stage in stages}

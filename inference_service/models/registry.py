@@ -15,7 +15,7 @@ from inference_service.audio.features import AudioFeatures
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import Engine
 from inference_service.limited_threads import LimitedThreads, Overrun
-from inference_service.metrics import InferenceMetrics
+from inference_service.metrics import LOAD, InferenceMetrics
 from inference_service.models.eviction import to_make_room
 from inference_service.models.filling import BackgroundFills
 from inference_service.models.model import LoadedModel, ModelLoader
@@ -187,7 +187,7 @@ class ModelRegistry:
         except Exception as error:
             log.warning("avatar %s was not loaded: %s", avatar_id, error)
             if not isinstance(error, NotFound):  # the caller's mistake, not the avatar's
-                self._metrics.loaded_model(None)
+                self._metrics.loads.labels("failed").inc()
             if isinstance(error, Overrun):
                 raise self._too_slow(avatar_id, error) from error
             raise
@@ -205,7 +205,8 @@ class ModelRegistry:
     def _admit(self, lease: Lease[LoadedModel]) -> None:
         model = lease.value
         self._trim(lease)
-        self._metrics.loaded_model(model.load_seconds)
+        self._metrics.loads.labels("loaded").inc()
+        self._metrics.stages[LOAD].observe(model.load_seconds)
         log.info("loaded avatar %s in %.0f ms, %.0f MB", lease.key, model.load_seconds * 1000, model.memory_bytes / 1e6)
         if self._is_worth_filling(model):
             self._fills.begin(lease)
@@ -296,7 +297,7 @@ class ModelRegistry:
             self._note_evicted(avatar_id, reason)
 
     def _note_evicted(self, avatar_id: str, reason: str) -> None:
-        self._metrics.evicted_model(reason)
+        self._metrics.evictions.labels(reason).inc()
         log.info("unloaded avatar %s: %s", avatar_id, reason)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import NO_PICTURES, Engine, EngineError, EngineInput, EngineOutput
 from inference_service.limited_threads import LimitedThreads, Overrun
-from inference_service.metrics import InferenceMetrics
+from inference_service.metrics import NETWORK, InferenceMetrics
 from inference_service.scheduling.fair_queue import FairQueue, Slice
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import DeadlineExceeded, FailedPrecondition, ServiceError, Unavailable
@@ -93,6 +93,7 @@ class Dispatcher:
         self._run_limit_s = run_limit_s
         self._workers = workers
         self._metrics = metrics
+        metrics.queued.labels(device.gpu_id).set_function(lambda: self.waiting_frames)
         self._on_overrun = on_overrun
         self._clock = clock
         self._queue: FairQueue[Engine, Job] = FairQueue()
@@ -138,7 +139,6 @@ class Dispatcher:
             raise FailedPrecondition(f"avatar {job.engine.avatar_id}: its network has taken too long for another request")
         job.queued_at_s = self._clock.now()
         self._queue.push(job.engine, job, job.count)
-        self._metrics.queued_frames(self.device.gpu_id, self.waiting_frames)
         try:
             async with self._work:
                 self._work.notify_all()  # one batch may not hold all frames: other workers take what is left
@@ -153,7 +153,7 @@ class Dispatcher:
                     delivered += len(ready.mouths)
                     yield ready
         except (GeneratorExit, asyncio.CancelledError):
-            self._metrics.dropped_request("cancelled")
+            self._metrics.dropped.labels("cancelled").inc()
             raise
         finally:
             self._queue.remove(job)
@@ -194,7 +194,6 @@ class Dispatcher:
         if engine is None or self._stopping:
             return []
         taken = self._queue.take(engine.room)
-        self._metrics.queued_frames(self.device.gpu_id, self.waiting_frames)
         pieces = [piece for piece in taken if self._still_wanted(piece)]
         return sorted(pieces, key=lambda piece: piece.request.frames is None)
 
@@ -219,7 +218,7 @@ class Dispatcher:
         deadline_s = piece.request.deadline_s
         if deadline_s is None or self._clock.now() < deadline_s:
             return True
-        self._metrics.dropped_request("deadline")
+        self._metrics.dropped.labels("deadline").inc()
         self._fail([piece], DeadlineExceeded("the deadline passed while the request waited for its turn"))
         return False
 
@@ -238,7 +237,10 @@ class Dispatcher:
 
     def _deliver(self, worker: int, pieces: Sequence[Slice[Job]], output: EngineOutput, started_s: float) -> None:
         gpu_id = self.device.gpu_id
-        self._metrics.ran_batch(gpu_id, sum(piece.count for piece in pieces), output.seconds)
+        frames = sum(piece.count for piece in pieces)
+        self._metrics.frames.labels(gpu_id).inc(frames)
+        self._metrics.batch_frames.labels(gpu_id).observe(frames)
+        self._metrics.stages[NETWORK].observe(output.seconds)
         at = 0
         for piece in pieces:
             job, end = piece.request, at + piece.count

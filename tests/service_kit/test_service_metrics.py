@@ -23,11 +23,11 @@ def test_a_name_given_twice_is_an_error() -> None:
 def test_stages_are_observed_also_when_they_fail() -> None:
     metrics = Metrics()
     stages = metrics.stages("lipsync_test_stage_seconds", "x", ("load", "run"))
-    stages.observe("load", 0.003)
-    with pytest.raises(RuntimeError), stages.time("run"):
+    stages["load"].observe(0.003)
+    with pytest.raises(RuntimeError), stages["run"].time():
         raise RuntimeError
     with pytest.raises(KeyError):
-        stages.observe("other", 1)
+        stages["other"].observe(1)
     count = "lipsync_test_stage_seconds_count"
     assert [metrics.registry.get_sample_value(count, {"stage": stage}) for stage in ("load", "run")] == [1, 1]
     bucket = "lipsync_test_stage_seconds_bucket"
