@@ -114,6 +114,71 @@ FORMAT_RAW_BGR: OutputFormat.ValueType  # 2
 """uint8, height rows of width pixels of B, G, R."""
 Global___OutputFormat: _TypeAlias = OutputFormat  # noqa: Y015
 
+class _Pacing:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PacingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pacing.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REALTIME: _Pacing.ValueType  # 0
+    """25 frames a second on the session's clock, idle ones while nobody speaks."""
+    AS_FAST_AS_POSSIBLE: _Pacing.ValueType  # 1
+    """Frames of speech alone, each as soon as it is made."""
+
+class Pacing(_Pacing, metaclass=_PacingEnumTypeWrapper): ...
+
+REALTIME: Pacing.ValueType  # 0
+"""25 frames a second on the session's clock, idle ones while nobody speaks."""
+AS_FAST_AS_POSSIBLE: Pacing.ValueType  # 1
+"""Frames of speech alone, each as soon as it is made."""
+Global___Pacing: _TypeAlias = Pacing  # noqa: Y015
+
+class _IdlePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IdlePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IdlePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IDLE_AVATAR: _IdlePolicy.ValueType  # 0
+    """As the avatar's idle_mouth says."""
+    IDLE_REST: _IdlePolicy.ValueType  # 1
+    """The avatar's pictures with the network's mouth of silence."""
+    IDLE_STORED: _IdlePolicy.ValueType  # 2
+    """The avatar's pictures as they are stored."""
+    IDLE_NONE: _IdlePolicy.ValueType  # 3
+    """No frame while nobody speaks."""
+
+class IdlePolicy(_IdlePolicy, metaclass=_IdlePolicyEnumTypeWrapper): ...
+
+IDLE_AVATAR: IdlePolicy.ValueType  # 0
+"""As the avatar's idle_mouth says."""
+IDLE_REST: IdlePolicy.ValueType  # 1
+"""The avatar's pictures with the network's mouth of silence."""
+IDLE_STORED: IdlePolicy.ValueType  # 2
+"""The avatar's pictures as they are stored."""
+IDLE_NONE: IdlePolicy.ValueType  # 3
+"""No frame while nobody speaks."""
+Global___IdlePolicy: _TypeAlias = IdlePolicy  # noqa: Y015
+
+class _GoingAwayReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GoingAwayReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GoingAwayReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GOING_AWAY_DRAINING: _GoingAwayReason.ValueType  # 0
+    """The service is shutting down: resume on another replica."""
+    GOING_AWAY_SESSION_LENGTH: _GoingAwayReason.ValueType  # 1
+    """The session has lasted for as long as one may."""
+
+class GoingAwayReason(_GoingAwayReason, metaclass=_GoingAwayReasonEnumTypeWrapper): ...
+
+GOING_AWAY_DRAINING: GoingAwayReason.ValueType  # 0
+"""The service is shutting down: resume on another replica."""
+GOING_AWAY_SESSION_LENGTH: GoingAwayReason.ValueType  # 1
+"""The session has lasted for as long as one may."""
+Global___GoingAwayReason: _TypeAlias = GoingAwayReason  # noqa: Y015
+
 @_typing.final
 class CompositeBatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -646,3 +711,752 @@ class ModelStats(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelStats: _TypeAlias = ModelStats  # noqa: Y015
+
+@_typing.final
+class SessionRequest(_message.Message):
+    """With none of them set it does nothing, but counts as a sign of life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    AUDIO_FIELD_NUMBER: _builtins.int
+    END_OF_SEGMENT_FIELD_NUMBER: _builtins.int
+    INTERRUPT_FIELD_NUMBER: _builtins.int
+    SWITCH_AVATAR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def config(self) -> Global___SessionConfig:
+        """First, and only once."""
+
+    @_builtins.property
+    def audio(self) -> Global___SessionAudio:
+        """More sound."""
+
+    @_builtins.property
+    def end_of_segment(self) -> Global___EndOfSegment:
+        """The sound so far is a whole utterance: silence follows it."""
+
+    @_builtins.property
+    def interrupt(self) -> Global___Interrupt:
+        """Drop all sound received so far, and all frames that were not sent yet."""
+
+    @_builtins.property
+    def switch_avatar(self) -> Global___SwitchAvatar:
+        """Go on with another avatar.
+        6 is kept for the request of a key frame.
+        """
+
+    def __init__(
+        self,
+        *,
+        config: Global___SessionConfig | None = ...,
+        audio: Global___SessionAudio | None = ...,
+        end_of_segment: Global___EndOfSegment | None = ...,
+        interrupt: Global___Interrupt | None = ...,
+        switch_avatar: Global___SwitchAvatar | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "config", b"config", "end_of_segment", b"end_of_segment", "interrupt", b"interrupt", "message", b"message", "switch_avatar", b"switch_avatar"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "config", b"config", "end_of_segment", b"end_of_segment", "interrupt", b"interrupt", "message", b"message", "switch_avatar", b"switch_avatar"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["config", "audio", "end_of_segment", "interrupt", "switch_avatar"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___SessionRequest: _TypeAlias = SessionRequest  # noqa: Y015
+
+@_typing.final
+class SessionConfig(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    START_FRAME_IDX_FIELD_NUMBER: _builtins.int
+    SAMPLE_RATE_FIELD_NUMBER: _builtins.int
+    AUDIO_ENCODING_FIELD_NUMBER: _builtins.int
+    JPEG_QUALITY_FIELD_NUMBER: _builtins.int
+    QUALITY_PRESET_FIELD_NUMBER: _builtins.int
+    OUTPUT_FORMAT_FIELD_NUMBER: _builtins.int
+    PACING_FIELD_NUMBER: _builtins.int
+    IDLE_FIELD_NUMBER: _builtins.int
+    LOOK_AHEAD_FRAMES_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    CUSHION_MS_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The avatar. Required."""
+    start_frame_idx: _builtins.int
+    """Position of the first frame of this stream, 0 or more; in a resumed session that of frame next_number."""
+    sample_rate: _builtins.int
+    """Hz, 8000 to 192000; 0 means 16000. One resampler runs through each segment."""
+    audio_encoding: Global___AudioEncoding.ValueType
+    """Format of the sound: mono, little endian."""
+    jpeg_quality: _builtins.int
+    """1 to 100; 0: the service's own (75). Not together with quality_preset."""
+    quality_preset: Global___QualityPreset.ValueType
+    """A JPEG quality by name."""
+    output_format: Global___OutputFormat.ValueType
+    """Form of the frames."""
+    pacing: Global___Pacing.ValueType
+    """The time at which frames leave."""
+    idle: Global___IdlePolicy.ValueType
+    """The picture while nobody speaks."""
+    look_ahead_frames: _builtins.int
+    """6 to 12; 0 means 12, which is exact. Frames are made that many times 40 ms after their sound begins, less 27.5 to 37.5 ms."""
+    cushion_ms: _builtins.int
+    """0 to 2000. REALTIME only: so much more sound must be there before a segment begins, or goes on after a stall."""
+    @_builtins.property
+    def resume(self) -> Global___SessionResume:
+        """Absent: a new session."""
+
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        start_frame_idx: _builtins.int = ...,
+        sample_rate: _builtins.int = ...,
+        audio_encoding: Global___AudioEncoding.ValueType = ...,
+        jpeg_quality: _builtins.int = ...,
+        quality_preset: Global___QualityPreset.ValueType = ...,
+        output_format: Global___OutputFormat.ValueType = ...,
+        pacing: Global___Pacing.ValueType = ...,
+        idle: Global___IdlePolicy.ValueType = ...,
+        look_ahead_frames: _builtins.int = ...,
+        resume: Global___SessionResume | None = ...,
+        cushion_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resume", b"resume"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_encoding", b"audio_encoding", "cushion_ms", b"cushion_ms", "idle", b"idle", "jpeg_quality", b"jpeg_quality", "look_ahead_frames", b"look_ahead_frames", "model_id", b"model_id", "output_format", b"output_format", "pacing", b"pacing", "quality_preset", b"quality_preset", "resume", b"resume", "sample_rate", b"sample_rate", "start_frame_idx", b"start_frame_idx"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionConfig: _TypeAlias = SessionConfig  # noqa: Y015
+
+@_typing.final
+class SessionResume(_message.Message):
+    """Goes on where a broken session stopped, on any replica: no server keeps anything of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEXT_NUMBER_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    AUDIO_START_FRAME_FIELD_NUMBER: _builtins.int
+    FIRST_FRAME_FIELD_NUMBER: _builtins.int
+    next_number: _builtins.int
+    """Number of the first frame of this stream."""
+    segment: _builtins.int
+    """The segment that the next sound belongs to."""
+    audio_start_frame: _builtins.int
+    """Frame of that segment at which the sound that follows begins: at least 10 before first_frame (12 at other rates than 16 kHz), or 0."""
+    first_frame: _builtins.int
+    """Frame of that segment that is the first one still wanted."""
+    def __init__(
+        self,
+        *,
+        next_number: _builtins.int = ...,
+        segment: _builtins.int = ...,
+        audio_start_frame: _builtins.int = ...,
+        first_frame: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_start_frame", b"audio_start_frame", "first_frame", b"first_frame", "next_number", b"next_number", "segment", b"segment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionResume: _TypeAlias = SessionResume  # noqa: Y015
+
+@_typing.final
+class SessionAudio(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """Any length that is whole samples; empty does nothing."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionAudio: _TypeAlias = SessionAudio  # noqa: Y015
+
+@_typing.final
+class EndOfSegment(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndOfSegment: _TypeAlias = EndOfSegment  # noqa: Y015
+
+@_typing.final
+class Interrupt(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Interrupt: _TypeAlias = Interrupt  # noqa: Y015
+
+@_typing.final
+class SwitchAvatar(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    START_FRAME_IDX_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The avatar. Required."""
+    start_frame_idx: _builtins.int
+    """Position of its first frame, 0 or more."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        start_frame_idx: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "start_frame_idx", b"start_frame_idx"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwitchAvatar: _TypeAlias = SwitchAvatar  # noqa: Y015
+
+@_typing.final
+class SessionEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    SEGMENT_ENDED_FIELD_NUMBER: _builtins.int
+    INTERRUPTED_FIELD_NUMBER: _builtins.int
+    AVATAR_SWITCHED_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    GOING_AWAY_FIELD_NUMBER: _builtins.int
+    SWITCH_FAILED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def started(self) -> Global___SessionStarted:
+        """First, once the avatar is loaded in both services and the session is admitted."""
+
+    @_builtins.property
+    def frames(self) -> Global___SessionFrames:
+        """Finished frames."""
+
+    @_builtins.property
+    def segment_ended(self) -> Global___SegmentEnded:
+        """After the last frame of a segment, before the first one of the next."""
+
+    @_builtins.property
+    def interrupted(self) -> Global___Interrupted:
+        """One for each Interrupt."""
+
+    @_builtins.property
+    def avatar_switched(self) -> Global___AvatarSwitched:
+        """Before the first frame of another avatar, or of the same one with new files."""
+
+    @_builtins.property
+    def status(self) -> Global___SessionStatus:
+        """When it changes, at most once a second; and whenever 30 s would pass without an event."""
+
+    @_builtins.property
+    def going_away(self) -> Global___GoingAway:
+        """The stream ends soon."""
+
+    @_builtins.property
+    def switch_failed(self) -> Global___SwitchFailed:
+        """The session goes on with the avatar that it has."""
+
+    def __init__(
+        self,
+        *,
+        started: Global___SessionStarted | None = ...,
+        frames: Global___SessionFrames | None = ...,
+        segment_ended: Global___SegmentEnded | None = ...,
+        interrupted: Global___Interrupted | None = ...,
+        avatar_switched: Global___AvatarSwitched | None = ...,
+        status: Global___SessionStatus | None = ...,
+        going_away: Global___GoingAway | None = ...,
+        switch_failed: Global___SwitchFailed | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["avatar_switched", b"avatar_switched", "event", b"event", "frames", b"frames", "going_away", b"going_away", "interrupted", b"interrupted", "segment_ended", b"segment_ended", "started", b"started", "status", b"status", "switch_failed", b"switch_failed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avatar_switched", b"avatar_switched", "event", b"event", "frames", b"frames", "going_away", b"going_away", "interrupted", b"interrupted", "segment_ended", b"segment_ended", "started", b"started", "status", b"status", "switch_failed", b"switch_failed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "frames", "segment_ended", "interrupted", "avatar_switched", "status", "going_away", "switch_failed"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___SessionEvent: _TypeAlias = SessionEvent  # noqa: Y015
+
+@_typing.final
+class SessionStarted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    SERVER_VERSION_FIELD_NUMBER: _builtins.int
+    FPS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    LOOK_AHEAD_MS_FIELD_NUMBER: _builtins.int
+    MAX_BUFFERED_MS_FIELD_NUMBER: _builtins.int
+    IDLE_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    MAX_SESSION_MS_FIELD_NUMBER: _builtins.int
+    OUTPUT_FORMAT_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """x-session-id of the call's metadata, or one made up."""
+    server_version: _builtins.str
+    """Version of the product."""
+    fps: _builtins.float
+    """Always 25."""
+    width: _builtins.int
+    """Width of the frames in pixels."""
+    height: _builtins.int
+    """Height of the frames in pixels."""
+    look_ahead_ms: _builtins.int
+    """40 times look_ahead_frames: with the sound up to here, from its start on, a frame can be made (at 16 kHz)."""
+    max_buffered_ms: _builtins.int
+    """Sound received and not shown beyond this is left unread until there is room."""
+    idle_timeout_ms: _builtins.int
+    """The session ends when no message comes for so long while there is nothing to show; 0: no limit."""
+    max_session_ms: _builtins.int
+    """The longest that a session may last; 0: no limit."""
+    output_format: Global___OutputFormat.ValueType
+    """FORMAT_JPEG or FORMAT_RAW_BGR."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        server_version: _builtins.str = ...,
+        fps: _builtins.float = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        look_ahead_ms: _builtins.int = ...,
+        max_buffered_ms: _builtins.int = ...,
+        idle_timeout_ms: _builtins.int = ...,
+        max_session_ms: _builtins.int = ...,
+        output_format: Global___OutputFormat.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fps", b"fps", "height", b"height", "idle_timeout_ms", b"idle_timeout_ms", "look_ahead_ms", b"look_ahead_ms", "max_buffered_ms", b"max_buffered_ms", "max_session_ms", b"max_session_ms", "output_format", b"output_format", "server_version", b"server_version", "session_id", b"session_id", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionStarted: _TypeAlias = SessionStarted  # noqa: Y015
+
+@_typing.final
+class SessionFrames(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionFrame]:
+        """One or more; REALTIME: those whose time has come."""
+
+    def __init__(
+        self,
+        *,
+        frames: _abc.Iterable[Global___SessionFrame] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionFrames: _TypeAlias = SessionFrames  # noqa: Y015
+
+@_typing.final
+class SessionFrame(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PICTURE_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    PTS_US_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    FRAME_INDEX_FIELD_NUMBER: _builtins.int
+    SPEECH_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    AUDIO_US_FIELD_NUMBER: _builtins.int
+    NEXT_POSITION_FIELD_NUMBER: _builtins.int
+    picture: _builtins.bytes
+    """The picture in output_format."""
+    number: _builtins.int
+    """Grows by one a frame; with IDLE_NONE also by one for each 40 ms without a frame."""
+    pts_us: _builtins.int
+    """number x 40,000: the session's clock."""
+    position: _builtins.int
+    """Position on the avatar's timeline."""
+    frame_index: _builtins.int
+    """Index of the avatar's picture."""
+    speech: _builtins.bool
+    """Some of the sound that this frame reads is not silence. False: idle, or silent inside a segment."""
+    segment: _builtins.int
+    """0, 1, 2 ...; of an idle frame the last one that had a frame, -1 before the first."""
+    audio_us: _builtins.int
+    """40,000 x its place in the segment; -1: idle, it belongs to no sound."""
+    next_position: _builtins.int
+    """Position of the frame that follows without a jump: start_frame_idx of a resumed session.
+    10 is kept for the mark of a key frame.
+    """
+    def __init__(
+        self,
+        *,
+        picture: _builtins.bytes = ...,
+        number: _builtins.int = ...,
+        pts_us: _builtins.int = ...,
+        position: _builtins.int = ...,
+        frame_index: _builtins.int = ...,
+        speech: _builtins.bool = ...,
+        segment: _builtins.int = ...,
+        audio_us: _builtins.int = ...,
+        next_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_us", b"audio_us", "frame_index", b"frame_index", "next_position", b"next_position", "number", b"number", "picture", b"picture", "position", b"position", "pts_us", b"pts_us", "segment", b"segment", "speech", b"speech"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionFrame: _TypeAlias = SessionFrame  # noqa: Y015
+
+@_typing.final
+class SegmentEnded(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    AUDIO_US_FIELD_NUMBER: _builtins.int
+    segment: _builtins.int
+    """The segment."""
+    frames: _builtins.int
+    """Frames of the whole segment, also after a resume."""
+    audio_us: _builtins.int
+    """Its length."""
+    def __init__(
+        self,
+        *,
+        segment: _builtins.int = ...,
+        frames: _builtins.int = ...,
+        audio_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_us", b"audio_us", "frames", b"frames", "segment", b"segment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SegmentEnded: _TypeAlias = SegmentEnded  # noqa: Y015
+
+@_typing.final
+class Interrupted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    NEXT_NUMBER_FIELD_NUMBER: _builtins.int
+    AUDIO_US_FIELD_NUMBER: _builtins.int
+    segment: _builtins.int
+    """The first segment not shown to its end, else the last one; -1 when there was none."""
+    next_number: _builtins.int
+    """Number of the next frame."""
+    audio_us: _builtins.int
+    """Sound of it that was shown: the end of its last frame sent, at most its length; 0 if none was."""
+    def __init__(
+        self,
+        *,
+        segment: _builtins.int = ...,
+        next_number: _builtins.int = ...,
+        audio_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_us", b"audio_us", "next_number", b"next_number", "segment", b"segment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Interrupted: _TypeAlias = Interrupted  # noqa: Y015
+
+@_typing.final
+class AvatarSwitched(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The avatar."""
+    number: _builtins.int
+    """Number of its first frame."""
+    width: _builtins.int
+    """Width of its frames in pixels."""
+    height: _builtins.int
+    """Height of its frames in pixels."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        number: _builtins.int = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "model_id", b"model_id", "number", b"number", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AvatarSwitched: _TypeAlias = AvatarSwitched  # noqa: Y015
+
+@_typing.final
+class SwitchFailed(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The avatar that was asked for."""
+    code: _builtins.int
+    """The gRPC status that LoadModel would have given; ABORTED when another switch took its place."""
+    message: _builtins.str
+    """The reason."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "model_id", b"model_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwitchFailed: _TypeAlias = SwitchFailed  # noqa: Y015
+
+@_typing.final
+class SessionStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEETS_REALTIME_FIELD_NUMBER: _builtins.int
+    BUFFERED_MS_FIELD_NUMBER: _builtins.int
+    LATE_FRAMES_FIELD_NUMBER: _builtins.int
+    STALLS_FIELD_NUMBER: _builtins.int
+    CLOCK_RESETS_FIELD_NUMBER: _builtins.int
+    QUEUE_MS_FIELD_NUMBER: _builtins.int
+    AUDIO_MS_FIELD_NUMBER: _builtins.int
+    INFERENCE_MS_FIELD_NUMBER: _builtins.int
+    COMPOSITE_MS_FIELD_NUMBER: _builtins.int
+    meets_realtime: _builtins.bool
+    """No frame was late in the last five seconds."""
+    buffered_ms: _builtins.int
+    """Sound received and not yet shown; alone no reason for a status."""
+    late_frames: _builtins.int
+    """Frames that left 40 ms or more after their time. All counts since started."""
+    stalls: _builtins.int
+    """Times that a segment's sound ran out."""
+    clock_resets: _builtins.int
+    """Times that the clock was set back because frames were more than 300 ms late."""
+    queue_ms: _builtins.float
+    """Wait for the network; a mean a frame since the last status, as the next three."""
+    audio_ms: _builtins.float
+    """Sound to feature rows."""
+    inference_ms: _builtins.float
+    """The network."""
+    composite_ms: _builtins.float
+    """Pasting and encoding."""
+    def __init__(
+        self,
+        *,
+        meets_realtime: _builtins.bool = ...,
+        buffered_ms: _builtins.int = ...,
+        late_frames: _builtins.int = ...,
+        stalls: _builtins.int = ...,
+        clock_resets: _builtins.int = ...,
+        queue_ms: _builtins.float = ...,
+        audio_ms: _builtins.float = ...,
+        inference_ms: _builtins.float = ...,
+        composite_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_ms", b"audio_ms", "buffered_ms", b"buffered_ms", "clock_resets", b"clock_resets", "composite_ms", b"composite_ms", "inference_ms", b"inference_ms", "late_frames", b"late_frames", "meets_realtime", b"meets_realtime", "queue_ms", b"queue_ms", "stalls", b"stalls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionStatus: _TypeAlias = SessionStatus  # noqa: Y015
+
+@_typing.final
+class GoingAway(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    ENDS_IN_MS_FIELD_NUMBER: _builtins.int
+    reason: Global___GoingAwayReason.ValueType
+    """The reason."""
+    ends_in_ms: _builtins.int
+    """The stream ends after the running segment, at the latest then."""
+    def __init__(
+        self,
+        *,
+        reason: Global___GoingAwayReason.ValueType = ...,
+        ends_in_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_in_ms", b"ends_in_ms", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GoingAway: _TypeAlias = GoingAway  # noqa: Y015
+
+@_typing.final
+class ListSessionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionsRequest: _TypeAlias = ListSessionsRequest  # noqa: Y015
+
+@_typing.final
+class ListSessionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionInfo]:
+        """The running sessions, the oldest first."""
+
+    def __init__(
+        self,
+        *,
+        sessions: _abc.Iterable[Global___SessionInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
+
+@_typing.final
+class SessionInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    RUNNING_MS_FIELD_NUMBER: _builtins.int
+    SPEECH_MS_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    LATE_FRAMES_FIELD_NUMBER: _builtins.int
+    STALLS_FIELD_NUMBER: _builtins.int
+    BUFFERED_MS_FIELD_NUMBER: _builtins.int
+    SPEAKING_FIELD_NUMBER: _builtins.int
+    MEETS_REALTIME_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session's id."""
+    model_id: _builtins.str
+    """The avatar that it shows."""
+    running_ms: _builtins.int
+    """Time since it started."""
+    speech_ms: _builtins.int
+    """Sound shown."""
+    frames: _builtins.int
+    """Frames sent."""
+    late_frames: _builtins.int
+    """Frames that left 40 ms or more after their time."""
+    stalls: _builtins.int
+    """Times that a segment's sound ran out."""
+    buffered_ms: _builtins.int
+    """Sound received and not yet shown."""
+    speaking: _builtins.bool
+    """A segment is being shown."""
+    meets_realtime: _builtins.bool
+    """No frame was late in the last five seconds."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        running_ms: _builtins.int = ...,
+        speech_ms: _builtins.int = ...,
+        frames: _builtins.int = ...,
+        late_frames: _builtins.int = ...,
+        stalls: _builtins.int = ...,
+        buffered_ms: _builtins.int = ...,
+        speaking: _builtins.bool = ...,
+        meets_realtime: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buffered_ms", b"buffered_ms", "frames", b"frames", "late_frames", b"late_frames", "meets_realtime", b"meets_realtime", "model_id", b"model_id", "running_ms", b"running_ms", "session_id", b"session_id", "speaking", b"speaking", "speech_ms", b"speech_ms", "stalls", b"stalls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionInfo: _TypeAlias = SessionInfo  # noqa: Y015
+
+@_typing.final
+class EndSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session's id. Required."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndSessionRequest: _TypeAlias = EndSessionRequest  # noqa: Y015
+
+@_typing.final
+class EndSessionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_FIELD_NUMBER: _builtins.int
+    ended: _builtins.int
+    """Number of sessions that were ended."""
+    def __init__(
+        self,
+        *,
+        ended: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndSessionResponse: _TypeAlias = EndSessionResponse  # noqa: Y015

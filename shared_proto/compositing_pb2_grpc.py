@@ -39,6 +39,11 @@ class CompositingServiceStub:
                 request_serializer=shared__proto_dot_compositing__pb2.CompositeBatchRequest.SerializeToString,
                 response_deserializer=shared__proto_dot_compositing__pb2.CompositeBatchResponse.FromString,
                 _registered_method=True)
+        self.StreamComposite = channel.stream_stream(
+                '/compositing.CompositingService/StreamComposite',
+                request_serializer=shared__proto_dot_compositing__pb2.SessionRequest.SerializeToString,
+                response_deserializer=shared__proto_dot_compositing__pb2.SessionEvent.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/compositing.CompositingService/ListModels',
                 request_serializer=shared__proto_dot_compositing__pb2.ListModelsRequest.SerializeToString,
@@ -64,6 +69,16 @@ class CompositingServiceStub:
                 request_serializer=shared__proto_dot_compositing__pb2.HealthRequest.SerializeToString,
                 response_deserializer=shared__proto_dot_compositing__pb2.HealthResponse.FromString,
                 _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/compositing.CompositingService/ListSessions',
+                request_serializer=shared__proto_dot_compositing__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=shared__proto_dot_compositing__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.EndSession = channel.unary_unary(
+                '/compositing.CompositingService/EndSession',
+                request_serializer=shared__proto_dot_compositing__pb2.EndSessionRequest.SerializeToString,
+                response_deserializer=shared__proto_dot_compositing__pb2.EndSessionResponse.FromString,
+                _registered_method=True)
 
 
 class CompositingServiceServicer:
@@ -71,6 +86,13 @@ class CompositingServiceServicer:
 
     def InferBatchComposite(self, request, context):
         """Makes frames of sound. The reply depends only on the request and the avatar's files.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamComposite(self, request_iterator, context):
+        """A live session: sound goes in as it comes, frames come out as they are made. docs/sessions.md has the rules.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +133,20 @@ class CompositingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSessions(self, request, context):
+        """Lists the sessions that run on this replica.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndSession(self, request, context):
+        """Ends sessions with this id on this replica, with CANCELLED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CompositingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -118,6 +154,11 @@ def add_CompositingServiceServicer_to_server(servicer, server):
                     servicer.InferBatchComposite,
                     request_deserializer=shared__proto_dot_compositing__pb2.CompositeBatchRequest.FromString,
                     response_serializer=shared__proto_dot_compositing__pb2.CompositeBatchResponse.SerializeToString,
+            ),
+            'StreamComposite': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamComposite,
+                    request_deserializer=shared__proto_dot_compositing__pb2.SessionRequest.FromString,
+                    response_serializer=shared__proto_dot_compositing__pb2.SessionEvent.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -143,6 +184,16 @@ def add_CompositingServiceServicer_to_server(servicer, server):
                     servicer.Health,
                     request_deserializer=shared__proto_dot_compositing__pb2.HealthRequest.FromString,
                     response_serializer=shared__proto_dot_compositing__pb2.HealthResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=shared__proto_dot_compositing__pb2.ListSessionsRequest.FromString,
+                    response_serializer=shared__proto_dot_compositing__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'EndSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndSession,
+                    request_deserializer=shared__proto_dot_compositing__pb2.EndSessionRequest.FromString,
+                    response_serializer=shared__proto_dot_compositing__pb2.EndSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -172,6 +223,33 @@ class CompositingService:
             '/compositing.CompositingService/InferBatchComposite',
             shared__proto_dot_compositing__pb2.CompositeBatchRequest.SerializeToString,
             shared__proto_dot_compositing__pb2.CompositeBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamComposite(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/compositing.CompositingService/StreamComposite',
+            shared__proto_dot_compositing__pb2.SessionRequest.SerializeToString,
+            shared__proto_dot_compositing__pb2.SessionEvent.FromString,
             options,
             channel_credentials,
             insecure,
@@ -307,6 +385,60 @@ class CompositingService:
             '/compositing.CompositingService/Health',
             shared__proto_dot_compositing__pb2.HealthRequest.SerializeToString,
             shared__proto_dot_compositing__pb2.HealthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/compositing.CompositingService/ListSessions',
+            shared__proto_dot_compositing__pb2.ListSessionsRequest.SerializeToString,
+            shared__proto_dot_compositing__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/compositing.CompositingService/EndSession',
+            shared__proto_dot_compositing__pb2.EndSessionRequest.SerializeToString,
+            shared__proto_dot_compositing__pb2.EndSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,8 @@ class CompositingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CompositingServiceAsyncStub: ...
     InferBatchComposite: _grpc.UnaryUnaryMultiCallable[_compositing_pb2.CompositeBatchRequest, _compositing_pb2.CompositeBatchResponse]
     """Makes frames of sound. The reply depends only on the request and the avatar's files."""
+    StreamComposite: _grpc.StreamStreamMultiCallable[_compositing_pb2.SessionRequest, _compositing_pb2.SessionEvent]
+    """A live session: sound goes in as it comes, frames come out as they are made. docs/sessions.md has the rules."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_compositing_pb2.ListModelsRequest, _compositing_pb2.ListModelsResponse]
     """Lists every avatar under models_root and models:, broken ones with the reason."""
     LoadModel: _grpc.UnaryUnaryMultiCallable[_compositing_pb2.LoadModelRequest, _compositing_pb2.LoadModelResponse]
@@ -46,12 +48,18 @@ class CompositingServiceStub:
     """Reports memory and use, in this service alone."""
     Health: _grpc.UnaryUnaryMultiCallable[_compositing_pb2.HealthRequest, _compositing_pb2.HealthResponse]
     """Reports the state of this service and of the inference service."""
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_compositing_pb2.ListSessionsRequest, _compositing_pb2.ListSessionsResponse]
+    """Lists the sessions that run on this replica."""
+    EndSession: _grpc.UnaryUnaryMultiCallable[_compositing_pb2.EndSessionRequest, _compositing_pb2.EndSessionResponse]
+    """Ends sessions with this id on this replica, with CANCELLED."""
 
 @_typing.type_check_only
 class CompositingServiceAsyncStub(CompositingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     InferBatchComposite: _aio.UnaryUnaryMultiCallable[_compositing_pb2.CompositeBatchRequest, _compositing_pb2.CompositeBatchResponse]  # type: ignore[assignment]
     """Makes frames of sound. The reply depends only on the request and the avatar's files."""
+    StreamComposite: _aio.StreamStreamMultiCallable[_compositing_pb2.SessionRequest, _compositing_pb2.SessionEvent]  # type: ignore[assignment]
+    """A live session: sound goes in as it comes, frames come out as they are made. docs/sessions.md has the rules."""
     ListModels: _aio.UnaryUnaryMultiCallable[_compositing_pb2.ListModelsRequest, _compositing_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists every avatar under models_root and models:, broken ones with the reason."""
     LoadModel: _aio.UnaryUnaryMultiCallable[_compositing_pb2.LoadModelRequest, _compositing_pb2.LoadModelResponse]  # type: ignore[assignment]
@@ -62,6 +70,10 @@ class CompositingServiceAsyncStub(CompositingServiceStub):
     """Reports memory and use, in this service alone."""
     Health: _aio.UnaryUnaryMultiCallable[_compositing_pb2.HealthRequest, _compositing_pb2.HealthResponse]  # type: ignore[assignment]
     """Reports the state of this service and of the inference service."""
+    ListSessions: _aio.UnaryUnaryMultiCallable[_compositing_pb2.ListSessionsRequest, _compositing_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    """Lists the sessions that run on this replica."""
+    EndSession: _aio.UnaryUnaryMultiCallable[_compositing_pb2.EndSessionRequest, _compositing_pb2.EndSessionResponse]  # type: ignore[assignment]
+    """Ends sessions with this id on this replica, with CANCELLED."""
 
 class CompositingServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -71,6 +83,14 @@ class CompositingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_compositing_pb2.CompositeBatchResponse, _abc.Awaitable[_compositing_pb2.CompositeBatchResponse]]:
         """Makes frames of sound. The reply depends only on the request and the avatar's files."""
+
+    @_abc_1.abstractmethod
+    def StreamComposite(
+        self,
+        request_iterator: _MaybeAsyncIterator[_compositing_pb2.SessionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_compositing_pb2.SessionEvent], _abc.AsyncIterator[_compositing_pb2.SessionEvent]]:
+        """A live session: sound goes in as it comes, frames come out as they are made. docs/sessions.md has the rules."""
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -111,5 +131,21 @@ class CompositingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_compositing_pb2.HealthResponse, _abc.Awaitable[_compositing_pb2.HealthResponse]]:
         """Reports the state of this service and of the inference service."""
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _compositing_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_compositing_pb2.ListSessionsResponse, _abc.Awaitable[_compositing_pb2.ListSessionsResponse]]:
+        """Lists the sessions that run on this replica."""
+
+    @_abc_1.abstractmethod
+    def EndSession(
+        self,
+        request: _compositing_pb2.EndSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_compositing_pb2.EndSessionResponse, _abc.Awaitable[_compositing_pb2.EndSessionResponse]]:
+        """Ends sessions with this id on this replica, with CANCELLED."""
 
 def add_CompositingServiceServicer_to_server(servicer: CompositingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

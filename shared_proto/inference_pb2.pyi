@@ -83,6 +83,29 @@ EDGES_REFERENCE: AudioEdges.ValueType  # 1
 """
 Global___AudioEdges: _TypeAlias = AudioEdges  # noqa: Y015
 
+class _SessionAdmission:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SessionAdmissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionAdmission.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADMITTED: _SessionAdmission.ValueType  # 0
+    """The session is admitted already, or there is none."""
+    NEW_SESSION: _SessionAdmission.ValueType  # 1
+    """A new session: RESOURCE_EXHAUSTED with a retry time if it could not be kept in real time."""
+    RESUMED_SESSION: _SessionAdmission.ValueType  # 2
+    """A session that goes on after it broke: as a new one, with a reserve of a tenth of the capacity."""
+
+class SessionAdmission(_SessionAdmission, metaclass=_SessionAdmissionEnumTypeWrapper): ...
+
+ADMITTED: SessionAdmission.ValueType  # 0
+"""The session is admitted already, or there is none."""
+NEW_SESSION: SessionAdmission.ValueType  # 1
+"""A new session: RESOURCE_EXHAUSTED with a retry time if it could not be kept in real time."""
+RESUMED_SESSION: SessionAdmission.ValueType  # 2
+"""A session that goes on after it broke: as a new one, with a reserve of a tenth of the capacity."""
+Global___SessionAdmission: _TypeAlias = SessionAdmission  # noqa: Y015
+
 @_typing.final
 class InferBatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -102,6 +125,8 @@ class InferBatchRequest(_message.Message):
     FEATURE_ROWS_FIELD_NUMBER: _builtins.int
     STORED_FEATURES_FIELD_NUMBER: _builtins.int
     AVATAR_VERSION_FIELD_NUMBER: _builtins.int
+    DUE_IN_MS_FIELD_NUMBER: _builtins.int
+    ADMISSION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The avatar's id: 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit. Required."""
     visual_frames: _builtins.bytes
@@ -147,6 +172,12 @@ class InferBatchRequest(_message.Message):
     """The version of the avatar that the caller composites with, up to 64 characters. If another one is loaded, the files are read
     again if they are of this version; otherwise ABORTED. Empty: the loaded one.
     """
+    due_in_ms: _builtins.int
+    """The first mouth is due in so many milliseconds: such requests run before those with 0, the earliest first within fair shares of
+    avatars. 0: batch work, which takes what is left.
+    """
+    admission: Global___SessionAdmission.ValueType
+    """With due_in_ms and x-session-id: asks for a place for the session."""
     @_builtins.property
     def frame_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Index of the avatar's picture for each frame: batch_size numbers, 0 or more (INVALID_ARGUMENT) and below the avatar's frame
@@ -172,10 +203,12 @@ class InferBatchRequest(_message.Message):
         feature_rows: _builtins.bytes = ...,
         stored_features: _builtins.bool = ...,
         avatar_version: _builtins.str = ...,
+        due_in_ms: _builtins.int = ...,
+        admission: Global___SessionAdmission.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_edges", b"audio_edges", "audio_encoding", b"audio_encoding", "audio_features", b"audio_features", "audio_start_frame", b"audio_start_frame", "avatar_version", b"avatar_version", "batch_size", b"batch_size", "feature_rows", b"feature_rows", "frame_indices", b"frame_indices", "lead_in_frames", b"lead_in_frames", "model_id", b"model_id", "mouth_format", b"mouth_format", "raw_audio", b"raw_audio", "sample_rate", b"sample_rate", "stored_features", b"stored_features", "visual_frames", b"visual_frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "audio_edges", b"audio_edges", "audio_encoding", b"audio_encoding", "audio_features", b"audio_features", "audio_start_frame", b"audio_start_frame", "avatar_version", b"avatar_version", "batch_size", b"batch_size", "due_in_ms", b"due_in_ms", "feature_rows", b"feature_rows", "frame_indices", b"frame_indices", "lead_in_frames", b"lead_in_frames", "model_id", b"model_id", "mouth_format", b"mouth_format", "raw_audio", b"raw_audio", "sample_rate", b"sample_rate", "stored_features", b"stored_features", "visual_frames", b"visual_frames"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -355,6 +388,7 @@ class EncodeAudioResponse(_message.Message):
     FIRST_ROW_FIELD_NUMBER: _builtins.int
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     AUDIO_PROCESSING_MS_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
     feature_rows: _builtins.bytes
     """float32 little endian, row_count rows of 512."""
     first_row: _builtins.int
@@ -363,6 +397,8 @@ class EncodeAudioResponse(_message.Message):
     """As in the request."""
     audio_processing_ms: _builtins.float
     """Time of the encoding."""
+    silent: _builtins.bytes
+    """One byte a row: 1 where every value of the row's spectrum is at its floor, else 0."""
     def __init__(
         self,
         *,
@@ -370,10 +406,11 @@ class EncodeAudioResponse(_message.Message):
         first_row: _builtins.int = ...,
         row_count: _builtins.int = ...,
         audio_processing_ms: _builtins.float = ...,
+        silent: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_processing_ms", b"audio_processing_ms", "feature_rows", b"feature_rows", "first_row", b"first_row", "row_count", b"row_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_processing_ms", b"audio_processing_ms", "feature_rows", b"feature_rows", "first_row", b"first_row", "row_count", b"row_count", "silent", b"silent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
