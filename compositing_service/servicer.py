@@ -65,6 +65,15 @@ class CompositingServicer(CompositingServiceServicer):
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
             return await self.parts.batches.run(order, deadline)
 
+    async def StreamComposite(self, request_iterator: Any, context: Context) -> None:  # type: ignore[override]  # it writes
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
+        return pb.ListSessionsResponse()
+
+    async def EndSession(self, request: pb.EndSessionRequest, context: Context) -> pb.EndSessionResponse:
+        return pb.EndSessionResponse()
+
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         async with within_deadline(context, limit_s=LONGEST_CALL_S):
             return pb.ListModelsResponse(models=await self.parts.admin.list_models())

@@ -15,13 +15,13 @@ This page is made from the comments of [compositing.proto](../shared_proto/compo
 [inference.proto](../shared_proto/inference.proto) by `make docs`; a test fails when they differ. [api.md](api.md) explains how to
 use them. Limits are the defaults; [configuration.md](configuration.md) names the keys.
 
-Fields up to number 15 are those of the earlier servers and do not change; in fields from 16 up, zero means what a client without
-them expects.
+In messages that the earlier servers had, fields up to number 15 are theirs and do not change; in fields from 16 up, zero means what
+a client without them expects.
 """
 
 _BLOCK = re.compile(r"^(service|message|enum) (\w+) \{(.*?)\}$", re.MULTILINE | re.DOTALL)
-_COMMENTS = r"((?:  //[^\n]*\n)*)  "
-_RPC = re.compile(_COMMENTS + r"rpc (\w+)\((\w+)\) returns \((stream )?(\w+)\);")
+_COMMENTS = r"((?: +//[^\n]*\n)*) +"
+_RPC = re.compile(_COMMENTS + r"rpc (\w+)\(((?:stream )?\w+)\) returns \(((?:stream )?\w+)\);")
 _FIELD = re.compile(_COMMENTS + r"((?:repeated )?\w+) (\w+) = (\d+);")
 _VALUE = re.compile(_COMMENTS + r"(\w+) = (\d+);")
 
@@ -44,8 +44,8 @@ def _table(kind: str, body: str) -> Iterator[str]:
     """Yields the lines of the table of a service, an enum or a message."""
     if kind == "service":
         yield from ("| method | request | reply | meaning |", "|---|---|---|---|")
-        for comment, name, request, stream, reply in _RPC.findall(body):
-            yield f"| `{name}` | {request} | {stream}{reply} | {_text(comment)} |"
+        for comment, name, request, reply in _RPC.findall(body):
+            yield f"| `{name}` | {request} | {reply} | {_text(comment)} |"
     elif kind == "enum":
         yield from ("| value | no. | meaning |", "|---|---|---|")
         for comment, name, number in _VALUE.findall(body):

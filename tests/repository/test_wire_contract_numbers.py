@@ -51,7 +51,13 @@ def test_enums_mean_by_0_what_clients_that_do_not_know_them_expect(package: str)
     zeros = {enum.name: enum.value[0].name for enum in ours(package).enum_type}
     wanted = {"AudioEncoding": "PCM_FLOAT32", "AudioEdges": "EDGES_SILENCE"}
     more = {
-        "inference": {"MouthFormat": "FLOAT32_BGR"},
-        "compositing": {"QualityPreset": "QUALITY_UNSET", "OutputFormat": "FORMAT_UNSET"},
+        "inference": {"MouthFormat": "FLOAT32_BGR", "SessionAdmission": "ADMITTED"},
+        "compositing": {
+            "QualityPreset": "QUALITY_UNSET",
+            "OutputFormat": "FORMAT_UNSET",
+            "Pacing": "REALTIME",
+            "IdlePolicy": "IDLE_AVATAR",
+            "GoingAwayReason": "GOING_AWAY_DRAINING",
+        },
     }
     assert zeros == wanted | more[package]
