@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from service_kit.sections import ClientTlsSection, TlsSection
+
 MAX_PEM_BYTES = 1 << 20
 # OpenSSL, with which most clients check, accepts no shorter RSA keys and no signatures with these hashes.
 MIN_RSA_BITS = 2048
@@ -60,6 +62,42 @@ class Pair:
     certificate: bytes
     private_key: bytes = field(repr=False)
     expires_at: float
+
+
+class Material(NamedTuple):
+    """Checked contents of the files that a section names."""
+
+    pair: Pair | None
+    authorities: bytes | None
+
+
+def read_material(section: TlsSection | ClientTlsSection, key: str) -> Material:
+    """Reads and checks the files of a section, whose own key is `key`. Raises CertificateError with every problem."""
+
+    def file(name: str) -> PemFile | None:
+        path: Path | None = getattr(section, name)
+        return PemFile(f"{key}.{name}", path) if path else None
+
+    is_server = isinstance(section, TlsSection)
+    given = {name: file(name) for name in ("certificate_file", "key_file")}
+    certificate, private_key = given.values()
+    ca_file = file("client_ca_file" if is_server else "ca_file")
+    problems = []
+    if is_server or any(given.values()):
+        why = "a server with TLS" if is_server else "a client that presents a certificate"
+        problems += [f"{key}.{name}: not given, and {why} needs it" for name, path in given.items() if path is None]
+    if isinstance(section, TlsSection) and section.allowed_client_names and ca_file is None:
+        problems.append(f"{key}.client_ca_file: not given, and without it no client has the names to allow")
+    pair = authorities = None
+    with noted_in(problems):
+        if certificate and private_key:
+            pair = read_pair(certificate, private_key)
+    with noted_in(problems):
+        if ca_file:
+            authorities = read_authorities(ca_file)
+    if problems:
+        raise CertificateError(problems)
+    return Material(pair, authorities)
 
 
 def read_pair(certificate: PemFile, private_key: PemFile) -> Pair:

@@ -6,8 +6,10 @@ life, so a client makes new channels after a renewal.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -17,7 +19,7 @@ from service_kit.metrics import Metrics
 from service_kit.sections import ClientTlsSection, TlsSection
 
 if TYPE_CHECKING:
-    from service_kit.tls_files import Material
+    from service_kit.certificates import Material
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +28,10 @@ def tls_problems(section: TlsSection | ClientTlsSection, *, key: str) -> list[st
     """Names every reason why `section` cannot be followed, one sentence each. `key` is the section's own: "tls"."""
     if not section.is_on:
         return []
-    from service_kit.certificates import CertificateError
-    from service_kit.tls_files import TlsFiles
+    from service_kit.certificates import CertificateError, read_material
 
     try:
-        TlsFiles(section, key).read()
+        read_material(section, key)
     except CertificateError as error:
         return list(error.problems)
     return []
@@ -40,27 +41,63 @@ class _Tls:
     """The checked files of a section, followed while they change."""
 
     def __init__(self, section: TlsSection | ClientTlsSection, metrics: Metrics, side: str, key: str, clock: Clock) -> None:
-        from service_kit.tls_files import TlsFiles
-
-        self._files = TlsFiles(section, key)
+        self._section = section
+        self._key = key
         self._clock = clock
         self._expiry = metrics.certificate_expiry.labels(side)
-        self._material = self._files.read()
-        self._note_expiry()
+        self._take(self._read())
 
-    def _note_expiry(self) -> None:
-        if self._material.pair:
-            self._expiry.set(self._material.pair.expires_at)
+    def _read(self) -> Material:
+        from service_kit.certificates import read_material
+
+        return read_material(self._section, self._key)
+
+    def _take(self, material: Material) -> None:
+        self._material = material
+        if material.pair:
+            self._expiry.set(material.pair.expires_at)
 
     async def follow(self, renewed: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Takes renewed files and awaits `renewed` each time, without end."""
-        async for material in self._files.contents(self._clock):
-            if material != self._material:
-                self._material = material
-                self._note_expiry()
-                if renewed:
-                    await renewed()
-                log.info("%s: renewed from changed files", self._files.key)
+        """Looks for changed files, takes their contents and awaits `renewed` each time, without end.
+
+        The files are read once two looks saw the same, because several files are seldom written at once. Files that cannot be
+        used are read again at each look: a certificate may become valid later.
+        """
+        from service_kit.certificates import CertificateError
+
+        last: list[tuple[int, ...] | None] | None = None
+        read_at = last
+        reported = ""
+        while True:
+            before, last = last, await asyncio.to_thread(self._stamps)
+            if last == before and last != read_at:
+                try:
+                    material = await asyncio.to_thread(self._read)
+                except CertificateError as error:
+                    if str(error) != reported:
+                        log.error("the files changed and cannot be used, so what was read before stays: %s", error)
+                    reported = str(error)
+                else:
+                    read_at, reported = last, ""
+                    if material != self._material:
+                        self._take(material)
+                        if renewed:
+                            await renewed()
+                        log.info("%s: renewed from changed files", self._key)
+            await self._clock.sleep(self._section.reload_seconds)
+
+    def _stamps(self) -> list[tuple[int, ...] | None]:
+        """Returns a value that changes when a file is written or replaced, or a link to it is."""
+        return [_stamp(path) for _, path in self._section if isinstance(path, Path)]
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Returns device, inode, size and time of the last change of a file; None for one that does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
 
 
 class ServerTls(_Tls):
