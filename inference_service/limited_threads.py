@@ -10,9 +10,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, copy_context
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Lock, Thread, local
 from typing import Any, TypeVar
 
 from service_kit.clock import SYSTEM_CLOCK, Clock
@@ -40,7 +40,7 @@ def interruptible(name: str, end: Callable[[], None]) -> Iterator[None]:
 
     Raises Interrupted when the work has been cut short already. On a thread without limits it does nothing.
     """
-    work = _CURRENT.get()
+    work = _THREAD.work
     if work:
         work.mark_step(name, end)
     try:
@@ -107,7 +107,9 @@ class LimitedThreads:
 
     def _serve(self) -> None:
         while (work := self._queue.get()) is not None:
+            _THREAD.work = work
             work.run()
+            _THREAD.work = None
             if work.is_lost:  # another thread has taken this one's place
                 return
             del work  # its result is not for this thread to keep
@@ -137,7 +139,6 @@ class _Work:
         self._function = function
         self._limit_s = limit_s
         self._context = copy_context()
-        self._context.run(_CURRENT.set, self)
         self._lock = Lock()
         self._has_begun = self._is_cut_short = self._is_over = False
         self._step_name = "its work"
@@ -207,4 +208,11 @@ class _Work:
         return False
 
 
-_CURRENT: ContextVar[_Work | None] = ContextVar("work", default=None)
+class _OfThread(local):
+    """The work of the thread that reads it."""
+
+    # Not a context variable: the work holds its context, and a ring of references would keep results until a collection.
+    work: _Work | None = None
+
+
+_THREAD = _OfThread()

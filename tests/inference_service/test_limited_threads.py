@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -60,6 +62,19 @@ async def test_results_and_errors_come_back() -> None:
         assert await pool.run(lambda: 7) == 7
         with pytest.raises(ZeroDivisionError):
             await pool.run(lambda: 1 // 0, limit_s=LIMIT_S)
+
+
+async def test_a_result_is_freed_as_soon_as_its_caller_drops_it() -> None:
+    gc.disable()  # a collection would hide a ring of references
+    try:
+        async with threads() as pool:
+            result = await pool.run(Step)
+            dropped = weakref.ref(result)
+            del result
+            await pool.run(lambda: None)  # the only thread is through with the first work now
+            assert dropped() is None
+    finally:
+        gc.enable()
 
 
 async def test_as_much_runs_at_the_same_time_as_there_are_threads() -> None:
