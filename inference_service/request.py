@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from avatar_kit.errors import InvalidAvatarId
 from avatar_kit.geometry import MOUTH_SIZE
 from avatar_kit.ids import check_avatar_id
-from inference_service.audio.features import AudioFeatures, Edges, check_edges
-from inference_service.audio.pcm import Encoding, Sound, check_finite, decode_pcm
+from inference_service.audio.features import AudioFeatures, check_edges
+from inference_service.audio.pcm import Sound, check_finite, decode_pcm
 from inference_service.audio.windows import FrameWindows, Rows, windows_from_audio_features, windows_from_feature_rows
 from inference_service.settings import LimitsSection
 from service_kit.errors import Problems
@@ -22,8 +22,6 @@ from shared_proto import inference_pb2 as pb
 
 MAX_VERSION_CHARS = 64
 PICTURE_BYTES = 6 * MOUTH_SIZE * MOUTH_SIZE * 4
-ENCODINGS: dict[int, Encoding] = {pb.PCM_FLOAT32: "float32", pb.PCM_INT16: "int16"}
-EDGES = {pb.EDGES_SILENCE: Edges.SILENCE, pb.EDGES_REFERENCE: Edges.REFERENCE}
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Speech:
     sound: Sound
     lead_in_frames: int  # of the sound before the first frame
     audio_start_frame: int  # of the whole sound, at which this part of it starts
-    edges: Edges
+    edges: pb.AudioEdges.ValueType
 
 
 @dataclass(frozen=True)
@@ -143,15 +141,15 @@ def _source(
     request: pb.InferBatchRequest, batch_size: int, limits: LimitsSection, problems: Problems
 ) -> Speech | FrameWindows | None:
     """Reads the sound or the features; of several kinds the first counts. Returns None for stored features, or on a problem."""
-    edges = EDGES.get(request.audio_edges)
-    if edges is None:
-        problems.add("audio_edges", f"{request.audio_edges} is unknown; send EDGES_SILENCE or EDGES_REFERENCE")
+    edges = request.audio_edges
+    if edges not in pb.AudioEdges.values():
+        problems.add("audio_edges", f"{edges} is unknown; send EDGES_SILENCE or EDGES_REFERENCE")
     if request.stored_features:
         if sent := [field for field in ("raw_audio", "audio_features", "feature_rows") if getattr(request, field)]:
             problems.add("stored_features", f"not together with {' and '.join(sent)}: send one of them")
     elif raw_audio := request.raw_audio:
         sound = _decoded(raw_audio, request, limits, problems)
-        if sound is not None and edges is not None:
+        if sound is not None:
             check_edges(edges, sound, audio_start_frame=request.audio_start_frame, problems=problems)
             return Speech(sound, request.lead_in_frames, request.audio_start_frame, edges)
     elif windows := request.audio_features:
@@ -166,10 +164,10 @@ def _source(
 def _decoded(
     data: bytes, request: pb.InferBatchRequest | pb.EncodeAudioRequest, limits: LimitsSection, problems: Problems
 ) -> Sound | None:
-    encoding = ENCODINGS.get(request.audio_encoding)
-    if encoding is None:
-        problems.add("audio_encoding", f"{request.audio_encoding} is unknown; send PCM_FLOAT32 or PCM_INT16")
-        return None
     return decode_pcm(
-        data, encoding=encoding, sample_rate=request.sample_rate, max_seconds=limits.max_audio_seconds, problems=problems
+        data,
+        encoding=request.audio_encoding,
+        sample_rate=request.sample_rate,
+        max_seconds=limits.max_audio_seconds,
+        problems=problems,
     )

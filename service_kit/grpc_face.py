@@ -7,14 +7,16 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc.aio
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_reflection.v1alpha import reflection
 
 from service_kit.addresses import BindAddress
 from service_kit.admission import RunningCalls
 from service_kit.clock import Clock
-from service_kit.health import HealthReporter
 from service_kit.interceptors import CallInterceptor
 from service_kit.listening import StartError, check_free
 from service_kit.metrics import Metrics
@@ -69,7 +71,9 @@ class GrpcFace:
         self._clock = clock
         self._calls = RunningCalls(settings.server.max_running_calls)
         metrics.watch_calls(lambda: self._calls.running, limit=self._calls.limit)
-        self._health = HealthReporter(readiness, grpc_services)
+        self._readiness = readiness
+        self._grpc_services = grpc_services
+        self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
         self._resources = AsyncExitStack()
 
     @property
@@ -96,15 +100,30 @@ class GrpcFace:
 
     async def start(self) -> None:
         """Begins to serve the registered services, health and reflection."""
-        await self._health.register(self.server)
-        await self._resources.enter_async_context(beside(self._health.follow()))
+        await self._tell_health()  # so that the first answer is true
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        reflection.enable_server_reflection((*self._grpc_services, health.SERVICE_NAME, reflection.SERVICE_NAME), self.server)
+        await self._resources.enter_async_context(beside(self._follow_readiness()))
         await self.server.start()
 
+    async def _follow_readiness(self) -> None:
+        """Tells every change to the watchers of health, without end."""
+        while True:
+            await self._readiness.changed.wait()
+            self._readiness.changed.clear()
+            await self._tell_health()
+
+    async def _tell_health(self) -> None:
+        """Says SERVING, for "" and for each service, while the service is ready."""
+        status = HealthCheckResponse.SERVING if self._readiness.reason is None else HealthCheckResponse.NOT_SERVING
+        for name in ("", *self._grpc_services):
+            await self._health.set(name, status)
+
     async def announce_drain(self) -> None:
-        """Says NOT_SERVING to all watchers of health."""
+        """Says NOT_SERVING to all watchers of health from now on, also when the service is ready."""
         try:
             async with asyncio.timeout(TELL_SECONDS):
-                await self._health.shut_down()
+                await self._health.enter_graceful_shutdown()
         except TimeoutError:
             log.warning("a health watcher does not read: it was not told of the shutdown")
 

@@ -23,25 +23,15 @@ class SingleFlight(Generic[Key, Value]):
 
         Nothing is remembered: `make` should first look for a value made since the caller missed it.
         """
+        mine: Future[Value] = Future()
         with self._lock:
-            flight = self._flights.get(key)
-            leads = flight is None
-            if flight is None:
-                flight = self._flights[key] = Future()
-        if leads:
-            self._fly(key, flight, make)
+            flight = self._flights.setdefault(key, mine)
+        if flight is mine:
+            try:
+                mine.set_result(make())
+            except BaseException as error:
+                mine.set_exception(error)
+            finally:
+                with self._lock:
+                    del self._flights[key]
         return flight.result()
-
-    def _fly(self, key: Key, flight: Future[Value], make: Callable[[], Value]) -> None:
-        try:
-            value = make()
-        except BaseException as error:
-            self._land(key)
-            flight.set_exception(error)
-        else:
-            self._land(key)
-            flight.set_result(value)
-
-    def _land(self, key: Key) -> None:
-        with self._lock:
-            del self._flights[key]

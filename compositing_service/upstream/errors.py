@@ -6,8 +6,6 @@ lost connections contain addresses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import grpc
 
 from service_kit.errors import (
@@ -16,6 +14,7 @@ from service_kit.errors import (
     FailedPrecondition,
     InvalidRequest,
     NotFound,
+    OutOfRange,
     ResourceExhausted,
     ServiceError,
     Unavailable,
@@ -25,6 +24,10 @@ from shared_proto.status_details import StatusDetails
 
 # Fields of an InferBatchRequest that we set and callers do not know.
 _OUR_FIELDS = frozenset({"frame_indices", "mouth_format", "avatar_version"})
+# The error for refused indices: they are ours, made from our copy of the avatar.
+_OUT_OF_STEP = (
+    "the two services hold different versions of this avatar; give both the same files and load it again with force_reload"
+)
 # CANCELLED that we did not ask for means that the server stopped.
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 
@@ -55,38 +58,20 @@ def as_service_error(error: grpc.aio.AioRpcError, *, waited_s: float) -> Service
         return DeadlineExceeded(
             f"the inference service did not finish within {waited_s:.3g} s; allow more time or ask for fewer frames"
         )
-    if (refusal := _REFUSALS.get(code)) is not None:
-        return refusal(error)
-    return InferenceFailed("the inference service failed; its log has the reason under this request's id")
+    return _refusal(error) or InferenceFailed("the inference service failed; its log has the reason under this request's id")
 
 
-def _words(error: grpc.aio.AioRpcError) -> str:
-    return error.details() or "refused by the inference service"
-
-
-def _invalid(error: grpc.aio.AioRpcError) -> ServiceError:
-    violations = [Violation(each.field, each.description) for each in StatusDetails.of(error).violations]
-    if any(violation.field.split("[")[0] in _OUR_FIELDS for violation in violations):
-        return _out_of_step()
-    return InvalidRequest(violations) if violations else RefusedByInference(_words(error))
-
-
-def _out_of_step() -> ServiceError:
-    """Makes the error for refused indices: they are ours, made from our copy of the avatar."""
-    return FailedPrecondition(
-        "the two services hold different versions of this avatar; give both the same files and load it again with force_reload"
-    )
-
-
-def _exhausted(error: grpc.aio.AioRpcError) -> ServiceError:
-    return ResourceExhausted(_words(error), retry_after_ms=StatusDetails.of(error).retry_after_ms)
-
-
-_REFUSALS: dict[grpc.StatusCode, Callable[[grpc.aio.AioRpcError], ServiceError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: _invalid,
-    grpc.StatusCode.OUT_OF_RANGE: lambda _: _out_of_step(),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: _exhausted,
-    grpc.StatusCode.NOT_FOUND: lambda error: NotFound(_words(error)),
-    grpc.StatusCode.FAILED_PRECONDITION: lambda error: FailedPrecondition(_words(error)),
-    grpc.StatusCode.ABORTED: lambda error: Aborted(_words(error)),
-}
+def _refusal(error: grpc.aio.AioRpcError) -> ServiceError | None:
+    """Returns the error for a refusal that the caller can act on."""
+    code, details = error.code(), StatusDetails.of(error)
+    if code is OutOfRange.code:
+        return FailedPrecondition(_OUT_OF_STEP)
+    words = error.details() or "refused by the inference service"
+    if code is ResourceExhausted.code:
+        return ResourceExhausted(words, retry_after_ms=details.retry_after_ms)
+    if code is InvalidRequest.code and details.violations:
+        if any(each.field.split("[")[0] in _OUR_FIELDS for each in details.violations):
+            return FailedPrecondition(_OUT_OF_STEP)
+        return InvalidRequest([Violation(each.field, each.description) for each in details.violations])
+    kinds = (RefusedByInference, NotFound, FailedPrecondition, Aborted)
+    return next((kind(words) for kind in kinds if code is kind.code), None)

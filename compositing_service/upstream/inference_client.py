@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -20,7 +21,6 @@ from compositing_service.metrics import CompositingMetrics
 from compositing_service.mouth_source import MOUTH_BYTES, MouthOrder, Mouths, Rows, Sound
 from compositing_service.upstream.channels import Endpoint, Endpoints
 from compositing_service.upstream.errors import InferenceFailed, as_service_error, is_lost
-from compositing_service.upstream.health import UpstreamHealth
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import DeadlineExceeded, ServiceError
@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # the class exists for type checkers only
 
 _FIRST_BACKOFF_S = 0.05
 _MAX_BACKOFF_S = 0.5
+_HEALTH_FRESH_S = 1.0
+_HEALTH_TIMEOUT_S = 1.0
 
 log = logging.getLogger(__name__)
 _Reply = TypeVar("_Reply")
@@ -63,7 +65,9 @@ class InferenceClient:
         """`max_frames`: the most frames of one order, which limits the size of accepted answers."""
         max_message_bytes = max_frames * MOUTH_BYTES + _REGION_OVERHEAD_BYTES
         self._endpoints = Endpoints(targets, max_message_bytes=max_message_bytes, tls=tls)
-        self._health = UpstreamHealth(self._endpoints.all, metrics=metrics, clock=clock)
+        self._asking_health = asyncio.Lock()
+        self._health_until_s = -math.inf
+        self._healthy = False
         self._timeout_s = timeout_s
         self._max_retries = max_retries
         self._metrics = metrics
@@ -135,7 +139,12 @@ class InferenceClient:
 
     async def healthy(self) -> bool:
         """Does `MouthSource.healthy`, with at most one check a second."""
-        return await self._health.healthy()
+        async with self._asking_health:
+            if self._clock.now() >= self._health_until_s:
+                self._healthy = any(await asyncio.gather(*map(_is_healthy, self._endpoints.all)))
+                self._health_until_s = self._clock.now() + _HEALTH_FRESH_S
+                self._metrics.inference_up.set(self._healthy)
+        return self._healthy
 
     async def _ask_all(self, method: _Method[Any], request: object, deadline: Deadline) -> list[ServiceError | None]:
         async def ask(endpoint: Endpoint) -> ServiceError | None:
@@ -169,6 +178,14 @@ class InferenceClient:
 
     def _attempts(self, deadline: Deadline) -> _Attempts:
         return _Attempts(deadline, max_retries=self._max_retries, metrics=self._metrics, clock=self._clock)
+
+
+async def _is_healthy(endpoint: Endpoint) -> bool:
+    try:
+        reply = await endpoint.stub.Health(inference_pb2.HealthRequest(), timeout=_HEALTH_TIMEOUT_S)
+    except aio.AioRpcError:
+        return False
+    return reply.healthy
 
 
 class _Attempts:

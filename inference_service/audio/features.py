@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import numpy as np
 
 from inference_service.audio import reference_edges
@@ -12,22 +10,16 @@ from inference_service.audio.line import SoundLine, Starts, row_columns, row_sta
 from inference_service.audio.pcm import Sound
 from inference_service.audio.windows import FrameWindows, Rows, windows_of_rows
 from service_kit.errors import FailedPrecondition, Problems
+from shared_proto.inference_pb2 import EDGES_REFERENCE, EDGES_SILENCE, AudioEdges
 from shared_proto.timing import CONTEXT_ROWS, REFERENCE_MIN_SAMPLES, ROW_SIZE, ROWS_BEFORE, SAMPLES_A_FRAME
 
 # Rows whose columns are computed at once: bounds the memory for a long sound, and fits the processor's cache.
 _BLOCK_ROWS = 64
 
 
-class Edges(StrEnum):
-    """The form of the ends of a sound: silence around it, or those of the research script."""
-
-    SILENCE = "silence"
-    REFERENCE = "reference"
-
-
-def check_edges(edges: Edges, sound: Sound, *, audio_start_frame: int, problems: Problems) -> None:
-    """Notes why `Edges.REFERENCE` is impossible: it needs a clip from its start, and at least 350 ms."""
-    if edges is Edges.SILENCE:
+def check_edges(edges: AudioEdges.ValueType, sound: Sound, *, audio_start_frame: int, problems: Problems) -> None:
+    """Notes why EDGES_REFERENCE is impossible: it needs a clip from its start, and at least 350 ms."""
+    if edges != EDGES_REFERENCE:
         return
     if len(sound) < REFERENCE_MIN_SAMPLES:
         problems.add(
@@ -60,14 +52,14 @@ class AudioFeatures:
         batch_size: int,
         lead_in_frames: int = 0,
         audio_start_frame: int = 0,
-        edges: Edges = Edges.SILENCE,
+        edges: AudioEdges.ValueType = EDGES_SILENCE,
     ) -> FrameWindows:
         """Computes the window of each frame of a batch: [batch_size, 16, 512].
 
         The first frame starts `lead_in_frames` x 640 samples into the sound, which starts `audio_start_frame` x 640 samples into
         the whole. The sound must suit the edges (`check_edges`).
         """
-        if edges is Edges.REFERENCE:
+        if edges == EDGES_REFERENCE:
             return windows_of_rows(self._reference_rows(sound, lead_in_frames, batch_size))
         first_row = audio_start_frame + lead_in_frames - ROWS_BEFORE
         row_count = batch_size + CONTEXT_ROWS

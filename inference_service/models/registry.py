@@ -16,13 +16,12 @@ from inference_service.engines.devices import Device
 from inference_service.engines.engine import Engine
 from inference_service.limited_threads import LimitedThreads, Overrun
 from inference_service.metrics import LOAD, InferenceMetrics
-from inference_service.models.eviction import to_make_room
 from inference_service.models.filling import BackgroundFills
 from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.settings import InferenceSettings
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import Aborted, FailedPrecondition, NotFound, ResourceExhausted, as_service_errors
-from service_kit.leases import Lease, Leases
+from service_kit.leases import Lease, Leases, first_to_go
 
 log = logging.getLogger(__name__)
 
@@ -287,10 +286,20 @@ class ModelRegistry:
     def _victims(
         self, avatar_id: str, loaded: Sequence[Lease[LoadedModel]], max_bytes: int, coming_bytes: int
     ) -> list[Lease[LoadedModel]] | None:
-        """Chooses among the other `loaded` avatars those to unload for this one; None when that would not be enough."""
-        others = [lease for lease in loaded if lease.key != avatar_id]
-        policy = self._settings.capacity.eviction_policy
-        return to_make_room(others, policy, max_models=self.max_models, max_bytes=max_bytes, coming_bytes=coming_bytes)
+        """Returns the idle avatars to unload so that the other `loaded` ones and this one fit the limits; None if they cannot.
+
+        `max_bytes` 0: no limit.
+        """
+        kept = [lease for lease in loaded if lease.key != avatar_id]
+        victims: list[Lease[LoadedModel]] = []
+        for lease in [*first_to_go(kept, self._settings.capacity.eviction_policy), None]:
+            total = sum(each.value.memory_bytes for each in kept) + coming_bytes
+            if len(kept) < self.max_models and (not max_bytes or total <= max_bytes):
+                return victims
+            if lease:
+                kept.remove(lease)
+                victims.append(lease)
+        return None
 
     def _evict(self, avatar_id: str, reason: str) -> None:
         if self.unload(avatar_id):

@@ -15,12 +15,13 @@ from scipy.signal import lfilter
 
 from avatar_kit.onnx_io import EncoderIO
 from inference_service.audio.encoder import AudioEncoder
-from inference_service.audio.features import AudioFeatures, Edges, check_edges
+from inference_service.audio.features import AudioFeatures, check_edges
 from inference_service.audio.line import SoundLine
 from inference_service.audio.reference_edges import clip_row_starts, frame_count, row_count
 from inference_service.audio.windows import windows_from_feature_rows
 from inference_service.engines.sessions import encoder_run
 from service_kit.errors import Problems
+from shared_proto.inference_pb2 import EDGES_REFERENCE, EDGES_SILENCE
 
 fixtures_are_constant = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -110,21 +111,21 @@ def test_frames_read_what_the_script_reads(
     sound = speech[:samples]
     expected = windows_of_the_script(sound, picked)
     assert len(expected) == frame_count(samples)
-    whole = features.frame_windows(sound, batch_size=len(expected), edges=Edges.REFERENCE)
+    whole = features.frame_windows(sound, batch_size=len(expected), edges=EDGES_REFERENCE)
     np.testing.assert_allclose(whole, np.stack(expected), rtol=0, atol=1e-5)
     for first, batch in [(0, 1), (2, 5), (len(expected) - 4, 4), (len(expected) - 2, 2)]:
-        part = features.frame_windows(sound, batch_size=batch, lead_in_frames=first, edges=Edges.REFERENCE)
+        part = features.frame_windows(sound, batch_size=batch, lead_in_frames=first, edges=EDGES_REFERENCE)
         assert part.tobytes() == whole[first : first + batch].tobytes()
 
 
 def test_reference_frames_past_the_last_read_zero_rows(features: AudioFeatures, speech: NDArray[np.float32]) -> None:
     count = frame_count(16000)
-    whole = features.frame_windows(speech[:16000], batch_size=count + 20, edges=Edges.REFERENCE)
+    whole = features.frame_windows(speech[:16000], batch_size=count + 20, edges=EDGES_REFERENCE)
     np.testing.assert_array_equal(whole[count, :15], whole[count - 1, 1:])
     assert (whole[count, 8:] == 0).all()
     assert (whole[count - 1, :8] != 0).any()
     assert (whole[count + 8 :] == 0).all()
-    assert (features.frame_windows(speech[:16000], batch_size=2, lead_in_frames=10**6, edges=Edges.REFERENCE) == 0).all()
+    assert (features.frame_windows(speech[:16000], batch_size=2, lead_in_frames=10**6, edges=EDGES_REFERENCE) == 0).all()
 
 
 def test_the_references_numbers() -> None:
@@ -136,7 +137,7 @@ def test_the_references_numbers() -> None:
 
 
 def test_the_first_reference_frame(features: AudioFeatures, speech: NDArray[np.float32]) -> None:
-    (frame,) = features.frame_windows(speech[:32000], batch_size=1, edges=Edges.REFERENCE)
+    (frame,) = features.frame_windows(speech[:32000], batch_size=1, edges=EDGES_REFERENCE)
     rows = features.rows(speech[:32000], first_row=0, row_count=7)
     assert (frame[:8] == 0).all()
     np.testing.assert_array_equal(frame[8:], rows[[0, 0, 1, 2, 3, 4, 5, 6]])
@@ -145,7 +146,7 @@ def test_the_first_reference_frame(features: AudioFeatures, speech: NDArray[np.f
 def test_both_edges_agree_inside_a_clip(features: AudioFeatures, speech: NDArray[np.float32]) -> None:
     inside = {"batch_size": 200, "lead_in_frames": 10}
     silence = features.frame_windows(speech, **inside)
-    assert silence.tobytes() == features.frame_windows(speech, **inside, edges=Edges.REFERENCE).tobytes()
+    assert silence.tobytes() == features.frame_windows(speech, **inside, edges=EDGES_REFERENCE).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -155,9 +156,9 @@ def test_both_edges_agree_inside_a_clip(features: AudioFeatures, speech: NDArray
 def test_what_the_reference_cannot_do_is_named(samples: int, start: int, fields: list[str]) -> None:
     sound = np.zeros(samples, np.float32)
     problems = Problems()
-    check_edges(Edges.REFERENCE, sound, audio_start_frame=start, problems=problems)
+    check_edges(EDGES_REFERENCE, sound, audio_start_frame=start, problems=problems)
     assert [violation.field for violation in problems.violations] == fields
-    check_edges(Edges.SILENCE, sound, audio_start_frame=start, problems=(none := Problems()))
+    check_edges(EDGES_SILENCE, sound, audio_start_frame=start, problems=(none := Problems()))
     assert none.violations == []
 
 

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from inference_service.audio import pcm
 from inference_service.audio.line import SoundLine
-from inference_service.audio.pcm import Encoding, decode_pcm
+from inference_service.audio.pcm import decode_pcm
 from service_kit.errors import Problems
+from shared_proto.inference_pb2 import PCM_FLOAT32, PCM_INT16
 
 RATES = [8000, 11025, 12000, 22050, 24000, 32000, 44100, 48000, 96000, 192000]
 
 
-def decoded(data: bytes, encoding: Encoding = "float32", rate: int = 16000, max_seconds: float = 60) -> NDArray[np.float32]:
+def decoded(data: bytes, encoding: int = PCM_FLOAT32, rate: int = 16000, max_seconds: float = 60) -> NDArray[np.float32]:
     problems = Problems()
     sound = decode_pcm(data, encoding=encoding, sample_rate=rate, max_seconds=max_seconds, problems=problems)
     assert sound is not None, problems.violations
@@ -24,7 +25,7 @@ def decoded(data: bytes, encoding: Encoding = "float32", rate: int = 16000, max_
     return sound
 
 
-def refused(data: bytes, encoding: Encoding = "float32", rate: int = 16000, max_seconds: float = 60) -> dict[str, str]:
+def refused(data: bytes, encoding: int = PCM_FLOAT32, rate: int = 16000, max_seconds: float = 60) -> dict[str, str]:
     problems = Problems()
     assert decode_pcm(data, encoding=encoding, sample_rate=rate, max_seconds=max_seconds, problems=problems) is None
     return {violation.field: violation.description for violation in problems.violations}
@@ -39,28 +40,28 @@ def test_float32_is_taken_as_it_is() -> None:
 def test_int16_is_divided_by_32768() -> None:
     values = np.array([0, 16384, 32767, -32768, -1], "<i2")
     expected = np.array([0, 0.5, 32767 / 32768, -1, -1 / 32768], np.float32)
-    np.testing.assert_array_equal(decoded(values.tobytes(), "int16"), expected)
+    np.testing.assert_array_equal(decoded(values.tobytes(), PCM_INT16), expected)
 
 
 @pytest.mark.parametrize(
     ("data", "encoding", "rate", "field", "words"),
     [
-        (b"", "float32", 16000, "raw_audio", ["0 bytes"]),
-        (bytes(3), "float32", 16000, "raw_audio", ["3 bytes", "multiple of 4"]),
-        (bytes(641), "int16", 16000, "raw_audio", ["641 bytes", "multiple of 2"]),
-        (bytes(4), "float32", 7, "sample_rate", ["7 Hz", "8000", "192000", "0 for 16000"]),
-        (bytes(4), "float32", 7999, "sample_rate", ["7999"]),
-        (bytes(4), "float32", 192001, "sample_rate", ["192001"]),
-        (bytes(4), "float32", 10**9, "sample_rate", ["1000000000"]),
-        (bytes(4), "float32", -16000, "sample_rate", ["-16000"]),
-        (bytes(2 * 8000 * 61), "int16", 8000, "raw_audio", ["61.000 s", "488000 samples at 8000 Hz", "at most 60 s"]),
-        (bytes(4 * (960000 + 1)), "float32", 0, "raw_audio", ["960001 samples at 16000 Hz", "at most 60 s"]),
-        (np.array([0, 1, np.nan, np.inf], "<f4").tobytes(), "float32", 16000, "raw_audio", ["sample 2 is nan", "first of 2"]),
-        (np.array([-np.inf], "<f4").tobytes(), "float32", 48000, "raw_audio", ["sample 0 is -inf", "first of 1"]),
+        (b"", PCM_FLOAT32, 16000, "raw_audio", ["0 bytes"]),
+        (bytes(3), PCM_FLOAT32, 16000, "raw_audio", ["3 bytes", "multiple of 4"]),
+        (bytes(641), PCM_INT16, 16000, "raw_audio", ["641 bytes", "multiple of 2"]),
+        (bytes(4), PCM_FLOAT32, 7, "sample_rate", ["7 Hz", "8000", "192000", "0 for 16000"]),
+        (bytes(4), PCM_FLOAT32, 7999, "sample_rate", ["7999"]),
+        (bytes(4), PCM_FLOAT32, 192001, "sample_rate", ["192001"]),
+        (bytes(4), PCM_FLOAT32, 10**9, "sample_rate", ["1000000000"]),
+        (bytes(4), PCM_FLOAT32, -16000, "sample_rate", ["-16000"]),
+        (bytes(2 * 8000 * 61), PCM_INT16, 8000, "raw_audio", ["61.000 s", "488000 samples at 8000 Hz", "at most 60 s"]),
+        (bytes(4 * (960000 + 1)), PCM_FLOAT32, 0, "raw_audio", ["960001 samples at 16000 Hz", "at most 60 s"]),
+        (np.array([0, 1, np.nan, np.inf], "<f4").tobytes(), PCM_FLOAT32, 16000, "raw_audio", ["sample 2 is nan", "first of 2"]),
+        (np.array([-np.inf], "<f4").tobytes(), PCM_FLOAT32, 48000, "raw_audio", ["sample 0 is -inf", "first of 1"]),
     ],
     ids=["empty", "3 bytes", "odd", "7 Hz", "low", "high", "GHz", "negative", "61 s", "a sample over", "NaN", "infinity"],
 )
-def test_what_is_wrong_is_named(data: bytes, encoding: Encoding, rate: int, field: str, words: list[str]) -> None:
+def test_what_is_wrong_is_named(data: bytes, encoding: int, rate: int, field: str, words: list[str]) -> None:
     named = refused(data, encoding, rate)
     assert list(named) == [field]
     for word in words:
@@ -84,7 +85,7 @@ def test_nothing_is_resampled_for_a_refused_request(wrong: str, monkeypatch: pyt
         problems.add("batch_size", "0")
     longest = 1.0 if wrong == "here" else 60.0
     data = bytes(4 * 96000)
-    assert decode_pcm(data, encoding="float32", sample_rate=48000, max_seconds=longest, problems=problems) is None
+    assert decode_pcm(data, encoding=PCM_FLOAT32, sample_rate=48000, max_seconds=longest, problems=problems) is None
 
 
 @pytest.mark.parametrize("rate", RATES)
