@@ -50,6 +50,8 @@ class Rows:
     data: bytes
     audio_ms: float = 0.0
     """Time that computing them from sound took."""
+    silent: bytes = b""
+    """One byte a row: 1 where the row's spectrum is silence. Empty: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,9 @@ class MouthOrder:
     speech: Speech
     pictures: bytes = b""
     """Replaces the avatar's own crops: float32 little endian [n, 6, 320, 320], one a frame or one for all."""
+    due_in_ms: int = 0
+    """The first mouth is due in so many milliseconds; 0: batch work, which takes what is left."""
+    admission: inference_pb2.SessionAdmission.ValueType = inference_pb2.ADMITTED
 
     def tail(self, first: int) -> Self:
         """Returns the order for the frames from place `first` on, with the same mouths as in the whole order."""
@@ -93,6 +98,8 @@ class MouthOrder:
             batch_size=len(self.frames),
             mouth_format=inference_pb2.UINT8_BGR,
             visual_frames=self.pictures,
+            due_in_ms=self.due_in_ms,
+            admission=self.admission,
         )
         match self.speech:
             case Sound() as sound:
@@ -137,10 +144,13 @@ class MouthSource(Protocol):
         Close the generator (`contextlib.aclosing`): that drops the remaining work.
         """
 
-    async def rows(self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline) -> Rows:
+    async def rows(
+        self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline, due_in_ms: int = 0
+    ) -> Rows:
         """Computes feature rows `first_row` .. `first_row + count - 1` of the whole sound with the avatar's audio encoder.
 
         Row j is for the 40 ms from 40 j ms on; `first_row` may be negative. `avatar_id` empty: the shared encoder.
+        `due_in_ms` as in `MouthOrder`.
         """
 
     async def load(self, avatar_id: str, *, force_reload: bool, deadline: Deadline) -> list[ServiceError | None]:

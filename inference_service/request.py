@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from avatar_kit.errors import InvalidAvatarId
 from avatar_kit.geometry import MOUTH_SIZE
 from avatar_kit.ids import check_avatar_id
+from inference_service.audio.encoder import EncodedRows
 from inference_service.audio.features import AudioFeatures, check_edges
 from inference_service.audio.pcm import Sound, check_finite, decode_pcm
-from inference_service.audio.windows import FrameWindows, Rows, windows_from_audio_features, windows_from_feature_rows
+from inference_service.audio.windows import FrameWindows, windows_from_audio_features, windows_from_feature_rows
 from inference_service.settings import LimitsSection
 from service_kit.errors import Problems
 from shared_proto import inference_pb2 as pb
 
 MAX_VERSION_CHARS = 64
+MAX_DUE_MS = 60_000
 PICTURE_BYTES = 6 * MOUTH_SIZE * MOUTH_SIZE * 4
 
 
@@ -57,9 +59,9 @@ class EncodeRequest:
     row_count: int
     audio_start_frame: int
 
-    def rows(self, features: AudioFeatures) -> Rows:
+    def rows(self, features: AudioFeatures) -> EncodedRows:
         """Computes the rows: [row_count, 512]."""
-        return features.rows(
+        return features.encoded_rows(
             self.sound, first_row=self.first_row, row_count=self.row_count, audio_start_frame=self.audio_start_frame
         )
 
@@ -74,11 +76,14 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
     if not 1 <= batch_size <= limits.max_batch_size:
         problems.add("batch_size", f"is {batch_size}; send 1 to {limits.max_batch_size}")
         batch_size = 0  # sizes that depend on it are not checked
+    _check_due(request.due_in_ms, problems)
     for field in ("lead_in_frames", "audio_start_frame"):
         if getattr(request, field) < 0:
             problems.add(field, f"is {getattr(request, field)}; send 0 or more")
     if request.mouth_format not in (pb.FLOAT32_BGR, pb.UINT8_BGR):
         problems.add("mouth_format", f"{request.mouth_format} is unknown; send FLOAT32_BGR or UINT8_BGR")
+    if request.admission not in pb.SessionAdmission.values():
+        problems.add("admission", f"{request.admission} is unknown; send ADMITTED, NEW_SESSION or RESUMED_SESSION")
     pictures = request.visual_frames
     frame_indices = tuple(request.frame_indices)
     if frame_indices and pictures and not request.stored_features:
@@ -110,6 +115,7 @@ def check_encode_request(request: pb.EncodeAudioRequest, limits: LimitsSection) 
         problems.add("row_count", f"is {request.row_count}; send 1 to {limits.max_feature_rows}")
     if request.audio_start_frame < 0:
         problems.add("audio_start_frame", f"is {request.audio_start_frame}; send 0 or more")
+    _check_due(request.due_in_ms, problems)
     sound = _decoded(request.raw_audio, request, limits, problems)
     problems.raise_if_any()
     if sound is None:
@@ -122,6 +128,11 @@ def _check_model_id(model_id: str, problems: Problems) -> None:
         check_avatar_id(model_id)
     except InvalidAvatarId as error:
         problems.add("model_id", str(error))
+
+
+def _check_due(due_in_ms: int, problems: Problems) -> None:
+    if not 0 <= due_in_ms <= MAX_DUE_MS:
+        problems.add("due_in_ms", f"is {due_in_ms}; send 0 (no due time) to {MAX_DUE_MS}")
 
 
 def _pictures(data: bytes, batch_size: int, problems: Problems) -> NDArray[np.float32] | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import AvatarError
 from avatar_kit.timeline import frame_at
+from inference_service.audio.encoder import EncodedRows
 from inference_service.audio.features import AudioFeatures
 from inference_service.audio.windows import FrameWindows
 from inference_service.engines.engine import Engine
@@ -139,14 +140,14 @@ class Runner:
                 return await self.on_thread(functools.partial(model.stored_features.windows, frames))
         return source
 
-    async def encode(self, request: EncodeRequest) -> tuple[NDArray[np.float32], float]:
-        """Returns feature rows [row_count, 512] and the seconds that they took. Raises ServiceError."""
+    async def encode(self, request: EncodeRequest) -> tuple[EncodedRows, float]:
+        """Returns the feature rows and the seconds that they took. Raises ServiceError."""
         if request.model_id:
             async with self.registry.acquire(request.model_id) as lease:
                 return await self._encode(request, lease.value.features)
         return await self._encode(request, await self.registry.shared_features())
 
-    async def _encode(self, request: EncodeRequest, features: AudioFeatures) -> tuple[NDArray[np.float32], float]:
+    async def _encode(self, request: EncodeRequest, features: AudioFeatures) -> tuple[EncodedRows, float]:
         started = time.monotonic()
         rows = await self._encoded(functools.partial(request.rows, features), features, request.model_id)
         seconds = time.monotonic() - started

@@ -92,12 +92,13 @@ class InferenceServicer(InferenceServiceServicer):
         with self.runner.admitted():
             async with within_deadline(context, limit_s=self.limits.request_seconds):
                 checked = await self._checked(functools.partial(check_encode_request, request, self.limits), request)
-                rows, seconds = await self.runner.encode(checked)
+                encoded, seconds = await self.runner.encode(checked)
         return pb.EncodeAudioResponse(
-            feature_rows=_little_endian(rows),
+            feature_rows=_little_endian(encoded.rows),
             first_row=checked.first_row,
-            row_count=len(rows),
+            row_count=len(encoded.rows),
             audio_processing_ms=seconds * 1000,
+            silent=encoded.silent.tobytes(),
         )
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:

@@ -113,7 +113,9 @@ class InferenceClient:
             finally:
                 call.cancel()
 
-    async def rows(self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline) -> Rows:
+    async def rows(
+        self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline, due_in_ms: int = 0
+    ) -> Rows:
         """Does `MouthSource.rows`, within `timeout_s`."""
         request = inference_pb2.EncodeAudioRequest(
             model_id=avatar_id,
@@ -123,9 +125,10 @@ class InferenceClient:
             first_row=first_row,
             row_count=count,
             audio_start_frame=sound.start_frame,
+            due_in_ms=due_in_ms,
         )
         reply = await self._ask(lambda stub: stub.EncodeAudio, request, min(deadline, Deadline.after(self._timeout_s)))
-        return Rows(reply.feature_rows, audio_ms=reply.audio_processing_ms)
+        return Rows(reply.feature_rows, audio_ms=reply.audio_processing_ms, silent=reply.silent)
 
     async def load(self, avatar_id: str, *, force_reload: bool, deadline: Deadline) -> list[ServiceError | None]:
         """Does `MouthSource.load` on every endpoint."""

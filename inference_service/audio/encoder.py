@@ -8,6 +8,7 @@ last run. Rows of pure silence are never run: their features were computed when 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,14 @@ RunEncoder = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 _MAX_ROWS_PER_RUN = 16  # more gain no speed, and hold more memory at once
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedRows:
+    """Feature rows, and which of them are of silence."""
+
+    rows: Rows  # [rows, 512]
+    silent: NDArray[np.bool_]  # [rows], True where every value of the row's spectrum is at its floor
+
+
 class AudioEncoder:
     """Computes features. Thread-safe when `run` is. Raises FailedPrecondition at once when it cannot encode silence."""
 
@@ -34,8 +43,8 @@ class AudioEncoder:
         self._rows_per_run = rows_per_run or _MAX_ROWS_PER_RUN
         self._silence = self._encode_chunk(_silent_rows(1))[0].copy()
 
-    def encode(self, columns: RowColumns) -> Rows:
-        """Encodes [rows, 80, 16] -> [rows, 512]. Each row depends on its own columns alone."""
+    def encode(self, columns: RowColumns) -> EncodedRows:
+        """Encodes columns, [rows, 80, 16]. Each row depends on its own columns alone."""
         rows = np.empty((len(columns), ROW_SIZE), np.float32)
         silent = (columns == SILENCE).all(axis=(1, 2))
         rows[silent] = self._silence
@@ -43,7 +52,7 @@ class AudioEncoder:
         for start in range(0, len(heard), self._rows_per_run):
             chunk = heard[start : start + self._rows_per_run]
             rows[chunk] = self._encode_chunk(columns[chunk])
-        return rows
+        return EncodedRows(rows, silent)
 
     def _encode_chunk(self, columns: RowColumns) -> Rows:
         count = len(columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from inference_service.audio import reference_edges
-from inference_service.audio.encoder import AudioEncoder
+from inference_service.audio.encoder import AudioEncoder, EncodedRows
 from inference_service.audio.line import SoundLine, Starts, row_columns, row_starts
 from inference_service.audio.pcm import Sound
 from inference_service.audio.windows import FrameWindows, Rows, windows_of_rows
@@ -70,6 +70,10 @@ class AudioFeatures:
 
         Row j is the same bytes whatever else was sent when `sound` has all samples of the whole from 640 (j - 1) to 640 (j + 6).
         """
+        return self.encoded_rows(sound, first_row=first_row, row_count=row_count, audio_start_frame=audio_start_frame).rows
+
+    def encoded_rows(self, sound: Sound, *, first_row: int, row_count: int, audio_start_frame: int = 0) -> EncodedRows:
+        """Computes what `rows` does, and which of the rows are silent."""
         line = SoundLine.in_silence(sound, start=SAMPLES_A_FRAME * audio_start_frame)
         return self._encoded(line, row_starts(first_row, row_count))
 
@@ -80,14 +84,16 @@ class AudioFeatures:
         if there.any():
             first, last = int(wanted[there].min()), int(wanted[there].max())
             starts = reference_edges.clip_row_starts(len(sound), first, last - first + 1)
-            rows[there] = self._encoded(SoundLine.cut_off(sound), starts)[wanted[there] - first]
+            rows[there] = self._encoded(SoundLine.cut_off(sound), starts).rows[wanted[there] - first]
         return rows
 
-    def _encoded(self, line: SoundLine, starts: Starts) -> Rows:
+    def _encoded(self, line: SoundLine, starts: Starts) -> EncodedRows:
         if self._refusal:
             raise FailedPrecondition(self._refusal)
         rows = np.empty((len(starts), ROW_SIZE), np.float32)
+        silent = np.empty(len(starts), np.bool_)
         for first in range(0, len(starts), _BLOCK_ROWS):
             block = slice(first, first + _BLOCK_ROWS)
-            rows[block] = self._encoder.encode(row_columns(line, starts[block]))
-        return rows
+            encoded = self._encoder.encode(row_columns(line, starts[block]))
+            rows[block], silent[block] = encoded.rows, encoded.silent
+        return EncodedRows(rows, silent)

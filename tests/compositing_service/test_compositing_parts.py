@@ -38,7 +38,9 @@ class Colours:
             pixels = np.full((1, 320, 320, 3), (frame, order.speech.lead_in_frames + place, 9), np.uint8)
             yield Mouths(pixels, queue_ms=0, inference_ms=1, audio_ms=0, gpu_id=-1)
 
-    async def rows(self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline) -> Rows:
+    async def rows(
+        self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline, due_in_ms: int = 0
+    ) -> Rows:
         return Rows(bytes(2048 * count))
 
     async def load(self, avatar_id: str, *, force_reload: bool, deadline: Deadline) -> list[ServiceError | None]:

@@ -166,6 +166,21 @@ async def test_rows_give_the_mouths_of_their_sound(source: MouthSource, avatar: 
     assert parts[0].data + parts[1].data == rows.data
 
 
+async def test_rows_say_which_of_them_are_silent(source: MouthSource, avatar: Avatar) -> None:
+    """Row j reads nothing after sample 640 j + 3400, and nothing before 640 j - 600."""
+    begun = Sound(bytes(640 * 20 * 4) + floats(640 * 10, 1))
+    until = Deadline.after(PATIENCE_S)
+    rows = await source.rows(begun, first_row=-2, count=32, avatar_id=avatar.id, deadline=until, due_in_ms=40)
+    assert rows.silent == bytes(1 if row <= 14 else 0 for row in range(-2, 30))
+
+
+def test_an_order_says_when_it_is_due_and_asks_for_a_place(avatar: Avatar) -> None:
+    assert (order(avatar).message().due_in_ms, order(avatar).message().admission) == (0, inference_pb2.ADMITTED)
+    wanted = order(avatar, due_in_ms=40, admission=inference_pb2.RESUMED_SESSION)
+    for message in (wanted.message(), wanted.tail(3).message()):
+        assert (message.due_in_ms, message.admission) == (40, inference_pb2.RESUMED_SESSION)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [

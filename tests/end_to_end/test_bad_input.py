@@ -112,6 +112,9 @@ TABLE = [
     Bad("no stored features", Code.FAILED_PRECONDITION, lambda: no_sound(stored_features=True)),
     Bad("stored features of an index past the end", Code.OUT_OF_RANGE,
         lambda: no_sound(stored_features=True, visual_frames=bytes(PICTURE_BYTES), frame_indices=[0, 5, 1]), only="inference"),
+    invalid("due before now", "due_in_ms", lambda: {"due_in_ms": -1}, only="inference"),
+    invalid("due in more than a minute", "due_in_ms", lambda: {"due_in_ms": 60_001}, only="inference"),
+    invalid("unknown admission", "admission", lambda: {"admission": 3}, only="inference"),
     invalid("unknown mouth format", "mouth_format", lambda: {"mouth_format": 5}, only="inference"),
     invalid("quality 101", "jpeg_quality", lambda: {"jpeg_quality": 101}, only="compositing"),
     invalid("quality -1", "jpeg_quality", lambda: {"jpeg_quality": -1}, only="compositing"),
@@ -240,6 +243,7 @@ ENCODING = [
     ("NaN", {"raw_audio": sound(at7=np.nan)}, Code.INVALID_ARGUMENT, ("raw_audio",)),
     ("rate", {"sample_rate": 7}, Code.INVALID_ARGUMENT, ("sample_rate",)),
     ("start", {"audio_start_frame": -1}, Code.INVALID_ARGUMENT, ("audio_start_frame",)),
+    ("due too late", {"due_in_ms": 60_001}, Code.INVALID_ARGUMENT, ("due_in_ms",)),
     ("no shared encoder", {"model_id": ""}, Code.FAILED_PRECONDITION, ()),
     ("broken encoder", {"model_id": "truncated-encoder"}, Code.FAILED_PRECONDITION, ()),
 ]

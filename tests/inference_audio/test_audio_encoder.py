@@ -53,7 +53,7 @@ def test_rows_are_the_networks_own(
 ) -> None:
     encoder = encoder_of(full_size_session(batch=batch), batch)
     for first, count in [(0, 40), (0, 1), (1, 1), (6, 5)]:
-        assert encoder.encode(windows[first : first + count]).tobytes() == one_by_one[first : first + count].tobytes()
+        assert encoder.encode(windows[first : first + count]).rows.tobytes() == one_by_one[first : first + count].tobytes()
 
 
 def test_threads_do_not_disturb_each_other(
@@ -62,7 +62,7 @@ def test_threads_do_not_disturb_each_other(
     encoder = encoder_of(full_size_session())
     spans = [(first, first + 1 + first % 7) for first in range(0, 32, 2)]
     with ThreadPoolExecutor(4) as pool:
-        encoded = list(pool.map(lambda span: encoder.encode(windows[slice(*span)]), spans))
+        encoded = list(pool.map(lambda span: encoder.encode(windows[slice(*span)]).rows, spans))
     for rows, span in zip(encoded, spans, strict=True):
         assert rows.tobytes() == one_by_one[slice(*span)].tobytes()
 
@@ -76,7 +76,7 @@ def test_silence_is_encoded_once(windows: NDArray[np.float32]) -> None:
 
     encoder = AudioEncoder(run)
     assert [len(given) for given in runs] == [1]
-    assert (encoder.encode(np.full((100, 80, 16), -4, np.float32)) == -4 * 1280).all()
+    assert (encoder.encode(np.full((100, 80, 16), -4, np.float32)).rows == -4 * 1280).all()
     assert len(runs) == 1
     encoder.encode(windows)
     assert sum(len(given) for given in runs) == 1 + 36
@@ -95,7 +95,7 @@ def test_the_network_gets_only_the_batches_it_takes(
         return given.reshape(-1, 1280)[:, :512]
 
     encoder = AudioEncoder(run, rows_per_run=rows_per_run)
-    rows = encoder.encode(windows)
+    rows = encoder.encode(windows).rows
     assert seen == sizes
     np.testing.assert_array_equal(rows, windows.reshape(-1, 1280)[:, :512])
 

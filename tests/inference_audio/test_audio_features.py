@@ -199,6 +199,22 @@ def test_a_row_is_the_same_bytes_however_the_sound_was_cut(
     assert got.tobytes() == expected.tobytes()
 
 
+def test_rows_whose_whole_spectrum_is_at_its_floor_are_silent(features: AudioFeatures) -> None:
+    """Row j reads samples 200 c - 400 to 200 c + 3400, where c is 16 j / 5 rounded down: 3,800 samples, of one hearing one sound."""
+    click = np.zeros(640 * 100, np.float32)
+    click[640 * 50] = 0.5
+    first, count = -3, 120
+    encoded = features.encoded_rows(click, first_row=first, row_count=count)
+    starts = 200 * (16 * np.arange(first, first + count) // 5) - 400
+    heard = (starts <= 640 * 50) & (640 * 50 < starts + 3800)
+    assert 5 <= heard.sum() <= 7
+    assert encoded.silent[~heard].all()
+    # The window of the spectrum is zero at the very ends of what a row reads.
+    inside = (starts + 200 <= 640 * 50) & (640 * 50 < starts + 3600)
+    assert not encoded.silent[inside].any()
+    assert encoded.rows.tobytes() == features.rows(click, first_row=first, row_count=count).tobytes()
+
+
 def test_feature_rows_give_the_frames_of_the_sound(features: AudioFeatures, speech: NDArray[np.float32]) -> None:
     rows = features.rows(speech, first_row=33 - 9, row_count=12 + 15)
     windows = windows_from_feature_rows(rows.tobytes(), batch_size=12, problems=Problems())
