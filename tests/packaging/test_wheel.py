@@ -75,10 +75,10 @@ def _installed(python: Path) -> dict[str, str]:
 
 
 def test_files_beside_the_code_are_in_it(wheel: Path) -> None:
-    data = {path.relative_to(TREE).as_posix() for path in files() if path.suffix in {".onnx", ".png", ".wav"}}
+    data = {path.relative_to(TREE).as_posix() for path in files() if path.suffix in {".onnx", ".mp4", ".json", ".wav"}}
     packed = set(zipfile.ZipFile(wheel).namelist())
     assert {name for name in data if name.startswith("avatar_tools/")} <= packed
-    assert "avatar_tools/demo/layers/head.png" in packed
+    assert "avatar_tools/demo/clip.mp4" in packed
 
 
 def test_the_base_installation_is_light(python: Path) -> None:

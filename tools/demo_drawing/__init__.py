@@ -1,5 +1,5 @@
-"""Makes the demo's person: the layers that her frames are made of, and the network that paints her mouth.
+"""Makes the demo's person: the frames of her clip, and the network that paints her mouth.
 
-For developers: the product ships the results, PNG files and an ONNX file, which `python -m tools.demo_drawing` writes anew. Tests
-fail when they are not what this program makes.
+For developers: the product ships the results, a video, rectangles and an ONNX file, which `python -m tools.demo_drawing` writes
+anew. Tests fail when they are not what this program makes.
 """

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_tools.demo.scene import DENSITY
+from tools.demo_drawing.scene import DENSITY
 
 Points: TypeAlias = NDArray[np.float64]
 """[N, 2]: x and y in picture pixels."""

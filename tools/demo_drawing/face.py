@@ -5,24 +5,26 @@ Rectangles are whole pixels and the head tilts, so the network has to find the m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from avatar_kit.geometry import CROP_SIZE, MARGIN, Picture, Rect, crop_328, inner
-from avatar_tools.demo.motion import FRAME_COUNT, STILL, posture
-from avatar_tools.demo.scene import Place, Scene, mouth_place, premultiplied
 from tools.demo_drawing.layers import draw_bare_head
+from tools.demo_drawing.motion import FRAME_COUNT, STILL, posture
 from tools.demo_drawing.network import MOUTH_CENTRE, SKIN_BOX, TRACKED_BOX, TRACKED_POOL, Face, build_network
+from tools.demo_drawing.scene import Place, Scene, mouth_place
 
 _RIDGE = 0.05  # keeps the tracker from reading the noise of single pixels
 
 
-def demo_network() -> onnx.ModelProto:
-    """The network for the shipped layers."""
-    bare = Scene(premultiplied(draw_bare_head()))
+def demo_network(layers: Mapping[str, NDArray[np.uint8]]) -> onnx.ModelProto:
+    """The network for the person of these layers."""
+    bare = Scene({**layers, "head": draw_bare_head()})
     skin = inner(crop_328(bare.frame(STILL), mouth_place(STILL).rect()))[SKIN_BOX]
-    return build_network(Face(np.ascontiguousarray(skin), *_fitted_tracker(Scene())))
+    return build_network(Face(np.ascontiguousarray(skin), *_fitted_tracker(Scene(layers))))
 
 
 def _fitted_tracker(scene: Scene) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

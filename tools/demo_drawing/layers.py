@@ -1,4 +1,4 @@
-"""Draws the layers that `avatar_tools.demo.scene` moves against each other, and writes them as PNG files."""
+"""Draws the layers that `scene` moves against each other."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.geometry import CROP_SIZE
-from avatar_tools.demo.motion import LIDS
-from avatar_tools.demo.scene import (
+from tools.demo_drawing.background import draw_background
+from tools.demo_drawing.body import draw_body
+from tools.demo_drawing.canvas import Layer
+from tools.demo_drawing.eyes import draw_eyeballs, draw_irises, draw_lids, draw_sockets, opening
+from tools.demo_drawing.hair import back_hair, front_hair
+from tools.demo_drawing.head import draw_head
+from tools.demo_drawing.motion import LIDS
+from tools.demo_drawing.mouths import resting_mouth
+from tools.demo_drawing.scene import (
     BACK_HAIR,
     BODY,
     DENSITY,
@@ -24,13 +31,6 @@ from avatar_tools.demo.scene import (
     WIDTH,
     part_of_head,
 )
-from tools.demo_drawing.background import draw_background
-from tools.demo_drawing.body import draw_body
-from tools.demo_drawing.canvas import Layer
-from tools.demo_drawing.eyes import draw_eyeballs, draw_irises, draw_lids, draw_sockets, opening
-from tools.demo_drawing.hair import back_hair, front_hair
-from tools.demo_drawing.head import draw_head
-from tools.demo_drawing.mouths import resting_mouth
 
 Stored = NDArray[np.uint8]
 
@@ -38,7 +38,7 @@ _MOUTH_PART = (-60, 77, 120, 62)  # left, top, width and height in the drawing
 
 
 def draw_layers() -> dict[str, Stored]:
-    """By name the pixels of every file: grey, BGR or BGRA."""
+    """By name the pixels of every layer: grey, BGR or BGRA, the colours not multiplied by the coverage."""
     room = _drawn((0, 0, WIDTH, HEIGHT), draw_background)
     front = _drawn(HEAD, front_hair)
     head = _drawn(HEAD, draw_head)
@@ -83,7 +83,7 @@ def _draw_mouth(head: Layer) -> None:
 
 
 def _transparent(layer: Layer, part: tuple[slice, slice] = np.s_[:, :]) -> Stored:
-    """BGRA, with the colours as PNG files have them: not multiplied by the coverage."""
+    """BGRA, with the colours not multiplied by the coverage."""
     premultiplied = layer.pixels[part]
     colours, coverage = premultiplied[..., 2::-1], premultiplied[..., 3:]
     stored = _whole(np.concatenate([colours / np.maximum(coverage, 1e-6), coverage], axis=-1))

@@ -1,20 +1,20 @@
-"""Composes the demo's frames: layers from PNG files, each shifted, turned and bent a little for the posture of the frame.
+"""Composes the demo's frames: drawn layers, each shifted, turned and bent a little for the posture of the frame.
 
-`tools.demo_drawing` draws the layers. Coordinates of the drawing are picture pixels from the point between the eyes, y down.
+Coordinates of the drawing are picture pixels from the point between the eyes, y down.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.geometry import Picture, Rect
-from avatar_tools.demo.motion import LIDS, Posture
+from tools.demo_drawing.motion import LIDS, Posture
 
 Grid: TypeAlias = NDArray[np.float32]
 Pixels: TypeAlias = NDArray[np.float32]
@@ -32,8 +32,6 @@ BACK_HAIR = (-170, -190, 340, 480)
 BODY = (-280, 80, 560, 370)
 HEAD = (-170, -200, 340, 500)
 EYES_PART = (-84, -30, 168, 52)
-
-LAYERS_PATH = Path(__file__).with_name("layers")
 
 _NECK_Y = 190.0  # in the drawing: the head tilts about it
 _BODY_Y = 320.0  # in the drawing: from here down the body does not follow the head
@@ -63,15 +61,15 @@ class _Layer:
 
 
 class Scene:
-    """Loads the layers. `frame` is thread-safe. `head`: another one than the shipped, for drawing the network's skin."""
+    """Composes `layers`, as `draw_layers` gives them. `frame` is thread-safe."""
 
-    def __init__(self, head: Pixels | None = None) -> None:
-        self._room = load_layer("room")
-        self._back_hair = _Layer(*BACK_HAIR[:2], load_layer("back_hair"))
-        self._body = _Layer(*BODY[:2], load_layer("body"))
-        self._head = load_layer("head") if head is None else head
-        self._eyeballs, self._irises, self._fringe = map(load_layer, ("eyeballs", "irises", "fringe"))
-        self._openings, self._lids = (np.split(load_layer(name), len(LIDS)) for name in ("openings", "lids"))
+    def __init__(self, layers: Mapping[str, NDArray[np.uint8]]) -> None:
+        pixels = {name: premultiplied(layer) for name, layer in layers.items()}
+        self._room, self._head = pixels["room"], pixels["head"]
+        self._back_hair = _Layer(*BACK_HAIR[:2], pixels["back_hair"])
+        self._body = _Layer(*BODY[:2], pixels["body"])
+        self._eyeballs, self._irises, self._fringe = pixels["eyeballs"], pixels["irises"], pixels["fringe"]
+        self._openings, self._lids = (np.split(pixels[name], len(LIDS)) for name in ("openings", "lids"))
 
     def frame(self, posture: Posture) -> Picture:
         """[720, 1280, 3] BGR, with the mouth at rest."""
@@ -95,14 +93,9 @@ class Scene:
         return _Layer(*HEAD[:2], pixels)
 
 
-def load_layer(name: str) -> Pixels:
-    """Reads a shipped layer; a grey one is [height, width]."""
-    return premultiplied(cv2.imread(str(LAYERS_PATH / f"{name}.png"), cv2.IMREAD_UNCHANGED))
-
-
-def premultiplied(stored: Any) -> Pixels:
-    """The pixels of a layer as its file stores them, 0..255 and not multiplied."""
-    pixels = np.asarray(stored, np.float32) / np.float32(255)
+def premultiplied(layer: NDArray[np.uint8]) -> Pixels:
+    """The pixels of a layer, drawn as 0..255 and not multiplied."""
+    pixels = np.asarray(layer, np.float32) / np.float32(255)
     if pixels.shape[2:] == (4,):
         pixels[..., :3] *= pixels[..., 3:]
     return pixels
