@@ -32,6 +32,23 @@ class CompositingMetrics:
             "lipsync_compositing_late_requests_total",
             "Requests that took longer than their frames play: without a buffer a viewer sees a stall.",
         )
+        self.sessions = metrics.gauge("lipsync_sessions", "Live sessions that run.")
+        frames = metrics.counter(
+            "lipsync_session_frames_total", "Frames of live sessions, by kind: speech, silent, idle.", ("kind",)
+        )
+        self.session_frames = {kind: frames.labels(kind) for kind in ("speech", "silent", "idle")}
+        self.session_late_frames = metrics.counter(
+            "lipsync_session_late_frames_total", "Frames of live sessions that left 40 ms or more after their time."
+        )
+        self.session_stalls = metrics.counter("lipsync_session_stalls_total", "Times that the sound of a segment ran out.")
+        self.session_first_frames = metrics.seconds(
+            "lipsync_session_first_frame_seconds", "From when a segment's first frame could be made until it left."
+        )
+        self.session_interruptions = metrics.counter("lipsync_session_interruptions_total", "Interrupts of live sessions.")
+        self.session_resumes = metrics.counter("lipsync_session_resumes_total", "Sessions that went on after they broke.")
+        self.session_buffered = metrics.gauge(
+            "lipsync_session_buffered_seconds", "Sound received and not shown, of all live sessions."
+        )
         self.upstream_errors = metrics.counter(
             "lipsync_compositing_inference_errors_total",
             "Failed calls of the inference service, by status, retried ones included.",

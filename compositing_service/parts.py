@@ -22,6 +22,9 @@ from compositing_service.metrics import CompositingMetrics
 from compositing_service.model_admin import ModelAdmin, described
 from compositing_service.mouth_source import MouthSource
 from compositing_service.request import RequestRules
+from compositing_service.sessions.limits import SessionLimits
+from compositing_service.sessions.running import Sessions
+from compositing_service.sessions.session import SessionParts
 from compositing_service.settings import CompositingSettings
 from compositing_service.unary import BatchCompositor
 from compositing_service.upstream.inference_client import InferenceClient
@@ -40,6 +43,8 @@ _SECONDS_PER_MINUTE = 60.0
 _IDLE_CHECKS = 10
 # The metric of the inference service's health stays current without calls of Health.
 _HEALTH_CHECKS_S = 5.0
+# Sessions that leave end so much before the service cuts them off.
+_LEAVING_MARGIN_S = 1.0
 _FORMATS = {"jpeg": compositing_pb2.FORMAT_JPEG, "raw": compositing_pb2.FORMAT_RAW_BGR}
 
 log = logging.getLogger(__name__)
@@ -55,6 +60,7 @@ class CompositingParts:
     batches: BatchCompositor
     admin: ModelAdmin
     rules: RequestRules
+    sessions: Sessions
     preloaded: tuple[str, ...]
     """The avatars to load at the start, from the configuration."""
 
@@ -96,20 +102,35 @@ async def compositing_parts(
         resources.callback(listing.close)
         for seconds, work in _periodic(settings, store, source, listing):
             await resources.enter_async_context(beside(every(clock, seconds, work)))
+        rules = RequestRules(
+            max_batch_size=settings.limits.max_batch_size,
+            max_audio_seconds=settings.limits.max_audio_seconds,
+            jpeg_quality=settings.output.jpeg_quality,
+            output_format=_FORMATS[settings.output.format],
+        )
+        sessions = Sessions(SessionParts(store, source, maker, metrics, _session_limits(settings), clock), rules)
         yield CompositingParts(
             store=store,
             source=source,
             maker=maker,
             batches=batches,
             admin=ModelAdmin(listing, catalog, store, source, inference_ms=batches.inference_ms),
-            rules=RequestRules(
-                max_batch_size=settings.limits.max_batch_size,
-                max_audio_seconds=settings.limits.max_audio_seconds,
-                jpeg_quality=settings.output.jpeg_quality,
-                output_format=_FORMATS[settings.output.format],
-            ),
+            rules=rules,
+            sessions=sessions,
             preloaded=tuple(avatar_id for avatar_id, entry in settings.models.items() if entry.preload_backgrounds),
         )
+
+
+def _session_limits(settings: CompositingSettings) -> SessionLimits:
+    section = settings.sessions
+    return SessionLimits(
+        max_buffered_s=section.max_buffered_seconds,
+        idle_timeout_s=section.idle_timeout_seconds,
+        max_session_s=section.max_seconds,
+        reader_timeout_s=section.reader_timeout_seconds,
+        patience_s=section.inference_timeout_seconds,
+        leaving_s=max(0.0, settings.server.drain_seconds + settings.server.grace_seconds - _LEAVING_MARGIN_S),
+    )
 
 
 def _store(settings: CompositingSettings, catalog: AvatarCatalog, clock: Clock) -> BackgroundStore:

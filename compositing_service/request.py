@@ -87,7 +87,7 @@ class CompositeOrder:
 def read_order(request: pb.CompositeBatchRequest, rules: RequestRules) -> CompositeOrder:
     """Checks a request. Raises InvalidRequest with all its problems."""
     problems = Problems()
-    _check_model_id(request.model_id, problems)
+    check_model_id(request.model_id, problems)
     frame_count = request.batch_size
     if not 1 <= frame_count <= rules.max_batch_size:
         problems.add("batch_size", f"is {frame_count}; 1 to {rules.max_batch_size} frames a request are allowed")
@@ -110,7 +110,7 @@ def read_order(request: pb.CompositeBatchRequest, rules: RequestRules) -> Compos
             _check_per_frame("audio_features", data, WINDOW_BYTES, frame_count, problems)
         case Rows(data):
             _check_rows(data, frame_count, problems)
-    output = _output(request, rules, problems)
+    output = read_output(request, rules, problems)
     problems.raise_if_any()
     return CompositeOrder(request.model_id, frame_count, request.start_frame_idx, output, source, pictures)
 
@@ -118,12 +118,13 @@ def read_order(request: pb.CompositeBatchRequest, rules: RequestRules) -> Compos
 def read_model_id(model_id: str) -> str:
     """Checks the id of a request that has only an id. Raises InvalidRequest."""
     problems = Problems()
-    _check_model_id(model_id, problems)
+    check_model_id(model_id, problems)
     problems.raise_if_any()
     return model_id
 
 
-def _check_model_id(model_id: str, problems: Problems) -> None:
+def check_model_id(model_id: str, problems: Problems) -> None:
+    """Notes an id that no avatar can have."""
     try:
         check_avatar_id(model_id)
     except InvalidAvatarId as error:
@@ -132,12 +133,8 @@ def _check_model_id(model_id: str, problems: Problems) -> None:
 
 def _check_sound_fields(request: pb.CompositeBatchRequest, rules: RequestRules, problems: Problems) -> None:
     """Checks the fields for the format of sound, in requests with sound and without."""
-    rate = request.sample_rate
-    if rate and not MIN_SAMPLE_RATE_HZ <= rate <= MAX_SAMPLE_RATE_HZ:
-        allowed = f"{MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, or 0 for {SAMPLE_RATE_HZ}, are allowed"
-        problems.add("sample_rate", f"is {rate} Hz; {allowed}")
-    _check_enum("audio_encoding", request.audio_encoding, pb.AudioEncoding.values(), problems)
-    _check_enum("audio_edges", request.audio_edges, pb.AudioEdges.values(), problems)
+    check_sound_format(request, problems)
+    check_enum("audio_edges", request.audio_edges, pb.AudioEdges.values(), problems)
     max_lead_in = int(rules.max_audio_seconds * FRAME_RATE)
     if not 0 <= request.lead_in_frames <= max_lead_in:
         problems.add("lead_in_frames", f"is {request.lead_in_frames}; 0 to {max_lead_in} are allowed")
@@ -145,7 +142,17 @@ def _check_sound_fields(request: pb.CompositeBatchRequest, rules: RequestRules, 
         problems.add("audio_start_frame", f"is {request.audio_start_frame}; 0 or more are allowed")
 
 
-def _check_enum(field: str, value: int, known: Sequence[int], problems: Problems) -> None:
+def check_sound_format(request: pb.CompositeBatchRequest | pb.SessionConfig, problems: Problems) -> None:
+    """Checks the rate and the encoding of sound."""
+    rate = request.sample_rate
+    if rate and not MIN_SAMPLE_RATE_HZ <= rate <= MAX_SAMPLE_RATE_HZ:
+        allowed = f"{MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, or 0 for {SAMPLE_RATE_HZ}, are allowed"
+        problems.add("sample_rate", f"is {rate} Hz; {allowed}")
+    check_enum("audio_encoding", request.audio_encoding, pb.AudioEncoding.values(), problems)
+
+
+def check_enum(field: str, value: int, known: Sequence[int], problems: Problems) -> None:
+    """Notes a value that this build does not know."""
     if value not in known:
         problems.add(field, f"has the unknown value {value}; known are {', '.join(map(str, known))}")
 
@@ -243,14 +250,15 @@ def _check_finite(field: str, blob: bytes, problems: Problems) -> None:
         problems.add(field, f"has NaN or infinity at {bad.size} of {values.size} values, first at value {bad[0]}")
 
 
-def _output(request: pb.CompositeBatchRequest, rules: RequestRules, problems: Problems) -> Output:
+def read_output(request: pb.CompositeBatchRequest | pb.SessionConfig, rules: RequestRules, problems: Problems) -> Output:
+    """Checks the quality and the form of frames, and returns what they ask for."""
     quality, preset = request.jpeg_quality, request.quality_preset
-    _check_enum("quality_preset", preset, pb.QualityPreset.values(), problems)
+    check_enum("quality_preset", preset, pb.QualityPreset.values(), problems)
     if not 0 <= quality <= 100:
         problems.add("jpeg_quality", f"is {quality}; 1 to 100, or 0 for the service's own, are allowed")
     elif quality and preset:
         problems.add("jpeg_quality", "is given together with quality_preset; send one of them")
-    _check_enum("output_format", request.output_format, pb.OutputFormat.values(), problems)
+    check_enum("output_format", request.output_format, pb.OutputFormat.values(), problems)
     if (request.output_format or rules.output_format) == pb.FORMAT_RAW_BGR:
         return RawOutput()
     return JpegOutput(quality or _PRESETS.get(preset, rules.jpeg_quality))

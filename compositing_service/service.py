@@ -16,6 +16,7 @@ from compositing_service.settings import CompositingSettings
 from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
 from service_kit.life import run_service
 from service_kit.service import WarmUp
+from service_kit.tasks import beside
 from service_kit.tls import tls_problems
 
 
@@ -39,4 +40,5 @@ def compositing_service(settings: CompositingSettings) -> GrpcService:
 async def _open(settings: CompositingSettings, host: GrpcHost) -> AsyncIterator[WarmUp]:
     async with compositing_parts(settings, host.metrics, clock=host.clock) as parts:
         CompositingServicer(parts, host.readiness, inference_url=settings.inference_server.url).register(host.server)
-        yield parts.preload
+        async with beside(parts.sessions.drain(host.draining)):
+            yield parts.preload

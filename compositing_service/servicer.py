@@ -56,7 +56,10 @@ class CompositingServicer(CompositingServiceServicer):
             request_deserializer=_Sized.decode,
             response_serializer=BatchReply.encode,
         )
-        server.add_registered_method_handlers("compositing.CompositingService", {"InferBatchComposite": composite})
+        # A session decodes and encodes its messages itself: gRPC would answer what it cannot decode with UNKNOWN.
+        stream: Any = grpc.stream_stream_rpc_method_handler(self.StreamComposite)
+        handlers = {"InferBatchComposite": composite, "StreamComposite": stream}
+        server.add_registered_method_handlers("compositing.CompositingService", handlers)
 
     async def InferBatchComposite(self, request: _Sized, context: Context) -> BatchReply:  # type: ignore[override]  # its own reply, encoded later
         read = partial(read_order, request.message, self.parts.rules)
@@ -65,14 +68,18 @@ class CompositingServicer(CompositingServiceServicer):
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
             return await self.parts.batches.run(order, deadline)
 
+    # Writes instead of yielding: a session knows from the time of a write that its reader is slow.
     async def StreamComposite(self, request_iterator: Any, context: Context) -> None:  # type: ignore[override]  # it writes
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+        async def send(event: pb.SessionEvent) -> None:
+            await context.write(event.SerializeToString())
+
+        await self.parts.sessions.serve(request_iterator, send)
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
-        return pb.ListSessionsResponse()
+        return pb.ListSessionsResponse(sessions=self.parts.sessions.infos())
 
     async def EndSession(self, request: pb.EndSessionRequest, context: Context) -> pb.EndSessionResponse:
-        return pb.EndSessionResponse()
+        return pb.EndSessionResponse(ended=self.parts.sessions.end(request.session_id))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         async with within_deadline(context, limit_s=LONGEST_CALL_S):

@@ -90,6 +90,25 @@ class LimitsSection(Section):
     """Sound in one request."""
 
 
+class SessionsSection(Section):
+    """Bounds of live sessions."""
+
+    max_buffered_seconds: float = Field(default=5.0, ge=1, le=3600)
+    """Sound received and not shown; beyond it no more is read until there is room. Five seconds take 320 KB."""
+
+    idle_timeout_seconds: float = Field(default=300.0, ge=0, le=86_400)
+    """Ends a session without a message for so long while it has nothing to show, with DEADLINE_EXCEEDED; 0: never."""
+
+    max_seconds: float = Field(default=0.0, ge=0, le=31_536_000)
+    """The longest session; it is told beforehand, and clients resume elsewhere. 0: no limit."""
+
+    reader_timeout_seconds: float = Field(default=30.0, gt=0, le=3600)
+    """Ends a session whose client takes no frames for so long, with RESOURCE_EXHAUSTED."""
+
+    inference_timeout_seconds: float = Field(default=10.0, gt=0, le=3600)
+    """Sessions wait for the inference service for so long while it cannot be reached; then UNAVAILABLE."""
+
+
 class WorkersSection(Section):
     """Threads for pasting and encoding."""
 
@@ -125,6 +144,7 @@ class CompositingSettings(GrpcSettings):
     capacity: CapacitySection = CapacitySection()
     output: OutputSection = OutputSection()
     limits: LimitsSection = LimitsSection()
+    sessions: SessionsSection = SessionsSection()
     workers: WorkersSection = WorkersSection()
 
     models_root: Path = Path("models")

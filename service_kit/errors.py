@@ -98,6 +98,12 @@ class DeadlineExceeded(ServiceError):
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+class Cancelled(ServiceError):
+    """An operator has ended the call."""
+
+    code = grpc.StatusCode.CANCELLED
+
+
 class Problems:
     """Collects the violations of a request, so that all are named at once."""
 

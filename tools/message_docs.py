@@ -15,8 +15,8 @@ This page is made from the comments of [compositing.proto](../shared_proto/compo
 [inference.proto](../shared_proto/inference.proto) by `make docs`; a test fails when they differ. [api.md](api.md) explains how to
 use them. Limits are the defaults; [configuration.md](configuration.md) names the keys.
 
-In messages that the earlier servers had, fields up to number 15 are theirs and do not change; in fields from 16 up, zero means what
-a client without them expects.
+In messages that the earlier servers had, fields up to number 15 are theirs and do not change; in fields from 16 up, zero means
+what a client without them expects.
 """
 
 _BLOCK = re.compile(r"^(service|message|enum) (\w+) \{(.*?)\}$", re.MULTILINE | re.DOTALL)

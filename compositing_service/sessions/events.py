@@ -1,0 +1,105 @@
+"""Builds the events that a session sends."""
+
+from __future__ import annotations
+
+from avatar_kit.avatar import Avatar
+from compositing_service.sessions.config import SessionConfig
+from compositing_service.sessions.limits import SessionLimits
+from compositing_service.sessions.machine import InterruptedAt
+from compositing_service.sessions.making import Planned
+from compositing_service.sessions.segment import Segment
+from service_kit.errors import ServiceError
+from service_kit.version import product_version
+from shared_proto import compositing_pb2 as pb
+from shared_proto.timing import FRAME_RATE
+
+US_A_FRAME = 1_000_000 // FRAME_RATE
+_MS_A_FRAME = 1000 // FRAME_RATE
+# gRPC clients accept 4 MiB a message unless they ask for more.
+_MOST_BYTES = (4 << 20) - (64 << 10)
+
+
+def started(session_id: str, config: SessionConfig, avatar: Avatar, limits: SessionLimits) -> pb.SessionEvent:
+    """Says that the session begins."""
+    return pb.SessionEvent(
+        started=pb.SessionStarted(
+            session_id=session_id,
+            server_version=product_version(),
+            fps=FRAME_RATE,
+            width=avatar.width,
+            height=avatar.height,
+            look_ahead_ms=_MS_A_FRAME * config.plan.look_ahead,
+            max_buffered_ms=round(limits.max_buffered_s * 1000),
+            idle_timeout_ms=round(limits.idle_timeout_s * 1000),
+            max_session_ms=round(limits.max_session_s * 1000),
+            output_format=config.output.wire_format,
+        )
+    )
+
+
+def segment_ended(segment: Segment) -> pb.SessionEvent:
+    """Says that all frames of a segment were sent."""
+    return pb.SessionEvent(
+        segment_ended=pb.SegmentEnded(segment=segment.number, frames=segment.frames, audio_us=segment.audio_us)
+    )
+
+
+def interrupted(answer: InterruptedAt) -> pb.SessionEvent:
+    """Answers an interrupt."""
+    return pb.SessionEvent(
+        interrupted=pb.Interrupted(segment=answer.segment, next_number=answer.next_number, audio_us=answer.audio_us)
+    )
+
+
+def avatar_switched(avatar: Avatar, number: int) -> pb.SessionEvent:
+    """Says which avatar the next frames show."""
+    return pb.SessionEvent(
+        avatar_switched=pb.AvatarSwitched(model_id=avatar.id, number=number, width=avatar.width, height=avatar.height)
+    )
+
+
+def switch_failed(avatar_id: str, error: ServiceError) -> pb.SessionEvent:
+    """Says that the session goes on with its avatar."""
+    code: int = error.code.value[0]
+    return pb.SessionEvent(switch_failed=pb.SwitchFailed(model_id=avatar_id, code=code, message=error.message))
+
+
+def going_away(reason: pb.GoingAwayReason.ValueType, ends_in_s: float) -> pb.SessionEvent:
+    """Says that the stream ends soon."""
+    return pb.SessionEvent(going_away=pb.GoingAway(reason=reason, ends_in_ms=round(ends_in_s * 1000)))
+
+
+class FrameBatch:
+    """Collects frames into one message, which stays below 4 MiB unless one frame alone is larger."""
+
+    def __init__(self) -> None:
+        self._event = pb.SessionEvent()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._event.frames.frames)
+
+    def is_full(self, frame: Planned) -> bool:
+        """Tells if the frame does not fit beside those that are there."""
+        return bool(self._bytes) and self._bytes + len(frame.picture or b"") > _MOST_BYTES
+
+    def add(self, frame: Planned, index: int) -> None:
+        """Appends a finished frame that shows the avatar's picture `index`."""
+        picture = frame.picture or b""
+        self._bytes += len(picture)
+        self._event.frames.frames.add(
+            picture=picture,
+            number=frame.number,
+            pts_us=US_A_FRAME * frame.number,
+            position=frame.position,
+            frame_index=index,
+            speech=frame.speech,
+            segment=frame.segment_number,
+            audio_us=US_A_FRAME * frame.frame if frame.segment else -1,
+            next_position=frame.next_position,
+        )
+
+    def take(self) -> pb.SessionEvent:
+        """Returns the event with the frames, and begins anew."""
+        event, self._event, self._bytes = self._event, pb.SessionEvent(), 0
+        return event

@@ -1,0 +1,86 @@
+"""An avatar while a session shows it: held in this service, and ready in the inference service."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+
+from avatar_kit.avatar import Avatar
+from avatar_kit.errors import AvatarError
+from avatar_kit.timeline import idle_positions, period
+from compositing_service.backgrounds.store import AvatarLease, BackgroundStore
+from compositing_service.mouth_source import MouthOrder, MouthSource, Sound
+from compositing_service.sessions.machine import Shown
+from compositing_service.sessions.rows import silent_windows
+from service_kit.deadline import Deadline
+from service_kit.errors import as_service_errors
+from shared_proto import compositing_pb2 as pb
+from shared_proto import inference_pb2
+
+_MAX_POSITION = 2**31 - 1  # the largest int32, the type of positions on the wire
+# Longer than any avatar takes to load in the inference service.
+LOAD_SECONDS = 120.0
+# Any row far before the sound is silent.
+_SILENT_ROW = -100
+_ONE_SAMPLE = bytes(4)
+
+
+@dataclass(eq=False, slots=True)
+class LiveAvatar:
+    """A held avatar. `release` lets go of it."""
+
+    lease: AvatarLease
+    rests: bool
+    """Shows the mouth of silence while nobody speaks, not the stored pictures."""
+    _holding: AsyncExitStack
+
+    @property
+    def avatar(self) -> Avatar:
+        """The avatar's description."""
+        return self.lease.value.avatar
+
+    @property
+    def encoder(self) -> object:
+        """Identifies its audio encoder: avatars with equal ones have the same feature rows."""
+        avatar = self.avatar
+        return (avatar.id, avatar.version) if avatar.audio_encoder_path else None
+
+    def following(self, position: int, is_idle: bool) -> int:
+        """Returns the position after `position`, which fits an int32."""
+        avatar = self.avatar
+        after = position + 1
+        if is_idle:
+            _, after = idle_positions(position, 1, frame_count=avatar.frame_count, loop=avatar.loop, idle=avatar.idle)
+        return after if after <= _MAX_POSITION else after % period(avatar.frame_count, avatar.loop)
+
+    def shown(self, first_position: int, *, idle_frames: bool) -> Shown[LiveAvatar]:
+        """Returns it as a session's machine takes it."""
+        return Shown(self, first_position, self.following, idle_frames)
+
+    async def release(self) -> None:
+        """Lets go of it."""
+        await self._holding.aclose()
+
+
+async def hold_avatar(store: BackgroundStore, avatar_id: str, idle: pb.IdlePolicy.ValueType) -> LiveAvatar:
+    """Loads and holds an avatar in this service. Raises ServiceError."""
+    holding = AsyncExitStack()
+    with as_service_errors(AvatarError, field="model_id"):
+        lease = await holding.enter_async_context(store.acquire(avatar_id))
+    return LiveAvatar(lease, rests=idle != pb.IDLE_STORED, _holding=holding)
+
+
+async def make_ready(
+    source: MouthSource,
+    live: LiveAvatar,
+    index: int,
+    admission: inference_pb2.SessionAdmission.ValueType = inference_pb2.ADMITTED,
+) -> None:
+    """Loads the avatar's network by a mouth of silence, and asks for a place for the session. Raises ServiceError."""
+    deadline = Deadline.after(LOAD_SECONDS)
+    avatar = live.avatar
+    silence = await source.rows(Sound(_ONE_SAMPLE), first_row=_SILENT_ROW, count=1, avatar_id=avatar.id, deadline=deadline)
+    order = MouthOrder(avatar.id, avatar.version, [index], silent_windows(silence.data), due_in_ms=1000, admission=admission)
+    async with aclosing(source.mouths(order, deadline=deadline)) as mouths:
+        async for _ in mouths:
+            pass

@@ -1,0 +1,408 @@
+"""A session without I/O: what came in, what is to be shown next, and when. `tables` has its states.
+
+The shell passes in messages, loaded avatars and the time, makes the pictures of planned frames, and sends what `next_step` says.
+A frame is planned when it can be made: it then has its number, its position and its avatar, and is never replaced, only late.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeAlias, TypeVar
+
+from compositing_service.sessions.segment import Segment
+from compositing_service.sessions.slots import Slots
+from compositing_service.sessions.sound import Samples, SegmentSound
+from compositing_service.sessions.tables import INPUT, SHOW, Input, Message, Show, Turn
+from service_kit.errors import InvalidRequest, Violation
+from shared_proto.timing import SAMPLE_RATE_HZ
+
+A = TypeVar("A")
+
+_US_A_FRAME = 40_000
+# A resumed session's clock starts with its first frame, at the latest so long after `started`.
+_LATEST_START_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The settings of a session that its machine follows."""
+
+    rate: int
+    """Hz, of the sound that comes."""
+    look_ahead: int
+    """Frames, 6 to 12."""
+    in_real_time: bool
+    cushion_ms: int
+    frames_ahead: int
+    """The most frames that are planned and not sent."""
+    first_number: int = 0
+    first_segment: int = 0
+    first_frame: int = 0
+    """Frame of the first segment that is the first one wanted."""
+    audio_start_frame: int = 0
+    """Frame of the first segment at which its sound begins."""
+    is_resumed: bool = False
+
+    @property
+    def resumes_in_a_segment(self) -> bool:
+        """Tells if the first sound goes on with a segment of which frames were shown."""
+        return self.is_resumed and self.first_frame > 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown(Generic[A]):
+    """An avatar that a session shows."""
+
+    avatar: A
+    first_position: int
+    following: Callable[[int, bool], int]
+    """Gives the position after a position; True: after an idle frame."""
+    idle_frames: bool
+    """Shows frames while nobody speaks."""
+
+
+@dataclass(eq=False, slots=True)
+class PlannedFrame(Generic[A]):
+    """A frame that has its place. The shell sets `picture` when it is made."""
+
+    number: int
+    shown: Shown[A]
+    position: int
+    next_position: int
+    segment: Segment | None
+    """None: idle."""
+    segment_number: int
+    """Of an idle frame the last one that had a frame, -1 before the first."""
+    frame: int
+    """Its place in the segment, -1 if idle."""
+    is_last: bool
+    """Ends its segment."""
+    picture: bytes | None = None
+    speech: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SendFrames(Generic[A]):
+    """These frames leave now. Call `sent` for each."""
+
+    frames: list[PlannedFrame[A]]
+
+
+@dataclass(frozen=True, slots=True)
+class MakeIdle(Generic[A]):
+    """This idle frame is due now: make it, and send it."""
+
+    frame: PlannedFrame[A]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntil:
+    """Nothing is due before then, whatever comes."""
+
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForChange:
+    """Nothing is due until something comes or a picture is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """All was sent."""
+
+
+Step: TypeAlias = SendFrames[A] | MakeIdle[A] | WaitUntil | WaitForChange | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptedAt:
+    """The answer to an interrupt."""
+
+    segment: int
+    next_number: int
+    audio_us: int
+
+
+@dataclass(eq=False, slots=True)
+class Machine(Generic[A]):
+    """The state of one session."""
+
+    plan: Plan
+    shown: Shown[A]
+    """The avatar of the next frame that is planned."""
+    input: Input = Input.BETWEEN_SEGMENTS
+    show: Show = Show.IDLE
+    stalls: int = 0
+    speech_us: int = 0
+    """Sound shown."""
+    slots: Slots | None = None
+    """The clock; None as fast as possible, and before a resumed session's first frame."""
+    segments: deque[Segment] = field(default_factory=deque)
+    """Begun and not shown to the end; sound is added to the last one while `input` is IN_SEGMENT."""
+    planned: deque[PlannedFrame[A]] = field(default_factory=deque)
+    """Not sent yet, in order."""
+    _number: int = field(init=False)
+    _position: int = field(init=False)
+    _sent_by: Shown[A] | None = None
+    _sent_position: int = 0
+    _last_shown: int = -1
+    _begun_segments: int = field(init=False)
+    _opened_s: float | None = None
+    _leaving: bool = False
+    _last_segment: Segment | None = None
+    _last_us: int = 0
+    """Sound shown of the segment begun last, once it is shown or dropped."""
+
+    def __post_init__(self) -> None:
+        self._number = self.plan.first_number
+        self._position = self.shown.first_position
+        self._begun_segments = self.plan.first_segment
+        self._last_shown = self.plan.first_segment if self.plan.resumes_in_a_segment else self.plan.first_segment - 1
+
+    # Messages
+
+    def message(self, message: Message) -> None:
+        """Moves the input state. Raises InvalidRequest for a message that may not come now."""
+        following = INPUT[self.input].get(message)
+        if following is None:
+            problem = "send it first" if self.input is Input.AWAITING_CONFIG else "may be sent only once, first"
+            raise InvalidRequest([Violation("config", problem)])
+        self.input = following
+
+    def sound(self, samples: Samples) -> None:
+        """Takes sound; it begins a segment if none is open."""
+        if not len(samples):
+            return
+        if self.input is Input.BETWEEN_SEGMENTS:
+            is_first = self._begun_segments == self.plan.first_segment
+            begins_at = self.plan.audio_start_frame if is_first else 0
+            first = self.plan.first_frame if is_first else 0
+            sound = SegmentSound(self.plan.rate, start_frame=begins_at)
+            self.segments.append(Segment(self._begun_segments, sound, next_frame=first, shown=first))
+            self._begun_segments += 1
+        self.message(Message.SOUND)
+        self.segments[-1].sound.add(samples)
+
+    def end_of_segment(self, message: Message = Message.END_OF_SEGMENT) -> None:
+        """Ends the open segment, if there is one."""
+        if self.input is Input.IN_SEGMENT:
+            segment = self.segments[-1]
+            segment.sound.end()
+            segment.ended = True
+        self.message(message)
+
+    def interrupt(self, now_s: float) -> InterruptedAt:
+        """Drops all sound and all frames that were not sent."""
+        segment = self.segments[0] if self.segments else None
+        number = segment.number if segment else self._begun_segments - 1
+        audio_us = segment.shown_us if segment else self._last_us
+        if self.segments:
+            self._last_us = self.segments[-1].shown_us
+        self.message(Message.INTERRUPT)
+        self.segments.clear()
+        self._drop_planned()
+        self.show = SHOW[self.show][Turn.INTERRUPTED]
+        self._last_segment = None
+        return InterruptedAt(number, self.next_number(now_s), audio_us)
+
+    def switch_to(self, shown: Shown[A]) -> None:
+        """Shows another avatar from the next frame that is planned."""
+        self.shown = shown
+        self._position = shown.first_position
+
+    def replan(self, old: Shown[A], new: Shown[A]) -> None:
+        """Shows `new`, the same avatar with other files, also in frames of `old` that are not made yet."""
+        for frame in self.planned:
+            if frame.shown is old and frame.picture is None:
+                frame.shown = new
+        if self.shown is old:
+            self.shown = new
+
+    def leave(self) -> None:
+        """Begins no further segment: the session ends after the running one."""
+        self._leaving = True
+        begun = [segment for segment in self.segments if segment.begun] or list(self.segments)[:1]
+        self._last_segment = begun[-1] if begun else None
+
+    @property
+    def reads_sound(self) -> bool:
+        """False when further sound would begin a segment that is not shown any more."""
+        return not self._leaving or (self.input is Input.IN_SEGMENT and self.segments[-1] is self._last_segment)
+
+    # Frames
+
+    @property
+    def buffered_ms(self) -> int:
+        """Sound received and not shown."""
+        return sum(segment.buffered_us for segment in self.segments) // 1000
+
+    @property
+    def next_position(self) -> int:
+        """The position of the next frame that is planned."""
+        return self._position
+
+    def is_next(self, frame: PlannedFrame[A]) -> bool:
+        """Tells if a frame is the next one to leave; False once an interrupt has dropped it."""
+        return frame.segment is None or (bool(self.planned) and self.planned[0] is frame)
+
+    @property
+    def has_nothing_to_show(self) -> bool:
+        """Tells if no sound is there, and no frame."""
+        return not self.segments and not self.planned
+
+    @property
+    def may_take_new_files(self) -> bool:
+        """Tells if the next frame that is planned is idle or the first of a segment."""
+        return not any(segment.begun and not segment.is_finished() for segment in self.segments)
+
+    def start(self, now_s: float) -> None:
+        """Starts the clock, or for a resumed session the wait for its first frame."""
+        self._opened_s = now_s
+        if self.plan.in_real_time and not self.plan.resumes_in_a_segment:
+            self.slots = Slots(self._number, now_s)
+
+    def next_number(self, now_s: float) -> int:
+        """Returns the number of the next frame that is planned."""
+        if self.planned:
+            return self.planned[-1].number + 1
+        if self.slots and not self.shown.idle_frames:
+            return max(self._number, self.slots.slot_at(now_s))  # the periods without a frame are counted
+        return self._number
+
+    def plan_frames(self, now_s: float) -> list[PlannedFrame[A]]:
+        """Plans the frames that can be made, as many as may be ahead, and returns them."""
+        new: list[PlannedFrame[A]] = []
+        for segment in self.segments:
+            if self._leaving and segment.number > self._last_number:
+                break
+            while segment.next_frame < self._makeable(segment) and len(self.planned) < self.plan.frames_ahead:
+                new.append(self._plan_frame(segment, now_s))
+            if not segment.is_finished():
+                break
+        return new
+
+    def next_step(self, now_s: float) -> Step[A]:
+        """Says what is to be done now."""
+        self._start_resumed(now_s)
+        if self._is_over():
+            return Finished()
+        if self.planned:
+            return self._step_of_segment(self.planned[0], now_s)
+        return self._step_without_frames(now_s)
+
+    def _start_resumed(self, now_s: float) -> None:
+        """Starts the clock of a resumed session with its first frame that is ready, or when it has waited long enough."""
+        if self.plan.in_real_time and self.slots is None and self._opened_s is not None:
+            latest_s = self._opened_s + _LATEST_START_S
+            if now_s >= latest_s or (self.planned and self.planned[0].picture):
+                self.slots = Slots(self._number, min(now_s, latest_s))
+
+    def _step_of_segment(self, head: PlannedFrame[A], now_s: float) -> Step[A]:
+        if self.slots and not self.slots.is_due(head.number, now_s):
+            return WaitUntil(self.slots.time_of(head.number))
+        due = self._due(now_s)
+        return SendFrames(due) if due else WaitForChange()
+
+    def _step_without_frames(self, now_s: float) -> Step[A]:
+        if self.slots is None or not (self.shown.idle_frames or self._has_run_out()):
+            return WaitForChange()
+        number = self.next_number(now_s)
+        if not self.slots.is_due(number, now_s):
+            return WaitUntil(self.slots.time_of(number))
+        self._note_run_out()
+        return MakeIdle(self._idle_frame(number)) if self.shown.idle_frames else WaitForChange()
+
+    def sent(self, frame: PlannedFrame[A], now_s: float) -> Segment | None:
+        """Notes that a frame leaves. Returns the segment that it ends."""
+        if self.slots:
+            self.slots.left(frame.number, now_s)
+        if self.planned and self.planned[0] is frame:
+            self.planned.popleft()
+        self._number = frame.number + 1
+        self._sent_by, self._sent_position = frame.shown, frame.next_position
+        if not self.planned and self.shown is frame.shown:
+            self._position = frame.next_position
+        segment = frame.segment
+        if segment is None:
+            return None
+        before_us = segment.shown_us
+        segment.shown = frame.frame + 1
+        self._last_shown = segment.number
+        self.speech_us += segment.shown_us - before_us
+        if not frame.is_last:
+            return None
+        self._last_us = segment.audio_us
+        self.segments.remove(segment)
+        if not self.planned:  # else the next segment is shown already
+            self.show = SHOW[self.show][Turn.SEGMENT_SHOWN]
+        return segment
+
+    def ended_without_frames(self) -> Segment | None:
+        """Takes out a resumed segment of which no frame is left to show, and returns it."""
+        segment = self.segments[0] if self.segments else None
+        if segment and not segment.begun and segment.ended and segment.next_frame >= segment.frames:
+            self.segments.popleft()
+            return segment
+        return None
+
+    @property
+    def _last_number(self) -> int:
+        return self._last_segment.number if self._last_segment else -1
+
+    def _makeable(self, segment: Segment) -> int:
+        waits = self.plan.in_real_time and (not segment.begun or self.show is Show.STALLED)
+        cushion = self.plan.cushion_ms * SAMPLE_RATE_HZ // 1000 if waits else 0
+        return segment.makeable(self.plan.look_ahead, cushion_samples=cushion)
+
+    def _plan_frame(self, segment: Segment, now_s: float) -> PlannedFrame[A]:
+        number, position, place = self.next_number(now_s), self._position, segment.next_frame
+        segment.next_frame += 1
+        segment.begun = True
+        is_last = segment.is_finished()
+        following = self.shown.following(position, False)
+        frame = PlannedFrame(number, self.shown, position, following, segment, segment.number, place, is_last)
+        self._position = following
+        self.planned.append(frame)
+        self.show = SHOW[self.show][Turn.FRAME_PLANNED]
+        return frame
+
+    def _idle_frame(self, number: int) -> PlannedFrame[A]:
+        position = self._position
+        following = self.shown.following(position, True)
+        return PlannedFrame(number, self.shown, position, following, None, self._last_shown, -1, is_last=False)
+
+    def _due(self, now_s: float) -> list[PlannedFrame[A]]:
+        if self.slots is None and self.plan.in_real_time:
+            return []
+        frames = []
+        for frame in self.planned:
+            if frame.picture is None or (self.slots and not self.slots.is_due(frame.number, now_s)):
+                break
+            frames.append(frame)
+        return frames
+
+    def _has_run_out(self) -> bool:
+        """Tells if a segment that has begun waits for sound, and this is not counted yet."""
+        return self.show is Show.SPEAKING and bool(self.segments) and self.segments[0].begun
+
+    def _note_run_out(self) -> None:
+        if self._has_run_out():
+            self.stalls += 1
+            self.show = SHOW[self.show][Turn.SOUND_RAN_OUT]
+
+    def _is_over(self) -> bool:
+        if self.planned:
+            return False
+        if self._leaving and (self._last_segment is None or self._last_segment not in self.segments):
+            return True
+        return self.input is Input.CLOSED and not self.segments
+
+    def _drop_planned(self) -> None:
+        self.planned.clear()
+        if self._sent_by is self.shown:
+            self._position = self._sent_position
+        else:
+            self._position = self.shown.first_position

@@ -1,0 +1,98 @@
+"""The sessions of this replica: admits them by name, lists and ends them, and lets them leave when the service drains."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from compositing_service.metrics import CompositingMetrics
+from compositing_service.request import RequestRules
+from compositing_service.sessions.config import read_config
+from compositing_service.sessions.messages import first_config, parsed
+from compositing_service.sessions.session import LiveSession, Send, SessionParts, run_session
+from service_kit import request_context
+from service_kit.errors import Cancelled, Unavailable
+from shared_proto import compositing_pb2 as pb
+
+_DRAINING = "the service is shutting down; resume on another replica"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Sessions:
+    """All sessions that run."""
+
+    parts: SessionParts
+    rules: RequestRules
+    _running: dict[LiveSession, None] = field(default_factory=dict)
+    """The oldest first."""
+    _draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.parts.metrics.session_buffered.set_function(
+            lambda: sum(session.machine.buffered_ms for session in list(self._running)) / 1000
+        )
+
+    async def serve(self, messages: AsyncIterator[bytes], send: Send) -> None:
+        """Runs one session over encoded messages. Raises ServiceError unless it ends well."""
+        requests = parsed(messages)
+        message = await first_config(requests)
+        session_id = request_context.session_id.get() or uuid.uuid4().hex
+        request_context.session_id.set(session_id)
+        config = read_config(message, self.rules)
+        request_context.avatar_id.set(config.avatar_id)
+        if self._draining:
+            raise Unavailable(_DRAINING)
+        await run_session(session_id, config, self.parts, requests, send, self._known)
+
+    def infos(self) -> list[pb.SessionInfo]:
+        """Describes the running sessions, the oldest first."""
+        now_s = self.parts.clock.now()
+        return [session.reporting.info(session.id, session.switching.live.avatar.id, now_s) for session in self._running]
+
+    def end(self, session_id: str) -> int:
+        """Ends the sessions of this id. Returns their number."""
+        ended = [session for session in self._running if session.id == session_id]
+        for session in ended:
+            session.stop(Cancelled("an operator has ended the session"))
+        return len(ended)
+
+    async def drain(self, draining: asyncio.Event) -> None:
+        """Waits until the service drains, and then lets all sessions leave."""
+        await draining.wait()
+        self._draining = True
+        for session in list(self._running):
+            session.leave(pb.GOING_AWAY_DRAINING, Unavailable(_DRAINING))
+
+    @contextmanager
+    def _known(self, session: LiveSession) -> Iterator[None]:
+        metrics: CompositingMetrics = self.parts.metrics
+        self._running[session] = None
+        metrics.sessions.inc()
+        if session.config.plan.is_resumed:
+            metrics.session_resumes.inc()
+        try:
+            yield
+        finally:
+            del self._running[session]
+            metrics.sessions.dec()
+            self._log(session)
+
+    def _log(self, session: LiveSession) -> None:
+        """Writes the usage line of a session that has ended."""
+        info = session.reporting.info(session.id, session.switching.live.avatar.id, self.parts.clock.now())
+        log.info(
+            "session ended",
+            extra={
+                "seconds": round(info.running_ms / 1000, 3),
+                "speech_seconds": round(info.speech_ms / 1000, 3),
+                "frames": info.frames,
+                "late_frames": info.late_frames,
+                "stalls": info.stalls,
+            },
+        )

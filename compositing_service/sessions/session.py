@@ -1,0 +1,359 @@
+"""Runs one session: reads its messages, makes its frames, and sends them on its clock. The rules are in `machine`.
+
+Three loops share the machine on one event loop: `_read` takes messages, `_make` makes planned frames, `_show` sends them. All
+events leave through `_show`, so they cannot overtake each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from avatar_kit.timeline import frame_at
+from compositing_service.backgrounds.store import BackgroundStore
+from compositing_service.frame_stream import FrameMaker
+from compositing_service.metrics import CompositingMetrics
+from compositing_service.mouth_source import MouthSource
+from compositing_service.sessions import events
+from compositing_service.sessions.config import SessionConfig
+from compositing_service.sessions.idle_pictures import IdlePictures
+from compositing_service.sessions.limits import SessionLimits
+from compositing_service.sessions.live_avatar import LiveAvatar, hold_avatar, make_ready
+from compositing_service.sessions.machine import Finished, Machine, MakeIdle, SendFrames, WaitForChange, WaitUntil
+from compositing_service.sessions.making import FrameMaking, Planned
+from compositing_service.sessions.messages import read_sound
+from compositing_service.sessions.reporting import Reporting
+from compositing_service.sessions.switching import Switching
+from compositing_service.sessions.tables import Message
+from service_kit.clock import Clock
+from service_kit.errors import DeadlineExceeded, ResourceExhausted, ServiceError
+from shared_proto import compositing_pb2 as pb
+from shared_proto import inference_pb2
+
+# Frames of one call of the network: several cost less than each alone, and more would come later.
+_GROUP = 4
+_GROUP_UNPACED = 16
+# A group waits to become full until its first frame is due within this time.
+_HURRY_S = 0.12
+# Waits shorter than this are those of the machine, not of a reader that does not read.
+_SLOW_WRITE_S = 0.1
+
+Send = Callable[[pb.SessionEvent], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionParts:
+    """The parts of the service that sessions use."""
+
+    store: BackgroundStore
+    source: MouthSource
+    maker: FrameMaker
+    metrics: CompositingMetrics
+    limits: SessionLimits
+    clock: Clock
+
+
+async def run_session(
+    session_id: str,
+    config: SessionConfig,
+    parts: SessionParts,
+    messages: AsyncIterator[pb.SessionRequest],
+    send: Send,
+    running: Callable[[LiveSession], AbstractContextManager[None]],
+) -> None:
+    """Runs a session to its end: loads its avatar, asks for a place, and serves it inside `running`.
+
+    Returns when all was sent after a half-close. Raises ServiceError otherwise.
+    """
+    live = await hold_avatar(parts.store, config.avatar_id, config.idle)
+    try:
+        avatar = live.avatar
+        index = frame_at(config.start_position, avatar.frame_count, avatar.loop)
+        admission = inference_pb2.RESUMED_SESSION if config.plan.is_resumed else inference_pb2.NEW_SESSION
+        await make_ready(parts.source, live, index, admission)
+        session = LiveSession(session_id, config, parts, send, live)
+    except BaseException:
+        await live.release()
+        raise
+    try:
+        with running(session):
+            await session.run(messages)
+    finally:
+        await session.switching.close()
+
+
+class LiveSession:
+    """One session, from the time on that it is admitted."""
+
+    def __init__(self, session_id: str, config: SessionConfig, parts: SessionParts, send: Send, live: LiveAvatar) -> None:
+        self.id, self.config = session_id, config
+        self._parts, self._clock, self._limits, self._write = parts, parts.clock, parts.limits, send
+        plan = config.plan
+        shown = live.shown(config.start_position, idle_frames=plan.in_real_time and config.idle != pb.IDLE_NONE)
+        self.machine = Machine(plan, shown)
+        self.switching = Switching(parts.store, parts.source, config, live, self._note, self._wake, self.machine)
+        self._making = FrameMaking(
+            parts.source,
+            parts.maker,
+            config.output,
+            plan.look_ahead,
+            self._limits.patience_s,
+            self._clock,
+            made=self._wake,
+            replaced=self.switching.renew,
+        )
+        self._idle_pictures = IdlePictures(parts.maker, config.output, parts.metrics)
+        now_s = self._last_message_s = self._clock.now()
+        self.reporting = Reporting(self.machine, self._making, now_s, parts.metrics)
+        self._outbox = deque([events.started(session_id, config, live.avatar, self._limits)])
+        self._changed, self._planned, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._group: asyncio.Task[None] | None = None  # frames that are being made
+        self._failed: BaseException | None = None
+        self._end: ServiceError | None = None  # once it leaves
+        self._ends_at_s = float("inf")
+        most_s = self._limits.max_session_s
+        self._leave_at_s = now_s + max(0.0, most_s - self._limits.leaving_s) if most_s else float("inf")
+
+    async def run(self, messages: AsyncIterator[pb.SessionRequest]) -> None:
+        """Serves it until all was sent after a half-close. Raises ServiceError otherwise."""
+        self.machine.start(self._clock.now())
+        loops = [asyncio.create_task(self._read(messages)), asyncio.create_task(self._make())]
+        for loop in loops:
+            loop.add_done_callback(self._look_at)
+        try:
+            await self._show()
+        finally:
+            tasks = [*loops, *([self._group] if self._group else [])]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if self._end:
+            raise self._end
+
+    def _look_at(self, loop: asyncio.Task[None]) -> None:
+        """Ends the session with the error of a loop."""
+        if not loop.cancelled() and (error := loop.exception()):
+            self._failed = error
+            self._wake()
+
+    # From outside
+
+    def leave(self, reason: pb.GoingAwayReason.ValueType, error: ServiceError) -> None:
+        """Ends it after the running segment, or when the time for that is over, with `error`."""
+        if self._end is None:
+            self._end = error
+            self._ends_at_s = self._clock.now() + self._limits.leaving_s
+            self.machine.leave()
+            self._note(events.going_away(reason, self._limits.leaving_s))
+            self._wake()
+
+    def stop(self, error: ServiceError) -> None:
+        """Ends it now, with `error`."""
+        self._failed = error
+        self._wake()
+
+    # Messages
+
+    async def _read(self, messages: AsyncIterator[pb.SessionRequest]) -> None:
+        async for message in messages:
+            self._last_message_s = self._clock.now()
+            await self._take(message)
+            while not self._has_room():
+                self._room.clear()
+                await self._room.wait()
+        self.machine.end_of_segment(Message.HALF_CLOSE)
+        self._wake()
+
+    def _has_room(self) -> bool:
+        return self.machine.buffered_ms < self._limits.max_buffered_s * 1000
+
+    async def _take(self, message: pb.SessionRequest) -> None:
+        machine = self.machine
+        match message.WhichOneof("message"):
+            case "audio":
+                samples = await read_sound(message.audio.data, self.config.encoding)
+                while len(samples) and not machine.reads_sound:
+                    self._room.clear()
+                    await self._room.wait()
+                machine.sound(samples)
+            case "end_of_segment":
+                machine.end_of_segment()
+            case "interrupt":
+                self._interrupt()
+            case "switch_avatar":
+                machine.message(Message.SWITCH_AVATAR)
+                await self.switching.begin(message.switch_avatar)
+            case "config":
+                machine.message(Message.CONFIG)
+            case _:
+                return
+        self._wake()
+
+    def _interrupt(self) -> None:
+        answer = self.machine.interrupt(self._clock.now())
+        if self._group:
+            self._group.cancel()
+        self._idle_pictures.forget()
+        self._parts.metrics.session_interruptions.inc()
+        self._note(events.interrupted(answer))
+        self._room.set()
+
+    # Frames
+
+    async def _make(self) -> None:
+        while True:
+            self._planned.clear()
+            group, wait_s = self._next_group()
+            if wait_s is not None:
+                await _wait(self._planned, self._clock, wait_s)
+                continue
+            if not group:
+                await self._planned.wait()
+                continue
+            self._group = asyncio.create_task(self._making.make(group, due_in_ms=self._due_in_ms(group[0])))
+            await asyncio.wait([self._group])
+            if not self._group.cancelled():  # as an interrupt does
+                self._group.result()
+            self._group = None
+
+    def _next_group(self) -> tuple[list[Planned], float | None]:
+        """Returns the frames to make together, and for how long to wait for more of them first; None: not at all."""
+        todo = [frame for frame in self.machine.planned if frame.picture is None]
+        most = _GROUP if self.config.plan.in_real_time else _GROUP_UNPACED
+        group: list[Planned] = []
+        for frame in todo[:most]:
+            if group and (frame.segment is not group[0].segment or frame.shown is not group[0].shown):
+                return group, None
+            group.append(frame)
+        if group and len(group) < most and not group[-1].is_last and self.machine.slots:
+            spare_s = self.machine.slots.time_of(group[0].number) - self._clock.now() - _HURRY_S
+            if spare_s > 0:
+                return group, spare_s
+        return group, None
+
+    def _due_in_ms(self, frame: Planned) -> int:
+        slots = self.machine.slots
+        if slots is None:
+            return 1 if self.config.plan.in_real_time else 0
+        return max(1, round((slots.time_of(frame.number) - self._clock.now()) * 1000))
+
+    async def _show(self) -> None:
+        machine, clock = self.machine, self._clock
+        while True:
+            self._changed.clear()
+            now_s = clock.now()
+            if self._failed:
+                raise self._failed
+            await self._send_noted(now_s)
+            self._check_time(now_s)
+            self.switching.take_new_files()
+            if new := machine.plan_frames(now_s):
+                self.reporting.planned(new, now_s)
+                self._planned.set()
+            if ended := machine.ended_without_frames():
+                await self._send(events.segment_ended(ended))
+            match machine.next_step(now_s):
+                case Finished():
+                    break
+                case SendFrames(frames):
+                    await self._send_frames(frames)
+                case MakeIdle(frame):
+                    frame.picture = await self._idle_pictures.picture(frame)
+                    await self._send_frames([frame])
+                case WaitUntil(at_s):
+                    await clock.sleep(min(at_s, self._next_check_s(now_s)) - now_s)
+                case WaitForChange():
+                    await _wait(self._changed, clock, self._next_check_s(now_s) - now_s)
+        await self._send_noted(clock.now())
+
+    def _check_time(self, now_s: float) -> None:
+        """Begins to leave, or ends the session, when its time has come."""
+        limits, machine = self._limits, self.machine
+        if now_s >= self._leave_at_s and self._end is None:
+            self.leave(pb.GOING_AWAY_SESSION_LENGTH, DeadlineExceeded("the session has lasted for as long as one may"))
+        if now_s >= self._ends_at_s and self._end:
+            raise self._end
+        if machine.has_nothing_to_show and limits.idle_timeout_s and now_s >= self._last_message_s + limits.idle_timeout_s:
+            raise DeadlineExceeded(f"no message came for {limits.idle_timeout_s:g} s")
+
+    def _next_check_s(self, now_s: float) -> float:
+        times = [self._leave_at_s if self._end is None else self._ends_at_s, self.reporting.next_s(now_s)]
+        if self.machine.has_nothing_to_show and self._limits.idle_timeout_s:
+            times.append(self._last_message_s + self._limits.idle_timeout_s)
+        if self.machine.slots is None and self.config.plan.is_resumed:
+            times.append(now_s + 0.1)
+        return max(now_s, min(times))
+
+    # Sending
+
+    def _note(self, event: pb.SessionEvent) -> None:
+        """Lets an event leave before the next frame."""
+        self._outbox.append(event)
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    async def _send_noted(self, now_s: float) -> None:
+        while self._outbox:
+            await self._send(self._outbox.popleft())
+        if status := self.reporting.status(now_s):
+            await self._send(status)
+
+    async def _send_frames(self, frames: list[Planned]) -> None:
+        now_s = self._clock.now()
+        batch = events.FrameBatch()
+        for frame in frames:
+            if batch.is_full(frame):
+                await self._send(batch.take())
+            if switched := self.switching.announcement(frame):
+                if len(batch):
+                    await self._send(batch.take())
+                await self._send(switched)
+            if not self.machine.is_next(frame):
+                break  # an interrupt came while an event before it was written
+            ended = self.machine.sent(frame, now_s)
+            self.reporting.sent(frame, now_s)
+            batch.add(frame, self._index(frame.shown.avatar, frame.position))
+            if ended:
+                await self._send(batch.take())
+                await self._send(events.segment_ended(ended))
+        if len(batch):
+            await self._send(batch.take())
+        await self.switching.let_go()
+        if self._has_room():
+            self._room.set()
+
+    async def _send(self, event: pb.SessionEvent) -> None:
+        clock, limit_s = self._clock, self._limits.reader_timeout_s
+        began_s = clock.now()
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._write(event)
+        except TimeoutError:
+            raise ResourceExhausted(f"the reader took nothing for {limit_s:g} s") from None
+        now_s = clock.now()
+        self.reporting.event_sent(now_s)
+        if now_s - began_s > _SLOW_WRITE_S and self.machine.slots:
+            head = self.machine.planned[0].number if self.machine.planned else self.machine.next_number(now_s)
+            self.machine.slots.pause(head, now_s - began_s, now_s)
+
+    def _index(self, live: LiveAvatar, position: int) -> int:
+        return frame_at(position, live.avatar.frame_count, live.avatar.loop)
+
+
+async def _wait(event: asyncio.Event, clock: Clock, seconds: float) -> None:
+    """Waits for an event, or until the time is over."""
+    if seconds == float("inf"):
+        await event.wait()
+        return
+    waits: list[Coroutine[Any, Any, Any]] = [event.wait(), clock.sleep(seconds)]
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,111 @@
+"""The sound of a segment as it comes: decoded, brought to 16 kHz by one resampler, and kept as long as frames may need it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from service_kit.errors import InvalidRequest, Violation
+from shared_proto import compositing_pb2 as pb
+from shared_proto.timing import FRAME_RATE, SAMPLE_RATE_HZ, SAMPLES_A_FRAME
+
+Samples = NDArray[np.float32]
+
+_DTYPES: dict[int, np.dtype[Any]] = {pb.PCM_FLOAT32: np.dtype("<f4"), pb.PCM_INT16: np.dtype("<i2")}
+_INT16_SCALE = np.float32(1 / 32768)
+# As the inference service limits what it resamples: a resampler adds up thousands of products, which must stay finite.
+_RESAMPLER_LIMIT = np.float32(1e30)
+_NOTHING: Samples = np.empty(0, np.float32)
+
+
+def decode(data: bytes, encoding: int) -> Samples:
+    """Decodes little endian PCM to float32, int16 divided by 32768. Raises InvalidRequest unless samples are whole and finite."""
+    dtype = _DTYPES[encoding]
+    if len(data) % dtype.itemsize:
+        raise _refused(f"has {len(data)} bytes, not a multiple of the {dtype.itemsize} of a sample")
+    samples: NDArray[Any] = np.frombuffer(data, dtype)
+    if encoding == pb.PCM_INT16:
+        scaled: Samples = samples * _INT16_SCALE
+        return scaled
+    finite = np.isfinite(samples)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        raise _refused(f"sample {first} is {samples[first]}, the first of {int((~finite).sum())} that are not finite numbers")
+    return samples.astype(np.float32, copy=False)
+
+
+def first_sample_of(frame: int, rate: int) -> int:
+    """Returns the sample at which a frame of 40 ms begins: floor((2 k rate + 25) / 50)."""
+    return (2 * frame * rate + FRAME_RATE) // (2 * FRAME_RATE)
+
+
+class SegmentSound:
+    """The sound of one segment, from frame `start_frame` of it on (other than 0 only after a resume)."""
+
+    def __init__(self, rate: int, *, start_frame: int = 0) -> None:
+        self.rate = rate
+        self.received = first_sample_of(start_frame, rate)
+        """Samples of the segment received, at its own rate, those before `start_frame` included."""
+        self._from = SAMPLES_A_FRAME * start_frame
+        self._pieces: list[Samples] = []
+        self._held = 0
+        self._resampler = None if rate == SAMPLE_RATE_HZ else soxr.ResampleStream(rate, SAMPLE_RATE_HZ, 1, quality="HQ")
+
+    @property
+    def ready(self) -> int:
+        """Samples of the segment at 16 kHz that are there and final, counted from its start."""
+        return self._from + self._held
+
+    def add(self, samples: Samples) -> None:
+        """Appends sound at the segment's rate."""
+        self.received += len(samples)
+        self._append(samples)
+
+    def end(self) -> None:
+        """Takes the rest out of the resampler."""
+        if self._resampler:
+            self._keep(self._resampler.resample_chunk(_NOTHING, last=True))
+
+    def frames_from(self, first: int, stop: int) -> tuple[bytes, int]:
+        """Returns float32 little endian sound at 16 kHz from frame `first` to `stop` or the end, and the frame it begins at.
+
+        The sound begins at `first`, or later when it was dropped or never sent.
+        """
+        first = max(first, self._from // SAMPLES_A_FRAME)
+        whole = self._joined()
+        piece = whole[SAMPLES_A_FRAME * first - self._from : max(0, SAMPLES_A_FRAME * stop - self._from)]
+        return piece.astype("<f4", copy=False).tobytes(), first
+
+    def drop_before(self, frame: int) -> None:
+        """Forgets sound before a frame, in steps that make it cheap."""
+        surplus = SAMPLES_A_FRAME * frame - self._from
+        if surplus < SAMPLE_RATE_HZ:
+            return
+        surplus = min(surplus, self._held)
+        surplus -= surplus % SAMPLES_A_FRAME
+        self._pieces = [self._joined()[surplus:].copy()]
+        self._from += surplus
+        self._held -= surplus
+
+    def _append(self, samples: Samples) -> None:
+        if self._resampler:
+            limited = np.clip(samples, -_RESAMPLER_LIMIT, _RESAMPLER_LIMIT)
+            samples = self._resampler.resample_chunk(limited)
+        self._keep(samples)
+
+    def _keep(self, samples: Samples) -> None:
+        if len(samples):
+            self._pieces.append(samples)
+            self._held += len(samples)
+
+    def _joined(self) -> Samples:
+        if len(self._pieces) != 1:
+            self._pieces = [np.concatenate(self._pieces) if self._pieces else _NOTHING]
+        return self._pieces[0]
+
+
+def _refused(problem: str) -> InvalidRequest:
+    return InvalidRequest([Violation("audio.data", problem)])
