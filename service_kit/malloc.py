@@ -4,8 +4,8 @@ By default glibc takes each block over 128 KiB from the kernel afresh and gives 
 kilobytes costs page faults: more than half of a gRPC server's time. The environment variables MALLOC_MMAP_THRESHOLD_ and
 MALLOC_TRIM_THRESHOLD_ would do the same; here the process does it by itself.
 
-What is kept lies in arenas, and a thread takes free memory from its own arena alone. glibc allows eight arenas a core, so nearly each
-thread would keep as much as it ever needed at once.
+What is kept lies in arenas, and a thread takes free memory from its own arena alone. glibc allows eight arenas a core, so nearly
+each thread would keep as much as it ever needed at once.
 """
 
 from __future__ import annotations
@@ -43,4 +43,5 @@ def tune_malloc() -> bool:
         _M_TRIM_THRESHOLD: TRIM_THRESHOLD_BYTES,
         _M_ARENA_MAX: max(LEAST_ARENAS, cores),
     }
-    return all([mallopt(option, value) for option, value in options.items()])
+    taken = [mallopt(option, value) for option, value in options.items()]
+    return all(taken)

@@ -200,17 +200,18 @@ def test_a_row_is_the_same_bytes_however_the_sound_was_cut(
 
 
 def test_rows_whose_whole_spectrum_is_at_its_floor_are_silent(features: AudioFeatures) -> None:
-    """Row j reads samples 200 c - 400 to 200 c + 3400, where c is 16 j / 5 rounded down: 3,800 samples, of one hearing one sound."""
+    """Row j reads samples 200 c - 400 to 200 c + 3400, where c is 16 j / 5 rounded down."""
     click = np.zeros(640 * 100, np.float32)
     click[640 * 50] = 0.5
     first, count = -3, 120
     encoded = features.encoded_rows(click, first_row=first, row_count=count)
     starts = 200 * (16 * np.arange(first, first + count) // 5) - 400
-    heard = (starts <= 640 * 50) & (640 * 50 < starts + 3800)
+    at = 640 * 50
+    heard = (starts <= at) & (starts + 3800 > at)
     assert 5 <= heard.sum() <= 7
     assert encoded.silent[~heard].all()
     # The window of the spectrum is zero at the very ends of what a row reads.
-    inside = (starts + 200 <= 640 * 50) & (640 * 50 < starts + 3600)
+    inside = (starts + 200 <= at) & (starts + 3600 > at)
     assert not encoded.silent[inside].any()
     assert encoded.rows.tobytes() == features.rows(click, first_row=first, row_count=count).tobytes()
 
