@@ -262,6 +262,13 @@ def test_aliases_which_can_grow_without_end_are_refused(avatar: Avatar) -> None:
     assert "aliases are not allowed" in problems_of(avatar.root)[0]
 
 
+@pytest.mark.parametrize("lists", ["[" * 5000, "- " * 5000 + "1", "{a: " * 12 + "1" + "}" * 12])
+def test_deep_nesting_is_refused(avatar: Avatar, lists: str) -> None:
+    path = avatar.root / "avatar.yaml"
+    path.write_text(path.read_text() + "more:\n  " + lists)
+    assert "not valid YAML: nested too deeply" in problems_of(avatar.root)[0]
+
+
 def truncated(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
