@@ -21,7 +21,7 @@ from avatar_kit.pictures import inspect_picture
 from avatar_kit.rectangles import misplaced, read_rects
 from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem, check_regular, contained, read_bounded
-from avatar_kit.timeline import FrameRange, Loop
+from avatar_kit.timeline import FrameRange, IdleMouth, Loop
 from avatar_kit.versions import manifest_version
 from avatar_kit.video.frames import VideoFrames, header_problems
 
@@ -64,6 +64,8 @@ class Avatar:
     """Index of the picture whose unmasked crop the network sees for every frame. None: each picture's own crop."""
     idle: FrameRange | None = None
     """The part of the clip shown without speech; None: the whole clip, as in speech."""
+    idle_mouth: IdleMouth = IdleMouth.REST
+    """The mouth in those pictures."""
     version: str = ""
     """Identifies the content of the files, independent of their place: two services with equal versions fit together."""
 
@@ -160,6 +162,7 @@ def _load(held: Held) -> Avatar:
         rects_path=folder / names["crop_rects"],
         reference_frame=manifest.reference.frame,
         idle=manifest.idle,
+        idle_mouth=manifest.idle_mouth,
         version=version,
         held=held,
     )

@@ -127,6 +127,7 @@ def settled(avatar: Avatar, entry: ModelEntry, models_root: Path) -> Avatar:
         mask=entry.mask or avatar.mask,
         reference_frame=entry.reference.frame if entry.reference else avatar.reference_frame,
         idle=entry.idle or avatar.idle,
+        idle_mouth=entry.idle_mouth or avatar.idle_mouth,
         crops_video_path=entry.crops_video_path and models_root / entry.crops_video_path,
         rois_video_path=entry.rois_video_path and models_root / entry.rois_video_path,
     )

@@ -21,7 +21,7 @@ from avatar_kit.model_entry import ModelEntry
 from avatar_kit.numbering import numbered_frames
 from avatar_kit.rectangles import misplaced, read_rects
 from avatar_kit.safe_files import FileProblem, check_regular, read_bounded, stays_in
-from avatar_kit.timeline import Loop
+from avatar_kit.timeline import IdleMouth, Loop
 from avatar_kit.upright import upright_size
 from avatar_kit.versions import files_version
 from avatar_kit.video.frames import open_frames
@@ -108,6 +108,7 @@ class _Loader:
             rois_video_path=entry.rois_video_path and self._models_root / entry.rois_video_path,
             reference_frame=entry.reference.frame if entry.reference else None,
             idle=entry.idle,
+            idle_mouth=entry.idle_mouth or IdleMouth.REST,
             version=version,
             held=found.held,
         )

@@ -17,7 +17,7 @@ from avatar_kit.numbering import MAX_FRAMES
 from avatar_kit.pictures import size_problem
 from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem, read_bounded
-from avatar_kit.timeline import FrameRange, Loop
+from avatar_kit.timeline import FrameRange, IdleMouth, Loop
 
 MANIFEST_NAME = "avatar.yaml"
 FRAMES_FOLDER = "frames"
@@ -120,6 +120,9 @@ class Manifest(_Part):
 
     idle: Annotated[FrameRange, BeforeValidator(FrameRange.parse)] | None = None
     """First and last frame of the part of the clip shown without speech. Without it: the whole clip."""
+
+    idle_mouth: IdleMouth = IdleMouth.REST
+    """rest: without speech, the network's mouth for silence; stored: the pictures as they are, in which the mouth is shut."""
 
     files: FileEntries
     """The other files, with checksums."""

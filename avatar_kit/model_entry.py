@@ -11,7 +11,7 @@ from avatar_kit.geometry import Mask, Paste
 from avatar_kit.manifest import mask_from_list
 from avatar_kit.numbering import MAX_FRAMES
 from avatar_kit.reference_frame import Reference
-from avatar_kit.timeline import FrameRange, Loop
+from avatar_kit.timeline import FrameRange, IdleMouth, Loop
 
 
 class ModelEntry(BaseModel):
@@ -74,6 +74,10 @@ class ModelEntry(BaseModel):
 
     idle: Annotated[FrameRange, BeforeValidator(FrameRange.parse)] | None = None
     """First and last frame of the part of the clip shown without speech. Default: from avatar.yaml, else all."""
+
+    idle_mouth: IdleMouth | None = None
+    """rest: without speech, the network's mouth for silence; stored: the pictures as they are, in which the mouth is shut.
+    Default: from avatar.yaml, else rest."""
 
     @property
     def wants_model_preloaded(self) -> bool:

@@ -1,4 +1,4 @@
-"""An avatar's endless timeline: which picture is shown at a position, also past the end of the clip."""
+"""An avatar's endless timeline: which picture is shown at a position, also past the end of the clip, and with which mouth."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ class Loop(StrEnum):
 
     BOUNCE = "bounce"
     FORWARD = "forward"
+
+
+class IdleMouth(StrEnum):
+    """The mouth of a person who does not speak."""
+
+    REST = "rest"  # the network's, for silence: in most clips the person talks
+    STORED = "stored"  # the picture's own, which is shut in every picture of the idle range
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from avatar_kit.pictures import inspect_picture, size_problem
 from avatar_kit.rectangles import misplaced, rects_text
 from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem
-from avatar_kit.timeline import FrameRange, Loop
+from avatar_kit.timeline import FrameRange, IdleMouth, Loop
 
 NETWORK_NAME = "network.onnx"
 AUDIO_ENCODER_NAME = "audio_encoder.onnx"
@@ -74,6 +74,7 @@ class AvatarWriter:
         mask: Mask | None = None,
         reference_frame: int | None = None,
         idle: FrameRange | None = None,
+        idle_mouth: IdleMouth = IdleMouth.REST,
         replace: bool = False,
     ) -> None:
         check_avatar_id(avatar_id)
@@ -85,7 +86,7 @@ class AvatarWriter:
         self._place = models_root / avatar_id
         self._width, self._height = width, height
         self._loop, self._paste, self._mask = loop, paste, mask or Mask()
-        self._reference, self._idle = Reference(reference_frame), idle
+        self._reference, self._idle, self._idle_mouth = Reference(reference_frame), idle, idle_mouth
         self._replace = replace
         refuse_taken(models_root, avatar_id, replace=replace)
         self._partial = PartialFolder(self._place)
@@ -181,6 +182,7 @@ class AvatarWriter:
             mask=self._mask,
             reference=self._reference,
             idle=self._idle,
+            idle_mouth=self._idle_mouth,
             files=FileEntries.model_validate(self._files),
         )
 

@@ -10,12 +10,13 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import MOUTH_SIZE
 from avatar_kit.onnx_io import network_io
 from avatar_kit.reference_frame import Reference
-from avatar_kit.timeline import Loop
+from avatar_kit.timeline import IdleMouth, Loop
 from avatar_tools.rect_motion import largest_step
 
 _BLOCK = 16  # the compositing service keeps pixels in whole JPEG blocks around the rectangle
 _CHANNELS = 3
 _JPEG_BYTES_A_PIXEL = 0.08  # of a person before a plain background, at the quality that is served
+_MOUTHS = {IdleMouth.REST: "with the network's mouth for silence", IdleMouth.STORED: "as stored"}
 _THEN = {Loop.BOUNCE: "then back again", Loop.FORWARD: "then from the start"}
 
 
@@ -77,10 +78,11 @@ def _reference(avatar: Avatar) -> str:
 
 
 def _idle(avatar: Avatar) -> str:
+    mouth = _MOUTHS[avatar.idle_mouth]
     if (idle := avatar.idle) is None:
-        return "the whole clip"
+        return f"the whole clip, {mouth}"
     count = idle.last - idle.first + 1
-    return f"frames {idle.first} to {idle.last}, {count / avatar.fps:.1f} s"
+    return f"frames {idle.first} to {idle.last}, {count / avatar.fps:.1f} s, {mouth}"
 
 
 def _network(avatar: Avatar) -> str:

@@ -111,6 +111,7 @@ def _draw_heading(sheet: Picture, avatar: Avatar) -> None:
     line += f", reference {Reference(avatar.reference_frame)}"
     if avatar.idle:
         line += f", idle {avatar.idle.first} to {avatar.idle.last}"
+    line += f", idle mouth {avatar.idle_mouth.value}"
     write(sheet, line, (PAGE_MARGIN, PAGE_MARGIN + 66), FAINT, 17)
 
 

@@ -98,6 +98,10 @@ def import_command(
     idle: Annotated[
         str | None, typer.Option("--idle", metavar="FIRST,LAST", help="The frames to show without speech; default all.")
     ] = None,
+    idle_mouth: Annotated[
+        Literal["rest", "stored"],
+        typer.Option("--idle-mouth", help="Without speech: the network's mouth for silence, or the frames as they are."),
+    ] = "rest",
     frames: Annotated[
         str | None, typer.Option("--frames", metavar="A:B", help="Import frames A to B - 1 alone, counted from 0; also A: or :B.")
     ] = None,
@@ -111,7 +115,7 @@ def import_command(
     """Make an avatar from a training folder, a package, frames or a video."""
     from avatar_kit.errors import one_line
     from avatar_kit.geometry import Paste
-    from avatar_kit.timeline import Loop
+    from avatar_kit.timeline import IdleMouth, Loop
     from avatar_tools.importing import ImportOptions, plan_import, run_import
     from lipsync_cli.avatars import read_part, read_setting
     from lipsync_cli.screen import progress_bar
@@ -132,6 +136,7 @@ def import_command(
         mask=read_setting("mask", mask, option=f"--mask {mask!r:.60}"),
         reference_frame=read_setting("reference", reference, option=f"--reference {reference!r:.60}").frame,
         idle=read_setting("idle", idle, option=f"--idle {idle!r:.60}"),
+        idle_mouth=IdleMouth(idle_mouth),
         part=read_part(frames),
         features=not no_features,
         keep_video=keep_video,

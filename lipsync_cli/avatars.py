@@ -17,7 +17,7 @@ from avatar_tools.importing.options import Part
 from avatar_tools.verify import Report
 from lipsync_cli.failures import CliError
 
-COLUMNS = ("id", ">frames", ">size", ">length", "loop", "paste", "state")
+COLUMNS = ("id", ">frames", ">size", ">length", "loop", "paste", "idle mouth", "state")
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,15 @@ class Listed:
     fps: float = 0.0
     loop: str = ""
     paste: str = ""
+    idle_mouth: str = ""
     error: str = ""
 
     def row(self) -> tuple[str, ...]:
         """Returns a row of COLUMNS."""
         if self.error:
-            return (self.id, "", "", "", "", "", self.error)
-        seconds = f"{self.frames / self.fps:.1f} s"
-        return (self.id, str(self.frames), f"{self.width}x{self.height}", seconds, self.loop, self.paste, "good")
+            return (self.id, *[""] * (len(COLUMNS) - 2), self.error)
+        size, seconds = f"{self.width}x{self.height}", f"{self.frames / self.fps:.1f} s"
+        return (self.id, str(self.frames), size, seconds, self.loop, self.paste, self.idle_mouth, "good")
 
 
 def listed(models_root: Path) -> list[Listed]:
@@ -96,4 +97,13 @@ def _listed(catalog: AvatarCatalog, avatar_id: str) -> Listed:
         avatar = catalog.get(avatar_id)
     except AvatarError as error:
         return Listed(avatar_id, error=error.caller_text)
-    return Listed(avatar_id, avatar.frame_count, avatar.width, avatar.height, avatar.fps, avatar.loop.value, avatar.paste.value)
+    return Listed(
+        avatar_id,
+        frames=avatar.frame_count,
+        width=avatar.width,
+        height=avatar.height,
+        fps=avatar.fps,
+        loop=avatar.loop.value,
+        paste=avatar.paste.value,
+        idle_mouth=avatar.idle_mouth.value,
+    )

@@ -26,9 +26,9 @@ from lipsync_cli.speaker import Speaker
 from lipsync_client import frame_count
 from shared_proto.timing import SAMPLE_RATE_HZ
 
-SETTINGS = ("loop", "paste", "mask", "reference", "idle")
+SETTINGS = ("loop", "paste", "mask", "reference", "idle", "idle_mouth")
 
-_IDLE_FRAMES = 200  # eight seconds without speech, to compare idle ranges
+_IDLE_FRAMES = 200  # eight seconds without speech, to compare idle ranges and mouths
 _MAX_WIDTH, _MAX_HEIGHT = 1200, 800  # of each half
 _MAX_SCALE = 3.0
 _GAP = 8
@@ -73,7 +73,7 @@ def compare(
     with opened_recording(audio) as recording:
         speech = recording.speech()
         count = frame_count(speech.size, SAMPLE_RATE_HZ)
-        silent = _IDLE_FRAMES if "idle" in keys else 0
+        silent = _IDLE_FRAMES if {"idle", "idle_mouth"} & set(keys) else 0
         start = max(0, avatar.frame_count - 1 - count // 2) if "loop" in keys else 0
         positions = range(start, start + count)
         left = _half(Speaker(avatar, catalog), ("as it is", before), speech, positions, silent)
@@ -139,4 +139,5 @@ def _setting(avatar: Avatar, key: str) -> str:
         "mask": f"{mask.x},{mask.y},{mask.width},{mask.height}",
         "reference": str(Reference(avatar.reference_frame)),
         "idle": f"{avatar.idle.first},{avatar.idle.last}" if avatar.idle else "the whole clip",
+        "idle_mouth": avatar.idle_mouth.value,
     }[key]

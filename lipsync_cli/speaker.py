@@ -14,14 +14,14 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError
 from avatar_kit.geometry import Picture
-from avatar_kit.timeline import frame_at
+from avatar_kit.timeline import IdleMouth, frame_at
 from avatar_tools.demo import SPEECH_PATH
 from avatar_tools.inspect import Composite
 from compositing_service.backgrounds.composer import open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.outputs import RawOutput
 from inference_service.audio.features import AudioFeatures
-from inference_service.audio.windows import FrameWindows, windows_of_rows
+from inference_service.audio.windows import FrameWindows, Rows, windows_of_rows
 from inference_service.engines.devices import DeviceError, find_devices
 from inference_service.engines.engine import NO_PICTURES, EngineError, EngineInput
 from inference_service.engines.onnxruntime import OnnxEngine
@@ -76,9 +76,16 @@ class Speaker:
         return picture
 
     def silent(self, position: int) -> Picture:
-        """Returns the stored picture at a position of the timeline."""
+        """Returns the picture shown without speech at a position of the timeline: as stored, or with the mouth for silence."""
         index = frame_at(position, self.avatar.frame_count, self.avatar.loop)
-        return self._picture(self._composer.stored(index, RawOutput()))
+        if self.avatar.idle_mouth is IdleMouth.STORED:
+            return self._picture(self._composer.stored(index, RawOutput()))
+        (picture,) = self._composited([index], windows_of_rows(self._silent_rows))
+        return picture
+
+    @cached_property
+    def _silent_rows(self) -> Rows:
+        return self._features.rows(np.zeros(1, np.float32), first_row=0, row_count=1 + CONTEXT_ROWS)
 
     @cached_property
     def _features(self) -> AudioFeatures:

@@ -10,7 +10,7 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AUDIO_ENCODER_NAME
 from avatar_kit.geometry import Picture
 from avatar_kit.rectangles import read_rects
-from avatar_kit.timeline import Loop
+from avatar_kit.timeline import IdleMouth, Loop
 from avatar_kit.video.files import video_pictures
 from avatar_kit.writer import AvatarWriter
 from avatar_tools.importing.sources import in_order
@@ -32,7 +32,16 @@ def build_demo(models_root: Path, avatar_id: str = "demo", *, replace: bool = Fa
     Frames are the same bytes every time on the same machine. Raises AvatarExists when the id is taken and `replace` is False, and
     InvalidAvatarId.
     """
-    with AvatarWriter(models_root, avatar_id, width=WIDTH, height=HEIGHT, loop=Loop.FORWARD, replace=replace) as writer:
+    writer = AvatarWriter(
+        models_root,
+        avatar_id,
+        width=WIDTH,
+        height=HEIGHT,
+        loop=Loop.FORWARD,
+        idle_mouth=IdleMouth.STORED,  # she is drawn with her mouth shut
+        replace=replace,
+    )
+    with writer:
         progress("frames", 0, FRAME_COUNT)
         rects = read_rects(RECTS_PATH, frame_count=FRAME_COUNT)
         for index, jpeg in enumerate(in_order(_jpeg, video_pictures(CLIP_PATH))):

@@ -9,7 +9,7 @@ from typing import Self
 
 from avatar_kit.geometry import Mask, Paste
 from avatar_kit.safe_files import FileProblem
-from avatar_kit.timeline import FrameRange, Loop
+from avatar_kit.timeline import FrameRange, IdleMouth, Loop
 
 _PART = re.compile(r"(\d{0,9}):(\d{0,9})", re.ASCII)
 
@@ -64,6 +64,7 @@ class ImportOptions:
     """None: each frame's own crop is its reference."""
     idle: FrameRange | None = None
     """None: the whole clip."""
+    idle_mouth: IdleMouth = IdleMouth.REST
     part: Part | None = None
     """None: the whole clip. Frames of `reference_frame` and `idle` are counted in the part."""
     features: bool = True

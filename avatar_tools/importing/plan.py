@@ -21,6 +21,7 @@ from avatar_kit.ids import check_avatar_id
 from avatar_kit.onnx_io import DEMO_PRODUCER
 from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem, stays_in
+from avatar_kit.timeline import IdleMouth
 from avatar_kit.video.frames import checked_index
 from avatar_kit.writer import refuse_taken
 from avatar_tools.checkpoints import Kind
@@ -285,6 +286,8 @@ class _Planning:
             yield f"show the network the crop of frame {options.reference_frame} as reference for every frame"
         if options.idle:
             yield f"keep to frames {options.idle.first} to {options.idle.last} while nobody speaks"
+        if options.idle_mouth is IdleMouth.STORED:
+            yield "show the pictures as they are while nobody speaks"
         place = options.models_root / options.avatar_id
         if options.keep_video:
             yield f"keep {frames.name}, from which its {frames.count} frames are read when they are served, in {place}"

@@ -60,6 +60,7 @@ def run_import(plan: Plan, progress: Progress = silent) -> Imported:
             mask=options.mask,
             reference_frame=options.reference_frame,
             idle=options.idle,
+            idle_mouth=options.idle_mouth,
             replace=options.replace,
         )
         with writer:

@@ -1,28 +1,29 @@
-"""`--reference` and `--idle`: into the avatar, into the plan, and against the clip before anything is written."""
+"""`--reference`, `--idle` and `--idle-mouth`: into the avatar, into the plan, and against the clip before anything is written."""
 
 from __future__ import annotations
 
 import pytest
 
 from avatar_kit.avatar import load_avatar
-from avatar_kit.timeline import FrameRange
+from avatar_kit.timeline import FrameRange, IdleMouth
 
 from .conftest import FRAMES
 
 
 def test_they_reach_the_avatar_and_are_said_before(run, layouts, models_root) -> None:
-    result = run(layouts.go(), "--reference", f"fixed:{FRAMES - 1}", "--idle", "2,5")
+    result = run(layouts.go(), "--reference", f"fixed:{FRAMES - 1}", "--idle", "2,5", "--idle-mouth", "stored")
     assert result.exit_code == 0, result.output
     avatar = load_avatar(models_root / "ada")
-    assert (avatar.reference_frame, avatar.idle) == (FRAMES - 1, FrameRange(2, 5))
+    assert (avatar.reference_frame, avatar.idle, avatar.idle_mouth) == (FRAMES - 1, FrameRange(2, 5), IdleMouth.STORED)
     assert f"show the network the crop of frame {FRAMES - 1} as reference for every frame" in result.stdout
     assert "keep to frames 2 to 5 while nobody speaks" in result.stdout
+    assert "show the pictures as they are while nobody speaks" in result.stdout
 
 
 def test_without_them_nothing_is_said(run, layouts, models_root) -> None:
     result = run(layouts.go(), "--reference", "current")
     avatar = load_avatar(models_root / "ada")
-    assert (avatar.reference_frame, avatar.idle) == (None, None)
+    assert (avatar.reference_frame, avatar.idle, avatar.idle_mouth) == (None, None, IdleMouth.REST)
     assert "reference" not in result.stdout
     assert "nobody speaks" not in result.stdout
 

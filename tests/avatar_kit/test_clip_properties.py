@@ -1,4 +1,4 @@
-"""`reference` and `idle`: what may be written of them, where, and what becomes of frames that the clip does not have."""
+"""`reference`, `idle`, `idle_mouth`: what may be written of them, where, and what becomes of frames that no clip has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Mask
 from avatar_kit.model_entry import ModelEntry
 from avatar_kit.reference_frame import Reference
-from avatar_kit.timeline import FrameRange
+from avatar_kit.timeline import FrameRange, IdleMouth
 from avatar_tools.network_trial import try_network
 from avatar_tools.verify import verify_avatar
 
@@ -35,18 +35,19 @@ def problems_of(avatar: Avatar) -> list[str]:
 
 
 def test_what_the_writer_was_told_is_loaded(write_avatar: Write) -> None:
-    avatar = write_avatar(reference_frame=5, idle=FrameRange(2, 4))
+    avatar = write_avatar(reference_frame=5, idle=FrameRange(2, 4), idle_mouth=IdleMouth.STORED)
     manifest = yaml.safe_load((avatar.root / "avatar.yaml").read_text())
-    assert (manifest["reference"], manifest["idle"]) == ("fixed:5", [2, 4])
-    assert (avatar.reference_frame, avatar.idle) == (5, FrameRange(2, 4))
+    assert (manifest["reference"], manifest["idle"], manifest["idle_mouth"]) == ("fixed:5", [2, 4], "stored")
+    assert (avatar.reference_frame, avatar.idle, avatar.idle_mouth) == (5, FrameRange(2, 4), IdleMouth.STORED)
     assert verify_avatar(avatar).ok
 
 
 def test_avatars_that_say_nothing_have_neither(avatar: Avatar) -> None:
     path = avatar.root / "avatar.yaml"
-    path.write_text(path.read_text().replace("reference: current\n", ""))
+    path.write_text(path.read_text().replace("reference: current\n", "").replace("idle_mouth: rest\n", ""))
+    assert "idle" not in path.read_text()
     loaded = load_avatar(avatar.root)
-    assert (loaded.reference_frame, loaded.idle) == (None, None)
+    assert (loaded.reference_frame, loaded.idle, loaded.idle_mouth) == (None, None, IdleMouth.REST)
 
 
 def test_the_writer_refuses_frames_that_were_not_written(write_avatar: Write, models_root: Path) -> None:
@@ -71,6 +72,7 @@ def test_the_writer_refuses_frames_that_were_not_written(write_avatar: Write, mo
         ({"idle": [-1, 2]}, "avatar.yaml: idle: frames -1 to 2"),
         ({"idle": 3}, "avatar.yaml: idle: expected two whole numbers"),
         ({"idle": [1, 2.5]}, "avatar.yaml: idle: expected two whole numbers"),
+        ({"idle_mouth": "open"}, "avatar.yaml: idle_mouth: Input should be 'rest' or 'stored'"),
         ({"idle": [True, 2]}, "avatar.yaml: idle: expected two whole numbers"),
     ],
     ids=str,
@@ -89,13 +91,13 @@ def test_both_are_named_at_once(avatar: Avatar) -> None:
 def test_settings_come_before_the_manifest(write_avatar: Write, models_root: Path) -> None:
     write_avatar(reference_frame=5, idle=FrameRange(2, 4))
 
-    def shown(**entry: object) -> tuple[int | None, FrameRange | None]:
+    def shown(**entry: object) -> tuple[int | None, FrameRange | None, IdleMouth]:
         avatar = AvatarCatalog(models_root, {"ada": ModelEntry.model_validate(entry)}).get("ada")
-        return avatar.reference_frame, avatar.idle
+        return avatar.reference_frame, avatar.idle, avatar.idle_mouth
 
-    assert shown() == (5, FrameRange(2, 4))
-    assert shown(reference="current", idle=[0, 5]) == (None, FrameRange(0, 5))
-    assert shown(reference="fixed:0", idle="3,3") == (0, FrameRange(3, 3))
+    assert shown() == (5, FrameRange(2, 4), IdleMouth.REST)
+    assert shown(reference="current", idle=[0, 5]) == (None, FrameRange(0, 5), IdleMouth.REST)
+    assert shown(reference="fixed:0", idle="3,3", idle_mouth="stored") == (0, FrameRange(3, 3), IdleMouth.STORED)
     with pytest.raises(BrokenAvatar) as caught:
         shown(reference="fixed:6", idle=[3, 6])
     assert caught.value.problems == (
@@ -110,14 +112,16 @@ def test_an_avatar_of_the_old_layout_has_them_of_the_settings(old_avatar: Callab
     def shown(**entry: object) -> Avatar:
         return AvatarCatalog(models_root, {"sanders": ModelEntry.model_validate(entry)}).get("sanders")
 
-    avatar = shown(reference="fixed:3", idle=[1, 2])
-    assert (avatar.reference_frame, avatar.idle) == (3, FrameRange(1, 2))
-    assert (shown().reference_frame, shown().idle) == (None, None)
+    avatar = shown(reference="fixed:3", idle=[1, 2], idle_mouth="stored")
+    assert (avatar.reference_frame, avatar.idle, avatar.idle_mouth) == (3, FrameRange(1, 2), IdleMouth.STORED)
+    assert (shown().reference_frame, shown().idle, shown().idle_mouth) == (None, None, IdleMouth.REST)
     with pytest.raises(BrokenAvatar, match="fixed:3, but the avatar has frames 0 to 2; idle is"):
         shown(reference="fixed:3", idle=[1, 3], num_frames=3)
 
 
-@pytest.mark.parametrize("entry", [{"reference": "fixed"}, {"reference": "last"}, {"idle": [3, 1]}, {"idle": "3"}], ids=str)
+@pytest.mark.parametrize(
+    "entry", [{"reference": "fixed"}, {"reference": "last"}, {"idle": [3, 1]}, {"idle": "3"}, {"idle_mouth": "open"}], ids=str
+)
 def test_a_wrong_entry_is_refused(entry: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ModelEntry.model_validate(entry)

@@ -72,7 +72,10 @@ def test_it_is_told_and_harms_no_other(pair: Path, harm: Callable[[Path], None])
 
 @many
 @given(
-    key=st.sampled_from(["frame_count", "id", "fps", "width", "mask", "loop", "reference", "idle", "files", "more"]), value=values
+    key=st.sampled_from(
+        ["frame_count", "id", "fps", "width", "mask", "loop", "reference", "idle", "idle_mouth", "files", "more"]
+    ),
+    value=values,
 )
 def test_any_value_in_the_manifest(pair: Path, key: str, value: Any) -> None:
     content = yaml.safe_load((pair.parent / "good" / "avatar.yaml").read_text())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from avatar_kit.avatar import Avatar, Rect
-from avatar_kit.timeline import FrameRange
+from avatar_kit.timeline import FrameRange, IdleMouth
 from avatar_kit.writer import AvatarWriter
 from avatar_tools.inspect import Composite, contact_sheet, summary
 from avatar_tools.verify import verify_avatar
@@ -34,7 +34,7 @@ def test_the_sheet_shows_frames_rectangles_and_the_crop(avatar: Avatar, frame: C
 
 
 def test_the_sheet_and_the_summary_show_a_fixed_reference_and_the_idle_range(write_avatar: Callable[..., Avatar]) -> None:
-    avatar = write_avatar(reference_frame=1, idle=FrameRange(2, 4))
+    avatar = write_avatar(reference_frame=1, idle=FrameRange(2, 4), idle_mouth=IdleMouth.STORED)
     first_picture, heading = np.s_[730:930, -508:-300], np.s_[60:110, :900]
     with_own = contact_sheet(dataclasses.replace(avatar, reference_frame=None, idle=None), NONE)
     sheet = contact_sheet(avatar, NONE)
@@ -44,8 +44,10 @@ def test_the_sheet_and_the_summary_show_a_fixed_reference_and_the_idle_range(wri
     assert (contact_sheet(avatar, NONE)[first_picture] != sheet[first_picture]).any()
     said = summary(avatar)
     assert "fixed:1, the crop of frame 1 for every frame" in said
-    assert "frames 2 to 4, 0.1 s" in said
-    assert "current, each frame's own crop" in summary(dataclasses.replace(avatar, reference_frame=None, idle=None))
+    assert "frames 2 to 4, 0.1 s, as stored" in said
+    own = summary(dataclasses.replace(avatar, reference_frame=None, idle=None, idle_mouth=IdleMouth.REST))
+    assert "current, each frame's own crop" in own
+    assert "the whole clip, with the network's mouth for silence" in own
 
 
 def sheet_with(avatar: Avatar, picture: np.ndarray) -> np.ndarray:

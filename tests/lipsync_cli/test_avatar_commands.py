@@ -33,7 +33,7 @@ def test_list_for_people(run, models_root):
     result = run("avatar", "list", "--models-root", models_root)
     assert result.exit_code == 0
     good, torn = [line.split() for line in result.stdout.splitlines() if line.strip().startswith(("good", "torn"))]
-    assert good == ["good", "5", "320x240", "0.2", "s", "bounce", "reference", "good"]
+    assert good == ["good", "5", "320x240", "0.2", "s", "bounce", "reference", "rest", "good"]
     assert torn[-3:] == ["2", "is", "missing"]
 
 
@@ -48,6 +48,7 @@ def test_list_for_programs(run, models_root):
         "fps": 25.0,
         "loop": "bounce",
         "paste": "reference",
+        "idle_mouth": "rest",
         "error": "",
     }
     assert torn["id"] == "torn"

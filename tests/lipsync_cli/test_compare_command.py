@@ -108,6 +108,19 @@ def test_a_comparison_of_idling_goes_on_without_speech(compared, avatar) -> None
 
 
 @pytest.mark.slow
+def test_a_comparison_of_idle_mouths_differs_after_the_speech_and_at_the_mouth_alone(compared, avatar) -> None:
+    result, left, right = compared("idle_mouth=stored")
+    assert len(left) == 13 + 200
+    assert "ends with 8 s without speech" in result.stdout
+    assert shown_frames(avatar, left) == shown_frames(avatar, right)
+    difference = np.abs(left[:, BAR:].astype(int) - right[:, BAR:])
+    height = difference.shape[1]
+    assert difference[:, : height // 3].max() < 40, "around the mouth there is but the film's compression"
+    mouths = difference[:, height // 2 :].mean(axis=(1, 2, 3))
+    assert mouths[:13].max() * 3 < mouths[-50:].min()
+
+
+@pytest.mark.slow
 def test_the_shipped_speech_is_what_is_spoken_without_audio(run, avatar, models_root, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = run("avatar", "inspect", "ada", "--models-root", models_root, "--compare", "paste=feather")
@@ -120,7 +133,7 @@ def test_the_shipped_speech_is_what_is_spoken_without_audio(run, avatar, models_
     ("settings", "says"),
     [
         (["paste"], ["'paste': expected SETTING=VALUE"]),
-        (["network=other.onnx"], ["one of loop, paste, mask, reference, idle"]),
+        (["network=other.onnx"], ["one of loop, paste, mask, reference, idle, idle_mouth"]),
         (["model_path=/etc/passwd"], ["expected SETTING=VALUE"]),
         (["paste=soft"], ["paste=soft: Input should be 'reference', 'feather' or 'direct'"]),
         (["mask=1,2,3"], ["expected four whole numbers"]),
