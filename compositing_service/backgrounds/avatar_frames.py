@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from avatar_kit.geometry import Picture
@@ -10,6 +11,10 @@ from compositing_service.picture.patch import Patch, Place
 
 # Python objects, array headers and allocator padding around a frame's bytes.
 _FRAME_OVERHEAD_BYTES = 1700
+# The latest frames are kept for callers who follow closely on each other: 2.5 s, or of few frames a part.
+_LATEST_FRAMES, _LATEST_PART = 64, 8
+# A clip that bounces shows each of its frames within this many times its length.
+_STALE_CLIPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class AvatarFrames:
 
     max_frames: int
     encoded: dict[int, dict[int, EncodedFrame]] = field(default_factory=dict)
-    """By index and quality. The qualities of a frame share one patch."""
+    """By index and quality, the longest unused frame first. The qualities of a frame share one patch."""
     pictures: dict[int, WholeFrame] = field(default_factory=dict)
     encoded_bytes: int = 0
     picture_bytes: int = 0
@@ -48,6 +53,12 @@ class AvatarFrames:
     uses: int = 0
     last_use: int = 0
     closed: bool = False
+    _added: int = 0
+    """Since the start: frames added."""
+    _added_at_use: dict[int, int] = field(default_factory=dict)
+    """`_added` at the last use of each encoded frame."""
+    _clip_frames: int = 0
+    """The length of the clip, as far as it has been seen."""
 
     @property
     def nbytes(self) -> int:
@@ -75,14 +86,36 @@ class AvatarFrames:
     def add(self, index: int, quality: int, frame: EncodedFrame) -> int:
         """Keeps the frame at a quality that it does not have yet. Returns the bytes added."""
         added = self.added_bytes(index, frame)
+        self._added += index not in self.encoded
+        self._clip_frames = max(self._clip_frames, index + 1)
         self.encoded.setdefault(index, {})[quality] = EncodedFrame(self.patch(index) or frame.patch, frame.jpeg)
+        self.note_use(index)
         self.encoded_bytes += added
         return added
+
+    def note_use(self, index: int) -> None:
+        """Marks an encoded frame as the latest used."""
+        self.encoded[index] = self.encoded.pop(index)
+        self._added_at_use[index] = self._added
+
+    def most_dispensable(self, *, keep: int | None) -> int | None:
+        """Returns the index of the encoded frame to drop for another, never `keep`; None when there is no other.
+
+        Clips play from end to end again and again, so the frames used latest are needed last, and dropping those keeps the rest
+        of the clip in memory. A frame that was not needed for long goes before: callers are elsewhere in the clip by now.
+        """
+        oldest = next(iter(self.encoded), None)
+        if oldest not in {None, keep} and self._added - self._added_at_use[oldest] > _STALE_CLIPS * self._clip_frames:
+            return oldest
+        latest = (index for index in reversed(self.encoded) if index != keep)
+        place = min(_LATEST_FRAMES, len(self.encoded) // _LATEST_PART)
+        considered = [*itertools.islice(latest, place + 1)]
+        return considered[-1] if considered else None
 
     def drop(self, index: int) -> int:
         """Drops a frame at all its qualities. Returns the bytes freed."""
         freed = self.frame_bytes(index)
-        del self.encoded[index]
+        del self.encoded[index], self._added_at_use[index]
         self.encoded_bytes -= freed
         return freed
 

@@ -2,13 +2,12 @@
 
 When room is short, it drops in this order: whole pictures, which only raw output needs and which take twenty times a frame's
 bytes; frames of unused avatars, of the least used (LFU) or longest unused (LRU) avatar first; frames of the avatar that holds
-most. The frame to drop is chosen at random: clips play from end to end, where dropping the oldest would drop each frame just
-before its turn. A frame that does not fit is used and not kept.
+most. Which one of an avatar's frames, `AvatarFrames` says: clips play from end to end, where dropping the oldest would drop each
+frame just before its turn. A frame that does not fit is used and not kept.
 """
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Sequence
 
@@ -32,7 +31,6 @@ class FrameCache:
         self._lock = threading.Lock()
         self._avatars: list[AvatarFrames] = []
         self._pinned_bytes = 0  # of encoded frames of avatars in use
-        self._random = random.Random(0)  # noqa: S311 - the choice of a frame is no secret
 
     def open(self, *, max_frames: int) -> AvatarFrames:
         """Opens room for at most `max_frames` frames of one more avatar. Raises ValueError for less than one."""
@@ -76,6 +74,8 @@ class FrameCache:
         """Returns the frame at that quality. Counts a use, found or not."""
         with self._lock:
             found = frames.find(index, quality)
+            if found:
+                frames.note_use(index)
             self._note_use(frames, found is not None)
             return found
 
@@ -171,9 +171,10 @@ class FrameCache:
             self._evict_from(largest, keep=index if largest is asking else None)
 
     def _evict_from(self, frames: AvatarFrames, *, keep: int | None) -> None:
-        """Drops any frame but `keep`, if there is another."""
-        if others := [index for index in frames.encoded if index != keep]:
-            self._drop(frames, self._random.choice(others))
+        """Drops a frame other than `keep`, if there is one."""
+        index = frames.most_dispensable(keep=keep)
+        if index is not None:
+            self._drop(frames, index)
             self.evictions += 1
 
     def _drop(self, frames: AvatarFrames, index: int) -> None:

@@ -52,13 +52,23 @@ def play(cache, avatar, indices, encoded, quality=75):
 
 
 @pytest.mark.parametrize("policy", ["lfu", "lru"])
-@pytest.mark.parametrize(("length", "share"), [(100, 0.15), (55, 0.75)])
-def test_a_share_of_a_clip_that_does_not_fit_is_found(encoded, policy, length, share):
-    """Dropping the oldest would find nothing at all in a loop that is longer than the cache."""
+@pytest.mark.parametrize("bounces", [False, True])
+@pytest.mark.parametrize("length", [100, 55, 200])
+def test_as_much_of_a_clip_is_found_as_fits(encoded, policy, length, bounces):
+    """No choice could find more than the share that fits, and dropping the oldest would find nothing in a loop."""
     cache = FrameCache(max_bytes=10**9, policy=policy)
     avatar = cache.open(max_frames=50)
-    play(cache, avatar, range(length), encoded)
-    assert play(cache, avatar, [*range(length)] * 10, encoded) >= share * length * 10
+    clip = [*range(length), *(range(length - 2, 0, -1) if bounces else ())]
+    play(cache, avatar, clip, encoded)
+    assert play(cache, avatar, clip * 10, encoded) >= 0.85 * 50 / length * len(clip) * 10
+
+
+def test_a_caller_close_behind_another_finds_its_frames(encoded):
+    cache = FrameCache(max_bytes=10**9, policy="lfu")
+    avatar = cache.open(max_frames=50)
+    play(cache, avatar, range(100), encoded)
+    play(cache, avatar, range(70, 90), encoded)
+    assert play(cache, avatar, range(85, 90), encoded) == 5
 
 
 @pytest.mark.parametrize("policy", ["lfu", "lru"])
@@ -68,7 +78,7 @@ def test_a_part_of_a_clip_that_fits_is_found_before_long(encoded, policy):
     avatar = cache.open(max_frames=50)
     play(cache, avatar, range(100), encoded)
     waiting = [*range(70, 90)]
-    play(cache, avatar, waiting * 5, encoded)
+    play(cache, avatar, waiting * 12, encoded)
     assert play(cache, avatar, waiting * 10, encoded) == len(waiting) * 10
 
 
