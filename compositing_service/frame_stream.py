@@ -152,17 +152,18 @@ def _paint(
     started = perf_counter()
     if group is None:
         pictures = [composer.stored(index, output) for index in indices]
-        return pictures, Times(composite_ms=_ms_since(started) / len(indices))
+        return pictures, Times(composite_ms=ms_since(started) / len(indices))
     mouths = group.pixels[start : start + len(indices)]
     pictures = [composer.composite(index, mouth, output) for index, mouth in zip(indices, mouths, strict=True)]
     return pictures, Times(
         queue_ms=group.queue_ms / len(group.pixels),
         inference_ms=group.inference_ms / len(group.pixels),
         audio_ms=group.audio_ms,
-        composite_ms=_ms_since(started) / len(indices),
+        composite_ms=ms_since(started) / len(indices),
         gpu_id=group.gpu_id,
     )
 
 
-def _ms_since(started: float) -> float:
+def ms_since(started: float) -> float:
+    """Returns the milliseconds since `perf_counter` said `started`."""
     return (perf_counter() - started) * 1000

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from avatar_kit.errors import InvalidAvatarId
+from avatar_kit.errors import AvatarError
 from avatar_kit.ids import check_avatar_id
 from compositing_service.mouth_source import (
     PICTURE_BYTES,
@@ -26,7 +26,7 @@ from compositing_service.mouth_source import (
     Windows,
 )
 from compositing_service.outputs import JpegOutput, Output, RawOutput
-from service_kit.errors import Problems
+from service_kit.errors import Problems, as_service_errors
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 from shared_proto.timing import (
@@ -117,18 +117,14 @@ def read_order(request: pb.CompositeBatchRequest, rules: RequestRules) -> Compos
 
 def read_model_id(model_id: str) -> str:
     """Checks the id of a request that has only an id. Raises InvalidRequest."""
-    problems = Problems()
-    check_model_id(model_id, problems)
-    problems.raise_if_any()
-    return model_id
+    with as_service_errors(AvatarError, field="model_id"):
+        return check_avatar_id(model_id)
 
 
 def check_model_id(model_id: str, problems: Problems) -> None:
     """Notes an id that no avatar can have."""
-    try:
+    with problems.noting(AvatarError, field="model_id"):
         check_avatar_id(model_id)
-    except InvalidAvatarId as error:
-        problems.add("model_id", str(error))
 
 
 def _check_sound_fields(request: pb.CompositeBatchRequest, rules: RequestRules, problems: Problems) -> None:

@@ -12,7 +12,7 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.errors import AvatarError, AvatarReplaced
 from avatar_kit.timeline import frame_at, idle_positions, period
 from compositing_service.backgrounds.store import AvatarLease, BackgroundStore
-from compositing_service.frame_stream import Frame, FrameMaker
+from compositing_service.frame_stream import Frame, FrameMaker, ms_since
 from compositing_service.metrics import STAGE_INFERENCE_WAIT, STAGE_LOAD, CompositingMetrics
 from compositing_service.mouth_source import MouthOrder, Mouths, MouthSource
 from compositing_service.outputs import RawOutput
@@ -33,30 +33,21 @@ _MAX_POSITION = 2**31 - 1  # the largest int32, the type of positions on the wir
 
 
 @dataclass(slots=True)
-class _Times:
-    """The time that a batch took, in milliseconds."""
-
-    load: float = 0.0
-    wait: float = 0.0
-    inference: float = 0.0
-    audio: float = 0.0
-    composite: float = 0.0
-    gpu_id: int = -1
-
-    def add(self, frame: Frame) -> None:
-        times = frame.times
-        self.inference += times.inference_ms
-        self.audio = max(self.audio, times.audio_ms)
-        self.composite += times.composite_ms
-        self.gpu_id = times.gpu_id
-
-
-@dataclass(frozen=True, slots=True)
 class BatchReply:
     """A CompositeBatchResponse: its pictures, and its other fields."""
 
-    pictures: list[bytes]
     fields: pb.CompositeBatchResponse
+    pictures: list[bytes] = field(default_factory=list)
+    wait_ms: float = 0.0
+    """Time until all mouths had come, for the log."""
+
+    def add(self, frame: Frame) -> None:
+        """Adds one frame and its share of the times."""
+        self.pictures.append(frame.picture)
+        self.fields.inference_time_ms += frame.times.inference_ms
+        self.fields.audio_processing_ms = max(self.fields.audio_processing_ms, frame.times.audio_ms)
+        self.fields.composite_time_ms += frame.times.composite_ms
+        self.fields.gpu_id = frame.times.gpu_id
 
     def encode(self) -> bytes:
         """Encodes the message. Copies the pictures once; protobuf would copy them when they are set and when serialised."""
@@ -84,84 +75,80 @@ class BatchCompositor:
         started_s = self.clock.now()
         self.metrics.batch_frames.observe(order.frame_count)
         with as_service_errors(AvatarError, field="model_id"):
-            reply, times = await self._made_of_one_version(order, deadline)
-        self.inference_ms[order.avatar_id] = self.inference_ms.get(order.avatar_id, 0.0) + times.inference
+            reply = await self._made_of_one_version(order, deadline)
+        self.inference_ms[order.avatar_id] = self.inference_ms.get(order.avatar_id, 0.0) + reply.fields.inference_time_ms
         total_ms = reply.fields.total_time_ms = (self.clock.now() - started_s) * 1000
         if total_ms > order.frame_count / FRAME_RATE * 1000:
             self.metrics.late_requests.inc()
-        _log_times(reply.fields, times)
+        _log_times(reply)
         return reply
 
-    async def _made_of_one_version(self, order: CompositeOrder, deadline: Deadline) -> tuple[BatchReply, _Times]:
+    async def _made_of_one_version(self, order: CompositeOrder, deadline: Deadline) -> BatchReply:
         """Makes the reply without the total time. Begins again, once, if the avatar's files were replaced."""
         started = perf_counter()
         must_load = self.store.find(order.avatar_id) is None
         renewed = False
         while True:
-            times = _Times()
             async with self.store.acquire(order.avatar_id) as lease:
+                load_ms = 0.0
                 if must_load:
-                    times.load = _ms_since(started)
-                    self.metrics.stages[STAGE_LOAD].observe(times.load / 1000)
+                    load_ms = ms_since(started)
+                    self.metrics.stages[STAGE_LOAD].observe(load_ms / 1000)
                 try:
-                    reply = await self._reply(order, lease, deadline, times)
+                    reply = await self._reply(order, lease, deadline)
                 except (AvatarReplaced, Aborted):
                     started = perf_counter()
                     if renewed or not await self.store.renew(lease):
                         raise
                     renewed = must_load = True
                 else:
-                    reply.fields.model_loaded, reply.fields.model_load_time_ms = must_load, times.load
-                    return reply, times
+                    reply.fields.model_loaded, reply.fields.model_load_time_ms = must_load, load_ms
+                    return reply
 
-    async def _reply(self, order: CompositeOrder, lease: AvatarLease, deadline: Deadline, times: _Times) -> BatchReply:
+    async def _reply(self, order: CompositeOrder, lease: AvatarLease, deadline: Deadline) -> BatchReply:
         avatar = lease.value.avatar
         self._check_raw_size(order, avatar)
         positions, following = _positions(order, avatar)
         indices = [frame_at(position, avatar.frame_count, avatar.loop) for position in positions]
-        ordered = order.mouths(indices, avatar_version=avatar.version)
-        mouths = self._mouths(ordered, deadline, times) if ordered else None
-        stream = self.maker.frame_stream(lease.value, positions, mouths, order.output, ahead=len(positions))
-        pictures = await self._collected(stream, order, times)
-        fields = pb.CompositeBatchResponse(
-            inference_time_ms=times.inference,
-            composite_time_ms=times.composite,
-            audio_processing_ms=times.audio,
-            success=True,
-            gpu_id=times.gpu_id,
-            output_format=order.output.wire_format,
-            width=avatar.width,
-            height=avatar.height,
-            frame_indices=indices,
-            next_start_frame_idx=following,
+        reply = BatchReply(
+            pb.CompositeBatchResponse(
+                success=True,
+                gpu_id=-1,
+                output_format=order.output.wire_format,
+                width=avatar.width,
+                height=avatar.height,
+                frame_indices=indices,
+                next_start_frame_idx=following,
+            )
         )
-        return BatchReply(pictures, fields)
+        ordered = order.mouths(indices, avatar_version=avatar.version)
+        mouths = self._mouths(ordered, deadline, reply) if ordered else None
+        stream = self.maker.frame_stream(lease.value, positions, mouths, order.output, ahead=len(positions))
+        await self._collect(stream, order, reply)
+        return reply
 
-    async def _mouths(self, order: MouthOrder, deadline: Deadline, times: _Times) -> AsyncGenerator[Mouths, None]:
-        """Yields the mouths of an order, and notes in `times` the time that they all took."""
+    async def _mouths(self, order: MouthOrder, deadline: Deadline, reply: BatchReply) -> AsyncGenerator[Mouths, None]:
+        """Yields the mouths of an order, and notes in `reply` the time that they all took."""
         started = perf_counter()
         async with aclosing(self.source.mouths(order, deadline=deadline)) as mouths:
             async for group in mouths:
                 yield group
-        times.wait = _ms_since(started)
-        self.metrics.stages[STAGE_INFERENCE_WAIT].observe(times.wait / 1000)
+        reply.wait_ms = ms_since(started)
+        self.metrics.stages[STAGE_INFERENCE_WAIT].observe(reply.wait_ms / 1000)
 
-    async def _collected(self, stream: AsyncGenerator[Frame, None], order: CompositeOrder, times: _Times) -> list[bytes]:
-        """Collects all pictures of a stream. Raises ResourceExhausted as soon as they exceed a reply's size."""
-        pictures: list[bytes] = []
+    async def _collect(self, stream: AsyncGenerator[Frame, None], order: CompositeOrder, reply: BatchReply) -> None:
+        """Collects all frames of a stream. Raises ResourceExhausted as soon as they exceed a reply's size."""
         left = self.max_reply_bytes - _REPLY_OVERHEAD_BYTES
         async with aclosing(stream):
             async for frame in stream:
-                pictures.append(frame.picture)
-                times.add(frame)
+                reply.add(frame)
                 left -= len(frame.picture)
                 if left < 0:
                     raise ResourceExhausted(
                         f"{order.frame_count} frames are more than a reply holds; ask for fewer, or for a lower quality",
-                        fitting_batch_size=self._fitting(max(map(len, pictures))),
+                        fitting_batch_size=self._fitting(max(map(len, reply.pictures))),
                     )
-        self.metrics.frames.inc(len(pictures))
-        return pictures
+        self.metrics.frames.inc(len(reply.pictures))
 
     def _check_raw_size(self, order: CompositeOrder, avatar: Avatar) -> None:
         """Refuses raw pictures too large for a reply before they are made, as their size is known."""
@@ -189,22 +176,14 @@ def _positions(order: CompositeOrder, avatar: Avatar) -> tuple[list[int], int]:
     return positions, following if following <= _MAX_POSITION else following % period(frame_count, loop)
 
 
-def _ms_since(started: float) -> float:
-    return (perf_counter() - started) * 1000
-
-
-def _log_times(reply: pb.CompositeBatchResponse, times: _Times) -> None:
+def _log_times(reply: BatchReply) -> None:
     wanted = COMPOSITING_TIMES.isEnabledFor(logging.INFO), INFERENCE_TIMES.isEnabledFor(logging.INFO)
     if not any(wanted) or not request_is_sampled():
         return
-    frames = len(reply.frame_indices)
+    told, frames = reply.fields, len(reply.pictures)
     if wanted[0]:
-        fields = {"composite_ms": reply.composite_time_ms, "load_ms": times.load, "total_ms": reply.total_time_ms}
-        COMPOSITING_TIMES.info("composited", extra={"frames": frames, **_rounded(fields)})
+        fields = {"composite_ms": told.composite_time_ms, "load_ms": told.model_load_time_ms, "total_ms": told.total_time_ms}
+        COMPOSITING_TIMES.info("composited", extra={"frames": frames, **fields})
     if wanted[1]:
-        fields = {"inference_ms": times.inference, "audio_ms": times.audio, "wait_ms": times.wait}
-        INFERENCE_TIMES.info("inferred", extra={"frames": frames, "gpu_id": times.gpu_id, **_rounded(fields)})
-
-
-def _rounded(fields: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 3) for name, value in fields.items()}
+        fields = {"inference_ms": told.inference_time_ms, "audio_ms": told.audio_processing_ms, "wait_ms": reply.wait_ms}
+        INFERENCE_TIMES.info("inferred", extra={"frames": frames, "gpu_id": told.gpu_id, **fields})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_kit.errors import InvalidAvatarId
+from avatar_kit.errors import AvatarError
 from avatar_kit.geometry import MOUTH_SIZE
 from avatar_kit.ids import check_avatar_id
 from inference_service.audio.encoder import EncodedRows
@@ -69,7 +69,8 @@ class EncodeRequest:
 def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) -> MouthRequest:
     """Checks an InferBatchRequest. Raises InvalidRequest with all its problems."""
     problems = Problems()
-    _check_model_id(request.model_id, problems)
+    with problems.noting(AvatarError, field="model_id"):
+        check_avatar_id(request.model_id)
     if len(request.avatar_version) > MAX_VERSION_CHARS:
         problems.add("avatar_version", f"has {len(request.avatar_version)} characters; send at most {MAX_VERSION_CHARS}, or none")
     batch_size = request.batch_size
@@ -110,7 +111,8 @@ def check_encode_request(request: pb.EncodeAudioRequest, limits: LimitsSection) 
     """Checks an EncodeAudioRequest. Raises InvalidRequest with all its problems."""
     problems = Problems()
     if request.model_id:
-        _check_model_id(request.model_id, problems)
+        with problems.noting(AvatarError, field="model_id"):
+            check_avatar_id(request.model_id)
     if not 1 <= request.row_count <= limits.max_feature_rows:
         problems.add("row_count", f"is {request.row_count}; send 1 to {limits.max_feature_rows}")
     if request.audio_start_frame < 0:
@@ -121,13 +123,6 @@ def check_encode_request(request: pb.EncodeAudioRequest, limits: LimitsSection) 
     if sound is None:
         raise AssertionError("decode_pcm gave neither sound nor a problem")
     return EncodeRequest(request.model_id, sound, request.first_row, request.row_count, request.audio_start_frame)
-
-
-def _check_model_id(model_id: str, problems: Problems) -> None:
-    try:
-        check_avatar_id(model_id)
-    except InvalidAvatarId as error:
-        problems.add("model_id", str(error))
 
 
 def _check_due(due_in_ms: int, problems: Problems) -> None:

@@ -114,6 +114,14 @@ class Problems:
         """Notes one problem."""
         self.violations.append(Violation(field, description))
 
+    @contextmanager
+    def noting(self, kind: type[Exception], *, field: str) -> Iterator[None]:
+        """Notes an error of `kind` in the block as a problem of `field`, and ends the block."""
+        try:
+            yield
+        except kind as error:
+            self.add(field, str(error))
+
     def raise_if_any(self) -> None:
         """Raises InvalidRequest when anything was noted."""
         if self.violations:

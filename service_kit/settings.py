@@ -12,7 +12,7 @@ import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -24,7 +24,6 @@ from service_kit.sources import Source, SourceError, from_environment, from_file
 S = TypeVar("S", bound=ServiceSettings)
 Keys = tuple[str, ...]
 
-REQUIRED = "required"
 MAX_SHOWN_CHARS = 100
 
 # Shows only a part of the huge values that aliases in a YAML file can make.
@@ -39,15 +38,6 @@ class SettingsError(Exception):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
-
-
-class KeyDescription(NamedTuple):
-    """One key for the documentation. Ids of maps are `<id>` in `key`; `default` is JSON, or "required"."""
-
-    key: str
-    type: str
-    default: str
-    description: str
 
 
 def load_settings(
@@ -71,20 +61,6 @@ def load_settings(
         raise SettingsError(merged.problems)
     settings._warnings = tuple(merged.warnings.values())
     return settings
-
-
-def describe(cls: type[ServiceSettings]) -> list[KeyDescription]:
-    """Returns every key of a settings class, in order; entries of maps as `models.<id>.key`. For docs/configuration.md."""
-    return [
-        KeyDescription(
-            ".".join(path),
-            accepted(node),
-            json.dumps(node["default"], ensure_ascii=False) if "default" in node else REQUIRED,
-            " ".join(node.get("description", "").split()),
-        )
-        for path, node in keys(schema_of(cls))
-        if not members(node) and ".".join(path) not in cls.meaningless
-    ]
 
 
 def effective(settings: ServiceSettings) -> dict[str, Any]:

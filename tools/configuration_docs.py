@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from compositing_service.settings import CompositingSettings
 from inference_service.settings import InferenceSettings
+from service_kit.schema import accepted, keys, members, schema_of
 from service_kit.sections import ServiceSettings
-from service_kit.settings import KeyDescription, describe
 
 _INTRODUCTION = """\
 # Configuration
@@ -33,6 +35,30 @@ Ids may contain dots and dashes, in a variable's name also `__`: the key of an a
 """
 
 _MODELS_PREFIX = "models."
+REQUIRED = "required"
+
+
+class KeyDescription(NamedTuple):
+    """One key. Ids of maps are `<id>` in `key`; `default` is JSON, or "required"."""
+
+    key: str
+    type: str
+    default: str
+    description: str
+
+
+def describe(cls: type[ServiceSettings]) -> list[KeyDescription]:
+    """Returns every key of a settings class, in order; entries of maps as `models.<id>.key`."""
+    return [
+        KeyDescription(
+            ".".join(path),
+            accepted(node),
+            json.dumps(node["default"], ensure_ascii=False) if "default" in node else REQUIRED,
+            " ".join(node.get("description", "").split()),
+        )
+        for path, node in keys(schema_of(cls))
+        if not members(node) and ".".join(path) not in cls.meaningless
+    ]
 
 
 def configuration_page() -> str:
@@ -53,9 +79,9 @@ def configuration_page() -> str:
 
 def _chapter(title: str, rows: Sequence[KeyDescription], settings: type[ServiceSettings] | None = None) -> str:
     lines = [f"## {title}\n"]
-    for section, members in groupby(rows, key=_section_of):
+    for section, its_rows in groupby(rows, key=_section_of):
         lines += [f"### {section}\n"] if section else []
-        lines += [*_table(members), ""]
+        lines += [*_table(its_rows), ""]
     if settings and settings.meaningless:
         lines.append("Accepted for old files' sake, with a warning and without effect:\n")
         lines += [f"- `{key}`: {reason}." for key, reason in settings.meaningless.items()]

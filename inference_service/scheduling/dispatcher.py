@@ -25,6 +25,7 @@ from service_kit.errors import DeadlineExceeded, FailedPrecondition, ServiceErro
 
 log = logging.getLogger(__name__)
 
+NO_FRAMES = np.empty(0, np.int64)
 STOPPING = "the inference service is shutting down"
 
 
@@ -61,13 +62,18 @@ class Job:
         """Frames of the whole request."""
         return len(self.windows)
 
-    def pictures_of(self, start: int, count: int) -> NDArray[np.float32]:
-        """Returns the pictures that the caller sent for a slice, [count, 6, 320, 320]."""
-        if self.pictures is None:
-            return NO_PICTURES
-        if len(self.pictures) == 1:
-            return np.broadcast_to(self.pictures, (count, *self.pictures.shape[1:]))
-        return self.pictures[start : start + count]
+    def part(self, start: int, count: int) -> EngineInput:
+        """Returns the input for `count` frames from `start` on."""
+        frames, pictures, here = self.frames, self.pictures, slice(start, start + count)
+        if pictures is not None:
+            pictures = np.broadcast_to(pictures, (count, *pictures.shape[1:])) if len(pictures) == 1 else pictures[here]
+        return EngineInput(
+            windows=self.windows[here],
+            frames=NO_FRAMES if frames is None else frames[here],
+            pictures=NO_PICTURES if pictures is None else pictures,
+            want_float=self.want_float,
+            want_uint8=not self.want_float,
+        )
 
 
 class Dispatcher:
@@ -271,23 +277,16 @@ def _logged(engine: Engine, error: Exception) -> ServiceError:
 
 def _run(pieces: Sequence[Slice[Job]]) -> EngineOutput:
     """Runs one batch, on a thread."""
-    engine = pieces[0].request.engine
-    own = [piece for piece in pieces if piece.request.frames is not None]
-    sent = [piece for piece in pieces if piece.request.frames is None]
-    return engine.run(
+    parts = [piece.request.part(piece.start, piece.count) for piece in pieces]
+    return pieces[0].request.engine.run(
         EngineInput(
-            windows=_joined([piece.request.windows[piece.start : piece.start + piece.count] for piece in pieces]),
-            frames=np.concatenate([_frames(piece) for piece in own]) if own else np.empty(0, np.int64),
-            pictures=_joined([piece.request.pictures_of(piece.start, piece.count) for piece in sent]) if sent else NO_PICTURES,
-            want_float=any(piece.request.want_float for piece in pieces),
-            want_uint8=any(not piece.request.want_float for piece in pieces),
+            windows=_joined([part.windows for part in parts]),
+            frames=np.concatenate([part.frames for part in parts]),
+            pictures=_joined([part.pictures for part in parts]),
+            want_float=any(part.want_float for part in parts),
+            want_uint8=any(part.want_uint8 for part in parts),
         )
     )
-
-
-def _frames(piece: Slice[Job]) -> NDArray[np.int64]:
-    frames = piece.request.frames
-    return np.empty(0, np.int64) if frames is None else frames[piece.start : piece.start + piece.count]
 
 
 def _joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -11,8 +11,8 @@ import yaml
 from compositing_service.settings import CompositingSettings
 from inference_service.settings import InferenceSettings
 from service_kit.sections import ServiceSettings
-from service_kit.settings import describe, load_settings
-from tools.configuration_docs import configuration_page, main
+from service_kit.settings import load_settings
+from tools.configuration_docs import configuration_page, describe, main
 
 from .tree import TREE
 

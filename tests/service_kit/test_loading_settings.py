@@ -12,7 +12,8 @@ from pydantic import AfterValidator, AliasChoices, Field, SecretStr
 
 from service_kit.addresses import BindAddress
 from service_kit.sections import GrpcServerSection, GrpcSettings, Section
-from service_kit.settings import SettingsError, describe, effective, load_settings
+from service_kit.settings import SettingsError, effective, load_settings
+from tools.configuration_docs import describe
 
 
 def even(number: int) -> int:
