@@ -6,18 +6,14 @@ of speech are sent, one counts and the others are not read. Each blob is read ou
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import DTypeLike
-
 from avatar_kit.errors import AvatarError
+from avatar_kit.geometry import MOUTH_SIZE
 from avatar_kit.ids import check_avatar_id
 from compositing_service.mouth_source import (
-    PICTURE_BYTES,
     MouthOrder,
     Rows,
     Sound,
@@ -29,22 +25,12 @@ from compositing_service.outputs import JpegOutput, Output, RawOutput
 from service_kit.errors import Problems, as_service_errors
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
-from shared_proto.timing import (
-    CONTEXT_ROWS,
-    FRAME_RATE,
-    MAX_SAMPLE_RATE_HZ,
-    MIN_SAMPLE_RATE_HZ,
-    REFERENCE_MIN_SAMPLES,
-    ROW_BYTES,
-    SAMPLE_RATE_HZ,
-    WINDOW_BYTES,
-)
+from shared_proto.field_checks import check_edges, check_enum, check_sound_format, one_or_each, read_floats, read_samples, rows_of
+from shared_proto.timing import FRAME_RATE, ROW_SIZE, SAMPLE_RATE_HZ, WINDOW_ROWS
 
-REFERENCE_MIN_SECONDS = REFERENCE_MIN_SAMPLES / SAMPLE_RATE_HZ
-
+_PICTURE_SHAPE = (6, MOUTH_SIZE, MOUTH_SIZE)
 _SOUND_FIELDS = ("raw_audio", "audio_features", "feature_rows")
 _PRESETS = {pb.QUALITY_LOW: 50, pb.QUALITY_MEDIUM: 75, pb.QUALITY_HIGH: 90}
-_SAMPLE_DTYPES: dict[int, DTypeLike] = {inference_pb2.PCM_FLOAT32: "<f4", inference_pb2.PCM_INT16: "<i2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +83,8 @@ def read_order(request: pb.CompositeBatchRequest, rules: RequestRules) -> Compos
     _check_sound_fields(request, rules, problems)
     source = _source(request)
     pictures = b"" if isinstance(source, Idle) else request.visual_frames
-    _check_per_frame("visual_frames", pictures, PICTURE_BYTES, frame_count, problems)
+    if pictures:
+        read_floats("visual_frames", pictures, _PICTURE_SHAPE, one_or_each(frame_count), problems.add)
     match source:
         case Idle():
             sources = [*_SOUND_FIELDS, "stored_features", "visual_frames"]
@@ -107,9 +94,9 @@ def read_order(request: pb.CompositeBatchRequest, rules: RequestRules) -> Compos
         case Sound():
             _check_sound(source, rules.max_audio_seconds, problems)
         case Windows(data):
-            _check_per_frame("audio_features", data, WINDOW_BYTES, frame_count, problems)
+            read_floats("audio_features", data, (WINDOW_ROWS, ROW_SIZE), one_or_each(frame_count), problems.add)
         case Rows(data):
-            _check_rows(data, frame_count, problems)
+            read_floats("feature_rows", data, (ROW_SIZE,), rows_of(frame_count), problems.add)
     output = read_output(request, rules, problems)
     problems.raise_if_any()
     return CompositeOrder(request.model_id, frame_count, request.start_frame_idx, output, source, pictures)
@@ -129,28 +116,13 @@ def check_model_id(model_id: str, problems: Problems) -> None:
 
 def _check_sound_fields(request: pb.CompositeBatchRequest, rules: RequestRules, problems: Problems) -> None:
     """Checks the fields for the format of sound, in requests with sound and without."""
-    check_sound_format(request, problems)
-    check_enum("audio_edges", request.audio_edges, pb.AudioEdges.values(), problems)
+    check_sound_format(request.audio_encoding, request.sample_rate, problems.add)
+    check_enum("audio_edges", request.audio_edges, pb.AudioEdges.DESCRIPTOR, problems.add)
     max_lead_in = int(rules.max_audio_seconds * FRAME_RATE)
     if not 0 <= request.lead_in_frames <= max_lead_in:
         problems.add("lead_in_frames", f"is {request.lead_in_frames}; 0 to {max_lead_in} are allowed")
     if request.audio_start_frame < 0:
         problems.add("audio_start_frame", f"is {request.audio_start_frame}; 0 or more are allowed")
-
-
-def check_sound_format(request: pb.CompositeBatchRequest | pb.SessionConfig, problems: Problems) -> None:
-    """Checks the rate and the encoding of sound."""
-    rate = request.sample_rate
-    if rate and not MIN_SAMPLE_RATE_HZ <= rate <= MAX_SAMPLE_RATE_HZ:
-        allowed = f"{MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, or 0 for {SAMPLE_RATE_HZ}, are allowed"
-        problems.add("sample_rate", f"is {rate} Hz; {allowed}")
-    check_enum("audio_encoding", request.audio_encoding, pb.AudioEncoding.values(), problems)
-
-
-def check_enum(field: str, value: int, known: Sequence[int], problems: Problems) -> None:
-    """Notes a value that this build does not know."""
-    if value not in known:
-        problems.add(field, f"has the unknown value {value}; known are {', '.join(map(str, known))}")
 
 
 def _source(request: pb.CompositeBatchRequest) -> Source:
@@ -185,76 +157,20 @@ def _check_sound(sound: Sound, max_seconds: float, problems: Problems) -> None:
     if not sound.data:
         problems.add("raw_audio", "there is no sound: send raw_audio, audio_features or feature_rows, or set stored_features")
         return
-    if (dtype := _SAMPLE_DTYPES.get(sound.encoding)) is None:
-        return  # noted already
-    sample_bytes = np.dtype(dtype).itemsize
-    if len(sound.data) % sample_bytes:
-        problems.add("raw_audio", f"has {len(sound.data)} bytes, not a multiple of the {sample_bytes} of a sample")
-        return
-    if MIN_SAMPLE_RATE_HZ <= sound.sample_rate <= MAX_SAMPLE_RATE_HZ:  # any other rate is noted already
-        seconds = len(sound.data) / sample_bytes / sound.sample_rate
-        if seconds > max_seconds:
-            problems.add("raw_audio", f"is {seconds:.1f} s long; at most {max_seconds:g} s a request are allowed")
-            return
-        if sound.edges == inference_pb2.EDGES_REFERENCE:
-            _check_whole_clip(sound, seconds, problems)
-    if sound.encoding == inference_pb2.PCM_FLOAT32:
-        _check_finite("raw_audio", sound.data, problems)
-
-
-def _check_whole_clip(sound: Sound, seconds: float, problems: Problems) -> None:
-    """Checks that sound with the reference's edges is a whole clip, of a length that the reference supports."""
-    if seconds < REFERENCE_MIN_SECONDS:
-        needed = f"the {REFERENCE_MIN_SECONDS} s that EDGES_REFERENCE needs"
-        problems.add("raw_audio", f"is shorter than {needed}; send more, or EDGES_SILENCE")
-    if sound.start_frame > 0:
-        problems.add("audio_start_frame", "is for parts of a clip; EDGES_REFERENCE needs all of it from the start, with 0 here")
-
-
-def _check_per_frame(field: str, blob: bytes, item_bytes: int, frame_count: int, problems: Problems) -> None:
-    """Checks for one item for the batch or one a frame; `frame_count` is 0 if it is wrong itself."""
-    one, each = item_bytes, item_bytes * frame_count
-    if frame_count and blob and len(blob) not in (one, each):
-        allowed = str(one) if frame_count == 1 else f"{one} (one for the batch) or {each} (one a frame)"
-        problems.add(field, f"has {len(blob)} bytes; {allowed} are expected")
-    elif len(blob) % item_bytes:
-        problems.add(field, f"has {len(blob)} bytes, not a multiple of {item_bytes}")
-    else:
-        _check_finite(field, blob, problems)
-
-
-def _check_rows(rows: bytes, frame_count: int, problems: Problems) -> None:
-    expected = (frame_count + CONTEXT_ROWS) * ROW_BYTES
-    if frame_count and len(rows) != expected:
-        counted = f"{frame_count} + {CONTEXT_ROWS} rows of {ROW_BYTES}"
-        problems.add("feature_rows", f"has {len(rows)} bytes; {expected} ({counted}) are expected")
-    elif len(rows) % ROW_BYTES:
-        problems.add("feature_rows", f"has {len(rows)} bytes, not a multiple of {ROW_BYTES}")
-    else:
-        _check_finite("feature_rows", rows, problems)
-
-
-def _check_finite(field: str, blob: bytes, problems: Problems) -> None:
-    values = np.frombuffer(blob, dtype="<f4")
-    # A sum is the quickest check for NaN and infinity; only huge finite values need the second one.
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = float(np.add.reduce(values))
-    if math.isfinite(total):
-        return
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
-        problems.add(field, f"has NaN or infinity at {bad.size} of {values.size} values, first at value {bad[0]}")
+    samples = read_samples(sound.data, sound.encoding, sound.sample_rate, max_seconds, problems.add)
+    if samples is not None:
+        check_edges(sound.edges, len(samples), sound.sample_rate, sound.start_frame, problems.add)
 
 
 def read_output(request: pb.CompositeBatchRequest | pb.SessionConfig, rules: RequestRules, problems: Problems) -> Output:
     """Checks the quality and the form of frames, and returns what they ask for."""
     quality, preset = request.jpeg_quality, request.quality_preset
-    check_enum("quality_preset", preset, pb.QualityPreset.values(), problems)
+    check_enum("quality_preset", preset, pb.QualityPreset.DESCRIPTOR, problems.add)
     if not 0 <= quality <= 100:
         problems.add("jpeg_quality", f"is {quality}; 1 to 100, or 0 for the service's own, are allowed")
     elif quality and preset:
         problems.add("jpeg_quality", "is given together with quality_preset; send one of them")
-    check_enum("output_format", request.output_format, pb.OutputFormat.values(), problems)
+    check_enum("output_format", request.output_format, pb.OutputFormat.DESCRIPTOR, problems.add)
     if (request.output_format or rules.output_format) == pb.FORMAT_RAW_BGR:
         return RawOutput()
     return JpegOutput(quality or _PRESETS.get(preset, rules.jpeg_quality))

@@ -14,16 +14,18 @@ from avatar_kit.errors import AvatarError
 from avatar_kit.geometry import MOUTH_SIZE
 from avatar_kit.ids import check_avatar_id
 from inference_service.audio.encoder import EncodedRows
-from inference_service.audio.features import AudioFeatures, check_edges
-from inference_service.audio.pcm import Sound, check_finite, decode_pcm
+from inference_service.audio.features import AudioFeatures
+from inference_service.audio.pcm import Sound, decode_pcm
 from inference_service.audio.windows import FrameWindows, windows_from_audio_features, windows_from_feature_rows
 from inference_service.settings import LimitsSection
 from service_kit.errors import Problems
 from shared_proto import inference_pb2 as pb
+from shared_proto.field_checks import check_edges, check_enum, one_or_each, read_floats
+from shared_proto.timing import SAMPLE_RATE_HZ
 
 MAX_VERSION_CHARS = 64
 MAX_DUE_MS = 60_000
-PICTURE_BYTES = 6 * MOUTH_SIZE * MOUTH_SIZE * 4
+PICTURE_SHAPE = (6, MOUTH_SIZE, MOUTH_SIZE)
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,8 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
     for field in ("lead_in_frames", "audio_start_frame"):
         if getattr(request, field) < 0:
             problems.add(field, f"is {getattr(request, field)}; send 0 or more")
-    if request.mouth_format not in (pb.FLOAT32_BGR, pb.UINT8_BGR):
-        problems.add("mouth_format", f"{request.mouth_format} is unknown; send FLOAT32_BGR or UINT8_BGR")
-    if request.admission not in pb.SessionAdmission.values():
-        problems.add("admission", f"{request.admission} is unknown; send ADMITTED, NEW_SESSION or RESUMED_SESSION")
+    check_enum("mouth_format", request.mouth_format, pb.MouthFormat.DESCRIPTOR, problems.add)
+    check_enum("admission", request.admission, pb.SessionAdmission.DESCRIPTOR, problems.add)
     pictures = request.visual_frames
     frame_indices = tuple(request.frame_indices)
     if frame_indices and pictures and not request.stored_features:
@@ -93,7 +93,9 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
         problems.add("frame_indices", f"{len(frame_indices)} of them; send batch_size = {batch_size}, or none")
     if (lowest := min(frame_indices, default=0)) < 0:
         problems.add("frame_indices", f"has {lowest}; send 0 or more")
-    checked_pictures = _pictures(pictures, batch_size, problems) if pictures and batch_size else None
+    checked_pictures = None
+    if pictures:
+        checked_pictures = read_floats("visual_frames", pictures, PICTURE_SHAPE, one_or_each(batch_size), problems.add)
     source = _source(request, batch_size, limits, problems)
     problems.raise_if_any()
     return MouthRequest(
@@ -130,34 +132,19 @@ def _check_due(due_in_ms: int, problems: Problems) -> None:
         problems.add("due_in_ms", f"is {due_in_ms}; send 0 (no due time) to {MAX_DUE_MS}")
 
 
-def _pictures(data: bytes, batch_size: int, problems: Problems) -> NDArray[np.float32] | None:
-    if len(data) not in (PICTURE_BYTES, batch_size * PICTURE_BYTES):
-        problems.add(
-            "visual_frames",
-            f"{len(data)} bytes; send none, {PICTURE_BYTES} (one picture [6, 320, 320] of float32 for all frames) or "
-            f"{batch_size * PICTURE_BYTES} (one for each of {batch_size})",
-        )
-        return None
-    values = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
-    check_finite(values, "value", "visual_frames", problems)
-    return values.reshape(-1, 6, MOUTH_SIZE, MOUTH_SIZE)
-
-
 def _source(
     request: pb.InferBatchRequest, batch_size: int, limits: LimitsSection, problems: Problems
 ) -> Speech | FrameWindows | None:
     """Reads the sound or the features; of several kinds the first counts. Returns None for stored features, or on a problem."""
-    edges = request.audio_edges
-    if edges not in pb.AudioEdges.values():
-        problems.add("audio_edges", f"{edges} is unknown; send EDGES_SILENCE or EDGES_REFERENCE")
+    check_enum("audio_edges", request.audio_edges, pb.AudioEdges.DESCRIPTOR, problems.add)
     if request.stored_features:
         if sent := [field for field in ("raw_audio", "audio_features", "feature_rows") if getattr(request, field)]:
             problems.add("stored_features", f"not together with {' and '.join(sent)}: send one of them")
     elif raw_audio := request.raw_audio:
         sound = _decoded(raw_audio, request, limits, problems)
         if sound is not None:
-            check_edges(edges, sound, audio_start_frame=request.audio_start_frame, problems=problems)
-            return Speech(sound, request.lead_in_frames, request.audio_start_frame, edges)
+            check_edges(request.audio_edges, len(sound), SAMPLE_RATE_HZ, request.audio_start_frame, problems.add)
+            return Speech(sound, request.lead_in_frames, request.audio_start_frame, request.audio_edges)
     elif windows := request.audio_features:
         return windows_from_audio_features(windows, batch_size=batch_size, problems=problems)
     elif rows := request.feature_rows:

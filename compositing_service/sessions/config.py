@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compositing_service.outputs import Output
-from compositing_service.request import RequestRules, check_enum, check_model_id, check_sound_format, read_output
+from compositing_service.request import RequestRules, check_model_id, read_output
 from compositing_service.sessions.machine import Plan
 from compositing_service.sessions.segment import EXACT_LOOK_AHEAD, SHORTEST_LOOK_AHEAD
 from service_kit.errors import Problems
 from shared_proto import compositing_pb2 as pb
+from shared_proto.field_checks import check_enum, check_sound_format
 from shared_proto.timing import SAMPLE_RATE_HZ
 
 MOST_CUSHION_MS = 2000
@@ -41,10 +42,10 @@ def read_config(message: pb.SessionConfig, rules: RequestRules) -> SessionConfig
     check_model_id(message.model_id, problems)
     if message.start_frame_idx < 0:
         problems.add("start_frame_idx", f"is {message.start_frame_idx}; a position on the timeline is 0 or more")
-    check_sound_format(message, problems)
+    check_sound_format(message.audio_encoding, message.sample_rate, problems.add)
     output = read_output(message, rules, problems)
-    check_enum("pacing", message.pacing, pb.Pacing.values(), problems)
-    check_enum("idle", message.idle, pb.IdlePolicy.values(), problems)
+    check_enum("pacing", message.pacing, pb.Pacing.DESCRIPTOR, problems.add)
+    check_enum("idle", message.idle, pb.IdlePolicy.DESCRIPTOR, problems.add)
     look_ahead = message.look_ahead_frames or EXACT_LOOK_AHEAD
     if not SHORTEST_LOOK_AHEAD <= look_ahead <= EXACT_LOOK_AHEAD:
         allowed = f"{SHORTEST_LOOK_AHEAD} to {EXACT_LOOK_AHEAD}, or 0 for {EXACT_LOOK_AHEAD}, are allowed"

@@ -9,29 +9,12 @@ from inference_service.audio.encoder import AudioEncoder, EncodedRows
 from inference_service.audio.line import SoundLine, Starts, row_columns, row_starts
 from inference_service.audio.pcm import Sound
 from inference_service.audio.windows import FrameWindows, Rows, windows_of_rows
-from service_kit.errors import FailedPrecondition, Problems
+from service_kit.errors import FailedPrecondition
 from shared_proto.inference_pb2 import EDGES_REFERENCE, EDGES_SILENCE, AudioEdges
-from shared_proto.timing import CONTEXT_ROWS, REFERENCE_MIN_SAMPLES, ROW_SIZE, ROWS_BEFORE, SAMPLES_A_FRAME
+from shared_proto.timing import CONTEXT_ROWS, ROW_SIZE, ROWS_BEFORE, SAMPLES_A_FRAME
 
 # Rows whose columns are computed at once: bounds the memory for a long sound, and fits the processor's cache.
 _BLOCK_ROWS = 64
-
-
-def check_edges(edges: AudioEdges.ValueType, sound: Sound, *, audio_start_frame: int, problems: Problems) -> None:
-    """Notes why EDGES_REFERENCE is impossible: it needs a clip from its start, and at least 350 ms."""
-    if edges != EDGES_REFERENCE:
-        return
-    if len(sound) < REFERENCE_MIN_SAMPLES:
-        problems.add(
-            "raw_audio",
-            f"{len(sound)} samples at 16 kHz are too few for the reference's edges: send {REFERENCE_MIN_SAMPLES} (350 ms) "
-            "or more, or leave audio_edges at EDGES_SILENCE",
-        )
-    if audio_start_frame:
-        problems.add(
-            "audio_start_frame",
-            f"{audio_start_frame}, but the reference's edges are those of the whole clip: send it from its start, with 0 here",
-        )
 
 
 class AudioFeatures:
@@ -57,7 +40,7 @@ class AudioFeatures:
         """Computes the window of each frame of a batch: [batch_size, 16, 512].
 
         The first frame starts `lead_in_frames` x 640 samples into the sound, which starts `audio_start_frame` x 640 samples into
-        the whole. The sound must suit the edges (`check_edges`).
+        the whole. The sound must suit the edges (`shared_proto.field_checks.check_edges`).
         """
         if edges == EDGES_REFERENCE:
             return windows_of_rows(self._reference_rows(sound, lead_in_frames, batch_size))

@@ -9,19 +9,16 @@ bit. Callers who need the same bits resample the whole sound before they cut it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import soxr
 from numpy.typing import NDArray
 
 from service_kit.errors import Problems
-from shared_proto import inference_pb2 as pb
-from shared_proto.timing import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, SAMPLE_RATE_HZ
+from shared_proto.field_checks import check_sound_format, read_samples
+from shared_proto.timing import SAMPLE_RATE_HZ
 
 Sound = NDArray[np.float32]  # [samples], mono, 16 kHz
 
-_DTYPES: dict[int, np.dtype[np.generic]] = {pb.PCM_FLOAT32: np.dtype("<f4"), pb.PCM_INT16: np.dtype("<i2")}
 _INT16_SCALE = np.float32(1 / 32768)
 
 # The resampler adds up thousands of float32 products: beyond this they could reach infinity, and one infinite sample would make
@@ -36,40 +33,12 @@ def decode_pcm(data: bytes, *, encoding: int, sample_rate: int, max_seconds: flo
     32768. A rate of 0 means 16000. The result may be a read-only view of `data`. Returns None when there are problems, noted here
     or before: the request is refused, so nothing is resampled for it.
     """
-    dtype = _DTYPES.get(encoding)
-    if dtype is None:
-        problems.add("audio_encoding", f"{encoding} is unknown; send PCM_FLOAT32 or PCM_INT16")
+    check_sound_format(encoding, sample_rate, problems.add)
+    samples = read_samples(data, encoding, sample_rate, max_seconds, problems.add)
+    if samples is None or problems.violations:
         return None
-    rate = sample_rate or SAMPLE_RATE_HZ
-    rate_fits = MIN_SAMPLE_RATE_HZ <= rate <= MAX_SAMPLE_RATE_HZ
-    if not rate_fits:
-        allowed = f"send {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ}, or 0 for {SAMPLE_RATE_HZ}"
-        problems.add("sample_rate", f"{sample_rate} Hz is not supported: {allowed}")
-    samples, rest = divmod(len(data), dtype.itemsize)
-    if not data:
-        problems.add("raw_audio", "no sound: 0 bytes")
-    elif rest:
-        problems.add(
-            "raw_audio", f"{len(data)} bytes are no whole number of {dtype.name} samples: send a multiple of {dtype.itemsize}"
-        )
-    elif rate_fits and samples > max_seconds * rate:
-        length = f"{samples / rate:.3f} s of sound ({samples} samples at {rate} Hz)"
-        problems.add("raw_audio", f"{length} is too long: send at most {max_seconds:g} s")
-    else:
-        sound = np.frombuffer(data, dtype)
-        check_finite(sound, "sample", "raw_audio", problems)
-        if not problems.violations:
-            scaled = sound * _INT16_SCALE if encoding == pb.PCM_INT16 else sound
-            return _resampled(scaled.astype(np.float32, copy=False), rate)
-    return None
-
-
-def check_finite(values: NDArray[Any], kind: str, field: str, problems: Problems) -> None:
-    """Notes the first value, called by its `kind`, that is NaN or infinite, and how many there are."""
-    finite = np.isfinite(values)
-    if not finite.all():
-        first = int(np.argmin(finite))
-        problems.add(field, f"{kind} {first} is {values[first]}, the first of {int((~finite).sum())} that are not finite numbers")
+    sound = samples * _INT16_SCALE if samples.dtype == np.int16 else samples
+    return _resampled(sound.astype(np.float32, copy=False), sample_rate or SAMPLE_RATE_HZ)
 
 
 def _resampled(sound: Sound, rate: int) -> Sound:

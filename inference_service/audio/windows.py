@@ -8,9 +8,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from inference_service.audio.pcm import check_finite
 from service_kit.errors import Problems
-from shared_proto.timing import CONTEXT_ROWS, ROW_BYTES, ROW_SIZE, WINDOW_BYTES, WINDOW_ROWS
+from shared_proto.field_checks import one_or_each, read_floats, rows_of
+from shared_proto.timing import ROW_SIZE, WINDOW_ROWS
 
 Rows = NDArray[np.float32]  # [rows, 512]
 FrameWindows = NDArray[np.float32]  # [frames, 16, 512], C-contiguous
@@ -40,10 +40,8 @@ def windows_from_feature_rows(data: bytes, *, batch_size: int, problems: Problem
 
     Notes problems under `feature_rows`. Returns None when there are any, noted here or before.
     """
-    count = batch_size + CONTEXT_ROWS
-    expected = f"{count * ROW_BYTES}: batch_size + {CONTEXT_ROWS} = {count} rows of {ROW_SIZE} float32 values"
-    rows = _sent_rows("feature_rows", data, {count}, expected, problems)
-    return None if rows is None else windows_of_rows(rows)
+    rows = read_floats("feature_rows", data, (ROW_SIZE,), rows_of(batch_size), problems.add)
+    return None if rows is None or problems.violations else windows_of_rows(rows)
 
 
 def windows_from_audio_features(data: bytes, *, batch_size: int, problems: Problems) -> FrameWindows | None:
@@ -51,23 +49,7 @@ def windows_from_audio_features(data: bytes, *, batch_size: int, problems: Probl
 
     Notes problems under `audio_features`. Returns None when there are any, noted here or before.
     """
-    expected = (
-        f"{WINDOW_BYTES} (one window of {WINDOW_ROWS} x {ROW_SIZE} float32 values for all)"
-        f" or {batch_size * WINDOW_BYTES} (one for each of {batch_size} frames)"
-    )
-    rows = _sent_rows("audio_features", data, {WINDOW_ROWS, batch_size * WINDOW_ROWS}, expected, problems)
-    if rows is None:
+    windows = read_floats("audio_features", data, (WINDOW_ROWS, ROW_SIZE), one_or_each(batch_size), problems.add)
+    if windows is None or problems.violations:
         return None
-    windows = rows.reshape(-1, WINDOW_ROWS, ROW_SIZE)
     return np.ascontiguousarray(np.broadcast_to(windows, (batch_size, WINDOW_ROWS, ROW_SIZE)))
-
-
-def _sent_rows(field: str, data: bytes, counts: set[int], expected: str, problems: Problems) -> Rows | None:
-    if min(counts) < WINDOW_ROWS:  # the batch size is refused already
-        return None
-    if len(data) not in {count * ROW_BYTES for count in counts}:
-        problems.add(field, f"{len(data)} bytes, expected {expected}")
-        return None
-    values = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
-    check_finite(values, "value", field, problems)
-    return None if problems.violations else values.reshape(-1, ROW_SIZE)

@@ -15,12 +15,13 @@ from scipy.signal import lfilter
 
 from avatar_kit.onnx_io import EncoderIO
 from inference_service.audio.encoder import AudioEncoder
-from inference_service.audio.features import AudioFeatures, check_edges
+from inference_service.audio.features import AudioFeatures
 from inference_service.audio.line import SoundLine
 from inference_service.audio.reference_edges import clip_row_starts, frame_count, row_count
 from inference_service.audio.windows import windows_from_feature_rows
 from inference_service.engines.sessions import encoder_run
 from service_kit.errors import Problems
+from shared_proto.field_checks import check_edges
 from shared_proto.inference_pb2 import EDGES_REFERENCE, EDGES_SILENCE
 
 fixtures_are_constant = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -154,11 +155,10 @@ def test_both_edges_agree_inside_a_clip(features: AudioFeatures, speech: NDArray
     [(5599, 0, ["raw_audio"]), (5600, 5, ["audio_start_frame"]), (1, 1, ["raw_audio", "audio_start_frame"]), (5600, 0, [])],
 )
 def test_what_the_reference_cannot_do_is_named(samples: int, start: int, fields: list[str]) -> None:
-    sound = np.zeros(samples, np.float32)
     problems = Problems()
-    check_edges(EDGES_REFERENCE, sound, audio_start_frame=start, problems=problems)
+    check_edges(EDGES_REFERENCE, samples, 16000, start, problems.add)
     assert [violation.field for violation in problems.violations] == fields
-    check_edges(EDGES_SILENCE, sound, audio_start_frame=start, problems=(none := Problems()))
+    check_edges(EDGES_SILENCE, samples, 16000, start, (none := Problems()).add)
     assert none.violations == []
 
 

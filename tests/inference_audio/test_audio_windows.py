@@ -51,7 +51,7 @@ def test_one_window_a_frame() -> None:
 @pytest.mark.parametrize(
     ("parse", "size", "batch", "field", "words"),
     [
-        (windows_from_feature_rows, 0, 4, "feature_rows", ["0 bytes", str(19 * 2048), "19 rows"]),
+        (windows_from_feature_rows, 0, 4, "feature_rows", ["0 bytes", str(19 * 2048), "19 x 512"]),
         (windows_from_feature_rows, 4 * 2048, 4, "feature_rows", [f"{4 * 2048} bytes", str(19 * 2048)]),
         (windows_from_feature_rows, 19 * 2048 - 1, 4, "feature_rows", [f"{19 * 2048 - 1} bytes", str(19 * 2048)]),
         (windows_from_audio_features, 3, 4, "audio_features", ["3 bytes", "32768", "131072"]),
