@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -10,11 +11,12 @@ from pydantic import AfterValidator, Field
 from avatar_kit.cores import usable_cores
 from avatar_kit.ids import AvatarId
 from avatar_kit.model_entry import ModelEntry
-from compositing_service.upstream.endpoints import parse_endpoints
 from service_kit.addresses import BindAddress
 from service_kit.sections import ClientTlsSection, GrpcServerSection, GrpcSettings, LoggingSection, Section
 
 _BYTES_PER_GB = 1 << 30
+_HOST_PORT = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\]):(?P<port>\d{1,5})")
+_DNS = re.compile(r"dns://[A-Za-z0-9.:_-]*/(?P<address>.+)")
 
 
 class CompositingServerSection(GrpcServerSection):
@@ -24,15 +26,32 @@ class CompositingServerSection(GrpcServerSection):
     """Address for gRPC; ":N" means all interfaces, port 0 any free one."""
 
 
-def _checked_url(url: str) -> str:
-    parse_endpoints(url)
-    return url
+def parse_endpoints(url: str) -> tuple[str, ...]:
+    """Returns the gRPC targets of a URL: one host:port, several separated by commas, or one dns:///name:port.
+
+    Raises ValueError with a sentence that names the part that does not fit.
+    """
+    if match := _DNS.fullmatch(url.strip()):
+        _check_address(match["address"])
+        return (url.strip(),)
+    parts = [part.strip() for part in url.split(",")]
+    for part in parts:
+        _check_address(part)
+    if len(set(parts)) < len(parts):
+        raise ValueError(f"{url!r} names the same endpoint twice")
+    return tuple(parts)
+
+
+def _check_address(text: str) -> None:
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or not 1 <= int(match["port"]) <= 65535:
+        raise ValueError(f"{text[:80]!r} is not HOST:PORT; give one HOST:PORT, several separated by commas, or dns:///NAME:PORT")
 
 
 class InferenceServerSection(Section):
     """The inference service, which makes the mouths."""
 
-    url: Annotated[str, AfterValidator(_checked_url)] = "localhost:50051"
+    url: Annotated[str, AfterValidator(lambda url: parse_endpoints(url) and url)] = "localhost:50051"
     """HOST:PORT. Or several, separated by commas: requests go to them in turn, LoadModel and UnloadModel to each of them. Or
     dns:///NAME:PORT: requests go to the name's addresses in turn, LoadModel and UnloadModel to one of them."""
 

@@ -6,8 +6,8 @@ does not grow with the number of waiting requests.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -36,21 +36,13 @@ class _Waiting(Generic[K]):
     left: int
 
 
-@dataclass
-class _Line(Generic[R]):
-    """The requests of one key, the next one first, and their frames that no batch has taken yet."""
-
-    requests: OrderedDict[R, None] = field(default_factory=OrderedDict)
-    frames: int = 0
-
-
 class FairQueue(Generic[K, R]):
     """Requests by key (what can run in one batch: a loaded avatar), round robin over the keys and over each key's requests."""
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[K, _Line[R]] = OrderedDict()
+        self._lines: OrderedDict[K, OrderedDict[R, None]] = OrderedDict()  # the next request of each key first
         self._waiting: dict[R, _Waiting[K]] = {}
-        self._frames = 0
+        self._frames: Counter[K] = Counter()  # that no batch has taken yet
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -58,7 +50,7 @@ class FairQueue(Generic[K, R]):
     @property
     def waiting_frames(self) -> int:
         """Frames that no batch has taken yet."""
-        return self._frames
+        return self._frames.total()
 
     @property
     def head(self) -> K | None:
@@ -67,15 +59,12 @@ class FairQueue(Generic[K, R]):
 
     def frames_at_head(self) -> int:
         """Frames waiting under the key whose turn is next; 0 when nothing waits."""
-        line = next(iter(self._lines.values()), None)
-        return line.frames if line else 0
+        return 0 if self.head is None else self._frames[self.head]
 
     def push(self, key: K, request: R, frames: int) -> None:
         """Adds a request of `frames` frames at the end of its key's line."""
-        line = self._lines.setdefault(key, _Line())
-        line.requests[request] = None
-        line.frames += frames
-        self._frames += frames
+        self._lines.setdefault(key, OrderedDict())[request] = None
+        self._frames[key] += frames
         self._waiting[request] = _Waiting(key, 0, frames)
 
     def remove(self, request: R) -> None:
@@ -84,21 +73,18 @@ class FairQueue(Generic[K, R]):
         if waiting is None:
             return
         line = self._lines[waiting.key]
-        del line.requests[request]
-        line.frames -= waiting.left
-        self._frames -= waiting.left
-        if not line.requests:
-            del self._lines[waiting.key]
+        del line[request]
+        self._frames[waiting.key] -= waiting.left
+        if not line:
+            del self._lines[waiting.key], self._frames[waiting.key]
 
     def remove_key(self, key: K) -> list[R]:
         """Forgets all requests of a key, and returns them."""
-        line = self._lines.pop(key, None)
-        if line is None:
-            return []
-        self._frames -= line.frames
-        for request in line.requests:
+        requests = list(self._lines.pop(key, ()))
+        del self._frames[key]
+        for request in requests:
             del self._waiting[request]
-        return list(line.requests)
+        return requests
 
     def take(self, max_frames: int) -> list[Slice[R]]:
         """Takes the next batch, empty when nothing waits: up to `max_frames` frames of the key whose turn it is, shared evenly by
@@ -112,28 +98,29 @@ class FairQueue(Generic[K, R]):
         key, line = self._lines.popitem(last=False)
         served: list[R] = []
         promised = 0
-        for request in line.requests:
+        for request in line:
             if promised >= max_frames:
                 break
             served.append(request)
             promised += min(self._waiting[request].left, MIN_SLICE)
         shares = _shares([self._waiting[request].left for request in served], max_frames)
         taken = [self._take(line, request, count) for request, count in zip(served, shares, strict=True)]
-        if line.requests:
+        if line:
             self._lines[key] = line
+        else:
+            del self._frames[key]
         return taken
 
-    def _take(self, line: _Line[R], request: R, count: int) -> Slice[R]:
+    def _take(self, line: OrderedDict[R, None], request: R, count: int) -> Slice[R]:
         waiting = self._waiting[request]
         piece = Slice(request, waiting.next_frame, count)
         waiting.next_frame += count
         waiting.left -= count
-        line.frames -= count
-        self._frames -= count
+        self._frames[waiting.key] -= count
         if waiting.left:
-            line.requests.move_to_end(request)
+            line.move_to_end(request)
         else:
-            del line.requests[request], self._waiting[request]
+            del line[request], self._waiting[request]
         return piece
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compositing_service.settings import CompositingSettings
-from compositing_service.upstream.endpoints import parse_endpoints
+from compositing_service.settings import CompositingSettings, parse_endpoints
 from service_kit.settings import SettingsError, load_settings
 
 
