@@ -31,7 +31,7 @@ from service_kit.admission import RunningCalls
 from service_kit.errors import InvalidRequest, PermissionDenied, ResourceExhausted, Violation
 from service_kit.logs import CALLS, request_is_sampled
 from service_kit.metrics import Metrics
-from service_kit.request_context import AVATAR_ID_KEY, REQUEST_ID_KEY, SESSION_ID_KEY
+from service_kit.request_context import IDS, REQUEST_ID_KEY
 from service_kit.statuses import status_of
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
@@ -133,18 +133,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
     def _identify(self, rpc: _Rpc, context: Context) -> Headers:
         """Sets the `request_context` of this call's task from the caller's ids. Returns the headers to send before a stream."""
-        known = dict.fromkeys((REQUEST_ID_KEY, SESSION_ID_KEY, AVATAR_ID_KEY), "")
-        for key, value in context.invocation_metadata() or ():
-            if key in known and isinstance(value, str) and request_context.sane_id(value):
-                known[key] = value
-        request_id = known[REQUEST_ID_KEY] or request_context.new_request_id()
-        headers = ((REQUEST_ID_KEY, request_id),)
+        metadata = context.invocation_metadata() or ()
+        ids = {key: value for key, value in metadata if key in IDS and isinstance(value, str) and request_context.sane_id(value)}
+        for key, variable in IDS.items():
+            variable.set(ids.get(key, ""))
+        request_id = ids.get(REQUEST_ID_KEY) or request_context.new_request_id()
         request_context.request_id.set(request_id)
-        request_context.session_id.set(known[SESSION_ID_KEY])
-        request_context.avatar_id.set(known[AVATAR_ID_KEY])
+        headers = ((REQUEST_ID_KEY, request_id),)
         request_context.sampled.set(self._sample_rate == 1 or zlib.crc32(request_id.encode()) % self._sample_rate == 0)
         context.set_trailing_metadata(headers)
-        return () if known[REQUEST_ID_KEY] or rpc.is_infrastructure else headers
+        return () if REQUEST_ID_KEY in ids or rpc.is_infrastructure else headers
 
     async def _answer(self, rpc: _Rpc, context: Context, work: Callable[[], Awaitable[Any]]) -> Any:
         """Runs a call. Ends it with a status for each exception but cancellation and gRPC's own."""

@@ -78,7 +78,5 @@ def configure_logging(section: LoggingSection, service: str, *, stream: TextIO |
 
 def _note_request(record: logging.LogRecord) -> bool:
     """Adds the ids of the request: the writing thread has another context. Lets every line pass."""
-    record.request_id = request_context.request_id.get()
-    record.session_id = request_context.session_id.get()
-    record.avatar_id = request_context.avatar_id.get()
+    vars(record).update({variable.name: variable.get() for variable in request_context.IDS.values()})
     return True

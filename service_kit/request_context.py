@@ -17,6 +17,8 @@ AVATAR_ID_KEY = "x-avatar-id"
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 session_id: ContextVar[str] = ContextVar("session_id", default="")
 avatar_id: ContextVar[str] = ContextVar("avatar_id", default="")
+# The ids that travel with a request, by their keys in the metadata.
+IDS = {REQUEST_ID_KEY: request_id, SESSION_ID_KEY: session_id, AVATAR_ID_KEY: avatar_id}
 # True where info lines about this request are written; see logging.sample_rate.
 sampled: ContextVar[bool] = ContextVar("sampled", default=True)
 
@@ -36,5 +38,4 @@ def sane_id(text: str) -> bool:
 
 def outgoing_metadata() -> tuple[tuple[str, str], ...]:
     """Returns metadata for a call to the next service: those of request id, session id and avatar id that are set."""
-    known = ((REQUEST_ID_KEY, request_id.get()), (SESSION_ID_KEY, session_id.get()), (AVATAR_ID_KEY, avatar_id.get()))
-    return tuple((key, value) for key, value in known if value)
+    return tuple((key, value) for key, variable in IDS.items() if (value := variable.get()))
