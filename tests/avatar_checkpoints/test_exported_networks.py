@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,22 +52,39 @@ def run(model: onnx.ModelProto, *inputs: Any) -> np.ndarray:
     return session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})[0]
 
 
-@pytest.mark.parametrize(("make", "opset"), [(Unet, 11), (Unet, 17), (Sized, 17)], ids=["opset 11", "by a factor", "by size"])
-def test_networks(make: type[Unet], opset: int) -> None:
+@dataclass(frozen=True)
+class Trained:
+    """Inputs, weights that fit them, and PyTorch's outputs."""
+
+    pictures: Any
+    sounds: Any
+    weights: dict[str, Any]
+    mouths: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
     generator = torch.Generator().manual_seed(2)
     pictures = nn.functional.interpolate(torch.rand(3, 6, 10, 10, generator=generator), (320, 320), mode="bilinear")
     sounds = torch.randn(3, 32, 16, 16, generator=generator).relu() * 3
-    module = as_if_trained(make, pictures, sounds, seed=1)
-    model = exported(module, pictures[:1], sounds[:1], opset=opset)
+    module = as_if_trained(Unet, pictures, sounds, seed=1)
+    with torch.inference_mode():
+        mouths = module(pictures, sounds).numpy()
+    return Trained(pictures, sounds, module.state_dict(), mouths)
+
+
+@pytest.mark.parametrize(("make", "opset"), [(Unet, 11), (Unet, 17), (Sized, 17)], ids=["opset 11", "by a factor", "by size"])
+def test_networks(trained: Trained, make: type[Unet], opset: int) -> None:
+    module = make().eval()
+    module.load_state_dict(trained.weights)
+    model = exported(module, trained.pictures[:1], trained.sounds[:1], opset=opset)
     assert network_io(model).batch == 1
 
     opened = freed(model, network_io)
 
     assert opened is not None
     assert network_io(opened).batch is None
-    with torch.inference_mode():
-        expected = module(pictures, sounds).numpy()
-    assert np.abs(run(opened, pictures, sounds) - expected).max() < 1 / 255
+    assert np.abs(run(opened, trained.pictures, trained.sounds) - trained.mouths).max() < 1 / 255
 
 
 @pytest.mark.parametrize(
