@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Signals, options and settings of all tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOT_QUICK = {
     for place in (
         "avatar_demo",
         "avatar_import",
-        "avatar_kit/test_frame_pass.py",
+        "avatar_kit/test_damaged_videos.py",
         "avatar_kit/test_hostile_avatars.py",
         "avatar_kit/test_inspect.py",
         "avatar_kit/test_verify.py",

@@ -18,6 +18,9 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.geometry import Rect
 from avatar_kit.writer import AvatarWriter
 
+from .encoded_videos import Films, Kind, Pictures, in_order
+from .encoded_videos import write as write_video
+
 WIDTH, HEIGHT, FRAMES = 160, 96, 6
 
 
@@ -154,3 +157,18 @@ def old_avatar(models_root: Path) -> Callable[..., Path]:
         return folder
 
     return lay
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
+    """A video of each kind and its frames, made once."""
+    folder = tmp_path_factory.mktemp("films")
+    made: dict[str, tuple[Path, Pictures]] = {}
+
+    def film(kind: Kind) -> tuple[Path, Pictures]:
+        if kind.name not in made:
+            path = write_video(folder / kind.name, kind)
+            made[kind.name] = path, in_order(path)
+        return made[kind.name]
+
+    return film
