@@ -1,4 +1,4 @@
-"""What existing clients speak, written down once more by hand: never generated from our .proto files, so that it can judge them.
+"""Existing clients' protocol, written once more by hand: never generated from our .proto files, so that it can judge them.
 
 `pool_of` makes protobuf classes from it, which is all that a client needs.
 """

@@ -113,7 +113,7 @@ def speech() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def spoken_openings(renderer: Renderer, speech: np.ndarray) -> np.ndarray:
-    """How far the mouth is open at each frame of the shipped speech."""
+    """Opening of the mouth at each frame of the shipped speech."""
     windows, crop = renderer.windows(speech), renderer.crop(0)
     return np.concatenate([[opening(m) for m in renderer.mouths(crop, windows[i : i + 25])] for i in range(0, len(windows), 25)])
 

@@ -32,7 +32,7 @@ def test_every_frame_in_order(tmp_path: Path, name: str, codec: str) -> None:
 
 
 def shown_by_ffmpeg_rule(begins: list[Fraction], end: Fraction) -> list[int]:
-    """Which frame is on screen in each 1/25 s, its beginning rounded half up to that raster: in fractions, one by one."""
+    """The frame on screen in each 1/25 s, its beginning rounded half up to that raster: in fractions, one by one."""
     ticks = [int(begin * 25 + Fraction(1, 2)) for begin in begins]
     count = max(int(end * 25 + Fraction(1, 2)), ticks[-1] + 1)
     return [max(index for index, tick in enumerate(ticks) if tick <= slot) for slot in range(count)]

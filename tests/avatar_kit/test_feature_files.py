@@ -1,4 +1,4 @@
-"""Where an avatar's stored features are looked for, in each layout, and what verifying says of them."""
+"""Places of an avatar's stored features in each layout, and the words of verifying about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an avatar goes while nobody speaks: frame by frame, into its idle range, and never out of it again."""
+"""The frames of an avatar while nobody speaks: one by one, into its idle range, and never out of it again."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_an_output_without_a_shape_is_taken() -> None:
 
 
 def test_weights_among_the_inputs_are_not_inputs() -> None:
-    """How files before IR version 4 list them."""
+    """Files before IR version 4 list them so."""
     inputs = {"v": VISUAL, "a": AUDIO, "w": [16, 3]}
     assert network_io(model(inputs, {"y": MOUTH}, {"w": np.zeros((16, 3), np.float32)})).audio == "a"
 

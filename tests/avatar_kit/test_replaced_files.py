@@ -79,7 +79,7 @@ def turn_the_link(avatar: Avatar, other: Avatar) -> None:
 def test_frames_are_those_of_the_folder_that_was_loaded(
     avatar: Avatar, models_root: Path, old_avatar: MakeOld, jpeg_of: MakeJpeg, layout: str
 ) -> None:
-    """Whatever takes its name, with no more than one frame read before."""
+    """Another folder takes its name when one frame at most has been read."""
     other = other_avatar(models_root, jpeg_of, avatar_id="next")
     replace = put_another_in_its_place
     if layout == "old":

@@ -265,7 +265,7 @@ def test_what_its_pictures_take_to_serve_is_told(avatar: Avatar) -> None:
 
 
 def crop_video(path: Path, avatar: Avatar, *, size: int, shift: int = 0, noise: bool = False) -> None:
-    """What a training tool leaves behind: each frame's crop, cut out here by other means than ours."""
+    """Writes the video that a training tool leaves: each frame's crop, cut out here by other means than ours."""
     random = np.random.default_rng(5)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "10", "preset": "ultrafast"})

@@ -52,7 +52,7 @@ def products(model: onnx.ModelProto) -> int:
 
 
 def plainly(model: onnx.ModelProto, **inputs: Array) -> Array:
-    """What ONNX Runtime computes without any optimisation of its own."""
+    """Output of ONNX Runtime without any optimisation of its own."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3

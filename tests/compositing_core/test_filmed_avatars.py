@@ -33,7 +33,7 @@ def root(make_avatar, tmp_path):
 
 
 class Decoding(Counter):
-    """How often each frame was decoded. The gates hold up the threads that prepare frames, and all others; they are open."""
+    """Counts decodings of each frame. The gates hold up the threads that prepare frames, and all others; they are open."""
 
     def __init__(self):
         super().__init__()

@@ -30,7 +30,7 @@ def whole(make_texture):
 
 @pytest.fixture(scope="module")
 def frame_bytes(encoded):
-    """What one frame is accounted with."""
+    """Bytes that one frame is accounted with."""
     cache = FrameCache(max_bytes=10**9, policy="lfu")
     cache.put(cache.open(max_frames=1), 0, 75, encoded)
     return cache.nbytes

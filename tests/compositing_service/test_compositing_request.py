@@ -1,4 +1,4 @@
-"""What a request may ask, as a pure function of the message."""
+"""Limits of a request, as a pure function of the message."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_the_last_position_of_an_int32_is_on_the_timeline() -> None:
 
 
 def rows_of_frame(sent: inference_pb2.InferBatchRequest, k: int) -> tuple[object, ...]:
-    """What the .proto files say frame `k` of an inference request is made from."""
+    """Sound and picture of frame `k` of an inference request, as the .proto files define them."""
     visual = sent.visual_frames
     if sent.raw_audio:
         sound: object = (sent.raw_audio, sent.lead_in_frames + k, sent.audio_start_frame)

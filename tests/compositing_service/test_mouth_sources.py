@@ -1,4 +1,4 @@
-"""What every source of mouths must do. Each source is before the same avatar and the same network."""
+"""Duties of every source of mouths. Each source is before the same avatar and the same network."""
 
 from __future__ import annotations
 

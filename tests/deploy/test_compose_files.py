@@ -1,4 +1,4 @@
-"""What the compose files promise, checked without an engine."""
+"""Promises of the compose files, checked without an engine."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_docker_compose_reads_them(files: tuple[str, ...]) -> None:
 
 
 def compose_config(files: tuple[str, ...]) -> dict[str, Any]:
-    """What docker-compose makes of the files."""
+    """The files as docker-compose merges them."""
     command = ["docker-compose", *(part for file in files for part in ("-f", file)), "--profile", "monitoring", "config"]
     done = subprocess.run(command, check=False, cwd=TREE, env=os.environ, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -104,7 +104,7 @@ def test_it_ends_well_when_it_is_asked_to(process: subprocess.Popen[bytes], port
 
 
 def talk(port: int, protocols: list[str]) -> bytes:
-    """What comes back on a request in HTTP/1.1 over TLS."""
+    """Sends a request in HTTP/1.1 over TLS; returns the answer."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if protocols:

@@ -280,7 +280,7 @@ def test_only_compositing_reaches_inference(rendered: dict[str, list[Manifest]],
 
 
 def allowed(manifests: list[Manifest], source: str, target: str, port: str) -> bool:
-    """Whether the policies let pods of `source` connect to that port of pods of `target`. `somebody` is outside the cluster."""
+    """True if the policies let pods of `source` connect to that port of pods of `target`. `somebody` is outside the cluster."""
     specs = [policy["spec"] for policy in of_kind(manifests, "NetworkPolicy")]
     labels = {name: template["metadata"]["labels"] for name, template in pods(manifests)}
     numbers = {known["name"]: known["containerPort"] for known in container(manifests, target).get("ports", ())}

@@ -73,7 +73,7 @@ def advised_caller(address: str) -> Iterator[Ask]:
 
 @dataclass
 class Load:
-    """What became of the calls so far."""
+    """Outcomes of the calls so far."""
 
     done: int = 0
     lost: list[str] = field(default_factory=list)

@@ -70,7 +70,7 @@ def three(stack: Stack) -> Stack:
 
 @pytest.fixture(scope="session")
 def models(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the init step wrote into the stack's volume, on this machine."""
+    """A copy, on this machine, of the models that the init step wrote into the stack's volume."""
     folder = tmp_path_factory.mktemp("from-volume")
     stream, _ = stack.one("inference").get_archive("/models")
     with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:

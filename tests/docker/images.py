@@ -97,7 +97,7 @@ def _add_authorities(root: Path) -> None:
 
 
 def _download_wheels() -> Path:
-    """What the images install, fetched in the way that this machine does."""
+    """Fetches the images' wheels in the way that this machine does; returns their folder."""
     files = [TREE / "requirements" / f"{name}.txt" for name in REQUIREMENTS]
     key = hashlib.sha256(BASE_PYTHON.encode() + b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
     wheels = KEPT / f"wheels-{key}"

@@ -84,7 +84,7 @@ class Stack:
 
     @property
     def address(self) -> str:
-        """Where the balancer is reached from this machine."""
+        """Host and port of the balancer for this machine."""
         container = self.one("haproxy")
         container.reload()
         [binding, *_] = container.ports["50052/tcp"]

@@ -68,7 +68,7 @@ def test_compositing_has_no_network_runtime(images: docker.DockerClient) -> None
 
 
 def _listed(client: docker.DockerClient, image: str) -> list[str]:
-    """What is installed for Python, by name; and with their paths, what a build could have left."""
+    """Names of the image's Python packages, and paths of all that a build could have left."""
     script = [
         "ls /opt/lipsync/lib/python3*/site-packages",
         "ls -d /build /opt/build /tmp/* ~/.cache 2>/dev/null",

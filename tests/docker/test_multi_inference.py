@@ -92,7 +92,7 @@ def ask_all(stack: Stack, *, times: int) -> None:
 
 
 def loaded(stack: Stack) -> dict[str, set[str]]:
-    """Which avatars each inference container holds, by its name."""
+    """Avatars of each inference container, by its name."""
     found = {}
     for container in stack.containers("inference"):
         with plain_channel(f"{stack.address_in(container, 'inference')}:50051") as channel:

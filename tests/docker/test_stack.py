@@ -1,4 +1,4 @@
-"""What `docker-compose up` brings up from nothing, and what it shuts in."""
+"""`docker-compose up`: the services that it brings up from nothing, and the limits that it shuts them in."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def tls(images: docker.DockerClient, models: Path, certificates: Certificates) -
 
 
 def composited(address: str, credentials: grpc.ChannelCredentials | None, **options: str) -> int:
-    """How many pictures came back."""
+    """Number of pictures that came back."""
     with plain_channel(address, credentials, **options) as channel:
         reply = CompositingServiceStub(channel).InferBatchComposite(request(), timeout=REFUSED_S, wait_for_ready=False)
     return len(reply.composited_frames)

@@ -29,7 +29,7 @@ def prose(page: Path) -> str:
 
 
 def code_spans(page: Path) -> list[str]:
-    """What stands between backticks within a line."""
+    """Texts between backticks within a line."""
     return _CODE.findall(prose(page))
 
 

@@ -43,7 +43,7 @@ class Place:
         return text.replace("localhost:50051", self.inference).replace("localhost:50052", self.compositing)
 
     def run(self, example: str) -> str:
-        """What an example in Python prints."""
+        """Output of an example in Python."""
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", self.adapted(example)],
             cwd=self.folder, capture_output=True, text=True, timeout=RUN_S, check=False,

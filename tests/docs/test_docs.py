@@ -1,4 +1,4 @@
-"""What the documents say of files, commands, settings, messages and metrics is so."""
+"""The documents' statements about files, commands, settings, messages and metrics are true."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Service:
         self.process.send_signal(number)
 
     def get(self, path: str) -> str:
-        """What its HTTP endpoint says."""
+        """Answer of its HTTP endpoint."""
         with urllib.request.urlopen(f"http://{self.metrics_address}{path}", timeout=20) as answer:
             return answer.read().decode()
 

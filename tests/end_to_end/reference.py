@@ -117,7 +117,7 @@ def decoded(jpeg: bytes) -> np.ndarray:
 
 
 def restart_interval_of(jpeg: bytes) -> int:
-    """What the DRI segment of a JPEG says, in MCUs; 0 without one."""
+    """Restart interval in the DRI segment of a JPEG, in MCUs; 0 without one."""
     at = 2
     while jpeg[at + 1] != 0xDA:  # start of scan: headers end
         if jpeg[at + 1] == 0xDD:

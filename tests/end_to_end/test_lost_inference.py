@@ -56,7 +56,7 @@ class Pair:
         return list(self.pictures.InferBatchComposite(request, timeout=timeout).composited_frames)
 
     def refusal(self, **options: float) -> tuple[grpc.RpcError, float]:
-        """What a call that cannot succeed is told, and after how many seconds."""
+        """Makes a call that cannot succeed; returns its error, and after how many seconds it came."""
         started = time.monotonic()
         with pytest.raises(grpc.RpcError) as caught:
             self.ask(**options)

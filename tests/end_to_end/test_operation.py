@@ -1,4 +1,4 @@
-"""What operators do with running services: loading, reloading, watching, stopping."""
+"""Operators' work on running services: loading, reloading, watching, stopping."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def ask(duo: Duo, model_id: str, **fields: object) -> list[bytes]:
 
 
 def loaded(duo: Duo, model_id: str) -> tuple[bool, bool]:
-    """Whether the compositing service and the inference service hold it."""
+    """Two flags: the compositing service holds it, the inference service holds it."""
     here = {model.model_id: model.loaded for model in duo.pictures.ListModels(pb.ListModelsRequest()).models}
     there = {model.model_id: model.loaded for model in duo.mouths.ListModels(inference_pb2.ListModelsRequest()).models}
     return here[model_id], there[model_id]
@@ -112,7 +112,7 @@ def test_a_new_avatar_is_served_without_a_restart(own: Duo, own_root: Path) -> N
 
 
 def test_changed_files_are_read_by_force_reload(own: Duo, own_root: Path) -> None:
-    """What was loaded goes on, also without its files, until somebody asks for the new ones."""
+    """A loaded avatar goes on, also without its files, until somebody asks for the new ones."""
     write_avatar(own_root, "changing")
     load(own, "changing")
     old = ask(own, "changing", batch_size=5)

@@ -1,4 +1,4 @@
-"""What `lipsync avatar inspect` shows is what the two services send: the same sound, frames and settings, byte for byte."""
+"""`lipsync avatar inspect` shows the frames that the two services send for the same sound and settings, byte for byte."""
 
 from __future__ import annotations
 

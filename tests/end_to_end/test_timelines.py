@@ -1,4 +1,4 @@
-"""Which background a position shows, up to the last position that a request can name, and what lies around the mouth."""
+"""The background of each position, up to the last that a request can name, and the picture around the mouth."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def full_size_session() -> Callable[..., onnxruntime.InferenceSession]:
 
 @pytest.fixture(scope="session")
 def picked() -> NDArray[np.int64]:
-    """Which of a window's 1280 values the picking encoder gives back."""
+    """Places, among a window's 1280 values, of those that the picking encoder gives back."""
     return np.random.default_rng(1).permutation(1280)[:512]
 
 

@@ -1,4 +1,4 @@
-"""Whatever runs a network gives the same mouths, tells the same failures and can be interrupted."""
+"""Every engine gives the same mouths, tells the same failures and can be interrupted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE_S = 30
 
 
 def reference(pictures: NDArray[np.float32], sound: NDArray[np.float32], scale: float = 1.0) -> NDArray[np.float64]:
-    """What the small network gives, in float64."""
+    """Output of the small network, in float64."""
     mixed = np.einsum("oi,nihw->nohw", MIX[:, :, 0, 0].astype(np.float64), pictures.astype(np.float64))
     mean = sound.reshape(len(sound), -1).astype(np.float64).mean(axis=1)
     return 1 / (1 + np.exp(-(mixed + scale * mean[:, None, None, None])))

@@ -1,4 +1,4 @@
-"""What is ONNX Runtime's own: its batches, the CPU form of the full-size network, crops on their way to a GPU, devices."""
+"""ONNX Runtime's own part: its batches, the CPU form of the full-size network, crops on their way to a GPU, devices."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def registry(root: Path, limit_gb: float) -> ModelRegistry:
 async def test_crops_made_meanwhile_are_not_measured_as_another_avatars_network(
     forms: tuple[Avatar, Avatar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the process takes is measured before and after a load; a filling takes its part of it."""
+    """The process's memory is measured before and after a load; a filling takes its part of it."""
     models = registry(tmp_path / "filmed", 1e-6)
     filled = (await models.load("kept")).value.engines[0].bank
     warm_up = OnnxEngine.warm_up

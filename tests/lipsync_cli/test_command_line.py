@@ -29,7 +29,7 @@ def test_help(run, command):
 
 
 def test_help_imports_nothing_heavy():
-    """What takes long to import is imported by the command that needs it."""
+    """Slow imports are left to the commands that need them."""
     script = (
         "import sys\n"
         "from lipsync_cli.main import app\n"

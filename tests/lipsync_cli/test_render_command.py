@@ -157,7 +157,7 @@ def test_interrupted(start, film_service, speech, tmp_path, sent, code):
 
 
 def ended_by(process, sent):
-    """What it printed. Asks again, as a person would: Python loses a signal's exception in a callback that cannot raise."""
+    """Its output. Asks again, as a person would: Python loses a signal's exception in a callback that cannot raise."""
     for _ in range(5):
         process.send_signal(sent)
         with contextlib.suppress(subprocess.TimeoutExpired):

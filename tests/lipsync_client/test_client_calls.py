@@ -1,4 +1,4 @@
-"""What the client sends and how it reads the answers, over a real socket, for both faces alike."""
+"""Requests of the client and its reading of the answers, over a real socket, for both faces alike."""
 
 from __future__ import annotations
 

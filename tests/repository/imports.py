@@ -1,4 +1,4 @@
-"""Which modules of ours a module imports, read from its text."""
+"""Imports of our modules by a module, read from its text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What leaves the service when a handler raises: the right status, its details, never UNKNOWN, never anything internal."""
+"""Errors of handlers as they leave the service: the right status, its details, never UNKNOWN, never anything internal."""
 
 from __future__ import annotations
 

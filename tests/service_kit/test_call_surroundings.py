@@ -29,7 +29,7 @@ async def tell_context(request: bytes, context: Any) -> bytes:
 
 
 def told_by(reply: bytes) -> Any:
-    """What `tell_context` saw: outgoing metadata and whether sampled."""
+    """The view of `tell_context`: outgoing metadata, and a flag for sampled."""
     return ast.literal_eval(reply.decode())
 
 

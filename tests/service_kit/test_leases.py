@@ -198,7 +198,7 @@ async def test_a_dropped_one_is_closed_when_nobody_has_it(leases: Leases[Thing],
 
 
 async def test_dropped_while_it_is_opened(leases: Leases[Thing], things: Things) -> None:
-    """Who waits for it gets it, and nobody else."""
+    """Only those that wait for it get it."""
     things.held.add("a")
     waiting = asyncio.create_task(number(leases))
     await things.begun.wait()

@@ -1,4 +1,4 @@
-"""Whatever text is given, the answer is settings or a list of problems."""
+"""Any text at all gives settings or a list of problems."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ unknown = st.sampled_from([b"\xa0\x06\x01", b"\xa1\x06" + bytes(8), b"\xa2\x06\x
 
 
 def joined(message: bytes) -> pb.MouthRegion:
-    """What was read, as one message."""
+    """All that was read, as one message."""
     read = decode(message)
     assert not read.fields.data
     whole = pb.MouthRegion.FromString(read.fields.SerializeToString())

@@ -87,7 +87,7 @@ class Authority:
 
 
 def openssl(arguments: str) -> str:
-    """What the command prints."""
+    """Output of the command."""
     return subprocess.run(["openssl", *arguments.split()], check=True, capture_output=True, text=True).stdout
 
 
