@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ CHANNEL_OPTIONS = (
     ("grpc.enable_retries", 0),
 )
 CALL_S = 60
+PATIENT = "inference_server.timeout_seconds=60"
 SAMPLES_A_FRAME = 640
 
 
@@ -67,24 +69,24 @@ def demo(models_root: Path) -> Avatar:
 @pytest.fixture(scope="session")
 def duo(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
     """Shared by all tests that only ask."""
-    logs = tmp_path_factory.mktemp("logs")
-    with (
-        running(
-            "inference",
-            f"models_root={models_root}",
-            f"audio_encoder_path={models_root / 'none.onnx'}",  # each avatar has its own
-            log=logs / "inference",
-        ) as inference,
-        running(
-            "compositing",
-            f"models_root={models_root}",
-            f"inference_server.url={inference.address}",
-            "inference_server.timeout_seconds=60",
-            log=logs / "compositing",
-        ) as compositing,
-        connected(inference, compositing) as both,
-    ):
+    own_encoders = f"audio_encoder_path={models_root / 'none.onnx'}"
+    with serving(models_root, tmp_path_factory.mktemp("logs"), inference=[own_encoders], compositing=[PATIENT]) as both:
         yield both
+
+
+@contextmanager
+def serving(
+    models_root: Path, logs: Path, *settings: str, inference: Iterable[str] = (), compositing: Iterable[str] = ()
+) -> Iterator[Duo]:
+    """Both services before a folder of avatars; `settings` are for both, the others for one. Their logs go to `logs`."""
+    common = f"models_root={models_root}", *settings
+    with running("inference", *common, *inference, log=logs / "inference") as first:
+        url = f"inference_server.url={first.address}"
+        with (
+            running("compositing", *common, url, *compositing, log=logs / "compositing") as second,
+            connected(first, second) as both,
+        ):
+            yield both
 
 
 class connected:  # noqa: N801 - used as a function

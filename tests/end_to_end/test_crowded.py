@@ -6,9 +6,7 @@ import hashlib
 import subprocess
 import sys
 import wave
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -23,27 +21,12 @@ from lipsync_cli.recording import read_recording
 from lipsync_client import Client, Output
 from shared_proto.timing import SAMPLE_RATE_HZ, SAMPLES_A_FRAME
 
-from .processes import TREE, running
+from .conftest import serving
+from .processes import TREE
 
 CALLERS = 30
 FRAMES = 100  # several requests long; all that is said in the recording would tell no more
 RENDER_S = 900
-
-
-@contextmanager
-def serving(root: Path, logs: Path, *settings: str) -> Iterator[str]:
-    """Both services, the compositing one with these settings; its address."""
-    with (
-        running("inference", f"models_root={root}", log=logs / "inference") as inference,
-        running(
-            "compositing",
-            f"models_root={root}",
-            f"inference_server.url={inference.address}",
-            *settings,
-            log=logs / "compositing",
-        ) as compositing,
-    ):
-        yield compositing.address
 
 
 def beginning() -> NDArray[np.float32]:
@@ -59,13 +42,13 @@ def test_thirty_clips_at_once(tmp_path: Path) -> None:
 
     def clip(_: int) -> tuple[int, str]:
         frames, digest = 0, hashlib.sha256()
-        with Client(address) as client:
+        with Client(both.compositing.address) as client:
             for frame in client.frames(demo.id, speech):
                 frames += 1
                 digest.update(frame)
         return frames, digest.hexdigest()
 
-    with serving(root, tmp_path) as address, ThreadPoolExecutor(CALLERS) as callers:
+    with serving(root, tmp_path) as both, ThreadPoolExecutor(CALLERS) as callers:
         alone = clip(0)
         assert alone[0] == FRAMES
         assert list(callers.map(clip, range(CALLERS))) == [alone] * CALLERS, "the same bytes, however they were batched"
@@ -79,9 +62,9 @@ def test_two_films_at_once_with_the_full_size_network(tmp_path: Path) -> None:
     with wave.open(str(sound), "wb") as file:
         file.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
         file.writeframes((beginning() * 32767).astype("<i2").tobytes())
-    with serving(root, tmp_path) as address:
+    with serving(root, tmp_path) as both:
         films = [tmp_path / f"{name}.mp4" for name in ("one", "other")]
-        renders = [subprocess.Popen(render_command(avatar, sound, film, address), cwd=TREE) for film in films]
+        renders = [subprocess.Popen(render_command(avatar, sound, film, both.compositing.address), cwd=TREE) for film in films]
         assert [render.wait(RENDER_S) for render in renders] == [0, 0]
     for film in films:
         with av.open(str(film)) as container:
@@ -97,7 +80,8 @@ def render_command(avatar: Avatar, sound: Path, film: Path, address: str) -> lis
 def test_frames_of_which_a_reply_holds_few(models_root: Path, tmp_path: Path, output: Output) -> None:
     """Two raw frames of 416x304 fit one MiB; the first request of four is asked for again in parts, as the server says."""
     sound = np.random.default_rng(1).normal(0, 0.1, 640 * 60).astype(np.float32)
-    with serving(models_root, tmp_path, "server.max_message_size_mb=1") as address, Client(address) as client:
+    small = ["server.max_message_size_mb=1"]
+    with serving(models_root, tmp_path, compositing=small) as both, Client(both.compositing.address) as client:
         batches = list(client.batches("small", sound, output=output, quality=100))
         frames = [frame for batch in batches for frame in batch.frames]
         one_by_one = list(client.frames("small", sound, output=output, quality=100, batch_size=1))

@@ -14,8 +14,7 @@ from shared_proto import compositing_pb2, inference_pb2
 
 from ..hostile import HOSTILE
 from .avatars import write_avatar
-from .conftest import CALL_S, Duo, connected
-from .processes import running
+from .conftest import CALL_S, Duo, serving
 
 IDS = {f"h{number:02d}": name for number, name in enumerate(HOSTILE)}
 # What shows only when a network or a frame is read; each service reads its own part.
@@ -34,17 +33,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def duo(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
     """Started with half of them to be preloaded."""
-    logs = tmp_path_factory.mktemp("logs")
     named = ["good", *list(IDS)[::2]]
     network = [f"models.{avatar_id}.preload=true" for avatar_id in named]
     pictures = [f"models.{avatar_id}.preload_backgrounds=true" for avatar_id in named]
-    with (
-        running("inference", f"models_root={root}", *network, log=logs / "inference") as inference,
-        running(
-            "compositing", f"models_root={root}", f"inference_server.url={inference.address}", *pictures, log=logs / "compositing"
-        ) as compositing,
-        connected(inference, compositing) as both,
-    ):
+    with serving(root, tmp_path_factory.mktemp("logs"), inference=network, compositing=pictures) as both:
         yield both
 
 

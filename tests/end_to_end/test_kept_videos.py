@@ -18,8 +18,7 @@ from shared_proto import compositing_pb2 as pb
 
 from ..filmed import both_forms
 from .avatars import write_avatar
-from .conftest import CALL_S, SAMPLES_A_FRAME, Duo, connected
-from .processes import running
+from .conftest import CALL_S, PATIENT, SAMPLES_A_FRAME, Duo, serving
 
 FRAMES = 60
 
@@ -54,19 +53,8 @@ def contents(root: Path) -> dict[Path, tuple[int, int]]:
 def fresh(filmed_root: Path, tmp_path: Path) -> Iterator[Duo]:
     """Both services with nothing loaded. They write nothing where the avatars lie."""
     before = contents(filmed_root)
-    settings = f"models_root={filmed_root}", "models.old.source_video=old/clip.mp4"
-    with (
-        running("inference", *settings, log=tmp_path / "inference") as inference,
-        running(
-            "compositing",
-            *settings,
-            "models.calm.reference=current",  # which is for the other service to know
-            f"inference_server.url={inference.address}",
-            "inference_server.timeout_seconds=60",
-            log=tmp_path / "compositing",
-        ) as compositing,
-        connected(inference, compositing) as both,
-    ):
+    ignored = "models.calm.reference=current"  # which is for the other service to know
+    with serving(filmed_root, tmp_path, "models.old.source_video=old/clip.mp4", compositing=[ignored, PATIENT]) as both:
         yield both
     assert contents(filmed_root) == before
 

@@ -23,7 +23,7 @@ from shared_proto import inference_pb2
 
 from ..wire_contract import SERVICES, file_of
 from .avatars import exact_network, slow_network, write_avatar
-from .conftest import CALL_S, Duo, connected
+from .conftest import CALL_S, Duo, serving
 from .processes import running, until
 
 Code = grpc.StatusCode
@@ -43,15 +43,8 @@ def own_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def own(own_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
     """Services over `own_root`."""
-    logs = tmp_path_factory.mktemp("own_logs")
-    root = f"models_root={own_root}"
-    with running("inference", root, *LOGGED, log=logs / "inference") as inference:
-        url = f"inference_server.url={inference.address}"
-        with (
-            running("compositing", root, url, *LOGGED, log=logs / "compositing") as compositing,
-            connected(inference, compositing) as duo,
-        ):
-            yield duo
+    with serving(own_root, tmp_path_factory.mktemp("own_logs"), *LOGGED) as duo:
+        yield duo
 
 
 def ask(duo: Duo, model_id: str, **fields: object) -> list[bytes]:
@@ -200,26 +193,21 @@ def test_sigterm_lets_calls_finish_and_exits_0(tmp_path: Path) -> None:
     root = tmp_path / "models"
     root.mkdir()
     write_avatar(root, "slow", network=slow_network(layers=4))
-    with running("inference", f"models_root={root}", log=tmp_path / "inference") as inference:
-        url = f"inference_server.url={inference.address}"
-        with (
-            running("compositing", f"models_root={root}", url, log=tmp_path / "compositing") as compositing,
-            connected(inference, compositing) as duo,
-        ):
-            ask(duo, "slow", batch_size=1)
-            begun = inference.metric("lipsync_inference_frames_total")
-            frames: list[bytes] = []
-            caller = threading.Thread(target=lambda: frames.extend(ask(duo, "slow", batch_size=12)))
-            caller.start()
-            until(lambda: inference.metric("lipsync_inference_frames_total") > begun)
-            assert not frames
-            for service in (compositing, inference):
-                service.signal(signal.SIGTERM)
-            caller.join(CALL_S)
-            assert len(frames) == 12
-            assert [service.process.wait(CALL_S) for service in (compositing, inference)] == [0, 0]
-            with pytest.raises((urllib.error.URLError, OSError)):
-                compositing.get("/health/ready")
+    with serving(root, tmp_path) as duo:
+        ask(duo, "slow", batch_size=1)
+        begun = duo.inference.metric("lipsync_inference_frames_total")
+        frames: list[bytes] = []
+        caller = threading.Thread(target=lambda: frames.extend(ask(duo, "slow", batch_size=12)))
+        caller.start()
+        until(lambda: duo.inference.metric("lipsync_inference_frames_total") > begun)
+        assert not frames
+        for service in (duo.compositing, duo.inference):
+            service.signal(signal.SIGTERM)
+        caller.join(CALL_S)
+        assert len(frames) == 12
+        assert [service.process.wait(CALL_S) for service in (duo.compositing, duo.inference)] == [0, 0]
+        with pytest.raises((urllib.error.URLError, OSError)):
+            duo.compositing.get("/health/ready")
 
 
 def test_a_second_service_on_the_port_does_not_start(own: Duo, tmp_path: Path) -> None:

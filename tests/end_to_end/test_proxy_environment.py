@@ -9,8 +9,7 @@ import pytest
 
 from lipsync_client import Client
 
-from .conftest import CALL_S
-from .processes import running
+from .conftest import CALL_S, serving
 
 
 def test_services_and_client_find_each_other_where_a_proxy_is_in_the_environment(
@@ -19,16 +18,7 @@ def test_services_and_client_find_each_other_where_a_proxy_is_in_the_environment
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # "discard": nothing listens there
     own_encoder = f"audio_encoder_path={models_root / 'none.onnx'}"
-    with (
-        running("inference", f"models_root={models_root}", own_encoder, log=tmp_path / "inference") as inference,
-        running(
-            "compositing",
-            f"models_root={models_root}",
-            f"inference_server.url={inference.address}",
-            log=tmp_path / "compositing",
-        ) as compositing,
-        Client(compositing.address) as client,
-    ):
+    with serving(models_root, tmp_path, inference=[own_encoder]) as both, Client(both.compositing.address) as client:
         batch = client.composite("small", audio=speech[: 4 * 640], batch_size=4, timeout=CALL_S)
         assert len(batch.frames) == 4
         assert client.health().healthy

@@ -21,8 +21,8 @@ from shared_proto import compositing_pb2, inference_pb2
 
 from ..published_networks import Unet, as_if_trained, encoder, torch
 from . import reference
-from .conftest import CALL_S, SAMPLES_A_FRAME, Duo, connected
-from .processes import TREE, running
+from .conftest import CALL_S, PATIENT, SAMPLES_A_FRAME, Duo, serving
+from .processes import TREE
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -108,18 +108,8 @@ def served(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     assert ended.returncode == 0, ended.stderr
     assert "99.pth: converted to ONNX, 12,186,935 parameters, differs from PyTorch by at most" in ended.stdout
     assert "audio_visual_encoder.pth: converted to ONNX, 2,812,672 parameters" in ended.stdout
-    overrides = f"models_root={models_root}", f"audio_encoder_path={models_root / 'none.onnx'}"
-    with (
-        running("inference", *overrides, log=place / "inference") as inference,
-        running(
-            "compositing",
-            f"models_root={models_root}",
-            f"inference_server.url={inference.address}",
-            "inference_server.timeout_seconds=60",
-            log=place / "compositing",
-        ) as compositing,
-        connected(inference, compositing) as both,
-    ):
+    own_encoder = f"audio_encoder_path={models_root / 'none.onnx'}"
+    with serving(models_root, place, inference=[own_encoder], compositing=[PATIENT]) as both:
         yield both
 
 

@@ -24,8 +24,7 @@ from shared_proto import inference_pb2
 
 from . import reference
 from .avatars import exact_encoder, exact_network, rect, write_avatar
-from .conftest import CALL_S, Duo, connected
-from .processes import running
+from .conftest import CALL_S, PATIENT, Duo, serving
 
 FRAMES = 21
 Code = grpc.StatusCode
@@ -122,18 +121,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def duo(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
-    logs = tmp_path_factory.mktemp("logs")
-    with (
-        running("inference", f"models_root={root}", log=logs / "inference") as inference,
-        running(
-            "compositing",
-            f"models_root={root}",
-            f"inference_server.url={inference.address}",
-            "inference_server.timeout_seconds=60",
-            log=logs / "compositing",
-        ) as compositing,
-        connected(inference, compositing) as both,
-    ):
+    with serving(root, tmp_path_factory.mktemp("logs"), compositing=[PATIENT]) as both:
         yield both
 
 
