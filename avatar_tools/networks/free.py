@@ -30,7 +30,7 @@ def free_network(mouths: NDArray[np.uint8]) -> onnx.ModelProto:
     graph = Graph()
     graph.input(VISUAL, [BATCH, 6, MOUTH_SIZE, MOUTH_SIZE])
     sound = graph.input(AUDIO, [BATCH, 32, 16, 16])
-    level = graph.node("ReduceMean", sound, axes=[1, 2, 3], keepdims=0) * _LEVELS_PER_MOUTH
+    level = graph.node("Mul", graph.node("ReduceMean", sound, axes=[1, 2, 3], keepdims=0), _LEVELS_PER_MOUTH)
     index = graph.node("Mod", graph.node("Cast", level, to=onnx.TensorProto.INT64), np.array(len(mouths), np.int64))
     mouth = graph.node("Gather", graph.constant(values, "mouths"), index, axis=0)
     return graph.model("free_network", {OUTPUT: (mouth, [BATCH, 3, MOUTH_SIZE, MOUTH_SIZE])})
@@ -40,5 +40,6 @@ def free_encoder() -> onnx.ModelProto:
     """[N,1,80,16] to [N,512]: the spectrum's 64 lower bands in 8 steps of time, raised so that silence is 0; N is open."""
     graph = Graph()
     steps = graph.node("AveragePool", graph.input(MEL, [BATCH, 1, 80, 16]), kernel_shape=[1, 2], strides=[1, 2])
-    raised = (steps.part(2, 0, 64) + 4.0).at_least(0.0)
-    return graph.model("free_encoder", {ROWS: (raised.reshape(0, 512), [BATCH, 512])})
+    lower = graph.node("Slice", steps, *(np.array([bound], np.int64) for bound in (0, 64, 2)))  # of axis 2
+    raised = graph.node("Relu", graph.node("Add", lower, 4.0))
+    return graph.model("free_encoder", {ROWS: (graph.node("Flatten", raised, axis=1), [BATCH, 512])})

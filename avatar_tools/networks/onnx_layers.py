@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_tools.networks.graph import Graph, Value
+from avatar_tools.networks.graph import Graph
 from avatar_tools.networks.layers import Convolution, Layers
 from avatar_tools.networks.weights import NORM_EPSILON, NORM_PARTS, Weights
 
 _Array = NDArray[np.floating[Any]]
 
 
-class OnnxLayers(Layers[Value]):
-    """Adds nodes to `graph`; tensors are named after the weights behind them."""
+class OnnxLayers(Layers[str]):
+    """Adds nodes to `graph`; tensors go by their names, which come from the weights behind them."""
 
     def __init__(self, graph: Graph, weights: Weights) -> None:
         self._graph, self._weights = graph, weights
 
-    def convolution(self, x: Value, layer: Convolution) -> Value:
+    def convolution(self, x: str, layer: Convolution) -> str:
         """One node; its constants are float32."""
         weight, bias = self._folded(layer)
         return self._graph.node(
@@ -36,26 +36,24 @@ class OnnxLayers(Layers[Value]):
             group=layer.groups,
         )
 
-    def relu(self, x: Value) -> Value:
-        return self._graph.node("Relu", x, name=f"{x.name}.relu")
+    def relu(self, x: str) -> str:
+        return self._graph.node("Relu", x, name=f"{x}.relu")
 
-    def add(self, x: Value, y: Value) -> Value:
-        return self._graph.node("Add", x, y, name=f"{x.name}.sum")
+    def add(self, x: str, y: str) -> str:
+        return self._graph.node("Add", x, y, name=f"{x}.sum")
 
-    def doubled_size(self, x: Value) -> Value:
+    def doubled_size(self, x: str) -> str:
         scales = self._graph.constant(np.array([1, 1, 2, 2], np.float32), "twice")
         align = "align_corners"
-        return self._graph.node(
-            "Resize", x, None, scales, name=f"{x.name}.up", mode="linear", coordinate_transformation_mode=align
-        )
+        return self._graph.node("Resize", x, None, scales, name=f"{x}.up", mode="linear", coordinate_transformation_mode=align)
 
-    def concatenated(self, parts: Sequence[Value], name: str) -> Value:
+    def concatenated(self, parts: Sequence[str], name: str) -> str:
         return self._graph.node("Concat", *parts, name=name, axis=1)
 
-    def sigmoid(self, x: Value, name: str) -> Value:
+    def sigmoid(self, x: str, name: str) -> str:
         return self._graph.node("Sigmoid", x, name=name)
 
-    def flattened(self, x: Value, name: str) -> Value:
+    def flattened(self, x: str, name: str) -> str:
         return self._graph.node("Flatten", x, name=name, axis=1)
 
     def _folded(self, layer: Convolution) -> tuple[_Array, _Array]:

@@ -18,12 +18,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from avatar_kit.geometry import Mask
 from avatar_tools.networks.free import free_network
-from avatar_tools.networks.graph import BATCH, Graph, Value
+from avatar_tools.networks.graph import BATCH
 from avatar_tools.networks.random_weights import random_unet_weights
 from avatar_tools.networks.unet import unet_graph
 from inference_service.graphs import cpu_form as module
 from inference_service.graphs.cpu_form import cpu_form
 from inference_service.graphs.wrapping import wrap_network
+from tools.demo_drawing.expressions import ExpressionGraph, Value
 
 from .conftest import with_batch
 
@@ -139,7 +140,7 @@ def convolution(x: Value, weight: Array, bias: Array, name: str, *, stride: int 
 def upsampling_block(**resize: Any) -> onnx.ModelProto:
     """1x1(concat[x made twice as large, another branch]) with 32 channels of x."""
     generator = np.random.default_rng(1)
-    graph = Graph()
+    graph = ExpressionGraph()
     x = graph.input("x", [BATCH, 32, 6, 7])
     attributes = {"mode": "linear", "coordinate_transformation_mode": "align_corners"} | resize
     scales = np.array([1, 1, 2, 2], np.float32)
@@ -170,7 +171,7 @@ def test_what_is_no_mean_of_pixels_stays_where_it_is(resize: dict[str, str]) -> 
 
 
 def test_a_tensor_that_a_branch_inside_a_node_reads_is_kept() -> None:
-    graph, generator = Graph(), np.random.default_rng(2)
+    graph, generator = ExpressionGraph(), np.random.default_rng(2)
     wide = convolution(graph.input("x", [BATCH, 16, 4, 4]), generator.standard_normal((32, 16, 1, 1)), np.zeros(32), "wide")
     again = convolution(wide, generator.standard_normal((16, 32, 1, 1)), np.zeros(16), "again")
     condition = graph.node("Cast", 1.0, to=TensorProto.BOOL)
@@ -230,7 +231,7 @@ def test_random_networks_stay_the_same(
     skip_first: bool,
     slice_bytes: int,
 ) -> None:
-    blocks, graph = Blocks(seed), Graph()
+    blocks, graph = Blocks(seed), ExpressionGraph()
     skip = blocks.residual(graph.input("x", [BATCH, 6, 8, 8]), 6, stem[0], stem[1], stride=1, adds=False)
     x = blocks.residual(skip, stem[1], low[0], low[1], stride=2, adds=False)
     x = blocks.residual(x, low[1], low[0], low[1], stride=1, adds=adds)

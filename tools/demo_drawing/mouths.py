@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from avatar_tools.networks.graph import Graph, Value
+from tools.demo_drawing.expressions import ExpressionGraph, Value
 
 EDGE = 1.8  # width of the soft edge: one picture pixel, as sharp as the face around it
 
@@ -216,7 +216,7 @@ def _tooth_gaps(x: Value) -> Value:
 
 def resting_mouth(skin: NDArray[np.float32], centre: tuple[float, float], step: float) -> NDArray[np.float32]:
     """[h,w,3] of bare skin, BGR 0..1, with the resting mouth on it: `centre` (x, y) in its pixels, which lie `step` apart."""
-    graph = Graph()
+    graph = ExpressionGraph()
     height, width = skin.shape[:2]
     y, x = np.indices((height, width), np.float32)
     at_rest = Pose(*(graph.constant(np.zeros((1, 1, 1, 1), np.float32)) for _ in range(POSE_SIZE)))

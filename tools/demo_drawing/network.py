@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from avatar_kit.onnx_io import DEMO_PRODUCER
-from avatar_tools.networks.graph import BATCH, Graph, Value
+from avatar_tools.networks.graph import BATCH
+from tools.demo_drawing.expressions import ExpressionGraph, Value
 from tools.demo_drawing.mouths import POSE_SIZE, Pose, paint_mouth
 
 Box = tuple[slice, slice]  # rows, columns of the 320 picture
@@ -55,7 +55,7 @@ class Face:
 
 def build_network(face: Face) -> onnx.ModelProto:
     """[N,6,320,320] and [N,32,16,16] in, [N,3,320,320] out, any N."""
-    graph = Graph()
+    graph = ExpressionGraph()
     visual = graph.input("visual", [BATCH, 6, 320, 320])
     audio = graph.input("audio", [BATCH, 32, 16, 16])
     picture = visual.part(1, 0, 3)
@@ -68,7 +68,7 @@ def build_network(face: Face) -> onnx.ModelProto:
     top, left, bottom, right = margins
     change = graph.node("Pad", after - before, np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
     mouth = (picture + change + _HALF_WAY_DOWN).clip()
-    return graph.model("demo_network", {"mouth": (mouth, [BATCH, 3, 320, 320])}, producer=DEMO_PRODUCER)
+    return graph.model("demo_network", {"mouth": (mouth, [BATCH, 3, 320, 320])})
 
 
 def _cut(picture: Value, box: Box) -> Value:
@@ -108,7 +108,7 @@ def _place(picture: Value, face: Face) -> Value:
     return place.at_least(-limit).at_most(limit)
 
 
-def _mouth_grid(graph: Graph, place: Value) -> tuple[Value, Value]:
+def _mouth_grid(graph: ExpressionGraph, place: Value) -> tuple[Value, Value]:
     """[N,1,h,w] each: the distances of the pixels of _PAINTED from the mouth's centre, along its tilt."""
     rows, columns = _PAINTED
     x = np.arange(columns.start, columns.stop, dtype=np.float32).reshape(1, 1, 1, -1) - np.float32(MOUTH_CENTRE[0])

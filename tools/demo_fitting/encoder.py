@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from avatar_kit.onnx_io import DEMO_PRODUCER
-from avatar_tools.networks.graph import BATCH, Graph
+from avatar_tools.networks.graph import BATCH
+from tools.demo_drawing.expressions import ExpressionGraph
 from tools.demo_drawing.mouths import POSE_SIZE
 
 MELS, COLUMNS, ROW_SIZE = 80, 16, 512
@@ -34,10 +34,10 @@ class Listening(NamedTuple):
 
 def build_encoder(weights: Listening) -> onnx.ModelProto:
     """[N,1,80,16] in, [N,512] out, any N."""
-    graph = Graph()
+    graph = ExpressionGraph()
     mel = graph.input("mel", [BATCH, 1, MELS, COLUMNS])
     bands = graph.node("AveragePool", mel, kernel_shape=POOL, strides=POOL)
     heard = (bands.reshape(0, INPUT_SIZE) / 4.0 + 1.0).matmul(weights.hidden) + weights.hidden_bias
     pose = (heard.at_least(0.0).matmul(weights.output) + weights.output_bias).clip()
     rows = graph.node("Pad", pose, np.array([0, 0, 0, ROW_SIZE - POSE_SIZE], np.int64))
-    return graph.model("demo_audio_encoder", {"rows": (rows, [BATCH, ROW_SIZE])}, producer=DEMO_PRODUCER)
+    return graph.model("demo_audio_encoder", {"rows": (rows, [BATCH, ROW_SIZE])})

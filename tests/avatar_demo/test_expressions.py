@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from avatar_tools.networks.graph import Graph, Value
+from tools.demo_drawing.expressions import ExpressionGraph, Value
 
 X = np.linspace(-2, 3, 12, dtype=np.float32).reshape(1, 3, 4)
 
@@ -33,13 +33,13 @@ X = np.linspace(-2, 3, 12, dtype=np.float32).reshape(1, 3, 4)
     ],
 )
 def test_expressions_are_numpys(build: Callable[[Value], Value], expected: np.ndarray) -> None:
-    graph = Graph()
+    graph = ExpressionGraph()
     model = graph.model("test", {"y": (build(graph.input("x", X.shape)), expected.shape)})
     np.testing.assert_allclose(ReferenceEvaluator(model).run(None, {"x": X})[0], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_equal_constants_are_stored_once() -> None:
-    graph = Graph()
+    graph = ExpressionGraph()
     x: Value = graph.input("x", [4])
     y = (x + np.full(4, 7, np.float32)) * np.full(4, 7, np.float32) + 7.0 + 7
     model = graph.model("test", {"y": (y, [4])})
@@ -47,6 +47,6 @@ def test_equal_constants_are_stored_once() -> None:
 
 
 def test_open_dimensions_stay_open() -> None:
-    graph = Graph()
+    graph = ExpressionGraph()
     model = graph.model("test", {"y": (graph.input("x", ["N", 2]) + 1, ["N", 2])})
     assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "N"
