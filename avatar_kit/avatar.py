@@ -8,16 +8,16 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from avatar_kit.errors import AvatarReplaced, BrokenAvatar, as_broken_avatar, shown
-from avatar_kit.frames import Frames, PictureFrames
+from avatar_kit.frames import PictureFrames
 from avatar_kit.geometry import Mask, Paste, Picture, Rect
 from avatar_kit.held import Held
 from avatar_kit.limits import FRAMES_UNKNOWN, max_picture_bytes
 from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, FileEntry, Manifest, read_manifest
 from avatar_kit.numbering import numbered_frames
-from avatar_kit.pictures import inspect_picture
+from avatar_kit.pictures import check_size, inspect_picture
 from avatar_kit.rectangles import misplaced, read_rects
 from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem, check_regular, contained, read_bounded
@@ -26,6 +26,7 @@ from avatar_kit.versions import manifest_version
 from avatar_kit.video.frames import VideoFrames, header_problems
 
 T = TypeVar("T")
+Frames: TypeAlias = PictureFrames | VideoFrames
 
 __all__ = ["Avatar", "Loop", "Mask", "Paste", "Picture", "Rect", "load_avatar"]
 
@@ -144,6 +145,7 @@ def _load(held: Held) -> Avatar:
         raise BrokenAvatar(problems)
     with as_broken_avatar(MANIFEST_NAME):
         version = manifest_version(held.now, manifest)
+    files = {role: folder / name for role, name in names.items()}
     return Avatar(
         id=folder.name,
         root=folder,
@@ -154,12 +156,12 @@ def _load(held: Held) -> Avatar:
         loop=manifest.loop,
         paste=manifest.paste,
         mask=manifest.mask,
-        network_path=folder / names["network"],
-        audio_encoder_path=_inside(folder, names.get("audio_encoder")),
+        network_path=files["network"],
+        audio_encoder_path=files.get("audio_encoder"),
         frames=frames,
         rects=tuple(rects),
-        features_path=_inside(folder, names.get("features")),
-        rects_path=folder / names["crop_rects"],
+        features_path=files.get("features"),
+        rects_path=files["crop_rects"],
         reference_frame=manifest.reference.frame,
         idle=manifest.idle,
         idle_mouth=manifest.idle_mouth,
@@ -172,21 +174,6 @@ def outside_clip(reference: Reference | None, idle: FrameRange | None, frame_cou
     """Lists the problems of a reference and an idle range that a clip of `frame_count` pictures does not have."""
     problems = (each.problem(frame_count) for each in (reference, idle) if each)
     return [problem for problem in problems if problem]
-
-
-def first_frame_problems(path: Path, width: int, height: int) -> list[str]:
-    """Reads the first picture's file and lists its problems: damage, or another size."""
-    try:
-        header = inspect_picture(read_bounded(path, max_picture_bytes(width, height)))
-    except FileProblem as problem:
-        return problem.of(f"{path.parent.name}/{path.name}")
-    if (header.width, header.height) != (width, height):
-        return [f"{path.parent.name}/{path.name} is {header.width}x{header.height}, the avatar is {width}x{height}"]
-    return []
-
-
-def _inside(folder: Path, name: str | None) -> Path | None:
-    return folder / name if name else None
 
 
 def _file_names(folder: Path, manifest: Manifest, problems: list[str]) -> dict[str, str]:
@@ -219,7 +206,11 @@ def _frames(held: Held, manifest: Manifest, video: str | None, problems: list[st
     paths = _frame_paths(held.now, manifest, problems)
     if not paths:
         return None
-    problems += first_frame_problems(paths[0], width, height)
+    try:
+        header = inspect_picture(read_bounded(paths[0], max_picture_bytes(width, height)))
+        check_size(header.width, header.height, width, height)
+    except FileProblem as problem:
+        problems += problem.of(f"{FRAMES_FOLDER}/{paths[0].name}")
     return PictureFrames(held, tuple(path.name for path in paths), width, height, below=FRAMES_FOLDER)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -11,7 +10,7 @@ from pathlib import Path
 from avatar_kit.avatar import Avatar, load_avatar, outside_clip
 from avatar_kit.errors import AvatarNotFound, AvatarReplaced, BrokenAvatar, as_broken_avatar
 from avatar_kit.ids import check_avatar_id, is_avatar_id
-from avatar_kit.legacy import is_legacy, load_legacy
+from avatar_kit.legacy import configured, is_legacy, load_legacy
 from avatar_kit.manifest import MANIFEST_NAME
 from avatar_kit.model_entry import ModelEntry
 from avatar_kit.safe_files import check_regular
@@ -120,17 +119,7 @@ def settled(avatar: Avatar, entry: ModelEntry, models_root: Path) -> Avatar:
     problems += [f"{problem} (in the settings)" for problem in outside_clip(entry.reference, entry.idle, avatar.frame_count)]
     if problems:
         raise BrokenAvatar(problems)
-    return dataclasses.replace(
-        avatar,
-        loop=entry.loop or avatar.loop,
-        paste=entry.paste or avatar.paste,
-        mask=entry.mask or avatar.mask,
-        reference_frame=entry.reference.frame if entry.reference else avatar.reference_frame,
-        idle=entry.idle or avatar.idle,
-        idle_mouth=entry.idle_mouth or avatar.idle_mouth,
-        crops_video_path=entry.crops_video_path and models_root / entry.crops_video_path,
-        rois_video_path=entry.rois_video_path and models_root / entry.rois_video_path,
-    )
+    return configured(avatar, entry, models_root)
 
 
 def _has_manifest(folder: Path) -> bool:

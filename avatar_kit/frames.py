@@ -1,4 +1,4 @@
-"""Reads an avatar's pictures from a folder, or from its video (`avatar_kit.video.frames`)."""
+"""Reads an avatar's pictures from a folder; `avatar_kit.video.frames` does the same from a video."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from avatar_kit.geometry import Picture
 from avatar_kit.held import Held
@@ -16,34 +15,9 @@ from avatar_kit.safe_files import read_bounded
 from avatar_kit.upright import decode_upright
 
 
-class Frames(Protocol):
-    """A clip's pictures, readable in any order from any thread. They stay those that were loaded, even if files are replaced."""
-
-    @property
-    def place(self) -> Path:
-        """The folder or the file that holds the pictures."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All files that hold the pictures."""
-
-    def name(self, index: int) -> str:
-        """Returns the name of the file of picture `index` for messages, never a full path."""
-
-    def read(self, index: int) -> Picture:
-        """Reads picture `index`, 0 .. frame_count - 1: [height, width, 3]. Raises FileProblem about the file of that name."""
-
-    def in_order(self) -> Generator[tuple[int, Callable[[], Picture]]]:
-        """Yields each index and a function that does the same as `read`: the cheapest way to read all pictures.
-
-        Use the generator from one thread at a time, the functions from any thread. Its first step raises FileProblem if nothing
-        can be read.
-        """
-
-
 @dataclass(frozen=True, slots=True)
 class PictureFrames:
-    """Pictures in files, one each."""
+    """Pictures in files, one each; thread-safe. They stay those that were loaded, even if files are replaced."""
 
     held: Held = field(compare=False)
     """The folder that holds them, or one above it."""

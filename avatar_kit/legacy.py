@@ -6,13 +6,13 @@ Pictures and rectangles are paired in order, because some extractors number pict
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from avatar_kit.avatar import Avatar, outside_clip
+from avatar_kit.avatar import Avatar, Frames, outside_clip
 from avatar_kit.errors import BrokenAvatar, as_broken_avatar
 from avatar_kit.features import FEATURE_NAMES
-from avatar_kit.frames import Frames, PictureFrames
+from avatar_kit.frames import PictureFrames
 from avatar_kit.geometry import Mask, Paste, Rect
 from avatar_kit.held import Held
 from avatar_kit.limits import FRAMES_UNKNOWN, MAX_MODEL_BYTES, MAX_PICTURE_BYTES
@@ -21,7 +21,7 @@ from avatar_kit.model_entry import ModelEntry
 from avatar_kit.numbering import numbered_frames
 from avatar_kit.rectangles import misplaced, read_rects
 from avatar_kit.safe_files import FileProblem, check_regular, read_bounded, stays_in
-from avatar_kit.timeline import IdleMouth, Loop
+from avatar_kit.timeline import Loop
 from avatar_kit.upright import upright_size
 from avatar_kit.versions import files_version
 from avatar_kit.video.frames import open_frames
@@ -46,16 +46,28 @@ def load_legacy(models_root: Path, avatar_id: str, entry: ModelEntry | None) -> 
     return _Loader(models_root, avatar_id, entry or ModelEntry(), inside=inside).load()
 
 
+def configured(avatar: Avatar, entry: ModelEntry, models_root: Path) -> Avatar:
+    """Applies the settings that change the way an avatar is shown, and those that name videos to compare it with."""
+    return replace(
+        avatar,
+        loop=entry.loop or avatar.loop,
+        paste=entry.paste or avatar.paste,
+        mask=entry.mask or avatar.mask,
+        reference_frame=entry.reference.frame if entry.reference else avatar.reference_frame,
+        idle=entry.idle or avatar.idle,
+        idle_mouth=entry.idle_mouth or avatar.idle_mouth,
+        crops_video_path=entry.crops_video_path and models_root / entry.crops_video_path,
+        rois_video_path=entry.rois_video_path and models_root / entry.rois_video_path,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """The pictures found, in order; the first `count` are served."""
 
-    held: Held
     frames: Frames
     total: int
     count: int
-    width: int
-    height: int
 
 
 class _Loader:
@@ -72,10 +84,10 @@ class _Loader:
         if found is None:
             return self._load_beside(network, None)
         try:
-            with found.held.in_place():
+            with found.frames.held.in_place():
                 return self._load_beside(network, found)
         except BaseException:
-            found.held.close()
+            found.frames.held.close()
             raise
 
     def _load_beside(self, network: Path | None, found: _Found | None) -> Avatar:
@@ -88,39 +100,35 @@ class _Loader:
         version = self._version(network, rects_path, found)
         if self._problems or not network or not found:
             raise BrokenAvatar(self._problems)
-        return Avatar(
+        avatar = Avatar(
             id=self._id,
             root=self._models_root / self._id,
             fps=FPS,
             frame_count=found.count,
-            width=found.width,
-            height=found.height,
-            loop=entry.loop or Loop.BOUNCE,
-            paste=entry.paste or Paste.REFERENCE,
-            mask=entry.mask or Mask(),
+            width=found.frames.width,
+            height=found.frames.height,
+            loop=Loop.BOUNCE,
+            paste=Paste.REFERENCE,
+            mask=Mask(),
             network_path=network,
             audio_encoder_path=None,
             frames=found.frames,
             rects=tuple(rects[: found.count]),
             features_path=self._features(),
             rects_path=rects_path,
-            crops_video_path=entry.crops_video_path and self._models_root / entry.crops_video_path,
-            rois_video_path=entry.rois_video_path and self._models_root / entry.rois_video_path,
-            reference_frame=entry.reference.frame if entry.reference else None,
-            idle=entry.idle,
-            idle_mouth=entry.idle_mouth or IdleMouth.REST,
             version=version,
-            held=found.held,
+            held=found.frames.held,
         )
+        return configured(avatar, entry, self._models_root)
 
     def _version(self, network: Path | None, rects: Path | None, found: _Found | None) -> str:
         """Returns the version of the files found; "" if there is a problem."""
         if self._problems or network is None or rects is None or found is None:
             return ""
         try:
-            return files_version(network, rects, found.held.now)
+            return files_version(network, rects, found.frames.held.now)
         except FileProblem as problem:
-            self._note(problem, "background_dir", found.held.path)
+            self._note(problem, "background_dir", found.frames.place)
             return ""
 
     def _file(self, path: Path, key: str, max_bytes: int | None = None) -> Path | None:
@@ -160,7 +168,7 @@ class _Loader:
         count = self._count(len(paths))
         width, height = self._size(folder, paths[0])
         frames = PictureFrames(held, tuple(path.name for path in paths[:count]), width, height, upright=True)
-        return _Found(held, frames, len(paths), count, width, height)
+        return _Found(frames, len(paths), count)
 
     def _filmed(self, source_video: Path) -> _Found | None:
         video = self._file(source_video, "source_video")
@@ -171,7 +179,7 @@ class _Loader:
         except FileProblem as problem:
             self._note(problem, "source_video", video)
             return None
-        return _Found(frames.held, frames, frames.count, self._count(frames.count), frames.width, frames.height)
+        return _Found(frames, frames.count, self._count(frames.count))
 
     def _count(self, total: int) -> int:
         """Returns the number of pictures to serve out of `total`."""
@@ -197,7 +205,8 @@ class _Loader:
                 return rects
             if len(rects) not in {found.total, found.count}:
                 raise FileProblem(f"has {len(rects)} rectangles for {found.total} frames; each frame needs one")
-            if found.width and (outside := misplaced(rects[: found.count], found.width, found.height)):
+            width, height = found.frames.width, found.frames.height
+            if width and (outside := misplaced(rects[: found.count], width, height)):
                 raise FileProblem([f"has a rectangle that cannot be used: {problem}" for problem in outside])
         except FileProblem as problem:
             self._note(problem, "crop_rects_path", path)

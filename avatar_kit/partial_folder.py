@@ -6,14 +6,13 @@ removes it.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 OLD_SUFFIX = ".old"
 """Suffix of a replaced folder, between two renames."""
@@ -21,61 +20,45 @@ OLD_SUFFIX = ".old"
 _ANY = "?" * 12
 
 
-class PartialFolder:
-    """Use as a context manager; `path` is the folder until its owner renames it. Parent folders made for it are removed too."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self.path = _new_path(place)
-        self._made: list[Path] = []
-        self._lock = -1
-
-    def __enter__(self) -> Self:
-        parent = self.place.parent
-        self._made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            _clear_abandoned(self.place)
-            self._make()
-        except BaseException:
-            self._clear()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._clear()
-
-    def _make(self) -> None:
-        """Makes and locks the folder; tries again if another process removed it before it was locked."""
-        while True:
-            self.path.mkdir()
-            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
-            if self.path.exists():
-                return
-            os.close(self._lock)
-            self._lock = -1
-            self.path = _new_path(self.place)
-
-    def _clear(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-        with contextlib.suppress(OSError):  # by now they are not empty
-            for folder in self._made:
+@contextmanager
+def partial_folder(place: Path) -> Iterator[Path]:
+    """Makes the folder, which its owner renames. Parent folders made for it are removed too, if they are empty at the end."""
+    made = [folder for folder in (place.parent, *place.parent.parents) if not folder.exists()]
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(place)
+        with _locked_folder(place) as path:
+            yield path
+    finally:
+        with suppress(OSError):  # by now they are not empty
+            for folder in made:
                 folder.rmdir()
 
 
-def _new_path(place: Path) -> Path:
-    return place.parent / f".{place.name}.{secrets.token_hex(6)}.partial"
+@contextmanager
+def _locked_folder(place: Path) -> Iterator[Path]:
+    """Makes and locks a folder; tries again if another process removed it before it was locked."""
+    while True:
+        path = place.parent / f".{place.name}.{secrets.token_hex(6)}.partial"
+        path.mkdir()
+        lock = -1
+        try:
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                yield path
+                return
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            if lock >= 0:
+                os.close(lock)
 
 
 def _clear_abandoned(place: Path) -> None:
     """Removes folders that earlier writers to the same place left. Failing to do so does not matter."""
     for left in place.parent.glob(f".{place.name}.{_ANY}.partial"):
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

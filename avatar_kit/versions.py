@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from avatar_kit.limits import MAX_MANIFEST_BYTES, MAX_RECTS_BYTES
-from avatar_kit.manifest import MANIFEST_NAME, Manifest, read_manifest
+from avatar_kit.manifest import MANIFEST_NAME, Manifest
 from avatar_kit.numbering import is_frame_name
 from avatar_kit.safe_files import FileProblem, contained, read_bounded
 
@@ -23,13 +23,13 @@ _WHOLE_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 32, 4096
 
 
-def manifest_version(folder: Path, manifest: Manifest | None = None) -> str:
-    """Returns the version of an avatar with an `avatar.yaml`; later edits of the rectangles change it too.
+def manifest_version(folder: Path, manifest: Manifest) -> str:
+    """Returns the version of an avatar with this `avatar.yaml`; later edits of the rectangles change it too.
 
-    `manifest`: the file's content, if already read. Raises FileProblem, BrokenAvatar.
+    Raises FileProblem.
     """
     digest = hashlib.sha256(read_bounded(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES))
-    entry = (manifest or read_manifest(folder)).files.crop_rects
+    entry = manifest.files.crop_rects
     rects = read_bounded(contained(folder, entry.path), MAX_RECTS_BYTES)
     if hashlib.sha256(rects).hexdigest() != entry.sha256:
         digest.update(rects)

@@ -16,18 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar, load_avatar
-from avatar_kit.errors import AvatarExists, BrokenAvatar, InvalidAvatarId
+from avatar_kit.errors import AvatarExists, BrokenAvatar, InvalidAvatarId, as_broken_avatar
 from avatar_kit.exchange import exchange
 from avatar_kit.features import FEATURE_WIDTH
 from avatar_kit.geometry import Mask, Paste, Rect
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.legacy import is_legacy
-from avatar_kit.manifest import FPS, FRAMES_FOLDER, MANIFEST_NAME, FileEntries, FileEntry, Manifest, manifest_text
-from avatar_kit.partial_folder import OLD_SUFFIX, PartialFolder
-from avatar_kit.pictures import inspect_picture, size_problem
+from avatar_kit.manifest import FORMAT_VERSION, FPS, FRAMES_FOLDER, MANIFEST_NAME, FileEntry, Manifest, manifest_text
+from avatar_kit.partial_folder import OLD_SUFFIX, partial_folder
+from avatar_kit.pictures import check_size, inspect_picture, size_problem
 from avatar_kit.rectangles import misplaced, rects_text
 from avatar_kit.reference_frame import Reference
-from avatar_kit.safe_files import FileProblem
 from avatar_kit.timeline import FrameRange, IdleMouth, Loop
 
 NETWORK_NAME = "network.onnx"
@@ -57,8 +56,8 @@ def refuse_taken(models_root: Path, avatar_id: str, *, replace: bool = False) ->
 class AvatarWriter:
     """Writes one avatar of format version 1; use it as a context manager. Leaving it without `finish` leaves nothing behind.
 
-    Raises AvatarExists when the id is taken and `replace` is False, InvalidAvatarId, and ValueError for a size or fps that no
-    avatar may have. For one thread.
+    Raises AvatarExists when the id is taken and `replace` is False, InvalidAvatarId, and ValueError for a size that no avatar may
+    have. For one thread.
     """
 
     def __init__(
@@ -68,7 +67,6 @@ class AvatarWriter:
         *,
         width: int,
         height: int,
-        fps: float = FPS,
         loop: Loop = Loop.BOUNCE,
         paste: Paste = Paste.REFERENCE,
         mask: Mask | None = None,
@@ -78,24 +76,28 @@ class AvatarWriter:
         replace: bool = False,
     ) -> None:
         check_avatar_id(avatar_id)
-        if fps != FPS:
-            raise ValueError(f"{fps} fps: only {FPS:g} can be served")
         if problem := size_problem(width, height):
             raise ValueError(f"an avatar that {problem}")
         self._id = avatar_id
         self._place = models_root / avatar_id
         self._width, self._height = width, height
-        self._loop, self._paste, self._mask = loop, paste, mask or Mask()
-        self._reference, self._idle, self._idle_mouth = Reference(reference_frame), idle, idle_mouth
+        self._look = {
+            "loop": loop,
+            "paste": paste,
+            "mask": mask or Mask(),
+            "reference": Reference(reference_frame),
+            "idle": idle,
+            "idle_mouth": idle_mouth,
+        }
         self._replace = replace
         refuse_taken(models_root, avatar_id, replace=replace)
-        self._partial = PartialFolder(self._place)
+        self._partial = partial_folder(self._place)
         self._rects: list[Rect] = []
         self._frame_sums: list[str] = []
         self._files: dict[str, FileEntry] = {}
 
     def __enter__(self) -> Self:
-        self._partial.__enter__()
+        self._folder = self._partial.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -104,13 +106,9 @@ class AvatarWriter:
     def add_frame(self, picture: bytes, rect: Rect) -> None:
         """Adds the next picture: a whole JPEG or PNG file of the avatar's size, and its rectangle. Raises BrokenAvatar."""
         index = len(self._rects)
-        try:
+        with as_broken_avatar(f"frame {index}"):
             header = inspect_picture(picture)
-        except FileProblem as problem:
-            raise BrokenAvatar(problem.of(f"frame {index}")) from None
-        if (header.width, header.height) != (self._width, self._height):
-            size = f"{self._width}x{self._height}"
-            raise BrokenAvatar(f"frame {index} is {header.width}x{header.height}, the avatar is {size}")
+            check_size(header.width, header.height, self._width, self._height)
         if outside := rect.problem(self._width, self._height):
             raise BrokenAvatar(f"frame {index}: the rectangle {outside}")
         (self._folder / FRAMES_FOLDER).mkdir(exist_ok=True)
@@ -132,10 +130,8 @@ class AvatarWriter:
         self._rects = list(rects)
         return self._folder / name
 
-    def set_network(self, network: bytes | Path, *, kind: str = "ave") -> None:
+    def set_network(self, network: bytes | Path) -> None:
         """Adds the lip-sync network, ONNX: bytes or a file to copy. Does not check it: `verify_avatar` does."""
-        if kind != "ave":
-            raise BrokenAvatar(f"a network for {kind[:40]!r} audio features; only networks for 'ave' features can be served")
         self._add_file("network", NETWORK_NAME, network)
 
     def set_audio_encoder(self, encoder: bytes | Path) -> None:
@@ -164,26 +160,19 @@ class AvatarWriter:
         self._put_in_place()
         return load_avatar(self._place)
 
-    @property
-    def _folder(self) -> Path:
-        return self._partial.path
-
     def _manifest(self) -> Manifest:
-        return Manifest(
-            format_version=1,
-            id=self._id,
-            fps=FPS,
-            frame_count=len(self._rects),
-            width=self._width,
-            height=self._height,
-            network_kind="ave",
-            loop=self._loop,
-            paste=self._paste,
-            mask=self._mask,
-            reference=self._reference,
-            idle=self._idle,
-            idle_mouth=self._idle_mouth,
-            files=FileEntries.model_validate(self._files),
+        return Manifest.model_validate(
+            {
+                "format_version": FORMAT_VERSION,
+                "id": self._id,
+                "fps": FPS,
+                "frame_count": len(self._rects),
+                "width": self._width,
+                "height": self._height,
+                "network_kind": "ave",
+                **self._look,
+                "files": self._files,
+            }
         )
 
     def _add_file(self, role: str, name: str, content: bytes | Path) -> None:

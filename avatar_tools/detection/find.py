@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from avatar_kit.errors import AvatarError
@@ -11,15 +11,13 @@ from avatar_tools.detection.landmarker import Landmarker, Landmarks
 from avatar_tools.detection.scrfd import FaceDetector, main_face
 
 
-def find_landmarks(
-    frames: Iterable[Picture], *, detector: Path, landmarker: Path, progress: Callable[[int], None] | None = None
-) -> Iterator[Landmarks | None]:
+def find_landmarks(frames: Iterable[Picture], *, detector: Path, landmarker: Path) -> Iterator[Landmarks | None]:
     """Yields for each picture the main face's [110, 2] landmarks in its pixels, None without a face.
 
-    Both models are opened and tried before this returns. Then each item takes one picture and tens of milliseconds. `progress`
-    gets the number of pictures done. Raises BrokenAvatar about the models, also from the iterator.
+    Both models are opened and tried before this returns. Then each item takes one picture and tens of milliseconds. Raises
+    BrokenAvatar about the models, also from the iterator.
     """
-    return _found(frames, FaceDetector(detector), Landmarker(landmarker), progress)
+    return _found(frames, FaceDetector(detector), Landmarker(landmarker))
 
 
 def model_problems(*, detector: Path, landmarker: Path) -> list[str]:
@@ -33,13 +31,8 @@ def model_problems(*, detector: Path, landmarker: Path) -> list[str]:
     return problems
 
 
-def _found(
-    frames: Iterable[Picture], detector: FaceDetector, landmarker: Landmarker, progress: Callable[[int], None] | None
-) -> Iterator[Landmarks | None]:
-    for done, picture in enumerate(frames, 1):
+def _found(frames: Iterable[Picture], detector: FaceDetector, landmarker: Landmarker) -> Iterator[Landmarks | None]:
+    for picture in frames:
         height, width = picture.shape[:2]
         face = main_face(detector.faces(picture), width=width, height=height)
-        points = None if face is None else landmarker.landmarks(picture, face)
-        if progress:
-            progress(done)
-        yield points
+        yield None if face is None else landmarker.landmarks(picture, face)

@@ -11,9 +11,9 @@ from avatar_kit.rectangles import read_rects
 from avatar_kit.safe_files import FileProblem
 from avatar_tools.detection import find_landmarks
 from avatar_tools.importing.landmarks import Track, read_array, read_folder
-from avatar_tools.importing.sources import FrameSource, PictureFolder
+from avatar_tools.importing.sources import PictureFolder
 from avatar_tools.importing.squares import check_placed, kept_inside, smoothed, without_gaps
-from avatar_tools.importing.videos import VideoClip
+from avatar_tools.importing.videos import FrameSource, VideoClip
 
 _OLD_LAYOUT_POINTS = 68
 

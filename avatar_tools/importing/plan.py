@@ -32,9 +32,9 @@ from avatar_tools.importing.models import ModelSource, chosen_checkpoint, open_m
 from avatar_tools.importing.options import ImportOptions
 from avatar_tools.importing.problems import ImportRefused
 from avatar_tools.importing.recognise import Found, recognise
-from avatar_tools.importing.sources import FrameSource, PictureFolder, open_folder
+from avatar_tools.importing.sources import PictureFolder, open_folder
 from avatar_tools.importing.squares import check_smoothing
-from avatar_tools.importing.videos import open_video
+from avatar_tools.importing.videos import FrameSource, open_video
 
 T = TypeVar("T")
 

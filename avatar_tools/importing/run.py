@@ -20,8 +20,8 @@ from avatar_tools.importing.framing import Framing, from_detection
 from avatar_tools.importing.models import Prepared, prepare
 from avatar_tools.importing.plan import Plan
 from avatar_tools.importing.problems import ImportRefused
-from avatar_tools.importing.sources import JPEG_QUALITY, FrameSource
-from avatar_tools.importing.videos import VideoClip
+from avatar_tools.importing.sources import JPEG_QUALITY
+from avatar_tools.importing.videos import FrameSource, VideoClip
 from avatar_tools.progress import Progress, silent
 from avatar_tools.reference_videos import compare_videos
 from avatar_tools.video_check import check_video

@@ -1,4 +1,4 @@
-"""The sources of an avatar's pictures: a folder of picture files, or a video. Both give one picture at a time."""
+"""A folder of picture files as a source of frames; `videos` has the other source, and the type of both."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 import cv2
 import numpy as np
@@ -40,38 +40,9 @@ class FrameFile:
     """The picture is transparent somewhere."""
 
 
-class FrameSource(Protocol):
-    """The frames of a clip, 25 a second, in order."""
-
-    @property
-    def name(self) -> str:
-        """The name for messages."""
-
-    @property
-    def count(self) -> int:
-        """Number of frames."""
-
-    @property
-    def width(self) -> int:
-        """The size of every frame, in pixels."""
-
-    @property
-    def height(self) -> int:
-        """The size of every frame, in pixels."""
-
-    def part(self, frames: range) -> Self:
-        """Only those of its frames."""
-
-    def files(self) -> Iterator[FrameFile]:
-        """Every frame as a picture file. Raises FileProblem when the rest cannot be read."""
-
-    def pictures(self) -> Iterator[Picture]:
-        """Every frame decoded. Raises FileProblem."""
-
-
 @dataclass(frozen=True, slots=True)
 class PictureFolder:
-    """Picture files numbered without a gap; they are kept byte for byte, except those that are stored turned."""
+    """Picture files numbered without a gap. They are kept byte for byte, except those that are stored turned."""
 
     folder: Path
     paths: tuple[Path, ...] = field(repr=False)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 import av
 import numpy as np
@@ -16,7 +16,7 @@ from avatar_kit.geometry import Picture
 from avatar_kit.safe_files import FileProblem
 from avatar_kit.video.files import decoded, opened_video, picture_of
 from avatar_kit.video.index import at_25, index_video
-from avatar_tools.importing.sources import FrameFile, as_jpeg, in_order
+from avatar_tools.importing.sources import FrameFile, PictureFolder, as_jpeg, in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,10 @@ class VideoClip:
                 count += 1
         if count != self.own_count:
             raise FileProblem(f"is damaged or truncated: {count} of its {self.own_count} frames can be decoded")
+
+
+FrameSource: TypeAlias = PictureFolder | VideoClip
+"""The frames of a clip, 25 a second, one at a time and in order."""
 
 
 def open_video(path: Path) -> VideoClip:

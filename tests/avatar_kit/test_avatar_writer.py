@@ -144,18 +144,16 @@ def test_networks_come_as_bytes_or_files(
     assert np.load(avatar.features_path).shape == (1, 512)
 
 
-def test_other_kinds_and_shapes_are_refused(models_root: Path) -> None:
+def test_features_of_other_shapes_are_refused(models_root: Path) -> None:
     with AvatarWriter(models_root, "ada", width=160, height=96) as writer:
-        with pytest.raises(BrokenAvatar, match="hubert"):
-            writer.set_network(b"", kind="hubert")
         for features in (np.zeros((3, 511), np.float32), np.zeros(512, np.float32), np.full((1, 512), np.nan, np.float32)):
             with pytest.raises(BrokenAvatar, match="features"):
                 writer.set_features(features)
 
 
-@pytest.mark.parametrize("options", [{"fps": 30.0}, {"width": 8}, {"height": 100_000}], ids=str)
-def test_what_no_avatar_may_be_is_refused(models_root: Path, options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"25|less|more"):
+@pytest.mark.parametrize("options", [{"width": 8}, {"height": 100_000}], ids=str)
+def test_what_no_avatar_may_be_is_refused(models_root: Path, options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"less|more"):
         AvatarWriter(models_root, "ada", **{"width": 160, "height": 96, **options})  # type: ignore[arg-type]
 
 
