@@ -100,10 +100,11 @@ def check_size(width: int, height: int, wanted_width: int, wanted_height: int) -
         raise FileProblem(f"is {width}x{height}, the avatar is {wanted_width}x{wanted_height}")
 
 
-def decode_picture(data: bytes, *, width: int, height: int) -> Picture:
+def decode_picture(data: bytes, *, width: int, height: int, thorough: bool = False) -> Picture:
     """Decodes a whole JPEG or PNG file of exactly that size to [height, width, 3]; ignores EXIF orientation.
 
-    Raises FileProblem. Compares the size before allocating anything.
+    `thorough`: always runs the strict decoder over a JPEG, which takes half as long again. Raises FileProblem. Compares the size
+    before allocating anything.
     """
     header = inspect_picture(data)
     check_size(header.width, header.height, width, height)
@@ -114,16 +115,9 @@ def decode_picture(data: bytes, *, width: int, height: int) -> Picture:
     if picture is None or picture.shape != (height, width, 3):
         raise FileProblem("cannot be decoded: damaged or truncated")
     decoded = np.asarray(picture, np.uint8)
-    if header.strictly_readable and not (header.one_pass and _reached_the_end(decoded)):
+    if header.strictly_readable and (thorough or not (header.one_pass and _reached_the_end(decoded))):
         _decode_strictly(data)
     return decoded
-
-
-def check_thoroughly(data: bytes, *, width: int, height: int) -> None:
-    """Does the same as `decode_picture` and always runs the strict decoder over JPEG: half as slow again. Raises FileProblem."""
-    decode_picture(data, width=width, height=height)
-    if inspect_picture(data).strictly_readable:
-        _decode_strictly(data)
 
 
 def _decode_strictly(data: bytes) -> None:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from avatar_kit.geometry import Picture
-from avatar_kit.pictures import check_size, check_thoroughly, decode_picture, inspect_picture, pixels_alone
+from avatar_kit.pictures import check_size, decode_picture, inspect_picture, pixels_alone
 
 _SIGNS = (b"Exif\0\0", b"eXIf")  # beginning of an EXIF header, in JPEG and in PNG
 
@@ -23,10 +23,8 @@ def turned_upright(data: bytes) -> Picture | None:
     if not any(sign in data for sign in _SIGNS):
         return None
     header = inspect_picture(data)
-    check_thoroughly(data, width=header.width, height=header.height)
-    stored = np.frombuffer(pixels_alone(data), np.uint8)
-    upright = np.asarray(cv2.imdecode(stored, cv2.IMREAD_COLOR), np.uint8)
-    as_stored = np.asarray(cv2.imdecode(stored, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), np.uint8)
+    as_stored = decode_picture(data, width=header.width, height=header.height, thorough=True)
+    upright = np.asarray(cv2.imdecode(np.frombuffer(pixels_alone(data), np.uint8), cv2.IMREAD_COLOR), np.uint8)
     return None if np.array_equal(upright, as_stored) else upright
 
 
@@ -39,19 +37,10 @@ def upright_size(data: bytes) -> tuple[int, int]:
     return header.width, header.height
 
 
-def decode_upright(data: bytes, *, width: int, height: int) -> Picture:
-    """Decodes a file of exactly that upright size to [height, width, 3], turned upright. Raises FileProblem."""
+def decode_upright(data: bytes, *, width: int, height: int, thorough: bool = False) -> Picture:
+    """Decodes a file of exactly that upright size to [height, width, 3], turned upright, as `decode_picture` does."""
     turned = turned_upright(data)
     if turned is None:
-        return decode_picture(data, width=width, height=height)
+        return decode_picture(data, width=width, height=height, thorough=thorough)
     check_size(turned.shape[1], turned.shape[0], width, height)
     return turned
-
-
-def check_upright(data: bytes, *, width: int, height: int) -> None:
-    """Does the same as `decode_upright` and always runs the strict decoder over JPEG data. Raises FileProblem."""
-    turned = turned_upright(data)
-    if turned is None:
-        check_thoroughly(data, width=width, height=height)
-    else:
-        check_size(turned.shape[1], turned.shape[0], width, height)

@@ -20,9 +20,9 @@ from avatar_kit.legacy import NETWORK_PLACE, is_legacy, load_legacy
 from avatar_kit.limits import max_picture_bytes
 from avatar_kit.manifest import FRAMES_FOLDER, MANIFEST_NAME, Manifest, read_manifest
 from avatar_kit.onnx_io import encoder_io, network_io
-from avatar_kit.pictures import check_thoroughly
+from avatar_kit.pictures import decode_picture
 from avatar_kit.safe_files import FileProblem, check_regular, contained, read_bounded
-from avatar_kit.upright import check_upright
+from avatar_kit.upright import decode_upright
 from avatar_tools.checksums import checksum_problems
 from avatar_tools.facts import avatar_facts, memory_bytes
 from avatar_tools.network_trial import try_encoder, try_network
@@ -139,8 +139,8 @@ class _Verification:
             self._check_video(avatar.video.place, avatar.width, avatar.height, avatar.video.count)
         else:
             upright = isinstance(avatar.frames, PictureFrames) and avatar.frames.upright
-            check = check_upright if upright else check_thoroughly
-            self._check_pictures(avatar.frame_paths, avatar.width, avatar.height, check)
+            decode = decode_upright if upright else decode_picture
+            self._check_pictures(avatar.frame_paths, avatar.width, avatar.height, decode)
 
     def _check_video(self, path: Path, width: int, height: int, frame_count: int) -> None:
         with self._naming(path.name):
@@ -149,12 +149,12 @@ class _Verification:
                 self.problems.append(f"{path.name} has {count} frames, the avatar has {frame_count}")
 
     def _check_pictures(
-        self, paths: Sequence[Path], width: int, height: int, check: Callable[..., None] = check_thoroughly
+        self, paths: Sequence[Path], width: int, height: int, decode: Callable[..., object] = decode_picture
     ) -> None:
         """Decodes every frame. OpenCV and the second decoder release the interpreter's lock, so threads help."""
         found: list[str] = []
         with ThreadPoolExecutor(usable_cores()) as pool:
-            checks = pool.map(lambda path: _picture_problems(path, width, height, check), paths)
+            checks = pool.map(lambda path: _picture_problems(path, width, height, decode), paths)
             for done, problems in enumerate(checks, start=1):
                 found += problems
                 self.progress("frames", done, len(paths))
@@ -231,9 +231,9 @@ def _present(folder: Path, manifest: Manifest, role: str) -> Path | None:
     return path
 
 
-def _picture_problems(path: Path, width: int, height: int, check: Callable[..., None]) -> list[str]:
+def _picture_problems(path: Path, width: int, height: int, decode: Callable[..., object]) -> list[str]:
     try:
-        check(read_bounded(path, max_picture_bytes(width, height)), width=width, height=height)
+        decode(read_bounded(path, max_picture_bytes(width, height)), width=width, height=height, thorough=True)
     except FileProblem as problem:
         return problem.of(f"{path.parent.name}/{path.name}")
     return []

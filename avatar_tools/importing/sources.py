@@ -16,7 +16,7 @@ from avatar_kit.cores import usable_cores
 from avatar_kit.geometry import Picture
 from avatar_kit.limits import MAX_PICTURE_BYTES
 from avatar_kit.numbering import numbered_frames
-from avatar_kit.pictures import check_size, check_thoroughly, pixels_alone
+from avatar_kit.pictures import check_size, decode_picture, pixels_alone
 from avatar_kit.safe_files import FileProblem, read_bounded
 from avatar_kit.upright import decode_upright, turned_upright, upright_size
 
@@ -81,7 +81,7 @@ class PictureFolder:
             data = read_bounded(path, MAX_PICTURE_BYTES)
             turned = turned_upright(data)
             if turned is None:
-                check_thoroughly(data, width=self.width, height=self.height)
+                decode_picture(data, width=self.width, height=self.height, thorough=True)
                 return FrameFile(data, see_through=_is_see_through(data))
             check_size(turned.shape[1], turned.shape[0], self.width, self.height)
             return FrameFile(as_jpeg(turned), turned=True)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from avatar_kit.pictures import check_thoroughly, decode_picture, inspect_picture
+from avatar_kit.pictures import decode_picture, inspect_picture
 from avatar_kit.safe_files import FileProblem
 
 WIDTH, HEIGHT = 83, 61
@@ -70,7 +70,7 @@ def test_a_whole_picture_is_decoded_as_opencv_decodes_it(data: bytes) -> None:
 
 @each_jpeg
 def test_the_strict_decoder_has_nothing_against_a_whole_jpeg(data: bytes) -> None:
-    check_thoroughly(data, width=WIDTH, height=HEIGHT)
+    decode_picture(data, width=WIDTH, height=HEIGHT, thorough=True)
 
 
 @each_whole
