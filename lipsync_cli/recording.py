@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 import av
@@ -194,7 +194,7 @@ def _decoded(path: Path) -> Iterator[Piece]:
                 raise CliError(f"{path} has no sound in it")
             frames = _frames(container, container.streams.audio[0])
             for (channels, rate_hz, *_), run in groupby(frames, _kind):
-                for samples in _in_blocks(_packed(run)):
+                for samples in _packed(run):
                     yield Piece(samples, channels, rate_hz)
     except OSError as error:
         raise CliError(f"{path}: {error.strerror or error}") from error
@@ -208,24 +208,16 @@ def _kind(frame: av.AudioFrame) -> tuple[tuple[str, ...], int, str, str]:
 
 
 def _packed(frames: Iterable[av.AudioFrame]) -> Iterator[Samples]:
-    """Yields frames of one kind as float32 [samples, channels]. FFmpeg converts them: PyAV crashes at more than eight planes."""
+    """Yields frames of one kind as float32 [PIECE_SAMPLES, channels], the last with what is left.
+
+    FFmpeg converts and joins them: PyAV crashes at more than eight planes.
+    """
     convert = None
-    for frame in frames:
-        convert = convert or av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
-        for packed in convert.resample(frame):
+    for frame in chain(frames, [None]):  # None: no more
+        if frame and not convert:
+            convert = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate, frame_size=PIECE_SAMPLES)
+        for packed in convert.resample(frame) if convert else ():
             yield np.asarray(packed.to_ndarray(), np.float32).reshape(-1, packed.layout.nb_channels)
-
-
-def _in_blocks(blocks: Iterable[Samples]) -> Iterator[Samples]:
-    """Joins blocks until they have PIECE_SAMPLES."""
-    waiting: list[Samples] = []
-    for block in blocks:
-        waiting.append(block)
-        if sum(map(len, waiting)) >= PIECE_SAMPLES:
-            yield np.concatenate(waiting)
-            waiting = []
-    if waiting:
-        yield np.concatenate(waiting)
 
 
 def _frames(container: InputContainer, stream: AudioStream) -> Iterator[av.AudioFrame]:
