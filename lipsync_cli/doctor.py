@@ -111,22 +111,18 @@ def _providers(onnxruntime: ModuleType) -> Finding:
 def _cuda_problem(onnxruntime: ModuleType) -> str:
     """Runs one convolution on the GPU. CUDA and cuDNN are loaded so late that nothing less shows if they work."""
     import numpy as np
-    from onnx import TensorProto, ValueInfoProto, helper
 
-    def tensor(name: str) -> ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 8, 8])
+    from avatar_tools.networks.graph import Graph
 
-    kernel = helper.make_tensor("kernel", TensorProto.FLOAT, [1, 1, 3, 3], [1.0] * 9)
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "kernel"], ["y"], pads=[1, 1, 1, 1])], "probe", [tensor("x")], [tensor("y")], [kernel]
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    graph, shape = Graph(), [1, 1, 8, 8]
+    convolved = graph.node("Conv", graph.input("x", shape), np.ones((1, 1, 3, 3), np.float32), pads=[1, 1, 1, 1])
+    model = graph.model("probe", {"y": (convolved, shape)})
     try:
         onnxruntime.preload_dlls()
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CUDAExecutionProvider"])
         if session.get_providers()[0] != "CUDAExecutionProvider":
             return "CUDA cannot be loaded"
-        session.run(None, {"x": np.ones((1, 1, 8, 8), np.float32)})
+        session.run(None, {"x": np.ones(shape, np.float32)})
     except Exception as error:  # the runtime's errors have no common base
         return f"a convolution fails: {str(error).splitlines()[0][:200]}"
     return ""
