@@ -63,7 +63,7 @@ def border_panel(avatar: Avatar, composite: Composite | str) -> Picture:
     )
     write(panel, legend, (0, 50), FAINT, 15)
     for number, name in enumerate(("upper", "lower", "left", "right")):
-        _Side.of(name, before, after, rect, avatar.paste).draw(panel, _HEADING_HEIGHT + number * side_height)
+        _draw_side(panel, _HEADING_HEIGHT + number * side_height, name, before, after, rect, avatar.paste)
     _draw_regions(panel, before, after, rect)
     return panel
 
@@ -81,48 +81,33 @@ def _write_heading(panel: Picture, text: str) -> None:
     write(panel, text, (0, 24), TEXT, 22, weight=BOLD)
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """One side: strips [2 x depth, length, 3] along the line where the network's pixels begin, with these below."""
-
-    name: str
-    scale: int
-    before: Picture
-    after: Picture
-    inset: int
-    """Pixels from the rectangle's border to that line."""
-    is_at_edge: bool
-    """The rectangle's side is the picture's own edge, where nothing can be seen."""
-
-    @classmethod
-    def of(cls, name: str, before: Picture, after: Picture, rect: Rect, paste: Paste) -> _Side:
-        (before, top), (after, _) = (_with_side_on_top(name, picture, rect) for picture in (before, after))
-        inset = 0 if paste is Paste.DIRECT else round(top.height * MARGIN / CROP_SIZE)
-        room = FRAMES_WIDTH - 2 * _MARK - _LABEL_WIDTH
-        scale = min(max(room // (top.width + 8), _MIN_SCALE), _MAX_SCALE)
-        depth, length = _STRIP_HEIGHT // 2 // scale, min(top.width + 8, room // scale)
-        one, other = (_strip(picture, (top.x1 + top.x2) // 2, top.y1 + inset, depth, length) for picture in (before, after))
-        return cls(name, scale, one, other, inset, is_at_edge=top.y1 == 0)
-
-    def draw(self, panel: Picture, y: int) -> None:
-        write(panel, f"{self.name} side", (0, y + 19), TEXT, 15, weight=BOLD)
-        steps = f"step across the line: pasted {_step(self.after):.1f} of 255, as it is {_step(self.before):.1f}"
-        note = "the picture's own edge" if self.is_at_edge else steps
-        write(panel, f"{self.scale} times enlarged;  {note}", (100, y + 19), FAINT, 15)
-        y += LABEL_HEIGHT
-        for strip, label in ((self.before, "as it is"), (self.after, "pasted")):
-            large = cv2.resize(strip, None, fx=self.scale, fy=self.scale, interpolation=cv2.INTER_NEAREST)
-            height, width = large.shape[:2]
-            panel[y : y + height, _MARK : _MARK + width] = large
-            line = y + height // 2
-            marks = [(line, INNER_COLOUR)]
-            if self.inset * self.scale < height // 2:
-                marks.insert(0, (line - self.inset * self.scale, RECT_COLOUR))
-            for at, colour in marks:
-                for x in (0, _MARK + width + 2):
-                    panel[at - 1 : at + 1, x : x + _MARK - 2] = colour
-            write(panel, label, (2 * _MARK + width + 4, line + 5), FAINT, 14)
-            y += height + _BETWEEN_STRIPS
+def _draw_side(panel: Picture, y: int, name: str, before: Picture, after: Picture, rect: Rect, paste: Paste) -> None:
+    """Draws one side: strips along the line where the network's pixels begin, with these below."""
+    (before, top), (after, _) = (_with_side_on_top(name, picture, rect) for picture in (before, after))
+    inset = 0 if paste is Paste.DIRECT else round(top.height * MARGIN / CROP_SIZE)  # from the rectangle's border to that line
+    room = FRAMES_WIDTH - 2 * _MARK - _LABEL_WIDTH
+    scale = min(max(room // (top.width + 8), _MIN_SCALE), _MAX_SCALE)
+    depth, length = _STRIP_HEIGHT // 2 // scale, min(top.width + 8, room // scale)
+    middle, start = (top.x1 + top.x2) // 2, top.y1 + inset
+    before, after = (_strip(picture, middle, start, depth, length) for picture in (before, after))
+    write(panel, f"{name} side", (0, y + 19), TEXT, 15, weight=BOLD)
+    steps = f"step across the line: pasted {_step(after):.1f} of 255, as it is {_step(before):.1f}"
+    note = steps if top.y1 else "the picture's own edge"  # where nothing can be seen
+    write(panel, f"{scale} times enlarged;  {note}", (100, y + 19), FAINT, 15)
+    y += LABEL_HEIGHT
+    for strip, label in ((before, "as it is"), (after, "pasted")):
+        large = cv2.resize(strip, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+        height, width = large.shape[:2]
+        panel[y : y + height, _MARK : _MARK + width] = large
+        line = y + height // 2
+        marks = [(line, INNER_COLOUR)]
+        if inset * scale < height // 2:
+            marks.insert(0, (line - inset * scale, RECT_COLOUR))
+        for at, colour in marks:
+            for x in (0, _MARK + width + 2):
+                panel[at - 1 : at + 1, x : x + _MARK - 2] = colour
+        write(panel, label, (2 * _MARK + width + 4, line + 5), FAINT, 14)
+        y += height + _BETWEEN_STRIPS
 
 
 def _with_side_on_top(name: str, picture: Picture, rect: Rect) -> tuple[Picture, Rect]:
