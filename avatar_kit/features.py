@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_kit.arrays import open_array
 from avatar_kit.limits import max_feature_rows
 from avatar_kit.numbering import MAX_FRAMES
-from avatar_kit.safe_files import FileProblem, check_regular
+from avatar_kit.safe_files import FileProblem, check_regular, open_array
 
 FEATURE_WIDTH = 512
 FEATURE_NAMES = ("aud_ave.npy", "aud_ave.bin")
@@ -58,6 +57,14 @@ def map_features(path: Path, *, frame_count: int) -> FeatureArray:
         raise _unexpected(stored)
     check_finite(stored)
     return stored
+
+
+def open_features(path: Path) -> NDArray[np.float32]:
+    """Maps a feature file to be imported: any floating point numbers, as float32 [rows, 512], finite. Raises FileProblem."""
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, which is reported
+        rows = np.asarray(map_array(path), np.float32)
+    check_finite(rows)
+    return rows
 
 
 def check_finite(rows: NDArray[Any]) -> None:

@@ -6,6 +6,7 @@ removes it.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import secrets
@@ -18,6 +19,7 @@ OLD_SUFFIX = ".old"
 """Suffix of a replaced folder, between two renames."""
 
 _ANY = "?" * 12
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
@@ -53,6 +55,19 @@ def _locked_folder(place: Path) -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
             if lock >= 0:
                 os.close(lock)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swaps two paths of one file system atomically: readers never find either missing.
+
+    Returns False and changes nothing if one is missing, or if the system or the file system cannot do it. Linux 3.15 and its
+    own file systems can; most network file systems cannot.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # another system, or a C library without it
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
 
 
 def _clear_abandoned(place: Path) -> None:

@@ -7,6 +7,9 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
 
 
 class FileProblem(Exception):
@@ -39,6 +42,17 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         raise FileProblem(reason(error)) from None
     finally:
         os.close(descriptor)
+
+
+def open_array(path: Path) -> np.memmap[Any, Any]:
+    """Maps a NumPy file into memory, read-only. Refuses Python objects without reading them. Raises FileProblem."""
+    check_regular(path)
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except OSError as error:
+        raise FileProblem(f"cannot be read: {error.strerror}") from None
+    except Exception:  # NumPy parses the header as Python text and passes on whatever Python's parsers raise
+        raise FileProblem("is not a NumPy array of numbers, or is truncated") from None
 
 
 def check_regular(path: Path, max_bytes: int | None = None) -> None:

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar, load_avatar
 from avatar_kit.errors import AvatarExists, BrokenAvatar, InvalidAvatarId, as_broken_avatar
-from avatar_kit.exchange import exchange
 from avatar_kit.features import FEATURE_WIDTH
 from avatar_kit.geometry import Mask, Paste, Rect
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.legacy import is_legacy
 from avatar_kit.manifest import FORMAT_VERSION, FPS, FRAMES_FOLDER, MANIFEST_NAME, FileEntry, Manifest, manifest_text
-from avatar_kit.partial_folder import OLD_SUFFIX, partial_folder
+from avatar_kit.partial_folder import OLD_SUFFIX, exchange, partial_folder
 from avatar_kit.pictures import check_size, inspect_picture, size_problem
 from avatar_kit.rectangles import misplaced, rects_text
 from avatar_kit.reference_frame import Reference

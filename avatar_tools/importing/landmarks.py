@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_kit.arrays import open_array
 from avatar_kit.errors import shortened, shown
 from avatar_kit.geometry import MIN_LANDMARKS, Rect, rect_from_landmarks
 from avatar_kit.numbering import MAX_FRAMES
-from avatar_kit.safe_files import FileProblem, read_bounded, stays_in
+from avatar_kit.safe_files import FileProblem, open_array, read_bounded, stays_in
 
 MAX_LMS_BYTES = 64 * 1024  # 110 points take 2 KB
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from avatar_kit.avatar import outside_clip
 from avatar_kit.catalog import AUDIO_ENCODER_NAME
 from avatar_kit.errors import AvatarError, one_line
-from avatar_kit.features import MISSING_ROWS
+from avatar_kit.features import MISSING_ROWS, open_features
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.onnx_io import DEMO_PRODUCER
 from avatar_kit.reference_frame import Reference
@@ -26,7 +26,6 @@ from avatar_kit.video.frames import checked_index
 from avatar_kit.writer import refuse_taken
 from avatar_tools.checkpoints import Kind
 from avatar_tools.detection import model_problems
-from avatar_tools.importing.features import open_features
 from avatar_tools.importing.framing import Framing, from_landmarks, from_rectangles
 from avatar_tools.importing.models import ModelSource, chosen_checkpoint, open_model
 from avatar_tools.importing.options import ImportOptions

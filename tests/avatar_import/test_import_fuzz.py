@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avatar_kit.errors import AvatarError
+from avatar_kit.features import open_features
 from avatar_kit.safe_files import FileProblem
-from avatar_tools.importing.features import open_features
 from avatar_tools.importing.landmarks import read_array, read_points
 from avatar_tools.importing.models import open_model
 from avatar_tools.importing.sources import open_folder

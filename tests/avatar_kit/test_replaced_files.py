@@ -20,7 +20,7 @@ import avatar_kit.writer
 from avatar_kit.avatar import Avatar, Rect, load_avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarReplaced, BrokenAvatar
-from avatar_kit.exchange import exchange
+from avatar_kit.partial_folder import exchange
 from avatar_kit.writer import AvatarWriter
 
 from ..filmed import both_forms
