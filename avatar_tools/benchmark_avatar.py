@@ -10,17 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-import onnx
-
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AUDIO_ENCODER_NAME
 from avatar_kit.cores import usable_cores
 from avatar_kit.writer import AvatarWriter
-from avatar_tools.benchmark_frames import HEIGHT, WIDTH, BenchmarkClip, benchmark_clip
-from avatar_tools.networks.audio_encoder import encoder_graph
+from avatar_tools.benchmark_frames import HEIGHT, WIDTH, benchmark_clip
+from avatar_tools.networks.audio_encoder import AUDIO_ENCODER
 from avatar_tools.networks.free import free_encoder, free_network
-from avatar_tools.networks.random_weights import random_encoder_weights, random_unet_weights
-from avatar_tools.networks.unet import unet_graph
+from avatar_tools.networks.random_weights import random_weights
+from avatar_tools.networks.unet import UNET
 from avatar_tools.progress import Progress, silent
 
 FRAME_COUNT = 523  # as in the real avatar that the old servers were measured with
@@ -57,7 +55,10 @@ def build_benchmark(
                 writer.add_frame(jpeg, clip.rect(index))
                 progress("drawing", index + 1, frame_count)
         progress("networks", 0, 1)
-        mouths, encoder = _full_networks() if network == "full" else _free_networks(clip)
+        if network == "full":
+            mouths, encoder = (each.graph(random_weights(each, _SEED)) for each in (UNET, AUDIO_ENCODER))
+        else:
+            mouths, encoder = free_network(clip.mouths(_FREE_MOUTHS)), free_encoder()
         encoder_bytes = encoder.SerializeToString(deterministic=True)
         writer.set_network(mouths.SerializeToString(deterministic=True))
         writer.set_audio_encoder(encoder_bytes)
@@ -67,11 +68,3 @@ def build_benchmark(
     if not shared.exists():
         shared.write_bytes(encoder_bytes)
     return avatar
-
-
-def _full_networks() -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    return unet_graph(random_unet_weights(_SEED)), encoder_graph(random_encoder_weights(_SEED))
-
-
-def _free_networks(clip: BenchmarkClip) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    return free_network(clip.mouths(_FREE_MOUTHS)), free_encoder()

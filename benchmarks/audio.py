@@ -16,8 +16,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from avatar_kit.onnx_io import encoder_io
-from avatar_tools.networks.audio_encoder import encoder_graph
-from avatar_tools.networks.random_weights import random_encoder_weights
+from avatar_tools.networks.audio_encoder import AUDIO_ENCODER
+from avatar_tools.networks.random_weights import random_weights
 from benchmarks.figures import Figure, figure, in_turn, median_ratio
 from inference_service.engines.devices import find_devices
 from inference_service.models.model import ModelLoader
@@ -35,7 +35,7 @@ def run() -> list[Figure]:
     ours = "640 ms of sound to features"
     with tempfile.TemporaryDirectory() as folder:
         encoder = Path(folder) / "audio_encoder.onnx"
-        encoder.write_bytes(encoder_graph(random_encoder_weights(0)).SerializeToString())
+        encoder.write_bytes(AUDIO_ENCODER.graph(random_weights(AUDIO_ENCODER, 0)).SerializeToString())
         ways = {
             ours: of_the_service(encoder, sound),
             "the encoder alone": encoder_alone(encoder),

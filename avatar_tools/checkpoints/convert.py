@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from avatar_kit.errors import AvatarError, BrokenAvatar
 from avatar_tools.checkpoints.files import read_checkpoint
-from avatar_tools.checkpoints.kinds import NAMES, Kind
+from avatar_tools.checkpoints.kinds import NAMES, NETWORKS, Kind
 from avatar_tools.checkpoints.torch_layers import TorchLayers
 from avatar_tools.checkpoints.weights import read_weights
-from avatar_tools.networks import audio_encoder, unet
+from avatar_tools.networks.audio_encoder import MEL
+from avatar_tools.networks.unet import AUDIO, VISUAL
 from avatar_tools.networks.weights import Weights, parameter_count
 from avatar_tools.onnx_sessions import open_session, run_session
 
@@ -58,8 +58,8 @@ def convert_checkpoint(path: Path, *, kind: Kind) -> Converted:
             "as in pip install 'lipsync-serving[import]', or convert it elsewhere and import the ONNX file"
         ) from None
     weights = read_weights(path.name, data, kind, torch)
-    graph, inputs = _GRAPHS[kind], _INPUTS[kind]()
-    model = graph(weights).SerializeToString(deterministic=True)
+    inputs = _random_inputs(kind)
+    model = NETWORKS[kind].graph(weights).SerializeToString(deterministic=True)
     expected = _computed_by_torch(torch, torch.float32, kind, weights, inputs)
     difference = _largest_difference(_computed_by_onnxruntime(path.name, model, inputs), expected)
     rounding = _largest_difference(_computed_by_torch(torch, torch.float64, kind, weights, inputs), expected)
@@ -73,7 +73,8 @@ def convert_checkpoint(path: Path, *, kind: Kind) -> Converted:
 
 def _computed_by_torch(torch: Any, dtype: Any, kind: Kind, weights: Weights, inputs: _Feeds) -> NDArray[np.floating]:
     with torch.inference_mode():
-        output = _NETWORKS[kind](TorchLayers(torch, weights, dtype), *(torch.from_numpy(x).to(dtype) for x in inputs.values()))
+        given = (torch.from_numpy(x).to(dtype) for x in inputs.values())
+        output = NETWORKS[kind].description(TorchLayers(torch, weights, dtype), *given)
     return np.asarray(output.numpy())
 
 
@@ -89,21 +90,11 @@ def _largest_difference(one: NDArray[np.floating], other: NDArray[np.floating]) 
         return float(np.abs(one - other).max())
 
 
-def _network_inputs() -> _Feeds:
-    """Two pictures and sounds, in the order of the network's inputs; only more than one tests an open batch."""
+def _random_inputs(kind: Kind) -> _Feeds:
+    """Two of each input, in the network's order; only more than one tests an open batch."""
     generator = np.random.default_rng(0)
+    if kind == "audio_encoder":
+        return {MEL: generator.uniform(-4, 4, (2, 1, 80, 16)).astype(np.float32)}
     picture = generator.uniform(0, 1, (2, 6, 320, 320)).astype(np.float32)
     sound = np.maximum(generator.normal(0, 3, (2, 32, 16, 16)), 0).astype(np.float32)  # half zeros, as the encoder gives it
-    return {unet.VISUAL: picture, unet.AUDIO: sound}
-
-
-def _encoder_inputs() -> _Feeds:
-    return {audio_encoder.MEL: np.random.default_rng(0).uniform(-4, 4, (2, 1, 80, 16)).astype(np.float32)}
-
-
-_NETWORKS: dict[Kind, Callable[..., Any]] = {"network": unet.unet, "audio_encoder": audio_encoder.encoder}
-_GRAPHS: dict[Kind, Callable[[Weights], onnx.ModelProto]] = {
-    "network": unet.unet_graph,
-    "audio_encoder": audio_encoder.encoder_graph,
-}
-_INPUTS: dict[Kind, Callable[[], _Feeds]] = {"network": _network_inputs, "audio_encoder": _encoder_inputs}
+    return {VISUAL: picture, AUDIO: sound}

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal, TypeAlias
 
+from avatar_tools.networks.audio_encoder import AUDIO_ENCODER
+from avatar_tools.networks.network import Network
+from avatar_tools.networks.unet import UNET
+
 Kind: TypeAlias = Literal["network", "audio_encoder"]
 
+NETWORKS: dict[Kind, Network] = {"network": UNET, "audio_encoder": AUDIO_ENCODER}
 NAMES: dict[Kind, str] = {"network": "a lip-sync network", "audio_encoder": "an audio encoder"}
 
 PREFIXES = ("module.", "_orig_mod.", "audio_encoder.")

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from avatar_kit.errors import BrokenAvatar, shortened
 from avatar_tools.checkpoints.files import foreign_code
-from avatar_tools.checkpoints.kinds import NAMES, PREFIXES, Kind, kind_of
-from avatar_tools.networks.audio_encoder import encoder_shapes
-from avatar_tools.networks.unet import unet_shapes
+from avatar_tools.checkpoints.kinds import NAMES, NETWORKS, PREFIXES, Kind, kind_of
 from avatar_tools.networks.weights import WeightsError, check_weights
 
 WRAPPERS = ("model", "model_state_dict", "state_dict")
@@ -23,7 +21,6 @@ _MAX_WRAPPERS = 10  # a dict may contain itself
 _MAX_NUMBERS = 2**26  # five times the larger network; a few bytes can declare a tensor of any size
 
 _COUNTER = ".num_batches_tracked"
-_SHAPES = {"network": unet_shapes, "audio_encoder": encoder_shapes}
 _REFUSED_FUNCTION = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -37,7 +34,7 @@ def read_weights(name: str, data: bytes, kind: Kind, torch: Any) -> dict[str, ND
     if found not in {None, kind}:
         raise BrokenAvatar(f"{name}: holds {NAMES[found]}, not {NAMES[kind]}")
     weights = _arrays(name, tensors, torch)
-    shapes = _SHAPES[kind]()
+    shapes = NETWORKS[kind].shapes()
     try:
         check_weights(weights, shapes)
     except WeightsError as error:

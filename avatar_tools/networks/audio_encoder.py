@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnx
-
-from avatar_tools.networks.graph import BATCH, Graph
 from avatar_tools.networks.layers import Convolution, Layers, T
-from avatar_tools.networks.onnx_layers import OnnxLayers
-from avatar_tools.networks.weights import Weights, WeightShapes, check_weights
+from avatar_tools.networks.network import Network
 
 MEL, ROWS = "mel", "rows"
 
@@ -33,22 +29,8 @@ def encoder(net: Layers[T], mel: T) -> T:
     return net.flattened(x, ROWS)
 
 
-def encoder_shapes() -> dict[str, tuple[int, ...]]:
-    """Key -> shape of the 91 entries of the network's state dict."""
-    shapes = WeightShapes()
-    encoder(shapes, None)
-    return shapes.found
-
-
-def encoder_graph(weights: Weights) -> onnx.ModelProto:
-    """The network as a graph, float32, for any N.
-
-    `weights` is a state dict in the published layout, arrays of any float type. Raises WeightsError.
-    """
-    check_weights(weights, encoder_shapes())
-    graph = Graph()
-    rows = encoder(OnnxLayers(graph, weights), graph.input(MEL, [BATCH, 1, 80, 16]))
-    return graph.model("lipsync_audio_encoder", {ROWS: (rows, [BATCH, 512])})
+AUDIO_ENCODER = Network(encoder, "lipsync_audio_encoder", {MEL: (1, 80, 16)}, ROWS, (512,))
+"""Its state dict has 91 entries."""
 
 
 def _convolution(number: int, inputs: int, outputs: int, **options: Any) -> Convolution:

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_tools.networks.audio_encoder import encoder_shapes
-from avatar_tools.networks.unet import unet_shapes
-from avatar_tools.networks.weights import Shapes
+from avatar_tools.networks.network import Network
 
 _RELU_GAIN = 2.0  # compensates for the half that a ReLU cuts off
 _BRANCH_GAIN = 0.5  # a block adds less than its input, or the sums would grow from block to block
@@ -26,19 +24,10 @@ _BACK_TO_NARROW = ".conv.6.weight"
 _ENCODER_LAYER = ".conv_block.0.weight"
 
 
-def random_unet_weights(seed: int) -> dict[str, NDArray[Any]]:
-    """A state dict for `unet_graph`: float32, and int64 counters."""
-    return _random_weights(unet_shapes(), seed)
-
-
-def random_encoder_weights(seed: int) -> dict[str, NDArray[Any]]:
-    """A state dict for `encoder_graph`: float32, and int64 counters."""
-    return _random_weights(encoder_shapes(), seed)
-
-
-def _random_weights(shapes: Shapes, seed: int) -> dict[str, NDArray[Any]]:
+def random_weights(network: Network, seed: int) -> dict[str, NDArray[Any]]:
+    """A state dict: float32, and int64 counters."""
     generator = np.random.default_rng(seed)
-    return {key: _random_array(generator, key, shape) for key, shape in shapes.items()}
+    return {key: _random_array(generator, key, shape) for key, shape in network.shapes().items()}
 
 
 def _random_array(generator: np.random.Generator, key: str, shape: tuple[int, ...]) -> NDArray[Any]:

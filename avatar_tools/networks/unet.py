@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import onnx
-
-from avatar_tools.networks.graph import BATCH, Graph
 from avatar_tools.networks.layers import Convolution, Layers, T
-from avatar_tools.networks.onnx_layers import OnnxLayers
-from avatar_tools.networks.weights import Weights, WeightShapes, check_weights
+from avatar_tools.networks.network import Network
 
 VISUAL, AUDIO, OUTPUT = "input", "audio", "output"
 
@@ -44,20 +40,5 @@ def _audio_branch(net: Layers[T], sound: T) -> T:
     return net.inverted_residual(x, f"{p}.conv7", 512, 512, residual=True)
 
 
-def unet_shapes() -> dict[str, tuple[int, ...]]:
-    """Key -> shape of the 556 entries of the network's state dict."""
-    shapes = WeightShapes()
-    unet(shapes, None, None)
-    return shapes.found
-
-
-def unet_graph(weights: Weights) -> onnx.ModelProto:
-    """The network as a plain graph, float32, for any N; `cpu_form` makes it quicker on a CPU.
-
-    `weights` is a state dict in the published layout, arrays of any float type. Raises WeightsError.
-    """
-    check_weights(weights, unet_shapes())
-    graph = Graph()
-    picture, sound = graph.input(VISUAL, [BATCH, 6, 320, 320]), graph.input(AUDIO, [BATCH, 32, 16, 16])
-    mouth = unet(OnnxLayers(graph, weights), picture, sound)
-    return graph.model("lipsync_unet_328", {OUTPUT: (mouth, [BATCH, 3, 320, 320])})
+UNET = Network(unet, "lipsync_unet_328", {VISUAL: (6, 320, 320), AUDIO: (32, 16, 16)}, OUTPUT, (3, 320, 320))
+"""Its state dict has 556 entries."""

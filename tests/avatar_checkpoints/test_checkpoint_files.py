@@ -14,8 +14,8 @@ import pytest
 
 from avatar_kit.errors import BrokenAvatar
 from avatar_tools.checkpoints import TorchMissing, checkpoint_kind, convert_checkpoint, files
-from avatar_tools.networks.audio_encoder import encoder_shapes
-from avatar_tools.networks.unet import unet_shapes
+from avatar_tools.networks.audio_encoder import AUDIO_ENCODER
+from avatar_tools.networks.unet import UNET
 
 from .conftest import WriteArchive
 
@@ -37,9 +37,9 @@ def renamed(prefix: str, names: Any) -> dict[str, int]:
 @pytest.mark.parametrize(
     "content",
     [
-        renamed("", unet_shapes()),
-        renamed("module.", unet_shapes()),
-        {"epoch": 3, "model": {"state_dict": renamed("module.module.", unet_shapes())}},
+        renamed("", UNET.shapes()),
+        renamed("module.", UNET.shapes()),
+        {"epoch": 3, "model": {"state_dict": renamed("module.module.", UNET.shapes())}},
     ],
     ids=["plain", "prefixed", "wrapped"],
 )
@@ -49,12 +49,12 @@ def test_a_network_is_recognised(write_archive: WriteArchive, content: Any) -> N
 
 @pytest.mark.parametrize("prefix", ["", "module.", "audio_encoder.", "_orig_mod."])
 def test_an_encoder_is_recognised(write_archive: WriteArchive, prefix: str) -> None:
-    assert checkpoint_kind(write_archive("encoder.pth", renamed(prefix, encoder_shapes()))) == "audio_encoder"
+    assert checkpoint_kind(write_archive("encoder.pth", renamed(prefix, AUDIO_ENCODER.shapes()))) == "audio_encoder"
 
 
 def test_an_old_stream_is_recognised(tmp_path: Path) -> None:
     path = tmp_path / "old.pth"
-    parts = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, renamed("", encoder_shapes())]
+    parts = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, renamed("", AUDIO_ENCODER.shapes())]
     path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in parts) + bytes(1000))
 
     assert checkpoint_kind(path) == "audio_encoder"
@@ -120,7 +120,7 @@ def test_damaged_files(tmp_path: Path, data: bytes, sentence: str) -> None:
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
 def test_truncated_archives(write_archive: WriteArchive, share: float) -> None:
-    path = write_archive("99.pth", renamed("", unet_shapes()), members=[("archive/data/0", bytes(10_000))])
+    path = write_archive("99.pth", renamed("", UNET.shapes()), members=[("archive/data/0", bytes(10_000))])
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(BrokenAvatar, match=rf"^99\.pth: {ARCHIVE_CUT}"):
@@ -128,7 +128,7 @@ def test_truncated_archives(write_archive: WriteArchive, share: float) -> None:
 
 
 def test_a_changed_byte_is_noticed(write_archive: WriteArchive) -> None:
-    path = write_archive("99.pth", renamed("", unet_shapes()), members=[("archive/data/0", bytes(10_000))])
+    path = write_archive("99.pth", renamed("", UNET.shapes()), members=[("archive/data/0", bytes(10_000))])
     data = path.read_bytes()
     path.write_bytes(data.replace(bytes(5000), bytes(4999) + b"\1", 1))
     with pytest.raises(BrokenAvatar, match=r"99\.pth: is damaged: the checksum of 'archive/data/0' is wrong"):
@@ -177,4 +177,4 @@ def test_a_program_is_not_a_checkpoint(write_archive: WriteArchive) -> None:
 def test_without_torch_the_extra_is_named(write_archive: WriteArchive, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(TorchMissing, match=r"^99\.pth: .* needs PyTorch: install the extra \[import\]"):
-        convert_checkpoint(write_archive("99.pth", renamed("", unet_shapes())), kind="network")
+        convert_checkpoint(write_archive("99.pth", renamed("", UNET.shapes())), kind="network")

@@ -18,8 +18,9 @@ from avatar_kit.onnx_io import encoder_io, network_io
 from avatar_tools.checkpoints import Converted, convert_checkpoint
 from avatar_tools.checkpoints import convert as conversion
 from avatar_tools.checkpoints.files import read_checkpoint
-from avatar_tools.networks.audio_encoder import encoder_graph
-from avatar_tools.networks.random_weights import random_encoder_weights, random_unet_weights
+from avatar_tools.networks.audio_encoder import AUDIO_ENCODER
+from avatar_tools.networks.random_weights import random_weights
+from avatar_tools.networks.unet import UNET
 
 from ..published_networks import Unet, as_if_trained, nn, torch
 from ..published_networks import encoder as published_encoder
@@ -36,12 +37,12 @@ def tensors(weights: dict[str, Any]) -> Tensors:
 
 @pytest.fixture
 def encoder() -> Tensors:
-    return tensors(random_encoder_weights(4))
+    return tensors(random_weights(AUDIO_ENCODER, 4))
 
 
 @pytest.fixture(scope="module")
 def unet() -> Tensors:
-    return tensors(random_unet_weights(4))
+    return tensors(random_weights(UNET, 4))
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ WRAPPINGS: dict[str, Callable[[Tensors], Any]] = {
 def test_every_wrapping(convert: Any, encoder: Tensors, wrap: Callable[[Tensors], Any]) -> None:
     converted = convert(wrap(encoder))
 
-    assert converted.onnx == encoder_graph(random_encoder_weights(4)).SerializeToString(deterministic=True)
+    assert converted.onnx == AUDIO_ENCODER.graph(random_weights(AUDIO_ENCODER, 4)).SerializeToString(deterministic=True)
     assert converted.parameters == 2_812_672
     assert 0 <= converted.largest_difference < 1e-4
 
@@ -228,7 +229,7 @@ def test_code_that_the_look_from_outside_misses_is_stopped_by_the_restricted_rea
 def test_a_conversion_that_computes_something_else_is_refused(
     convert: Any, encoder: Tensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = encoder_graph(random_encoder_weights(5))
+    other = AUDIO_ENCODER.graph(random_weights(AUDIO_ENCODER, 5))
     monkeypatch.setitem(conversion._GRAPHS, "audio_encoder", lambda weights: other)
     with pytest.raises(BrokenAvatar, match=r"7\.pth: an audio encoder whose ONNX form differs from PyTorch's by [0-9.]+, more"):
         convert(encoder)

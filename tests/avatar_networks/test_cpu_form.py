@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from avatar_kit.geometry import Mask
 from avatar_tools.networks.free import free_network
 from avatar_tools.networks.graph import BATCH
-from avatar_tools.networks.random_weights import random_unet_weights
-from avatar_tools.networks.unet import unet_graph
+from avatar_tools.networks.random_weights import random_weights
+from avatar_tools.networks.unet import UNET
 from inference_service.graphs import cpu_form as module
 from inference_service.graphs.cpu_form import cpu_form
 from inference_service.graphs.wrapping import wrap_network
@@ -33,7 +33,7 @@ Array = NDArray[Any]
 
 @pytest.fixture(scope="module")
 def unet() -> onnx.ModelProto:
-    return unet_graph(random_unet_weights(3))
+    return UNET.graph(random_weights(UNET, 3))
 
 
 def shapes(model: onnx.ModelProto) -> dict[str, list[int]]:

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from avatar_kit.onnx_io import encoder_io, network_io
-from avatar_tools.networks.audio_encoder import encoder_graph
-from avatar_tools.networks.random_weights import random_encoder_weights, random_unet_weights
-from avatar_tools.networks.unet import unet_graph
+from avatar_tools.networks.audio_encoder import AUDIO_ENCODER
+from avatar_tools.networks.random_weights import random_weights
+from avatar_tools.networks.unet import UNET
 from inference_service.graphs.cpu_form import cpu_form
 
 from .conftest import with_batch
@@ -23,13 +23,13 @@ SEED = 3
 
 @pytest.fixture(scope="module")
 def unet() -> onnx.ModelProto:
-    return unet_graph(random_unet_weights(SEED))
+    return UNET.graph(random_weights(UNET, SEED))
 
 
 @pytest.fixture(scope="module")
 def expected(reference: Any, picture: Array, sound: Array) -> Array:
     """[3, 320, 320] for the first item"""
-    return np.asarray(reference(random_unet_weights(SEED)).unet(picture[0], sound[0]))
+    return np.asarray(reference(random_weights(UNET, SEED)).unet(picture[0], sound[0]))
 
 
 def test_the_unet_is_the_published_one(run: Any, unet: onnx.ModelProto, picture: Array, sound: Array, expected: Array) -> None:
@@ -70,10 +70,10 @@ def test_random_mouths_are_spread_and_follow_picture_and_sound(
 
 
 def test_the_encoder_is_the_published_one(run: Any, reference: Any) -> None:
-    model = encoder_graph(random_encoder_weights(SEED))
+    model = AUDIO_ENCODER.graph(random_weights(AUDIO_ENCODER, SEED))
     onnx.checker.check_model(model, full_check=True)
     mel = np.random.default_rng(4).uniform(-4, 4, (3, 1, 80, 16)).astype(np.float32)
-    network = reference(random_encoder_weights(SEED))
+    network = reference(random_weights(AUDIO_ENCODER, SEED))
 
     rows = run(model, mel=mel)
 
@@ -88,5 +88,5 @@ def test_the_services_recognise_their_ends(unet: onnx.ModelProto) -> None:
     assert (ends.visual, ends.audio, ends.output, ends.batch) == ("input", "audio", "output", None)
     assert network_io(cpu_form(unet)).batch == 1
 
-    encoder = encoder_io(encoder_graph(random_encoder_weights(SEED)))
+    encoder = encoder_io(AUDIO_ENCODER.graph(random_weights(AUDIO_ENCODER, SEED)))
     assert (encoder.mel, encoder.rows, encoder.batch) == ("mel", "rows", None)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from avatar_tools.networks.audio_encoder import encoder_graph, encoder_shapes
-from avatar_tools.networks.random_weights import random_encoder_weights, random_unet_weights
-from avatar_tools.networks.unet import unet_graph, unet_shapes
+from avatar_tools.networks.audio_encoder import AUDIO_ENCODER
+from avatar_tools.networks.random_weights import random_weights
+from avatar_tools.networks.unet import UNET
 from avatar_tools.networks.weights import WeightsError, check_weights, parameter_count
 
 
 def test_the_published_counts() -> None:
-    unet, encoder = random_unet_weights(0), random_encoder_weights(0)
+    unet, encoder = random_weights(UNET, 0), random_weights(AUDIO_ENCODER, 0)
 
     assert (len(unet), parameter_count(unet)) == (556, 12_186_935)
     assert (len(encoder), parameter_count(encoder)) == (91, 2_812_672)
 
 
 def test_random_weights_are_those_of_the_seed() -> None:
-    one, same, other = random_unet_weights(5), random_unet_weights(5), random_unet_weights(6)
+    one, same, other = random_weights(UNET, 5), random_weights(UNET, 5), random_weights(UNET, 6)
 
     assert all(np.array_equal(one[key], same[key]) for key in one)
     assert not np.array_equal(one["outc.conv.weight"], other["outc.conv.weight"])
@@ -27,7 +27,7 @@ def test_random_weights_are_those_of_the_seed() -> None:
 
 
 def test_every_problem_is_named() -> None:
-    weights = random_encoder_weights(0)
+    weights = random_weights(AUDIO_ENCODER, 0)
     del weights["3.conv_block.0.bias"]
     weights["12.conv_block.0.weight"] = weights["12.conv_block.0.weight"][:, :100]
     weights["model.extra"] = np.zeros(3, np.float32)
@@ -35,7 +35,7 @@ def test_every_problem_is_named() -> None:
     weights["1.conv_block.0.weight"] = np.full_like(weights["1.conv_block.0.weight"], np.nan)
 
     with pytest.raises(WeightsError) as caught:
-        encoder_graph(weights)
+        AUDIO_ENCODER.graph(weights)
 
     assert sorted(caught.value.problems) == [
         "0.conv_block.1.running_var: has negative variances",
@@ -48,26 +48,26 @@ def test_every_problem_is_named() -> None:
 
 def test_another_networks_weights_do_not_flood_the_message() -> None:
     with pytest.raises(WeightsError) as caught:
-        unet_graph(random_encoder_weights(0))
+        UNET.graph(random_weights(AUDIO_ENCODER, 0))
 
     assert len(caught.value.problems) < 20
 
 
 def test_counters_may_be_missing() -> None:
-    weights = {key: array for key, array in random_encoder_weights(0).items() if not key.endswith("num_batches_tracked")}
+    weights = {key: array for key, array in random_weights(AUDIO_ENCODER, 0).items() if not key.endswith("num_batches_tracked")}
 
-    check_weights(weights, encoder_shapes())
+    check_weights(weights, AUDIO_ENCODER.shapes())
 
 
 def test_half_precision_weights_do() -> None:
-    weights = {key: array.astype(np.float16) for key, array in random_encoder_weights(0).items()}
+    weights = {key: array.astype(np.float16) for key, array in random_weights(AUDIO_ENCODER, 0).items()}
 
-    assert {tensor.data_type for tensor in encoder_graph(weights).graph.initializer} == {1}
+    assert {tensor.data_type for tensor in AUDIO_ENCODER.graph(weights).graph.initializer} == {1}
 
 
 def test_the_last_key_is_checked_too() -> None:
-    weights = random_unet_weights(0)
+    weights = random_weights(UNET, 0)
     del weights["outc.conv.bias"]
 
     with pytest.raises(WeightsError, match=r"missing: outc\.conv\.bias"):
-        check_weights(weights, unet_shapes())
+        check_weights(weights, UNET.shapes())

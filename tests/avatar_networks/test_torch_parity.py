@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from avatar_tools.networks.audio_encoder import encoder_graph
-from avatar_tools.networks.random_weights import random_encoder_weights, random_unet_weights
-from avatar_tools.networks.unet import unet_graph
+from avatar_tools.networks.audio_encoder import AUDIO_ENCODER
+from avatar_tools.networks.random_weights import random_weights
+from avatar_tools.networks.unet import UNET
 from inference_service.graphs.cpu_form import cpu_form
 
 from ..published_networks import Unet, encoder, torch
@@ -23,12 +23,12 @@ def loaded(module: Any, weights: dict[str, Any]) -> Any:
 
 
 def test_unet(run: Any, picture: Any, sound: Any) -> None:
-    weights = random_unet_weights(8)
+    weights = random_weights(UNET, 8)
     module = loaded(Unet(), weights)
     with torch.inference_mode():
         expected = module(torch.from_numpy(picture), torch.from_numpy(sound)).numpy()
 
-    plain = unet_graph(weights)
+    plain = UNET.graph(weights)
     mouths = run(plain, input=picture, audio=sound)
     mouth = run(cpu_form(plain), input=picture[:1], audio=sound[:1])
 
@@ -39,7 +39,7 @@ def test_unet(run: Any, picture: Any, sound: Any) -> None:
 
 
 def test_encoder(run: Any) -> None:
-    weights = random_encoder_weights(8)
+    weights = random_weights(AUDIO_ENCODER, 8)
     module = loaded(encoder(), weights)
     mel = np.random.default_rng(5).uniform(-4, 4, (16, 1, 80, 16)).astype(np.float32)
     with torch.inference_mode():
@@ -47,4 +47,4 @@ def test_encoder(run: Any) -> None:
 
     assert sum(parameter.numel() for parameter in module.parameters()) == 2_812_672
     assert len(module.state_dict()) == 91
-    assert np.abs(run(encoder_graph(weights), mel=mel) - expected).max() < 1e-4
+    assert np.abs(run(AUDIO_ENCODER.graph(weights), mel=mel) - expected).max() < 1e-4

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
-from avatar_tools.networks.random_weights import random_unet_weights
-from avatar_tools.networks.unet import unet_graph
+from avatar_tools.networks.random_weights import random_weights
+from avatar_tools.networks.unet import UNET
 from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import CUDA, Device, DeviceError, find_devices
 from inference_service.engines.onnxruntime import OnnxEngine
@@ -37,7 +37,7 @@ def plainly(avatar: Avatar, visual: NDArray[np.float32], sound: NDArray[np.float
 @pytest.mark.slow
 def test_the_full_size_network_gives_what_its_file_gives(make_avatar: MakeAvatar) -> None:
     """Its graph is rewritten for the CPU; floats differ in their last bits."""
-    avatar = make_avatar(model=unet_graph(random_unet_weights(4)), reference_frame=1)
+    avatar = make_avatar(model=UNET.graph(random_weights(UNET, 4)), reference_frame=1)
     frames, sound = [0, 4, 2], windows(3)
     visual = np.stack([network_input(avatar, frame, reference=1) for frame in frames])
     np.testing.assert_allclose(run(on_cpu(avatar), frames, sound)[0], plainly(avatar, visual, sound), atol=5e-4)
