@@ -66,13 +66,12 @@ class AvatarCatalog:
     def _read(self, avatar_id: str) -> Avatar:
         folder = self.models_root / avatar_id
         entry = self._entries.get(avatar_id)
-        if entry is None:
-            if not self._is_avatar(folder):
-                raise AvatarNotFound(f"no avatar has the id {avatar_id!r}")
-            return load_avatar(folder) if _has_manifest(folder) else load_legacy(self.models_root, avatar_id, None)
-        if _has_manifest(folder):
-            return settled(load_avatar(folder), entry, self.models_root)
-        return load_legacy(self.models_root, avatar_id, entry)
+        if entry is None and not self._is_avatar(folder):
+            raise AvatarNotFound(f"no avatar has the id {avatar_id!r}")
+        if not _has_manifest(folder):
+            return load_legacy(self.models_root, avatar_id, entry)
+        avatar = load_avatar(folder)
+        return settled(avatar, entry, self.models_root) if entry else avatar
 
     def audio_encoder_path(self, avatar: Avatar) -> Path:
         """Returns the avatar's own audio encoder, else the shared one. Raises BrokenAvatar if there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def network_io(model: Path | onnx.ModelProto) -> NetworkIO:
     kind = next((kind for end in inputs for shape, kind in _OTHER_KINDS.items() if end.is_kind(shape)), None)
     if kind is not None:
         raise BrokenAvatar(f"{name}: a network for {kind} audio features; only networks for 'ave' features can be served")
-    visual, audio = _bound(name, inputs, [_VISUAL, _AUDIO], side="input")
+    visual, audio = _bound(name, inputs, [_VISUAL, _AUDIO])
     output = _picked(name, outputs, _MOUTH)
     return NetworkIO(visual.name, audio.name, output.name, _batch(name, [visual, audio, output]))
 
@@ -81,7 +82,7 @@ def encoder_io(model: Path | onnx.ModelProto) -> EncoderIO:
     """Finds the audio encoder's input and output. Raises BrokenAvatar for one that we cannot use."""
     name, loaded = _loaded(model)
     inputs, outputs = _ends(loaded)
-    (mel,) = _bound(name, inputs, [_MEL], side="input")
+    (mel,) = _bound(name, inputs, [_MEL])
     rows = _picked(name, outputs, _ROWS)
     return EncoderIO(mel.name, rows.name, _batch(name, [mel, rows]))
 
@@ -104,16 +105,14 @@ def _end(value: onnx.ValueInfoProto) -> _End:
     return _End(value.name, shape, is_float=tensor.elem_type == onnx.TensorProto.FLOAT)
 
 
-def _bound(name: str, ends: Sequence[_End], wanted: Sequence[tuple[int, ...]], *, side: str) -> list[_End]:
-    """Matches one end to each wanted shape. All ends must be used, and only one match may exist."""
-    ways = []
-    if len(ends) == len(wanted):
-        orders = [list(ends)] if len(ends) == 1 else [list(ends), list(reversed(ends))]
-        ways = [order for order in orders if all(end.fits(shape) for end, shape in zip(order, wanted, strict=True))]
+def _bound(name: str, ends: Sequence[_End], wanted: Sequence[tuple[int, ...]]) -> Sequence[_End]:
+    """Matches one input to each wanted shape. All must be used, and only one match may exist."""
+    orders = itertools.permutations(ends) if len(ends) == len(wanted) else ()
+    ways = [order for order in orders if all(end.fits(shape) for end, shape in zip(order, wanted, strict=True))]
     if len(ways) != 1:
         what = "could be taken either way" if ways else "do not fit"
         raise BrokenAvatar(
-            f"{name}: its {side}s {_listed(ends)} {what}; expected {' and '.join(_text(shape) for shape in wanted)}"
+            f"{name}: its inputs {_listed(ends)} {what}; expected {' and '.join(_text(shape) for shape in wanted)}"
         )
     return ways[0]
 

@@ -54,14 +54,13 @@ def from_landmarks(path: Path, source: FrameSource, part: range, *, inside: Path
         *paired,
         *_by_rank(track, source),
     ]
-    framing = _finished(rects, source, smooth, found=f"{len(squares)} frames of {track.points} points", notes=notes)
-    if track.points != _OLD_LAYOUT_POINTS:
-        return framing
     warning = (
         f"{path.name}: {track.points} points a frame; the rectangles come from points 1, 31 and 52 as in files of 110, which is "
         "what the family's tools do: look at the contact sheet of `lipsync avatar inspect`"
     )
-    return Framing(framing.rects, framing.found, framing.derived, (warning, *framing.warnings))
+    warnings = [warning] if track.points == _OLD_LAYOUT_POINTS else []
+    found = f"{len(squares)} frames of {track.points} points"
+    return _finished(rects, source, smooth, found=found, notes=notes, warnings=warnings)
 
 
 def from_detection(
@@ -81,13 +80,15 @@ def from_detection(
     return _finished(rects, source, smooth, found="landmarks found in the pictures", notes=notes)
 
 
-def _finished(rects: list[Rect], source: FrameSource, smooth: int | None, *, found: str, notes: list[str]) -> Framing:
+def _finished(
+    rects: list[Rect], source: FrameSource, smooth: int | None, *, found: str, notes: list[str], warnings: Sequence[str] = ()
+) -> Framing:
     check_placed(rects, source.width, source.height)
     if smooth is not None:
         rects = smoothed(rects, smooth)
         notes = [*notes, f"rectangles averaged over {smooth} frames; the network was trained on what they were before"]
-    rects, warnings = kept_inside(rects, source.width, source.height)
-    return Framing(rects, found, tuple(notes), tuple(warnings))
+    rects, cut = kept_inside(rects, source.width, source.height)
+    return Framing(rects, found, tuple(notes), (*warnings, *cut))
 
 
 def _paired(given: int, source: FrameSource, part: range, what: str) -> tuple[Sequence[int], list[str]]:
