@@ -14,6 +14,7 @@ from avatar_kit.geometry import Picture
 from avatar_kit.model_entry import ModelEntry
 from avatar_kit.reference_frame import Reference
 from avatar_kit.timeline import idle_positions
+from avatar_tools.progress import Progress
 from avatar_tools.sheet_style import BACKGROUND, BOLD, FAINT, TEXT, write
 from lipsync_cli.avatars import read_setting
 from lipsync_cli.demo import face_of
@@ -21,7 +22,6 @@ from lipsync_cli.failures import CliError
 from lipsync_cli.files import replacing
 from lipsync_cli.movie import write_movie
 from lipsync_cli.recording import Speech, opened_recording
-from lipsync_cli.screen import Report
 from lipsync_cli.speaker import Speaker
 from lipsync_client import frame_count
 from shared_proto.timing import SAMPLE_RATE_HZ
@@ -58,7 +58,7 @@ def changed_entry(settings: Sequence[str]) -> ModelEntry:
 
 
 def compare(
-    models_root: Path, avatar_id: str, change: ModelEntry, *, audio: Path, out: Path, report: Report
+    models_root: Path, avatar_id: str, change: ModelEntry, *, audio: Path, out: Path, report: Progress
 ) -> tuple[int, list[str]]:
     """Renders the film, the avatar as it is on the left, changed on the right. Returns its frames, and notes about it.
 
@@ -123,7 +123,7 @@ def _label(title: str, settings: str, width: int) -> Picture:
     return bar
 
 
-def _joined(left: Iterator[Picture], right: Iterator[Picture], total: int, report: Report) -> Iterator[Picture]:
+def _joined(left: Iterator[Picture], right: Iterator[Picture], total: int, report: Progress) -> Iterator[Picture]:
     report("frames", 0, total)
     for done, (one, other) in enumerate(zip(left, right, strict=True), start=1):
         yield np.concatenate([one, np.full((one.shape[0], _GAP, 3), BACKGROUND, np.uint8), other], axis=1)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
 
+from avatar_tools.progress import Progress
 from lipsync_cli.failures import CliError, complain
 from lipsync_cli.files import replacing, write_png
 from lipsync_cli.movie import Picture, decode_jpeg, write_movie
 from lipsync_cli.recording import Recording, Track, opened_recording
-from lipsync_cli.screen import Report
 from lipsync_cli.strip import Box, Strip
 from lipsync_client import Batch, Client, LipsyncError, Quality, Timings, TlsOptions, frame_count
 from shared_proto.timing import FRAME_RATE, SAMPLE_RATE_HZ
@@ -61,7 +61,7 @@ class Rendered:
         ]
 
 
-def render(job: Job, report: Report) -> Rendered:
+def render(job: Job, report: Progress) -> Rendered:
     """Renders `job` and reports frames as they are written. Raises CliError, and then leaves no part of a file."""
     with ExitStack() as stack:
         recording = stack.enter_context(opened_recording(job.audio)) if job.audio else None
@@ -117,7 +117,7 @@ def _clip_frames(client: Client, job: Job) -> int:
 class Receiver:
     """Decodes the frames of a film, and collects its figures and its strip."""
 
-    def __init__(self, job: Job, report: Report, total: int) -> None:
+    def __init__(self, job: Job, report: Progress, total: int) -> None:
         self._job = job
         self._report = report
         self.total = total

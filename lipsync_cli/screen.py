@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressDisplay
 from rich.table import Table
 from rich.text import Text
 
-Report = Callable[[str, int, int], None]
-"""Takes progress: the name of the work, the amount done, the total."""
+from avatar_tools.progress import Progress
 
 PIPED_WIDTH = 200
 
@@ -31,7 +31,7 @@ class RateColumn(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(unit: str) -> Iterator[Report]:
+def progress_bar(unit: str) -> Iterator[Progress]:
     """Shows a bar for each work that is reported, with rate and remaining time."""
     console = Console(stderr=True)
     columns = (
@@ -41,13 +41,13 @@ def progress_bar(unit: str) -> Iterator[Report]:
         RateColumn(unit),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=console) as progress:
+    with ProgressDisplay(*columns, console=console) as display:
         bars = {}
 
         def report(work: str, done: int, total: int) -> None:
             if work not in bars:
-                bars[work] = progress.add_task(work, total=total)
-            progress.update(bars[work], completed=done, total=total)
+                bars[work] = display.add_task(work, total=total)
+            display.update(bars[work], completed=done, total=total)
 
         yield report
 
