@@ -12,13 +12,19 @@ from typing import Protocol, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_kit.geometry import MOUTH_SIZE
+from avatar_kit.geometry import MOUTH_SIZE, Paste
 from service_kit.deadline import Deadline
 from service_kit.errors import ServiceError
 from shared_proto import inference_pb2
 from shared_proto.timing import ROW_BYTES, SAMPLE_RATE_HZ, WINDOW_BYTES
 
 MOUTH_BYTES = MOUTH_SIZE * MOUTH_SIZE * 3
+FITS = {
+    Paste.REFERENCE: inference_pb2.FIT_CROP,
+    Paste.FEATHER: inference_pb2.FIT_CROP,
+    Paste.DIRECT: inference_pb2.FIT_MOUTH,
+}
+"""The way to resize a mouth to its rectangle, for each way to paste it."""
 PICTURE_BYTES = 6 * MOUTH_SIZE * MOUTH_SIZE * 4
 
 
@@ -76,6 +82,8 @@ class MouthOrder:
     due_in_ms: int = 0
     """The first mouth is due in so many milliseconds; 0: batch work, which takes what is left."""
     admission: inference_pb2.SessionAdmission.ValueType = inference_pb2.ADMITTED
+    fit: inference_pb2.MouthFit.ValueType = inference_pb2.FIT_NONE
+    """Asks for mouths in the size of their rectangles. A source may send any of them in full size all the same."""
 
     def tail(self, first: int) -> Self:
         """Returns the order for the frames from place `first` on, with the same mouths as in the whole order."""
@@ -100,6 +108,7 @@ class MouthOrder:
             visual_frames=self.pictures,
             due_in_ms=self.due_in_ms,
             admission=self.admission,
+            mouth_fit=self.fit,
         )
         match self.speech:
             case Sound() as sound:
@@ -125,8 +134,8 @@ class MouthOrder:
 class Mouths:
     """The mouths of successive frames of an order, made in one run of the network. Times are in milliseconds."""
 
-    pixels: NDArray[np.uint8]
-    """Read-only [frames, 320, 320, 3], B, G, R."""
+    pixels: Sequence[NDArray[np.uint8]]
+    """A mouth for each frame: read-only [320, 320, 3] or, where the order asks for it, of its rectangle's size. B, G, R."""
     queue_ms: float
     inference_ms: float
     audio_ms: float

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from avatar_kit.errors import AvatarError
-from avatar_kit.geometry import MOUTH_SIZE
+from avatar_kit.geometry import MOUTH_SIZE, Paste
 from avatar_kit.ids import check_avatar_id
 from compositing_service.mouth_source import (
+    FITS,
     MouthOrder,
     Rows,
     Sound,
@@ -63,11 +64,11 @@ class CompositeOrder:
     pictures: bytes
     """Crops that the caller sent in place of the avatar's own."""
 
-    def mouths(self, frames: Sequence[int], *, avatar_version: str) -> MouthOrder | None:
-        """Returns the order of mouths for these frames of the avatar; None without speech."""
+    def mouths(self, frames: Sequence[int], *, avatar_version: str, paste: Paste) -> MouthOrder | None:
+        """Returns the order of mouths for these frames of the avatar, to be pasted in that way; None without speech."""
         if isinstance(self.source, Idle):
             return None
-        return MouthOrder(self.avatar_id, avatar_version, frames, self.source, self.pictures)
+        return MouthOrder(self.avatar_id, avatar_version, frames, self.source, self.pictures, fit=FITS[paste])
 
 
 def read_order(request: pb.CompositeBatchRequest, rules: RequestRules) -> CompositeOrder:

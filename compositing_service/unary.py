@@ -121,7 +121,7 @@ class BatchCompositor:
                 next_start_frame_idx=following,
             )
         )
-        ordered = order.mouths(indices, avatar_version=avatar.version)
+        ordered = order.mouths(indices, avatar_version=avatar.version, paste=avatar.paste)
         mouths = self._mouths(ordered, deadline, reply) if ordered else None
         stream = self.maker.frame_stream(lease.value, positions, mouths, order.output, ahead=len(positions))
         await self._collect(stream, order, reply)

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+import cv2
+
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.cores import usable_cores
 from inference_service.engines.devices import Device, DeviceError, find_devices
@@ -50,6 +52,8 @@ async def inference_parts(
     `on_lost` is called with the reason when only a restart of the process can help: a thread does not return from an avatar's
     network. Raises DeviceError.
     """
+    # Crops and mouths are spread over our own threads; those of OpenCV would compete with them.
+    cv2.setNumThreads(1)
     devices = find_devices(settings.gpus, settings.onnx)
     own_metrics = InferenceMetrics(metrics)
     async with AsyncExitStack() as stack:

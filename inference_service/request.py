@@ -49,6 +49,7 @@ class MouthRequest:
     pictures: NDArray[np.float32] | None  # [1 or batch_size, 6, 320, 320]
     source: Speech | FrameWindows | None  # None: the features that are stored with the avatar
     want_float: bool
+    fit: pb.MouthFit.ValueType
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,9 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
         if getattr(request, field) < 0:
             problems.add(field, f"is {getattr(request, field)}; send 0 or more")
     check_enum("mouth_format", request.mouth_format, pb.MouthFormat.DESCRIPTOR, problems.add)
+    check_enum("mouth_fit", request.mouth_fit, pb.MouthFit.DESCRIPTOR, problems.add)
+    if request.mouth_fit and request.mouth_format != pb.UINT8_BGR:
+        problems.add("mouth_fit", "is for mouth_format UINT8_BGR; send FIT_NONE with others")
     check_enum("admission", request.admission, pb.SessionAdmission.DESCRIPTOR, problems.add)
     pictures = request.visual_frames
     frame_indices = tuple(request.frame_indices)
@@ -106,6 +110,7 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
         pictures=checked_pictures,
         source=source,
         want_float=request.mouth_format == pb.FLOAT32_BGR,
+        fit=request.mouth_fit,
     )
 
 

@@ -23,9 +23,11 @@ from inference_service.limited_threads import LimitedThreads, Overrun
 from inference_service.metrics import AUDIO, CROPS, QUEUE, InferenceMetrics
 from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.models.registry import ModelRegistry
+from inference_service.mouths import Mouths, fitted
 from inference_service.request import EncodeRequest, MouthRequest, Speech
 from inference_service.scheduling.dispatcher import Dispatcher, Job, MouthGroup
 from service_kit.errors import Aborted, FailedPrecondition, OutOfRange, ResourceExhausted, as_service_errors
+from shared_proto import inference_pb2 as pb
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +80,10 @@ class Runner:
         """Runs `work` on a worker thread that knows the request's id."""
         return await self._threads.run(work)
 
-    async def mouths(self, request: MouthRequest, *, deadline_s: float) -> AsyncGenerator[MouthGroup]:
-        """Yields the request's mouths in order, in groups, as they are made. `deadline_s` is on the clock. Raises ServiceError.
+    async def mouths(self, request: MouthRequest, *, deadline_s: float) -> AsyncGenerator[tuple[MouthGroup, Mouths]]:
+        """Yields the request's mouths in order, in groups, as they are made: as the network gives them, and as they are sent.
+
+        `deadline_s` is on the clock. Raises ServiceError.
 
         All are of one version of the avatar: when its files have been replaced, it is loaded again first, once.
         """
@@ -97,8 +101,16 @@ class Runner:
                 async with aclosing(self._dispatchers[job.engine.device.gpu_id].submit(job)) as groups:
                     async for group in groups:
                         self._metrics.stages[QUEUE].observe(group.queue_seconds)
-                        yield group
+                        yield group, await self._formed(group, job, request.fit)
                 return
+
+    async def _formed(self, group: MouthGroup, job: Job, fit: pb.MouthFit.ValueType) -> Mouths:
+        """Makes the mouths as they are sent. Not on the device's thread, so that its next run need not wait."""
+        if fit == pb.FIT_NONE or job.frames is None:
+            return Mouths(group.mouths)
+        pixels = np.asarray(group.mouths, np.uint8)  # they are: a fit is of no floats
+        frames = job.frames[group.first : group.first + len(pixels)].tolist()
+        return await self.on_thread(functools.partial(fitted, pixels, frames, job.engine.bank, fit))
 
     async def _job(self, request: MouthRequest, model: LoadedModel, deadline_s: float) -> Job:
         """Prepares the request for its device. Raises ServiceError."""

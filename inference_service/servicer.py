@@ -23,6 +23,7 @@ from inference_service.engines.devices import CPU_DEVICE_ID, Device
 from inference_service.engines.gpu_memory import visible_gpus
 from inference_service.models.model import LoadedModel
 from inference_service.models.registry import ModelRegistry
+from inference_service.mouths import Mouths
 from inference_service.request import MouthRequest, check_encode_request, check_infer_request
 from inference_service.runner import Runner
 from inference_service.scheduling.dispatcher import MouthGroup
@@ -63,8 +64,12 @@ class InferenceServicer(InferenceServiceServicer):
         response = pb.InferBatchResponse(success=True, gpu_id=CPU_DEVICE_ID)
 
         async with self._running(request, context) as (_, groups):
-            async for group in groups:
-                response.outputs.extend(pb.RawMouthRegion(data=mouth.tobytes()) for mouth in group.mouths)
+            async for group, mouths in groups:
+                sizes = mouths.sizes or [(0, 0)] * len(group.mouths)
+                response.outputs.extend(
+                    pb.RawMouthRegion(data=mouth, width=width, height=height)
+                    for mouth, (width, height) in zip(mouths.each(), sizes, strict=True)
+                )
                 response.inference_time_ms += group.run_seconds * 1000
                 response.audio_processing_ms = group.audio_seconds * 1000
                 response.queue_time_ms = max(response.queue_time_ms, group.queue_seconds * 1000)
@@ -75,7 +80,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def InferStream(self, request: pb.InferBatchRequest, context: Context) -> None:  # type: ignore[override]  # it writes
         async with self._running(request, context) as (checked, groups):
             mouth_format = pb.FLOAT32_BGR if checked.want_float else pb.UINT8_BGR
-            async for group in groups:
+            async for group, mouths in groups:
                 fields = pb.MouthRegion(
                     first_frame=group.first,
                     frame_count=len(group.mouths),
@@ -85,8 +90,10 @@ class InferenceServicer(InferenceServiceServicer):
                     queue_time_ms=group.queue_seconds * 1000,
                     worker_id=group.worker_id,
                     gpu_id=group.gpu_id,
+                    widths=[width for width, _ in mouths.sizes],
+                    heights=[height for _, height in mouths.sizes],
                 )
-                await context.write(mouth_region.encode(fields, group.mouths.data))
+                await context.write(mouth_region.encode(fields, mouths.data.data))
 
     async def EncodeAudio(self, request: pb.EncodeAudioRequest, context: Context) -> pb.EncodeAudioResponse:
         with self.runner.admitted():
@@ -165,7 +172,7 @@ class InferenceServicer(InferenceServiceServicer):
     @asynccontextmanager
     async def _running(
         self, request: pb.InferBatchRequest, context: Context
-    ) -> AsyncIterator[tuple[MouthRequest, AsyncIterator[MouthGroup]]]:
+    ) -> AsyncIterator[tuple[MouthRequest, AsyncIterator[tuple[MouthGroup, Mouths]]]]:
         """Admits a request, and gives it as checked with its groups as they are made. Ends it at its deadline."""
         request_context.avatar_id.set(request.model_id if request_context.sane_id(request.model_id) else "")
         started = time.monotonic()

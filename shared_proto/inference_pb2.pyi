@@ -41,6 +41,33 @@ UINT8_BGR: MouthFormat.ValueType  # 1
 """uint8, 320 rows of 320 pixels of B, G, R, value x 255 truncated: 307,200 bytes a frame."""
 Global___MouthFormat: _TypeAlias = MouthFormat  # noqa: Y015
 
+class _MouthFit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MouthFitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MouthFit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FIT_NONE: _MouthFit.ValueType  # 0
+    """Mouths are 320 x 320."""
+    FIT_CROP: _MouthFit.ValueType  # 1
+    """The mouth is put into the 328 x 328 crop of its picture, 4 pixels from each side, and that is resized to the picture's
+    rectangle: what the pastes reference and feather show there.
+    """
+    FIT_MOUTH: _MouthFit.ValueType  # 2
+    """The mouth alone is resized to the rectangle: the paste direct."""
+
+class MouthFit(_MouthFit, metaclass=_MouthFitEnumTypeWrapper): ...
+
+FIT_NONE: MouthFit.ValueType  # 0
+"""Mouths are 320 x 320."""
+FIT_CROP: MouthFit.ValueType  # 1
+"""The mouth is put into the 328 x 328 crop of its picture, 4 pixels from each side, and that is resized to the picture's
+rectangle: what the pastes reference and feather show there.
+"""
+FIT_MOUTH: MouthFit.ValueType  # 2
+"""The mouth alone is resized to the rectangle: the paste direct."""
+Global___MouthFit: _TypeAlias = MouthFit  # noqa: Y015
+
 class _AudioEncoding:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -127,6 +154,7 @@ class InferBatchRequest(_message.Message):
     AVATAR_VERSION_FIELD_NUMBER: _builtins.int
     DUE_IN_MS_FIELD_NUMBER: _builtins.int
     ADMISSION_FIELD_NUMBER: _builtins.int
+    MOUTH_FIT_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The avatar's id: 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit. Required."""
     visual_frames: _builtins.bytes
@@ -178,6 +206,10 @@ class InferBatchRequest(_message.Message):
     """
     admission: Global___SessionAdmission.ValueType
     """With due_in_ms and x-session-id: asks for a place for the session."""
+    mouth_fit: Global___MouthFit.ValueType
+    """Resizes each mouth to its picture's rectangle, bicubically, where that has fewer pixels than 320 x 320; the reply says the
+    sizes. Only with UINT8_BGR. Mouths of visual_frames stay as they are.
+    """
     @_builtins.property
     def frame_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Index of the avatar's picture for each frame: batch_size numbers, 0 or more (INVALID_ARGUMENT) and below the avatar's frame
@@ -205,10 +237,11 @@ class InferBatchRequest(_message.Message):
         avatar_version: _builtins.str = ...,
         due_in_ms: _builtins.int = ...,
         admission: Global___SessionAdmission.ValueType = ...,
+        mouth_fit: Global___MouthFit.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "audio_edges", b"audio_edges", "audio_encoding", b"audio_encoding", "audio_features", b"audio_features", "audio_start_frame", b"audio_start_frame", "avatar_version", b"avatar_version", "batch_size", b"batch_size", "due_in_ms", b"due_in_ms", "feature_rows", b"feature_rows", "frame_indices", b"frame_indices", "lead_in_frames", b"lead_in_frames", "model_id", b"model_id", "mouth_format", b"mouth_format", "raw_audio", b"raw_audio", "sample_rate", b"sample_rate", "stored_features", b"stored_features", "visual_frames", b"visual_frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "audio_edges", b"audio_edges", "audio_encoding", b"audio_encoding", "audio_features", b"audio_features", "audio_start_frame", b"audio_start_frame", "avatar_version", b"avatar_version", "batch_size", b"batch_size", "due_in_ms", b"due_in_ms", "feature_rows", b"feature_rows", "frame_indices", b"frame_indices", "lead_in_frames", b"lead_in_frames", "model_id", b"model_id", "mouth_fit", b"mouth_fit", "mouth_format", b"mouth_format", "raw_audio", b"raw_audio", "sample_rate", b"sample_rate", "stored_features", b"stored_features", "visual_frames", b"visual_frames"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -219,16 +252,24 @@ class RawMouthRegion(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """One mouth, in the layout of mouth_format."""
+    width: _builtins.int
+    """Width of a mouth that was resized to its rectangle; 0: 320 x 320."""
+    height: _builtins.int
+    """Its height."""
     def __init__(
         self,
         *,
         data: _builtins.bytes = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "height", b"height", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -297,6 +338,8 @@ class MouthRegion(_message.Message):
     QUEUE_TIME_MS_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
     GPU_ID_FIELD_NUMBER: _builtins.int
+    WIDTHS_FIELD_NUMBER: _builtins.int
+    HEIGHTS_FIELD_NUMBER: _builtins.int
     first_frame: _builtins.int
     """Place in the batch of the first frame in data."""
     frame_count: _builtins.int
@@ -315,6 +358,14 @@ class MouthRegion(_message.Message):
     """The worker that ran them."""
     gpu_id: _builtins.int
     """Its GPU; -1 for a CPU."""
+    @_builtins.property
+    def widths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Width of each mouth in data, where some or all were resized to their rectangles. Empty: all are 320 x 320."""
+
+    @_builtins.property
+    def heights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Height of each, as widths."""
+
     def __init__(
         self,
         *,
@@ -327,10 +378,12 @@ class MouthRegion(_message.Message):
         queue_time_ms: _builtins.float = ...,
         worker_id: _builtins.int = ...,
         gpu_id: _builtins.int = ...,
+        widths: _abc.Iterable[_builtins.int] | None = ...,
+        heights: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_processing_ms", b"audio_processing_ms", "data", b"data", "first_frame", b"first_frame", "frame_count", b"frame_count", "gpu_id", b"gpu_id", "inference_time_ms", b"inference_time_ms", "mouth_format", b"mouth_format", "queue_time_ms", b"queue_time_ms", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_processing_ms", b"audio_processing_ms", "data", b"data", "first_frame", b"first_frame", "frame_count", b"frame_count", "gpu_id", b"gpu_id", "heights", b"heights", "inference_time_ms", b"inference_time_ms", "mouth_format", b"mouth_format", "queue_time_ms", b"queue_time_ms", "widths", b"widths", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
-
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
-from avatar_kit.geometry import MOUTH_SIZE, Picture
+from avatar_kit.geometry import Picture
 from compositing_service.backgrounds.avatar_frames import AvatarFrames, EncodedFrame, WholeFrame
 from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.backgrounds.single_flight import SingleFlight
@@ -17,14 +15,13 @@ from compositing_service.outputs import JpegOutput, Output, RawOutput
 from compositing_service.picture.jpeg.encoder import encode
 from compositing_service.picture.jpeg.interval import choose_restart_interval
 from compositing_service.picture.jpeg.splicing import encode_spliceable, region_around
-from compositing_service.picture.paste import Mouth, paste_mouth, place_in
+from compositing_service.picture.paste import Mouth, check_mouth, paste_mouth, place_in
 from compositing_service.picture.patch import Patch, scratch
 
 __all__ = ["AvatarComposer", "Mouth", "open_composer"]
 
 # An avatar's first frames may be damaged. When this many in a row are, the avatar is broken.
 _SAMPLES_TRIED = 10
-_MOUTH_SHAPE = (MOUTH_SIZE, MOUTH_SIZE, 3)
 
 
 class AvatarComposer:
@@ -34,7 +31,7 @@ class AvatarComposer:
     request, once for all callers, and kept in `frames`.
 
     Methods with an index (0 .. frame_count - 1) raise IndexError for one that the avatar does not have, and BrokenAvatar for a
-    frame that cannot be read; ValueError for a mouth that is not uint8 [320, 320, 3] and for a quality outside 1-100.
+    frame that cannot be read; ValueError for a mouth that `check_mouth` refuses and for a quality outside 1-100.
     """
 
     def __init__(self, avatar: Avatar, *, cache: FrameCache, frames: AvatarFrames, restart_interval: int) -> None:
@@ -48,7 +45,7 @@ class AvatarComposer:
 
     def composite(self, index: int, mouth: Mouth, output: Output) -> bytes:
         """Returns the frame with the mouth pasted in; a JPEG has the same bytes as encoding the whole composited picture."""
-        _check_mouth(mouth)
+        check_mouth(mouth, self.avatar.rects[index])
         match output:
             case JpegOutput(quality):
                 frame = self._encoded(index, quality)
@@ -169,8 +166,3 @@ def _sample(avatar: Avatar) -> Picture:
         except BrokenAvatar as error:
             problems += error.problems
     raise BrokenAvatar(problems)
-
-
-def _check_mouth(mouth: Mouth) -> None:
-    if mouth.shape != _MOUTH_SHAPE or mouth.dtype != np.uint8:
-        raise ValueError(f"a mouth of {mouth.dtype} {mouth.shape}, expected uint8 {_MOUTH_SHAPE}")

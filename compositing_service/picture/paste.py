@@ -4,7 +4,7 @@ reference  the mouth replaces [4:324, 4:324] of the frame's 328 crop, the crop i
 feather    the same, mixed into the background along a narrow border
 direct     the mouth is stretched over the rectangle: 1.25 % larger than it was trained, as the earlier servers did
 
-Only the outermost 4 pixels of the 328 crop remain: keeping those spares making the crop again for every frame.
+A mouth that comes in the rectangle's size has been resized already.
 """
 
 from __future__ import annotations
@@ -12,24 +12,22 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Paste
-from avatar_kit.geometry import CROP_SIZE, MARGIN, Picture, Rect, crop_328, inner
-from compositing_service.picture.patch import BorderPixels, Feather, Place, scratch
+from avatar_kit.fitting import crop_border, fit_mouth, is_smaller
+from avatar_kit.geometry import CROP_SIZE, MOUTH_SIZE, Picture, Rect, crop_328
+from compositing_service.picture.patch import Feather, Place
 
-Mouth = NDArray[np.uint8]  # [320, 320, 3] BGR; may be read-only
+Mouth = NDArray[np.uint8]  # [320, 320, 3] BGR, or of the rectangle's size where `is_smaller` says so; may be read-only
 
 # In the 328 crop: the margin of 4, which is background anyway, and 8 pixels of skin, most of which the network saw unmasked.
 # A narrower ramp leaves a step, a wider one mixes two jaws.
 _FEATHER_CROP_PIXELS = 12
 _OPAQUE = np.uint16(256)
-_MOUTH_IN_CROP = Rect(MARGIN, MARGIN, CROP_SIZE - MARGIN, CROP_SIZE - MARGIN)
-
-
 _HARD = Feather(0, 0, 0, 0)
+_WHOLE = (MOUTH_SIZE, MOUTH_SIZE, 3)
 
 
 def place_in(picture: Picture, rect: Rect, paste: Paste) -> Place:
@@ -37,7 +35,18 @@ def place_in(picture: Picture, rect: Rect, paste: Paste) -> Place:
     if paste is Paste.DIRECT:
         return Place(rect, _HARD, None)
     feather = _feather(rect, picture) if paste is Paste.FEATHER else _HARD
-    return Place(rect, feather, BorderPixels.of(crop_328(picture, rect), _MOUTH_IN_CROP))
+    return Place(rect, feather, crop_border(crop_328(picture, rect)))
+
+
+def check_mouth(mouth: Mouth, rect: Rect) -> None:
+    """Raises ValueError for pixels that are no mouth for the rectangle."""
+    if mouth.dtype == np.uint8 and (mouth.shape == _WHOLE or _is_fitted(mouth, rect)):
+        return
+    raise ValueError(f"a mouth of {mouth.dtype} {mouth.shape}, expected uint8 {_WHOLE}, or resized to {rect.width}x{rect.height}")
+
+
+def _is_fitted(mouth: Mouth, rect: Rect) -> bool:
+    return is_smaller(rect) and mouth.shape == (rect.height, rect.width, 3)
 
 
 def paste_mouth(pixels: Picture, place: Place, mouth: Mouth) -> None:
@@ -48,13 +57,12 @@ def paste_mouth(pixels: Picture, place: Place, mouth: Mouth) -> None:
     """
     rect = place.rect
     target = pixels[rect.y1 : rect.y2, rect.x1 : rect.x2]
-    if place.ring is not None:
-        place.ring.restore(scratch.crop)
-        inner(scratch.crop)[...] = mouth
-        mouth = scratch.crop
     bands = _bands(rect.width, rect.height, place.feather) if place.feather != _HARD else ()
     backgrounds = [np.multiply(target[band.where], _OPAQUE - band.weights, dtype=np.uint16) for band in bands]
-    cv2.resize(mouth, (rect.width, rect.height), dst=target, interpolation=cv2.INTER_CUBIC)
+    if _is_fitted(mouth, rect):
+        target[...] = mouth
+    else:
+        fit_mouth(mouth, place.ring, target)
     for band, background in zip(bands, backgrounds, strict=True):
         part = target[band.where]
         mixed = np.multiply(part, band.weights, dtype=np.uint16)

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from avatar_kit.geometry import CROP_SIZE, Picture, Rect
+from avatar_kit.border import BorderPixels
+from avatar_kit.geometry import Picture, Rect
 
 
 class Scratch(threading.local):
     """Working memory of one thread, valid until the thread's next frame, so that making a frame allocates nothing large."""
 
     def __init__(self) -> None:
-        self.crop: Picture = np.empty((CROP_SIZE, CROP_SIZE, 3), np.uint8)
         self._flat = np.empty(0, np.uint8)
 
     def pixels(self, height: int, width: int) -> Picture:
@@ -32,51 +31,6 @@ class Scratch(threading.local):
 
 # Shared by all avatars: one for each of a thousand would take more memory than their pictures.
 scratch = Scratch()
-
-
-@dataclass(frozen=True, slots=True)
-class BorderPixels:
-    """Pixels of [height, width, 3] around `hole`, which may be empty."""
-
-    height: int
-    width: int
-    hole: Rect
-    _kept: NDArray[np.uint8]  # the parts that `_parts` names, one after the other
-
-    @classmethod
-    def of(cls, pixels: Picture, hole: Rect) -> BorderPixels:
-        """Copies the pixels around the hole."""
-        height, width = pixels.shape[:2]
-        parts = _parts(np.ascontiguousarray(pixels), hole)
-        return cls(height, width, hole, np.concatenate([part.reshape(-1) for part in parts]))
-
-    @property
-    def nbytes(self) -> int:
-        """Counts the bytes held."""
-        return self._kept.nbytes
-
-    def restore(self, out: Picture) -> None:
-        """Writes the pixels back into `out`, C-contiguous [height, width, 3]; the hole stays as it is."""
-        start = 0
-        for part in _parts(out, self.hole):
-            end = start + part.size
-            part[...] = self._kept[start:end].reshape(part.shape)
-            start = end
-
-
-def _parts(pixels: Picture, hole: Rect) -> tuple[NDArray[np.uint8], ...]:
-    """Returns views of the bytes before the hole, between its rows, and after it.
-
-    In memory a row's right part and the next row's left part are adjacent, so three copies move everything.
-    """
-    flat = pixels.reshape(-1)
-    if hole.width < 1 or hole.height < 1:
-        return (flat,)
-    row_bytes = pixels.shape[1] * 3
-    start = hole.y1 * row_bytes + hole.x1 * 3
-    end = (hole.y2 - 1) * row_bytes + hole.x2 * 3
-    rows = flat[start + hole.width * 3 : end].reshape(hole.height - 1, row_bytes)
-    return flat[:start], rows[:, : row_bytes - hole.width * 3], flat[end:]
 
 
 class Feather(NamedTuple):
@@ -95,7 +49,7 @@ class Place:
     rect: Rect
     feather: Feather
     ring: BorderPixels | None
-    """The 328 crop around the mouth; None: the mouth alone is stretched over the rectangle."""
+    """The border of the 328 crop around the mouth; None: the mouth alone is stretched over the rectangle."""
 
     @property
     def covered(self) -> Rect:

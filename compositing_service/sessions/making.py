@@ -11,7 +11,7 @@ from typing import TypeAlias
 from avatar_kit.errors import AvatarError, AvatarReplaced
 from avatar_kit.timeline import frame_at
 from compositing_service.frame_stream import FrameMaker, Times
-from compositing_service.mouth_source import MouthOrder, MouthSource, Sound
+from compositing_service.mouth_source import FITS, MouthOrder, MouthSource, Sound
 from compositing_service.outputs import Output
 from compositing_service.sessions.live_avatar import LiveAvatar
 from compositing_service.sessions.machine import PlannedFrame
@@ -163,6 +163,7 @@ class FrameMaking:
             [frame_at(position, avatar.frame_count, avatar.loop) for position in positions],
             rows.speech([frame.frame for frame in frames]),
             due_in_ms=due_in_ms,
+            fit=FITS[avatar.paste],
         )
         mouths = self.source.mouths(order, deadline=self._deadline())
         stream = self.maker.frame_stream(live.lease.value, positions, mouths, self.output, ahead=len(frames))

@@ -23,7 +23,7 @@ from service_kit.errors import (
 from shared_proto.status_details import StatusDetails
 
 # Fields of an InferBatchRequest that we set and callers do not know.
-_OUR_FIELDS = frozenset({"frame_indices", "mouth_format", "avatar_version"})
+_OUR_FIELDS = frozenset({"frame_indices", "mouth_format", "mouth_fit", "avatar_version"})
 # The error for refused indices: they are ours, made from our copy of the avatar.
 _OUT_OF_STEP = (
     "the two services hold different versions of this avatar; give both the same files and load it again with force_reload"

@@ -11,10 +11,13 @@ import logging
 import math
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
+from itertools import accumulate
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from grpc import aio
+from numpy.typing import NDArray
 
 from avatar_kit.geometry import MOUTH_SIZE
 from compositing_service.metrics import CompositingMetrics
@@ -234,15 +237,32 @@ def _read_mouths(message: MouthMessage, *, due: int, end: int) -> Mouths:
         raise _unfit(f"{count} frames from {region.first_frame} on, where {due} to {end - 1} were due")
     if region.mouth_format != inference_pb2.UINT8_BGR:
         raise _unfit(f"mouth_format {region.mouth_format}")
-    if len(data) != count * MOUTH_BYTES:
-        raise _unfit(f"{len(data)} bytes for {count} frames of {MOUTH_BYTES}")
     return Mouths(
-        pixels=np.frombuffer(data, dtype=np.uint8).reshape(count, MOUTH_SIZE, MOUTH_SIZE, 3),
+        pixels=_pictures(data, _shapes(region)),
         queue_ms=region.queue_time_ms,
         inference_ms=region.inference_time_ms,
         audio_ms=region.audio_processing_ms,
         gpu_id=region.gpu_id,
     )
+
+
+def _shapes(region: inference_pb2.MouthRegion) -> list[tuple[int, int, int]]:
+    """Returns the shape of each mouth. Raises InferenceFailed."""
+    count, widths, heights = region.frame_count, region.widths, region.heights
+    if not widths and not heights:
+        return [(MOUTH_SIZE, MOUTH_SIZE, 3)] * count
+    if len(widths) != count or len(heights) != count or min(*widths, *heights) < 1:
+        raise _unfit(f"widths {list(widths)} and heights {list(heights)} for {count} frames")
+    return [(height, width, 3) for width, height in zip(widths, heights, strict=True)]
+
+
+def _pictures(data: memoryview, shapes: Sequence[tuple[int, int, int]]) -> list[NDArray[np.uint8]]:
+    """Returns views of the pictures of these shapes, one after the other in `data`. Raises InferenceFailed."""
+    ends = list(accumulate(map(prod, shapes)))
+    if len(data) != ends[-1]:
+        raise _unfit(f"{len(data)} bytes for {len(shapes)} frames of {ends[-1]}")
+    pixels = np.frombuffer(data, np.uint8)
+    return [pixels[end - prod(shape) : end].reshape(shape) for shape, end in zip(shapes, ends, strict=True)]
 
 
 def _unfit(what: str) -> InferenceFailed:

@@ -1,5 +1,6 @@
 """Makes an avatar's crops once, as uint8 planes that its network takes, and keeps them where the network runs.
 
+Beside each crop it keeps the border that was cut off it, with which a mouth is resized to its rectangle.
 Pictures are read when a request first needs them, so that an avatar serves at once; `fill` makes the rest, in order. On a CPU the
 bank's own memory is the network's input. On a GPU a batch carries its crops along until the bank is full; then the whole bank
 moves to the GPU.
@@ -18,9 +19,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
+from avatar_kit.border import BorderPixels
 from avatar_kit.errors import BrokenAvatar
-from avatar_kit.geometry import MOUTH_SIZE, Picture, crop_328, inner
+from avatar_kit.fitting import CROP_BORDER_BYTES, crop_border
+from avatar_kit.geometry import MOUTH_SIZE, Picture, Rect, crop_328, inner
 from inference_service.engines.devices import Device
+
+CROP_BYTES = 3 * MOUTH_SIZE * MOUTH_SIZE
 
 
 class Feed(NamedTuple):
@@ -44,18 +49,21 @@ class CropBank:
         # Pages of frames that no request needed are never touched and cost nothing.
         self._host: NDArray[np.uint8] | None = np.empty((avatar.frame_count, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
         self._ready = np.zeros(avatar.frame_count, bool)
+        self._borders: list[BorderPixels | None] = [None] * avatar.frame_count
         self._locks = [threading.Lock() for _ in range(8)]
         self._on_device: onnxruntime.OrtValue | None = None
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the crops made so far, wherever they are."""
-        return int(self._ready.sum()) * 3 * MOUTH_SIZE * MOUTH_SIZE
+        """Bytes of the crops made so far and of their borders, wherever they are."""
+        return int(self._ready.sum()) * (CROP_BYTES + CROP_BORDER_BYTES)
 
     @property
     def device_bytes(self) -> int:
         """Bytes of the crops in the device's own memory: on a GPU none until all are made."""
-        return self.memory_bytes if self._host is None or not self.device.is_gpu else 0
+        if self.device.is_gpu:
+            return int(self._ready.sum()) * CROP_BYTES if self._host is None else 0
+        return self.memory_bytes
 
     def missing(self, frames: Sequence[int]) -> list[int]:
         """Returns those of `frames` that `ensure` would have to make."""
@@ -97,11 +105,20 @@ class CropBank:
         last = np.array([len(along) - 1], np.int64)
         return Feed(np.ascontiguousarray(host[along]), np.arange(count, dtype=np.int64), last)
 
+    def rect(self, frame: int) -> Rect:
+        """Returns the frame's rectangle."""
+        return self._avatar.rects[frame]
+
+    def border(self, frame: int) -> BorderPixels | None:
+        """Returns the border of the frame's 328 crop; None while the crop is missing."""
+        return self._borders[frame]
+
     def _ensure(self, frame: int, read: Callable[[], Picture]) -> None:
         with self._locks[frame % len(self._locks)]:
             host = self._host
             if host is None or self._ready[frame]:
                 return
-            crop = inner(crop_328(read(), self._avatar.rects[frame]))
-            host[frame] = crop.transpose(2, 0, 1)
+            crop = crop_328(read(), self._avatar.rects[frame])
+            host[frame] = inner(crop).transpose(2, 0, 1)
+            self._borders[frame] = crop_border(crop)
             self._ready[frame] = True

@@ -11,7 +11,9 @@ import psutil
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError, AvatarReplaced, BrokenAvatar
+from avatar_kit.fitting import CROP_BORDER_BYTES
 from inference_service.audio.features import AudioFeatures
+from inference_service.engines.crops import CROP_BYTES
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import Engine
 from inference_service.limited_threads import LimitedThreads, Overrun
@@ -30,7 +32,6 @@ RETRY_WHEN_FULL_MS = 1000
 LOAD_THREADS = 4
 SHARED_ENCODER = ""  # its name among the refusals
 FILE_THREADS = 2  # that look at avatars' files without waiting for loads
-CROP_BYTES = 3 * 320 * 320
 _REPLACED = "the avatar's files were replaced"
 _THEN = "load it again with force_reload, and give both services the same files"
 
@@ -230,7 +231,7 @@ class ModelRegistry:
             return False
         held = self.memory_bytes + model.memory_bytes
         room = self.max_bytes - held if self.max_bytes else psutil.virtual_memory().available // 2
-        return len(model.engines) * model.avatar.frame_count * CROP_BYTES <= room
+        return len(model.engines) * model.avatar.frame_count * (CROP_BYTES + CROP_BORDER_BYTES) <= room
 
     def _place(self, avatar: Avatar) -> Sequence[Device]:
         """Chooses the devices for the avatar. Raises BrokenAvatar when its preferred GPU is missing."""

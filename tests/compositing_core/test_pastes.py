@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from avatar_kit import fitting
 from avatar_kit.geometry import Paste, Rect
 from compositing_service.picture.paste import paste_mouth, place_in
 from compositing_service.picture.patch import Patch, scratch
@@ -43,6 +44,16 @@ def test_each_paste_is_its_definition(judges, make_texture, mouths, rect, kind, 
 
 
 @settings(max_examples=150)
+@given(rect=rects(), kind=st.sampled_from(Paste), which=st.integers(0, 3))
+def test_a_mouth_that_was_resized_before_gives_the_same(judges, make_texture, mouths, rect, kind, which):
+    picture = make_texture(WIDTH, HEIGHT, seed=7)
+    hard = Paste.REFERENCE if kind is Paste.FEATHER else kind
+    resized = judges.pasted(picture, rect, mouths[which], hard)[rect.y1 : rect.y2, rect.x1 : rect.x2].copy()
+    expected = judges.pasted(picture, rect, mouths[which], kind)
+    np.testing.assert_array_equal(paste(picture, rect, kind, resized), expected)
+
+
+@settings(max_examples=150)
 @given(rect=rects(), kind=st.sampled_from(Paste), margins=st.tuples(*[st.integers(0, 40)] * 4))
 def test_what_is_kept_of_the_surroundings_is_enough(judges, make_texture, mouths, rect, kind, margins):
     """Pasting into a restored region gives that region of the pasted picture, whatever lay in the working memory."""
@@ -51,7 +62,7 @@ def test_what_is_kept_of_the_surroundings_is_enough(judges, make_texture, mouths
     region = Rect(max(0, rect.x1 - left), max(0, rect.y1 - top), min(WIDTH, rect.x2 + right), min(HEIGHT, rect.y2 + bottom))
     kept = Patch.cut(picture, region, place_in(picture, rect, kind))
     scratch.pixels(HEIGHT, WIDTH)[...] = 77
-    scratch.crop[...] = 55
+    fitting.scratch.crop[...] = 55
 
     pixels = kept.restore()
     paste_mouth(pixels, kept.place, mouths[0])

@@ -7,12 +7,14 @@ import threading
 from typing import Any
 
 import cv2
+import grpc
 import numpy as np
 import pytest
 
 from avatar_kit.timeline import Loop
 from compositing_service.request import CompositeOrder, RequestRules, read_order
 from shared_proto import compositing_pb2 as pb
+from shared_proto import inference_pb2
 
 from .conftest import (
     FRAMES,
@@ -43,6 +45,35 @@ async def test_each_frame_has_its_own_mouth_and_background(service: Running) -> 
     response = await service.composite(batch_size=11, start_frame_idx=3, lead_in_frames=10, **RAW)
     assert list(response.frame_indices) == [bounce(3 + k) for k in range(11)]
     assert mouth_colours(response) == [(bounce(3 + k), 10 + k, 0) for k in range(11)]
+
+
+async def test_mouths_may_come_in_the_size_of_their_rectangles(service: Running, inference: FakeInference) -> None:
+    """All of them, or some: an older inference service does not know how."""
+
+    def resized(sent: inference_pb2.InferBatchRequest) -> inference_pb2.MouthRegion:
+        made = region(sent, 0, 4)
+        whole = np.frombuffer(made.data, np.uint8).reshape(4, 320, 320, 3)
+        made.data = b"".join(mouth.tobytes() for mouth in (whole[0, :100, :100], whole[1], *whole[2:, :100, :100]))
+        made.widths.extend([100, 320, 100, 100])
+        made.heights.extend([100, 320, 100, 100])
+        return made
+
+    inference.script.append(send(resized, lambda sent: region(sent, 4, 2)))
+    response = await service.composite(batch_size=6, lead_in_frames=10, **RAW)
+    assert mouth_colours(response) == [(bounce(k), 10 + k, 0) for k in range(6)]
+    assert inference.calls[-1].request.mouth_fit == inference_pb2.FIT_MOUTH
+
+
+async def test_a_mouth_of_another_size_is_refused(service: Running, inference: FakeInference) -> None:
+    def odd(sent: inference_pb2.InferBatchRequest) -> inference_pb2.MouthRegion:
+        made = region(sent, 0, 1)
+        made.data = made.data[: 99 * 100 * 3]
+        made.widths.append(99)
+        made.heights.append(100)
+        return made
+
+    inference.script.append(send(odd))
+    assert (await service.refusal(service.composite())).code is grpc.StatusCode.INTERNAL
 
 
 async def test_the_answer_says_what_was_done(service: Running, inference: FakeInference) -> None:

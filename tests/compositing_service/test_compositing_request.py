@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avatar_kit.geometry import Paste
 from avatar_kit.timeline import Loop, frame_at
 from compositing_service.mouth_source import MouthOrder
 from compositing_service.outputs import JpegOutput, RawOutput
@@ -29,7 +30,7 @@ def request(**fields: Any) -> pb.CompositeBatchRequest:
 
 
 def order_of(sent: pb.CompositeBatchRequest, frames: list[int]) -> MouthOrder:
-    order = read_order(sent, RULES).mouths(frames, avatar_version="v1")
+    order = read_order(sent, RULES).mouths(frames, avatar_version="v1", paste=Paste.FEATHER)
     assert order is not None
     return order
 
@@ -171,6 +172,20 @@ def test_avatar_frames_are_asked_for_unless_pictures_are_sent() -> None:
     assert list(own.frame_indices) == [4, 3]
     assert list(sent.frame_indices) == []
     assert own.mouth_format == sent.mouth_format == inference_pb2.UINT8_BGR
+
+
+@pytest.mark.parametrize(
+    ("paste", "fit"),
+    [
+        (Paste.REFERENCE, inference_pb2.FIT_CROP),
+        (Paste.FEATHER, inference_pb2.FIT_CROP),
+        (Paste.DIRECT, inference_pb2.FIT_MOUTH),
+    ],
+)
+def test_mouths_are_asked_for_as_they_are_pasted(paste: Paste, fit: inference_pb2.MouthFit.ValueType) -> None:
+    order = read_order(request(), RULES).mouths([0, 1], avatar_version="v1", paste=paste)
+    assert order is not None
+    assert order.message().mouth_fit == order.tail(1).message().mouth_fit == fit
 
 
 def test_stored_features_are_of_the_avatars_frames_also_beside_pictures() -> None:

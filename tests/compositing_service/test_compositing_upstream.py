@@ -257,6 +257,20 @@ def as_floats(request: inference_pb2.InferBatchRequest) -> inference_pb2.MouthRe
     return message
 
 
+def sized(widths: list[int], heights: list[int]) -> Behaviour:
+    """A first message whose pixels are of these sizes."""
+    pixels = sum(max(0, width) * height * 3 for width, height in zip(widths, heights, strict=False))
+
+    def message(request: inference_pb2.InferBatchRequest) -> inference_pb2.MouthRegion:
+        made = region(request, 0, 2)
+        made.data = bytes(pixels)
+        made.widths.extend(widths)
+        made.heights.extend(heights)
+        return made
+
+    return send(message)
+
+
 def empty(request: inference_pb2.InferBatchRequest) -> inference_pb2.MouthRegion:
     return inference_pb2.MouthRegion(mouth_format=inference_pb2.UINT8_BGR)
 
@@ -272,6 +286,10 @@ def empty(request: inference_pb2.InferBatchRequest) -> inference_pb2.MouthRegion
         pytest.param(send(shortened), id="a byte short"),
         pytest.param(send(as_floats), id="another format"),
         pytest.param(send(empty), id="an empty group"),
+        pytest.param(sized([100], [100]), id="one size for two mouths"),
+        pytest.param(sized([100, 100], [100]), id="a height too few"),
+        pytest.param(sized([100, 0], [100, 100]), id="a mouth without pixels"),
+        pytest.param(sized([100, -100], [100, 100]), id="a negative width"),
     ],
 )
 async def test_nonsense_from_the_inference_service(service: Running, inference: FakeInference, behaviour: Behaviour) -> None:

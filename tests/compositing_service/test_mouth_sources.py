@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -119,7 +120,11 @@ async def groups(source: MouthSource, wanted: MouthOrder, *, seconds: float = PA
 
 
 async def pixels(source: MouthSource, wanted: MouthOrder) -> np.ndarray:
-    return np.concatenate([group.pixels for group in await groups(source, wanted)])
+    return np.stack(await each(source, wanted))
+
+
+async def each(source: MouthSource, wanted: MouthOrder) -> list[np.ndarray]:
+    return [mouth for group in await groups(source, wanted) for mouth in group.pixels]
 
 
 @pytest.mark.parametrize("speech", SPEECHES.values(), ids=SPEECHES)
@@ -141,6 +146,30 @@ async def test_the_callers_own_pictures(source: MouthSource, avatar: Avatar, cou
     assert not np.array_equal(whole, await pixels(source, order(avatar)))
 
 
+@pytest.mark.parametrize("fit", [inference_pb2.FIT_CROP, inference_pb2.FIT_MOUTH])
+async def test_mouths_in_the_size_of_their_rectangles(
+    source: MouthSource, avatar: Avatar, fit: inference_pb2.MouthFit.ValueType
+) -> None:
+    expected = []
+    for frame, mouth in zip(FRAMES, await pixels(source, order(avatar)), strict=True):
+        enlarged = mouth
+        if fit == inference_pb2.FIT_CROP:
+            rect = avatar.rects[frame]
+            enlarged = cv2.resize(
+                avatar.read_frame(frame)[rect.y1 : rect.y2, rect.x1 : rect.x2], (328, 328), interpolation=cv2.INTER_CUBIC
+            )
+            enlarged[4:324, 4:324] = mouth
+        expected.append(cv2.resize(enlarged, (180, 180), interpolation=cv2.INTER_CUBIC))
+    fitted = order(avatar, fit=fit)
+    np.testing.assert_array_equal(np.stack(await each(source, fitted)), np.stack(expected))
+    np.testing.assert_array_equal(np.stack(await each(source, fitted.tail(3))), np.stack(expected[3:]))
+
+
+async def test_own_pictures_give_mouths_of_full_size_whatever_is_asked_for(source: MouthSource, avatar: Avatar) -> None:
+    wanted = order(avatar, pictures=floats(PICTURE_BYTES // 4, 6), fit=inference_pb2.FIT_CROP)
+    assert (await pixels(source, wanted)).shape == (len(FRAMES), 320, 320, 3)
+
+
 async def test_groups_say_what_they_took(source: MouthSource, avatar: Avatar) -> None:
     parts = await groups(source, order(avatar))
     assert len(parts) > 1
@@ -149,7 +178,7 @@ async def test_groups_say_what_they_took(source: MouthSource, avatar: Avatar) ->
         assert part.audio_ms > 0
         assert part.queue_ms >= 0
         assert part.gpu_id == -1
-        assert not part.pixels.flags.writeable
+        assert not any(mouth.flags.writeable for mouth in part.pixels)
 
 
 async def test_rows_give_the_mouths_of_their_sound(source: MouthSource, avatar: Avatar) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avatar_kit.avatar import Avatar, load_avatar
+from avatar_kit.avatar import Avatar, Paste, load_avatar
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 
@@ -147,6 +148,39 @@ def test_a_stream_is_the_batch(duo: Duo, speech: np.ndarray, mouth_format: int) 
     assert len(groups) > 1
     assert b"".join(group.data for group in groups) == b"".join(batch)
     assert len(batch) == BATCH
+
+
+@pytest.mark.parametrize(
+    ("avatar_id", "fit"),
+    [
+        ("small", inference_pb2.FIT_CROP),
+        ("feather", inference_pb2.FIT_CROP),
+        ("direct", inference_pb2.FIT_MOUTH),
+        ("wide", inference_pb2.FIT_CROP),
+    ],
+)
+def test_mouths_in_the_size_of_their_rectangles(
+    duo: Duo, models_root: Path, speech: np.ndarray, avatar_id: str, fit: inference_pb2.MouthFit.ValueType
+) -> None:
+    """They are the rectangle's content in the pasted picture; where that has more pixels than the mouth, the mouth is sent."""
+    avatar, indices = load_avatar(models_root / avatar_id), [k % 5 for k in range(BATCH)]
+    as_pixels = {"model_id": avatar_id, "mouth_format": inference_pb2.UINT8_BGR, "frame_indices": indices}
+    whole = duo.mouths.InferBatch(mouth_request(part(speech, 5, BATCH), **as_pixels), timeout=CALL_S).outputs
+    request = mouth_request(part(speech, 5, BATCH), mouth_fit=fit, **as_pixels)
+    expected = []
+    for index, output in zip(indices, whole, strict=True):
+        mouth, box = np.frombuffer(output.data, np.uint8).reshape(320, 320, 3), avatar.rects[index]
+        if avatar_id != "wide":
+            hard = dataclasses.replace(avatar, paste=Paste.DIRECT if avatar_id == "direct" else Paste.REFERENCE)
+            mouth = reference.pasted(hard, index, mouth)[box.y1 : box.y2, box.x1 : box.x2]
+        expected.append(mouth)
+    batch = duo.mouths.InferBatch(request, timeout=CALL_S).outputs
+    assert [(each.height, each.width) for each in batch] == [mouth.shape[:2] for mouth in expected]
+    assert [each.data for each in batch] == [mouth.tobytes() for mouth in expected]
+    groups = list(duo.mouths.InferStream(request, timeout=CALL_S))
+    assert b"".join(group.data for group in groups) == b"".join(each.data for each in batch)
+    assert [size for group in groups for size in group.widths] == [each.width for each in batch]
+    assert [size for group in groups for size in group.heights] == [each.height for each in batch]
 
 
 @pytest.mark.parametrize("first", [0, 17])

@@ -42,7 +42,7 @@ async def test_mouths_without_a_server(make_avatar: MakeAvatar, tmp_path: Path) 
             pb.InferBatchRequest(model_id="someone", batch_size=9, raw_audio=bytes(9 * 2560)), wanted.limits
         )
         async with aclosing(opened.runner.mouths(request, deadline_s=float("inf"))) as groups:
-            mouths = [group.mouths async for group in groups]
+            mouths = [mouths.data async for _, mouths in groups]
         assert np.concatenate(mouths).shape == (9, 3, 320, 320)
         assert metrics.registry.get_sample_value("lipsync_loaded_models") == 1
 

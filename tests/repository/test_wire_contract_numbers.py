@@ -51,7 +51,7 @@ def test_enums_mean_by_0_what_clients_that_do_not_know_them_expect(package: str)
     zeros = {enum.name: enum.value[0].name for enum in ours(package).enum_type}
     wanted = {"AudioEncoding": "PCM_FLOAT32", "AudioEdges": "EDGES_SILENCE"}
     more = {
-        "inference": {"MouthFormat": "FLOAT32_BGR", "SessionAdmission": "ADMITTED"},
+        "inference": {"MouthFormat": "FLOAT32_BGR", "SessionAdmission": "ADMITTED", "MouthFit": "FIT_NONE"},
         "compositing": {
             "QualityPreset": "QUALITY_UNSET",
             "OutputFormat": "FORMAT_UNSET",

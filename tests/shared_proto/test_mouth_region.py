@@ -19,6 +19,8 @@ regions = st.builds(
     inference_time_ms=st.floats(0, 1e6, width=32),
     audio_processing_ms=st.floats(0, 1e6, width=32),
     gpu_id=st.integers(-1, 64),
+    widths=st.lists(st.integers(1, 400), max_size=3),
+    heights=st.lists(st.integers(1, 400), max_size=3),
 )
 # A field that this version does not know, of each wire type.
 unknown = st.sampled_from([b"\xa0\x06\x01", b"\xa1\x06" + bytes(8), b"\xa2\x06\x03abc", b"\xa5\x06" + bytes(4)])
