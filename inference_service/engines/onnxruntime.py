@@ -100,9 +100,7 @@ class OnnxEngine:
         size = self._run_size
         room = -(-count // size) * size  # the last run is filled up
         floats = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.float32) if batch.want_float else None
-        # Of one run: what it writes is still in the cache when it is interleaved, and a batch takes half the memory.
-        planes = np.empty((size, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if batch.want_uint8 else None
-        pixels = np.empty((count, MOUTH_SIZE, MOUTH_SIZE, 3), np.uint8) if batch.want_uint8 else None
+        planes = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if batch.want_uint8 else None
         sums = np.empty(room, np.float32)
         with self._session() as session:
             for start in range(0, room, size):
@@ -111,11 +109,10 @@ class OnnxEngine:
                 if floats is not None:
                     outputs[self._network.mouths_float] = floats[here]
                 if planes is not None:
-                    outputs[wrapping.MOUTHS_UINT8] = planes
+                    outputs[wrapping.MOUTHS_UINT8] = planes[here]
                 part = batch if here == slice(0, count) else _part(batch, here.start, here.stop - here.start)
                 self._run_once(session, part, outputs)
-                if planes is not None and pixels is not None:
-                    _interleave(planes, pixels[here])
+        pixels = None if planes is None else _interleaved(planes[:count])
         return None if floats is None else floats[:count], pixels, sums[:count]
 
     def _run_once(self, session: onnxruntime.InferenceSession, batch: EngineInput, outputs: Mapping[str, NDArray[Any]]) -> None:
@@ -170,9 +167,9 @@ def _part(batch: EngineInput, start: int, size: int) -> EngineInput:
     return EngineInput(windows, frames, pictures, batch.want_float, batch.want_uint8)
 
 
-def _interleave(planes: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> None:
-    """[frames, 3, 320, 320] -> [frames or fewer, 320, 320, 3]. OpenCV does it in a tenth of the time of a Transpose in the
-    wrapping.
-    """
-    for frame, picture in zip(planes, pixels, strict=False):
+def _interleaved(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[frames, 3, 320, 320] -> [frames, 320, 320, 3]. OpenCV does it in a tenth of the time of a Transpose in the wrapping."""
+    pixels = np.empty((len(planes), MOUTH_SIZE, MOUTH_SIZE, 3), np.uint8)
+    for frame, picture in zip(planes, pixels, strict=True):
         cv2.merge(list(frame), picture)
+    return pixels
