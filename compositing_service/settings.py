@@ -112,8 +112,9 @@ class LimitsSection(Section):
 class SessionsSection(Section):
     """Bounds of live sessions."""
 
-    max_buffered_seconds: float = Field(default=5.0, ge=1, le=3600)
-    """Sound received and not shown; beyond it no more is read until there is room. Five seconds take 320 KB."""
+    max_buffered_seconds: float = Field(default=5.0, ge=3, le=3600)
+    """Sound received and not shown; beyond it no more is read until there is room. Five seconds take 320 KB. Three are the least:
+    a segment waits for its look-ahead and a cushion of up to two seconds."""
 
     idle_timeout_seconds: float = Field(default=300.0, ge=0, le=86_400)
     """Ends a session without a message for so long while it has nothing to show, with DEADLINE_EXCEEDED; 0: never."""

@@ -41,7 +41,9 @@ class SegmentRows:
         """Appends the next rows."""
         new = np.frombuffer(rows.data, "<f4").astype(np.float32, copy=False).reshape(-1, ROW_SIZE)
         self._rows = np.concatenate([self._rows, new])
-        self._silent = np.concatenate([self._silent, np.frombuffer(rows.silent, np.uint8).astype(np.bool_)])
+        # An older inference service does not say it.
+        silent = np.frombuffer(rows.silent or bytes(len(new)), np.uint8).astype(np.bool_)
+        self._silent = np.concatenate([self._silent, silent])
 
     def drop_before(self, frame: int) -> None:
         """Forgets what no frame from this one on reads."""

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from avatar_kit.errors import AvatarError, AvatarReplaced
 from avatar_kit.timeline import frame_at
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.frame_stream import FrameMaker
@@ -28,9 +29,9 @@ from compositing_service.sessions.making import FrameMaking, Planned
 from compositing_service.sessions.messages import read_sound
 from compositing_service.sessions.reporting import Reporting
 from compositing_service.sessions.switching import Switching
-from compositing_service.sessions.tables import Message
+from compositing_service.sessions.tables import Input, Message
 from service_kit.clock import Clock
-from service_kit.errors import DeadlineExceeded, ResourceExhausted, ServiceError
+from service_kit.errors import DeadlineExceeded, ResourceExhausted, ServiceError, as_service_errors
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 
@@ -41,6 +42,9 @@ _GROUP_UNPACED = 16
 _HURRY_S = 0.12
 # Waits shorter than this are those of the machine, not of a reader that does not read.
 _SLOW_WRITE_S = 0.1
+
+# Answers to interrupts and switches that wait for a slow reader; no further message is read meanwhile.
+_MOST_UNSENT = 64
 
 Send = Callable[[pb.SessionEvent], Awaitable[None]]
 
@@ -107,7 +111,7 @@ class LiveSession:
             replaced=self.switching.renew,
         )
         self._idle_pictures = IdlePictures(parts.maker, config.output, parts.metrics)
-        now_s = self._last_message_s = self._clock.now()
+        now_s = self._last_sign_s = self._clock.now()  # of life, for the idle time-out
         self.reporting = Reporting(self.machine, self._making, now_s, parts.metrics)
         self._outbox = deque([events.started(session_id, config, live.avatar, self._limits)])
         self._changed, self._planned, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -131,7 +135,8 @@ class LiveSession:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if self._end:
+        is_whole = self.machine.input is Input.CLOSED and self.machine.has_nothing_to_show
+        if self._end and not is_whole:
             raise self._end
 
     def _look_at(self, loop: asyncio.Task[None]) -> None:
@@ -160,7 +165,7 @@ class LiveSession:
 
     async def _read(self, messages: AsyncIterator[pb.SessionRequest]) -> None:
         async for message in messages:
-            self._last_message_s = self._clock.now()
+            self._last_sign_s = self._clock.now()
             await self._take(message)
             while not self._has_room():
                 self._room.clear()
@@ -169,7 +174,8 @@ class LiveSession:
         self._wake()
 
     def _has_room(self) -> bool:
-        return self.machine.buffered_ms < self._limits.max_buffered_s * 1000
+        buffered_s = self.machine.buffered_ms / 1000
+        return buffered_s < self._limits.max_buffered_s and len(self._outbox) < _MOST_UNSENT
 
     async def _take(self, message: pb.SessionRequest) -> None:
         machine = self.machine
@@ -262,13 +268,24 @@ class LiveSession:
                 case SendFrames(frames):
                     await self._send_frames(frames)
                 case MakeIdle(frame):
-                    frame.picture = await self._idle_pictures.picture(frame)
+                    frame.picture = await self._idle_picture(frame)
                     await self._send_frames([frame])
                 case WaitUntil(at_s):
                     await clock.sleep(min(at_s, self._next_check_s(now_s)) - now_s)
                 case WaitForChange():
                     await _wait(self._changed, clock, self._next_check_s(now_s) - now_s)
         await self._send_noted(clock.now())
+
+    async def _idle_picture(self, frame: Planned) -> bytes:
+        """Makes an idle frame; its avatar is loaded again if its files were replaced meanwhile."""
+        with as_service_errors(AvatarError, field="model_id"):
+            try:
+                return await self._idle_pictures.picture(frame)
+            except AvatarReplaced:
+                if not await self.switching.renew(frame.shown.avatar):
+                    raise
+                frame.shown = self.machine.shown
+                return await self._idle_pictures.picture(frame)
 
     def _check_time(self, now_s: float) -> None:
         """Begins to leave, or ends the session, when its time has come."""
@@ -277,13 +294,15 @@ class LiveSession:
             self.leave(pb.GOING_AWAY_SESSION_LENGTH, DeadlineExceeded("the session has lasted for as long as one may"))
         if now_s >= self._ends_at_s and self._end:
             raise self._end
-        if machine.has_nothing_to_show and limits.idle_timeout_s and now_s >= self._last_message_s + limits.idle_timeout_s:
+        if not machine.has_nothing_to_show or machine.input is Input.CLOSED:
+            self._last_sign_s = now_s
+        if limits.idle_timeout_s and now_s >= self._last_sign_s + limits.idle_timeout_s:
             raise DeadlineExceeded(f"no message came for {limits.idle_timeout_s:g} s")
 
     def _next_check_s(self, now_s: float) -> float:
         times = [self._leave_at_s if self._end is None else self._ends_at_s, self.reporting.next_s(now_s)]
         if self.machine.has_nothing_to_show and self._limits.idle_timeout_s:
-            times.append(self._last_message_s + self._limits.idle_timeout_s)
+            times.append(self._last_sign_s + self._limits.idle_timeout_s)
         if self.machine.slots is None and self.config.plan.is_resumed:
             times.append(now_s + 0.1)
         return max(now_s, min(times))
@@ -300,6 +319,8 @@ class LiveSession:
     async def _send_noted(self, now_s: float) -> None:
         while self._outbox:
             await self._send(self._outbox.popleft())
+            if self._has_room():
+                self._room.set()
         if status := self.reporting.status(now_s):
             await self._send(status)
 
