@@ -6,7 +6,7 @@ RUNTIME := .venv/.runtime-$(EXTRA)
 DEV := .venv/.dev
 PROTO := .venv-proto/.ready
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto
-PACKAGES := avatar_kit avatar_tools benchmarks compositing_service inference_service lipsync_cli lipsync_client service_kit shared_proto tools
+PACKAGES := avatar_kit avatar_tools benchmarks compositing_service inference_service lipsync_cli lipsync_client monolithic_service service_kit shared_proto tools
 
 .PHONY: setup demo run check test test-slow test-torch test-docker up down bench lint proto client docs clean
 
@@ -26,11 +26,10 @@ $(DEV): $(RUNTIME) requirements/dev.txt
 demo: $(RUNTIME)
 	$(BIN)/lipsync demo --models-root models --out-dir out
 
-# Both services on their default ports, until Ctrl-C.
+# Both services in one process on their default ports, until Ctrl-C.
 run: $(RUNTIME)
 	@test -d models/demo || $(BIN)/lipsync avatar demo --models-root models
-	@$(BIN)/lipsync serve inference & inference=$$!; $(BIN)/lipsync serve compositing & compositing=$$!; \
-	trap 'kill $$inference $$compositing 2>/dev/null' INT TERM; wait $$inference; kill $$compositing 2>/dev/null; wait $$compositing
+	@exec $(BIN)/lipsync serve all
 
 # Many tests wait for processes, so one runs beside those that keep the cores busy.
 WORKERS ?= $(shell expr $$(nproc) + 1)

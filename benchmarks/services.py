@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -22,20 +20,12 @@ from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
-from avatar_kit.cores import usable_cores
 from avatar_tools.benchmark_avatar import build_benchmark
 from avatar_tools.demo import build_demo
 from benchmarks.figures import Figure, cpu_seconds, figure
-from compositing_service.backgrounds.composer import open_composer
-from compositing_service.backgrounds.frame_cache import FrameCache
-from compositing_service.outputs import JpegOutput
-from inference_service.engines.devices import find_devices
-from inference_service.engines.engine import NO_PICTURES, EngineInput
-from inference_service.engines.onnxruntime import DEFAULT_BATCH
-from inference_service.models.model import ModelLoader
-from inference_service.settings import GpuSection, OnnxSection
 from lipsync_cli.processes import Services, both_services
 from lipsync_client import Client
+from monolithic_service.speaker import Speaker
 
 BATCH = 24
 LEAD_IN, LOOK_AHEAD = 10, 12
@@ -70,14 +60,18 @@ def run() -> list[Figure]:
 def two_against_one(services: Services, avatar: Avatar, root: Path, what: str) -> list[Figure]:
     """Measures 24 frames, the two ways in turn, and the median of each pair's difference."""
     sound = speech_like(LEAD_IN + BATCH + LOOK_AHEAD)
-    with Client(services.address) as client, in_this_process(avatar, root) as alone:
+    speaker = Speaker(avatar, AvatarCatalog(root))
+    with Client(services.address) as client:
 
         def through_services() -> list[bytes]:
             return list(client.composite(avatar.id, sound, batch_size=BATCH, lead_in_frames=LEAD_IN, quality=QUALITY).frames)
 
-        if through_services() != alone(sound):
+        def in_this_process() -> list[bytes]:
+            return list(speaker.jpegs(sound, range(BATCH), first=LEAD_IN, quality=QUALITY))
+
+        if through_services() != in_this_process():
             raise RuntimeError("the two ways do not give the same bytes")
-        pairs = [(timed(through_services), timed(lambda: alone(sound))) for _ in range(PAIRS)]
+        pairs = [(timed(through_services), timed(in_this_process)) for _ in range(PAIRS)]
     title = f"{BATCH} frames, {what}"
     extra = median(two - one for two, one in pairs)
     return [
@@ -92,40 +86,6 @@ def timed(way: Callable[[], object]) -> float:
     started = perf_counter()
     way()
     return (perf_counter() - started) * 1000
-
-
-@contextmanager
-def in_this_process(avatar: Avatar, root: Path) -> Iterator[Callable[[NDArray[np.float32]], list[bytes]]]:
-    """Opens the services' own code without the services: features, engine, and composer in as many threads as there are cores."""
-    device = find_devices(GpuSection(enabled=False), OnnxSection())[0]
-    encoder = AvatarCatalog(root).audio_encoder_path(avatar)
-    model = ModelLoader(OnnxSection()).load(avatar, encoder, [device])
-    engine = model.engines[0]
-    engine.bank.fill()
-    group = DEFAULT_BATCH[False]
-    cache = FrameCache(max_bytes=2**30, policy="lfu")
-    composer = open_composer(avatar, cache=cache, frames=cache.open(max_frames=avatar.frame_count))
-    frames = np.arange(BATCH, dtype=np.int64)
-
-    def composite(first: int, mouths: NDArray[np.uint8]) -> list[bytes]:
-        return [composer.composite(first + place, mouth, JpegOutput(QUALITY)) for place, mouth in enumerate(mouths)]
-
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(usable_cores()))
-
-        def alone(sound: NDArray[np.float32]) -> list[bytes]:
-            windows = model.features.frame_windows(sound, batch_size=BATCH, lead_in_frames=LEAD_IN)
-            jobs = []
-            for first in range(0, BATCH, group):
-                here = slice(first, first + group)
-                batch = EngineInput(windows[here], frames[here], NO_PICTURES, want_float=False, want_uint8=True)
-                mouths = engine.run(batch).mouths_uint8
-                if mouths is None:
-                    raise RuntimeError("the engine gave no pixels")
-                jobs.append(pool.submit(composite, first, mouths))
-            return [jpeg for job in jobs for jpeg in job.result()]
-
-        yield alone
 
 
 def throughput(services: Services, avatar: Avatar) -> list[Figure]:

@@ -41,6 +41,19 @@ class Sound:
     """The 40 ms frame of the whole sound at which `data` begins."""
     edges: inference_pb2.AudioEdges.ValueType = inference_pb2.EDGES_SILENCE
 
+    def rows_message(self, *, first_row: int, count: int, avatar_id: str, due_in_ms: int = 0) -> inference_pb2.EncodeAudioRequest:
+        """Returns the order for `MouthSource.rows` as the inference service reads it."""
+        return inference_pb2.EncodeAudioRequest(
+            model_id=avatar_id,
+            raw_audio=self.data,
+            audio_encoding=self.encoding,
+            sample_rate=self.sample_rate,
+            first_row=first_row,
+            row_count=count,
+            audio_start_frame=self.start_frame,
+            due_in_ms=due_in_ms,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Windows:

@@ -96,6 +96,8 @@ async def compositing_parts(
         metrics.watch_store(store)
         if source is None:
             source = await resources.enter_async_context(_inference_service(settings, registry, metrics, clock))
+        else:
+            metrics.inference_up.set(1)
         maker = FrameMaker(pool, metrics)
         batches = BatchCompositor(store, source, maker, metrics, max_reply_bytes=settings.max_message_bytes, clock=clock)
         listing = AvatarListing(catalog, partial(described, catalog))

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from compositing_service.parts import UPSTREAM_TLS_KEY, compositing_parts
+from compositing_service.mouth_source import MouthSource
+from compositing_service.parts import UPSTREAM_TLS_KEY, CompositingParts, compositing_parts
 from compositing_service.servicer import CompositingServicer
 from compositing_service.settings import CompositingSettings
 from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
@@ -18,6 +19,9 @@ from service_kit.life import run_service
 from service_kit.service import WarmUp
 from service_kit.tasks import beside
 from service_kit.tls import tls_problems
+
+NAME = "compositing"
+SERVICE_NAME = "compositing.CompositingService"
 
 
 def serve(settings: CompositingSettings) -> int:
@@ -28,8 +32,8 @@ def serve(settings: CompositingSettings) -> int:
 def compositing_service(settings: CompositingSettings) -> GrpcService:
     """Describes the service, for `service_kit.life`."""
     return grpc_service(
-        "compositing",
-        ("compositing.CompositingService",),
+        NAME,
+        (SERVICE_NAME,),
         settings,
         partial(_open, settings),
         problems=partial(tls_problems, settings.inference_server.tls, key=UPSTREAM_TLS_KEY),
@@ -38,7 +42,19 @@ def compositing_service(settings: CompositingSettings) -> GrpcService:
 
 @asynccontextmanager
 async def _open(settings: CompositingSettings, host: GrpcHost) -> AsyncIterator[WarmUp]:
-    async with compositing_parts(settings, host.metrics, clock=host.clock) as parts:
-        CompositingServicer(parts, host.readiness, inference_url=settings.inference_server.url).register(host.server)
+    async with started_compositing(settings, host, inference_url=settings.inference_server.url) as parts:
+        yield parts.preload
+
+
+@asynccontextmanager
+async def started_compositing(
+    settings: CompositingSettings, host: GrpcHost, *, inference_url: str, source: MouthSource | None = None
+) -> AsyncIterator[CompositingParts]:
+    """Opens the parts during the block, with compositing.CompositingService at the host's server.
+
+    `source` makes mouths in place of the inference service. `inference_url` is what Health says of either.
+    """
+    async with compositing_parts(settings, host.metrics, clock=host.clock, source=source) as parts:
+        CompositingServicer(parts, host.readiness, inference_url=inference_url).register(host.server)
         async with beside(parts.sessions.drain(host.draining)):
-            yield parts.preload
+            yield parts

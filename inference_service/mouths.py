@@ -24,15 +24,15 @@ class Mouths:
     data: NDArray[np.uint8] | NDArray[np.float32]  # C-contiguous, one after the other
     sizes: Sequence[tuple[int, int]] = ()  # width and height of each; empty: all are 320 x 320
 
-    def each(self) -> Iterator[bytes]:
-        """Yields the bytes of each mouth."""
+    def each(self) -> Iterator[NDArray[np.uint8] | NDArray[np.float32]]:
+        """Yields a view of each mouth."""
         if not self.sizes:
-            yield from (mouth.tobytes() for mouth in self.data)
+            yield from self.data
             return
         start = 0
         for width, height in self.sizes:
             end = start + width * height * 3
-            yield self.data[start:end].tobytes()
+            yield self.data[start:end].reshape(height, width, 3)
             start = end
 
 

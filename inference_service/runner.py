@@ -28,8 +28,12 @@ from inference_service.request import EncodeRequest, MouthRequest, Speech
 from inference_service.scheduling.dispatcher import Dispatcher, Job, MouthGroup
 from service_kit.errors import Aborted, FailedPrecondition, OutOfRange, ResourceExhausted, as_service_errors
 from shared_proto import inference_pb2 as pb
+from shared_proto.timing import SAMPLE_RATE_HZ
 
 log = logging.getLogger(__name__)
+
+# Less is checked in some ten microseconds; at another rate sound is resampled too.
+QUICK_CHECK_BYTES = 256 << 10
 
 T = TypeVar("T")
 
@@ -79,6 +83,12 @@ class Runner:
     async def on_thread(self, work: Callable[[], T]) -> T:
         """Runs `work` on a worker thread that knows the request's id."""
         return await self._threads.run(work)
+
+    async def checked(self, check: Callable[[], T], request: pb.InferBatchRequest | pb.EncodeAudioRequest) -> T:
+        """Runs `check` of a request, on a thread where it takes longer than the hand-over."""
+        if request.ByteSize() <= QUICK_CHECK_BYTES and request.sample_rate in (0, SAMPLE_RATE_HZ):
+            return check()
+        return await self.on_thread(check)
 
     async def mouths(self, request: MouthRequest, *, deadline_s: float) -> AsyncGenerator[tuple[MouthGroup, Mouths]]:
         """Yields the request's mouths in order, in groups, as they are made: as the network gives them, and as they are sent.

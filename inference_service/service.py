@@ -9,7 +9,7 @@ from functools import partial
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.listing import REFRESH_S, AvatarListing
 from inference_service.engines.devices import DeviceError
-from inference_service.parts import inference_parts
+from inference_service.parts import InferenceParts, inference_parts
 from inference_service.servicer import InferenceServicer, described
 from inference_service.settings import InferenceSettings
 from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
@@ -21,6 +21,7 @@ from shared_proto import inference_pb2
 from shared_proto.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 NAME = "inference"
+SERVICE_NAME = "inference.InferenceService"
 
 
 def serve(settings: InferenceSettings) -> int:
@@ -30,23 +31,28 @@ def serve(settings: InferenceSettings) -> int:
 
 def inference_service(settings: InferenceSettings) -> GrpcService:
     """Describes the service, for `service_kit.life`."""
+    return grpc_service(NAME, (SERVICE_NAME,), settings, partial(_open, settings))
 
-    @asynccontextmanager
-    async def opened(host: GrpcHost) -> AsyncIterator[WarmUp]:
-        try:
-            async with (
-                inference_parts(settings, host.metrics, on_lost=host.liveness.fail, clock=host.clock) as parts,
-                _listing(parts.registry.catalog, host) as listing,
-            ):
-                servicer = InferenceServicer(
-                    parts.runner, parts.registry, listing, parts.devices, host.readiness, settings.limits
-                )
-                add_InferenceServiceServicer_to_server(servicer, host.server)
-                yield parts.preload
-        except DeviceError as error:
-            raise StartError(str(error)) from error
 
-    return grpc_service(NAME, ("inference.InferenceService",), settings, opened)
+@asynccontextmanager
+async def _open(settings: InferenceSettings, host: GrpcHost) -> AsyncIterator[WarmUp]:
+    async with started_inference(settings, host) as parts:
+        yield parts.preload
+
+
+@asynccontextmanager
+async def started_inference(settings: InferenceSettings, host: GrpcHost) -> AsyncIterator[InferenceParts]:
+    """Opens the parts during the block, with inference.InferenceService at the host's server. Raises StartError."""
+    try:
+        async with (
+            inference_parts(settings, host.metrics, on_lost=host.liveness.fail, clock=host.clock) as parts,
+            _listing(parts.registry.catalog, host) as listing,
+        ):
+            servicer = InferenceServicer(parts.runner, parts.registry, listing, parts.devices, host.readiness, settings.limits)
+            add_InferenceServiceServicer_to_server(servicer, host.server)
+            yield parts
+    except DeviceError as error:
+        raise StartError(str(error)) from error
 
 
 @asynccontextmanager

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc.aio
 import numpy as np
@@ -38,13 +38,8 @@ from service_kit.version import product_version
 from shared_proto import inference_pb2 as pb
 from shared_proto import mouth_region
 from shared_proto.inference_pb2_grpc import InferenceServiceServicer
-from shared_proto.timing import SAMPLE_RATE_HZ
 
 INFERENCE_TIMES = topic("inference_times")
-# Less is checked in some ten microseconds; at another rate sound is resampled too.
-QUICK_CHECK_BYTES = 256 << 10
-
-T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -67,7 +62,7 @@ class InferenceServicer(InferenceServiceServicer):
             async for group, mouths in groups:
                 sizes = mouths.sizes or [(0, 0)] * len(group.mouths)
                 response.outputs.extend(
-                    pb.RawMouthRegion(data=mouth, width=width, height=height)
+                    pb.RawMouthRegion(data=mouth.tobytes(), width=width, height=height)
                     for mouth, (width, height) in zip(mouths.each(), sizes, strict=True)
                 )
                 response.inference_time_ms += group.run_seconds * 1000
@@ -98,7 +93,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def EncodeAudio(self, request: pb.EncodeAudioRequest, context: Context) -> pb.EncodeAudioResponse:
         with self.runner.admitted():
             async with within_deadline(context, limit_s=self.limits.request_seconds):
-                checked = await self._checked(functools.partial(check_encode_request, request, self.limits), request)
+                checked = await self.runner.checked(functools.partial(check_encode_request, request, self.limits), request)
                 encoded, seconds = await self.runner.encode(checked)
         return pb.EncodeAudioResponse(
             feature_rows=_little_endian(encoded.rows),
@@ -178,19 +173,13 @@ class InferenceServicer(InferenceServiceServicer):
         started = time.monotonic()
         with self.runner.admitted():
             async with within_deadline(context, limit_s=self.limits.request_seconds) as deadline:
-                checked = await self._checked(functools.partial(check_infer_request, request, self.limits), request)
+                checked = await self.runner.checked(functools.partial(check_infer_request, request, self.limits), request)
                 async with aclosing(self.runner.mouths(checked, deadline_s=deadline.at_s)) as groups:
                     yield checked, groups
         if INFERENCE_TIMES.isEnabledFor(logging.INFO) and request_is_sampled():
             INFERENCE_TIMES.info(
                 "inferred", extra={"frames": checked.batch_size, "total_ms": (time.monotonic() - started) * 1000}
             )
-
-    async def _checked(self, check: Callable[[], T], request: pb.InferBatchRequest | pb.EncodeAudioRequest) -> T:
-        """Runs `check`, on a thread where it takes longer than the hand-over."""
-        if request.ByteSize() <= QUICK_CHECK_BYTES and request.sample_rate in (0, SAMPLE_RATE_HZ):
-            return check()
-        return await self.runner.on_thread(check)
 
     def _info(self, avatar_id: str, listed: pb.ModelInfo) -> pb.ModelInfo:
         """Describes an avatar that may be loaded. `listed` describes its files."""

@@ -228,7 +228,7 @@ def inspect_command(
     sheet = out or Path(f"{avatar_id}.png")
     check_suffix(sheet, ".png", "--out")
     try:
-        from lipsync_cli.speaker import loud_moment  # ONNX Runtime may be missing
+        from lipsync_cli.loud_moment import loud_moment  # ONNX Runtime may be missing
 
         composite = loud_moment(avatar, catalog)
     except ImportError as error:

@@ -22,8 +22,8 @@ from lipsync_cli.failures import CliError
 from lipsync_cli.files import replacing
 from lipsync_cli.movie import write_movie
 from lipsync_cli.recording import Speech, opened_recording
-from lipsync_cli.speaker import Speaker
 from lipsync_client import frame_count
+from monolithic_service.speaker import Speaker
 from shared_proto.timing import SAMPLE_RATE_HZ
 
 SETTINGS = ("loop", "paste", "mask", "reference", "idle", "idle_mouth")

@@ -47,23 +47,26 @@ def root(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback
 
 @command("serve")
 def serve_command(
-    service: Annotated[Literal["inference", "compositing"], typer.Argument(help="The service to run.")],
+    service: Annotated[
+        Literal["inference", "compositing", "all"], typer.Argument(help="The service to run; all: both in one process.")
+    ],
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Overrides file and environment; repeatable.")
     ] = None,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
-    """Run one service until SIGTERM or Ctrl-C."""
+    """Run a service until SIGTERM or Ctrl-C."""
     from lipsync_cli.processes import end_with_stdin
     from service_kit.settings import load_settings
 
     if until_stdin_closes:
         end_with_stdin()
-    settings_class = getattr(import_module(f"{service}_service.settings"), f"{service.capitalize()}Settings")
+    name = "monolithic" if service == "all" else service
+    settings_class = getattr(import_module(f"{name}_service.settings"), f"{name.capitalize()}Settings")
     settings = load_settings(settings_class, config=config, overrides=overrides or ())
     # Imported once the settings are known to be good: it imports the networks' runtime, which takes a second.
-    raise typer.Exit(import_module(f"{service}_service.service").serve(settings))
+    raise typer.Exit(import_module(f"{name}_service.service").serve(settings))
 
 
 @command("render")

@@ -49,15 +49,21 @@ class Deadline:
         """Returns the seconds left, 0 when it has passed."""
         return max(0.0, self.at_s - self.clock.now())
 
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Ends its block when the moment has come. Raises DeadlineExceeded then."""
+        try:
+            async with asyncio.timeout(self.remaining_s()) as limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():  # of the block itself
+                raise
+            raise DeadlineExceeded("the time for this request is over; allow more time or ask for less") from error
+
 
 @asynccontextmanager
 async def within_deadline(context: HasTimeRemaining, *, limit_s: float) -> AsyncIterator[Deadline]:
     """Ends its block in time for our own answer to reach the caller. Raises DeadlineExceeded then."""
     deadline = Deadline.of_call(context, limit_s=limit_s)
-    try:
-        async with asyncio.timeout(deadline.remaining_s()) as limit:
-            yield deadline
-    except TimeoutError as error:
-        if not limit.expired():  # of the block itself
-            raise
-        raise DeadlineExceeded("the time for this request is over; allow more time or ask for less") from error
+    async with deadline.kept():
+        yield deadline

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2_grpc
@@ -45,28 +45,48 @@ GrpcService: TypeAlias = Service[grpc.aio.Server]
 log = logging.getLogger(__name__)
 
 
+class Port(NamedTuple):
+    """An address to listen on."""
+
+    name: str  # in the ready line
+    key: str  # of the setting that chose it, for messages
+    address: BindAddress
+
+
 def grpc_service(
     name: str,
     grpc_services: Sequence[str],
     settings: GrpcSettings,
     open: Callable[[GrpcHost], AbstractAsyncContextManager[WarmUp]],  # noqa: A002 - the name of the field
     *,
+    ports: Sequence[Port] = (),
     problems: Callable[[], Sequence[str]] = lambda: (),
 ) -> GrpcService:
-    """Describes a service that is called over gRPC. `grpc_services`: full names, for health and reflection."""
-    return Service(name, settings, partial(GrpcFace, grpc_services, settings), open, problems)
+    """Describes a service that is called over gRPC. `grpc_services`: full names, for health and reflection.
+
+    `ports`: each serves all of it; none: `server.port` alone.
+    """
+    ports = ports or (Port(name, "server.port", settings.server.port),)
+    return Service(name, settings, partial(GrpcFace, grpc_services, settings, ports), open, problems)
 
 
 class GrpcFace:
     """A gRPC server. Servicers register at `server`."""
 
     server: grpc.aio.Server
-    address: BindAddress
 
     def __init__(
-        self, grpc_services: Sequence[str], settings: GrpcSettings, metrics: Metrics, readiness: Readiness, clock: Clock
+        self,
+        grpc_services: Sequence[str],
+        settings: GrpcSettings,
+        ports: Sequence[Port],
+        metrics: Metrics,
+        readiness: Readiness,
+        clock: Clock,
     ) -> None:
+        self.addresses: dict[str, BindAddress] = {}
         self._settings = settings
+        self._ports = ports
         self._metrics = metrics
         self._clock = clock
         self._calls = RunningCalls(settings.server.max_running_calls)
@@ -82,7 +102,7 @@ class GrpcFace:
         return self._calls.running
 
     async def open(self) -> None:
-        """Takes the port, with TLS if the settings say so. Raises StartError."""
+        """Takes the ports, with TLS if the settings say so. Raises StartError."""
         settings = self._settings
         interceptor = CallInterceptor(
             self._metrics,
@@ -94,7 +114,8 @@ class GrpcFace:
         self.server = grpc.aio.server(interceptors=[interceptor], options=server_options(settings.server))
         self._resources.push_async_callback(self.server.stop, None)
         tls = ServerTls(settings.tls, self._metrics, clock=self._clock) if settings.tls.is_on else None
-        self.address = _listen(self.server, settings.server.port, tls.credentials if tls else None)
+        for port in self._ports:
+            self.addresses[port.name] = _listen(self.server, port, tls.credentials if tls else None)
         if tls:
             await self._resources.enter_async_context(beside(tls.follow()))
 
@@ -168,15 +189,16 @@ def server_options(section: GrpcServerSection) -> list[tuple[str, int]]:
     return options
 
 
-def _listen(server: grpc.aio.Server, address: BindAddress, credentials: grpc.ServerCredentials | None = None) -> BindAddress:
+def _listen(server: grpc.aio.Server, port: Port, credentials: grpc.ServerCredentials | None = None) -> BindAddress:
     """Binds the server, with TLS if there are credentials. Returns the address with the actual port."""
-    check_free(address)
+    address = port.address
+    check_free(address, key=port.key)
     place = str(BindAddress(address.host or "::", address.port))
     try:
-        port = server.add_secure_port(place, credentials) if credentials else server.add_insecure_port(place)
+        number = server.add_secure_port(place, credentials) if credentials else server.add_insecure_port(place)
     except RuntimeError:
-        raise StartError(f"server.port: cannot listen on {address}; choose another address") from None
-    return BindAddress(address.host, port)
+        raise StartError(f"{port.key}: cannot listen on {address}; choose another address") from None
+    return BindAddress(address.host, number)
 
 
 def _ms(seconds: float) -> int:

@@ -58,7 +58,6 @@ class RunningService(Generic[S]):
     metrics_address: BindAddress | None = None  # of HTTP, from `open` on; None when it is switched off
 
     def __init__(self, service: Service[S], *, clock: Clock = SYSTEM_CLOCK, stop: StopRequest | None = None) -> None:
-        self.name = service.name
         self.metrics = Metrics()
         self.readiness = Readiness()
         self.liveness = Liveness()  # on the system's clock, because a thread reads it
@@ -71,8 +70,8 @@ class RunningService(Generic[S]):
 
     @property
     def address(self) -> BindAddress:
-        """The address of the face, from `open` on."""
-        return self.face.address
+        """The face's first address, from `open` on."""
+        return next(iter(self.face.addresses.values()))
 
     async def open(self) -> None:
         """Opens the ports and the resources, and serves. Raises StartError when that is impossible."""
@@ -153,8 +152,8 @@ def run_services(services: Sequence[Service[Any]], *, name: str, section: Loggin
     """Runs services in this process until SIGTERM or SIGINT. Returns the exit code.
 
     They open one after the other, warm up at the same time, drain and finish their calls at the same time, and close in reverse
-    order. One that cannot start ends all. Each that is ready prints one line to stdout: `ready <name> <host>:<port> metrics
-    <host>:<port>` (or `metrics off`). `name` and `section` are of the log, which they share.
+    order. One that cannot start ends all. Each that is ready prints a line for each port to stdout: `ready <name> <host>:<port>
+    metrics <host>:<port>` (or `metrics off`). `name` and `section` are of the log, which they share.
 
     Call it last: a process that lives longer than THREADS_SECONDS after it is ended by force.
     """
@@ -229,12 +228,13 @@ async def _start(running: Iterable[RunningService[Any]], opened: AsyncExitStack)
 
 
 async def _warm_up(running: RunningService[Any]) -> None:
-    """Warms up and prints the line for the scripts that started this process."""
+    """Warms up and prints the lines for the scripts that started this process."""
     await running.warm_up()
     metrics = running.metrics_address.reachable if running.metrics_address else "off"
-    log.info("ready", extra={"address": str(running.address), "metrics": metrics})
-    with suppress(OSError):
-        print(f"ready {running.name} {running.address.reachable} metrics {metrics}", flush=True)  # noqa: T201
+    for name, address in running.face.addresses.items():
+        log.info("ready", extra={"serves": name, "address": str(address), "metrics": metrics})
+        with suppress(OSError):
+            print(f"ready {name} {address.reachable} metrics {metrics}", flush=True)  # noqa: T201
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:

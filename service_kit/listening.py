@@ -39,8 +39,11 @@ def open_metrics_port(wanted: BindAddress | None, grpc_address: BindAddress, ope
     return open_at(BindAddress(grpc_address.host, 0))
 
 
-def check_free(address: BindAddress) -> None:
-    """Raises StartError when gRPC could not listen there. gRPC itself writes the reason to stderr, not into its exception."""
+def check_free(address: BindAddress, *, key: str) -> None:
+    """Raises StartError when gRPC could not listen there. gRPC itself writes the reason to stderr, not into its exception.
+
+    `key`: the setting that chose the address, for the message.
+    """
     try:
         for family, place in places(address):
             with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -49,7 +52,7 @@ def check_free(address: BindAddress) -> None:
                     probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address.is_wildcard else 1)
                 probe.bind(place)
     except OSError as error:
-        raise StartError(_sentence("server.port", address, error)) from None
+        raise StartError(_sentence(key, address, error)) from None
 
 
 def places(address: BindAddress) -> list[tuple[socket.AddressFamily, Any]]:

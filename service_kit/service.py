@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -27,8 +27,8 @@ class Face(Protocol[S_co]):
         """The server at which the service registers its handlers, between `open` and `start`."""
 
     @property
-    def address(self) -> BindAddress:
-        """The address that it listens on, from `open` on."""
+    def addresses(self) -> Mapping[str, BindAddress]:
+        """The addresses that it listens on, by name in the ready lines, from `open` on."""
 
     @property
     def running_calls(self) -> int:
@@ -73,7 +73,7 @@ class Service(Generic[S]):
     `problems` is called before anything opens. It returns known reasons against a start, one sentence each.
     """
 
-    name: str  # in the ready line: "inference"
+    name: str  # in messages: "inference"
     settings: ServiceSettings
     face: Callable[[Metrics, Readiness, Clock], Face[S]]
     open: Callable[[Host[S]], AbstractAsyncContextManager[WarmUp]]

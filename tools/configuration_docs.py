@@ -9,8 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from compositing_service.settings import CompositingSettings
-from inference_service.settings import InferenceSettings
+from monolithic_service.settings import SETTINGS
 from service_kit.schema import accepted, keys, members, schema_of
 from service_kit.sections import ServiceSettings
 
@@ -32,6 +31,11 @@ problem; for an unknown key, the sentence suggests the nearest known one.
 Ids may contain dots and dashes, in a variable's name also `__`: the key of an avatar is the part after the last separator.
 
 `deploy/config/inference.yaml` and `deploy/config/compositing.yaml` show every key with its default.
+"""
+
+_ALL = """\
+`lipsync serve all` has the keys of both services, except `inference_server`. A key of both, such as `limits.max_batch_size`,
+holds for both. These are different:
 """
 
 _MODELS_PREFIX = "models."
@@ -63,22 +67,30 @@ def describe(cls: type[ServiceSettings]) -> list[KeyDescription]:
 
 def configuration_page() -> str:
     """The whole page, Markdown."""
-    inference, compositing = describe(InferenceSettings), describe(CompositingSettings)
+    inference, compositing, everything = (describe(SETTINGS[name]) for name in ("inference", "compositing", "all"))
     shared = [row for row in inference if row in compositing]
     keys_of_models = [row for row in shared if row.key.startswith(_MODELS_PREFIX)]
     of_both = [row for row in shared if row not in keys_of_models]
     parts = [
         _INTRODUCTION,
         _chapter("Both services", of_both),
-        _chapter("Inference service", [row for row in inference if row not in shared], InferenceSettings),
-        _chapter("Compositing service", [row for row in compositing if row not in shared], CompositingSettings),
+        _chapter("Inference service", [row for row in inference if row not in shared], SETTINGS["inference"]),
+        _chapter("Compositing service", [row for row in compositing if row not in shared], SETTINGS["compositing"]),
+        _chapter(
+            "Both in one process",
+            [row for row in everything if row not in inference and row not in compositing],
+            SETTINGS["all"],
+            introduction=_ALL,
+        ),
         _chapter("Single avatars", keys_of_models),
     ]
     return "\n".join(parts)
 
 
-def _chapter(title: str, rows: Sequence[KeyDescription], settings: type[ServiceSettings] | None = None) -> str:
-    lines = [f"## {title}\n"]
+def _chapter(
+    title: str, rows: Sequence[KeyDescription], settings: type[ServiceSettings] | None = None, *, introduction: str = ""
+) -> str:
+    lines = [f"## {title}\n", *filter(None, [introduction])]
     for section, its_rows in groupby(rows, key=_section_of):
         lines += [f"### {section}\n"] if section else []
         lines += [*_table(its_rows), ""]

@@ -25,7 +25,7 @@ from shared_proto.status_details import StatusDetails
 # Fields of an InferBatchRequest that we set and callers do not know.
 _OUR_FIELDS = frozenset({"frame_indices", "mouth_format", "mouth_fit", "avatar_version"})
 # The error for refused indices: they are ours, made from our copy of the avatar.
-_OUT_OF_STEP = (
+OUT_OF_STEP = (
     "the two services hold different versions of this avatar; give both the same files and load it again with force_reload"
 )
 # CANCELLED that we did not ask for means that the server stopped.
@@ -65,13 +65,13 @@ def _refusal(error: grpc.aio.AioRpcError) -> ServiceError | None:
     """Returns the error for a refusal that the caller can act on."""
     code, details = error.code(), StatusDetails.of(error)
     if code is OutOfRange.code:
-        return FailedPrecondition(_OUT_OF_STEP)
+        return FailedPrecondition(OUT_OF_STEP)
     words = error.details() or "refused by the inference service"
     if code is ResourceExhausted.code:
         return ResourceExhausted(words, retry_after_ms=details.retry_after_ms)
     if code is InvalidRequest.code and details.violations:
         if any(each.field.split("[")[0] in _OUR_FIELDS for each in details.violations):
-            return FailedPrecondition(_OUT_OF_STEP)
+            return FailedPrecondition(OUT_OF_STEP)
         return InvalidRequest([Violation(each.field, each.description) for each in details.violations])
     kinds = (RefusedByInference, NotFound, FailedPrecondition, Aborted)
     return next((kind(words) for kind in kinds if code is kind.code), None)

@@ -120,16 +120,7 @@ class InferenceClient:
         self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline, due_in_ms: int = 0
     ) -> Rows:
         """Does `MouthSource.rows`, within `timeout_s`."""
-        request = inference_pb2.EncodeAudioRequest(
-            model_id=avatar_id,
-            raw_audio=sound.data,
-            audio_encoding=sound.encoding,
-            sample_rate=sound.sample_rate,
-            first_row=first_row,
-            row_count=count,
-            audio_start_frame=sound.start_frame,
-            due_in_ms=due_in_ms,
-        )
+        request = sound.rows_message(first_row=first_row, count=count, avatar_id=avatar_id, due_in_ms=due_in_ms)
         reply = await self._ask(lambda stub: stub.EncodeAudio, request, min(deadline, Deadline.after(self._timeout_s)))
         return Rows(reply.feature_rows, audio_ms=reply.audio_processing_ms, silent=reply.silent)
 

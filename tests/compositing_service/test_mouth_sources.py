@@ -29,12 +29,15 @@ from compositing_service.mouth_source import (
     Windows,
 )
 from compositing_service.upstream.inference_client import InferenceClient
+from inference_service.parts import inference_parts
 from inference_service.service import inference_service
 from inference_service.settings import InferenceSettings
+from monolithic_service.mouth_source import LocalMouthSource
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, DeadlineExceeded, FailedPrecondition, NotFound, ServiceError
 from service_kit.life import RunningService
 from service_kit.metrics import Metrics
+from service_kit.readiness import Readiness
 from service_kit.settings import load_settings
 from shared_proto import inference_pb2
 
@@ -47,19 +50,7 @@ PATIENCE_S = 30
 @asynccontextmanager
 async def client(models_root: Path) -> AsyncIterator[MouthSource]:
     """The client, before a real inference service on a real socket."""
-    settings = load_settings(
-        InferenceSettings,
-        config=None,
-        environ={},
-        overrides=[
-            "server.port=127.0.0.1:0",
-            "metrics.enabled=false",
-            f"models_root={models_root}",
-            "gpus.enabled=false",
-            "batching.max_batch=3",
-        ],
-    )
-    async with RunningService(inference_service(settings)) as server:
+    async with RunningService(inference_service(inference_settings(models_root))) as server:
         source = InferenceClient(
             [f"127.0.0.1:{server.address.port}"],
             timeout_s=PATIENCE_S,
@@ -71,6 +62,29 @@ async def client(models_root: Path) -> AsyncIterator[MouthSource]:
             yield source
         finally:
             await source.close()
+
+
+@asynccontextmanager
+async def local(models_root: Path) -> AsyncIterator[MouthSource]:
+    """The parts of the inference service in this process."""
+    settings = inference_settings(models_root)
+    async with inference_parts(settings, Metrics(), on_lost=pytest.fail) as parts:
+        yield LocalMouthSource(parts.runner, settings.limits, Readiness())
+
+
+def inference_settings(models_root: Path) -> InferenceSettings:
+    return load_settings(
+        InferenceSettings,
+        config=None,
+        environ={},
+        overrides=[
+            "server.port=127.0.0.1:0",
+            "metrics.enabled=false",
+            f"models_root={models_root}",
+            "gpus.enabled=false",
+            "batching.max_batch=3",
+        ],
+    )
 
 
 @pytest.fixture
@@ -85,7 +99,7 @@ def avatar(tmp_path: Path) -> Avatar:
         return writer.finish()
 
 
-@pytest.fixture(params=[client])
+@pytest.fixture(params=[client, local])
 async def source(request: pytest.FixtureRequest, avatar: Avatar) -> AsyncIterator[MouthSource]:
     async with asyncio.timeout(2 * PATIENCE_S), request.param(avatar.root.parent) as source:
         yield source

@@ -22,6 +22,7 @@ from compositing_service.settings import CompositingSettings
 from inference_service.metrics import InferenceMetrics
 from inference_service.settings import InferenceSettings
 from lipsync_cli.main import app
+from monolithic_service.settings import SETTINGS
 from service_kit.metrics import Metrics
 from service_kit.settings import load_settings
 from shared_proto import compositing_pb2, inference_pb2
@@ -83,8 +84,8 @@ def test_make_targets_exist(page: Path) -> None:
     assert {span.split()[1] for span in named if span.startswith("make ")} <= targets
 
 
-@pytest.mark.parametrize("settings", [InferenceSettings, CompositingSettings])
-def test_the_readmes_configuration_is_accepted_by_both_services(settings: type, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", SETTINGS.values())
+def test_the_readmes_configuration_is_accepted_by_all_services(settings: type, tmp_path: Path) -> None:
     (example,) = blocks(README, "yaml")
     (tmp_path / "my.yaml").write_text(example)
     loaded = load_settings(settings, config=tmp_path / "my.yaml", environ={})
@@ -96,13 +97,13 @@ def test_the_readmes_configuration_is_accepted_by_both_services(settings: type, 
 def test_configuration_keys_in_the_text_exist(page: Path) -> None:
     keys = {
         f"{name}.{key}"
-        for settings in (InferenceSettings, CompositingSettings)
+        for settings in SETTINGS.values()
         for name, section in settings.model_fields.items()
         for key in getattr(section.annotation, "model_fields", {})
     }
     sections = {key.partition(".")[0] for key in keys}
     named = {span for span in code_spans(page) if re.fullmatch(r"[a-z_]+\.[a-z_]+", span) and span.partition(".")[0] in sections}
-    assert named <= keys | set(InferenceSettings.meaningless) | set(CompositingSettings.meaningless)
+    assert named <= keys.union(*(settings.meaningless for settings in SETTINGS.values()))
 
 
 def sections(page: str) -> dict[str, dict[str, str]]:

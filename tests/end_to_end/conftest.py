@@ -19,7 +19,7 @@ from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
 from .avatars import exact_network, wide_rect, write_avatar, write_broken_avatars
-from .processes import Service, running
+from .processes import Service, running, running_all
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 200 << 20),
@@ -71,6 +71,17 @@ def duo(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """Shared by all tests that only ask."""
     own_encoders = f"audio_encoder_path={models_root / 'none.onnx'}"
     with serving(models_root, tmp_path_factory.mktemp("logs"), inference=[own_encoders], compositing=[PATIENT]) as both:
+        yield both
+
+
+@pytest.fixture(scope="session")
+def solo(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
+    """Both halves in one process, before the same avatars; shared as `duo` is."""
+    overrides = f"models_root={models_root}", f"audio_encoder_path={models_root / 'none.onnx'}"
+    with (
+        running_all(*overrides, log=tmp_path_factory.mktemp("solo") / "all") as (compositing, inference, _),
+        connected(inference, compositing) as both,
+    ):
         yield both
 
 

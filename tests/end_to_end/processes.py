@@ -49,18 +49,39 @@ class Service:
 @contextmanager
 def running(name: str, *overrides: str, log: Path, before: Sequence[str] = ()) -> Iterator[Service]:
     """`lipsync serve NAME`, with a command in front, until the block is left; one that a test has already ended is fine."""
-    options = [part for override in ("server.port=127.0.0.1:0", "metrics.port=127.0.0.1:0", *overrides)
-               for part in ("--set", override)]  # fmt: skip
+    with _running(name, [name], "server.port=127.0.0.1:0", *overrides, log=log, before=before) as (service,):
+        yield service
+
+
+@contextmanager
+def running_all(*overrides: str, log: Path, config: Path | None = None) -> Iterator[list[Service]]:
+    """`lipsync serve all` as its compositing, its inference and its monolithic service, which are one process."""
+    names = ["compositing", "inference", "monolithic"]
+    ports = [f"server.{port}=127.0.0.1:0" for port in ("port", "compositing_port", "inference_port")]
+    with _running("all", names, *ports, *overrides, log=log, config=config) as services:
+        yield services
+
+
+@contextmanager
+def _running(
+    name: str, ports: Sequence[str], *overrides: str, log: Path, before: Sequence[str] = (), config: Path | None = None
+) -> Iterator[list[Service]]:
+    options = [part for override in ("metrics.port=127.0.0.1:0", *overrides) for part in ("--set", override)]
+    if config:
+        options += ["--config", str(config)]
     command = [*before, sys.executable, "-m", "lipsync_cli", "serve", name, "--until-stdin-closes", *options]
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             command, cwd=TREE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
         )
     try:
-        words = _first_line(process, log).split()
-        assert words[:2] == ["ready", name], words
-        assert words[3] == "metrics", words
-        yield Service(name, process, words[2], words[4], log)
+        services = []
+        for port, line in zip(ports, _first_lines(process, log, len(ports)), strict=True):
+            words = line.split()
+            assert words[:2] == ["ready", port], words
+            assert words[3] == "metrics", words
+            services.append(Service(port, process, words[2], words[4], log))
+        yield services
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGCONT)
@@ -91,14 +112,14 @@ def free_port() -> int:
         return port
 
 
-def _first_line(process: subprocess.Popen[bytes], log: Path) -> str:
+def _first_lines(process: subprocess.Popen[bytes], log: Path, count: int) -> list[str]:
     assert process.stdout
     output, deadline = b"", time.monotonic() + START_S
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        while b"\n" not in output:
+        while output.count(b"\n") < count:
             there = selector.select(max(0.0, deadline - time.monotonic()))
             received = os.read(process.stdout.fileno(), 4096) if there else b""
             assert received, f"did not start: {log.read_text(errors='replace')[-2000:]}"
             output += received
-    return output.decode().splitlines()[0]
+    return output.decode().splitlines()[:count]

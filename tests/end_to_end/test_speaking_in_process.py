@@ -9,7 +9,8 @@ import pytest
 
 from avatar_kit.catalog import AvatarCatalog
 from avatar_tools.inspect import Composite
-from lipsync_cli.speaker import Speaker, loud_moment
+from lipsync_cli.loud_moment import loud_moment
+from monolithic_service.speaker import Speaker
 from shared_proto import compositing_pb2 as pb
 
 from . import reference

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from compositing_service.settings import CompositingSettings
-from inference_service.settings import InferenceSettings
-from service_kit.sections import ServiceSettings
+from monolithic_service.settings import SETTINGS
 from service_kit.settings import load_settings
 from tools.configuration_docs import configuration_page, describe, main
 
@@ -18,8 +16,8 @@ from .tree import TREE
 
 EXAMPLES = TREE / "deploy" / "config"
 PAGE = TREE / "docs" / "configuration.md"
-SETTINGS: dict[str, type[ServiceSettings]] = {"inference": InferenceSettings, "compositing": CompositingSettings}
 each_service = pytest.mark.parametrize("service", SETTINGS)
+each_example = pytest.mark.parametrize("service", ["inference", "compositing"])
 
 
 def dotted(tree: object, prefix: str = "") -> set[str]:
@@ -35,14 +33,14 @@ def with_its_models(service: str) -> str:
     return head + "models:\n" + re.sub(r"^# ", "", models, flags=re.MULTILINE)
 
 
-@each_service
+@each_example
 def test_an_example_is_the_defaults(service: str) -> None:
     settings = load_settings(SETTINGS[service], config=EXAMPLES / f"{service}.yaml", environ={})
     assert settings == SETTINGS[service]()
     assert settings.warnings == ()
 
 
-@each_service
+@each_example
 def test_an_example_names_every_key(service: str, tmp_path: Path) -> None:
     written = {key.replace("models.sanders.", "models.<id>.") for key in dotted(yaml.safe_load(with_its_models(service)))}
     assert written == {row.key for row in describe(SETTINGS[service])}
@@ -60,11 +58,17 @@ def test_every_key_says_what_it_accepts_and_does(service: str) -> None:
         assert row.type[0].islower() or row.type[0] in ":[", f"{row.key}: {row.type} is no word for a person"
 
 
-@each_service
-def test_entries_of_avatars_are_the_same_for_both(service: str) -> None:
-    """One file may serve both."""
-    entries = [{row.key for row in describe(cls) if row.key.startswith("models.")} for cls in SETTINGS.values()]
-    assert entries[0] == entries[1]
+def test_entries_of_avatars_are_the_same_for_all() -> None:
+    """One file may serve all."""
+    entries = {frozenset(row for row in describe(cls) if row.key.startswith("models.")) for cls in SETTINGS.values()}
+    assert len(entries) == 1
+
+
+def test_one_process_has_the_keys_of_both() -> None:
+    keys = {name: {row.key for row in describe(cls)} for name, cls in SETTINGS.items()}
+    both = {key for key in keys["inference"] | keys["compositing"] if not key.startswith("inference_server.")}
+    more = {"server.compositing_port", "server.inference_port", "capacity.max_background_memory_gb"}
+    assert keys["all"] == both | more
 
 
 def test_the_page_is_what_the_code_says() -> None:

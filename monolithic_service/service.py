@@ -1,0 +1,51 @@
+"""Both halves in one process: `lipsync serve all`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from compositing_service import service as compositing
+from compositing_service.service import started_compositing
+from inference_service import service as inference
+from inference_service.service import started_inference
+from monolithic_service.mouth_source import LocalMouthSource
+from monolithic_service.settings import MonolithicSettings
+from service_kit.grpc_face import GrpcHost, GrpcService, Port, grpc_service
+from service_kit.life import run_service
+from service_kit.service import WarmUp
+
+NAME = "all"
+SERVICE_NAMES = (compositing.SERVICE_NAME, inference.SERVICE_NAME)
+# What the compositing service's Health says in place of an address.
+HERE = "in this process"
+
+
+def serve(settings: MonolithicSettings) -> int:
+    """Runs both halves in this process until SIGTERM or SIGINT; returns the exit code."""
+    return run_service(monolithic_service(settings))
+
+
+def monolithic_service(settings: MonolithicSettings) -> GrpcService:
+    """Describes both halves as one service, for `service_kit.life`: one server with a port for the clients of each."""
+    server = settings.server
+    ports = (
+        Port(compositing.NAME, "server.compositing_port", server.compositing_port),
+        Port(inference.NAME, "server.inference_port", server.inference_port),
+        Port("monolithic", "server.port", server.port),
+    )
+    return grpc_service(NAME, SERVICE_NAMES, settings, partial(_open, settings), ports=ports)
+
+
+@asynccontextmanager
+async def _open(settings: MonolithicSettings, host: GrpcHost) -> AsyncIterator[WarmUp]:
+    async with started_inference(settings.of_inference, host) as mouths:
+        source = LocalMouthSource(mouths.runner, settings.limits, host.readiness)
+        async with started_compositing(settings.of_compositing, host, inference_url=HERE, source=source) as pictures:
+
+            async def warm_up() -> None:
+                await asyncio.gather(mouths.preload(), pictures.preload())
+
+            yield warm_up
