@@ -20,6 +20,13 @@ class InferenceMetrics:
         self.batch_frames = metrics.counts("lipsync_inference_batch_frames", "Frames in one run of a network.", ("gpu_id",))
         self.queued = metrics.gauge("lipsync_inference_queued_frames", "Frames waiting for a run.", ("gpu_id",))
         self.requests = metrics.gauge("lipsync_inference_requests", "Requests under way or waiting.")
+        self.sessions = metrics.gauge("lipsync_inference_sessions", "Live sessions that had a request in the last two seconds.")
+        self.capacity = metrics.gauge(
+            "lipsync_inference_capacity_frames_per_second", "Frames a second that all workers make, as measured; 0: not yet."
+        )
+        self.refused_sessions = metrics.counter(
+            "lipsync_inference_refused_sessions_total", "Live sessions refused for want of capacity.", ("admission",)
+        )
         self.dropped = metrics.counter(
             "lipsync_inference_dropped_requests_total", "Requests given up before their run.", ("reason",)
         )
@@ -28,6 +35,7 @@ class InferenceMetrics:
         # All series exist from the start: one that begins with 1 has not increased, so alerts would miss the first event.
         for counter, values in (
             (self.dropped, ("deadline", "cancelled", "full")),
+            (self.refused_sessions, ("new", "resumed")),
             (self.loads, ("loaded", "failed")),
             (self.evictions, ("capacity", "memory", "idle")),
         ):

@@ -18,6 +18,7 @@ from inference_service.metrics import InferenceMetrics
 from inference_service.models.model import ModelLoader
 from inference_service.models.registry import ModelRegistry
 from inference_service.runner import Runner
+from inference_service.scheduling.admission import Admission
 from inference_service.scheduling.dispatcher import Dispatcher
 from inference_service.settings import InferenceSettings
 from service_kit.clock import SYSTEM_CLOCK, Clock
@@ -63,6 +64,9 @@ async def inference_parts(
         catalog = AvatarCatalog(settings.models_root, settings.models, audio_encoder=settings.audio_encoder_path)
         registry = ModelRegistry(catalog, devices, loader, settings, own_metrics, on_lost=on_lost, clock=clock)
         stack.push_async_callback(registry.close)
+        admission = Admission(workers=settings.server.worker_count_per_gpu * len(devices), clock=clock)
+        due_threads = LimitedThreads(usable_cores(), "due", on_lost=on_lost, clock=clock)
+        stack.push_async_callback(due_threads.close)
         dispatchers = {}
         for device in devices:
             dispatcher = dispatchers[device.gpu_id] = Dispatcher(
@@ -70,6 +74,7 @@ async def inference_parts(
                 workers=settings.server.worker_count_per_gpu,
                 max_delay_s=settings.batching.max_delay_ms / 1000,
                 run_limit_s=settings.limits.run_seconds,
+                admission=admission,
                 metrics=own_metrics,
                 on_overrun=registry.refuse_engine,
                 on_lost=on_lost,
@@ -81,12 +86,17 @@ async def inference_parts(
             registry,
             dispatchers,
             loader,
+            admission,
             threads=threads,
+            due_threads=due_threads,
             run_limit_s=settings.limits.run_seconds,
             max_requests=settings.server.queue_size * len(devices),
             metrics=own_metrics,
+            clock=clock,
         )
         own_metrics.requests.set_function(lambda: runner.requests)
+        own_metrics.sessions.set_function(lambda: admission.carried)
+        own_metrics.capacity.set_function(lambda: admission.frames_a_second)
         own_metrics.loaded.set_function(lambda: len(registry.loaded))
         own_metrics.memory.set_function(lambda: registry.memory_bytes)
 

@@ -50,6 +50,8 @@ class MouthRequest:
     source: Speech | FrameWindows | None  # None: the features that are stored with the avatar
     want_float: bool
     fit: pb.MouthFit.ValueType
+    due_in_s: float | None  # None: batch work
+    admission: pb.SessionAdmission.ValueType
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class EncodeRequest:
     first_row: int
     row_count: int
     audio_start_frame: int
+    is_due: bool
 
     def rows(self, features: AudioFeatures) -> EncodedRows:
         """Computes the rows: [row_count, 512]."""
@@ -111,6 +114,8 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
         source=source,
         want_float=request.mouth_format == pb.FLOAT32_BGR,
         fit=request.mouth_fit,
+        due_in_s=request.due_in_ms / 1000 if request.due_in_ms else None,
+        admission=request.admission,
     )
 
 
@@ -129,7 +134,14 @@ def check_encode_request(request: pb.EncodeAudioRequest, limits: LimitsSection) 
     problems.raise_if_any()
     if sound is None:
         raise AssertionError("decode_pcm gave neither sound nor a problem")
-    return EncodeRequest(request.model_id, sound, request.first_row, request.row_count, request.audio_start_frame)
+    return EncodeRequest(
+        model_id=request.model_id,
+        sound=sound,
+        first_row=request.first_row,
+        row_count=request.row_count,
+        audio_start_frame=request.audio_start_frame,
+        is_due=request.due_in_ms > 0,
+    )
 
 
 def _check_due(due_in_ms: int, problems: Problems) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import TypeVar
@@ -25,10 +26,19 @@ from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.models.registry import ModelRegistry
 from inference_service.mouths import Mouths, fitted
 from inference_service.request import EncodeRequest, MouthRequest, Speech
+from inference_service.scheduling.admission import Admission
 from inference_service.scheduling.dispatcher import Dispatcher, Job, MouthGroup
+from service_kit import request_context
+from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import Aborted, FailedPrecondition, OutOfRange, ResourceExhausted, as_service_errors
 from shared_proto import inference_pb2 as pb
-from shared_proto.timing import SAMPLE_RATE_HZ
+from shared_proto.timing import ROW_SIZE, SAMPLE_RATE_HZ, WINDOW_ROWS
+
+# Of one live session, under way at the same time: more than one that keeps to the contract needs, and a bound on its memory.
+MAX_SESSION_REQUESTS = 16
+RETRY_SESSION_MS = 1000
+# A run before so long says nothing for certain about the speed of a network.
+MEASURED_S = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -46,49 +56,62 @@ class Runner:
         registry: ModelRegistry,
         dispatchers: Mapping[int, Dispatcher],
         loader: ModelLoader,
+        admission: Admission,
         *,
         threads: LimitedThreads,
+        due_threads: LimitedThreads,
         run_limit_s: float,
         max_requests: int,
         metrics: InferenceMetrics,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        """`max_requests`: of batch work. `due_threads` are for requests with a due time, which must not wait for `threads`."""
         self.registry = registry
         self._dispatchers = dispatchers
         self._loader = loader
+        self._admission = admission
         self._threads = threads
+        self._due_threads = due_threads
         self._run_limit_s = run_limit_s
         self._max_requests = max_requests
-        self._requests = 0
+        self._requests: Counter[str] = Counter()  # by session; "": batch work
         self._metrics = metrics
+        self._clock = clock
 
     @property
     def requests(self) -> int:
         """Number of requests that run or wait."""
-        return self._requests
+        return self._requests.total()
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Takes a place for one request. Raises ResourceExhausted when there is none."""
-        if self._requests >= self._max_requests:
+    def admitted(self, *, due: bool) -> Iterator[None]:
+        """Takes a place for one request. Raises ResourceExhausted when there is none.
+
+        A request with a due time takes one of its session's own places, so that batch work does not shut sessions out.
+        """
+        session_id = request_context.session_id.get() if due else ""
+        under_way = self._requests[session_id]
+        if under_way >= (MAX_SESSION_REQUESTS if session_id else self._max_requests):
             self._metrics.dropped.labels("full").inc()
-            raise ResourceExhausted(
-                f"the queue is full: {self._requests} requests are under way; try again shortly", retry_after_ms=100
-            )
-        self._requests += 1
+            whose = "this session's queue" if session_id else "the queue"
+            raise ResourceExhausted(f"{whose} is full: {under_way} requests are under way; try again shortly", retry_after_ms=100)
+        self._requests[session_id] += 1
         try:
             yield
         finally:
-            self._requests -= 1
+            self._requests[session_id] -= 1
+            if not self._requests[session_id]:
+                del self._requests[session_id]
 
-    async def on_thread(self, work: Callable[[], T]) -> T:
+    async def on_thread(self, work: Callable[[], T], *, due: bool = False) -> T:
         """Runs `work` on a worker thread that knows the request's id."""
-        return await self._threads.run(work)
+        return await (self._due_threads if due else self._threads).run(work)
 
     async def checked(self, check: Callable[[], T], request: pb.InferBatchRequest | pb.EncodeAudioRequest) -> T:
         """Runs `check` of a request, on a thread where it takes longer than the hand-over."""
         if request.ByteSize() <= QUICK_CHECK_BYTES and request.sample_rate in (0, SAMPLE_RATE_HZ):
             return check()
-        return await self.on_thread(check)
+        return await self.on_thread(check, due=request.due_in_ms > 0)
 
     async def mouths(self, request: MouthRequest, *, deadline_s: float) -> AsyncGenerator[tuple[MouthGroup, Mouths]]:
         """Yields the request's mouths in order, in groups, as they are made: as the network gives them, and as they are sent.
@@ -97,11 +120,15 @@ class Runner:
 
         All are of one version of the avatar: when its files have been replaced, it is loaded again first, once.
         """
+        due_s = None if request.due_in_s is None else self._clock.now() + request.due_in_s
+        session_id = "" if due_s is None else request_context.session_id.get()
+        if session_id:
+            await self._take_on(session_id, request)
         renewed = False
         while True:
             async with self.registry.acquire(request.model_id, version=request.avatar_version) as lease:
                 try:
-                    job = await self._job(request, lease.value, deadline_s)
+                    job = await self._job(request, lease.value, deadline_s, due_s)
                 except Aborted:
                     if renewed:
                         raise
@@ -111,6 +138,8 @@ class Runner:
                 async with aclosing(self._dispatchers[job.engine.device.gpu_id].submit(job)) as groups:
                     async for group in groups:
                         self._metrics.stages[QUEUE].observe(group.queue_seconds)
+                        if session_id:
+                            self._admission.note_request(session_id, request.model_id)
                         yield group, await self._formed(group, job, request.fit)
                 return
 
@@ -120,9 +149,40 @@ class Runner:
             return Mouths(group.mouths)
         pixels = np.asarray(group.mouths, np.uint8)  # they are: a fit is of no floats
         frames = job.frames[group.first : group.first + len(pixels)].tolist()
-        return await self.on_thread(functools.partial(fitted, pixels, frames, job.engine.bank, fit))
+        return await self.on_thread(functools.partial(fitted, pixels, frames, job.engine.bank, fit), due=job.due_s is not None)
 
-    async def _job(self, request: MouthRequest, model: LoadedModel, deadline_s: float) -> Job:
+    async def _take_on(self, session_id: str, request: MouthRequest) -> None:
+        """Counts the session of a request as carried. Raises ResourceExhausted when it asks for a place that there is not."""
+        if request.admission != pb.ADMITTED and not await self._has_room(session_id, request):
+            kind = "resumed" if request.admission == pb.RESUMED_SESSION else "new"
+            self._metrics.refused_sessions.labels(kind).inc()
+            raise ResourceExhausted(
+                f"one more session could not be kept in real time: {self._admission.carried} are carried, and the networks make "
+                f"{self._admission.frames_a_second:.0f} frames a second; try again later or on another replica",
+                retry_after_ms=RETRY_SESSION_MS,
+            )
+        self._admission.note_request(session_id, request.model_id)
+
+    async def _has_room(self, session_id: str, request: MouthRequest) -> bool:
+        lease, resumed = self.registry.find(request.model_id), request.admission == pb.RESUMED_SESSION
+        has_room = functools.partial(self._admission.has_room, session_id, request.model_id, resumed=resumed)
+        if lease is None:
+            return has_room()
+        engine = lease.value.engines[0]
+        self._admission.note_warm_up(engine.avatar_id, run_frames=engine.run_frames, seconds=lease.value.warm_up_seconds)
+        if not has_room() and self._clock.now() - self._admission.measured_s(engine.avatar_id) > MEASURED_S:
+            # What is known may be of a time when the machine was slower; without a run it would be believed for ever.
+            await self._run_one_frame(engine)
+        return has_room()
+
+    async def _run_one_frame(self, engine: Engine) -> None:
+        one = Job(engine, np.zeros((1, WINDOW_ROWS, ROW_SIZE), np.float32), np.zeros(1, np.int64), None, want_float=False)
+        one.due_s = self._clock.now()
+        async with aclosing(self._dispatchers[engine.device.gpu_id].submit(one)) as groups:
+            async for _ in groups:
+                pass
+
+    async def _job(self, request: MouthRequest, model: LoadedModel, deadline_s: float, due_s: float | None) -> Job:
         """Prepares the request for its device. Raises ServiceError."""
         indices = _frame_indices(request, model.avatar)
         frames = None if request.pictures is not None else np.array(indices, np.int64)
@@ -132,7 +192,7 @@ class Runner:
         self._metrics.stages[AUDIO].observe(audio_seconds)
         engine = min(model.engines, key=lambda engine: self._dispatchers[engine.device.gpu_id].waiting_frames)
         if frames is not None:
-            await self._make_crops(engine, frames)
+            await self._make_crops(engine, frames, due=due_s is not None)
         return Job(
             engine=engine,
             windows=windows,
@@ -140,13 +200,14 @@ class Runner:
             pictures=request.pictures,
             want_float=request.want_float,
             deadline_s=deadline_s,
+            due_s=due_s,
             audio_seconds=audio_seconds,
             on_run=model.note_run,
         )
 
     async def _windows(self, request: MouthRequest, model: LoadedModel, frames: Sequence[int]) -> FrameWindows:
         """Returns the windows for the engine, [batch_size, 16, 512], with stored features those of `frames` of the clip."""
-        source = request.source
+        source, due = request.source, request.due_in_s is not None
         if isinstance(source, Speech):
             work = functools.partial(
                 model.features.frame_windows,
@@ -156,10 +217,10 @@ class Runner:
                 audio_start_frame=source.audio_start_frame,
                 edges=source.edges,
             )
-            return await self._encoded(work, model.features, request.model_id)
+            return await self._encoded(work, model.features, request.model_id, due=due)
         if source is None:
             with as_service_errors(AvatarError, field="model_id"):
-                return await self.on_thread(functools.partial(model.stored_features.windows, frames))
+                return await self.on_thread(functools.partial(model.stored_features.windows, frames), due=due)
         return source
 
     async def encode(self, request: EncodeRequest) -> tuple[EncodedRows, float]:
@@ -171,27 +232,27 @@ class Runner:
 
     async def _encode(self, request: EncodeRequest, features: AudioFeatures) -> tuple[EncodedRows, float]:
         started = time.monotonic()
-        rows = await self._encoded(functools.partial(request.rows, features), features, request.model_id)
+        rows = await self._encoded(functools.partial(request.rows, features), features, request.model_id, due=request.is_due)
         seconds = time.monotonic() - started
         self._metrics.stages[AUDIO].observe(seconds)
         return rows, seconds
 
-    async def _encoded(self, work: Callable[[], T], features: AudioFeatures, model_id: str) -> T:
+    async def _encoded(self, work: Callable[[], T], features: AudioFeatures, model_id: str, *, due: bool) -> T:
         """Runs an encoder on a thread. When it takes too long, refuses all its sound and raises FailedPrecondition."""
         try:
-            return await self._threads.run(work, limit_s=self._run_limit_s)
+            return await (self._due_threads if due else self._threads).run(work, limit_s=self._run_limit_s)
         except Overrun as error:
             reason = f"avatar {model_id}: {error}" if model_id else f"the shared audio encoder: {error}"
             log.error("%s; no sound is encoded with it until an avatar is loaded with force_reload", reason)
             self._loader.refuse(features, reason)
             raise FailedPrecondition(reason) from error
 
-    async def _make_crops(self, engine: Engine, frames: NDArray[np.int64]) -> None:
+    async def _make_crops(self, engine: Engine, frames: NDArray[np.int64], *, due: bool) -> None:
         missing = engine.bank.missing(frames.tolist())
         if missing:
             started = time.monotonic()
             with as_service_errors(AvatarError, field="model_id"):
-                await self.on_thread(functools.partial(engine.bank.ensure, missing))
+                await self.on_thread(functools.partial(engine.bank.ensure, missing), due=due)
             self._metrics.stages[CROPS].observe(time.monotonic() - started)
 
 

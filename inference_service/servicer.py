@@ -91,7 +91,7 @@ class InferenceServicer(InferenceServiceServicer):
                 await context.write(mouth_region.encode(fields, mouths.data.data))
 
     async def EncodeAudio(self, request: pb.EncodeAudioRequest, context: Context) -> pb.EncodeAudioResponse:
-        with self.runner.admitted():
+        with self.runner.admitted(due=request.due_in_ms > 0):
             async with within_deadline(context, limit_s=self.limits.request_seconds):
                 checked = await self.runner.checked(functools.partial(check_encode_request, request, self.limits), request)
                 encoded, seconds = await self.runner.encode(checked)
@@ -171,7 +171,7 @@ class InferenceServicer(InferenceServiceServicer):
         """Admits a request, and gives it as checked with its groups as they are made. Ends it at its deadline."""
         request_context.avatar_id.set(request.model_id if request_context.sane_id(request.model_id) else "")
         started = time.monotonic()
-        with self.runner.admitted():
+        with self.runner.admitted(due=request.due_in_ms > 0):
             async with within_deadline(context, limit_s=self.limits.request_seconds) as deadline:
                 checked = await self.runner.checked(functools.partial(check_infer_request, request, self.limits), request)
                 async with aclosing(self.runner.mouths(checked, deadline_s=deadline.at_s)) as groups:

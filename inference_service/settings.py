@@ -23,7 +23,8 @@ class InferenceServerSection(GrpcServerSection):
     """Batches that run at the same time on each device (each GPU, or the CPU). One is best on a CPU."""
 
     queue_size: int = Field(default=64, ge=1, le=100_000)
-    """Most requests that run or wait, per device; one more is refused at once with RESOURCE_EXHAUSTED."""
+    """Most requests of batch work that run or wait, per device; one more is refused at once with RESOURCE_EXHAUSTED. Those of
+    live sessions are not counted."""
 
 
 class GpuSection(Section):

@@ -34,7 +34,7 @@ class LocalMouthSource:
     async def mouths(self, order: MouthOrder, *, deadline: Deadline) -> AsyncGenerator[Mouths, None]:
         """Does `MouthSource.mouths`."""
         deadline = self._limited(deadline)
-        with self.runner.admitted():
+        with self.runner.admitted(due=order.due_in_ms > 0):
             async with deadline.kept():
                 request = await self._request(order)
             async with aclosing(self.runner.mouths(request, deadline_s=deadline.at_s)) as groups:
@@ -61,7 +61,7 @@ class LocalMouthSource:
     ) -> Rows:
         """Does `MouthSource.rows`."""
         message = sound.rows_message(first_row=first_row, count=count, avatar_id=avatar_id, due_in_ms=due_in_ms)
-        with self.runner.admitted():
+        with self.runner.admitted(due=due_in_ms > 0):
             async with self._limited(deadline).kept():
                 request = await self.runner.checked(partial(check_encode_request, message, self.limits), message)
                 encoded, seconds = await self.runner.encode(request)

@@ -23,6 +23,8 @@ LOAD_SECONDS = 120.0
 # Any row far before the sound is silent.
 _SILENT_ROW = -100
 _ONE_SAMPLE = bytes(4)
+# Nobody waits for a picture yet, but the session must not wait for batch work either.
+_DUE_MS = 1000
 
 
 @dataclass(eq=False, slots=True)
@@ -79,8 +81,10 @@ async def make_ready(
     """Loads the avatar's network by a mouth of silence, and asks for a place for the session. Raises ServiceError."""
     deadline = Deadline.after(LOAD_SECONDS)
     avatar = live.avatar
-    silence = await source.rows(Sound(_ONE_SAMPLE), first_row=_SILENT_ROW, count=1, avatar_id=avatar.id, deadline=deadline)
-    order = MouthOrder(avatar.id, avatar.version, [index], silent_windows(silence.data), due_in_ms=1000, admission=admission)
+    silence = await source.rows(
+        Sound(_ONE_SAMPLE), first_row=_SILENT_ROW, count=1, avatar_id=avatar.id, deadline=deadline, due_in_ms=_DUE_MS
+    )
+    order = MouthOrder(avatar.id, avatar.version, [index], silent_windows(silence.data), due_in_ms=_DUE_MS, admission=admission)
     async with aclosing(source.mouths(order, deadline=deadline)) as mouths:
         async for _ in mouths:
             pass

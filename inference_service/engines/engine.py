@@ -63,11 +63,22 @@ class Engine(Protocol):
         """The most frames that the next batch should hold. Changes with the speed of the last runs."""
 
     @property
+    def short_room(self) -> int:
+        """The most frames of a batch while sessions wait: fewer than `room` where a run takes longer the more frames it has."""
+
+    @property
+    def run_frames(self) -> int:
+        """Frames that the network runs at once: fewer take as long."""
+
+    @property
     def producer(self) -> str:
         """The program that wrote the network, "" when its file does not say."""
 
-    def warm_up(self) -> None:
-        """Runs the network as `run` will, to find now a network or a device that cannot work. Raises BrokenAvatar."""
+    def warm_up(self) -> float:
+        """Runs the network as `run` will, to find now a network or a device that cannot work. Returns the seconds of one run.
+
+        Raises BrokenAvatar.
+        """
 
     def run(self, batch: EngineInput) -> EngineOutput:
         """Runs the network. Crops of `batch.frames` must be in the bank.

@@ -30,6 +30,8 @@ from inference_service.settings import OnnxSection
 DEFAULT_BATCH = {True: 8, False: 4}
 QUICK_BATCH = {True: 0, False: 12}
 QUICK_RUN_S = 0.01
+# What a session's frames wait for at most, where one frame takes less: half a frame's time.
+SHORT_RUN_S = 0.02
 # A bank must have at least one slot, also when no crop is taken from it.
 EMPTY_BANK = np.zeros((1, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
 FIRST_SLOT = np.zeros(1, np.int64)
@@ -52,7 +54,7 @@ class OnnxEngine:
         self._max_batch = max_batch or DEFAULT_BATCH[device.is_gpu]
         # Frames of each run. On a GPU the first run of another size takes seconds, to choose kernels, and its results differ in
         # rounding: by one grey level between runs of 1 and 8 frames on an H100. On a CPU one frame stays in the cache.
-        self._run_size = self._network.batch or (self._max_batch if device.is_gpu else 1)
+        self.run_frames = self._network.batch or (self._max_batch if device.is_gpu else 1)
         self._quick_batch = 0 if max_batch else QUICK_BATCH[device.is_gpu]
         self._seconds_a_frame = math.inf  # of the last run
         count = options.cuda_streams_per_worker if device.is_gpu else 1
@@ -72,8 +74,15 @@ class OnnxEngine:
         """The configured size, or more for a network that is quick enough."""
         return max(self._max_batch, min(self._quick_batch, int(QUICK_RUN_S / self._seconds_a_frame)))
 
-    def warm_up(self) -> None:
+    @property
+    def short_room(self) -> int:
+        """The frames that take no longer than SHORT_RUN_S, in whole runs of the network, and one run at least."""
+        frames = int(SHORT_RUN_S / self._seconds_a_frame)
+        return min(self.room, max(self.run_frames, frames - frames % self.run_frames))
+
+    def warm_up(self) -> float:
         """Runs one frame on each session. Only a real run shows a missing cuDNN or a network that fails. Raises BrokenAvatar."""
+        seconds = 0.0
         windows, frames = np.zeros((1, 16, 512), np.float32), np.zeros(1, np.int64)
         for _ in self._sessions:
             try:
@@ -83,6 +92,8 @@ class OnnxEngine:
                 raise BrokenAvatar([f"the network failed its warm-up: {error}"]) from error
             if not output.finite.all():
                 raise BrokenAvatar(["the network gives values that are not finite"])
+            seconds = output.seconds
+        return seconds
 
     def run(self, batch: EngineInput) -> EngineOutput:
         """Runs the network. Crops of `batch.frames` must be in the bank. Raises EngineError."""
@@ -97,7 +108,7 @@ class OnnxEngine:
 
     def _run(self, batch: EngineInput) -> tuple[NDArray[np.float32] | None, NDArray[np.uint8] | None, NDArray[np.float32]]:
         count = len(batch.windows)
-        size = self._run_size
+        size = self.run_frames
         room = -(-count // size) * size  # the last run is filled up
         floats = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.float32) if batch.want_float else None
         planes = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if batch.want_uint8 else None

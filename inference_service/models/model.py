@@ -41,6 +41,7 @@ class LoadedModel:
     stored_features: StoredFeatures
     network_bytes: int  # measured: weights and what the warm-up took
     load_seconds: float
+    warm_up_seconds: float  # of one run of the network
     total_inference_ms: float = 0
 
     @property
@@ -72,14 +73,14 @@ class ModelLoader:
             engines = [OnnxEngine(avatar, device, self._options, max_batch=self._max_batch) for device in devices]
             for engine in engines:
                 self._memory.leave_out(engine.bank)
-                engine.warm_up()
+                warm_up_seconds = engine.warm_up()
         # Other work moves the process's memory too: a network never counts less than its file.
         network_bytes = max(taken.bytes, avatar.network_path.stat().st_size * len(engines))
         features = self.features(encoder_path, devices[0])
         if avatar.audio_encoder_path is None and engines[0].producer != DEMO_PRODUCER:
             _warn_of_the_demos_encoder(avatar, encoder_path)
         stored = StoredFeatures(avatar.features_path, frame_count=avatar.frame_count)
-        return LoadedModel(avatar, engines, features, stored, network_bytes, time.monotonic() - started)
+        return LoadedModel(avatar, engines, features, stored, network_bytes, time.monotonic() - started, warm_up_seconds)
 
     def features(self, encoder_path: Path, device: Device) -> AudioFeatures:
         """Returns the features of the encoder at `encoder_path`, opened once for all avatars with it. Raises BrokenAvatar."""

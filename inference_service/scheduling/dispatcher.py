@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from weakref import WeakSet
 
@@ -19,7 +21,9 @@ from inference_service.engines.devices import Device
 from inference_service.engines.engine import NO_PICTURES, Engine, EngineError, EngineInput, EngineOutput
 from inference_service.limited_threads import LimitedThreads, Overrun
 from inference_service.metrics import NETWORK, InferenceMetrics
-from inference_service.scheduling.fair_queue import FairQueue, Slice
+from inference_service.scheduling.admission import CARRIED_S, Admission
+from inference_service.scheduling.fair_queue import Slice
+from inference_service.scheduling.work_queue import WorkQueue
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import DeadlineExceeded, FailedPrecondition, ServiceError, Unavailable
 
@@ -52,9 +56,11 @@ class Job:
     pictures: NDArray[np.float32] | None  # [1 or frames, 6, 320, 320], sent by the caller instead
     want_float: bool
     deadline_s: float | None = None  # on the dispatcher's clock
+    due_s: float | None = None  # when the first frame is due, on the same clock; None: batch work
     audio_seconds: float = 0.0
     on_run: Callable[[float], None] = lambda _seconds: None
     queued_at_s: float = field(default=0.0, init=False)
+    context: Context = field(default_factory=copy_context, init=False)  # of the request, for log lines
     results: asyncio.Queue[MouthGroup | ServiceError] = field(default_factory=asyncio.Queue, init=False)
 
     @property
@@ -86,6 +92,7 @@ class Dispatcher:
         workers: int,
         max_delay_s: float,
         run_limit_s: float,
+        admission: Admission,
         metrics: InferenceMetrics,
         on_overrun: Callable[[Engine, str], None],
         on_lost: Callable[[str], None],
@@ -98,11 +105,13 @@ class Dispatcher:
         self._max_delay_s = max_delay_s
         self._run_limit_s = run_limit_s
         self._workers = workers
+        self._admission = admission
         self._metrics = metrics
         metrics.queued.labels(device.gpu_id).set_function(lambda: self.waiting_frames)
         self._on_overrun = on_overrun
         self._clock = clock
-        self._queue: FairQueue[Engine, Job] = FairQueue()
+        self._queue: WorkQueue[Engine, Job] = WorkQueue()
+        self._due_submitted_s = -math.inf
         self._work = asyncio.Condition()
         self._threads = LimitedThreads(workers, f"device{device.gpu_id}", on_lost=on_lost, clock=clock)
         self._overrun: WeakSet[Engine] = WeakSet()
@@ -144,7 +153,9 @@ class Dispatcher:
         if job.engine in self._overrun:
             raise FailedPrecondition(f"avatar {job.engine.avatar_id}: its network has taken too long for another request")
         job.queued_at_s = self._clock.now()
-        self._queue.push(job.engine, job, job.count)
+        if job.due_s is not None:
+            self._due_submitted_s = job.queued_at_s
+        self._queue.push(job.engine, job, job.count, due_s=job.due_s)
         try:
             async with self._work:
                 self._work.notify_all()  # one batch may not hold all frames: other workers take what is left
@@ -183,15 +194,24 @@ class Dispatcher:
             if self._stopping:
                 self._fail(pieces, Unavailable(STOPPING))
             elif len(pieces) == 1:
-                self._fail(pieces, _logged(pieces[0].request.engine, error))
+                job = pieces[0].request
+                self._fail(pieces, job.context.run(_logged, job.engine, error))
             else:
                 for piece in pieces:
                     await self._run(worker, [piece])
         else:
+            engine = pieces[0].request.engine
+            # The worker's whole time, with what the event loop made it wait.
+            seconds = self._clock.now() - started_s
+            frames = sum(piece.count for piece in pieces)
+            self._admission.note_run(engine.avatar_id, frames=frames, run_frames=engine.run_frames, seconds=seconds)
             self._deliver(worker, pieces, output, started_s)
 
     async def _next_batch(self) -> Sequence[Slice[Job]]:
-        """Takes the slices to run together, those with the avatar's own crops first; none when stopping or all were dropped."""
+        """Takes the slices to run together, those with the avatar's own crops first; none when stopping or all were dropped.
+
+        While sessions speak, every run is short where that helps: what is due next waits for at most one.
+        """
         async with self._work:
             await self._work.wait_for(lambda: self._stopping or len(self._queue))
             if self._max_delay_s and not self._stopping:
@@ -199,9 +219,12 @@ class Dispatcher:
         engine = self._queue.head
         if engine is None or self._stopping:
             return []
-        taken = self._queue.take(engine.room)
+        taken = self._queue.take(self._room(engine), run_frames=engine.run_frames)
         pieces = [piece for piece in taken if self._still_wanted(piece)]
         return sorted(pieces, key=lambda piece: piece.request.frames is None)
+
+    def _room(self, engine: Engine) -> int:
+        return engine.short_room if self._clock.now() - self._due_submitted_s < CARRIED_S else engine.room
 
     async def _wait_for_more(self) -> None:
         until_s = self._clock.now() + self._max_delay_s
@@ -217,8 +240,9 @@ class Dispatcher:
             self._work.notify_all()
 
     def _is_full(self) -> bool:
+        """Tells if waiting for more frames is over: the next batch is full, or what it holds is due."""
         engine = self._queue.head
-        return engine is not None and self._queue.frames_at_head() >= engine.room
+        return self._queue.has_due or (engine is not None and self._queue.frames_at_head() >= self._room(engine))
 
     def _still_wanted(self, piece: Slice[Job]) -> bool:
         deadline_s = piece.request.deadline_s

@@ -93,9 +93,14 @@ class FairQueue(Generic[K, R]):
         A key with frames left moves to the end of the line of keys, and a request with frames left to the end of its key's line:
         one huge request delays another by its share of a batch, never by its length.
         """
-        if not self._lines:
+        key = self.head
+        return [] if key is None else self.take_of(key, max_frames)
+
+    def take_of(self, key: K, max_frames: int) -> list[Slice[R]]:
+        """Does what `take` does for a key whose turn it need not be; takes none where none waits or `max_frames` is 0."""
+        if key not in self._lines or max_frames == 0:
             return []
-        key, line = self._lines.popitem(last=False)
+        line = self._lines.pop(key)
         served: list[R] = []
         promised = 0
         for request in line:

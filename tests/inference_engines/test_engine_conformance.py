@@ -119,8 +119,9 @@ def test_it_says_who_and_where_it_is_and_how_much_it_takes(make_avatar: MakeAvat
     assert engine.avatar_id == "her"
     assert engine.bank.device is engine.device
     assert engine.producer == onnx.load(avatar.network_path).producer_name
-    engine.warm_up()
-    assert engine.room >= 1
+    assert engine.warm_up() > 0
+    assert 1 <= engine.short_room <= engine.room
+    assert engine.run_frames >= 1
 
 
 def test_a_run_that_fails_is_an_engine_error_and_the_next_one_runs(

@@ -15,7 +15,7 @@ from inference_service.engines.devices import CUDA, Device, DeviceError, find_de
 from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.settings import GpuSection, OnnxSection
 
-from ..inference_service.conftest import MakeAvatar
+from ..inference_service.conftest import MakeAvatar, network
 from .conftest import CPU, OPTIONS, network_input, on_cpu, run, windows
 
 GPU = Device(gpu_id=0, name="a GPU that is not there", providers=((CUDA, {}),))
@@ -43,16 +43,28 @@ def test_the_full_size_network_gives_what_its_file_gives(make_avatar: MakeAvatar
     np.testing.assert_allclose(run(on_cpu(avatar), frames, sound)[0], plainly(avatar, visual, sound), atol=5e-4)
 
 
-@pytest.mark.parametrize(("seconds_a_frame", "room"), [(1.0, 4), (0.0019, 5), (0.0009, 11), (1e-9, 12)])
+@pytest.mark.parametrize(
+    ("seconds_a_frame", "room", "short_room"),
+    [(1.0, 4, 1), (0.0099, 4, 2), (0.0051, 4, 3), (0.0019, 5, 5), (0.0009, 11, 11), (1e-9, 12, 12)],
+)
 def test_a_quick_network_has_room_for_more(
-    make_avatar: MakeAvatar, monkeypatch: pytest.MonkeyPatch, seconds_a_frame: float, room: int
+    make_avatar: MakeAvatar, monkeypatch: pytest.MonkeyPatch, seconds_a_frame: float, room: int, short_room: int
 ) -> None:
     engine = on_cpu(make_avatar())
-    assert engine.room == 4, "nothing is known yet"
+    assert (engine.room, engine.short_room) == (4, 1), "nothing is known yet"
     passed = iter([0.0, 2 * seconds_a_frame])
     monkeypatch.setattr("time.perf_counter", lambda: next(passed))
     run(engine, [0, 1], windows(2))
-    assert engine.room == room
+    assert (engine.room, engine.short_room) == (room, short_room)
+
+
+def test_a_short_batch_is_whole_runs_of_the_network(make_avatar: MakeAvatar, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is exported with a fixed batch takes as long for fewer frames."""
+    engine = on_cpu(make_avatar(model=network(batch=2)))
+    passed = iter([0.0, 2 * 0.0061])
+    monkeypatch.setattr("time.perf_counter", lambda: next(passed))
+    run(engine, [0, 1], windows(2))
+    assert (engine.room, engine.short_room, engine.run_frames) == (4, 2, 2)
 
 
 def test_a_configured_batch_is_kept_to(make_avatar: MakeAvatar) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -14,8 +15,10 @@ from inference_service.engines.devices import find_devices
 from inference_service.engines.engine import Engine, EngineError, EngineInput, EngineOutput
 from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.metrics import InferenceMetrics
+from inference_service.scheduling.admission import Admission
 from inference_service.scheduling.dispatcher import Dispatcher, Job
 from inference_service.settings import GpuSection, OnnxSection
+from service_kit import request_context
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import DeadlineExceeded, FailedPrecondition, ServiceError, Unavailable
 from service_kit.metrics import Metrics
@@ -33,8 +36,8 @@ class Recorder:
 
     def __init__(self, engine: OnnxEngine, room: int = 4) -> None:
         self.avatar_id, self.device, self.bank, self.producer = engine.avatar_id, engine.device, engine.bank, engine.producer
-        self.warm_up = engine.warm_up
-        self.room = room
+        self.warm_up, self.run_frames = engine.warm_up, engine.run_frames
+        self.room, self.short_room = room, 1
         self.sizes: list[int] = []
         self.before: Callable[[EngineInput], None] = lambda _: None
         self._engine = engine
@@ -63,6 +66,7 @@ async def running(
     workers: int = 1,
     max_delay_s: float = 0,
     metrics: Metrics | None = None,
+    admission: Admission | None = None,
     clock: Clock = SYSTEM_CLOCK,
     on_overrun: Callable[[Engine, str], None] = lambda _, reason: pytest.fail(reason),
     on_lost: Callable[[str], None] = pytest.fail,
@@ -70,6 +74,7 @@ async def running(
     dispatcher = Dispatcher(
         CPU,
         workers=workers,
+        admission=admission or Admission(workers=workers, clock=clock),
         max_delay_s=max_delay_s,
         run_limit_s=RUN_LIMIT_S,
         metrics=InferenceMetrics(metrics or Metrics()),
@@ -85,9 +90,17 @@ async def running(
         await dispatcher.stop()
 
 
-def job(engine: Engine, frames: int, *, seed: int = 0, want_float: bool = True, deadline_s: float | None = None) -> Job:
+def job(
+    engine: Engine,
+    frames: int,
+    *,
+    seed: int = 0,
+    want_float: bool = True,
+    deadline_s: float | None = None,
+    due_s: float | None = None,
+) -> Job:
     windows = np.random.default_rng(seed).uniform(0, 4, (frames, 16, 512)).astype(np.float32)
-    return Job(engine, windows, np.arange(frames, dtype=np.int64) % 5, None, want_float, deadline_s)
+    return Job(engine, windows, np.arange(frames, dtype=np.int64) % 5, None, want_float, deadline_s, due_s)
 
 
 async def collected(dispatcher: Dispatcher, wanted: Job) -> np.ndarray:
@@ -157,6 +170,100 @@ async def test_a_batch_holds_as_much_as_its_engine_has_room_for(recorder: Record
     async with running() as dispatcher:
         await collected(dispatcher, job(recorder, 15))
     assert recorder.sizes == [4, 5, 6]
+
+
+async def test_due_frames_wait_for_the_run_under_way_alone(engine: OnnxEngine) -> None:
+    """Eight batch callers with long requests wait before them, of the same avatar and another."""
+    same, other = Recorder(engine), Recorder(engine)
+    began, go_on = threading.Event(), threading.Event()
+
+    def hold(_: EngineInput) -> None:
+        began.set()
+        go_on.wait(PATIENCE_S)
+
+    same.before = other.before = hold
+    async with running() as dispatcher:
+        batch = [asyncio.create_task(collected(dispatcher, job([same, other][n % 2], 20, seed=n))) for n in range(8)]
+        await asyncio.to_thread(began.wait, PATIENCE_S)
+        due = job(same, 3, seed=9, due_s=SYSTEM_CLOCK.now() + 0.1)
+        waiting = asyncio.create_task(collected(dispatcher, due))
+        await asyncio.sleep(0)
+        runs_before = len(same.sizes) + len(other.sizes)
+        go_on.set()
+        mouths = await waiting
+        assert sum(same.sizes) + sum(other.sizes) <= 4 + 3 + 1 + 1, "the run under way, three due frames, one run begun since"
+        assert runs_before == 1
+        await asyncio.gather(*batch)
+    async with running() as dispatcher:
+        np.testing.assert_array_equal(mouths, await collected(dispatcher, job(engine, 3, seed=9)))
+
+
+async def test_runs_are_short_until_no_session_has_spoken_for_two_seconds(recorder: Recorder) -> None:
+    clock = VirtualClock()
+    async with running(clock=clock) as dispatcher:
+        await collected(dispatcher, job(recorder, 2, due_s=clock.now()))
+        await collected(dispatcher, job(recorder, 5))
+        assert recorder.sizes == [1] * 7
+        await clock.advance(1.9)
+        await collected(dispatcher, job(recorder, 2))
+        assert recorder.sizes == [1] * 9
+        await clock.advance(0.2)
+        await collected(dispatcher, job(recorder, 5))
+    assert recorder.sizes == [1] * 9 + [4, 1]
+
+
+async def test_due_frames_do_not_wait_for_a_batch_to_fill(recorder: Recorder) -> None:
+    """Time does not pass here."""
+    async with running(max_delay_s=5, clock=VirtualClock()) as dispatcher:
+        assert len(await collected(dispatcher, job(recorder, 3, due_s=7.0))) == 3
+
+
+async def test_due_frames_are_dropped_with_their_deadline_and_their_caller(recorder: Recorder) -> None:
+    clock = VirtualClock()
+    async with running(clock=clock) as dispatcher:
+        with pytest.raises(DeadlineExceeded):
+            await collected(dispatcher, job(recorder, 4, deadline_s=clock.now() - 1, due_s=clock.now()))
+        async with aclosing(dispatcher.submit(job(recorder, 40, due_s=clock.now()))) as groups:
+            await anext(groups)
+        assert dispatcher.waiting_frames == 0
+    assert sum(recorder.sizes) < 40
+
+
+async def test_runs_measure_the_capacity(recorder: Recorder) -> None:
+    admission = Admission(workers=1, clock=SYSTEM_CLOCK)
+    async with running(admission=admission) as dispatcher:
+        assert admission.frames_a_second == 0
+        await collected(dispatcher, job(recorder, 8))
+    assert admission.frames_a_second > 0
+    assert admission.measured_s(recorder.avatar_id) > 0
+
+
+async def test_a_line_about_a_request_has_its_ids(recorder: Recorder) -> None:
+    said: list[tuple[str, str]] = []
+
+    class Ids(logging.Handler):
+        def emit(self, _: logging.LogRecord) -> None:
+            said.append((request_context.request_id.get(), request_context.session_id.get()))
+
+    def fail(_: EngineInput) -> None:
+        raise EngineError("poisoned")
+
+    async def call(number: int) -> None:
+        request_context.request_id.set(f"request-{number}")
+        request_context.session_id.set(f"session-{number}")
+        with pytest.raises(FailedPrecondition):
+            await collected(dispatcher, job(recorder, 2, seed=number))
+
+    recorder.before = fail
+    handler = Ids(logging.WARNING)
+    dispatcher_log = logging.getLogger("inference_service.scheduling.dispatcher")
+    dispatcher_log.addHandler(handler)
+    try:
+        async with running() as dispatcher:
+            await asyncio.gather(call(1), call(2))
+    finally:
+        dispatcher_log.removeHandler(handler)
+    assert sorted(said) == [("request-1", "session-1"), ("request-2", "session-2")]
 
 
 async def test_a_passed_deadline_never_reaches_the_engine(recorder: Recorder) -> None:

@@ -1,0 +1,132 @@
+"""Decides which live sessions the devices can keep in real time, from the measured speed of the networks.
+
+Pure policy but for its clock. Loads are shares of a worker's time: a session asks for FRAME_RATE frames a second, and a frame
+costs what runs of its avatar took, the last seconds counting most.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+
+from service_kit.clock import Clock
+from shared_proto.timing import FRAME_RATE
+
+# A session is carried for so long after its last request.
+CARRIED_S = 2.0
+# The share of the capacity that is kept for sessions which go on after they broke.
+RESERVE = 0.1
+# After so long a run counts half.
+HALF_LIFE_S = 5.0
+# How far apart an avatar's runs may be. A network that runs many frames at once fills its runs only if it waits for them.
+RUN_INTERVAL_S = 0.16
+# Avatars whose speed is remembered, the last ones that ran.
+MAX_AVATARS = 1000
+
+
+@dataclass
+class _Speed:
+    """The time that a network takes: sums over its runs, older ones with less weight."""
+
+    run_frames: int = 1
+    frames: float = 0.0
+    seconds: float = 0.0
+    noted_s: float = 0.0
+
+    def note(self, now_s: float, *, run_frames: int, frames: int, seconds: float) -> None:
+        weight = 0.5 ** ((now_s - self.noted_s) / HALF_LIFE_S)
+        self.run_frames = run_frames
+        self.frames = weight * self.frames + frames
+        self.seconds = weight * self.seconds + seconds
+        self.noted_s = now_s
+
+    def load(self, sessions: int) -> float:
+        """Returns the share of one worker's time that so many sessions of one avatar take."""
+        frames_a_second = max(FRAME_RATE * sessions, self.run_frames / RUN_INTERVAL_S)
+        return frames_a_second * self.seconds / self.frames
+
+
+class Admission:
+    """Knows the sessions that are carried and the speed of the networks. Use it on the event loop."""
+
+    def __init__(self, *, workers: int, clock: Clock) -> None:
+        """`workers`: runs at the same time, on all devices together."""
+        self._workers = workers
+        self._clock = clock
+        self._sessions: OrderedDict[str, tuple[str, float]] = OrderedDict()  # avatar and last request; the oldest first
+        self._sessions_of: Counter[str] = Counter()  # by avatar
+        self._speeds: OrderedDict[str, _Speed] = OrderedDict()  # by avatar; the one that ran last at the end
+        self._warm_up_speeds: OrderedDict[str, _Speed] = OrderedDict()
+        self._all = _Speed()
+
+    @property
+    def carried(self) -> int:
+        """Number of sessions with a sign in the last CARRIED_S."""
+        self._forget_gone()
+        return len(self._sessions)
+
+    @property
+    def frames_a_second(self) -> float:
+        """Frames a second that all workers make of the avatars that ran last; 0 before the first run."""
+        return self._workers * self._all.frames / self._all.seconds if self._all.seconds else 0.0
+
+    def note_run(self, avatar_id: str, *, frames: int, run_frames: int, seconds: float) -> None:
+        """Notes that a worker took `seconds` for a batch of `frames` of a network that runs `run_frames` frames at once."""
+        now_s = self._clock.now()
+        full = -(-frames // run_frames) * run_frames  # more frames would have taken no longer
+        for speed in (_of(self._speeds, avatar_id), self._all):
+            speed.note(now_s, run_frames=run_frames, frames=full, seconds=seconds)
+
+    def note_warm_up(self, avatar_id: str, *, run_frames: int, seconds: float) -> None:
+        """Notes the time of the run that warmed a network up, which counts until a batch of any network has run."""
+        _of(self._warm_up_speeds, avatar_id).note(self._clock.now(), run_frames=run_frames, frames=run_frames, seconds=seconds)
+
+    def measured_s(self, avatar_id: str) -> float:
+        """Returns the moment of the last run of this avatar's network; minus infinity when none is known."""
+        speed = self._speeds.get(avatar_id)
+        return speed.noted_s if speed else float("-inf")
+
+    def note_request(self, session_id: str, avatar_id: str) -> None:
+        """Notes a sign of a session: a request, or frames made for it. It is carried from now on."""
+        self._forget(session_id)
+        self._sessions[session_id] = avatar_id, self._clock.now()
+        self._sessions_of[avatar_id] += 1
+
+    def has_room(self, session_id: str, avatar_id: str, *, resumed: bool = False) -> bool:
+        """Tells if this session can be kept in real time beside the others: one that is carried already, or one more.
+
+        Only a `resumed` one gets the last tenth. A session of an avatar of which no speed is known has room.
+        """
+        self._forget_gone()
+        if session_id in self._sessions:
+            return True
+        sessions = self._sessions_of + Counter([avatar_id])
+        load = sum(speed.load(count) for each, count in sessions.items() if (speed := self._speed(each)))
+        return load <= self._workers * (1 if resumed else 1 - RESERVE)
+
+    def _speed(self, avatar_id: str) -> _Speed | None:
+        """Returns what is known best: of the avatar's own runs, of all runs, or of its warm-up."""
+        return self._speeds.get(avatar_id) or (self._all if self._all.frames else self._warm_up_speeds.get(avatar_id))
+
+    def _forget_gone(self) -> None:
+        gone_s = self._clock.now() - CARRIED_S
+        while self._sessions:
+            session_id, (_, seen_s) = next(iter(self._sessions.items()))
+            if seen_s > gone_s:
+                break
+            self._forget(session_id)
+
+    def _forget(self, session_id: str) -> None:
+        if session_id in self._sessions:
+            avatar_id, _ = self._sessions.pop(session_id)
+            self._sessions_of[avatar_id] -= 1
+            if not self._sessions_of[avatar_id]:
+                del self._sessions_of[avatar_id]
+
+
+def _of(speeds: OrderedDict[str, _Speed], avatar_id: str) -> _Speed:
+    speed = speeds.setdefault(avatar_id, _Speed())
+    speeds.move_to_end(avatar_id)
+    if len(speeds) > MAX_AVATARS:
+        speeds.popitem(last=False)
+    return speed

@@ -1,0 +1,135 @@
+"""Places for live sessions, from the measured speed of networks. Time passes only when the test says so."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference_service.scheduling.admission import MAX_AVATARS, Admission
+
+from ..virtual_clock import VirtualClock
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+def admitted(admission: Admission, avatar_id: str = "her", *, resumed: bool = False) -> int:
+    """Begins sessions until one is refused. Returns their number."""
+    for number in count():
+        session_id = f"{avatar_id}-{resumed}-{number}"
+        if not admission.has_room(session_id, avatar_id, resumed=resumed):
+            return number
+        admission.note_request(session_id, avatar_id)
+    raise AssertionError
+
+
+def run(admission: Admission, avatar_id: str = "her", *, frames_a_second: float, runs: int = 10, run_frames: int = 1) -> None:
+    for _ in range(runs):
+        admission.note_run(avatar_id, frames=2 * run_frames, run_frames=run_frames, seconds=2 * run_frames / frames_a_second)
+
+
+@given(frames_a_second=st.floats(1, 20_000), workers=st.integers(1, 8))
+def test_new_sessions_leave_a_tenth_for_those_that_resume(frames_a_second: float, workers: int) -> None:
+    admission = Admission(workers=workers, clock=VirtualClock())
+    run(admission, frames_a_second=frames_a_second)
+    assert admission.frames_a_second == pytest.approx(workers * frames_a_second)
+    new = admitted(admission)
+    assert new == pytest.approx(0.9 * workers * frames_a_second / 25, abs=1)
+    assert 25 * new <= 0.9 * workers * frames_a_second * (1 + 1e-9)
+    resumed = admitted(admission, resumed=True)
+    assert 25 * (new + resumed) <= workers * frames_a_second * (1 + 1e-9)
+    assert 25 * (new + resumed + 1) > workers * frames_a_second * (1 - 1e-9)
+    assert admission.carried == new + resumed
+
+
+async def test_a_session_is_carried_for_two_seconds_after_its_last_request(clock: VirtualClock) -> None:
+    admission = Admission(workers=1, clock=clock)
+    run(admission, frames_a_second=60)
+    assert admitted(admission) == 2
+    await clock.advance(1.5)
+    admission.note_request("her-False-0", "her")
+    await clock.advance(1.0)
+    assert admission.carried == 1
+    assert admission.has_room("another", "her")
+    await clock.advance(1.0)
+    assert admission.carried == 0
+
+
+def test_a_carried_session_always_has_room(clock: VirtualClock) -> None:
+    admission = Admission(workers=1, clock=clock)
+    admission.note_request("runs", "her")
+    run(admission, frames_a_second=5)
+    assert admission.has_room("runs", "her")
+    assert not admission.has_room("another", "her", resumed=True)
+
+
+def test_an_avatar_costs_what_its_own_runs_took_else_the_mean_else_its_warm_up(clock: VirtualClock) -> None:
+    admission = Admission(workers=1, clock=clock)
+    assert admission.has_room("first", "her"), "nothing is known"
+    admission.note_warm_up("her", run_frames=1, seconds=0.1)
+    assert not admission.has_room("first", "her")
+    run(admission, "quick", frames_a_second=300)
+    assert admission.has_room("first", "her"), "the runs of others count more than a first run"
+    run(admission, "her", frames_a_second=20)
+    assert not admission.has_room("first", "her")
+    assert admission.has_room("first", "quick")
+
+
+def test_each_session_counts_with_the_cost_of_its_avatar(clock: VirtualClock) -> None:
+    admission = Admission(workers=1, clock=clock)
+    run(admission, "slow", frames_a_second=50)
+    run(admission, "quick", frames_a_second=550)
+    assert admitted(admission, "slow") == 1  # half of the time
+    assert admitted(admission, "quick") == 8  # 8 x 4.5 % of what is left of nine tenths
+
+
+def test_a_session_that_changes_its_avatar_counts_once(clock: VirtualClock) -> None:
+    admission = Admission(workers=1, clock=clock)
+    run(admission, "slow", frames_a_second=27)
+    run(admission, "quick", frames_a_second=500)
+    admission.note_request("changes", "slow")
+    assert not admission.has_room("another", "quick")
+    admission.note_request("changes", "quick")
+    assert admission.has_room("another", "quick")
+    assert admission.carried == 1
+
+
+async def test_the_last_seconds_count_most(clock: VirtualClock) -> None:
+    admission = Admission(workers=1, clock=clock)
+    run(admission, frames_a_second=10, runs=50)
+    assert not admission.has_room("first", "her")
+    assert admission.measured_s("her") == clock.now()
+    await clock.advance(60)
+    run(admission, frames_a_second=100, runs=1)
+    assert admission.frames_a_second > 60
+    assert admission.has_room("first", "her")
+
+
+def test_runs_that_are_not_full_count_as_if_they_were(clock: VirtualClock) -> None:
+    """A network that runs 8 frames at once takes as long for one. Only sessions of one avatar share its runs."""
+    admission = Admission(workers=1, clock=clock)
+    for _ in range(10):
+        admission.note_run("her", frames=1, run_frames=8, seconds=0.0078)
+    assert admission.frames_a_second == pytest.approx(8 / 0.0078)
+    assert admitted(admission) == 36
+    alone = Admission(workers=1, clock=clock)
+    run(alone, "known", frames_a_second=1020, run_frames=8)
+    sessions = 0
+    while alone.has_room(f"session-{sessions}", f"avatar-{sessions}"):
+        alone.note_request(f"session-{sessions}", f"avatar-{sessions}")
+        sessions += 1
+    assert sessions == 18, "each needs a run of its own every 160 ms: 50 frames' time a second"
+
+
+def test_as_many_avatars_as_one_likes_take_bounded_memory(clock: VirtualClock) -> None:
+    admission = Admission(workers=1, clock=clock)
+    run(admission, "first", frames_a_second=1)
+    for number in range(MAX_AVATARS):
+        run(admission, f"avatar-{number}", frames_a_second=1000, runs=1)
+    assert admission.measured_s("first") == float("-inf")
+    assert admission.measured_s("avatar-0") == clock.now()
