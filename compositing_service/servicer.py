@@ -14,6 +14,7 @@ from compositing_service.request import read_model_id, read_order
 from compositing_service.unary import BatchReply
 from service_kit import request_context
 from service_kit.deadline import within_deadline
+from service_kit.interceptors import caller_of
 from service_kit.readiness import Readiness
 from service_kit.version import product_version
 from shared_proto import compositing_pb2 as pb
@@ -73,7 +74,7 @@ class CompositingServicer(CompositingServiceServicer):
         async def send(event: pb.SessionEvent) -> None:
             await context.write(event.SerializeToString())
 
-        await self.parts.sessions.serve(request_iterator, send)
+        await self.parts.sessions.serve(request_iterator, send, caller_of(context))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
         return pb.ListSessionsResponse(sessions=self.parts.sessions.infos())

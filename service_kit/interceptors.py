@@ -225,12 +225,22 @@ def _encoded(encode: Any, reply: Any) -> bytes:
     return data
 
 
-def _check_client(context: Context, allowed: frozenset[str]) -> None:
-    """Raises PermissionDenied for a client whose certificate has none of the names. TLS has checked its signature."""
+def caller_of(context: Context) -> str:
+    """Returns the first name in the caller's certificate, or its address if it showed none."""
+    return next(iter(_client_names(context)), "") or str(context.peer())
+
+
+def _client_names(context: Context) -> list[str]:
+    """Returns the names in the client's certificate, whose signature TLS has checked; none without one."""
     identity = context.auth_context()
     # The authority answers for the alternative names. A client may choose any common name.
     encoded = identity.get("x509_subject_alternative_name") or identity.get("x509_common_name") or ()
-    names = [name.decode("utf-8", "replace") for name in encoded]
+    return [name.decode("utf-8", "replace") for name in encoded]
+
+
+def _check_client(context: Context, allowed: frozenset[str]) -> None:
+    """Raises PermissionDenied for a client whose certificate has none of the names."""
+    names = _client_names(context)
     if allowed.isdisjoint(names):
         shown = ", ".join(names)[:MAX_SHOWN_CHARS] or "none"
         raise PermissionDenied(f"this client's certificate has no name that may call this service; its names: {shown}")

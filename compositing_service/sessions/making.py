@@ -17,6 +17,7 @@ from compositing_service.sessions.live_avatar import LiveAvatar
 from compositing_service.sessions.machine import PlannedFrame
 from compositing_service.sessions.rows import SegmentRows
 from compositing_service.sessions.segment import Segment
+from service_kit import request_context
 from service_kit.clock import Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, DeadlineExceeded, ResourceExhausted, ServiceError, Unavailable, as_service_errors
@@ -108,6 +109,7 @@ class FrameMaking:
     async def _make(self, frames: Sequence[Planned], due_in_ms: int) -> None:
         live, segment = frames[0].shown.avatar, frames[0].segment
         assert segment
+        request_context.avatar_id.set(live.avatar.id)  # of a switch, other than the call's
         rows = await self._rows_for(segment, live, frames, due_in_ms)
         for frame in frames:
             frame.speech = not rows.is_silent(frame.frame)

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.request import RequestRules
@@ -38,8 +39,8 @@ class Sessions:
             lambda: sum(session.machine.buffered_ms for session in list(self._running)) / 1000
         )
 
-    async def serve(self, messages: AsyncIterator[bytes], send: Send) -> None:
-        """Runs one session over encoded messages. Raises ServiceError unless it ends well."""
+    async def serve(self, messages: AsyncIterator[bytes], send: Send, caller: str) -> None:
+        """Runs one session over encoded messages. Raises ServiceError unless it ends well. Log lines name the caller."""
         requests = parsed(messages)
         message = await first_config(requests)
         session_id = request_context.session_id.get() or uuid.uuid4().hex
@@ -48,17 +49,18 @@ class Sessions:
         request_context.avatar_id.set(config.avatar_id)
         if self._draining:
             raise Unavailable(_DRAINING)
-        await run_session(session_id, config, self.parts, requests, send, self._known)
+        await run_session(session_id, config, self.parts, requests, send, partial(self._known, caller))
 
     def infos(self) -> list[pb.SessionInfo]:
         """Describes the running sessions, the oldest first."""
-        now_s = self.parts.clock.now()
-        return [session.reporting.info(session.id, session.switching.live.avatar.id, now_s) for session in self._running]
+        return [self._info(session) for session in self._running]
 
     def end(self, session_id: str) -> int:
         """Ends the sessions of this id. Returns their number."""
         ended = [session for session in self._running if session.id == session_id]
         for session in ended:
+            request_context.session_id.set(session_id)
+            log.info("an operator ends the session")
             session.stop(Cancelled("an operator has ended the session"))
         return len(ended)
 
@@ -70,29 +72,35 @@ class Sessions:
             session.leave(pb.GOING_AWAY_DRAINING, Unavailable(_DRAINING))
 
     @contextmanager
-    def _known(self, session: LiveSession) -> Iterator[None]:
+    def _known(self, caller: str, session: LiveSession) -> Iterator[None]:
         metrics: CompositingMetrics = self.parts.metrics
         self._running[session] = None
         metrics.sessions.inc()
         if session.config.plan.is_resumed:
             metrics.session_resumes.inc()
+        log.info("session started", extra={"caller": caller, "resumed": session.config.plan.is_resumed})
         try:
             yield
         finally:
             del self._running[session]
             metrics.sessions.dec()
-            self._log(session)
+            _log_usage(caller, self._info(session))
 
-    def _log(self, session: LiveSession) -> None:
-        """Writes the usage line of a session that has ended."""
-        info = session.reporting.info(session.id, session.switching.live.avatar.id, self.parts.clock.now())
-        log.info(
-            "session ended",
-            extra={
-                "seconds": round(info.running_ms / 1000, 3),
-                "speech_seconds": round(info.speech_ms / 1000, 3),
-                "frames": info.frames,
-                "late_frames": info.late_frames,
-                "stalls": info.stalls,
-            },
-        )
+    def _info(self, session: LiveSession) -> pb.SessionInfo:
+        return session.reporting.info(session.id, session.switching.live.avatar.id, self.parts.clock.now())
+
+
+def _log_usage(caller: str, info: pb.SessionInfo) -> None:
+    """Writes what a session that has ended used; `avatar` is the last one that it showed."""
+    request_context.avatar_id.set(info.model_id)
+    log.info(
+        "session ended",
+        extra={
+            "caller": caller,
+            "seconds": round(info.running_ms / 1000, 3),
+            "speech_seconds": round(info.speech_ms / 1000, 3),
+            "frames": info.frames,
+            "late_frames": info.late_frames,
+            "stalls": info.stalls,
+        },
+    )

@@ -16,6 +16,7 @@ from compositing_service.sessions.config import SessionConfig
 from compositing_service.sessions.live_avatar import LiveAvatar, hold_avatar, make_ready
 from compositing_service.sessions.machine import Machine, Shown
 from compositing_service.sessions.making import Planned
+from service_kit import request_context
 from service_kit.errors import Aborted, InvalidRequest, ServiceError, Violation, as_service_errors
 from shared_proto import compositing_pb2 as pb
 
@@ -71,6 +72,7 @@ class Switching:
         live: LiveAvatar | None = None
         try:
             _check(request)
+            request_context.avatar_id.set(request.model_id)  # of this task alone
             live = await hold_avatar(self.store, request.model_id, self.config.idle)
             avatar = live.avatar
             await make_ready(self.source, live, frame_at(request.start_frame_idx, avatar.frame_count, avatar.loop))

@@ -17,6 +17,7 @@ import pytest
 
 from lipsync_client import Client, LipsyncError, TlsOptions
 from shared_proto import compositing_pb2 as pb
+from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
 from ..end_to_end.avatars import write_avatar
 from ..end_to_end.callers import SteadyCaller
@@ -115,6 +116,19 @@ def test_others_are_refused(pair: Service, authority: Authority, stranger: Autho
     own = stranger.pair("client")
     assert code(pair.address, TlsOptions(authority.certificate, own.certificate, own.key)) is grpc.StatusCode.UNAVAILABLE
     assert code(pair.address, options(authority, "haproxy")) is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_the_log_of_a_session_names_the_caller_by_its_certificate(pair: Service, authority: Authority) -> None:
+    certificates = authority.pair("client")
+    files = (authority.certificate, certificates.key, certificates.certificate)
+    credentials = grpc.ssl_channel_credentials(*(path.read_bytes() for path in files))
+    messages = [pb.SessionRequest(config=pb.SessionConfig(model_id="small", pacing=pb.AS_FAST_AS_POSSIBLE))]
+    name = (("grpc.ssl_target_name_override", "compositing"),)
+    with grpc.secure_channel(pair.address, credentials, name) as channel:
+        list(CompositingServiceStub(channel).StreamComposite(iter(messages), timeout=CALL_S))
+    until(lambda: "session ended" in pair.log.read_text())
+    [line] = [line for line in pair.log.read_text().splitlines() if "session ended" in line]
+    assert " caller=client " in line
 
 
 def test_http_stays_plaintext_and_tells_the_expiry_of_both_certificates(pair: Service) -> None:
