@@ -64,7 +64,8 @@ async def inference_parts(
         catalog = AvatarCatalog(settings.models_root, settings.models, audio_encoder=settings.audio_encoder_path)
         registry = ModelRegistry(catalog, devices, loader, settings, own_metrics, on_lost=on_lost, clock=clock)
         stack.push_async_callback(registry.close)
-        admission = Admission(workers=settings.server.worker_count_per_gpu * len(devices), clock=clock)
+        workers = settings.server.worker_count_per_gpu * len(devices)
+        admission = Admission(workers=workers, admits_all=settings.limits.admit_sessions == "all", clock=clock)
         due_threads = LimitedThreads(usable_cores(), "due", on_lost=on_lost, clock=clock)
         stack.push_async_callback(due_threads.close)
         dispatchers = {}

@@ -103,6 +103,10 @@ class LimitsSection(Section):
     max_feature_rows: int = Field(default=2000, ge=1, le=100_000)
     """Rows of one EncodeAudio request."""
 
+    admit_sessions: Literal["measured", "all"] = "measured"
+    """measured: live sessions that could not be kept in real time are refused with RESOURCE_EXHAUSTED. all: none is, and when
+    there are too many, frames of all of them are late."""
+
     run_seconds: float = Field(default=30, gt=0, le=86_400)
     """Longest run of a network or an audio encoder. One that takes longer is stopped, and its avatar refused with
     FAILED_PRECONDITION until it is loaded with force_reload."""

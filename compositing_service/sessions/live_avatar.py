@@ -76,15 +76,18 @@ async def make_ready(
     source: MouthSource,
     live: LiveAvatar,
     index: int,
+    *,
+    in_real_time: bool,
     admission: inference_pb2.SessionAdmission.ValueType = inference_pb2.ADMITTED,
 ) -> None:
-    """Loads the avatar's network by a mouth of silence, and asks for a place for the session. Raises ServiceError."""
+    """Loads the avatar's network by a mouth of silence, and asks for a place for a session in real time. Raises ServiceError."""
     deadline = Deadline.after(LOAD_SECONDS)
     avatar = live.avatar
+    due_in_ms = _DUE_MS if in_real_time else 0
     silence = await source.rows(
-        Sound(_ONE_SAMPLE), first_row=_SILENT_ROW, count=1, avatar_id=avatar.id, deadline=deadline, due_in_ms=_DUE_MS
+        Sound(_ONE_SAMPLE), first_row=_SILENT_ROW, count=1, avatar_id=avatar.id, deadline=deadline, due_in_ms=due_in_ms
     )
-    order = MouthOrder(avatar.id, avatar.version, [index], silent_windows(silence.data), due_in_ms=_DUE_MS, admission=admission)
+    order = MouthOrder(avatar.id, avatar.version, [index], silent_windows(silence.data), due_in_ms=due_in_ms, admission=admission)
     async with aclosing(source.mouths(order, deadline=deadline)) as mouths:
         async for _ in mouths:
             pass

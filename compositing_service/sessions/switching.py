@@ -75,7 +75,8 @@ class Switching:
             request_context.avatar_id.set(request.model_id)  # of this task alone
             live = await hold_avatar(self.store, request.model_id, self.config.idle)
             avatar = live.avatar
-            await make_ready(self.source, live, frame_at(request.start_frame_idx, avatar.frame_count, avatar.loop))
+            index = frame_at(request.start_frame_idx, avatar.frame_count, avatar.loop)
+            await make_ready(self.source, live, index, in_real_time=self.config.plan.in_real_time)
         except ServiceError as error:
             await _release(live)
             self._asked = ""

@@ -359,7 +359,7 @@ IMPATIENT = ("sessions.inference_timeout_seconds=3",)
 def pair(request: pytest.FixtureRequest, own_models: Path, tmp_path: Path) -> Iterator[Duo]:
     """Services of this test's own."""
     with (
-        running("inference", f"models_root={own_models}", log=tmp_path / "i") as inference,
+        running("inference", f"models_root={own_models}", "limits.admit_sessions=all", log=tmp_path / "i") as inference,
         running(
             "compositing",
             f"models_root={own_models}",
