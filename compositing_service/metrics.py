@@ -22,6 +22,10 @@ class CompositingMetrics:
     def __init__(self, metrics: Metrics) -> None:
         self._registry = metrics.registry
         self.frames = metrics.counter("lipsync_compositing_frames_total", "Frames handed out, idle ones included.")
+        self.unrested_frames = metrics.counter(
+            "lipsync_compositing_unrested_frames_total",
+            "Pictures without speech shown as stored because their mouth of silence was not there.",
+        )
         self.stages = metrics.stages(
             "lipsync_compositing_stage_seconds",
             "Time by stage: loading a request's avatar, waiting for all its mouths, pasting and encoding a group of frames.",
@@ -80,7 +84,9 @@ class _StoreCollector(Collector):
         yield GaugeMetricFamily(f"{prefix}_max_bytes", "What they may take.", value=cache.max_bytes)
         yield GaugeMetricFamily(f"{prefix}_avatars", "Avatars loaded.", value=len(loaded))
         yield GaugeMetricFamily(f"{prefix}_frames", "Backgrounds held encoded.", value=frames)
+        resting = sum(lease.value.resting_frames() for lease in loaded)
+        yield GaugeMetricFamily(f"{prefix}_resting", "Mouths of silence held beside the backgrounds.", value=resting)
         yield CounterMetricFamily(f"{prefix}_hits", "Frames whose background lay ready.", value=cache.hits)
         yield CounterMetricFamily(f"{prefix}_misses", "Frames whose background was read and encoded first.", value=cache.misses)
-        yield CounterMetricFamily(f"{prefix}_evictions", "Backgrounds dropped to make room.", value=cache.evictions)
+        yield CounterMetricFamily(f"{prefix}_evictions", "Backgrounds and mouths dropped to make room.", value=cache.evictions)
         yield CounterMetricFamily(f"{prefix}_avatar_evictions", "Avatars dropped to make room.", value=store.avatar_evictions)

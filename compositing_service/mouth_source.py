@@ -16,7 +16,7 @@ from avatar_kit.geometry import MOUTH_SIZE, Paste
 from service_kit.deadline import Deadline
 from service_kit.errors import ServiceError
 from shared_proto import inference_pb2
-from shared_proto.timing import ROW_BYTES, SAMPLE_RATE_HZ, WINDOW_BYTES
+from shared_proto.timing import ROW_BYTES, SAMPLE_RATE_HZ, WINDOW_BYTES, WINDOW_ROWS
 
 MOUTH_BYTES = MOUTH_SIZE * MOUTH_SIZE * 3
 FITS = {
@@ -60,6 +60,11 @@ class Windows:
     """Feature windows, float32 little endian [n, 16, 512]: one a frame, or one for all frames."""
 
     data: bytes
+
+    @classmethod
+    def of_silence(cls, silent_row: bytes) -> Self:
+        """Returns the window of a frame in endless silence, for all frames of an order."""
+        return cls(silent_row * WINDOW_ROWS)
 
 
 @dataclass(frozen=True, slots=True)

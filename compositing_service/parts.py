@@ -16,6 +16,7 @@ import cv2
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError
 from avatar_kit.listing import REFRESH_S, AvatarListing
+from compositing_service.backgrounds.resting import RestingPictures
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.frame_stream import FrameMaker
 from compositing_service.metrics import CompositingMetrics
@@ -57,6 +58,7 @@ class CompositingParts:
     store: BackgroundStore
     source: MouthSource
     maker: FrameMaker
+    resting: RestingPictures
     batches: BatchCompositor
     admin: ModelAdmin
     rules: RequestRules
@@ -99,7 +101,8 @@ async def compositing_parts(
         else:
             metrics.inference_up.set(1)
         maker = FrameMaker(pool, metrics)
-        batches = BatchCompositor(store, source, maker, metrics, max_reply_bytes=settings.max_message_bytes, clock=clock)
+        resting = RestingPictures(source, pool, metrics, clock=clock)
+        batches = BatchCompositor(store, source, maker, resting, metrics, max_reply_bytes=settings.max_message_bytes, clock=clock)
         listing = AvatarListing(catalog, partial(described, catalog))
         resources.callback(listing.close)
         for seconds, work in _periodic(settings, store, source, listing):
@@ -115,6 +118,7 @@ async def compositing_parts(
             store=store,
             source=source,
             maker=maker,
+            resting=resting,
             batches=batches,
             admin=ModelAdmin(listing, catalog, store, source, inference_ms=batches.inference_ms),
             rules=rules,

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import perf_counter
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import AvatarError, AvatarReplaced
-from avatar_kit.timeline import frame_at, idle_positions, period
+from avatar_kit.timeline import IdleMouth, frame_at, idle_positions, period
+from compositing_service.backgrounds.resting import RestingPictures
 from compositing_service.backgrounds.store import AvatarLease, BackgroundStore
-from compositing_service.frame_stream import Frame, FrameMaker, ms_since
+from compositing_service.frame_stream import Frame, FrameMaker, Times, ms_since
 from compositing_service.metrics import STAGE_INFERENCE_WAIT, STAGE_LOAD, CompositingMetrics
 from compositing_service.mouth_source import MouthOrder, Mouths, MouthSource
-from compositing_service.outputs import RawOutput
+from compositing_service.outputs import Output, RawOutput
 from compositing_service.request import CompositeOrder, Idle
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
@@ -64,6 +65,7 @@ class BatchCompositor:
     store: BackgroundStore
     source: MouthSource
     maker: FrameMaker
+    resting: RestingPictures
     metrics: CompositingMetrics
     max_reply_bytes: int
     clock: Clock = SYSTEM_CLOCK
@@ -122,10 +124,21 @@ class BatchCompositor:
             )
         )
         ordered = order.mouths(indices, avatar_version=avatar.version, paste=avatar.paste)
-        mouths = self._mouths(ordered, deadline, reply) if ordered else None
-        stream = self.maker.frame_stream(lease.value, positions, mouths, order.output, ahead=len(positions))
+        if ordered is None and avatar.idle_mouth is IdleMouth.REST:
+            stream = self._at_rest(lease, positions, indices, order.output, deadline)
+        else:
+            mouths = self._mouths(ordered, deadline, reply) if ordered else None
+            stream = self.maker.frame_stream(lease.value, positions, mouths, order.output, ahead=len(positions))
         await self._collect(stream, order, reply)
         return reply
+
+    async def _at_rest(
+        self, lease: AvatarLease, positions: Sequence[int], indices: Sequence[int], output: Output, deadline: Deadline
+    ) -> AsyncGenerator[Frame, None]:
+        """Yields the frames of an avatar that does not speak, with the mouth of silence."""
+        pictures = await self.resting.pictures(lease, indices, output, deadline=deadline)
+        for picture, position, index in zip(pictures, positions, indices, strict=True):
+            yield Frame(picture, position, index, Times())
 
     async def _mouths(self, order: MouthOrder, deadline: Deadline, reply: BatchReply) -> AsyncGenerator[Mouths, None]:
         """Yields the mouths of an order, and notes in `reply` the time that they all took."""

@@ -244,8 +244,8 @@ class CompositeBatchRequest(_message.Message):
     output_format: Global___OutputFormat.ValueType
     """Form of the frames."""
     idle: _builtins.bool
-    """No speech: the avatar's own pictures, within its idle range, without inference. Not together with sound in any form, nor
-    with visual_frames.
+    """No speech: the avatar's pictures within its idle range, with the network's mouth for silence or as stored, as its idle_mouth
+    says. Not together with sound in any form, nor with visual_frames.
     """
     stored_features: _builtins.bool
     """Without sound: each frame hears the sound of the avatar's own clip at its picture. Not together with raw_audio,

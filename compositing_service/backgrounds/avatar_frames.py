@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from avatar_kit.geometry import Picture
+from compositing_service.outputs import Output
 from compositing_service.picture.jpeg.splicing import SpliceableJpeg
 from compositing_service.picture.patch import Patch, Place
 
@@ -15,6 +17,8 @@ _FRAME_OVERHEAD_BYTES = 1700
 _LATEST_FRAMES, _LATEST_PART = 64, 8
 # A clip that bounces shows each of its frames within this many times its length.
 _STALE_CLIPS = 2
+# The same around a mouth of silence.
+_MOUTH_OVERHEAD_BYTES = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +44,16 @@ class WholeFrame:
 
 @dataclass(eq=False, slots=True)
 class AvatarFrames:
-    """The frames by index: encoded at each requested quality, and as whole pictures for raw output."""
+    """The frames by index: encoded at each requested quality, and as whole pictures for raw output; and mouths of silence."""
 
     max_frames: int
     encoded: dict[int, dict[int, EncodedFrame]] = field(default_factory=dict)
     """By index and quality, the longest unused frame first. The qualities of a frame share one patch."""
     pictures: dict[int, WholeFrame] = field(default_factory=dict)
+    resting: dict[Output, dict[int, bytes]] = field(default_factory=dict)
+    """The mouths of silence by output and index: the part of the finished picture that differs from the stored one."""
     encoded_bytes: int = 0
+    resting_bytes: int = 0
     picture_bytes: int = 0
     pins: int = 0
     """Number of current holders of the avatar."""
@@ -63,7 +70,17 @@ class AvatarFrames:
     @property
     def nbytes(self) -> int:
         """Counts the bytes held."""
-        return self.encoded_bytes + self.picture_bytes
+        return self.lasting_bytes + self.picture_bytes
+
+    @property
+    def lasting_bytes(self) -> int:
+        """Counts the bytes held for encoded frames and mouths of silence, which last longer than whole pictures."""
+        return self.encoded_bytes + self.resting_bytes
+
+    @property
+    def resting_count(self) -> int:
+        """Counts the mouths of silence held."""
+        return sum(map(len, self.resting.values()))
 
     def find(self, index: int, quality: int) -> EncodedFrame | None:
         """Returns the frame at that quality."""
@@ -130,3 +147,34 @@ class AvatarFrames:
         freed = self.pictures.pop(next(iter(self.pictures))).nbytes
         self.picture_bytes -= freed
         return freed
+
+    def find_resting(self, index: int, output: Output) -> bytes | None:
+        """Returns the frame's mouth of silence for that output."""
+        return self.resting.get(output, {}).get(index)
+
+    def unrested(self, indices: Iterable[int], output: Output) -> list[int]:
+        """Returns the frames without a mouth of silence for that output."""
+        held = self.resting.get(output, {})
+        return [index for index in indices if index not in held]
+
+    def add_resting(self, index: int, output: Output, mouth: bytes) -> int:
+        """Keeps a mouth of silence that is not held yet. Returns the bytes added."""
+        added = resting_bytes(mouth)
+        self.resting.setdefault(output, {})[index] = mouth
+        self.resting_bytes += added
+        return added
+
+    def drop_resting(self) -> int:
+        """Drops the mouth of silence kept last of the output that came last. Returns the bytes freed."""
+        output = next(reversed(self.resting))
+        _, mouth = self.resting[output].popitem()
+        if not self.resting[output]:
+            del self.resting[output]
+        freed = resting_bytes(mouth)
+        self.resting_bytes -= freed
+        return freed
+
+
+def resting_bytes(mouth: bytes) -> int:
+    """Counts the bytes that a mouth of silence takes."""
+    return _MOUTH_OVERHEAD_BYTES + len(mouth)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+
+import numpy as np
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
@@ -45,19 +47,34 @@ class AvatarComposer:
 
     def composite(self, index: int, mouth: Mouth, output: Output) -> bytes:
         """Returns the frame with the mouth pasted in; a JPEG has the same bytes as encoding the whole composited picture."""
-        check_mouth(mouth, self.avatar.rects[index])
+        return self._composite(index, mouth, output)[0]
+
+    def keep_resting(self, index: int, mouth: Mouth, output: Output) -> bytes:
+        """Returns the frame as `composite` does, and keeps its part with the mouth, the one of silence, for `resting`.
+
+        It is not kept where that would drop frames of avatars in use.
+        """
+        picture, part = self._composite(index, mouth, output)
+        self._cache.offer_resting(self._frames, index, output, part)
+        return picture
+
+    def resting(self, index: int, output: Output) -> bytes | None:
+        """Returns the frame with the mouth of silence, the bytes that `keep_resting` returned; None if it is not kept."""
+        part = self._cache.find_resting(self._frames, index, output)
+        if part is None:
+            return None
         match output:
             case JpegOutput(quality):
-                frame = self._encoded(index, quality)
-                region = frame.patch.restore()
-                paste_mouth(region, frame.patch.place, mouth)
-                return frame.jpeg.splice(encode(region, quality=quality, restart_interval=self.restart_interval))
+                return self._encoded(index, quality).jpeg.splice(part)
             case RawOutput():
-                whole = self._whole(index)
-                pixels = scratch.pixels(self.avatar.height, self.avatar.width)
-                pixels[...] = whole.picture
-                paste_mouth(pixels, whole.place, mouth)
+                pixels, rect = self._copied(self._whole(index)), self.avatar.rects[index]
+                target = pixels[rect.y1 : rect.y2, rect.x1 : rect.x2]
+                target[...] = np.frombuffer(part, np.uint8).reshape(target.shape)
                 return pixels.tobytes()
+
+    def unrested(self, indices: Iterable[int], output: Output) -> list[int]:
+        """Returns the frames whose mouth of silence is not kept. Does not block."""
+        return self._cache.unrested(self._frames, indices, output)
 
     def stored(self, index: int, output: Output) -> bytes:
         """Returns the stored frame, without a mouth."""
@@ -78,6 +95,28 @@ class AvatarComposer:
             return False
         self._encode_once(index, quality, self._cache.offer, read)
         return self._is_prepared(index, quality)
+
+    def _composite(self, index: int, mouth: Mouth, output: Output) -> tuple[bytes, bytes]:
+        """Returns the frame with the mouth, and the part of it that tells it from the stored one: a JPEG's scan, or pixels."""
+        check_mouth(mouth, self.avatar.rects[index])
+        match output:
+            case JpegOutput(quality):
+                frame = self._encoded(index, quality)
+                region = frame.patch.restore()
+                paste_mouth(region, frame.patch.place, mouth)
+                scan = frame.jpeg.scan(encode(region, quality=quality, restart_interval=self.restart_interval))
+                return frame.jpeg.splice(scan), scan
+            case RawOutput():
+                whole = self._whole(index)
+                pixels, rect = self._copied(whole), whole.place.rect
+                paste_mouth(pixels, whole.place, mouth)
+                return pixels.tobytes(), pixels[rect.y1 : rect.y2, rect.x1 : rect.x2].tobytes()
+
+    def _copied(self, whole: WholeFrame) -> Picture:
+        """Copies a picture into the thread's working memory."""
+        pixels = scratch.pixels(self.avatar.height, self.avatar.width)
+        pixels[...] = whole.picture
+        return pixels
 
     def _is_prepared(self, index: int, quality: int) -> bool:
         return self._cache.peek(self._frames, index, quality) is not None
@@ -102,6 +141,10 @@ class AvatarComposer:
     def cached_frames(self) -> int:
         """Counts the frames held now."""
         return len(self._frames.encoded)
+
+    def resting_frames(self) -> int:
+        """Counts the mouths of silence held now."""
+        return self._frames.resting_count
 
     def _mean_frame_bytes(self) -> int:
         return self._frames.encoded_bytes // max(1, len(self._frames.encoded))

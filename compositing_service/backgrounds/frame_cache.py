@@ -1,17 +1,20 @@
 """Keeps frames of all avatars in memory, within one budget of bytes.
 
 When room is short, it drops in this order: whole pictures, which only raw output needs and which take twenty times a frame's
-bytes; frames of unused avatars, of the least used (LFU) or longest unused (LRU) avatar first; frames of the avatar that holds
-most. Which one of an avatar's frames, `AvatarFrames` says: clips play from end to end, where dropping the oldest would drop each
-frame just before its turn. A frame that does not fit is used and not kept.
+bytes; frames, and then mouths of silence, of unused avatars, of the least used (LFU) or longest unused (LRU) avatar first; mouths
+of silence of avatars in use, of the one that holds most, as a picture can be shown without; frames of the avatar that holds most.
+A mouth of silence takes room from whole pictures and unused avatars alone. Which one of an avatar's frames, `AvatarFrames` says:
+clips play from end to end, where dropping the oldest would drop each frame just before its turn. A frame that does not fit is
+used and not kept.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from compositing_service.backgrounds.avatar_frames import AvatarFrames, EncodedFrame, WholeFrame
+from compositing_service.backgrounds.avatar_frames import AvatarFrames, EncodedFrame, WholeFrame, resting_bytes
+from compositing_service.outputs import Output
 from compositing_service.picture.patch import Patch
 from service_kit.leases import Policy
 
@@ -26,11 +29,11 @@ class FrameCache:
         self.hits = self.misses = 0
         """Since the start: frames found and not found in memory."""
         self.evictions = 0
-        """Since the start: frames and pictures dropped for others."""
+        """Since the start: frames, pictures and mouths of silence dropped for others."""
         self._policy = policy
         self._lock = threading.Lock()
         self._avatars: list[AvatarFrames] = []
-        self._pinned_bytes = 0  # of encoded frames of avatars in use
+        self._pinned_bytes = 0  # of encoded frames and mouths of silence of avatars in use
 
     def open(self, *, max_frames: int) -> AvatarFrames:
         """Opens room for at most `max_frames` frames of one more avatar. Raises ValueError for less than one."""
@@ -49,6 +52,8 @@ class FrameCache:
                 self._avatars.remove(frames)
                 while frames.encoded:
                     self._drop(frames, next(iter(frames.encoded)))
+                while frames.resting:
+                    self._drop_resting(frames)
                 while frames.pictures:
                     self.nbytes -= frames.drop_picture()
 
@@ -57,14 +62,14 @@ class FrameCache:
         with self._lock:
             frames.pins += 1
             if frames.pins == 1:
-                self._pinned_bytes += frames.encoded_bytes
+                self._pinned_bytes += frames.lasting_bytes
 
     def unpin(self, frames: AvatarFrames) -> None:
         """Takes one `pin` back."""
         with self._lock:
             frames.pins -= 1
             if not frames.pins:
-                self._pinned_bytes -= frames.encoded_bytes
+                self._pinned_bytes -= frames.lasting_bytes
 
     def rank(self, frames: AvatarFrames) -> tuple[int, int]:
         """Returns the order of dropping: the lowest rank first."""
@@ -118,6 +123,26 @@ class FrameCache:
                 self._drop_picture(unused)
             self.nbytes += frames.add_picture(index, whole)
 
+    def find_resting(self, frames: AvatarFrames, index: int, output: Output) -> bytes | None:
+        """Returns the frame's mouth of silence."""
+        with self._lock:
+            return frames.find_resting(index, output)
+
+    def unrested(self, frames: AvatarFrames, indices: Iterable[int], output: Output) -> list[int]:
+        """Returns the frames without a mouth of silence."""
+        with self._lock:
+            return frames.unrested(indices, output)
+
+    def offer_resting(self, frames: AvatarFrames, index: int, output: Output, mouth: bytes) -> None:
+        """Keeps a mouth of silence if that drops nothing of the same avatar or of one in use but whole pictures."""
+        added = resting_bytes(mouth)
+        with self._lock:
+            if frames.closed or frames.find_resting(index, output) is not None or not self._fits(frames, added):
+                return
+            self._make_room(added, frames, keep=None)
+            frames.add_resting(index, output, mouth)
+            self._note_bytes(frames, added)
+
     def offer(self, frames: AvatarFrames, index: int, quality: int, frame: EncodedFrame) -> None:
         """Keeps the frame if that drops no frame of the same avatar or of one in use."""
         with self._lock:
@@ -136,9 +161,13 @@ class FrameCache:
         frames.last_use = self.hits + self.misses
 
     def _has_room(self, frames: AvatarFrames, index: int, nbytes: int) -> bool:
-        lasting = self._pinned_bytes + (0 if frames.pins else frames.encoded_bytes)
         fits = index in frames.encoded or len(frames.encoded) < frames.max_frames
-        return fits and lasting + nbytes <= self.max_bytes
+        return fits and self._fits(frames, nbytes)
+
+    def _fits(self, frames: AvatarFrames, nbytes: int) -> bool:
+        """Returns True if `nbytes` more fit beside what the avatar and those in use hold without whole pictures."""
+        lasting = self._pinned_bytes + (0 if frames.pins else frames.lasting_bytes)
+        return lasting + nbytes <= self.max_bytes
 
     def _put(self, frames: AvatarFrames, index: int, quality: int, frame: EncodedFrame) -> None:
         added = frames.added_bytes(index, frame)
@@ -146,13 +175,17 @@ class FrameCache:
             return
         if index not in frames.encoded and len(frames.encoded) >= frames.max_frames:
             self._evict_from(frames, keep=index)
-        while self.nbytes + added > self.max_bytes:
+        self._make_room(added, frames, keep=index)
+        frames.add(index, quality, frame)
+        self._note_bytes(frames, added)
+
+    def _make_room(self, wanted: int, asking: AvatarFrames, *, keep: int | None) -> None:
+        """Drops until `wanted` bytes are free. Frame `keep` of `asking` is not dropped."""
+        while self.nbytes + wanted > self.max_bytes:
             if holders := [other for other in self._avatars if other.pictures]:
                 self._drop_picture(holders)
             else:
-                self._drop_frame(added, frames, index)
-        frames.add(index, quality, frame)
-        self._note_bytes(frames, added)
+                self._drop_lasting(wanted, asking, keep)
 
     def _drop_picture(self, avatars: Sequence[AvatarFrames]) -> None:
         """Drops a picture of one of these avatars, of an unused one if possible; at least one must have a picture."""
@@ -161,14 +194,21 @@ class FrameCache:
         self.nbytes -= frames.drop_picture()
         self.evictions += 1
 
-    def _drop_frame(self, wanted: int, asking: AvatarFrames, index: int) -> None:
-        """Drops one frame to free `wanted` bytes for frame `index` of `asking`, which is not dropped itself."""
-        holders = [frames for frames in self._avatars if len(frames.encoded) > (frames is asking and index in frames.encoded)]
-        if unused := [frames for frames in holders if not frames.pins and frames is not asking]:
-            self._evict_from(min(unused, key=self.rank), keep=None)
+    def _drop_lasting(self, wanted: int, asking: AvatarFrames, keep: int | None) -> None:
+        """Drops one frame or mouth of silence to free `wanted` bytes for `asking`."""
+        unused = [each for each in self._avatars if each.lasting_bytes and not each.pins and each is not asking]
+        if unused:
+            frames = min(unused, key=self.rank)
+            if frames.encoded:
+                self._evict_from(frames, keep=None)
+            else:
+                self._evict_resting(frames)
+        elif resting := [frames for frames in self._avatars if frames.resting]:
+            self._evict_resting(max(resting, key=lambda frames: frames.resting_bytes))
         else:  # counted with the wanted bytes, so that two avatars do not take from each other in turn
+            holders = [frames for frames in self._avatars if len(frames.encoded) > (frames is asking and keep in frames.encoded)]
             largest = max(holders, key=lambda frames: frames.nbytes + (wanted if frames is asking else 0))
-            self._evict_from(largest, keep=index if largest is asking else None)
+            self._evict_from(largest, keep=keep if largest is asking else None)
 
     def _evict_from(self, frames: AvatarFrames, *, keep: int | None) -> None:
         """Drops a frame other than `keep`, if there is one."""
@@ -177,11 +217,19 @@ class FrameCache:
             self._drop(frames, index)
             self.evictions += 1
 
+    def _evict_resting(self, frames: AvatarFrames) -> None:
+        self._drop_resting(frames)
+        self.evictions += 1
+
+    def _drop_resting(self, frames: AvatarFrames) -> None:
+        """Drops a mouth of silence; there must be one."""
+        self._note_bytes(frames, -frames.drop_resting())
+
     def _drop(self, frames: AvatarFrames, index: int) -> None:
         self._note_bytes(frames, -frames.drop(index))
 
     def _note_bytes(self, frames: AvatarFrames, change: int) -> None:
-        """Counts a change of the avatar's encoded frames, in bytes."""
+        """Counts a change of the avatar's frames and mouths of silence, in bytes."""
         self.nbytes += change
         if frames.pins:
             self._pinned_bytes += change

@@ -9,9 +9,8 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.errors import AvatarError
 from avatar_kit.timeline import idle_positions, period
 from compositing_service.backgrounds.store import AvatarLease, BackgroundStore
-from compositing_service.mouth_source import MouthOrder, MouthSource, Sound
+from compositing_service.mouth_source import MouthOrder, MouthSource, Sound, Windows
 from compositing_service.sessions.machine import Shown
-from compositing_service.sessions.rows import silent_windows
 from service_kit.deadline import Deadline
 from service_kit.errors import as_service_errors
 from shared_proto import compositing_pb2 as pb
@@ -87,7 +86,8 @@ async def make_ready(
     silence = await source.rows(
         Sound(_ONE_SAMPLE), first_row=_SILENT_ROW, count=1, avatar_id=avatar.id, deadline=deadline, due_in_ms=due_in_ms
     )
-    order = MouthOrder(avatar.id, avatar.version, [index], silent_windows(silence.data), due_in_ms=due_in_ms, admission=admission)
+    window = Windows.of_silence(silence.data)
+    order = MouthOrder(avatar.id, avatar.version, [index], window, due_in_ms=due_in_ms, admission=admission)
     async with aclosing(source.mouths(order, deadline=deadline)) as mouths:
         async for _ in mouths:
             pass

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from compositing_service.mouth_source import Rows, Windows
 from compositing_service.sessions.segment import EXACT_LOOK_AHEAD, ROWS_AFTER
-from shared_proto.timing import ROW_BYTES, ROW_SIZE, ROWS_BEFORE
+from shared_proto.timing import ROW_SIZE, ROWS_BEFORE
 
 _ROW_NUMBERS = np.arange(-ROWS_BEFORE, ROWS_AFTER + 1)
 
@@ -69,9 +69,3 @@ class SegmentRows:
         """Returns where the 16 rows of a frame are: row min(j, k + L - 6) in place of each row j of k - 9 .. k + 6."""
         numbers = np.minimum(frame + _ROW_NUMBERS, self.stop_for(frame) - 1)
         return (numbers - self._first).astype(np.int64)
-
-
-def silent_windows(silent_row: bytes) -> Windows:
-    """Returns the window of a frame in endless silence, one for all frames of an order."""
-    assert len(silent_row) == ROW_BYTES
-    return Windows(silent_row * len(_ROW_NUMBERS))

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 from avatar_kit.errors import AvatarError, AvatarReplaced
 from avatar_kit.timeline import frame_at
@@ -32,6 +31,7 @@ from compositing_service.sessions.switching import Switching
 from compositing_service.sessions.tables import Input, Message
 from service_kit.clock import Clock
 from service_kit.errors import DeadlineExceeded, ResourceExhausted, ServiceError, as_service_errors
+from service_kit.tasks import wait_at_most
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 
@@ -217,7 +217,7 @@ class LiveSession:
             self._planned.clear()
             group, wait_s = self._next_group()
             if wait_s is not None:
-                await _wait(self._planned, self._clock, wait_s)
+                await wait_at_most(self._planned, self._clock, wait_s)
                 continue
             if not group:
                 await self._planned.wait()
@@ -275,7 +275,7 @@ class LiveSession:
                 case WaitUntil(at_s):
                     await clock.sleep(min(at_s, self._next_check_s(now_s)) - now_s)
                 case WaitForChange():
-                    await _wait(self._changed, clock, self._next_check_s(now_s) - now_s)
+                    await wait_at_most(self._changed, clock, self._next_check_s(now_s) - now_s)
         await self._send_noted(clock.now())
 
     async def _idle_picture(self, frame: Planned) -> bytes:
@@ -366,17 +366,3 @@ class LiveSession:
 
     def _index(self, live: LiveAvatar, position: int) -> int:
         return frame_at(position, live.avatar.frame_count, live.avatar.loop)
-
-
-async def _wait(event: asyncio.Event, clock: Clock, seconds: float) -> None:
-    """Waits for an event, or until the time is over."""
-    if seconds == float("inf"):
-        await event.wait()
-        return
-    waits: list[Coroutine[Any, Any, Any]] = [event.wait(), clock.sleep(seconds)]
-    tasks = [asyncio.create_task(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -52,6 +52,10 @@ def test_frames_are_the_whole_picture_way_byte_for_byte(
         assert spliced == judges.opencv(expected, quality=quality, restart_interval=interval)
         assert spliced == judges.turbojpeg(expected, quality=quality, restart_interval=interval)
         assert composer.composite(index, mouths[index], RawOutput()) == expected.tobytes()
+        for output, picture_at_rest in ((JpegOutput(quality), spliced), (RawOutput(), expected.tobytes())):
+            assert composer.resting(index, output) is None
+            assert composer.keep_resting(index, mouths[index], output) == picture_at_rest
+            assert composer.resting(index, output) == picture_at_rest
         assert composer.stored(index, JpegOutput(quality)) == judges.opencv(picture, quality=quality, restart_interval=interval)
         assert composer.stored(index, RawOutput()) == picture.tobytes()
 
@@ -107,6 +111,35 @@ def test_threads_get_the_same_bytes_as_one(make_avatar, make_composer, mouths, t
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda number: make(shared, jobs[number]), order))
     assert results == [expected[number] for number in order]
+
+
+@pytest.mark.parametrize("output", [JpegOutput(75), RawOutput()], ids=["jpeg", "raw"])
+def test_a_picture_at_rest_stays_the_same_when_its_background_is_dropped_and_read_again(
+    make_avatar, make_composer, mouths, tmp_path, output
+):
+    avatar = make_avatar(tmp_path)
+    composer = make_composer(avatar, max_frames=1)
+    at_rest = [composer.keep_resting(index, mouths[index], output) for index in range(avatar.frame_count)]
+    assert composer.cached_frames() <= 1
+    assert composer.unrested(range(avatar.frame_count), output) == []
+    assert composer.unrested([1, 3], JpegOutput(76)) == [1, 3]
+    assert [composer.resting(index, output) for index in range(avatar.frame_count)] == at_rest
+    composer.close()
+    assert composer.memory_bytes() == 0
+    assert composer.unrested([0], output) == [0]
+
+
+def test_what_is_kept_of_a_picture_at_rest_is_its_mouth_alone(make_avatar, make_composer, mouths, tmp_path):
+    """523 of them are to fit beside their backgrounds in a budget that was made for these: some 10 KB each."""
+    avatar = make_avatar(tmp_path, size=(1280, 720), rects=[Rect(549, 300, 731, 482)])
+    composer = make_composer(avatar)
+    smooth = cv2.GaussianBlur(mouths[0], (0, 0), 8)
+    composer.stored(0, JpegOutput(75))
+    before = composer.memory_bytes()
+    picture = composer.keep_resting(0, smooth, JpegOutput(75))
+    kept = composer.memory_bytes() - before
+    assert 1000 < kept < 30_000
+    assert len(picture) > 2 * kept
 
 
 @pytest.fixture

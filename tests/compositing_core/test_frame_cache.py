@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from avatar_kit.geometry import Paste, Rect
 from compositing_service.backgrounds.avatar_frames import EncodedFrame, WholeFrame
 from compositing_service.backgrounds.frame_cache import FrameCache
+from compositing_service.outputs import JpegOutput
 from compositing_service.picture.jpeg.splicing import encode_spliceable, region_around
 from compositing_service.picture.paste import place_in
 from compositing_service.picture.patch import Patch
@@ -136,6 +137,54 @@ def test_pictures_of_an_unused_avatar_make_room_for_anothers(whole):
         for index in range(3):
             cache.put_picture(avatar, index, whole)
     assert (len(unused.pictures), len(used.pictures)) == (0, 2)
+
+
+MOUTH = bytes(400)
+RESTING = JpegOutput(75)
+
+
+def rest(cache, avatar, indices):
+    for index in indices:
+        cache.offer_resting(avatar, index, RESTING, MOUTH)
+
+
+def test_mouths_of_silence_take_room_from_unused_avatars_and_go_before_frames_of_used_ones(encoded, frame_bytes):
+    cache = FrameCache(max_bytes=frame_bytes * 4, policy="lfu")
+    used, unused = cache.open(max_frames=100), cache.open(max_frames=100)
+    cache.pin(used)
+    play(cache, unused, [0, 1], encoded)
+    play(cache, used, [0, 1], encoded)
+    rest(cache, used, range(3))
+    assert (used.resting_count, len(used.encoded), len(unused.encoded)) == (3, 2, 1)
+    play(cache, used, [2, 3], encoded)
+    assert (used.resting_count, len(used.encoded), len(unused.encoded)) == (0, 4, 0)
+    assert cache.nbytes == used.nbytes == frame_bytes * 4
+    rest(cache, used, range(3))
+    assert (used.resting_count, len(used.encoded)) == (0, 4), "they drop no frame of an avatar in use"
+
+
+def test_mouths_of_silence_of_an_unused_avatar_go_after_its_frames(encoded, frame_bytes):
+    cache = FrameCache(max_bytes=frame_bytes * 2, policy="lfu")
+    unused, used = cache.open(max_frames=100), cache.open(max_frames=100)
+    play(cache, unused, [0], encoded)
+    rest(cache, unused, [0])
+    cache.pin(used)
+    play(cache, used, [0], encoded)
+    assert (unused.resting_count, len(unused.encoded)) == (1, 0)
+    play(cache, used, [1], encoded)
+    assert (unused.resting_count, len(used.encoded)) == (0, 2)
+
+
+def test_mouths_of_silence_are_kept_while_they_fit(encoded, frame_bytes):
+    cache = FrameCache(max_bytes=frame_bytes + 3000, policy="lfu")
+    avatar = cache.open(max_frames=100)
+    play(cache, avatar, [0], encoded)
+    rest(cache, avatar, range(20))
+    assert 2 <= avatar.resting_count == len([index for index in range(20) if index not in avatar.unrested(range(20), RESTING)])
+    assert cache.max_bytes - 1000 < cache.nbytes <= cache.max_bytes
+    assert len(avatar.encoded) == 1
+    cache.close(avatar)
+    assert cache.nbytes == 0
 
 
 def test_a_frame_larger_than_the_budget_is_not_kept_and_drops_nothing(encoded, frame_bytes):

@@ -32,7 +32,7 @@ def splice(picture, changed, rect, *, quality, interval):
     stored = encode_spliceable(picture, region, quality=quality, restart_interval=interval)
     pixels = region.pixels
     patch = changed[pixels.y1 : pixels.y2, pixels.x1 : pixels.x2]
-    return stored.data, stored.splice(encode(patch, quality=quality, restart_interval=interval))
+    return stored.data, stored.splice(stored.scan(encode(patch, quality=quality, restart_interval=interval)))
 
 
 def repainted(picture, rect, *, seed):
@@ -129,4 +129,4 @@ def test_a_patch_of_another_size_is_refused(make_texture):
     region = region_around(Rect(0, 0, 32, 32), width=64, height=64, restart_interval=2)
     stored = encode_spliceable(picture, region, quality=75, restart_interval=2)
     with pytest.raises(JpegLayoutError, match="segments"):
-        stored.splice(encode(picture, quality=75, restart_interval=2))
+        stored.splice(stored.scan(encode(picture, quality=75, restart_interval=2)))

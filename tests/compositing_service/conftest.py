@@ -25,7 +25,7 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 
 from avatar_kit.geometry import Paste, Rect
-from avatar_kit.timeline import FrameRange, Loop
+from avatar_kit.timeline import FrameRange, IdleMouth, Loop
 from avatar_kit.writer import AvatarWriter
 from compositing_service.service import compositing_service
 from compositing_service.settings import CompositingSettings
@@ -39,6 +39,7 @@ from shared_proto.inference_pb2_grpc import InferenceServiceServicer, add_Infere
 
 WIDTH, HEIGHT, FRAMES = 200, 160, 5
 ROW_BYTES, WINDOW_BYTES = 2048, 32_768
+SILENCE = 9
 GROUP = 4
 
 Regions = AsyncIterator[inference_pb2.MouthRegion]
@@ -46,7 +47,7 @@ Behaviour = Callable[[inference_pb2.InferBatchRequest, "Any"], Regions]
 
 
 def rect_of(index: int) -> Rect:
-    return Rect(40 + 8 * index, 30, 140 + 8 * index, 130)
+    return Rect(40 + 8 * (index % 8), 30, 140 + 8 * (index % 8), 130)
 
 
 def background(index: int) -> NDArray[np.uint8]:
@@ -129,6 +130,7 @@ class FakeInference(InferenceServiceServicer):
     def __init__(self) -> None:
         self.script: deque[Behaviour] = deque()
         self.calls: list[Call] = []
+        self.encoded: list[inference_pb2.EncodeAudioRequest] = []
         self.called = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.loaded: set[str] = set()
@@ -162,6 +164,12 @@ class FakeInference(InferenceServiceServicer):
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+    async def EncodeAudio(self, request, context):
+        """Rows whose mouths have the colour of silence."""
+        assert not any(request.raw_audio)
+        self.encoded.append(request)
+        return inference_pb2.EncodeAudioResponse(feature_rows=np.full((request.row_count, 512), SILENCE, "<f4").tobytes())
 
     async def LoadModel(self, request, context):
         await self._check(request.model_id, context)
@@ -253,9 +261,21 @@ def mouth_colours(response: pb.CompositeBatchResponse) -> list[tuple[int, ...]]:
     return colours
 
 
-def write_avatar(root: Path, avatar_id: str, *, loop: Loop = Loop.BOUNCE, idle: FrameRange | None = None) -> None:
-    with AvatarWriter(root, avatar_id, width=WIDTH, height=HEIGHT, loop=loop, paste=Paste.DIRECT, idle=idle) as writer:
-        for index in range(FRAMES):
+def write_avatar(
+    root: Path,
+    avatar_id: str,
+    *,
+    loop: Loop = Loop.BOUNCE,
+    idle: FrameRange | None = None,
+    idle_mouth: IdleMouth = IdleMouth.STORED,
+    frames: int = FRAMES,
+) -> None:
+    """Writes one that is shown as stored while it does not speak, unless told otherwise."""
+    writer = AvatarWriter(
+        root, avatar_id, width=WIDTH, height=HEIGHT, loop=loop, paste=Paste.DIRECT, idle=idle, idle_mouth=idle_mouth
+    )
+    with writer:
+        for index in range(frames):
             writer.add_frame(cv2.imencode(".png", background(index))[1].tobytes(), rect_of(index))
         writer.set_network(b"not looked at here")
         writer.finish()

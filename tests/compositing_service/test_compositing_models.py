@@ -247,7 +247,7 @@ async def test_frames_of_the_earlier_layout_that_are_stored_turned_are_shown_upr
         lying = cv2.imencode(".png", cv2.rotate(background(index), cv2.ROTATE_90_COUNTERCLOCKWISE))[1].tobytes()
         chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
         (folder / "frames" / f"frame_{index:06d}.png").write_bytes(lying[:33] + chunk + lying[33:])
-    async with serve("output.format=raw") as service:
+    async with serve("output.format=raw", "models.demo.idle_mouth=stored") as service:
         response = await service.composite(idle=True, batch_size=FRAMES)
         assert (response.width, response.height) == (WIDTH, HEIGHT)
         for index, frame in zip(response.frame_indices, response.composited_frames, strict=True):

@@ -95,13 +95,25 @@ def test_mouths_beside_pictures_that_a_caller_sent_have_no_fixed_reference(duo: 
 
 
 @pytest.mark.parametrize("avatar_id", ["fixed", "wide"])
-def test_idle_frames_are_the_backgrounds_encoded_whole(duo: Duo, models_root, avatar_id: str) -> None:
+def test_idle_frames_of_avatars_shown_as_stored_are_the_backgrounds_encoded_whole(duo: Duo, models_root, avatar_id: str) -> None:
     avatar = load_avatar(models_root / avatar_id)
     reply = ask(duo, model_id=avatar_id, idle=True, batch_size=FRAMES, jpeg_quality=60)
     assert list(reply.frame_indices) == ([0, 1, 2, 3, 2, 1, 2, 3, 2] if avatar.idle else SMALL_INDICES)
     for index, jpeg in zip(reply.frame_indices, reply.composited_frames, strict=True):
         interval = reference.restart_interval_of(jpeg)
         assert jpeg == reference.encoded(reference.read(avatar, index), quality=60, restart_interval=interval)
+
+
+@pytest.mark.parametrize("avatar_id", ["small", "feather", "direct", "static"])
+@pytest.mark.parametrize("fields", [{"jpeg_quality": 60}, {"output_format": pb.FORMAT_RAW_BGR}], ids=["jpeg", "raw"])
+def test_idle_frames_of_avatars_at_rest_are_those_of_endless_silence(duo: Duo, avatar_id: str, fields: dict[str, Any]) -> None:
+    silence = np.zeros(40 * SAMPLES_A_FRAME, "<f4").tobytes()
+    for _ in range(2):  # made now, and kept
+        reply = ask(duo, model_id=avatar_id, idle=True, batch_size=FRAMES, **fields)
+        for position, frame in enumerate(reply.composited_frames):
+            alone = {"batch_size": 1, "lead_in_frames": 15 + position, "start_frame_idx": position}
+            heard = ask(duo, model_id=avatar_id, raw_audio=silence, **alone, **fields)
+            assert list(heard.composited_frames) == [frame]
 
 
 @pytest.mark.parametrize(

@@ -60,12 +60,16 @@ class SpliceableJpeg:
         """Counts the bytes held."""
         return len(self.data) + self.cuts.itemsize * len(self.cuts)
 
-    def splice(self, patch: NDArray[np.uint8]) -> bytes:
-        """Returns the file with the region's segments replaced by those of `patch`, new pixels encoded with the same settings.
+    def scan(self, patch: NDArray[np.uint8]) -> bytes:
+        """Returns the entropy-coded data of `patch`, new pixels of the region encoded with the same settings."""
+        return patch[self.scan_start : -2].tobytes()
+
+    def splice(self, scan: bytes) -> bytes:
+        """Returns the file with the region's segments replaced by those in `scan`.
 
         All bytes between two replaced segments, including the numbered markers, come from the stored file.
         """
-        bodies = split_segments(patch[self.scan_start : -2].tobytes())
+        bodies = split_segments(scan)
         cuts = self.cuts
         if len(bodies) * 2 != len(cuts):
             raise JpegLayoutError(f"the patch has {len(bodies)} restart segments, its region {len(cuts) // 2}")
