@@ -26,7 +26,7 @@ from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.models.registry import ModelRegistry
 from inference_service.mouths import Mouths, fitted
 from inference_service.request import EncodeRequest, MouthRequest, Speech
-from inference_service.scheduling.admission import Admission
+from inference_service.scheduling.admission import ENOUGH_RUNS, Admission
 from inference_service.scheduling.dispatcher import Dispatcher, Job, MouthGroup
 from service_kit import request_context
 from service_kit.clock import SYSTEM_CLOCK, Clock
@@ -37,8 +37,6 @@ from shared_proto.timing import ROW_SIZE, SAMPLE_RATE_HZ, WINDOW_ROWS
 # Of one live session, under way at the same time: more than one that keeps to the contract needs, and a bound on its memory.
 MAX_SESSION_REQUESTS = 16
 RETRY_SESSION_MS = 1000
-# A run before so long says nothing for certain about the speed of a network.
-MEASURED_S = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -170,8 +168,10 @@ class Runner:
             return has_room()
         engine = lease.value.engines[0]
         self._admission.note_warm_up(engine.avatar_id, run_frames=engine.run_frames, seconds=lease.value.warm_up_seconds)
-        if not has_room() and self._clock.now() - self._admission.measured_s(engine.avatar_id) > MEASURED_S:
-            # What is known may be of a time when the machine was slower; without a run it would be believed for ever.
+        for _ in range(ENOUGH_RUNS):
+            if has_room() or self._admission.is_measured(engine.avatar_id):
+                break
+            # What is known may be of a time when the machine was slower; without runs it would be believed for ever.
             await self._run_one_frame(engine)
         return has_room()
 

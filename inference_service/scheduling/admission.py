@@ -1,13 +1,14 @@
 """Decides which live sessions the devices can keep in real time, from the measured speed of the networks.
 
 Pure policy but for its clock. Loads are shares of a worker's time: a session asks for FRAME_RATE frames a second, and a frame
-costs what runs of its avatar took, the last seconds counting most.
+costs what the last runs of its avatar took.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from dataclasses import dataclass
+from collections import Counter, OrderedDict, deque
+from dataclasses import dataclass, field
+from statistics import median
 
 from service_kit.clock import Clock
 from shared_proto.timing import FRAME_RATE
@@ -16,8 +17,11 @@ from shared_proto.timing import FRAME_RATE
 CARRIED_S = 2.0
 # The share of the capacity that is kept for sessions which go on after they broke.
 RESERVE = 0.1
-# After so long a run counts half.
-HALF_LIFE_S = 5.0
+# The runs that tell a network's speed: those of the last seconds, or the last few of all. The median of them counts, since single
+# runs take many times as long when another process has the cores.
+RECENT_S = 10.0
+ENOUGH_RUNS = 5
+MAX_RUNS = 64
 # How far apart an avatar's runs may be. A network that runs many frames at once fills its runs only if it waits for them.
 RUN_INTERVAL_S = 0.16
 # Avatars whose speed is remembered, the last ones that ran.
@@ -26,24 +30,26 @@ MAX_AVATARS = 1000
 
 @dataclass
 class _Speed:
-    """The time that a network takes: sums over its runs, older ones with less weight."""
+    """The time that a network takes for a frame in its last runs."""
 
     run_frames: int = 1
-    frames: float = 0.0
-    seconds: float = 0.0
-    noted_s: float = 0.0
+    runs: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MAX_RUNS))  # moment, seconds a frame
 
-    def note(self, now_s: float, *, run_frames: int, frames: int, seconds: float) -> None:
-        weight = 0.5 ** ((now_s - self.noted_s) / HALF_LIFE_S)
+    def note(self, now_s: float, *, run_frames: int, seconds_a_frame: float) -> None:
         self.run_frames = run_frames
-        self.frames = weight * self.frames + frames
-        self.seconds = weight * self.seconds + seconds
-        self.noted_s = now_s
+        self.runs.append((now_s, seconds_a_frame))
 
-    def load(self, sessions: int) -> float:
+    def recent(self, now_s: float) -> list[float]:
+        return [seconds for noted_s, seconds in self.runs if now_s - noted_s <= RECENT_S]
+
+    def seconds_a_frame(self, now_s: float) -> float:
+        recent = self.recent(now_s)
+        return median(recent if len(recent) >= ENOUGH_RUNS else [seconds for _, seconds in self.runs][-ENOUGH_RUNS:])
+
+    def load(self, sessions: int, now_s: float) -> float:
         """Returns the share of one worker's time that so many sessions of one avatar take."""
         frames_a_second = max(FRAME_RATE * sessions, self.run_frames / RUN_INTERVAL_S)
-        return frames_a_second * self.seconds / self.frames
+        return frames_a_second * self.seconds_a_frame(now_s)
 
 
 class Admission:
@@ -69,23 +75,22 @@ class Admission:
     @property
     def frames_a_second(self) -> float:
         """Frames a second that all workers make of the avatars that ran last; 0 before the first run."""
-        return self._workers * self._all.frames / self._all.seconds if self._all.seconds else 0.0
+        return self._workers / self._all.seconds_a_frame(self._clock.now()) if self._all.runs else 0.0
 
     def note_run(self, avatar_id: str, *, frames: int, run_frames: int, seconds: float) -> None:
         """Notes that a worker took `seconds` for a batch of `frames` of a network that runs `run_frames` frames at once."""
-        now_s = self._clock.now()
         full = -(-frames // run_frames) * run_frames  # more frames would have taken no longer
         for speed in (_of(self._speeds, avatar_id), self._all):
-            speed.note(now_s, run_frames=run_frames, frames=full, seconds=seconds)
+            speed.note(self._clock.now(), run_frames=run_frames, seconds_a_frame=seconds / full)
 
     def note_warm_up(self, avatar_id: str, *, run_frames: int, seconds: float) -> None:
         """Notes the time of the run that warmed a network up, which counts until a batch of any network has run."""
-        _of(self._warm_up_speeds, avatar_id).note(self._clock.now(), run_frames=run_frames, frames=run_frames, seconds=seconds)
+        _of(self._warm_up_speeds, avatar_id).note(self._clock.now(), run_frames=run_frames, seconds_a_frame=seconds / run_frames)
 
-    def measured_s(self, avatar_id: str) -> float:
-        """Returns the moment of the last run of this avatar's network; minus infinity when none is known."""
+    def is_measured(self, avatar_id: str) -> bool:
+        """Tells if this avatar's network has run often enough in the last seconds to be known well."""
         speed = self._speeds.get(avatar_id)
-        return speed.noted_s if speed else float("-inf")
+        return speed is not None and len(speed.recent(self._clock.now())) >= ENOUGH_RUNS
 
     def note_request(self, session_id: str, avatar_id: str) -> None:
         """Notes a sign of a session: a request, or frames made for it. It is carried from now on."""
@@ -101,13 +106,14 @@ class Admission:
         self._forget_gone()
         if self._admits_all or session_id in self._sessions:
             return True
+        now_s = self._clock.now()
         sessions = self._sessions_of + Counter([avatar_id])
-        load = sum(speed.load(count) for each, count in sessions.items() if (speed := self._speed(each)))
+        load = sum(speed.load(count, now_s) for each, count in sessions.items() if (speed := self._speed(each)))
         return load <= self._workers * (1 if resumed else 1 - RESERVE)
 
     def _speed(self, avatar_id: str) -> _Speed | None:
         """Returns what is known best: of the avatar's own runs, of all runs, or of its warm-up."""
-        return self._speeds.get(avatar_id) or (self._all if self._all.frames else self._warm_up_speeds.get(avatar_id))
+        return self._speeds.get(avatar_id) or (self._all if self._all.runs else self._warm_up_speeds.get(avatar_id))
 
     def _forget_gone(self) -> None:
         gone_s = self._clock.now() - CARRIED_S

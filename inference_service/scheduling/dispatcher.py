@@ -201,10 +201,8 @@ class Dispatcher:
                     await self._run(worker, [piece])
         else:
             engine = pieces[0].request.engine
-            # The worker's whole time, with what the event loop made it wait.
-            seconds = self._clock.now() - started_s
             frames = sum(piece.count for piece in pieces)
-            self._admission.note_run(engine.avatar_id, frames=frames, run_frames=engine.run_frames, seconds=seconds)
+            self._admission.note_run(engine.avatar_id, frames=frames, run_frames=engine.run_frames, seconds=output.seconds)
             self._deliver(worker, pieces, output, started_s)
 
     async def _next_batch(self) -> Sequence[Slice[Job]]:

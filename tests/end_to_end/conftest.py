@@ -77,7 +77,7 @@ def duo(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="session")
 def solo(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
     """Both halves in one process, before the same avatars; shared as `duo` is."""
-    overrides = f"models_root={models_root}", f"audio_encoder_path={models_root / 'none.onnx'}"
+    overrides = f"models_root={models_root}", f"audio_encoder_path={models_root / 'none.onnx'}", "limits.admit_sessions=all"
     with (
         running_all(*overrides, log=tmp_path_factory.mktemp("solo") / "all") as (compositing, inference, _),
         connected(inference, compositing) as both,
