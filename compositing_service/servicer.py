@@ -52,15 +52,19 @@ class CompositingServicer(CompositingServiceServicer):
     def register(self, server: Any) -> None:
         """Adds it to a grpc.aio.Server that has not started."""
         add_CompositingServiceServicer_to_server(self, server)
-        composite: Any = grpc.unary_unary_rpc_method_handler(
+        # A session decodes and encodes its messages itself: gRPC would answer what it cannot decode with UNKNOWN.
+        stream: Any = grpc.stream_stream_rpc_method_handler(self.StreamComposite)
+        handlers = {"InferBatchComposite": self.batch_handler(), "StreamComposite": stream}
+        server.add_registered_method_handlers("compositing.CompositingService", handlers)
+
+    def batch_handler(self) -> Any:
+        """Returns gRPC's handler of InferBatchComposite."""
+        handler: Any = grpc.unary_unary_rpc_method_handler(
             self.InferBatchComposite,
             request_deserializer=_Sized.decode,
             response_serializer=BatchReply.encode,
         )
-        # A session decodes and encodes its messages itself: gRPC would answer what it cannot decode with UNKNOWN.
-        stream: Any = grpc.stream_stream_rpc_method_handler(self.StreamComposite)
-        handlers = {"InferBatchComposite": composite, "StreamComposite": stream}
-        server.add_registered_method_handlers("compositing.CompositingService", handlers)
+        return handler
 
     async def InferBatchComposite(self, request: _Sized, context: Context) -> BatchReply:  # type: ignore[override]  # its own reply, encoded later
         read = partial(read_order, request.message, self.parts.rules)

@@ -8,17 +8,22 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from compositing_service import service as compositing
+from compositing_service.parts import CompositingParts
 from compositing_service.service import started_compositing
+from compositing_service.servicer import CompositingServicer
 from inference_service import service as inference
+from inference_service.parts import InferenceParts
 from inference_service.service import started_inference
+from monolithic_service import servicer as monolithic
 from monolithic_service.mouth_source import LocalMouthSource
+from monolithic_service.optimized import servicer as optimized
 from monolithic_service.settings import MonolithicSettings
 from service_kit.grpc_face import GrpcHost, GrpcService, Port, grpc_service
 from service_kit.life import run_service
 from service_kit.service import WarmUp
 
 NAME = "all"
-SERVICE_NAMES = (compositing.SERVICE_NAME, inference.SERVICE_NAME)
+SERVICE_NAMES = (compositing.SERVICE_NAME, inference.SERVICE_NAME, monolithic.SERVICE_NAME)
 # What the compositing service's Health says in place of an address.
 HERE = "in this process"
 
@@ -36,7 +41,8 @@ def monolithic_service(settings: MonolithicSettings) -> GrpcService:
         Port(inference.NAME, "server.inference_port", server.inference_port),
         Port("monolithic", "server.port", server.port),
     )
-    return grpc_service(NAME, SERVICE_NAMES, settings, partial(_open, settings), ports=ports)
+    names = (*SERVICE_NAMES, optimized.SERVICE_NAME) if server.optimized_lipsyncsrv else SERVICE_NAMES
+    return grpc_service(NAME, names, settings, partial(_open, settings), ports=ports)
 
 
 @asynccontextmanager
@@ -44,8 +50,20 @@ async def _open(settings: MonolithicSettings, host: GrpcHost) -> AsyncIterator[W
     async with started_inference(settings.of_inference, host) as mouths:
         source = LocalMouthSource(mouths.runner, settings.limits, host.readiness)
         async with started_compositing(settings.of_compositing, host, inference_url=HERE, source=source) as pictures:
+            _register_older(settings, host, mouths, pictures)
 
             async def warm_up() -> None:
                 await asyncio.gather(mouths.preload(), pictures.preload())
 
             yield warm_up
+
+
+def _register_older(settings: MonolithicSettings, host: GrpcHost, mouths: InferenceParts, pictures: CompositingParts) -> None:
+    """Adds the faces of the earlier servers."""
+    batches = CompositingServicer(pictures, host.readiness, inference_url=HERE)
+    monolithic.MonolithicServicer(mouths, pictures, host.readiness, batches).register(host.server)
+    if settings.server.optimized_lipsyncsrv:
+        frames = optimized.OptimizedServicer(
+            mouths, pictures, settings.limits, host.readiness, host.clock, started_s=host.clock.now()
+        )
+        frames.register(host.server)

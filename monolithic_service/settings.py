@@ -30,6 +30,9 @@ class MonolithicServerSection(inference.InferenceServerSection):
     inference_port: BindAddress = BindAddress("", 50051)
     """Address for clients of inference.InferenceService, in the same forms."""
 
+    optimized_lipsyncsrv: bool = True
+    """Serves the earlier direct server's clients too: optimized_lipsyncsrv.OptimizedLipSyncService."""
+
 
 class MonolithicCapacitySection(inference.CapacitySection, compositing.CapacitySection):
     """Limits on loaded avatars, and the choice of the one to unload."""

@@ -59,7 +59,61 @@ ModelStats: int64 usage_count=1; int64 last_used_unix_ms=2; double total_inferen
 int64 loaded_unix_ms=5
 """
 
-CONTRACTS = {"inference": INFERENCE, "compositing": COMPOSITING}
+MONOLITHIC = """
+CompositeBatchRequest: string model_id=1; bytes visual_frames=2; bytes raw_audio=3; bytes audio_features=4; int32 batch_size=5; \
+int32 start_frame_idx=6; int32 sample_rate=7
+CompositeBatchResponse: repeated bytes composited_frames=1; float inference_time_ms=2; float composite_time_ms=3; \
+float total_time_ms=4; float audio_processing_ms=5; bool model_loaded=6; float model_load_time_ms=7; bool success=8; \
+string error=9; int32 gpu_id=10
+ListModelsRequest:
+ListModelsResponse: repeated ModelInfo models=1
+LoadModelRequest: string model_id=1; int32 preferred_gpu=2
+LoadModelResponse: bool success=1; string error=2; int32 gpu_id=3; float load_time_ms=4
+UnloadModelRequest: string model_id=1
+UnloadModelResponse: bool success=1; string error=2
+GetModelStatsRequest:
+GetModelStatsResponse: repeated ModelStats models=1
+HealthRequest:
+HealthResponse: bool healthy=1; int32 loaded_models=2; int32 max_models=3; repeated int32 gpu_ids=4; \
+repeated float gpu_memory_used_gb=5
+ModelInfo: string model_id=1; bool loaded=2; int32 gpu_id=3; int64 memory_mb=4; int32 request_count=5; float avg_inference_ms=6
+ModelStats: string model_id=1; bool loaded=2; int32 gpu_id=3; int64 memory_mb=4; int32 request_count=5; \
+int64 total_inference_ms=6; float avg_inference_ms=7; int64 last_used_timestamp=8
+"""
+
+OPTIMIZED = """
+OptimizedInferenceRequest: string model_name=1; int32 frame_id=2
+OptimizedInferenceResponse: bool success=1; bytes prediction_data=2; repeated float bounds=3; int32 processing_time_ms=4; \
+string model_name=5; int32 frame_id=6; string prediction_shape=7; optional string error=8; double prepare_time_ms=9; \
+double inference_time_ms=10; double composite_time_ms=11; repeated string optimizations=12
+BatchInferenceRequest: string model_name=1; repeated int32 frame_ids=2
+BatchInferenceWithAudioRequest: string model_name=1; int32 start_frame_id=2; int32 frame_count=3; repeated bytes audio_chunks=4
+BatchInferenceResponse: repeated OptimizedInferenceResponse responses=1; int32 total_processing_time_ms=2; \
+double avg_frame_time_ms=3
+LoadPackageRequest: string package_name=1; string package_dir=2
+LoadPackageResponse: bool success=1; string package_name=2; string message=3; int32 initialization_time_ms=4; \
+int32 frame_count=5; string device=6; repeated string videos_loaded=7; repeated int32 audio_features_shape=8; \
+bool memory_mapped_audio=9; optional string error=10
+StatsRequest: string model_name=1
+StatsResponse: string model_name=1; int32 total_requests=2; double avg_inference_time_ms=3; double min_inference_time_ms=4; \
+double max_inference_time_ms=5; int32 frame_count=6; string device=7; repeated string optimizations_active=8
+ListModelsRequest:
+ListModelsResponse: repeated string loaded_models=1; int32 count=2
+HealthRequest:
+HealthResponse: bool healthy=1; string status=2; int32 loaded_models=3; int64 uptime_seconds=4
+GetVideoFrameRequest: string model_name=1; int32 frame_id=2; string video_type=3
+GetVideoFrameResponse: bool success=1; bytes frame_data=2; int32 frame_id=3; string video_type=4; optional string error=5
+GetModelMetadataRequest: string model_name=1
+GetModelMetadataResponse: bool success=1; string model_name=2; int32 frame_count=3; repeated string available_videos=4; \
+string audio_path=5; repeated float bounds=6; optional string error=7
+"""
+
+CONTRACTS = {
+    "inference": INFERENCE,
+    "compositing": COMPOSITING,
+    "monolithic": MONOLITHIC,
+    "optimized_lipsyncsrv": OPTIMIZED,
+}
 
 # Of each service: its RPCs, with request and reply.
 SERVICES = {
@@ -71,9 +125,28 @@ SERVICES = {
         "InferBatchComposite": ("CompositeBatchRequest", "CompositeBatchResponse"),
         **{name: (f"{name}Request", f"{name}Response") for name in UNARY_METHODS},
     },
+    "monolithic.MonolithicService": {
+        "InferBatchComposite": ("CompositeBatchRequest", "CompositeBatchResponse"),
+        **{name: (f"{name}Request", f"{name}Response") for name in UNARY_METHODS},
+    },
+    "optimized_lipsyncsrv.OptimizedLipSyncService": {
+        "GenerateInference": ("OptimizedInferenceRequest", "OptimizedInferenceResponse"),
+        "GenerateBatchInference": ("BatchInferenceRequest", "BatchInferenceResponse"),
+        "GenerateBatchWithAudio": ("BatchInferenceWithAudioRequest", "BatchInferenceResponse"),
+        "StreamInference": ("OptimizedInferenceRequest", "OptimizedInferenceResponse"),
+        "GetStats": ("StatsRequest", "StatsResponse"),
+        "HealthCheck": ("HealthRequest", "HealthResponse"),
+        **{
+            name: (f"{name}Request", f"{name}Response")
+            for name in ("LoadPackage", "ListModels", "GetVideoFrame", "GetModelMetadata")
+        },
+    },
 }
 
-_FIELD = re.compile(r"(repeated )?(\w+) (\w+)=(\d+)")
+# Requests and replies are streams.
+STREAMS_BOTH_WAYS = {("optimized_lipsyncsrv.OptimizedLipSyncService", "StreamInference")}
+
+_FIELD = re.compile(r"(repeated |optional )?(\w+) (\w+)=(\d+)")
 _Field = descriptor_pb2.FieldDescriptorProto
 
 
@@ -86,8 +159,8 @@ def file_of(package: str) -> descriptor_pb2.FileDescriptorProto:
         for text in filter(None, fields.split(";")):
             match = _FIELD.fullmatch(text.strip())
             assert match, text
-            repeated, kind, field, number = match.groups()
-            message.field.append(_field(package, kind, field, int(number), repeated=bool(repeated)))
+            label, kind, field, number = match.groups()
+            message.field.append(_field(package, kind, field, int(number), repeated=label == "repeated "))
     return file
 
 

@@ -7,13 +7,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-PROTOS = [Path(__file__).parents[1] / "shared_proto" / name for name in ("compositing.proto", "inference.proto")]
+NAMES = ("compositing.proto", "inference.proto", "monolithic.proto", "optimized_lipsyncsrv.proto")
+PROTOS = [Path(__file__).parents[1] / "shared_proto" / name for name in NAMES]
 INTRODUCTION = """\
 # Messages
 
-This page is made from the comments of [compositing.proto](../shared_proto/compositing.proto) and
-[inference.proto](../shared_proto/inference.proto) by `make docs`; a test fails when they differ. [api.md](api.md) explains how to
-use them. Limits are the defaults; [configuration.md](configuration.md) names the keys.
+This page is made from the comments of [compositing.proto](../shared_proto/compositing.proto),
+[inference.proto](../shared_proto/inference.proto) and, for clients of the earlier servers,
+[monolithic.proto](../shared_proto/monolithic.proto) and
+[optimized_lipsyncsrv.proto](../shared_proto/optimized_lipsyncsrv.proto) by `make docs`; a test fails when they differ.
+[api.md](api.md) explains how to use them. Limits are the defaults; [configuration.md](configuration.md) names the keys.
 
 In messages that the earlier servers had, fields up to number 15 are theirs and do not change; in fields from 16 up, zero means
 what a client without them expects.
@@ -22,7 +25,7 @@ what a client without them expects.
 _BLOCK = re.compile(r"^(service|message|enum) (\w+) \{(.*?)\}$", re.MULTILINE | re.DOTALL)
 _COMMENTS = r"((?: +//[^\n]*\n)*) +"
 _RPC = re.compile(_COMMENTS + r"rpc (\w+)\(((?:stream )?\w+)\) returns \(((?:stream )?\w+)\);")
-_FIELD = re.compile(_COMMENTS + r"((?:repeated )?\w+) (\w+) = (\d+);")
+_FIELD = re.compile(_COMMENTS + r"((?:repeated |optional )?\w+) (\w+) = (\d+);")
 _VALUE = re.compile(_COMMENTS + r"(\w+) = (\d+);")
 
 

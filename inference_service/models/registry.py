@@ -60,6 +60,7 @@ class ModelRegistry:
         self._metrics = metrics
         self._leases = Leases(self._open, admit=self._admit, close=lambda _: None, clock=clock)
         self._refusals: dict[str, str] = {}
+        self._wanted_gpus: dict[str, int] = {}  # of loads under way
         self._file_threads = LimitedThreads(FILE_THREADS, "files", on_lost=on_lost, clock=clock)
         self._load_threads = LimitedThreads(LOAD_THREADS, "load", on_lost=on_lost, clock=clock)
         self._fills = BackgroundFills(on_lost)
@@ -110,17 +111,25 @@ class ModelRegistry:
                 raise Aborted(f"{_REPLACED}: the caller and the inference service have different ones; {_THEN}")
             yield lease
 
-    async def load(self, avatar_id: str, *, force_reload: bool = False) -> Lease[LoadedModel]:
+    async def load(self, avatar_id: str, *, force_reload: bool = False, gpu_id: int | None = None) -> Lease[LoadedModel]:
         """Loads the avatar if needed, or again. A failed reload keeps the old one; requests in flight finish on the old one.
 
-        Raises ServiceError.
+        `gpu_id`: that of the device to load it on; an avatar that is loaded on others alone is loaded again. Raises ServiceError.
         """
         if force_reload:
             self._refusals.pop(avatar_id, None)
             self._refusals.pop(SHARED_ENCODER, None)
             self._loader.reopen()
-        async with self._leases.hold(avatar_id, anew=force_reload) as lease:
-            return lease
+        loaded = self.find(avatar_id)
+        if gpu_id is None or (loaded and any(engine.device.gpu_id == gpu_id for engine in loaded.value.engines)):
+            async with self._leases.hold(avatar_id, anew=force_reload) as lease:
+                return lease
+        self._wanted_gpus[avatar_id] = gpu_id
+        try:
+            async with self._leases.hold(avatar_id, anew=True) as lease:
+                return lease
+        finally:
+            self._wanted_gpus.pop(avatar_id, None)
 
     async def shared_features(self) -> AudioFeatures:
         """Returns the audio encoder of avatars that have none of their own, and opens it first if needed. Raises ServiceError."""
@@ -237,6 +246,8 @@ class ModelRegistry:
         """Chooses the devices for the avatar. Raises BrokenAvatar when its preferred GPU is missing."""
         if self._settings.gpus.allow_multi_gpu_models:
             return self._devices
+        if found := [device for device in self._devices if device.gpu_id == self._wanted_gpus.get(avatar.id)]:
+            return found
         preferred = self.catalog.entry(avatar.id).preferred_gpu
         if preferred >= 0 and self._devices[0].is_gpu:
             found = [device for device in self._devices if device.gpu_id == preferred]

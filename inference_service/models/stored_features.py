@@ -40,6 +40,11 @@ class StoredFeatures:
         except BrokenAvatar as error:
             self._problem = f"{error}; {_MEND}"
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the file's array, [rows, 512]; empty for an avatar without a file that can be used."""
+        return () if self._rows is None else self._rows.shape
+
     def windows(self, frames: Sequence[int]) -> FrameWindows:
         """Returns the windows that those frames of the clip were trained on: [len(frames), 16, 512].
 

@@ -25,11 +25,11 @@ from lipsync_cli.main import app
 from monolithic_service.settings import SETTINGS
 from service_kit.metrics import Metrics
 from service_kit.settings import load_settings
-from shared_proto import compositing_pb2, inference_pb2
+from shared_proto import compositing_pb2, inference_pb2, monolithic_pb2, optimized_lipsyncsrv_pb2
 
 from .pages import API, MESSAGES, PAGES, TREE, anchors, blocks, code_spans, commands, links, prose
 
-PROTOS = (compositing_pb2, inference_pb2)
+PROTOS = (compositing_pb2, inference_pb2, monolithic_pb2, optimized_lipsyncsrv_pb2)
 BY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 

@@ -14,12 +14,14 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from lipsync_client import Client
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
+from ..wire_contract import SERVICES
 from .avatars import slow_network, write_avatar
 from .conftest import CALL_S, CHANNEL_OPTIONS, SAMPLES_A_FRAME, Duo, connected
 from .processes import TREE, running_all, until
@@ -103,9 +105,13 @@ def test_health_and_lists(solo: Duo) -> None:
     assert there.healthy
     for channel in (solo.to_compositing, solo.to_inference):
         stub = health_pb2_grpc.HealthStub(channel)
-        for name in ("", "compositing.CompositingService", "inference.InferenceService"):
+        for name in ("", *SERVICES):
             state = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=CALL_S)
             assert state.status == health_pb2.HealthCheckResponse.SERVING
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+        question = reflection_pb2.ServerReflectionRequest(list_services="")
+        [answer] = reflection.ServerReflectionInfo(iter([question]), timeout=CALL_S)
+        assert set(SERVICES) <= {each.name for each in answer.list_services_response.service}
 
 
 def test_loading_acts_on_both_halves(solo: Duo) -> None:

@@ -64,6 +64,22 @@ async def test_memory_is_a_limit_too(make_avatar: MakeAvatar, tmp_path: Path) ->
     await models.close()
 
 
+async def test_a_load_on_a_device_by_its_number(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    make_avatar("a")
+    models = registry(tmp_path, devices=3)
+
+    async def place(**wanted: int) -> int:
+        return (await models.load("a", **wanted)).value.engines[0].device.gpu_id
+
+    assert await place(gpu_id=2) == 2
+    stays = models.find("a")
+    assert await place() == await place(gpu_id=2) == 2
+    assert models.find("a") is stays
+    assert await place(gpu_id=1) == 1
+    assert ids(models) == {"a"}
+    await models.close()
+
+
 async def test_an_avatar_in_use_is_never_evicted(make_avatar: MakeAvatar, tmp_path: Path) -> None:
     for avatar_id in "ab":
         make_avatar(avatar_id)

@@ -67,7 +67,12 @@ def test_entries_of_avatars_are_the_same_for_all() -> None:
 def test_one_process_has_the_keys_of_both() -> None:
     keys = {name: {row.key for row in describe(cls)} for name, cls in SETTINGS.items()}
     both = {key for key in keys["inference"] | keys["compositing"] if not key.startswith("inference_server.")}
-    more = {"server.compositing_port", "server.inference_port", "capacity.max_background_memory_gb"}
+    more = {
+        "server.compositing_port",
+        "server.inference_port",
+        "server.optimized_lipsyncsrv",
+        "capacity.max_background_memory_gb",
+    }
     assert keys["all"] == both | more
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import pytest
 from google.protobuf import descriptor_pb2
 
-from shared_proto import compositing_pb2, inference_pb2
+from shared_proto import compositing_pb2, inference_pb2, monolithic_pb2, optimized_lipsyncsrv_pb2
 
-from ..wire_contract import SERVICES, file_of
+from ..wire_contract import SERVICES, STREAMS_BOTH_WAYS, file_of
 
-OURS = {"inference": inference_pb2, "compositing": compositing_pb2}
+OURS = {
+    "inference": inference_pb2,
+    "compositing": compositing_pb2,
+    "monolithic": monolithic_pb2,
+    "optimized_lipsyncsrv": optimized_lipsyncsrv_pb2,
+}
 FIRST_OF_OURS = 16
 
 
@@ -35,18 +40,18 @@ def test_every_message_has_the_contract_s_fields_and_only_additions_from_16_up(p
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_every_rpc_of_the_contract_is_there_and_unary(service: str) -> None:
+def test_every_rpc_of_the_contract_is_there_and_of_its_kind(service: str) -> None:
     package, _, name = service.partition(".")
     [found] = [each for each in ours(package).service if each.name == name]
     methods = {method.name: method for method in found.method}
     for rpc, (request, reply) in SERVICES[service].items():
         method = methods[rpc]
         assert (method.input_type, method.output_type) == (f".{package}.{request}", f".{package}.{reply}")
-        assert not method.client_streaming
-        assert not method.server_streaming
+        streams = (service, rpc) in STREAMS_BOTH_WAYS
+        assert (method.client_streaming, method.server_streaming) == (streams, streams)
 
 
-@pytest.mark.parametrize("package", OURS)
+@pytest.mark.parametrize("package", ["inference", "compositing"])
 def test_enums_mean_by_0_what_clients_that_do_not_know_them_expect(package: str) -> None:
     zeros = {enum.name: enum.value[0].name for enum in ours(package).enum_type}
     wanted = {"AudioEncoding": "PCM_FLOAT32", "AudioEdges": "EDGES_SILENCE"}
