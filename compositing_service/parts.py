@@ -113,7 +113,7 @@ async def compositing_parts(
             jpeg_quality=settings.output.jpeg_quality,
             output_format=_FORMATS[settings.output.format],
         )
-        sessions = Sessions(SessionParts(store, source, maker, metrics, _session_limits(settings), clock), rules)
+        sessions = Sessions(SessionParts(store, resting, source, maker, metrics, _session_limits(settings), clock), rules)
         yield CompositingParts(
             store=store,
             source=source,

@@ -27,6 +27,7 @@ from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, DeadlineExceeded, ResourceExhausted, ServiceError, Unavailable
 from service_kit.tasks import wait_at_most
+from shared_proto.timing import FRAME_RATE
 
 log = logging.getLogger(__name__)
 
@@ -148,13 +149,14 @@ class RestingPictures:
             if not missing:
                 await wait_at_most(maker.changed, self._clock, _LOOK_AGAIN_S)
                 continue
-            made = dict[int, bytes]()
+            made, begun_s = dict[int, bytes](), self._clock.now()
             try:
                 async with self._turns:
                     await self._make(maker.lease, missing, maker.output, Deadline.after(_ORDER_SECONDS, clock=self._clock), made)
             except ServiceError as error:
                 self._note(maker.lease, error)
                 continue
+            maker.order_frames = round((self._clock.now() - begun_s) * FRAME_RATE)
             maker.unreadable |= set(missing) - made.keys()
             if len(maker.lease.value.unrested(made, maker.output)) == len(made):  # there is no room for them
                 await self._clock.sleep(_LOOK_AGAIN_S)
@@ -200,12 +202,15 @@ class _Maker:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by a new wish."""
     unreadable: set[int] = field(default_factory=set)
+    order_frames: int = 0
+    """The frames shown while the last order was made."""
     task: asyncio.Task[None] = field(init=False)
 
     async def missing(self) -> list[int]:
         """Returns the next pictures to be shown whose mouths are missing, at most an order's.
 
-        Holders have their turns; one who lacks nothing gives it to the next.
+        Leaves out, for now, those that will be shown before the order is made: where the network is slower than the clip, the
+        order would always come too late. Holders have their turns; one who lacks nothing gives it to the next.
         """
         composer, avatar = self.lease.value, self.lease.value.avatar
         count, loop, span = avatar.frame_count, avatar.loop, period(avatar.frame_count, avatar.loop)
@@ -213,7 +218,7 @@ class _Maker:
         self.wishes.append(self.wishes.pop(0))
         for wish in tuple(self.wishes):
             found: dict[int, None] = {}
-            position = wish.position
+            _, position = idle_positions(wish.position, self.order_frames % span, frame_count=count, loop=loop, idle=avatar.idle)
             while position % span not in seen and len(found) < FRAMES_AN_ORDER:
                 steps, position = idle_positions(position, _STEPS, frame_count=count, loop=loop, idle=avatar.idle)
                 seen.update(step % span for step in steps)

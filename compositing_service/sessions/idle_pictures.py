@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from avatar_kit.timeline import frame_at
-from compositing_service.backgrounds.composer import AvatarComposer
 from compositing_service.frame_stream import FrameMaker
-from compositing_service.metrics import CompositingMetrics
-from compositing_service.outputs import Output
 from compositing_service.sessions.live_avatar import LiveAvatar
 from compositing_service.sessions.making import Planned
 
@@ -21,8 +17,6 @@ class IdlePictures:
     """Makes them for one session."""
 
     maker: FrameMaker
-    output: Output
-    metrics: CompositingMetrics
     _of: LiveAvatar | None = None
     _ready: dict[int, bytes] = field(default_factory=dict)
     """By position; the next ones of the timeline."""
@@ -42,12 +36,5 @@ class IdlePictures:
         positions = [position]
         while len(positions) < _AT_ONCE and (after := live.following(positions[-1], True)) not in positions:
             positions.append(after)
-        avatar = live.avatar
-        indices = [frame_at(each, avatar.frame_count, avatar.loop) for each in positions]
-        loop = asyncio.get_running_loop()
-        pictures = await loop.run_in_executor(self.maker.pool, _stored, live.lease.value, indices, self.output)
+        pictures = await asyncio.get_running_loop().run_in_executor(self.maker.pool, live.idle_pictures, positions)
         self._of, self._ready = live, dict(zip(positions, pictures, strict=True))
-
-
-def _stored(composer: AvatarComposer, indices: list[int], output: Output) -> list[bytes]:
-    return [composer.stored(index, output) for index in indices]

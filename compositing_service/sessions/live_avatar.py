@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import AvatarError
-from avatar_kit.timeline import idle_positions, period
+from avatar_kit.timeline import IdleMouth, frame_at, idle_positions, period
+from compositing_service.backgrounds.resting import RestingPictures, Wanted
 from compositing_service.backgrounds.store import AvatarLease, BackgroundStore
 from compositing_service.mouth_source import MouthOrder, MouthSource, Sound, Windows
+from compositing_service.outputs import Output
+from compositing_service.sessions.config import SessionConfig
 from compositing_service.sessions.machine import Shown
 from service_kit.deadline import Deadline
 from service_kit.errors import as_service_errors
@@ -33,7 +37,11 @@ class LiveAvatar:
     lease: AvatarLease
     rests: bool
     """Shows the mouth of silence while nobody speaks, not the stored pictures."""
+    _resting: RestingPictures
+    _output: Output
     _holding: AsyncExitStack
+    _wanted: Wanted | None = None
+    """Has the mouths of silence made that are missing."""
 
     @property
     def avatar(self) -> Avatar:
@@ -55,20 +63,48 @@ class LiveAvatar:
         return after if after <= _MAX_POSITION else after % period(avatar.frame_count, avatar.loop)
 
     def shown(self, first_position: int, *, idle_frames: bool) -> Shown[LiveAvatar]:
-        """Returns it as a session's machine takes it."""
+        """Returns it as a session's machine takes it. With idle frames, their mouths of silence are made from now on."""
+        if idle_frames and self.rests and not self._wanted:
+            self._wanted = self._holding.enter_context(self._resting.wanted(self.lease, self._output, first_position))
         return Shown(self, first_position, self.following, idle_frames)
+
+    def indices(self, positions: Iterable[int]) -> list[int]:
+        """Returns the indices of the pictures at these positions."""
+        avatar = self.avatar
+        return [frame_at(position, avatar.frame_count, avatar.loop) for position in positions]
+
+    def idle_pictures(self, positions: Sequence[int]) -> list[bytes]:
+        """Returns the pictures of idle frames. Blocks; raises AvatarError."""
+        if self._wanted:
+            self._wanted.position = positions[-1]
+        composer, indices = self.lease.value, self.indices(positions)
+        if self.rests:
+            return [self._resting.shown(composer, index, self._output) for index in indices]
+        return [composer.stored(index, self._output) for index in indices]
+
+    def needs_network(self, position: int) -> bool:
+        """Tells if a silent frame of a segment needs the network: its mouth of silence is wanted, and not kept."""
+        return self.rests and bool(self.lease.value.unrested(self.indices([position]), self._output))
+
+    def silent_pictures(self, positions: Sequence[int]) -> list[bytes | None]:
+        """Returns the pictures of silent frames of a segment; None where the mouth was dropped. Blocks; raises AvatarError."""
+        composer = self.lease.value
+        show = composer.resting if self.rests else composer.stored
+        return [show(index, self._output) for index in self.indices(positions)]
 
     async def release(self) -> None:
         """Lets go of it."""
         await self._holding.aclose()
 
 
-async def hold_avatar(store: BackgroundStore, avatar_id: str, idle: pb.IdlePolicy.ValueType) -> LiveAvatar:
-    """Loads and holds an avatar in this service. Raises ServiceError."""
+async def hold_avatar(store: BackgroundStore, resting: RestingPictures, avatar_id: str, config: SessionConfig) -> LiveAvatar:
+    """Loads and holds an avatar in this service for a session. Raises ServiceError."""
     holding = AsyncExitStack()
     with as_service_errors(AvatarError, field="model_id"):
         lease = await holding.enter_async_context(store.acquire(avatar_id))
-    return LiveAvatar(lease, rests=idle != pb.IDLE_STORED, _holding=holding)
+    chosen = config.idle == pb.IDLE_AVATAR and lease.value.avatar.idle_mouth is IdleMouth.STORED
+    rests = config.idle != pb.IDLE_STORED and not chosen
+    return LiveAvatar(lease, rests, resting, config.output, holding)
 
 
 async def make_ready(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -9,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from avatar_kit.errors import AvatarError, AvatarReplaced
-from avatar_kit.timeline import frame_at
 from compositing_service.frame_stream import FrameMaker, Times
 from compositing_service.mouth_source import FITS, MouthOrder, MouthSource, Sound
 from compositing_service.outputs import Output
@@ -113,10 +113,9 @@ class FrameMaking:
         rows = await self._rows_for(segment, live, frames, due_in_ms)
         for frame in frames:
             frame.speech = not rows.is_silent(frame.frame)
-        stored = [frame for frame in frames if not frame.speech and not live.rests]
-        if stored:
-            await self._make_stored(live, stored)
-        spoken = [frame for frame in frames if frame.speech or live.rests]
+        spoken = [frame for frame in frames if frame.speech or live.needs_network(frame.position)]
+        if silent := [frame for frame in frames if frame not in spoken]:
+            await self._make_silent(live, silent)
         if spoken:
             await self._make_spoken(live, rows, spoken, due_in_ms)
 
@@ -146,15 +145,13 @@ class FrameMaking:
         segment.sound.drop_before(first - SOUND_KEPT_FRAMES)
         return rows
 
-    async def _make_stored(self, live: LiveAvatar, frames: Sequence[Planned]) -> None:
-        stream = self.maker.frame_stream(
-            live.lease.value, [frame.position for frame in frames], None, self.output, ahead=len(frames)
-        )
-        async with aclosing(stream) as pictures:
-            waiting = iter(frames)
-            async for picture in pictures:
-                next(waiting).picture = picture.picture
-                self.made()
+    async def _make_silent(self, live: LiveAvatar, frames: Sequence[Planned]) -> None:
+        """Makes silent frames without the network, but for those whose mouth of silence was dropped just now."""
+        positions = [frame.position for frame in frames]
+        pictures = await asyncio.get_running_loop().run_in_executor(self.maker.pool, live.silent_pictures, positions)
+        for frame, picture in zip(frames, pictures, strict=True):
+            frame.picture = picture
+        self.made()
 
     async def _make_spoken(self, live: LiveAvatar, rows: SegmentRows, frames: Sequence[Planned], due_in_ms: int) -> None:
         avatar = live.avatar
@@ -162,7 +159,7 @@ class FrameMaking:
         order = MouthOrder(
             avatar.id,
             avatar.version,
-            [frame_at(position, avatar.frame_count, avatar.loop) for position in positions],
+            live.indices(positions),
             rows.speech([frame.frame for frame in frames]),
             due_in_ms=due_in_ms,
             fit=FITS[avatar.paste],

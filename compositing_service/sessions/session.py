@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from avatar_kit.errors import AvatarError, AvatarReplaced
 from avatar_kit.timeline import frame_at
+from compositing_service.backgrounds.resting import RestingPictures
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.frame_stream import FrameMaker
 from compositing_service.metrics import CompositingMetrics
@@ -54,6 +55,7 @@ class SessionParts:
     """The parts of the service that sessions use."""
 
     store: BackgroundStore
+    resting: RestingPictures
     source: MouthSource
     maker: FrameMaker
     metrics: CompositingMetrics
@@ -73,7 +75,7 @@ async def run_session(
 
     Returns when all was sent after a half-close. Raises ServiceError otherwise.
     """
-    live = await hold_avatar(parts.store, config.avatar_id, config.idle)
+    live = await hold_avatar(parts.store, parts.resting, config.avatar_id, config)
     try:
         avatar = live.avatar
         index = frame_at(config.start_position, avatar.frame_count, avatar.loop)
@@ -101,7 +103,7 @@ class LiveSession:
         plan = config.plan
         shown = live.shown(config.start_position, idle_frames=plan.in_real_time and config.idle != pb.IDLE_NONE)
         self.machine = Machine(plan, shown)
-        self.switching = Switching(parts.store, parts.source, config, live, self._note, self._wake, self.machine)
+        self.switching = Switching(parts.store, parts.resting, parts.source, config, live, self._note, self._wake, self.machine)
         self._making = FrameMaking(
             parts.source,
             parts.maker,
@@ -112,7 +114,7 @@ class LiveSession:
             made=self._wake,
             replaced=self.switching.renew,
         )
-        self._idle_pictures = IdlePictures(parts.maker, config.output, parts.metrics)
+        self._idle_pictures = IdlePictures(parts.maker)
         now_s = self._last_sign_s = self._clock.now()  # of life, for the idle time-out
         self.reporting = Reporting(self.machine, self._making, now_s, parts.metrics)
         self._outbox = deque([events.started(session_id, config, live.avatar, self._limits)])

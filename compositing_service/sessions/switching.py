@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from avatar_kit.errors import AvatarError
 from avatar_kit.timeline import frame_at
+from compositing_service.backgrounds.resting import RestingPictures
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.mouth_source import MouthSource
 from compositing_service.request import read_model_id
@@ -26,6 +27,7 @@ class Switching:
     """Holds the avatars of one session, and changes between them."""
 
     store: BackgroundStore
+    resting: RestingPictures
     source: MouthSource
     config: SessionConfig
     live: LiveAvatar
@@ -73,7 +75,7 @@ class Switching:
         try:
             _check(request)
             request_context.avatar_id.set(request.model_id)  # of this task alone
-            live = await hold_avatar(self.store, request.model_id, self.config.idle)
+            live = await hold_avatar(self.store, self.resting, request.model_id, self.config)
             avatar = live.avatar
             index = frame_at(request.start_frame_idx, avatar.frame_count, avatar.loop)
             await make_ready(self.source, live, index, in_real_time=self.config.plan.in_real_time)
@@ -110,14 +112,14 @@ class Switching:
             if self._renewing.done() and self.machine.may_take_new_files:
                 self._show(self._renewing)
         elif self.live.lease.renewed and self.live is self.machine.shown.avatar:
-            self._renewing = asyncio.create_task(hold_avatar(self.store, self.live.lease.key, self.config.idle))
+            self._renewing = asyncio.create_task(hold_avatar(self.store, self.resting, self.live.lease.key, self.config))
 
     async def renew(self, live: LiveAvatar) -> bool:
         """Loads an avatar again whose files were replaced, also within a segment. Returns False if they are the same."""
         with as_service_errors(AvatarError, field="model_id"):
             if not await self.store.renew(live.lease):
                 return False
-        renewed = await hold_avatar(self.store, live.lease.key, self.config.idle)
+        renewed = await hold_avatar(self.store, self.resting, live.lease.key, self.config)
         self._held.append(renewed)
         self._replace(live, renewed)
         return True

@@ -158,6 +158,21 @@ async def test_orders_are_short_and_begin_where_the_holder_is(
     assert source.orders == [[*range(8)], [*range(20, 28)], [28, 29, *range(8, 14)], [*range(14, 20)]]
 
 
+async def test_what_will_be_shown_before_an_order_is_made_is_left_for_the_next_round(
+    parts: CompositingParts, source: Counted, clock: VirtualClock, models_root: Path
+) -> None:
+    write_avatar(models_root, "long", loop=Loop.FORWARD, frames=40)
+    async with parts.store.acquire("long") as lease:
+        source.may_go_on.clear()
+        with parts.resting.wanted(lease, OUTPUT, 0) as wish:
+            await until(lambda: source.orders)
+            await clock.advance(0.4)
+            wish.position = 10
+            source.may_go_on.set()
+            await until(lambda: not lease.value.unrested(range(40), OUTPUT))
+    assert source.orders[1] == [*range(20, 28)]
+
+
 async def test_holders_have_their_turns(parts: CompositingParts, source: Counted, models_root: Path) -> None:
     write_avatar(models_root, "long", loop=Loop.FORWARD, frames=40)
     async with parts.store.acquire("long") as lease:

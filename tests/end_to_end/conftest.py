@@ -53,8 +53,10 @@ def models_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_avatar(root, "feather", paste=Paste.FEATHER)
     write_avatar(root, "direct", paste=Paste.DIRECT)
     write_avatar(root, "masked", mask=Mask(5, 5, 310, 315))
-    write_avatar(root, "fixed", reference_frame=3, idle=FrameRange(1, 3), idle_mouth=IdleMouth.STORED)
-    write_avatar(root, "wide", rects=wide_rect, idle_mouth=IdleMouth.STORED)
+    write_avatar(root, "fixed", reference_frame=3, idle=FrameRange(1, 3))
+    write_avatar(root, "wide", rects=wide_rect)
+    write_avatar(root, "calm", idle=FrameRange(1, 3), idle_mouth=IdleMouth.STORED)
+    write_avatar(root, "calm-wide", rects=wide_rect, idle_mouth=IdleMouth.STORED)
     write_avatar(root, "static", network=exact_network(batch=1))
     write_broken_avatars(root)
     return root

@@ -94,7 +94,7 @@ def test_mouths_beside_pictures_that_a_caller_sent_have_no_fixed_reference(duo: 
     np.testing.assert_array_equal(pictures, raw_pictures(duo, model_id="small", **fields))
 
 
-@pytest.mark.parametrize("avatar_id", ["fixed", "wide"])
+@pytest.mark.parametrize("avatar_id", ["calm", "calm-wide"])
 def test_idle_frames_of_avatars_shown_as_stored_are_the_backgrounds_encoded_whole(duo: Duo, models_root, avatar_id: str) -> None:
     avatar = load_avatar(models_root / avatar_id)
     reply = ask(duo, model_id=avatar_id, idle=True, batch_size=FRAMES, jpeg_quality=60)
@@ -104,7 +104,7 @@ def test_idle_frames_of_avatars_shown_as_stored_are_the_backgrounds_encoded_whol
         assert jpeg == reference.encoded(reference.read(avatar, index), quality=60, restart_interval=interval)
 
 
-@pytest.mark.parametrize("avatar_id", ["small", "feather", "direct", "static"])
+@pytest.mark.parametrize("avatar_id", ["small", "feather", "wide", "static"])
 @pytest.mark.parametrize("fields", [{"jpeg_quality": 60}, {"output_format": pb.FORMAT_RAW_BGR}], ids=["jpeg", "raw"])
 def test_idle_frames_of_avatars_at_rest_are_those_of_endless_silence(duo: Duo, avatar_id: str, fields: dict[str, Any]) -> None:
     silence = np.zeros(40 * SAMPLES_A_FRAME, "<f4").tobytes()

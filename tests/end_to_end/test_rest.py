@@ -1,4 +1,4 @@
-"""A clip of a person who talks, shown at rest by both services: her mouth is shut."""
+"""Avatars at rest, shown by both services: the mouth of a person who talks in her clip is shut, in sessions too."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from monolithic_service.speaker import Speaker
 from shared_proto import compositing_pb2 as pb
 
 from .conftest import CALL_S, SAMPLES_A_FRAME, Duo
+from .talking import Talk
 
 FRAMES = 4
 
@@ -64,3 +65,31 @@ def test_a_person_who_talks_in_her_pictures_has_her_mouth_shut_at_rest(duo: Duo,
         assert opening(open_) > 0.015, "the mouth of the stored picture is open"
         assert opening(shown) == opening(shut) == 0
         assert np.abs(shown - shut).mean() * 2.5 < np.abs(shown - open_).mean()
+
+
+@pytest.mark.parametrize("output", [{"jpeg_quality": 60}, {"output_format": pb.FORMAT_RAW_BGR}], ids=["jpeg", "raw"])
+def test_idle_frames_of_sessions_are_those_of_a_request(duo: Duo, output: dict[str, int]) -> None:
+    """The avatar says which; the mouths of silence are there before long, and stay."""
+    for avatar_id in ("feather", "calm"):
+        talk = Talk(duo.pictures, pb.SessionConfig(model_id=avatar_id, **output))
+        with talk:
+            talk.wait(lambda talk=talk: len(talk.frames) >= 60)  # type: ignore[misc]
+        asked = pb.CompositeBatchRequest(model_id=avatar_id, idle=True, batch_size=10, **output)
+        reply = duo.pictures.InferBatchComposite(asked, timeout=CALL_S)
+        at_rest = dict(zip(reply.frame_indices, reply.composited_frames, strict=True))
+        latest = list(talk.frames)[-20:]
+        assert {frame.frame_index for frame in latest} == ({1, 2, 3} if avatar_id == "calm" else set(at_rest))
+        assert all(frame.picture == at_rest[frame.frame_index] for frame in latest)
+
+
+def test_silent_frames_of_a_segment_are_shown_as_the_idle_policy_says(duo: Duo) -> None:
+    silence = np.zeros(40 * SAMPLES_A_FRAME, "<f4").tobytes()
+    asked = pb.CompositeBatchRequest(model_id="direct", raw_audio=silence, batch_size=30)
+    rested = list(duo.pictures.InferBatchComposite(asked, timeout=CALL_S).composited_frames)
+    for idle in (pb.IDLE_REST, pb.IDLE_NONE, pb.IDLE_AVATAR, pb.IDLE_STORED):
+        with Talk(duo.pictures, pb.SessionConfig(model_id="direct", idle=idle, pacing=pb.AS_FAST_AS_POSSIBLE)) as talk:
+            talk.say(silence)
+            talk.end()
+        shown = [frame.picture for frame in talk.frames[:30]]
+        assert (shown == rested) == (idle != pb.IDLE_STORED)
+        assert not any(frame.speech for frame in talk.frames)
