@@ -595,7 +595,7 @@ class HealthResponse(_message.Message):
     version: _builtins.str
     """Version of the product."""
     inference_server_url: _builtins.str
-    """The inference service, as configured."""
+    """The inference service, as configured; "in this process" where both halves are in one."""
     def __init__(
         self,
         *,

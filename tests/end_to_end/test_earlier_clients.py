@@ -21,7 +21,7 @@ from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
 from .avatars import HEIGHT, WIDTH, background, rect, wide_rect, write_avatar
 from .conftest import CALL_S, CHANNEL_OPTIONS, SAMPLES_A_FRAME
-from .processes import Service, running_all
+from .processes import Service, running_all, until
 from .test_contract_client import ContractClient, decoded, network_input
 from .test_stored_frames import rows, windows
 
@@ -451,6 +451,28 @@ def test_five_hundred_frames_of_sound(direct: ContractClient) -> None:
     reply = direct("GenerateBatchWithAudio", model_name="heard", frame_count=500, audio_chunks=pieces(sound, 8, 500))
     assert [each.frame_id for each in reply.responses] == list(range(500))
     assert all(each.prediction_data.startswith(b"\xff\xd8") for each in reply.responses)
+
+
+def test_an_avatar_that_was_replaced_is_served_anew(direct: ContractClient, root: Path) -> None:
+    """Its old pictures are gone, and only one of them is in memory."""
+    write_avatar(root, "changing", features=rows(5))
+    direct("GenerateInference", model_name="changing", frame_id=0)
+    write_avatar(root, "changing", features=rows(5), seed=70, replace=True)
+    assert direct("GetVideoFrame", model_name="heard", frame_id=3, video_type="full_body").success
+    reply = direct("GenerateInference", model_name="changing", frame_id=3)
+    shown, wanted = decoded(reply.prediction_data), decoded(background(73))
+    assert np.abs(shown[:, :60].astype(int) - wanted[:, :60]).mean() < 4
+
+
+def test_a_stream_whose_client_goes_leaves_nothing(services: list[Service], channels: list[grpc.Channel]) -> None:
+    direct = ContractClient(channels[1], "optimized_lipsyncsrv.OptimizedLipSyncService")
+    talk = Talk(channels[1], direct)
+    talk.send(*(("heard", frame_id % FRAMES) for frame_id in range(200)))
+    next(talk.replies)
+    assert services[0].metric("lipsync_running_calls") == 1
+    talk.replies.cancel()
+    until(lambda: services[0].metric("lipsync_running_calls") == services[0].metric("lipsync_inference_requests") == 0)
+    talk.end()
 
 
 def test_the_direct_service_can_be_switched_off(root: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from ..wire_contract import SERVICES
 from .avatars import slow_network, write_avatar
 from .conftest import CALL_S, CHANNEL_OPTIONS, SAMPLES_A_FRAME, Duo, connected
 from .processes import TREE, running_all, until
+from .talking import Talk
 from .test_bad_input import TABLE, sound
 
 FRAMES = 19
@@ -125,6 +126,21 @@ def test_loading_acts_on_both_halves(solo: Duo) -> None:
         assert loaded() == (True, True)
         client.unload("other")
         assert loaded() == (False, False)
+
+
+@pytest.mark.parametrize("pacing", [pb.AS_FAST_AS_POSSIBLE, pb.REALTIME])
+def test_a_live_session_has_the_frames_of_a_batch(duo: Duo, solo: Duo, speech: np.ndarray, pacing: pb.Pacing.ValueType) -> None:
+    """One with a clock is admitted by this process's own measurements."""
+    sound = speech[: 25 * SAMPLES_A_FRAME].tobytes()
+    config = pb.SessionConfig(model_id="small", pacing=pacing, audio_encoding=pb.PCM_FLOAT32)
+    with Talk(solo.pictures, config) as talk:
+        talk.say(sound)
+        talk.wait(lambda: talk.of("segment_ended"))
+        spoken = talk.speech
+    assert len(spoken) == 25
+    for frame in spoken[::6]:
+        fields = {"lead_in_frames": frame.audio_us // 40_000, "start_frame_idx": frame.position}
+        assert [frame.picture] == jpegs(duo, model_id="small", batch_size=1, raw_audio=sound, **fields)
 
 
 def test_sigterm_lets_calls_finish_and_exits_0(tmp_path: Path) -> None:
