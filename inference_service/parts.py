@@ -32,6 +32,7 @@ GPU_UTILIZATION = topic("gpu_utilization")
 
 IDLE_CHECK_S = 5.0
 GPU_CHECK_S = 10.0
+SESSIONS_CHECK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,12 @@ async def inference_parts(
             clock=clock,
         )
         own_metrics.requests.set_function(lambda: runner.requests)
-        own_metrics.sessions.set_function(lambda: admission.carried)
-        own_metrics.capacity.set_function(lambda: admission.frames_a_second)
         own_metrics.loaded.set_function(lambda: len(registry.loaded))
         own_metrics.memory.set_function(lambda: registry.memory_bytes)
+
+        def show_sessions() -> None:  # here, as another thread collects the metrics
+            own_metrics.sessions.set(admission.carried)
+            own_metrics.capacity.set(admission.frames_a_second)
 
         def log_models() -> None:
             CACHE_STATS.info("models", extra={"loaded": len(registry.loaded), "memory_mb": registry.memory_bytes / 1e6})
@@ -117,7 +120,11 @@ async def inference_parts(
                 GPU_UTILIZATION.info("gpu", extra={"gpu_id": gpu.index, **figures})
 
         interval_s = settings.logging.report_interval_seconds
-        periodic: list[tuple[float, Callable[[], object]]] = [(IDLE_CHECK_S, registry.unload_idle), (interval_s, log_models)]
+        periodic: list[tuple[float, Callable[[], object]]] = [
+            (IDLE_CHECK_S, registry.unload_idle),
+            (SESSIONS_CHECK_S, show_sessions),
+            (interval_s, log_models),
+        ]
         if devices[0].is_gpu:
             periodic += [(GPU_CHECK_S, measure_gpus)] + ([(interval_s, log_gpus)] if settings.logging.log_gpu_utilization else [])
         for seconds, work in periodic:

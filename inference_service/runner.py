@@ -137,7 +137,7 @@ class Runner:
                     async for group in groups:
                         self._metrics.stages[QUEUE].observe(group.queue_seconds)
                         if session_id:
-                            self._admission.note_request(session_id, request.model_id)
+                            self._admission.note_session(session_id, request.model_id)
                         yield group, await self._formed(group, job, request.fit)
                 return
 
@@ -159,7 +159,7 @@ class Runner:
                 f"{self._admission.frames_a_second:.0f} frames a second; try again later or on another replica",
                 retry_after_ms=RETRY_SESSION_MS,
             )
-        self._admission.note_request(session_id, request.model_id)
+        self._admission.note_session(session_id, request.model_id, asked_frames=request.batch_size)
 
     async def _has_room(self, session_id: str, request: MouthRequest) -> bool:
         lease, resumed = self.registry.find(request.model_id), request.admission == pb.RESUMED_SESSION

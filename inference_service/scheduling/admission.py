@@ -1,7 +1,7 @@
 """Decides which live sessions the devices can keep in real time, from the measured speed of the networks.
 
-Pure policy but for its clock. Loads are shares of a worker's time: a session asks for FRAME_RATE frames a second, and a frame
-costs what the last runs of its avatar took.
+Pure policy but for its clock. Loads are shares of a worker's time: a new session will ask for FRAME_RATE frames a second, one
+that shares its requests among several replicas for fewer here, and a frame costs what the last runs of its avatar took.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from shared_proto.timing import FRAME_RATE
 
 # A session is carried for so long after its last request.
 CARRIED_S = 2.0
+# The frames that a session asks for in that time, if it asks here alone.
+WHOLE = round(FRAME_RATE * CARRIED_S)
 # The share of the capacity that is kept for sessions which go on after they broke.
 RESERVE = 0.1
 # The runs that tell a network's speed: those of the last seconds, or the last few of all. The median of them counts, since single
@@ -46,10 +48,32 @@ class _Speed:
         recent = self.recent(now_s)
         return median(recent if len(recent) >= ENOUGH_RUNS else [seconds for _, seconds in self.runs][-ENOUGH_RUNS:])
 
-    def load(self, sessions: int, now_s: float) -> float:
-        """Returns the share of one worker's time that so many sessions of one avatar take."""
-        frames_a_second = max(FRAME_RATE * sessions, self.run_frames / RUN_INTERVAL_S)
-        return frames_a_second * self.seconds_a_frame(now_s)
+    def load(self, frames_a_second: float, now_s: float) -> float:
+        """Returns the share of one worker's time that so many frames of one avatar take."""
+        return max(frames_a_second, self.run_frames / RUN_INTERVAL_S) * self.seconds_a_frame(now_s)
+
+
+@dataclass
+class _Session:
+    """A session that is carried, and what it asks for."""
+
+    avatar_id: str
+    since_s: float  # beginning of the time in which `frames` were asked for
+    seen_s: float
+    frames: int = 0
+    most: int = 0  # in such a time; 0: none is over yet
+
+    @property
+    def asked(self) -> int:
+        """Frames that it asks for in CARRIED_S, one at least."""
+        return min(self.most, WHOLE) or WHOLE
+
+    def note(self, now_s: float, frames: int) -> None:
+        if (passed_s := now_s - self.since_s) >= CARRIED_S:
+            self.most = max(self.most, round(self.frames * CARRIED_S / passed_s), 1)
+            self.since_s, self.frames = now_s, 0
+        self.frames += frames
+        self.seen_s = now_s
 
 
 class Admission:
@@ -60,8 +84,8 @@ class Admission:
         self._workers = workers
         self._admits_all = admits_all
         self._clock = clock
-        self._sessions: OrderedDict[str, tuple[str, float]] = OrderedDict()  # avatar and last request; the oldest first
-        self._sessions_of: Counter[str] = Counter()  # by avatar
+        self._sessions: OrderedDict[str, _Session] = OrderedDict()  # by id; the one seen last at the end
+        self._asked: Counter[str] = Counter()  # sum of their `asked` by avatar
         self._speeds: OrderedDict[str, _Speed] = OrderedDict()  # by avatar; the one that ran last at the end
         self._warm_up_speeds: OrderedDict[str, _Speed] = OrderedDict()
         self._all = _Speed()
@@ -92,11 +116,15 @@ class Admission:
         speed = self._speeds.get(avatar_id)
         return speed is not None and len(speed.recent(self._clock.now())) >= ENOUGH_RUNS
 
-    def note_request(self, session_id: str, avatar_id: str) -> None:
-        """Notes a sign of a session: a request, or frames made for it. It is carried from now on."""
-        self._forget(session_id)
-        self._sessions[session_id] = avatar_id, self._clock.now()
-        self._sessions_of[avatar_id] += 1
+    def note_session(self, session_id: str, avatar_id: str, *, asked_frames: int = 0) -> None:
+        """Notes a sign of a session: a request for `asked_frames`, or frames made for it. It is carried from now on."""
+        self._forget_gone()
+        now_s = self._clock.now()
+        session = self._forget(session_id) if session_id in self._sessions else _Session(avatar_id, now_s, now_s)
+        session.avatar_id = avatar_id
+        session.note(now_s, asked_frames)
+        self._sessions[session_id] = session
+        self._asked[avatar_id] += session.asked
 
     def has_room(self, session_id: str, avatar_id: str, *, resumed: bool = False) -> bool:
         """Tells if this session can be kept in real time beside the others: one that is carried already, or one more.
@@ -107,8 +135,8 @@ class Admission:
         if self._admits_all or session_id in self._sessions:
             return True
         now_s = self._clock.now()
-        sessions = self._sessions_of + Counter([avatar_id])
-        load = sum(speed.load(count, now_s) for each, count in sessions.items() if (speed := self._speed(each)))
+        asked = self._asked + Counter({avatar_id: WHOLE})
+        load = sum(speed.load(each / CARRIED_S, now_s) for key, each in asked.items() if (speed := self._speed(key)))
         return load <= self._workers * (1 if resumed else 1 - RESERVE)
 
     def _speed(self, avatar_id: str) -> _Speed | None:
@@ -118,17 +146,17 @@ class Admission:
     def _forget_gone(self) -> None:
         gone_s = self._clock.now() - CARRIED_S
         while self._sessions:
-            session_id, (_, seen_s) = next(iter(self._sessions.items()))
-            if seen_s > gone_s:
+            session_id, session = next(iter(self._sessions.items()))
+            if session.seen_s > gone_s:
                 break
             self._forget(session_id)
 
-    def _forget(self, session_id: str) -> None:
-        if session_id in self._sessions:
-            avatar_id, _ = self._sessions.pop(session_id)
-            self._sessions_of[avatar_id] -= 1
-            if not self._sessions_of[avatar_id]:
-                del self._sessions_of[avatar_id]
+    def _forget(self, session_id: str) -> _Session:
+        session = self._sessions.pop(session_id)
+        self._asked[session.avatar_id] -= session.asked
+        if not self._asked[session.avatar_id]:
+            del self._asked[session.avatar_id]
+        return session
 
 
 def _of(speeds: OrderedDict[str, _Speed], avatar_id: str) -> _Speed:

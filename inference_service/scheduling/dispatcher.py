@@ -259,7 +259,7 @@ class Dispatcher:
         engine = pieces[0].request.engine
         self._overrun.add(engine)
         reason = f"avatar {engine.avatar_id}: {overrun}"
-        self._on_overrun(engine, reason)
+        pieces[0].request.context.run(self._on_overrun, engine, reason)
         for job in {*(piece.request for piece in pieces), *self._queue.remove_key(engine)}:
             job.results.put_nowait(FailedPrecondition(reason))
 

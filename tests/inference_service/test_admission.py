@@ -24,7 +24,7 @@ def admitted(admission: Admission, avatar_id: str = "her", *, resumed: bool = Fa
         session_id = f"{avatar_id}-{resumed}-{number}"
         if not admission.has_room(session_id, avatar_id, resumed=resumed):
             return number
-        admission.note_request(session_id, avatar_id)
+        admission.note_session(session_id, avatar_id)
     raise AssertionError
 
 
@@ -33,7 +33,7 @@ def run(admission: Admission, avatar_id: str = "her", *, frames_a_second: float,
         admission.note_run(avatar_id, frames=2 * run_frames, run_frames=run_frames, seconds=2 * run_frames / frames_a_second)
 
 
-@given(frames_a_second=st.floats(1, 20_000), workers=st.integers(1, 8))
+@given(frames_a_second=st.floats(1, 3000), workers=st.integers(1, 4))
 def test_new_sessions_leave_a_tenth_for_those_that_resume(frames_a_second: float, workers: int) -> None:
     admission = Admission(workers=workers, clock=VirtualClock())
     run(admission, frames_a_second=frames_a_second)
@@ -52,7 +52,7 @@ async def test_a_session_is_carried_for_two_seconds_after_its_last_request(clock
     run(admission, frames_a_second=60)
     assert admitted(admission) == 2
     await clock.advance(1.5)
-    admission.note_request("her-False-0", "her")
+    admission.note_session("her-False-0", "her")
     await clock.advance(1.0)
     assert admission.carried == 1
     assert admission.has_room("another", "her")
@@ -62,7 +62,7 @@ async def test_a_session_is_carried_for_two_seconds_after_its_last_request(clock
 
 def test_a_carried_session_always_has_room(clock: VirtualClock) -> None:
     admission = Admission(workers=1, clock=clock)
-    admission.note_request("runs", "her")
+    admission.note_session("runs", "her")
     run(admission, frames_a_second=5)
     assert admission.has_room("runs", "her")
     assert not admission.has_room("another", "her", resumed=True)
@@ -88,13 +88,35 @@ def test_each_session_counts_with_the_cost_of_its_avatar(clock: VirtualClock) ->
     assert admitted(admission, "quick") == 8  # 8 x 4.5 % of what is left of nine tenths
 
 
+async def test_a_session_that_asks_several_replicas_counts_with_what_it_asks_here(clock: VirtualClock) -> None:
+    """Whole in its first two seconds, then with the most frames that it asked for in two seconds."""
+    admission = Admission(workers=1, clock=clock)
+    run(admission, frames_a_second=60)
+
+    async def speak(seconds: float, *, frames_a_second: float) -> None:
+        for _ in range(round(seconds / 0.32)):
+            for session_id in ("one", "two"):
+                admission.note_session(session_id, "her", asked_frames=round(0.32 * frames_a_second))
+            await clock.advance(0.32)
+        run(admission, frames_a_second=60)
+
+    await speak(1.6, frames_a_second=12.5)
+    assert not admission.has_room("another", "her")
+    await speak(4, frames_a_second=12.5)
+    assert admission.has_room("another", "her")
+    await speak(4, frames_a_second=25)
+    assert not admission.has_room("another", "her")
+    await speak(4, frames_a_second=12.5)
+    assert not admission.has_room("another", "her"), "it may speak as much again"
+
+
 def test_a_session_that_changes_its_avatar_counts_once(clock: VirtualClock) -> None:
     admission = Admission(workers=1, clock=clock)
     run(admission, "slow", frames_a_second=27)
     run(admission, "quick", frames_a_second=500)
-    admission.note_request("changes", "slow")
+    admission.note_session("changes", "slow")
     assert not admission.has_room("another", "quick")
-    admission.note_request("changes", "quick")
+    admission.note_session("changes", "quick")
     assert admission.has_room("another", "quick")
     assert admission.carried == 1
 
@@ -138,7 +160,7 @@ def test_runs_that_are_not_full_count_as_if_they_were(clock: VirtualClock) -> No
     run(alone, "known", frames_a_second=1020, run_frames=8)
     sessions = 0
     while alone.has_room(f"session-{sessions}", f"avatar-{sessions}"):
-        alone.note_request(f"session-{sessions}", f"avatar-{sessions}")
+        alone.note_session(f"session-{sessions}", f"avatar-{sessions}")
         sessions += 1
     assert sessions == 18, "each needs a run of its own every 160 ms: 50 frames' time a second"
 

@@ -26,6 +26,7 @@ from shared_proto import inference_pb2 as pb
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
 from ..end_to_end.avatars import slow_network
+from ..virtual_clock import VirtualClock
 from .conftest import MakeAvatar
 
 PATIENCE_S = 60
@@ -132,9 +133,10 @@ async def test_a_session_that_could_not_be_kept_is_refused_and_one_that_runs_is_
 async def test_a_slow_moment_of_long_ago_refuses_no_session(make_avatar: MakeAvatar, tmp_path: Path) -> None:
     """The speed is measured again before a session is refused for it."""
     make_avatar()
-    metrics = Metrics()
+    metrics, clock = Metrics(), VirtualClock()
     settings = InferenceSettings.model_validate({"models_root": tmp_path / "models", "gpus": {"enabled": False}})
-    async with asyncio.timeout(PATIENCE_S), inference_parts(settings, metrics, on_lost=pytest.fail) as opened:
+    parts = inference_parts(settings, metrics, on_lost=pytest.fail, clock=clock)
+    async with asyncio.timeout(PATIENCE_S), parts as opened:
         lease = await opened.registry.load("someone")
         lease.value.warm_up_seconds = 10.0
         request_context.session_id.set("session")
@@ -145,9 +147,12 @@ async def test_a_slow_moment_of_long_ago_refuses_no_session(make_avatar: MakeAva
         def value(name: str, **labels: str) -> float | None:
             return metrics.registry.get_sample_value(f"lipsync_inference_{name}", labels)
 
+        await clock.advance(1)
         assert value("sessions") == 1
         assert (value("capacity_frames_per_second") or 0) > 25
         assert value("refused_sessions_total", admission="new") == 0
+        await clock.advance(3)
+        assert value("sessions") == 0
 
 
 async def test_a_refused_session_is_counted(make_avatar: MakeAvatar, tmp_path: Path) -> None:
@@ -163,4 +168,3 @@ async def test_a_refused_session_is_counted(make_avatar: MakeAvatar, tmp_path: P
                 await anext(opened.runner.mouths(request, deadline_s=float("inf")))
             counted = metrics.registry.get_sample_value("lipsync_inference_refused_sessions_total", {"admission": kind})
             assert counted == 1
-        assert metrics.registry.get_sample_value("lipsync_inference_sessions") == 0
