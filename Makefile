@@ -93,7 +93,7 @@ proto: $(PROTO)
 
 # The client's blocking face, made from its asyncio one. A test fails when it is out of date.
 client: $(DEV)
-	$(BIN)/python -m tools.blocking_client lipsync_client/blocking.py
+	$(BIN)/python -m tools.blocking_client lipsync_client
 
 # The pages of all configuration keys and of all messages, made from the code. A test fails when one is out of date.
 docs: $(DEV)

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeAlias
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 
 from lipsync_client.calls import Call, Request, Response, Result, UnderWay
 from lipsync_client.channel import channel_options
+from lipsync_client.errors import LipsyncError, from_rpc_error
+from lipsync_client.headers import Headers
 from lipsync_client.tls import TlsOptions
+from shared_proto import compositing_pb2 as pb
 
 Method: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[Request, Response]"
+SessionMethod: TypeAlias = "grpc.aio.StreamStreamMultiCallable[pb.SessionRequest, pb.SessionEvent]"
 Channel = grpc.aio.Channel
+Condition = asyncio.Condition
 
 sleep = asyncio.sleep
+
+
+async def until(condition: Condition, true: Callable[[], Any], *, within_s: float) -> bool:
+    """Waits for a held condition. Returns False if it is not true in time."""
+    try:
+        async with asyncio.timeout(within_s):
+            await condition.wait_for(true)
+    except TimeoutError:
+        return False
+    return True
 
 
 def open_channel(target: str, tls: TlsOptions | None, *, max_message_mb: int) -> Channel:
@@ -43,3 +59,32 @@ class Sent(UnderWay[Request, Response, Result]):
             return self._call.parse(await self._reply)
         except grpc.RpcError as error:
             raise self._call.error(error) from error
+
+
+class Stream:
+    """The stream of a session under way."""
+
+    def __init__(self, method: SessionMethod, messages: AsyncGenerator[pb.SessionRequest, None], headers: Headers) -> None:
+        self._request_id = headers.request_id
+        self._call: Any = method(messages, metadata=headers.metadata(), credentials=headers.credentials)
+        self._reading: asyncio.Task[Any] | None = None
+
+    async def next(self) -> pb.SessionEvent | None:
+        """Waits for an event; None: the server has sent everything. Raises LipsyncError."""
+        # A task of its own: gRPC ends a call whose reader is cancelled, and a caller may well give up waiting for one event.
+        self._reading = self._reading or asyncio.create_task(self._call.read())
+        await asyncio.wait([self._reading])
+        reading, self._reading = self._reading, None
+        if reading.cancelled():
+            raise LipsyncError(grpc.StatusCode.CANCELLED, "the connection was closed here", request_id=self._request_id)
+        try:
+            event = reading.result()
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self._request_id) from error
+        return event if isinstance(event, pb.SessionEvent) else None
+
+    def cancel(self) -> None:
+        """Ends it. Has no effect once it has ended."""
+        self._call.cancel()
+        if self._reading:
+            self._reading.cancel()

@@ -8,15 +8,19 @@ from copy import copy
 from types import TracebackType
 from typing import Self, Unpack
 
+import grpc
+
 from lipsync_client import requests, results
 from lipsync_client.blocking_calls import Method, Sent, close_channel, open_channel, sleep
+from lipsync_client.blocking_session import Session
 from lipsync_client.calls import Call, Request, Response, Result, batch_call
 from lipsync_client.clips import Clip, FrameSource, Piece
 from lipsync_client.errors import LipsyncError
 from lipsync_client.headers import Headers, Metadata
 from lipsync_client.pacing import Pace
 from lipsync_client.requests import BatchOptions, FrameOptions, IdleOptions, SpokenFrames, StoredFrames
-from lipsync_client.results import AvatarInfo, Batch, Health, Loaded, ServerStats
+from lipsync_client.results import AvatarInfo, Batch, Health, Loaded, RunningSession, ServerStats
+from lipsync_client.session_config import SessionOptions, SessionSetup
 from lipsync_client.sound import Sound
 from lipsync_client.tls import TlsOptions
 from shared_proto import compositing_pb2 as pb
@@ -40,6 +44,7 @@ class Client:
       cancelled here (a load balancer lost the server), is sent again: up to 4 attempts, 50 to 500 ms between them, never past
       the deadline, whatever the size of the call. When most calls fail, retries stop until calls succeed again. No other
       failure of a single call is retried.
+    - **Sessions.** A live session whose stream is lost resumes by itself, on any replica: see `session`.
     - **Pace.** `batches`, `frames` and `stored_batches` ask for as many frames at a time as the server makes promptly, and for
       fewer when it is slow, refuses, misses a deadline, or when a reply would be too large: see `batches`.
     - **Connection.** Keepalive pings (after 15 s without traffic while calls are under way, 5 s to answer) notice a lost
@@ -75,15 +80,41 @@ class Client:
         """Ends the connection; calls under way are cancelled."""
         close_channel(self._channel)
 
-    def with_metadata(self, *, request_id: str = "", session_id: str = "", more: Metadata = ()) -> Self:
-        """Returns this client, on the same connection, with ids and further metadata for its calls.
+    def with_metadata(
+        self,
+        *,
+        request_id: str = "",
+        session_id: str = "",
+        more: Metadata = (),
+        credentials: grpc.CallCredentials | None = None,
+    ) -> Self:
+        """Returns this client, on the same connection, with ids, further metadata and credentials for its calls.
 
-        The client makes up the ids that are left out: a request id for each call, a session id for each clip. The batches of a
-        clip append "/" and their first frame to a given request id. Close the client that this was called on, not this one.
+        The client makes up the ids that are left out: a request id for each call, a session id for each clip and live session.
+        The batches of a clip append "/" and their first frame to a given request id, later streams of a session "/1", "/2".
+        gRPC sends call credentials over TLS alone. Close the client that this was called on, not this one.
         """
         same = copy(self)
-        same._headers = Headers(request_id, session_id, more)
+        same._headers = Headers(request_id, session_id, more, credentials=credentials)
         return same
+
+    def session(self, avatar: str, *, resume_timeout: float = 30.0, **options: Unpack[SessionOptions]) -> Session:
+        """Opens a live session: sound goes in as it comes, frames come out as they are made. See Session, SessionOptions.
+
+        It has no deadline. `resume_timeout` is the longest time in seconds without a stream that runs. Raises ValueError for
+        options that no session has.
+        """
+        setup = SessionSetup(avatar, options)
+        return Session(self._stub.StreamComposite, setup, self._headers.of_clip(), resume_timeout=resume_timeout)
+
+    def list_sessions(self, *, timeout: float | None = None) -> list[RunningSession]:
+        """Lists the live sessions of the replica that answers, the oldest first."""
+        return self._run(self._stub.ListSessions, pb.ListSessionsRequest(), results.parse_sessions, timeout)
+
+    def end_session(self, session_id: str, *, timeout: float | None = None) -> int:
+        """Ends the sessions with this id on the replica that answers; their clients see CANCELLED. Returns their number."""
+        request = pb.EndSessionRequest(session_id=session_id)
+        return self._run(self._stub.EndSession, request, results.parse_ended, timeout)
 
     def composite(
         self, avatar: str, audio: Sound, *, batch_size: int, timeout: float | None = None, **options: Unpack[BatchOptions]

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import TypeAlias
+from collections.abc import Callable, Generator
+from typing import Any, TypeAlias
 
 import grpc
 
 from lipsync_client.calls import Call, Request, Response, Result, UnderWay
 from lipsync_client.channel import channel_options
+from lipsync_client.errors import from_rpc_error
+from lipsync_client.headers import Headers
 from lipsync_client.tls import TlsOptions
+from shared_proto import compositing_pb2 as pb
 
 Method: TypeAlias = "grpc.UnaryUnaryMultiCallable[Request, Response]"
+SessionMethod: TypeAlias = "grpc.StreamStreamMultiCallable[pb.SessionRequest, pb.SessionEvent]"
 Channel = grpc.Channel
+Condition = threading.Condition
 
 sleep = time.sleep
+
+
+def until(condition: Condition, true: Callable[[], Any], *, within_s: float) -> bool:
+    """Waits for a held condition. Returns False if it is not true in time."""
+    return bool(condition.wait_for(true, within_s))
 
 
 def open_channel(target: str, tls: TlsOptions | None, *, max_message_mb: int) -> Channel:
@@ -44,3 +56,22 @@ class Sent(UnderWay[Request, Response, Result]):
             raise self._call.error(error) from error
         finally:
             self.cancel()  # in case the caller was interrupted while it waited
+
+
+class Stream:
+    """The stream of a session under way."""
+
+    def __init__(self, method: SessionMethod, messages: Generator[pb.SessionRequest, None, None], headers: Headers) -> None:
+        self._request_id = headers.request_id
+        self._call: Any = method(messages, metadata=headers.metadata(), credentials=headers.credentials)
+
+    def next(self) -> pb.SessionEvent | None:
+        """Waits for an event; None: the server has sent everything. Raises LipsyncError."""
+        try:
+            return next(self._call, None)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self._request_id) from error
+
+    def cancel(self) -> None:
+        """Ends it. Has no effect once it has ended."""
+        self._call.cancel()

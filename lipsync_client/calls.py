@@ -50,7 +50,8 @@ class UnderWay(Generic[Request, Response, Result]):
         self._call = call
         self._started = time.monotonic()
         self._ended: float | None = None
-        self._reply = send(call.request, timeout=call.timeout, metadata=call.headers.metadata())
+        headers = call.headers
+        self._reply = send(call.request, timeout=call.timeout, metadata=headers.metadata(), credentials=headers.credentials)
         self._reply.add_done_callback(self._note_end)
 
     @property

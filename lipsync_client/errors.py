@@ -29,7 +29,8 @@ class LipsyncError(Exception):
 
     `code` is the gRPC status; `message` says what to do; `violations` lists every problem of a request that was refused as
     invalid; `request_id` finds the call in the logs of both services; `retry_after_ms` is set when the server says how long to
-    wait before trying again, `fitting_batch_size` when it says how many frames a reply can hold.
+    wait before trying again, `fitting_batch_size` when it says how many frames a reply can hold; `from_server` tells that the
+    service itself ended the call so, not the connection, a proxy or this client.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class LipsyncError(Exception):
         request_id: str = "",
         retry_after_ms: int | None = None,
         fitting_batch_size: int | None = None,
+        from_server: bool = False,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -49,6 +51,7 @@ class LipsyncError(Exception):
         self.request_id = request_id
         self.retry_after_ms = retry_after_ms
         self.fitting_batch_size = fitting_batch_size
+        self.from_server = from_server
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
@@ -64,6 +67,7 @@ def from_rpc_error(error: grpc.RpcError, request_id: str) -> LipsyncError:
         request_id=details.request_id or request_id,
         retry_after_ms=details.retry_after_ms,
         fitting_batch_size=details.fitting_batch_size,
+        from_server=bool(details.request_id),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, replace
 
+import grpc
+
 from shared_proto.status_details import REQUEST_ID_KEY
 
 AVATAR_KEY = "x-avatar-id"
@@ -28,6 +30,7 @@ class Headers:
     session_id: str = ""
     more: Metadata = ()
     avatar: str = ""
+    credentials: grpc.CallCredentials | None = None
 
     def of_call(self, avatar: str = "") -> Headers:
         """Returns those of one call. The avatar's id lets a load balancer keep an avatar where it is loaded."""
@@ -40,6 +43,11 @@ class Headers:
     def of_batch(self, avatar: str, first_frame: int) -> Headers:
         """Returns those of one call of a clip: a request id that the caller gave gets the first frame appended."""
         return replace(self, request_id=self.request_id and f"{self.request_id}/{first_frame}").of_call(avatar)
+
+    def of_stream(self, avatar: str, number: int) -> Headers:
+        """Returns those of one stream of a session: a request id that the caller gave gets the number of a later one appended."""
+        later = self.request_id and number
+        return replace(self, request_id=f"{self.request_id}/{number}" if later else self.request_id).of_call(avatar)
 
     def metadata(self) -> Metadata:
         """Returns the pairs for gRPC, without empty ones and those that no header can hold."""

@@ -104,6 +104,26 @@ class Health:
     version: str
 
 
+@dataclass(frozen=True, slots=True)
+class RunningSession:
+    """A live session of one replica. Times are in milliseconds."""
+
+    id: str
+    avatar: str
+    running_ms: int
+    speech_ms: int
+    """Sound shown."""
+    frames: int
+    late_frames: int
+    """Frames that left 40 ms or more after their time."""
+    stalls: int
+    """Times that a segment's sound ran out."""
+    buffered_ms: int
+    speaking: bool
+    meets_realtime: bool
+    """No frame was late in the last five seconds."""
+
+
 OUTPUTS: Mapping[int, Output] = {pb.FORMAT_UNSET: "jpeg", pb.FORMAT_JPEG: "jpeg", pb.FORMAT_RAW_BGR: "raw"}
 
 
@@ -179,6 +199,30 @@ def parse_health(response: pb.HealthResponse) -> Health:
         max_avatars=response.max_models,
         version=response.version,
     )
+
+
+def parse_sessions(response: pb.ListSessionsResponse) -> list[RunningSession]:
+    """Reads the running sessions."""
+    return [
+        RunningSession(
+            id=session.session_id,
+            avatar=session.model_id,
+            running_ms=session.running_ms,
+            speech_ms=session.speech_ms,
+            frames=session.frames,
+            late_frames=session.late_frames,
+            stalls=session.stalls,
+            buffered_ms=session.buffered_ms,
+            speaking=session.speaking,
+            meets_realtime=session.meets_realtime,
+        )
+        for session in response.sessions
+    ]
+
+
+def parse_ended(response: pb.EndSessionResponse) -> int:
+    """Reads the number of sessions that were ended."""
+    return response.ended
 
 
 def _avatar(model: pb.ModelInfo) -> AvatarInfo:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.blocking_client import blocking_face
+from tools.blocking_client import MODULES, blocking_face
 from tools.message_docs import messages_page
 
 from .tree import TREE
@@ -39,8 +39,9 @@ def test_nothing_is_left_of_deleted_proto_files() -> None:
     assert kept == {f"{proto.stem}{suffix}" for proto in PROTOS for suffix in SUFFIXES}
 
 
-def test_the_blocking_client_is_up_to_date() -> None:
-    assert (TREE / "lipsync_client" / "blocking.py").read_text() == blocking_face(), "run `make client`"
+@pytest.mark.parametrize("module", MODULES)
+def test_the_blocking_client_is_up_to_date(module: str) -> None:
+    assert (TREE / "lipsync_client" / module).read_text() == blocking_face(module), "run `make client`"
 
 
 def test_the_page_of_messages_is_up_to_date() -> None:

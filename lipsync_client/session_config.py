@@ -1,0 +1,87 @@
+"""The options of a live session, and the first message of its streams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lipsync_client.cutting import check_sample_rate
+from lipsync_client.requests import FORMATS, PRESETS, FrameOptions, check_output
+from shared_proto import compositing_pb2 as pb
+from shared_proto.timing import SAMPLE_RATE_HZ
+
+Pacing = Literal["realtime", "fast"]
+"""25 frames a second on a clock with idle ones while nobody speaks, or frames of speech alone as fast as they are made."""
+
+Idle = Literal["avatar", "rest", "stored", "none"]
+"""The picture while nobody speaks: as the avatar's own setting says, with the mouth of silence, as it is stored, or none."""
+
+_PACINGS = {"realtime": pb.REALTIME, "fast": pb.AS_FAST_AS_POSSIBLE}
+_IDLES = {"avatar": pb.IDLE_AVATAR, "rest": pb.IDLE_REST, "stored": pb.IDLE_STORED, "none": pb.IDLE_NONE}
+
+
+class SessionOptions(FrameOptions, total=False):
+    """Options of a live session."""
+
+    pacing: Pacing
+    """In real time by default."""
+    idle: Idle
+    """As the avatar's own setting says by default."""
+    look_ahead_frames: int
+    """6 to 12; 12, the default, is exact; less has less delay, 40 ms for each frame."""
+    cushion_ms: int
+    """0 to 2000; 0 by default. In real time so much more sound must be there before a segment begins, or goes on once stalled."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStart:
+    """What a stream of the session begins with, beside the options."""
+
+    avatar: str
+    position: int
+    """Of its first frame, on the avatar's timeline."""
+    resume: pb.SessionResume | None
+    """None: a new session."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSetup:
+    """The options of one session. The server checks them; only those that the wire cannot carry are refused here."""
+
+    avatar: str
+    options: SessionOptions = field(default_factory=SessionOptions)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        check_output(self.options.get("quality"), self.options.get("output", "jpeg"))
+        check_sample_rate(self.sample_rate)
+        for name, value, known in (
+            ("pacing", self.options.get("pacing", "realtime"), _PACINGS),
+            ("idle", self.options.get("idle", "avatar"), _IDLES),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of the sound that is pushed."""
+        return self.options.get("sample_rate", SAMPLE_RATE_HZ)
+
+    def message(self, start: StreamStart) -> pb.SessionConfig:
+        """Builds the first message of a stream. Raises ValueError for a number over 32 bits."""
+        options = self.options
+        quality = options.get("quality")
+        return pb.SessionConfig(
+            model_id=start.avatar,
+            start_frame_idx=start.position,
+            sample_rate=self.sample_rate,
+            audio_encoding=pb.PCM_FLOAT32,
+            jpeg_quality=quality if isinstance(quality, int) else 0,
+            quality_preset=PRESETS[quality] if isinstance(quality, str) else pb.QUALITY_UNSET,
+            output_format=FORMATS[options.get("output", "jpeg")],
+            pacing=_PACINGS[options.get("pacing", "realtime")],
+            idle=_IDLES[options.get("idle", "avatar")],
+            look_ahead_frames=options.get("look_ahead_frames", 0),
+            cushion_ms=options.get("cushion_ms", 0),
+            resume=start.resume,
+        )

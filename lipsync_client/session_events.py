@@ -1,0 +1,196 @@
+"""The events of a live session, as frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_client.requests import Output
+from lipsync_client.results import OUTPUTS
+from shared_proto import compositing_pb2 as pb
+
+PushedSound: TypeAlias = NDArray[np.int16] | NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The session runs. `width` and `height` are of its frames, in pixels."""
+
+    session_id: str
+    server_version: str
+    width: int
+    height: int
+    output: Output
+    look_ahead_ms: int
+    """Sound from a frame's start on with which it can be made."""
+    max_buffered_ms: int
+    """Sound that the server takes ahead of the frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The connection was lost, and the session goes on: no frame is lost, none comes twice."""
+
+    next_number: int
+    """Number of the next frame."""
+    seconds: float
+    """Time without a connection, until the new one had started."""
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """40 ms of picture and sound."""
+
+    picture: bytes = field(repr=False)
+    """A JPEG file, or BGR bytes of height x width x 3."""
+    number: int
+    """Grows by one a frame; with `idle="none"` also by one for each 40 ms without a frame."""
+    pts_us: int
+    """`number` x 40,000: the session's clock, in microseconds."""
+    position: int
+    """Place on the avatar's timeline."""
+    index: int
+    """Which of the avatar's pictures."""
+    speech: bool
+    """Some of the sound around it is not silence."""
+    segment: int
+    """0, 1, 2 ...; of an idle frame the last one that had a frame, -1 before the first."""
+    audio_us: int
+    """Start of its sound in the segment, in microseconds; -1: idle."""
+    audio: PushedSound | None = field(repr=False)
+    """Its sound, [samples] as they were pushed: 40 ms, less at a segment's end. None: idle."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentEnded:
+    """All frames of a segment have come."""
+
+    segment: int
+    frames: int
+    audio_us: int
+    """Its length in microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The answer to an interrupt: no frame of sound that was pushed before it follows."""
+
+    segment: int
+    """The first segment not shown to its end, else the last one; -1: there was none."""
+    next_number: int
+    audio_us: int
+    """Sound of it that was shown, in microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class AvatarSwitched:
+    """The frames from `number` on show this avatar, or its new files. Sizes are in pixels."""
+
+    avatar: str
+    number: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchFailed:
+    """The session goes on with the avatar that it has. ABORTED: another switch took its place."""
+
+    avatar: str
+    code: grpc.StatusCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Figures of the server. Counts begin anew on each replica; times are means a frame since the last status."""
+
+    meets_realtime: bool
+    """No frame was late in the last five seconds."""
+    buffered_ms: int
+    late_frames: int
+    stalls: int
+    clock_resets: int
+    queue_ms: float
+    audio_ms: float
+    inference_ms: float
+    composite_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class GoingAway:
+    """The server ends the stream after the running segment, at the latest in `ends_in_ms`; the session then resumes elsewhere."""
+
+    reason: Literal["draining", "session length"]
+    ends_in_ms: int
+
+
+SessionEvent: TypeAlias = (
+    Started | Resumed | Frame | SegmentEnded | Interrupted | AvatarSwitched | SwitchFailed | Status | GoingAway
+)
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def read_started(message: pb.SessionStarted) -> Started:
+    """Reads the first event of a stream."""
+    return Started(
+        session_id=message.session_id,
+        server_version=message.server_version,
+        width=message.width,
+        height=message.height,
+        output=OUTPUTS.get(message.output_format, "jpeg"),
+        look_ahead_ms=message.look_ahead_ms,
+        max_buffered_ms=message.max_buffered_ms,
+    )
+
+
+def read_frame(message: pb.SessionFrame, audio: PushedSound | None) -> Frame:
+    """Reads a frame and gives it its sound."""
+    return Frame(
+        picture=message.picture,
+        number=message.number,
+        pts_us=message.pts_us,
+        position=message.position,
+        index=message.frame_index,
+        speech=message.speech,
+        segment=message.segment,
+        audio_us=message.audio_us,
+        audio=audio,
+    )
+
+
+def read_other(event: pb.SessionEvent) -> SessionEvent | None:
+    """Reads the events that only tell. None for kinds that are not known yet."""
+    match event.WhichOneof("event"):
+        case "avatar_switched":
+            switched = event.avatar_switched
+            return AvatarSwitched(switched.model_id, switched.number, switched.width, switched.height)
+        case "switch_failed":
+            failed = event.switch_failed
+            return SwitchFailed(failed.model_id, _CODES.get(failed.code, grpc.StatusCode.UNKNOWN), failed.message)
+        case "status":
+            return _status(event.status)
+        case "going_away":
+            going = event.going_away
+            return GoingAway("draining" if going.reason == pb.GOING_AWAY_DRAINING else "session length", going.ends_in_ms)
+    return None
+
+
+def _status(status: pb.SessionStatus) -> Status:
+    return Status(
+        meets_realtime=status.meets_realtime,
+        buffered_ms=status.buffered_ms,
+        late_frames=status.late_frames,
+        stalls=status.stalls,
+        clock_resets=status.clock_resets,
+        queue_ms=status.queue_ms,
+        audio_ms=status.audio_ms,
+        inference_ms=status.inference_ms,
+        composite_ms=status.composite_ms,
+    )
