@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from functools import partial
@@ -14,10 +13,13 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from lipsync_cli.avatar_commands import app as avatar_app
+from lipsync_cli.bench_commands import app as bench_app
 from lipsync_cli.failures import EXIT_FAILED, EXIT_INTERRUPTED, Command, RootGroup, complain
 from lipsync_cli.options import (
     DEFAULT_MODELS_ROOT,
+    DEFAULT_SERVER,
     ModelsRoot,
+    Server,
     Tls,
     TlsAuthorities,
     TlsCertificate,
@@ -37,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(avatar_app, name="avatar")
+app.add_typer(bench_app, name="bench")
 command = partial(app.command, cls=Command)
 
 
@@ -80,7 +83,7 @@ def render_command(
     frames: Annotated[
         int | None, typer.Option("--frames", min=1, help="Length with --stored-features; default the whole clip once.")
     ] = None,
-    server: Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The compositing service.")] = "localhost:50052",
+    server: Server = DEFAULT_SERVER,
     quality: Annotated[
         str | None, typer.Option("--quality", metavar="1-100|low|medium|high", help="JPEG quality; default the server's own.")
     ] = None,
@@ -132,31 +135,6 @@ def demo_command(
 
     shown = demonstrate(models_root=models_root, out_dir=out_dir)
     table(("", ""), shown.rows(), title=f"{out_dir / 'demo.mp4'} and {out_dir / 'demo.png'}")
-
-
-@command("bench")
-def bench_command(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[compositor|services|network|gpu|audio|memory|start|listing|import]...")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write figures and machine.")] = None,
-) -> None:
-    """Measure this machine; without names, everything. Needs the source tree."""
-    from lipsync_cli.benching import benchmark_suite
-    from lipsync_cli.files import replacing
-    from lipsync_cli.screen import table
-
-    suite = benchmark_suite()
-    results = suite.run(names or (), lambda name: typer.echo(f"measuring {name} ...", err=True))
-    table(suite.COLUMNS, [row for result in results for row in result.rows()])
-    if json_file is not None:
-        with replacing(json_file) as partial:
-            partial.write_text(json.dumps(suite.report(results), indent=2) + "\n", encoding="utf-8")
-    failed = [result for result in results if result.error]
-    for result in failed:
-        complain(f"error: {result.name} failed: {result.error}")
-    if failed:
-        raise typer.Exit(EXIT_FAILED)
 
 
 @command("doctor")

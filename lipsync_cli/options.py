@@ -11,8 +11,11 @@ if TYPE_CHECKING:  # commands import it when they run
     from lipsync_client import Quality, TlsOptions
 
 DEFAULT_MODELS_ROOT = Path("models")
+DEFAULT_SERVER = "localhost:50052"
 
 ModelsRoot = Annotated[Path, typer.Option("--models-root", metavar="DIR", help="The folder of the avatars.")]
+
+Server = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The compositing service.")]
 
 Tls = Annotated[bool, typer.Option("--tls", help="Connect with TLS; the next four options imply it.")]
 TlsAuthorities = Annotated[

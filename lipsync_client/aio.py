@@ -47,8 +47,8 @@ class AsyncClient:
     - **Sessions.** A live session whose stream is lost resumes by itself, on any replica: see `session`.
     - **Pace.** `batches`, `frames` and `stored_batches` ask for as many frames at a time as the server makes promptly, and for
       fewer when it is slow, refuses, misses a deadline, or when a reply would be too large: see `batches`.
-    - **Connection.** Keepalive pings (after 15 s without traffic while calls are under way, 5 s to answer) notice a lost
-      server; the client reconnects within 0.1 to 2 s.
+    - **Connection.** Each client has its own. Keepalive pings (after 15 s without traffic while calls are under way, 5 s to
+      answer) notice a lost server; the client reconnects within 0.1 to 2 s.
     - **Balancing.** Targets that begin with dns:, ipv4: or ipv6: spread calls over every healthy server behind them.
 
     Every failed call raises LipsyncError; arguments that no request can carry raise ValueError or TypeError.

@@ -39,6 +39,8 @@ def channel_options(target: str, tls: TlsOptions | None = None, *, max_message_m
         ("grpc.enable_retries", 1),
         # Calls larger than this are not repeated, whatever the policy says; the default is 256 KiB.
         ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
+        # Clients of one process that name the same server would share a connection, which balancers send to one replica.
+        ("grpc.use_local_subchannel_pool", 1),
         ("grpc.service_config", json.dumps(service_config(target))),
         *lasting_connection(keepalive_ms=KEEPALIVE_MS, last_reconnect_ms=LAST_RECONNECT_MS, through_proxy=through_proxy),
         *([("grpc.ssl_target_name_override", tls.server_name)] if tls and tls.server_name else []),

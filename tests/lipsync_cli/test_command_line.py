@@ -15,6 +15,8 @@ COMMANDS = [
     ("render",),
     ("demo",),
     ("bench",),
+    ("bench", "suite"),
+    ("bench", "stream"),
     ("doctor",),
     ("avatar",),
     *[("avatar", name) for name in ("demo", "benchmark", "list", "verify", "inspect")],

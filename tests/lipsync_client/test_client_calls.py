@@ -235,6 +235,20 @@ def test_no_server_is_unavailable(face):
     assert caught.value.code == grpc.StatusCode.UNAVAILABLE
 
 
+def test_each_client_has_its_own_connection(face, service):
+    peers = []
+
+    def reply(request, context):
+        peers.append(context.peer())
+        return service.answer(request)
+
+    service.script.extend([reply] * 2)
+    with Client(service.target) as first:
+        first.composite("demo", SOUND, batch_size=1)
+        face(service.target, lambda client: client.composite("demo", SOUND, batch_size=1))
+    assert len(set(peers)) == 2
+
+
 def test_both_faces_have_the_same_methods_and_arguments():
     public = {name for name in vars(Client) if not name.startswith("_")}
     assert public == {name for name in vars(AsyncClient) if not name.startswith("_")}

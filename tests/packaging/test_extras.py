@@ -89,12 +89,10 @@ def run_without(lacking: Iterable[str], *arguments: str) -> subprocess.Completed
         (["cli"], ["--help"], "cli"),
         (["services", "cpu"], ["serve", "inference"], "services"),
         (["services", "cpu"], ["serve", "compositing"], "services"),
-        (["services", "cpu"], ["serve", "all"], "services"),
         (["services", "cpu"], ["demo"], "services"),
         (["services", "cpu"], ["avatar", "verify", "anna"], "services"),
         (["services", "cpu"], ["avatar", "list"], "services"),
         (["cpu"], ["serve", "inference"], "cpu"),
-        (["cpu"], ["serve", "all"], "cpu"),
     ],
     ids=str,
 )  # fmt: skip
@@ -112,3 +110,9 @@ def test_rendering_needs_no_more_than_the_command(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "no.wav" in done.stderr
+
+
+def test_the_load_tester_needs_no_more_than_the_command() -> None:
+    done = run_without([*EXTRAS["services"], *EXTRAS["cpu"]], "bench", "stream", "--avatar", "anna", "--server", "127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "UNAVAILABLE" in done.stderr
