@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service_kit.metrics import Metrics
 
-AUDIO, CROPS, QUEUE, NETWORK, LOAD = "audio", "crops", "queue", "network", "load"
+AUDIO, CROPS, QUEUE, DUE, NETWORK, LOAD = "audio", "crops", "queue", "due", "network", "load"
 
 
 class InferenceMetrics:
@@ -13,8 +13,8 @@ class InferenceMetrics:
     def __init__(self, metrics: Metrics) -> None:
         self.stages = metrics.stages(
             "lipsync_inference_stage_seconds",
-            "Time of stages: sound to features, crops that were missing, waiting, a run of the network, a load.",
-            (AUDIO, CROPS, QUEUE, NETWORK, LOAD),
+            "Time of stages: sound to features, missing crops, waiting of batch work and of what is due, a run, a load.",
+            (AUDIO, CROPS, QUEUE, DUE, NETWORK, LOAD),
         )
         self.frames = metrics.counter("lipsync_inference_frames_total", "Mouth regions made.", ("gpu_id",))
         self.batch_frames = metrics.counts("lipsync_inference_batch_frames", "Frames in one run of a network.", ("gpu_id",))

@@ -21,7 +21,7 @@ from inference_service.audio.features import AudioFeatures
 from inference_service.audio.windows import FrameWindows
 from inference_service.engines.engine import Engine
 from inference_service.limited_threads import LimitedThreads, Overrun
-from inference_service.metrics import AUDIO, CROPS, QUEUE, InferenceMetrics
+from inference_service.metrics import AUDIO, CROPS, DUE, QUEUE, InferenceMetrics
 from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.models.registry import ModelRegistry
 from inference_service.mouths import Mouths, fitted
@@ -135,7 +135,7 @@ class Runner:
                     continue
                 async with aclosing(self._dispatchers[job.engine.device.gpu_id].submit(job)) as groups:
                     async for group in groups:
-                        self._metrics.stages[QUEUE].observe(group.queue_seconds)
+                        self._metrics.stages[QUEUE if due_s is None else DUE].observe(group.queue_seconds)
                         if session_id:
                             self._admission.note_session(session_id, request.model_id)
                         yield group, await self._formed(group, job, request.fit)

@@ -153,7 +153,7 @@ class BatchInferenceWithAudioRequest(_message.Message):
     model_name: _builtins.str
     """The avatar's id. Required."""
     start_frame_id: _builtins.int
-    """Position of the first frame on the avatar's endless timeline, 0 or more."""
+    """Position of the first frame on the avatar's endless timeline, 0 to 2147483147."""
     frame_count: _builtins.int
     """Number of frames: 1 to 500. Required."""
     @_builtins.property

@@ -6,10 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 
 from compositing_service.frame_stream import FrameMaker
-from compositing_service.sessions.live_avatar import LiveAvatar
+from compositing_service.sessions.live_avatar import IDLE_FRAMES_AT_ONCE, LiveAvatar
 from compositing_service.sessions.making import Planned
-
-_AT_ONCE = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -33,8 +31,6 @@ class IdlePictures:
         self._of, self._ready = None, {}
 
     async def _make(self, live: LiveAvatar, position: int) -> None:
-        positions = [position]
-        while len(positions) < _AT_ONCE and (after := live.following(positions[-1], True)) not in positions:
-            positions.append(after)
+        positions = live.idle_positions(position, IDLE_FRAMES_AT_ONCE)
         pictures = await asyncio.get_running_loop().run_in_executor(self.maker.pool, live.idle_pictures, positions)
         self._of, self._ready = live, dict(zip(positions, pictures, strict=True))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 
 from avatar_kit.avatar import Avatar
@@ -11,8 +12,9 @@ from avatar_kit.errors import AvatarError
 from avatar_kit.timeline import IdleMouth, frame_at, idle_positions, period
 from compositing_service.backgrounds.resting import RestingPictures, Wanted
 from compositing_service.backgrounds.store import AvatarLease, BackgroundStore
-from compositing_service.mouth_source import MouthOrder, MouthSource, Sound, Windows
+from compositing_service.mouth_source import FITS, MouthOrder, MouthSource, Sound, Windows
 from compositing_service.outputs import Output
+from compositing_service.picture.paste import Mouth
 from compositing_service.sessions.config import SessionConfig
 from compositing_service.sessions.machine import Shown
 from service_kit.deadline import Deadline
@@ -28,6 +30,10 @@ _SILENT_ROW = -100
 _ONE_SAMPLE = bytes(4)
 # Nobody waits for a picture yet, but the session must not wait for batch work either.
 _DUE_MS = 1000
+
+
+# Passing each idle frame alone to a thread would cost more than making it.
+IDLE_FRAMES_AT_ONCE = 4
 
 
 @dataclass(eq=False, slots=True)
@@ -73,6 +79,24 @@ class LiveAvatar:
         avatar = self.avatar
         return [frame_at(position, avatar.frame_count, avatar.loop) for position in positions]
 
+    def idle_positions(self, position: int, count: int) -> list[int]:
+        """Returns the positions of so many idle frames from `position` on; fewer where they would come again."""
+        positions = [position]
+        while len(positions) < count and (after := self.following(positions[-1], True)) not in positions:
+            positions.append(after)
+        return positions
+
+    def first_at_rest(self, position: int, count: int) -> list[int]:
+        """Returns the pictures of the first idle frames from `position` on that lack their mouths of silence; at least one."""
+        indices = self.indices(self.idle_positions(position, count))
+        return self.lease.value.unrested(dict.fromkeys(indices), self._output) or indices[:1]
+
+    def keep_at_rest(self, mouths: Iterable[tuple[int, Mouth]]) -> None:
+        """Keeps mouths of silence of these pictures, if it rests. Blocks."""
+        for index, mouth in mouths if self.rests else ():
+            with suppress(AvatarError):  # told when the picture is shown
+                self.lease.value.keep_resting(index, mouth, self._output)
+
     def idle_pictures(self, positions: Sequence[int]) -> list[bytes]:
         """Returns the pictures of idle frames. Blocks; raises AvatarError."""
         if self._wanted:
@@ -110,12 +134,15 @@ async def hold_avatar(store: BackgroundStore, resting: RestingPictures, avatar_i
 async def make_ready(
     source: MouthSource,
     live: LiveAvatar,
-    index: int,
+    position: int,
     *,
     in_real_time: bool,
     admission: inference_pb2.SessionAdmission.ValueType = inference_pb2.ADMITTED,
 ) -> None:
-    """Loads the avatar's network by a mouth of silence, and asks for a place for a session in real time. Raises ServiceError."""
+    """Loads the avatar's network by mouths of silence, and asks for a place for a session in real time. Raises ServiceError.
+
+    They are those of the idle frames that it shows first from `position` on.
+    """
     deadline = Deadline.after(LOAD_SECONDS)
     avatar = live.avatar
     due_in_ms = _DUE_MS if in_real_time else 0
@@ -123,7 +150,11 @@ async def make_ready(
         Sound(_ONE_SAMPLE), first_row=_SILENT_ROW, count=1, avatar_id=avatar.id, deadline=deadline, due_in_ms=due_in_ms
     )
     window = Windows.of_silence(silence.data)
-    order = MouthOrder(avatar.id, avatar.version, [index], window, due_in_ms=due_in_ms, admission=admission)
-    async with aclosing(source.mouths(order, deadline=deadline)) as mouths:
-        async for _ in mouths:
-            pass
+    indices = live.first_at_rest(position, IDLE_FRAMES_AT_ONCE if in_real_time and live.rests else 1)
+    order = MouthOrder(
+        avatar.id, avatar.version, indices, window, due_in_ms=due_in_ms, admission=admission, fit=FITS[avatar.paste]
+    )
+    waiting = iter(indices)
+    async with aclosing(source.mouths(order, deadline=deadline)) as groups:
+        async for group in groups:
+            await asyncio.to_thread(live.keep_at_rest, [(next(waiting), mouth) for mouth in group.pixels])

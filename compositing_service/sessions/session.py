@@ -77,12 +77,10 @@ async def run_session(
     """
     live = await hold_avatar(parts.store, parts.resting, config.avatar_id, config)
     try:
-        avatar = live.avatar
-        index = frame_at(config.start_position, avatar.frame_count, avatar.loop)
         in_real_time = config.plan.in_real_time
         admission = inference_pb2.RESUMED_SESSION if config.plan.is_resumed else inference_pb2.NEW_SESSION
         admission = admission if in_real_time else inference_pb2.ADMITTED
-        await make_ready(parts.source, live, index, in_real_time=in_real_time, admission=admission)
+        await make_ready(parts.source, live, config.start_position, in_real_time=in_real_time, admission=admission)
         session = LiveSession(session_id, config, parts, send, live)
     except BaseException:
         await live.release()

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from avatar_kit.errors import AvatarError
-from avatar_kit.timeline import frame_at
 from compositing_service.backgrounds.resting import RestingPictures
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.mouth_source import MouthSource
@@ -76,9 +75,7 @@ class Switching:
             _check(request)
             request_context.avatar_id.set(request.model_id)  # of this task alone
             live = await hold_avatar(self.store, self.resting, request.model_id, self.config)
-            avatar = live.avatar
-            index = frame_at(request.start_frame_idx, avatar.frame_count, avatar.loop)
-            await make_ready(self.source, live, index, in_real_time=self.config.plan.in_real_time)
+            await make_ready(self.source, live, request.start_frame_idx, in_real_time=self.config.plan.in_real_time)
         except ServiceError as error:
             await _release(live)
             self._asked = ""

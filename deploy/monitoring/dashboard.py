@@ -94,6 +94,44 @@ OF_COMPOSITING = [
     ),
 ]
 
+OF_SESSIONS = [
+    Panel("Live sessions", {f"{WHERE} runs": "lipsync_sessions", f"{WHERE} carries": "lipsync_inference_sessions"}),
+    Panel(
+        "Sessions that the networks can carry",
+        {WHERE: "lipsync_inference_capacity_frames_per_second / 25"},
+        text="As measured in the last seconds in which networks ran. New sessions may take nine tenths of it.",
+    ),
+    Panel("Sessions refused", {"{{instance}} {{admission}}": rate("lipsync_inference_refused_sessions_total")}, "reqps"),
+    Panel("Frames by kind", {"{{kind}}": rate("lipsync_session_frames_total", by="kind")}),
+    Panel(
+        "Share of frames that leave late",
+        {WHERE: "lipsync:late_frames:ratio5m"},
+        "percentunit",
+        text="40 ms or more after their time: a viewer without a buffer sees the picture stand still.",
+    ),
+    Panel(
+        "Stalls: the sound of a segment ran out",
+        {WHERE: rate("lipsync_session_stalls_total")},
+        "ops",
+        text="The caller's sound came too late; cushion_ms helps.",
+    ),
+    Panel(
+        "Delay of a segment's first frame",
+        quantiles("lipsync_session_first_frame_seconds", "instance"),
+        "s",
+        text="From when it could be made until it left.",
+    ),
+    Panel("Sound received and not shown", {WHERE: "lipsync_session_buffered_seconds"}, "s"),
+    Panel(
+        "Interruptions and resumed sessions",
+        {
+            "interruptions": f"sum({rate('lipsync_session_interruptions_total')})",
+            "resumed": f"sum({rate('lipsync_session_resumes_total')})",
+        },
+        "ops",
+    ),
+]
+
 OF_INFERENCE = [
     Panel("Time by stage", quantiles("lipsync_inference_stage_seconds", "stage"), "s"),
     Panel("Frames waiting", {DEVICE: "lipsync_inference_queued_frames"}),
@@ -127,6 +165,7 @@ ROWS = {
     "At a glance": GLANCE,
     "Calls": OF_CALLS,
     "Compositing": OF_COMPOSITING,
+    "Live sessions": OF_SESSIONS,
     "Inference": OF_INFERENCE,
     "Machines": OF_MACHINES,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import TypeVar
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import AvatarError, AvatarReplaced
@@ -19,6 +20,7 @@ from service_kit.errors import Aborted, OutOfRange, as_service_errors
 from shared_proto.timing import CONTEXT_ROWS, ROW_BYTES
 
 Speech = Rows | StoredFeatures
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +54,26 @@ class FrameRequests:
         *,
         indices_of: str = "",
     ) -> MadeFrames:
-        """Makes the frames at positions of the avatar's timeline; `hear` gives their features.
+        """Makes the frames at positions of the avatar's timeline; `hear` gives their features. Raises ServiceError.
 
-        `indices_of`: the field that the positions come from, where they are indices of the avatar's pictures. Begins again, once,
-        if the avatar's files were replaced. Raises ServiceError.
+        `indices_of`: the field that the positions come from, where they are indices of the avatar's pictures.
         """
+
+        async def work(composer: AvatarComposer) -> MadeFrames:
+            if indices_of:
+                check_within_clip(composer.avatar, positions, field=indices_of)
+            return await self._made(composer, positions, await hear(), deadline)
+
+        return await self.run(avatar_id, work)
+
+    async def run(self, avatar_id: str, work: Callable[[AvatarComposer], Awaitable[T]]) -> T:
+        """Returns what `work` makes with the avatar. Begins again, once, if its files were replaced. Raises ServiceError."""
         renewed = False
         with as_service_errors(AvatarError, field="model_name"):
             while True:
                 async with self.parts.store.acquire(avatar_id) as lease:
-                    if indices_of:
-                        check_within_clip(lease.value.avatar, positions, field=indices_of)
                     try:
-                        return await self._made(lease.value, positions, await hear(), deadline)
+                        return await work(lease.value)
                     except (AvatarReplaced, Aborted):
                         if renewed or not await self.parts.store.renew(lease):
                             raise

@@ -16,6 +16,7 @@ from shared_proto import optimized_lipsyncsrv_pb2 as pb
 from shared_proto.timing import ROW_BYTES, ROWS_BEFORE, SAMPLES_A_FRAME, WINDOW_ROWS
 
 MAX_FRAMES = 500
+MAX_FRAME_ID = 2**31 - 1
 # Pieces of sound before the first frame and after the last one.
 PIECES_BEFORE, PIECES_AFTER = 8, 7
 PIECE_BYTES = 4 * SAMPLES_A_FRAME
@@ -86,8 +87,9 @@ def read_heard_frames(request: pb.BatchInferenceWithAudioRequest, *, max_frames:
     count = request.frame_count
     if not 1 <= count <= max_frames:
         problems.add("frame_count", f"is {count}; send 1 to {max_frames}")
-    if request.start_frame_id < 0:
-        problems.add("start_frame_id", f"is {request.start_frame_id}; send 0 or more")
+    most = MAX_FRAME_ID - max_frames
+    if not 0 <= request.start_frame_id <= most:
+        problems.add("start_frame_id", f"is {request.start_frame_id}; send 0 to {most}")
     pieces = list(request.audio_chunks)
     wanted = PIECES_BEFORE + count + PIECES_AFTER
     if 1 <= count <= max_frames and len(pieces) != wanted:

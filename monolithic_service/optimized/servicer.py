@@ -189,12 +189,15 @@ class OptimizedServicer(OptimizedLipSyncServiceServicer):
     async def GetVideoFrame(self, request: pb.GetVideoFrameRequest, context: Context) -> pb.GetVideoFrameResponse:
         requests.check_video_frame(request)
         request_context.avatar_id.set(request.model_name)
-        with as_service_errors(AvatarError, field="model_name"):
-            async with within_deadline(context, limit_s=LONGEST_CALL_S), self.pictures.store.acquire(request.model_name) as lease:
-                check_within_clip(lease.value.avatar, [request.frame_id], field="frame_id")
-                quality = self._frames.output.quality
-                show = partial(video_frame, lease.value, request.frame_id, request.video_type, quality=quality)
-                picture = await asyncio.get_running_loop().run_in_executor(self.pictures.maker.pool, show)
+        frames, loop = self._frames, asyncio.get_running_loop()
+
+        async def shown(composer: AvatarComposer) -> bytes:
+            check_within_clip(composer.avatar, [request.frame_id], field="frame_id")
+            show = partial(video_frame, composer, request.frame_id, request.video_type, quality=frames.output.quality)
+            return await loop.run_in_executor(self.pictures.maker.pool, show)
+
+        async with within_deadline(context, limit_s=LONGEST_CALL_S):
+            picture = await frames.run(request.model_name, shown)
         return pb.GetVideoFrameResponse(
             success=True, frame_data=picture, frame_id=request.frame_id, video_type=request.video_type
         )

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -18,45 +13,12 @@ import pytest
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 from tests.end_to_end.avatars import write_avatar
-from tests.end_to_end.processes import Service, free_port, running, until
+from tests.end_to_end.processes import until
 
-from .conftest import program
+from .balancers import Balancer, balancing, compositors
 
 CALLS_BY_EACH = 40
 CALLERS = 4
-
-
-@dataclass(frozen=True)
-class Balancer:
-    """A balancer under test: how it is told of servers, checked and started."""
-
-    name: str
-
-    def configure(self, repository: Path, folder: Path, servers: list[str], port: int) -> Path:
-        """Its example, with other addresses."""
-        example = repository / "deploy/balancers" / {"nginx": "nginx.conf", "envoy": "envoy.yaml"}[self.name]
-        target, text = folder / example.name, example.read_text()
-        if self.name == "nginx":
-            lines = "\n".join(f"server {server} max_fails=1 fail_timeout=1s;" for server in servers)
-            text, count = re.subn(r"server compositing:50052[^;]*;", lines, text)
-            assert count == 1
-            text = text.replace("listen 50052", f"listen 127.0.0.1:{port}").replace("/tmp/", f"{folder}/")
-        else:
-            endpoint = "              - endpoint: {{address: {{socket_address: {{address: {0}, port_value: {1}}}}}}}"
-            lines = "\n".join(endpoint.format(*server.rsplit(":", 1)) for server in servers)
-            text = text.replace(endpoint.format("compositing", 50052), lines)
-            text = text.replace("0.0.0.0, port_value: 50052", f"127.0.0.1, port_value: {port}")
-            text = re.sub(r"(?:0\.0\.0\.0|127\.0\.0\.1), port_value: (50051|9901)", "127.0.0.1, port_value: 0", text)
-        assert all(server.rsplit(":", 1)[1] in text for server in servers)
-        target.write_text(text)
-        return target
-
-    def command(self, config: Path, *, check: bool) -> list[str]:
-        if self.name == "nginx":
-            nginx = program("nginx", "nginx-light")
-            return [nginx, "-c", str(config), *(["-t"] if check else ["-g", "daemon off;"])]
-        envoy = Path(sys.executable).with_name("envoy")
-        return [str(envoy), "-c", str(config), *(["--mode", "validate"] if check else ["--use-dynamic-base-id", "-l", "warn"])]
 
 
 @pytest.fixture(params=["nginx", "envoy"])
@@ -75,34 +37,6 @@ def models_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("balanced")
     write_avatar(root, "small")
     return root
-
-
-@contextmanager
-def compositors(models_root: Path, logs: Path, count: int) -> Iterator[list[Service]]:
-    """One inference service, and so many before it."""
-    with ExitStack() as stack:
-        root = f"models_root={models_root}"
-        inference = stack.enter_context(running("inference", root, log=logs / "inference"))
-        upstream = f"inference_server.url={inference.address}"
-        names = [f"compositing-{place}" for place in range(count)]
-        yield [
-            stack.enter_context(running("compositing", root, upstream, "server.drain_seconds=3", log=logs / name))
-            for name in names
-        ]
-
-
-@contextmanager
-def balancing(balancer: Balancer, repository: Path, folder: Path, servers: list[Service]) -> Iterator[str]:
-    """The balancer before these services; its address."""
-    port = free_port()
-    config = balancer.configure(repository, folder, [server.address for server in servers], port)
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(balancer.command(config, check=False), cwd=folder, stdout=log, stderr=log)
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def ask(address: str, **fields: object) -> list[bytes]:

@@ -420,6 +420,12 @@ NAN = np.full(SAMPLES_A_FRAME, np.nan, "<f4").tobytes()
         ),
         (
             "GenerateBatchWithAudio",
+            {"model_name": "heard", "start_frame_id": 2**31 - 1, "frame_count": 1, "audio_chunks": [bytes(PIECE_BYTES)] * 16},
+            Code.INVALID_ARGUMENT,
+            {"start_frame_id"},
+        ),
+        (
+            "GenerateBatchWithAudio",
             {"model_name": "nobody", "frame_count": 1, "audio_chunks": [bytes(PIECE_BYTES)] * 16},
             Code.NOT_FOUND,
             set(),
@@ -462,6 +468,9 @@ def test_an_avatar_that_was_replaced_is_served_anew(direct: ContractClient, root
     reply = direct("GenerateInference", model_name="changing", frame_id=3)
     shown, wanted = decoded(reply.prediction_data), decoded(background(73))
     assert np.abs(shown[:, :60].astype(int) - wanted[:, :60]).mean() < 4
+    write_avatar(root, "changing", features=rows(5), seed=90, replace=True)
+    reply = direct("GetVideoFrame", model_name="changing", frame_id=2, video_type="full_body")
+    assert np.abs(decoded(reply.frame_data).astype(int) - decoded(background(92))).mean() < 4
 
 
 def test_a_stream_whose_client_goes_leaves_nothing(services: list[Service], channels: list[grpc.Channel]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from lipsync_cli.recording import read_recording
 from monolithic_service.speaker import Speaker
 from shared_proto import compositing_pb2 as pb
 
+from .avatars import write_avatar
 from .conftest import CALL_S, SAMPLES_A_FRAME, Duo
 from .talking import Talk
 
@@ -80,6 +83,15 @@ def test_idle_frames_of_sessions_are_those_of_a_request(duo: Duo, output: dict[s
         latest = list(talk.frames)[-20:]
         assert {frame.frame_index for frame in latest} == ({1, 2, 3} if avatar_id == "calm" else set(at_rest))
         assert all(frame.picture == at_rest[frame.frame_index] for frame in latest)
+
+
+def test_a_session_begins_at_rest_with_an_avatar_that_nobody_has_shown_before(duo: Duo, models_root: Path) -> None:
+    write_avatar(models_root, "newcomer")
+    with Talk(duo.pictures, pb.SessionConfig(model_id="newcomer", start_frame_idx=2)) as talk:
+        talk.wait(lambda: len(talk.frames) >= 4)
+    asked = pb.CompositeBatchRequest(model_id="newcomer", idle=True, batch_size=4, start_frame_idx=2)
+    at_rest = duo.pictures.InferBatchComposite(asked, timeout=CALL_S).composited_frames
+    assert [frame.picture for frame in talk.frames[:4]] == list(at_rest)
 
 
 def test_silent_frames_of_a_segment_are_shown_as_the_idle_policy_says(duo: Duo) -> None:

@@ -89,10 +89,12 @@ def run_without(lacking: Iterable[str], *arguments: str) -> subprocess.Completed
         (["cli"], ["--help"], "cli"),
         (["services", "cpu"], ["serve", "inference"], "services"),
         (["services", "cpu"], ["serve", "compositing"], "services"),
+        (["services", "cpu"], ["serve", "all"], "services"),
         (["services", "cpu"], ["demo"], "services"),
         (["services", "cpu"], ["avatar", "verify", "anna"], "services"),
         (["services", "cpu"], ["avatar", "list"], "services"),
         (["cpu"], ["serve", "inference"], "cpu"),
+        (["cpu"], ["serve", "all"], "cpu"),
     ],
     ids=str,
 )  # fmt: skip

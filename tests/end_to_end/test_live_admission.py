@@ -1,0 +1,51 @@
+"""Admission of live sessions through both services, where the network is too slow for one in real time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from shared_proto import compositing_pb2 as pb
+
+from .avatars import slow_network, write_avatar
+from .conftest import CALL_S, Duo, serving
+from .processes import until
+from .talking import Talk
+
+SOUND = bytes(4 * 640 * 2)
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
+    root: Path = tmp_path_factory.mktemp("slow")
+    write_avatar(root / "models", "slow", network=slow_network(layers=8), idle_mouth="stored")
+    with serving(root / "models", root, inference=["limits.admit_sessions=measured"]) as both:
+        yield both
+
+
+@pytest.mark.parametrize("resume", [None, pb.SessionResume(next_number=5, segment=1)], ids=["new", "resumed"])
+def test_a_session_that_could_not_be_kept_in_real_time_is_refused_before_it_starts(
+    slow: Duo, resume: pb.SessionResume | None
+) -> None:
+    refused = slow.inference.metric("lipsync_inference_refused_sessions_total")
+    with Talk(slow.pictures, pb.SessionConfig(model_id="slow", resume=resume)) as talk:
+        error = talk.failure()
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, error.details()
+    assert "real time" in error.details()
+    assert int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) >= 0
+    assert talk.events == []
+    assert slow.inference.metric("lipsync_inference_refused_sessions_total") == refused + 1
+
+
+def test_work_without_a_clock_is_done_however_slowly(slow: Duo) -> None:
+    with Talk(slow.pictures, pb.SessionConfig(model_id="slow", pacing=pb.AS_FAST_AS_POSSIBLE)) as talk:
+        talk.say(SOUND)
+        talk.end()
+    assert len(talk.speech) == 2
+    request = pb.CompositeBatchRequest(model_id="slow", raw_audio=SOUND, batch_size=2)
+    assert len(slow.pictures.InferBatchComposite(request, timeout=CALL_S).composited_frames) == 2
+    until(lambda: slow.inference.metric("lipsync_inference_capacity_frames_per_second") > 0)
+    assert slow.inference.metric("lipsync_inference_sessions") == 0
