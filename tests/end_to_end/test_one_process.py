@@ -135,6 +135,8 @@ def test_a_live_session_has_the_frames_of_a_batch(duo: Duo, solo: Duo, speech: n
     config = pb.SessionConfig(model_id="small", pacing=pacing, audio_encoding=pb.PCM_FLOAT32)
     with Talk(solo.pictures, config) as talk:
         talk.say(sound)
+        if pacing == pb.REALTIME:
+            until(lambda: solo.inference.metric("lipsync_inference_sessions") == 1)
         talk.wait(lambda: talk.of("segment_ended"))
         spoken = talk.speech
     assert len(spoken) == 25
@@ -163,6 +165,23 @@ def test_sigterm_lets_calls_finish_and_exits_0(tmp_path: Path) -> None:
         assert compositing.process.wait(CALL_S) == 0
         with pytest.raises((urllib.error.URLError, OSError)):
             compositing.get("/health/ready")
+
+
+def test_sigterm_tells_sessions_and_lets_their_segment_end(models_root: Path, tmp_path: Path, speech: np.ndarray) -> None:
+    """The half that makes mouths goes on until the last session has ended."""
+    with (
+        running_all(f"models_root={models_root}", log=tmp_path / "log") as (compositing, inference, _),
+        connected(inference, compositing) as duo,
+        Talk(duo.pictures, pb.SessionConfig(model_id="small", audio_encoding=pb.PCM_FLOAT32)) as talk,
+    ):
+        talk.say(speech[: 40 * SAMPLES_A_FRAME].tobytes())
+        talk.wait(lambda: talk.speech)
+        compositing.signal(signal.SIGTERM)
+        assert talk.failure().code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+        assert len(talk.speech) == 40
+        [away] = talk.of("going_away")
+        assert away.reason == pb.GOING_AWAY_DRAINING
+        assert compositing.process.wait(CALL_S) == 0
 
 
 def serve_all(*options: str) -> subprocess.CompletedProcess[str]:
