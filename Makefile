@@ -95,10 +95,13 @@ proto: $(PROTO)
 client: $(DEV)
 	$(BIN)/python -m tools.blocking_client lipsync_client
 
-# The pages of all configuration keys and of all messages, made from the code. A test fails when one is out of date.
+# The pages of all configuration keys and of all messages, the tables of a session's states and the drawing of one, made from the
+# code. A test fails when one is out of date.
 docs: $(DEV)
 	$(BIN)/python -m tools.configuration_docs docs/configuration.md
 	$(BIN)/python -m tools.message_docs docs/messages.md
+	$(BIN)/python -m tools.session_tables docs/sessions.md
+	$(BIN)/python -m tools.session_timeline docs/images/session.svg
 
 clean:
 	rm -rf .venv .venv-proto out build *.egg-info

@@ -8,6 +8,7 @@ from pathlib import Path
 TREE = Path(__file__).resolve().parents[2]
 README = TREE / "README.md"
 API = TREE / "docs" / "api.md"
+SESSIONS = TREE / "docs" / "sessions.md"
 MESSAGES = TREE / "docs" / "messages.md"
 ARCHITECTURE = TREE / "docs" / "architecture.md"
 PAGES = (README, *sorted((TREE / "docs").glob("*.md")))

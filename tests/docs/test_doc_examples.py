@@ -25,7 +25,7 @@ from avatar_tools.networks.free import free_encoder, free_network
 from avatar_tools.verify import verify_avatar
 from lipsync_cli.processes import ServiceProcess, serve_command
 
-from .pages import API, ARCHITECTURE, README, TREE, blocks, commands
+from .pages import API, ARCHITECTURE, README, SESSIONS, TREE, blocks, commands
 
 WIDTH, HEIGHT = 1280, 720  # as the example of writing an avatar has it
 RUN_S = 60
@@ -127,6 +127,15 @@ def test_the_examples_in_python_run(place: Place, words: str, printed: str) -> N
     assert place.run(example_with(API, words)).startswith(printed)
 
 
+def test_the_client_of_sessions_speaks_the_recording(place: Place) -> None:
+    printed = place.run(example_with(SESSIONS, "StreamComposite"))
+    assert printed == "started first-talk 1280 720\nshown: 294 frames\n"
+    pictures = sorted((place.folder / "out/session").glob("*.jpg"))
+    assert [int(picture.stem) for picture in pictures] == list(range(len(pictures)))
+    assert len(pictures) > 294  # idle ones before
+    assert cv2.imread(str(pictures[-1])).shape == (HEIGHT, WIDTH, 3)
+
+
 def test_what_a_refused_request_tells_is_printed(place: Place) -> None:
     lines = place.run(example_with(API, "LipsyncError")).splitlines()
     assert lines[1].startswith("StatusCode.INVALID_ARGUMENT ")
@@ -163,5 +172,5 @@ def reflected_call(channel: grpc.Channel, wanted: str, body: str) -> object:
 
 
 def test_the_examples_use_the_ports_of_make_run() -> None:
-    text = "".join(page.read_text() for page in (README, API, ARCHITECTURE))
+    text = "".join(page.read_text() for page in (README, API, ARCHITECTURE, SESSIONS))
     assert set(re.findall(r"localhost:(\d+)", text)) == {"50051", "50052"}

@@ -9,6 +9,8 @@ import pytest
 
 from tools.blocking_client import MODULES, blocking_face
 from tools.message_docs import messages_page
+from tools.session_tables import BEGIN, END, with_tables
+from tools.session_timeline import svg
 
 from .tree import TREE
 
@@ -46,3 +48,18 @@ def test_the_blocking_client_is_up_to_date(module: str) -> None:
 
 def test_the_page_of_messages_is_up_to_date() -> None:
     assert (TREE / "docs" / "messages.md").read_text() == messages_page(), "run `make docs`"
+
+
+def test_the_tables_of_a_sessions_states_are_up_to_date() -> None:
+    page = (TREE / "docs" / "sessions.md").read_text()
+    assert page == with_tables(page), "run `make docs`"
+
+
+@pytest.mark.parametrize("page", ["none", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}", f"{BEGIN}{END}{END}"])
+def test_a_page_without_its_place_for_the_tables_is_refused(page: str) -> None:
+    with pytest.raises(ValueError, match="states: begin"):
+        with_tables(page)
+
+
+def test_the_drawing_of_a_session_is_up_to_date() -> None:
+    assert (TREE / "docs" / "images" / "session.svg").read_text() == svg(), "run `make docs`"
