@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import grpc.aio
 
@@ -27,6 +27,7 @@ LONGEST_CALL_S = 300.0
 # passing a smaller request to a thread would cost more than reading it.
 LARGE_REQUEST_BYTES = 256 << 10
 
+_END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in the stubs
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -39,6 +40,24 @@ class _Sized(NamedTuple):
     @classmethod
     def decode(cls, data: bytes) -> _Sized:
         return cls(pb.CompositeBatchRequest.FromString(data), len(data))
+
+
+class _Messages:
+    """The messages of a call. gRPC's own iterator keeps each until the next one comes, and a long sound is heard for minutes."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Returns the next message, encoded."""
+        message = await self._context.read()
+        if message is _END:
+            raise StopAsyncIteration
+        encoded: bytes = message
+        return encoded
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +97,7 @@ class CompositingServicer(CompositingServiceServicer):
         async def send(event: pb.SessionEvent) -> None:
             await context.write(event.SerializeToString())
 
-        await self.parts.sessions.serve(request_iterator, send, caller_of(context))
+        await self.parts.sessions.serve(_Messages(context), send, caller_of(context))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
         return pb.ListSessionsResponse(sessions=self.parts.sessions.infos())

@@ -21,7 +21,8 @@ FRAMES_AHEAD_UNPACED = 32
 # A frame reads ten frames of sound before it; at other rates than 16 kHz the resampler wants two more.
 _LEAD_FRAMES = 10
 _LEAD_FRAMES_RESAMPLED = 12
-_MOST_INT32 = 2**31 - 1
+# More than a session of a year reaches. The numbers of frames and segments that follow fit their fields.
+_MOST_FRAMES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,8 @@ def _check_resume(resume: pb.SessionResume, rate: int, problems: Problems) -> No
     for field in ("next_number", "segment", "audio_start_frame", "first_frame"):
         if (value := getattr(resume, field)) < 0:
             problems.add(f"resume.{field}", f"is {value}; send 0 or more")
-        elif value > _MOST_INT32 << 16:
-            problems.add(f"resume.{field}", f"is {value}, beyond what a session reaches")
+        elif value > _MOST_FRAMES:
+            problems.add(f"resume.{field}", f"is {value}, beyond what a session reaches: {_MOST_FRAMES}")
     lead = _LEAD_FRAMES if rate == SAMPLE_RATE_HZ else _LEAD_FRAMES_RESAMPLED
     latest = max(0, resume.first_frame - lead)
     if resume.audio_start_frame > latest:

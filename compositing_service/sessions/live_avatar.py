@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import AvatarError
@@ -73,6 +73,10 @@ class LiveAvatar:
         if idle_frames and self.rests and not self._wanted:
             self._wanted = self._holding.enter_context(self._resting.wanted(self.lease, self._output, first_position))
         return Shown(self, first_position, self.following, idle_frames)
+
+    def shown_on(self, before: Shown[LiveAvatar], position: int) -> Shown[LiveAvatar]:
+        """Returns it as what goes on from `position` of the same avatar, that of `before`."""
+        return replace(self.shown(position, idle_frames=before.idle_frames), timeline=before.timeline)
 
     def indices(self, positions: Iterable[int]) -> list[int]:
         """Returns the indices of the pictures at these positions."""

@@ -61,6 +61,8 @@ class Shown(Generic[A]):
     """Gives the position after a position; True: after an idle frame."""
     idle_frames: bool
     """Shows frames while nobody speaks."""
+    timeline: object = field(default_factory=object)
+    """Avatars of one timeline go on from each other's positions: the same avatar, also with new files."""
 
 
 @dataclass(eq=False, slots=True)
@@ -79,6 +81,8 @@ class PlannedFrame(Generic[A]):
     """Its place in the segment, -1 if idle."""
     is_last: bool
     """Ends its segment."""
+    planned_s: float
+    """When it was planned."""
     picture: bytes | None = None
     speech: bool = False
 
@@ -146,7 +150,9 @@ class Machine(Generic[A]):
     """Not sent yet, in order."""
     _number: int = field(init=False)
     _position: int = field(init=False)
-    _sent_by: Shown[A] | None = None
+    _idle: PlannedFrame[A] | None = None
+    """The idle frame that is being made."""
+    _sent_timeline: object = None
     _sent_position: int = 0
     _last_shown: int = -1
     _begun_segments: int = field(init=False)
@@ -184,7 +190,7 @@ class Machine(Generic[A]):
             self.segments.append(Segment(self._begun_segments, sound, next_frame=first, shown=first))
             self._begun_segments += 1
         self.message(Message.SOUND)
-        self.segments[-1].sound.add(samples)
+        self.segments[-1].add(samples)
 
     def end_of_segment(self, message: Message = Message.END_OF_SEGMENT) -> None:
         """Ends the open segment, if there is one."""
@@ -196,6 +202,10 @@ class Machine(Generic[A]):
 
     def interrupt(self, now_s: float) -> InterruptedAt:
         """Drops all sound and all frames that were not sent."""
+        if self.plan.resumes_in_a_segment and self._begun_segments == self.plan.first_segment:
+            # Of the segment that it resumes no sound has come yet in this stream.
+            self._begun_segments += 1
+            self._last_us = _US_A_FRAME * self.plan.first_frame
         segment = self.segments[0] if self.segments else None
         number = segment.number if segment else self._begun_segments - 1
         audio_us = segment.shown_us if segment else self._last_us
@@ -209,9 +219,15 @@ class Machine(Generic[A]):
         return InterruptedAt(number, self.next_number(now_s), audio_us)
 
     def switch_to(self, shown: Shown[A]) -> None:
-        """Shows another avatar from the next frame that is planned."""
+        """Shows another avatar from the next frame that is planned, or one again whose switch was taken back."""
         self.shown = shown
-        self._position = shown.first_position
+        self._idle = None
+        if self.planned or not self._goes_on():
+            self._position = shown.first_position
+
+    def go_on_with(self, shown: Shown[A]) -> None:
+        """Shows the same avatar with other files from the next frame that is planned, at the same position."""
+        self.shown = shown
 
     def replan(self, old: Shown[A], new: Shown[A]) -> None:
         """Shows `new`, the same avatar with other files, also in frames of `old` that are not made yet."""
@@ -245,8 +261,8 @@ class Machine(Generic[A]):
         return self._position
 
     def is_next(self, frame: PlannedFrame[A]) -> bool:
-        """Tells if a frame is the next one to leave; False once an interrupt has dropped it."""
-        return frame.segment is None or (bool(self.planned) and self.planned[0] is frame)
+        """Tells if a frame is the next one to leave; False once an interrupt or a switch has dropped it."""
+        return frame is (self._idle if frame.segment is None else self.planned[0] if self.planned else None)
 
     @property
     def has_nothing_to_show(self) -> bool:
@@ -273,15 +289,16 @@ class Machine(Generic[A]):
         return self._number
 
     def plan_frames(self, now_s: float) -> list[PlannedFrame[A]]:
-        """Plans the frames that can be made, as many as may be ahead, and returns them."""
+        """Plans the frames of one segment that can be made, as many as may be ahead, and returns them.
+
+        Call it until it returns none. Between segments the avatar may take new files.
+        """
         new: list[PlannedFrame[A]] = []
-        for segment in self.segments:
-            if self._leaving and segment.number > self._last_number:
-                break
-            while segment.next_frame < self._makeable(segment) and len(self.planned) < self.plan.frames_ahead:
-                new.append(self._plan_frame(segment, now_s))
-            if not segment.is_finished():
-                break
+        segment = next((segment for segment in self.segments if not segment.is_finished()), None)
+        if segment is None or (self._leaving and segment.number > self._last_number):
+            return new
+        while segment.next_frame < self._makeable(segment) and len(self.planned) < self.plan.frames_ahead:
+            new.append(self._plan_frame(segment, now_s))
         return new
 
     def next_step(self, now_s: float) -> Step[A]:
@@ -313,7 +330,10 @@ class Machine(Generic[A]):
         if not self.slots.is_due(number, now_s):
             return WaitUntil(self.slots.time_of(number))
         self._note_run_out()
-        return MakeIdle(self._idle_frame(number)) if self.shown.idle_frames else WaitForChange()
+        if not self.shown.idle_frames:
+            return WaitForChange()
+        self._idle = self._idle_frame(number, now_s)
+        return MakeIdle(self._idle)
 
     def sent(self, frame: PlannedFrame[A], now_s: float) -> Segment | None:
         """Notes that a frame leaves. Returns the segment that it ends."""
@@ -321,8 +341,9 @@ class Machine(Generic[A]):
             self.slots.left(frame.number, now_s)
         if self.planned and self.planned[0] is frame:
             self.planned.popleft()
+        self._idle = None
         self._number = frame.number + 1
-        self._sent_by, self._sent_position = frame.shown, frame.next_position
+        self._sent_timeline, self._sent_position = frame.shown.timeline, frame.next_position
         if not self.planned and self.shown is frame.shown:
             self._position = frame.next_position
         segment = frame.segment
@@ -345,6 +366,7 @@ class Machine(Generic[A]):
         segment = self.segments[0] if self.segments else None
         if segment and not segment.begun and segment.ended and segment.next_frame >= segment.frames:
             self.segments.popleft()
+            self._last_us = segment.audio_us
             return segment
         return None
 
@@ -363,16 +385,16 @@ class Machine(Generic[A]):
         segment.begun = True
         is_last = segment.is_finished()
         following = self.shown.following(position, False)
-        frame = PlannedFrame(number, self.shown, position, following, segment, segment.number, place, is_last)
+        frame = PlannedFrame(number, self.shown, position, following, segment, segment.number, place, is_last, now_s)
         self._position = following
         self.planned.append(frame)
         self.show = SHOW[self.show][Turn.FRAME_PLANNED]
         return frame
 
-    def _idle_frame(self, number: int) -> PlannedFrame[A]:
+    def _idle_frame(self, number: int, now_s: float) -> PlannedFrame[A]:
         position = self._position
         following = self.shown.following(position, True)
-        return PlannedFrame(number, self.shown, position, following, None, self._last_shown, -1, is_last=False)
+        return PlannedFrame(number, self.shown, position, following, None, self._last_shown, -1, False, now_s)
 
     def _due(self, now_s: float) -> list[PlannedFrame[A]]:
         if self.slots is None and self.plan.in_real_time:
@@ -382,6 +404,8 @@ class Machine(Generic[A]):
             if frame.picture is None or (self.slots and not self.slots.is_due(frame.number, now_s)):
                 break
             frames.append(frame)
+            if self.slots and self.slots.is_far_behind(frame.number, now_s):
+                break  # it moves the clock, and so the times of the others
         return frames
 
     def _has_run_out(self) -> bool:
@@ -402,7 +426,13 @@ class Machine(Generic[A]):
 
     def _drop_planned(self) -> None:
         self.planned.clear()
-        if self._sent_by is self.shown:
-            self._position = self._sent_position
-        else:
+        self._idle = None
+        if not self._goes_on():
             self._position = self.shown.first_position
+
+    def _goes_on(self) -> bool:
+        """Goes back to the position after the last frame sent, unless another timeline has begun since then."""
+        goes_on = self._sent_timeline is self.shown.timeline
+        if goes_on:
+            self._position = self._sent_position
+        return goes_on

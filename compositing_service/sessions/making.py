@@ -16,7 +16,7 @@ from compositing_service.outputs import Output
 from compositing_service.sessions.live_avatar import LiveAvatar
 from compositing_service.sessions.machine import PlannedFrame
 from compositing_service.sessions.rows import SegmentRows
-from compositing_service.sessions.segment import Segment
+from compositing_service.sessions.segment import SOUND_KEPT_FRAMES, Segment
 from service_kit import request_context
 from service_kit.clock import Clock
 from service_kit.deadline import Deadline
@@ -26,8 +26,6 @@ from shared_proto.timing import ROWS_BEFORE, SAMPLE_RATE_HZ
 # Sound that a row reads beyond its own frame, and before it, in whole frames.
 _SOUND_AFTER = 6
 _SOUND_BEFORE = 1
-# A frame is asked for with the 10 frames of sound before it, also when its rows are computed anew for another avatar.
-SOUND_KEPT_FRAMES = 11
 _RETRY_S = 0.1
 
 log = logging.getLogger(__name__)
@@ -77,7 +75,7 @@ class FrameMaking:
 
         Raises ServiceError when it stays away, or for an error that another try does not mend.
         """
-        given_up_s: float | None = None
+        given_up_s, is_told = self.clock.now() + self.patience_s, False
         while True:
             todo = [frame for frame in frames if frame.picture is None]
             if not todo:
@@ -87,9 +85,11 @@ class FrameMaking:
                     await self._make(todo, due_in_ms)
                 continue
             except (Unavailable, DeadlineExceeded, ResourceExhausted) as error:
-                if len(todo) < len(frames):
-                    given_up_s, frames = None, todo  # some came
-                given_up_s = given_up_s or self.clock.now() + self.patience_s
+                if any(frame.picture is not None for frame in todo):
+                    given_up_s = self.clock.now() + self.patience_s
+                if not is_told:
+                    log.warning("a session waits for the inference service: %s", error)
+                    is_told = True
                 await self._wait(error, given_up_s)
             except (AvatarReplaced, Aborted):
                 if not await self.replaced(todo[0].shown.avatar):
@@ -100,10 +100,9 @@ class FrameMaking:
         if isinstance(error, ResourceExhausted):
             if error.retry_after_ms is None:
                 raise error
-            pause_s = error.retry_after_ms / 1000
+            pause_s = max(pause_s, error.retry_after_ms / 1000)
         if self.clock.now() + pause_s > given_up_s:
             raise Unavailable(f"the inference service cannot be used: {error.message}") from error
-        log.warning("a session waits for the inference service: %s", error)
         await self.clock.sleep(pause_s)
 
     async def _make(self, frames: Sequence[Planned], due_in_ms: int) -> None:
@@ -174,7 +173,8 @@ class FrameMaking:
                 self.made()
 
     def _deadline(self) -> Deadline:
-        return Deadline.after(self.patience_s, clock=self.clock)
+        """Leaves time for another try, on another endpoint where one hangs."""
+        return Deadline.after(self.patience_s / 2, clock=self.clock)
 
 
 assert ROWS_BEFORE + 1 <= SOUND_KEPT_FRAMES

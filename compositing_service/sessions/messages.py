@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Self
 
-from compositing_service.sessions.sound import Samples, decode
+from compositing_service.sessions.sound import SAMPLE_BYTES, Samples, check, decode
 from compositing_service.sessions.tables import INPUT, Input, Message
 from service_kit.errors import InvalidRequest, Violation
 from shared_proto import compositing_pb2 as pb
 
 # Decoding less takes less time than passing it to a thread.
 _LARGE_BYTES = 256 << 10
+# Short beside what a session may hold, and so that resampling one delays no other session.
+_PIECES_A_SECOND = 4
 
 assert list(INPUT[Input.AWAITING_CONFIG]) == [Message.CONFIG]
 
 
-async def parsed(messages: AsyncIterator[bytes]) -> AsyncIterator[pb.SessionRequest]:
-    """Decodes messages. Raises InvalidRequest for bytes that are none."""
-    async for data in messages:
+class Parsed:
+    """Decodes messages. Raises InvalidRequest for bytes that are none. Keeps none of them, as they may be large."""
+
+    def __init__(self, messages: AsyncIterator[bytes]) -> None:
+        self._messages = messages
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> pb.SessionRequest:
+        """Returns the next message."""
+        data = await anext(self._messages)
         try:
-            yield pb.SessionRequest.FromString(data)
+            return pb.SessionRequest.FromString(data)
         except Exception:
             raise InvalidRequest([Violation("", "the message cannot be decoded: it is no SessionRequest")]) from None
 
@@ -36,8 +48,11 @@ async def first_config(messages: AsyncIterator[pb.SessionRequest]) -> pb.Session
     raise InvalidRequest([Violation("config", "is missing: send it first")])
 
 
-async def read_sound(data: bytes, encoding: int) -> Samples:
-    """Decodes sound, much of it on a thread. Raises InvalidRequest."""
+async def sound_pieces(data: bytes, encoding: int, rate: int) -> Iterator[Samples]:
+    """Checks sound, if long on a thread, and returns it in short pieces, decoded as they are taken. Raises InvalidRequest."""
     if len(data) > _LARGE_BYTES:
-        return await asyncio.to_thread(decode, data, encoding)
-    return decode(data, encoding)
+        await asyncio.to_thread(check, data, encoding)
+    else:
+        check(data, encoding)
+    view, size = memoryview(data), rate // _PIECES_A_SECOND * SAMPLE_BYTES[encoding]
+    return (decode(view[first : first + size], encoding) for first in range(0, len(data), size))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.sessions.live_avatar import LiveAvatar
@@ -23,7 +23,6 @@ class Reporting:
     started_s: float
     metrics: CompositingMetrics
     frames: int = 0
-    _planned_s: dict[Planned, float] = field(default_factory=dict)
     _counted: tuple[int, int] = (0, 0)
     """Late frames and stalls that the metrics have."""
     _told: tuple[bool, int, int, int] = (True, 0, 0, 0)
@@ -33,20 +32,13 @@ class Reporting:
     def __post_init__(self) -> None:
         self._event_s = self.started_s
 
-    def planned(self, frames: list[Planned], now_s: float) -> None:
-        """Notes frames that can be made from now on."""
-        for frame in frames:
-            if frame.frame == 0:
-                self._planned_s[frame] = now_s
-
     def sent(self, frame: Planned, now_s: float) -> None:
         """Notes a frame that leaves."""
         self.frames += 1
         kind = "idle" if frame.segment is None else "speech" if frame.speech else "silent"
         self.metrics.session_frames[kind].inc()
-        if (planned_s := self._planned_s.pop(frame, None)) is not None:
-            self.metrics.session_first_frames.observe(now_s - planned_s)
-            self._planned_s.clear()  # frames that an interrupt dropped
+        if frame.frame == 0:
+            self.metrics.session_first_frames.observe(now_s - frame.planned_s)
         _, late_frames, stalls, _ = self._figures(now_s)
         if (late_frames, stalls) != self._counted:
             self.metrics.session_late_frames.inc(late_frames - self._counted[0])

@@ -6,17 +6,16 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.request import RequestRules
 from compositing_service.sessions.config import read_config
-from compositing_service.sessions.messages import first_config, parsed
-from compositing_service.sessions.session import LiveSession, Send, SessionParts, run_session
+from compositing_service.sessions.messages import Parsed, first_config
+from compositing_service.sessions.session import LiveSession, Send, SessionParts, open_session
 from service_kit import request_context
-from service_kit.errors import Cancelled, Unavailable
+from service_kit.errors import Cancelled, DeadlineExceeded, Unavailable
 from shared_proto import compositing_pb2 as pb
 
 _DRAINING = "the service is shutting down; resume on another replica"
@@ -32,6 +31,8 @@ class Sessions:
     rules: RequestRules
     _running: dict[LiveSession, None] = field(default_factory=dict)
     """The oldest first."""
+    _opening: set[asyncio.Timeout] = field(default_factory=set)
+    """Of calls whose session does not run yet."""
     _draining: bool = False
 
     def __post_init__(self) -> None:
@@ -41,15 +42,24 @@ class Sessions:
 
     async def serve(self, messages: AsyncIterator[bytes], send: Send, caller: str) -> None:
         """Runs one session over encoded messages. Raises ServiceError unless it ends well. Log lines name the caller."""
-        requests = parsed(messages)
-        message = await first_config(requests)
-        session_id = request_context.session_id.get() or uuid.uuid4().hex
-        request_context.session_id.set(session_id)
-        config = read_config(message, self.rules)
-        request_context.avatar_id.set(config.avatar_id)
-        if self._draining:
-            raise Unavailable(_DRAINING)
-        await run_session(session_id, config, self.parts, requests, send, partial(self._known, caller))
+        requests = Parsed(messages)
+        async with self._opening_in_time() as limit:
+            self._check_draining()
+            message = await first_config(requests)
+            self._check_draining()
+            if not limit.expired():
+                limit.reschedule(None)
+            session_id = request_context.session_id.get() or uuid.uuid4().hex
+            request_context.session_id.set(session_id)
+            config = read_config(message, self.rules)
+            request_context.avatar_id.set(config.avatar_id)
+            session = await open_session(session_id, config, self.parts, send)
+        try:
+            self._check_draining()
+            with self._known(caller, session):
+                await session.run(requests)
+        finally:
+            await session.close()
 
     def infos(self) -> list[pb.SessionInfo]:
         """Describes the running sessions, the oldest first."""
@@ -68,8 +78,34 @@ class Sessions:
         """Waits until the service drains, and then lets all sessions leave."""
         await draining.wait()
         self._draining = True
+        for limit in self._opening:
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
         for session in list(self._running):
-            session.leave(pb.GOING_AWAY_DRAINING, Unavailable(_DRAINING))
+            session.leave(pb.GOING_AWAY_DRAINING, Unavailable(_DRAINING), within_s=self.parts.limits.leaving_s)
+
+    def _check_draining(self) -> None:
+        if self._draining:
+            raise Unavailable(_DRAINING)
+
+    @asynccontextmanager
+    async def _opening_in_time(self) -> AsyncIterator[asyncio.Timeout]:
+        """Ends its block, what comes before a session runs, when the configuration does not come or the service drains.
+
+        Reschedule it when the configuration is there. Raises DeadlineExceeded or Unavailable.
+        """
+        limit_s = self.parts.limits.idle_timeout_s
+        try:
+            async with asyncio.timeout(limit_s or None) as limit:
+                self._opening.add(limit)
+                yield limit
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self._check_draining()
+            raise DeadlineExceeded(f"no configuration came for {limit_s:g} s") from None
+        finally:
+            self._opening.discard(limit)
 
     @contextmanager
     def _known(self, caller: str, session: LiveSession) -> Iterator[None]:

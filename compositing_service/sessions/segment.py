@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from compositing_service.sessions.sound import SegmentSound
+from compositing_service.sessions.sound import Samples, SegmentSound
 from shared_proto.timing import FRAME_RATE
 
 # A frame reads its own row, those before it and, with the exact look-ahead of 12 frames, the six after it.
 ROWS_AFTER = 6
 EXACT_LOOK_AHEAD = 12
 SHORTEST_LOOK_AHEAD = 6
+
+# A frame is asked for with the 10 frames of sound before it, also when its rows are computed anew for another avatar.
+SOUND_KEPT_FRAMES = 11
 
 _HOP = 200
 _ROW_END = 3400
@@ -34,6 +37,12 @@ class Segment:
     ended: bool = False
     begun: bool = field(default=False)
     """A frame of it is planned, in this stream."""
+
+    def add(self, samples: Samples) -> None:
+        """Takes more sound. A resumed segment forgets what none of its wanted frames reads."""
+        self.sound.add(samples)
+        if not self.begun:
+            self.sound.drop_before(self.next_frame - SOUND_KEPT_FRAMES)
 
     @property
     def frames(self) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from avatar_kit.errors import AvatarError, AvatarReplaced
 from avatar_kit.timeline import frame_at
@@ -26,8 +26,9 @@ from compositing_service.sessions.limits import SessionLimits
 from compositing_service.sessions.live_avatar import LiveAvatar, hold_avatar, make_ready
 from compositing_service.sessions.machine import Finished, Machine, MakeIdle, SendFrames, WaitForChange, WaitUntil
 from compositing_service.sessions.making import FrameMaking, Planned
-from compositing_service.sessions.messages import read_sound
+from compositing_service.sessions.messages import sound_pieces
 from compositing_service.sessions.reporting import Reporting
+from compositing_service.sessions.slots import FRAME_S
 from compositing_service.sessions.switching import Switching
 from compositing_service.sessions.tables import Input, Message
 from service_kit.clock import Clock
@@ -41,8 +42,8 @@ _GROUP = 4
 _GROUP_UNPACED = 16
 # A group waits to become full until its first frame is due within this time.
 _HURRY_S = 0.12
-# Waits shorter than this are those of the machine, not of a reader that does not read.
-_SLOW_WRITE_S = 0.1
+# Waits shorter than this are those of the machine, and make no frame late.
+_SLOW_WRITE_S = FRAME_S
 
 # Answers to interrupts and switches that wait for a slow reader; no further message is read meanwhile.
 _MOST_UNSENT = 64
@@ -63,33 +64,18 @@ class SessionParts:
     clock: Clock
 
 
-async def run_session(
-    session_id: str,
-    config: SessionConfig,
-    parts: SessionParts,
-    messages: AsyncIterator[pb.SessionRequest],
-    send: Send,
-    running: Callable[[LiveSession], AbstractContextManager[None]],
-) -> None:
-    """Runs a session to its end: loads its avatar, asks for a place, and serves it inside `running`.
-
-    Returns when all was sent after a half-close. Raises ServiceError otherwise.
-    """
+async def open_session(session_id: str, config: SessionConfig, parts: SessionParts, send: Send) -> LiveSession:
+    """Loads a session's avatar, and asks for a place. Close it at the end. Raises ServiceError."""
     live = await hold_avatar(parts.store, parts.resting, config.avatar_id, config)
     try:
         in_real_time = config.plan.in_real_time
         admission = inference_pb2.RESUMED_SESSION if config.plan.is_resumed else inference_pb2.NEW_SESSION
         admission = admission if in_real_time else inference_pb2.ADMITTED
         await make_ready(parts.source, live, config.start_position, in_real_time=in_real_time, admission=admission)
-        session = LiveSession(session_id, config, parts, send, live)
+        return LiveSession(session_id, config, parts, send, live)
     except BaseException:
         await live.release()
         raise
-    try:
-        with running(session):
-            await session.run(messages)
-    finally:
-        await session.switching.close()
 
 
 class LiveSession:
@@ -118,22 +104,30 @@ class LiveSession:
         self._outbox = deque([events.started(session_id, config, live.avatar, self._limits)])
         self._changed, self._planned, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._group: asyncio.Task[None] | None = None  # frames that are being made
-        self._failed: BaseException | None = None
+        self._failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._end: ServiceError | None = None  # once it leaves
         self._ends_at_s = float("inf")
         most_s = self._limits.max_session_s
-        self._leave_at_s = now_s + max(0.0, most_s - self._limits.leaving_s) if most_s else float("inf")
+        # Of a short session at least the first half is without a warning.
+        self._leaving_s = min(self._limits.leaving_s, most_s / 2)
+        self._leave_at_s = now_s + most_s - self._leaving_s if most_s else float("inf")
 
     async def run(self, messages: AsyncIterator[pb.SessionRequest]) -> None:
         """Serves it until all was sent after a half-close. Raises ServiceError otherwise."""
         self.machine.start(self._clock.now())
-        loops = [asyncio.create_task(self._read(messages)), asyncio.create_task(self._make())]
-        for loop in loops:
-            loop.add_done_callback(self._look_at)
+        tasks = [asyncio.create_task(loop) for loop in (self._show(), self._read(messages), self._make())]
+        showing, *others = tasks
+        for task in others:
+            task.add_done_callback(self._look_at)
         try:
-            await self._show()
+            # A failure does not wait for a reader that does not read.
+            ends: list[asyncio.Future[Any]] = [showing, self._failed]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not showing.done():
+                raise self._failed.result()
+            showing.result()
         finally:
-            tasks = [*loops, *([self._group] if self._group else [])]
+            tasks += [self._group] if self._group else []
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -141,53 +135,68 @@ class LiveSession:
         if self._end and not is_whole:
             raise self._end
 
+    async def close(self) -> None:
+        """Lets go of its avatars."""
+        await self.switching.close()
+
     def _look_at(self, loop: asyncio.Task[None]) -> None:
         """Ends the session with the error of a loop."""
         if not loop.cancelled() and (error := loop.exception()):
-            self._failed = error
-            self._wake()
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._failed.done():
+            self._failed.set_result(error)
 
     # From outside
 
-    def leave(self, reason: pb.GoingAwayReason.ValueType, error: ServiceError) -> None:
+    def leave(self, reason: pb.GoingAwayReason.ValueType, error: ServiceError, *, within_s: float) -> None:
         """Ends it after the running segment, or when the time for that is over, with `error`."""
         if self._end is None:
             self._end = error
-            self._ends_at_s = self._clock.now() + self._limits.leaving_s
+            self._ends_at_s = self._clock.now() + within_s
             self.machine.leave()
-            self._note(events.going_away(reason, self._limits.leaving_s))
+            self._note(events.going_away(reason, within_s))
             self._wake()
 
     def stop(self, error: ServiceError) -> None:
         """Ends it now, with `error`."""
-        self._failed = error
-        self._wake()
+        self._fail(error)
 
     # Messages
 
     async def _read(self, messages: AsyncIterator[pb.SessionRequest]) -> None:
         async for message in messages:
             self._last_sign_s = self._clock.now()
-            await self._take(message)
-            while not self._has_room():
-                self._room.clear()
-                await self._room.wait()
+            if message.WhichOneof("message") == "audio":
+                sound = message.audio.data
+                del message  # it may be large, and waits for room
+                await self._hear(sound)
+            else:
+                await self._take(message)
+            while len(self._outbox) >= _MOST_UNSENT:
+                await self._next_room()
         self.machine.end_of_segment(Message.HALF_CLOSE)
         self._wake()
 
-    def _has_room(self) -> bool:
-        buffered_s = self.machine.buffered_ms / 1000
-        return buffered_s < self._limits.max_buffered_s and len(self._outbox) < _MOST_UNSENT
+    async def _hear(self, sound: bytes) -> None:
+        """Takes sound, a little at a time as there is room for it. Other messages need no room, so that interrupts are heard."""
+        machine, rate = self.machine, self.config.plan.rate
+        for piece in await sound_pieces(sound, self.config.encoding, rate):
+            most_ms = (self._limits.max_buffered_s - len(piece) / rate) * 1000
+            while machine.buffered_ms > most_ms or not machine.reads_sound:
+                await self._next_room()
+            machine.sound(piece)
+            self._wake()
+
+    async def _next_room(self) -> None:
+        """Waits until something was sent or dropped."""
+        self._room.clear()
+        await self._room.wait()
 
     async def _take(self, message: pb.SessionRequest) -> None:
         machine = self.machine
         match message.WhichOneof("message"):
-            case "audio":
-                samples = await read_sound(message.audio.data, self.config.encoding)
-                while len(samples) and not machine.reads_sound:
-                    self._room.clear()
-                    await self._room.wait()
-                machine.sound(samples)
             case "end_of_segment":
                 machine.end_of_segment()
             case "interrupt":
@@ -254,14 +263,13 @@ class LiveSession:
         while True:
             self._changed.clear()
             now_s = clock.now()
-            if self._failed:
-                raise self._failed
             await self._send_noted(now_s)
-            self._check_time(now_s)
-            self.switching.take_new_files()
-            if new := machine.plan_frames(now_s):
-                self.reporting.planned(new, now_s)
+            await self.switching.let_go()
+            await self.switching.take_new_files()
+            while machine.plan_frames(now_s):
                 self._planned.set()
+                await self.switching.take_new_files()
+            self._check_time(now_s)
             if ended := machine.ended_without_frames():
                 await self._send(events.segment_ended(ended))
             match machine.next_step(now_s):
@@ -273,7 +281,7 @@ class LiveSession:
                     frame.picture = await self._idle_picture(frame)
                     await self._send_frames([frame])
                 case WaitUntil(at_s):
-                    await clock.sleep(min(at_s, self._next_check_s(now_s)) - now_s)
+                    await wait_at_most(self._changed, clock, min(at_s, self._next_check_s(now_s)) - now_s)
                 case WaitForChange():
                     await wait_at_most(self._changed, clock, self._next_check_s(now_s) - now_s)
         await self._send_noted(clock.now())
@@ -293,17 +301,18 @@ class LiveSession:
         """Begins to leave, or ends the session, when its time has come."""
         limits, machine = self._limits, self.machine
         if now_s >= self._leave_at_s and self._end is None:
-            self.leave(pb.GOING_AWAY_SESSION_LENGTH, DeadlineExceeded("the session has lasted for as long as one may"))
+            error = DeadlineExceeded("the session has lasted for as long as one may")
+            self.leave(pb.GOING_AWAY_SESSION_LENGTH, error, within_s=self._leaving_s)
         if now_s >= self._ends_at_s and self._end:
             raise self._end
-        if not machine.has_nothing_to_show or machine.input is Input.CLOSED:
+        if machine.planned or machine.input is Input.CLOSED:
             self._last_sign_s = now_s
         if limits.idle_timeout_s and now_s >= self._last_sign_s + limits.idle_timeout_s:
             raise DeadlineExceeded(f"no message came for {limits.idle_timeout_s:g} s")
 
     def _next_check_s(self, now_s: float) -> float:
         times = [self._leave_at_s if self._end is None else self._ends_at_s, self.reporting.next_s(now_s)]
-        if self.machine.has_nothing_to_show and self._limits.idle_timeout_s:
+        if not self.machine.planned and self._limits.idle_timeout_s:
             times.append(self._last_sign_s + self._limits.idle_timeout_s)
         if self.machine.slots is None and self.config.plan.is_resumed:
             times.append(now_s + 0.1)
@@ -321,8 +330,7 @@ class LiveSession:
     async def _send_noted(self, now_s: float) -> None:
         while self._outbox:
             await self._send(self._outbox.popleft())
-            if self._has_room():
-                self._room.set()
+            self._room.set()
         if status := self.reporting.status(now_s):
             await self._send(status)
 
@@ -332,12 +340,13 @@ class LiveSession:
         for frame in frames:
             if batch.is_full(frame):
                 await self._send(batch.take())
-            if switched := self.switching.announcement(frame):
+            if self.machine.is_next(frame) and (announcements := self.switching.announcements(frame)):
                 if len(batch):
                     await self._send(batch.take())
-                await self._send(switched)
+                for event in announcements:
+                    await self._send(event)
             if not self.machine.is_next(frame):
-                break  # an interrupt came while an event before it was written
+                break  # an interrupt or a switch came while it was made, or an event before it was written
             ended = self.machine.sent(frame, now_s)
             self.reporting.sent(frame, now_s)
             batch.add(frame, self._index(frame.shown.avatar, frame.position))
@@ -346,9 +355,7 @@ class LiveSession:
                 await self._send(events.segment_ended(ended))
         if len(batch):
             await self._send(batch.take())
-        await self.switching.let_go()
-        if self._has_room():
-            self._room.set()
+        self._room.set()
 
     async def _send(self, event: pb.SessionEvent) -> None:
         clock, limit_s = self._clock, self._limits.reader_timeout_s

@@ -37,13 +37,17 @@ class Slots:
         """Tells if a frame may leave."""
         return self.time_of(number) <= now_s + _EPSILON_S
 
+    def is_far_behind(self, number: int, now_s: float) -> bool:
+        """Tells if a frame that leaves now moves the clock."""
+        return now_s - self.time_of(number) > MOST_BEHIND_S
+
     def left(self, number: int, now_s: float) -> None:
         """Notes that a frame leaves now. If it is too far behind, the clock moves by the delay."""
         behind_s = now_s - self.time_of(number)
         if behind_s >= LATE_S - _EPSILON_S:
             self.late_frames += 1
             self._late_at.append(now_s)
-        if behind_s > MOST_BEHIND_S:
+        if self.is_far_behind(number, now_s):
             self.start_s += behind_s
             self.resets += 1
 

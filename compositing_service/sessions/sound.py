@@ -15,26 +15,36 @@ from shared_proto.timing import FRAME_RATE, SAMPLE_RATE_HZ, SAMPLES_A_FRAME
 Samples = NDArray[np.float32]
 
 _DTYPES: dict[int, np.dtype[Any]] = {pb.PCM_FLOAT32: np.dtype("<f4"), pb.PCM_INT16: np.dtype("<i2")}
+SAMPLE_BYTES = {encoding: dtype.itemsize for encoding, dtype in _DTYPES.items()}
 _INT16_SCALE = np.float32(1 / 32768)
 # As the inference service limits what it resamples: a resampler adds up thousands of products, which must stay finite.
 _RESAMPLER_LIMIT = np.float32(1e30)
+# More are joined: a piece of one sample takes forty times its size.
+_MOST_PIECES = 200
 _NOTHING: Samples = np.empty(0, np.float32)
 
 
-def decode(data: bytes, encoding: int) -> Samples:
-    """Decodes little endian PCM to float32, int16 divided by 32768. Raises InvalidRequest unless samples are whole and finite."""
+def check(data: bytes, encoding: int) -> None:
+    """Raises InvalidRequest unless samples are whole and finite."""
     dtype = _DTYPES[encoding]
     if len(data) % dtype.itemsize:
         raise _refused(f"has {len(data)} bytes, not a multiple of the {dtype.itemsize} of a sample")
-    samples: NDArray[Any] = np.frombuffer(data, dtype)
     if encoding == pb.PCM_INT16:
-        scaled: Samples = samples * _INT16_SCALE
-        return scaled
+        return
+    samples: NDArray[Any] = np.frombuffer(data, dtype)
     finite = np.isfinite(samples)
     if not finite.all():
         first = int(np.argmin(finite))
         raise _refused(f"sample {first} is {samples[first]}, the first of {int((~finite).sum())} that are not finite numbers")
-    return samples.astype(np.float32, copy=False)
+
+
+def decode(data: bytes | memoryview, encoding: int) -> Samples:
+    """Decodes little endian PCM that was checked to float32, int16 divided by 32768."""
+    samples: NDArray[Any] = np.frombuffer(data, _DTYPES[encoding])
+    if encoding == pb.PCM_INT16:
+        scaled: Samples = samples * _INT16_SCALE
+        return scaled
+    return samples.astype(np.float32)
 
 
 def first_sample_of(frame: int, rate: int) -> int:
@@ -81,10 +91,9 @@ class SegmentSound:
 
     def drop_before(self, frame: int) -> None:
         """Forgets sound before a frame, in steps that make it cheap."""
-        surplus = SAMPLES_A_FRAME * frame - self._from
+        surplus = min(SAMPLES_A_FRAME * frame - self._from, self._held)
         if surplus < SAMPLE_RATE_HZ:
             return
-        surplus = min(surplus, self._held)
         surplus -= surplus % SAMPLES_A_FRAME
         self._pieces = [self._joined()[surplus:].copy()]
         self._from += surplus
@@ -100,6 +109,8 @@ class SegmentSound:
         if len(samples):
             self._pieces.append(samples)
             self._held += len(samples)
+            if len(self._pieces) > _MOST_PIECES:
+                self._joined()
 
     def _joined(self) -> Samples:
         if len(self._pieces) != 1:

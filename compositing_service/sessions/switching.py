@@ -21,6 +21,17 @@ from service_kit.errors import Aborted, InvalidRequest, ServiceError, Violation,
 from shared_proto import compositing_pb2 as pb
 
 
+@dataclass(eq=False, slots=True)
+class _Asked:
+    """A switch that has no answer yet."""
+
+    avatar_id: str
+    live: LiveAvatar | None = None
+    """Once it is loaded."""
+    former: Shown[LiveAvatar] | None = None
+    """What is shown again if it is given up."""
+
+
 @dataclass(eq=False)
 class Switching:
     """Holds the avatars of one session, and changes between them."""
@@ -35,41 +46,39 @@ class Switching:
     """Lets an event leave before the next frame."""
     wake: Callable[[], None]
     machine: Machine[LiveAvatar]
-    announced: Shown[LiveAvatar] = field(init=False)
+    announced: LiveAvatar = field(init=False)
     """The avatar that the client knows."""
-    _former: Shown[LiveAvatar] = field(init=False)
-    """The avatar before a switch that is not announced yet."""
     _held: list[LiveAvatar] = field(default_factory=list)
+    _asked: list[_Asked] = field(default_factory=list)
+    """In the order in which they came. All but the last are loaded and have planned frames, or had them before an interrupt."""
     _loading: asyncio.Task[None] | None = None
-    _asked: str = ""
-    """The avatar of a switch that has no answer yet."""
-    _renewing: asyncio.Task[LiveAvatar] | None = None
 
     def __post_init__(self) -> None:
         self._held.append(self.live)
-        self.announced = self._former = self.machine.shown
+        self.announced = self.live
 
     async def begin(self, request: pb.SwitchAvatar) -> None:
         """Begins a switch. It takes the place of one that is not done."""
-        await self._give_up_former()
-        self._asked = request.model_id
-        self._loading = asyncio.create_task(self._load(request))
-
-    async def _give_up_former(self) -> None:
         if self._loading and not self._loading.done():
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
-        if self._asked and not self._is_planned():
-            self.note(events.switch_failed(self._asked, Aborted("another switch took its place")))
-            self._asked = ""
-            if self.machine.shown is not self.announced:
-                self.machine.switch_to(self._former)
+        if self._asked and not self._is_planned(self._asked[-1]):
+            self._give_up(self._asked.pop())
+        asked = _Asked(request.model_id)
+        self._asked.append(asked)
+        self._loading = asyncio.create_task(self._load(request, asked))
 
-    def _is_planned(self) -> bool:
+    def _is_planned(self, asked: _Asked) -> bool:
         """Tells if frames of the new avatar have their place already."""
-        return any(frame.shown is not self.announced for frame in self.machine.planned)
+        return any(frame.shown.avatar is asked.live for frame in self.machine.planned)
 
-    async def _load(self, request: pb.SwitchAvatar) -> None:
+    def _give_up(self, asked: _Asked) -> None:
+        self.note(_taken_over(asked))
+        if asked.former and self.live is asked.live:
+            self.live = asked.former.avatar
+            self.machine.switch_to(asked.former)
+
+    async def _load(self, request: pb.SwitchAvatar, asked: _Asked) -> None:
         live: LiveAvatar | None = None
         try:
             _check(request)
@@ -77,87 +86,89 @@ class Switching:
             live = await hold_avatar(self.store, self.resting, request.model_id, self.config)
             await make_ready(self.source, live, request.start_frame_idx, in_real_time=self.config.plan.in_real_time)
         except ServiceError as error:
-            await _release(live)
-            self._asked = ""
+            self._asked.remove(asked)
             self.note(events.switch_failed(request.model_id, error))
+            await _release(live)
         except BaseException:
             await _release(live)
             raise
         else:
             self._held.append(live)
-            machine = self.machine
-            before = machine.shown
-            self._former = Shown(before.avatar, machine.next_position, before.following, before.idle_frames)
+            before = self.machine.shown
+            asked.live, asked.former = live, before.avatar.shown_on(before, self.machine.next_position)
             self.live = live
-            machine.switch_to(live.shown(request.start_frame_idx, idle_frames=before.idle_frames))
+            self.machine.switch_to(live.shown(request.start_frame_idx, idle_frames=before.idle_frames))
         self.wake()
 
-    def announcement(self, frame: Planned) -> pb.SessionEvent | None:
-        """Returns the event that must leave before a frame, if it is the first of another avatar."""
-        if frame.shown is self.announced:
-            return None
-        same = frame.shown.avatar is self.announced.avatar
-        self.announced = frame.shown
-        if same:
-            return None
-        self._asked = ""
-        return events.avatar_switched(frame.shown.avatar.avatar, frame.number)
+    def announcements(self, frame: Planned) -> list[pb.SessionEvent]:
+        """Returns the events that must leave before a frame, if it is the first of another avatar."""
+        live = frame.shown.avatar
+        if live is self.announced:
+            return []
+        self.announced = live
+        place = next((place for place, asked in enumerate(self._asked) if asked.live is live), -1)
+        # Frames of the earlier ones were planned, and dropped by an interrupt.
+        earlier, self._asked = self._asked[: max(0, place)], self._asked[place + 1 :]
+        return [*map(_taken_over, earlier), events.avatar_switched(live.avatar, frame.number)]
 
-    def take_new_files(self) -> None:
-        """Shows the avatar's new files, if it was loaded again and no segment is being shown."""
-        if self._renewing:
-            if self._renewing.done() and self.machine.may_take_new_files:
-                self._show(self._renewing)
-        elif self.live.lease.renewed and self.live is self.machine.shown.avatar:
-            self._renewing = asyncio.create_task(hold_avatar(self.store, self.resting, self.live.lease.key, self.config))
+    async def take_new_files(self) -> None:
+        """Shows the avatar's new files, if it was loaded again and the next frame may show them."""
+        machine, old = self.machine, self.live
+        if old.lease.renewed and old is machine.shown.avatar and machine.may_take_new_files:
+            new = await self._newest(old)  # loaded already, so no message comes in between
+            machine.go_on_with(new.shown_on(machine.shown, machine.next_position))
+            self._replace(old, new)
 
     async def renew(self, live: LiveAvatar) -> bool:
         """Loads an avatar again whose files were replaced, also within a segment. Returns False if they are the same."""
         with as_service_errors(AvatarError, field="model_id"):
             if not await self.store.renew(live.lease):
                 return False
-        renewed = await hold_avatar(self.store, self.resting, live.lease.key, self.config)
-        self._held.append(renewed)
-        self._replace(live, renewed)
+        new, machine = await self._newest(live), self.machine
+        for shown in {frame.shown for frame in machine.planned} | {machine.shown}:
+            if shown.avatar is live:
+                machine.replan(shown, new.shown_on(shown, machine.next_position))
+        self._replace(live, new)
         return True
+
+    async def _newest(self, live: LiveAvatar) -> LiveAvatar:
+        """Holds the avatar as it was loaded last."""
+        newest = self.store.find(live.lease.key)
+        for held in self._held:
+            if held.lease is newest:
+                return held
+        new = await hold_avatar(self.store, self.resting, live.lease.key, self.config)
+        self._held.append(new)
+        return new
+
+    def _replace(self, old: LiveAvatar, new: LiveAvatar) -> None:
+        for asked in self._asked:
+            if asked.live is old:
+                asked.live = new
+        if self.live is old:
+            self.live = new
 
     async def let_go(self) -> None:
         """Lets go of the avatars that are not shown any more."""
         if len(self._held) > 1:
             used = {frame.shown.avatar for frame in self.machine.planned}
-            used |= {self.live, self.announced.avatar, self.machine.shown.avatar}
-            if self._asked:
-                used.add(self._former.avatar)
+            used |= {self.live, self.announced, self.machine.shown.avatar}
+            used |= {asked.former.avatar for asked in self._asked if asked.former}
             for live in [live for live in self._held if live not in used]:
                 self._held.remove(live)
                 await live.release()
 
     async def close(self) -> None:
         """Lets go of all avatars."""
-        for task in (self._loading, self._renewing):
-            if task:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        if self._renewing and not self._renewing.cancelled() and not self._renewing.exception():
-            self._held.append(self._renewing.result())
+        if self._loading:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
         for live in self._held:
             await live.release()
 
-    def _show(self, renewing: asyncio.Task[LiveAvatar]) -> None:
-        self._renewing = None
-        if renewing.cancelled() or renewing.exception():
-            return  # the files that are shown stay
-        renewed = renewing.result()
-        self._held.append(renewed)
-        self._replace(self.live, renewed)
 
-    def _replace(self, old: LiveAvatar, new: LiveAvatar) -> None:
-        machine = self.machine
-        for shown in {frame.shown for frame in machine.planned} | {machine.shown}:
-            if shown.avatar is old:
-                machine.replan(shown, new.shown(machine.next_position, idle_frames=shown.idle_frames))
-        if self.live is old:
-            self.live = new
+def _taken_over(asked: _Asked) -> pb.SessionEvent:
+    return events.switch_failed(asked.avatar_id, Aborted("another switch took its place"))
 
 
 def _check(request: pb.SwitchAvatar) -> None:
