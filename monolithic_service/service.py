@@ -64,6 +64,6 @@ def _register_older(settings: MonolithicSettings, host: GrpcHost, mouths: Infere
     monolithic.MonolithicServicer(mouths, pictures, host.readiness, batches).register(host.server)
     if settings.server.optimized_lipsyncsrv:
         frames = optimized.OptimizedServicer(
-            mouths, pictures, settings.limits, host.readiness, host.clock, started_s=host.clock.now()
+            mouths, pictures, settings.limits, host.readiness, host.clock, host.draining, started_s=host.clock.now()
         )
         frames.register(host.server)

@@ -28,7 +28,7 @@ from monolithic_service.optimized.pictures import VIDEO_TYPES, video_frame
 from service_kit import request_context
 from service_kit.clock import Clock
 from service_kit.deadline import Deadline, within_deadline
-from service_kit.errors import InvalidRequest, Violation, as_service_errors
+from service_kit.errors import InvalidRequest, Unavailable, Violation, as_service_errors
 from service_kit.readiness import Readiness
 from shared_proto import optimized_lipsyncsrv_pb2 as pb
 from shared_proto.optimized_lipsyncsrv_pb2_grpc import (
@@ -71,6 +71,7 @@ class OptimizedServicer(OptimizedLipSyncServiceServicer):
     limits: LimitsSection
     readiness: Readiness
     clock: Clock
+    draining: asyncio.Event
     started_s: float
     uses: dict[str, Use] = field(default_factory=dict)
     """By avatar: only of those that frames were made of, so bounded."""
@@ -120,13 +121,20 @@ class OptimizedServicer(OptimizedLipSyncServiceServicer):
             finally:
                 begun.put_nowait(None)
 
-        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(read())]
+        async def leave() -> None:
+            await self.draining.wait()
+            begun.put_nowait(None)
+
+        reading = asyncio.create_task(read())
+        tasks: list[asyncio.Task[Any]] = [reading, asyncio.create_task(leave())]
         try:
             while (response := await begun.get()) is not None:
                 tasks.append(response)
                 yield await tasks.pop()
                 room.release()
-            await tasks[0]
+            if not reading.done():
+                raise Unavailable("the service is shutting down; open the stream again, on another replica")
+            await reading
         finally:
             tasks += filter(None, (begun.get_nowait() for _ in range(begun.qsize())))
             for task in tasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -482,6 +483,21 @@ def test_a_stream_whose_client_goes_leaves_nothing(services: list[Service], chan
     talk.replies.cancel()
     until(lambda: services[0].metric("lipsync_running_calls") == services[0].metric("lipsync_inference_requests") == 0)
     talk.end()
+
+
+def test_a_stream_does_not_hold_up_the_end(root: Path, tmp_path: Path) -> None:
+    with (
+        running_all(f"models_root={root}", log=tmp_path / "log") as (_, inference, _),
+        grpc.insecure_channel(inference.address) as channel,
+    ):
+        talk = Talk(channel, ContractClient(channel, "optimized_lipsyncsrv.OptimizedLipSyncService"))
+        talk.send(("heard", 1))
+        assert next(talk.replies).frame_id == 1
+        inference.signal(signal.SIGTERM)
+        assert refusal(lambda: next(talk.replies))[0] is Code.UNAVAILABLE
+        talk.end()
+        assert inference.process.wait(CALL_S) == 0
+    assert "cut off" not in (tmp_path / "log").read_text()
 
 
 def test_the_direct_service_can_be_switched_off(root: Path, tmp_path: Path) -> None:
