@@ -88,4 +88,5 @@ def test_a_session_without_an_id_gets_one_that_warnings_and_an_operators_order_n
     lines = lines_of(pair.compositing)
     assert {line.get("session_id") for line in lines} == {first, second}
     assert {line["session_id"] for line in lines if line["level"] == "warning"} == {second}
+    assert len([line for line in lines if line["message"].startswith("a session waits for the inference service: ")]) == 1
     assert [line["session_id"] for line in lines if line["message"] == "an operator ends the session"] == [first]
