@@ -53,7 +53,8 @@ def course() -> Drawing:
     being_made: list[tuple[int, PlannedFrame[str]]] = []
     for now in range(_END):
         _say(machine, drawing, now)
-        being_made += [(now + _MAKING, frame) for frame in machine.plan_frames(now / 100)]
+        while planned := machine.plan_frames(now / 100):
+            being_made += [(now + _MAKING, frame) for frame in planned]
         for ready, frame in being_made:
             if ready == now:
                 frame.picture = b"a picture"
