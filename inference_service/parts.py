@@ -16,7 +16,7 @@ from inference_service.engines.gpu_memory import visible_gpus
 from inference_service.limited_threads import LimitedThreads
 from inference_service.metrics import InferenceMetrics
 from inference_service.models.model import ModelLoader
-from inference_service.models.registry import ModelRegistry
+from inference_service.models.registry import FORMER_S, ModelRegistry
 from inference_service.runner import Runner
 from inference_service.scheduling.admission import Admission
 from inference_service.scheduling.dispatcher import Dispatcher
@@ -122,6 +122,7 @@ async def inference_parts(
         interval_s = settings.logging.report_interval_seconds
         periodic: list[tuple[float, Callable[[], object]]] = [
             (IDLE_CHECK_S, registry.unload_idle),
+            (FORMER_S, registry.forget_former),
             (SESSIONS_CHECK_S, show_sessions),
             (interval_s, log_models),
         ]

@@ -124,7 +124,8 @@ class Runner:
             await self._take_on(session_id, request)
         renewed = False
         while True:
-            async with self.registry.acquire(request.model_id, version=request.avatar_version) as lease:
+            is_live = due_s is not None
+            async with self.registry.acquire(request.model_id, version=request.avatar_version, is_live=is_live) as lease:
                 try:
                     job = await self._job(request, lease.value, deadline_s, due_s)
                 except Aborted:

@@ -31,6 +31,8 @@ RETRY_WHEN_FULL_MS = 1000
 # Avatars opened at the same time: more than one, so that a network that never ends its warm-up holds up no other.
 LOAD_THREADS = 4
 SHARED_ENCODER = ""  # its name among the refusals
+# A replaced avatar is kept for live sessions, which end their segments with it, for so long after its last use.
+FORMER_S = 10.0
 FILE_THREADS = 2  # that look at avatars' files without waiting for loads
 _REPLACED = "the avatar's files were replaced"
 _THEN = "load it again with force_reload, and give both services the same files"
@@ -59,6 +61,8 @@ class ModelRegistry:
         self._loader = loader
         self._metrics = metrics
         self._leases = Leases(self._open, admit=self._admit, close=lambda _: None, clock=clock)
+        self._clock = clock
+        self._former: dict[str, Lease[LoadedModel]] = {}  # by avatar
         self._refusals: dict[str, str] = {}
         self._wanted_gpus: dict[str, int] = {}  # of loads under way
         self._file_threads = LimitedThreads(FILE_THREADS, "files", on_lost=on_lost, clock=clock)
@@ -97,12 +101,17 @@ class ModelRegistry:
             self.refuse(engine.avatar_id, reason)
 
     @asynccontextmanager
-    async def acquire(self, avatar_id: str, *, version: str = "") -> AsyncIterator[Lease[LoadedModel]]:
+    async def acquire(self, avatar_id: str, *, version: str = "", is_live: bool = False) -> AsyncIterator[Lease[LoadedModel]]:
         """Leases the avatar for the length of the block, and loads it first if needed. Raises ServiceError.
 
         With `version`, which may be any text, the avatar must have that version. Its files are read again when they have it.
-        Raises Aborted when they do not.
+        Raises Aborted when they do not; a live session gets a version that was replaced while it was in use.
         """
+        former = self._former.get(avatar_id)
+        if is_live and former and former.value.avatar.version == version:
+            former.last_used_s = self._clock.now()
+            yield former
+            return
         known = self.find(avatar_id)
         if known and version not in {"", known.value.avatar.version} and await self._version_on_disk(avatar_id) == version:
             await self._leases.renew(known)
@@ -163,6 +172,7 @@ class ModelRegistry:
 
     def unload(self, avatar_id: str) -> bool:
         """Unloads the avatar. Requests in flight finish on it. Returns False when it was not loaded."""
+        self._former.pop(avatar_id, None)
         return self._leases.drop(avatar_id)
 
     def unload_idle(self) -> None:
@@ -170,6 +180,12 @@ class ModelRegistry:
         if limit_s := self._settings.capacity.idle_timeout_minutes * 60:
             for avatar_id in self._leases.drop_idle(limit_s):
                 self._note_evicted(avatar_id, "idle")
+
+    def forget_former(self) -> None:
+        """Lets go of replaced avatars that no live session has used lately. The service calls it periodically."""
+        for avatar_id, lease in list(self._former.items()):
+            if self._clock.now() - lease.last_used_s > FORMER_S:
+                del self._former[avatar_id]
 
     async def close(self) -> None:
         """Cuts short all loads and unloads everything."""
@@ -213,6 +229,9 @@ class ModelRegistry:
 
     def _admit(self, lease: Lease[LoadedModel]) -> None:
         model = lease.value
+        if (older := self.find(lease.key)) and older.value.avatar.version != model.avatar.version:
+            self._former[lease.key] = older
+            self.forget_former()
         self._trim(lease)
         self._metrics.loads.labels("loaded").inc()
         self._metrics.stages[LOAD].observe(model.load_seconds)
