@@ -29,6 +29,8 @@ from lipsync_cli.options import (
     parse_quality,
     tls_options,
 )
+from lipsync_cli.session_commands import app as sessions_app
+from lipsync_cli.session_commands import talk_command
 
 app = typer.Typer(
     cls=RootGroup,
@@ -40,7 +42,9 @@ app = typer.Typer(
 )
 app.add_typer(avatar_app, name="avatar")
 app.add_typer(bench_app, name="bench")
+app.add_typer(sessions_app, name="sessions")
 command = partial(app.command, cls=Command)
+command("talk")(talk_command)
 
 
 @app.callback()

@@ -13,6 +13,10 @@ import pytest
 COMMANDS = [
     ("serve",),
     ("render",),
+    ("talk",),
+    ("sessions",),
+    ("sessions", "list"),
+    ("sessions", "end"),
     ("demo",),
     ("bench",),
     ("bench", "suite"),

@@ -1,0 +1,136 @@
+"""`lipsync talk` and `lipsync sessions` against real services."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import threading
+import wave
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lipsync_cli.main import app
+from lipsync_client import Client, Frame, LipsyncError
+
+from .conftest import Duo
+from .processes import TREE
+
+RATE = 16_000
+
+
+def beeps(seconds: float = 1.5, *, rate: int = RATE, channels: int = 1) -> bytes:
+    """A WAV file: silence, and a tone in its last half second."""
+    time = np.arange(int(seconds * rate)) / rate
+    tone = np.where(time > seconds - 0.5, np.sin(2 * np.pi * 440 * time), 0) * 15_000
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(channels)
+        sound.setsampwidth(2)
+        sound.setframerate(rate)
+        sound.writeframes(np.repeat(tone.astype("<i2"), channels).tobytes())
+    return file.getvalue()
+
+
+def run(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lipsync_cli", *map(str, arguments)]
+    done = subprocess.run(command, cwd=TREE, input=stdin, capture_output=True, timeout=120, check=False)
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def film_of(path: Path) -> tuple[int, np.ndarray]:
+    """The number of pictures of a film, and its sound."""
+    with av.open(str(path)) as container:
+        pictures = sum(1 for _ in container.decode(video=0))
+    with av.open(str(path)) as container:
+        sound = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)[0]
+    return pictures, sound
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_film_has_every_frame_beside_its_own_sound(duo: Duo, tmp_path: Path, channels: int) -> None:
+    recording, film = tmp_path / "a.wav", tmp_path / "films" / "a.mp4"
+    recording.write_bytes(beeps(channels=channels, rate=22_050))
+    done = run("talk", "--avatar", "small", "--audio", recording, "--server", duo.compositing.address, "--out", film)
+    assert done.returncode == 0, done.stderr
+    figures = dict(line.split(None, 1) for line in done.stdout.splitlines() if line.startswith(("  late", "  stalls", "  drift")))
+    assert set(figures) == {"late", "stalls", "drift"}
+    assert "38 of speech in 1 segments" in done.stdout
+    pictures, sound = film_of(film)
+    assert len(sound) / RATE == pytest.approx(pictures / 25, abs=0.05)
+    idle = pictures - 38  # before the speech
+    assert idle >= 0
+    assert np.flatnonzero(np.abs(sound) > 0.2)[0] / RATE == pytest.approx(idle / 25 + 1.0, abs=0.01)
+    assert [path.name for path in film.parent.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("form", ["wav", "stereo", "48 kHz", "raw", "raw at 8 kHz"])
+def test_standard_input_is_wav_or_raw(duo: Duo, form: str) -> None:
+    rate = {"48 kHz": 48_000, "raw at 8 kHz": 8_000}.get(form, RATE)
+    data = beeps(0.6, rate=rate, channels=2 if form == "stereo" else 1)
+    if form.startswith("raw"):
+        data = data[44:] + b"\x01"  # and half a sample
+    done = run("talk", "--avatar", "small", "--audio", "-", "--rate", rate, "--server", duo.compositing.address, stdin=data)
+    assert done.returncode == 0, done.stderr
+    assert "15 of speech in 1 segments" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("audio", "stdin", "words"),
+    [
+        ("mic", b"", "pip install sounddevice"),
+        ("nowhere.wav", b"", "nowhere.wav"),
+        ("-", b"RIFF and nothing of the kind", "WAV header"),
+    ],
+)
+def test_sound_that_cannot_be_had(duo: Duo, tmp_path: Path, audio: str, stdin: bytes, words: str) -> None:
+    film = tmp_path / "a.mp4"
+    done = run("talk", "--avatar", "small", "--audio", audio, "--server", duo.compositing.address, "--out", film, stdin=stdin)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_avatar_that_is_not_there(duo: Duo, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(beeps())
+    film = tmp_path / "a.mp4"
+    done = run("talk", "--avatar", "nobody", "--audio", tmp_path / "a.wav", "--server", duo.compositing.address, "--out", film)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "NOT_FOUND" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_sessions_are_listed_and_ended(duo: Duo) -> None:
+    def command(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["sessions", *arguments, "--server", duo.compositing.address])
+        return result.exit_code, result.output
+
+    ended = threading.Event()
+    with Client(duo.compositing.address) as client, client.with_metadata(session_id="talk-1").session("small") as session:
+        next(event for event in session if isinstance(event, Frame))
+
+        def read_on() -> None:
+            try:
+                for _ in session:
+                    pass
+            except LipsyncError:
+                ended.set()
+
+        reader = threading.Thread(target=read_on)
+        reader.start()
+        code, output = command("list")
+        assert code == 0
+        (line,) = [line for line in output.splitlines() if "talk-1" in line]
+        assert {"small", "idle", "yes"} <= set(line.split())
+        assert command("end", "talk-1") == (0, "ended talk-1\n")
+        reader.join(60)
+        assert ended.is_set()
+    code, output = command("end", "talk-1")
+    assert code == 1
+    assert "there is no session 'talk-1'" in output
+    assert "talk-1" not in command("list")[1]
