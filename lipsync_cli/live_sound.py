@@ -30,8 +30,8 @@ class LiveSound:
     """Pieces of speech, float32 [samples] at 16 kHz."""
 
     pieces: Iterator[Speech]
-    is_endless: bool
-    """Ctrl-C ends it."""
+    is_live: bool
+    """Comes from somebody who speaks now: Ctrl-C ends it, and what was said is shown to its end."""
 
 
 def opened_sound(audio: str, *, raw_rate_hz: int) -> AbstractContextManager[LiveSound]:
@@ -46,14 +46,14 @@ def _file(path: Path) -> Iterator[LiveSound]:
     with opened_recording(path) as recording:
         for warning in recording.warnings:
             complain(f"warning: {warning}")
-        yield LiveSound(recording.speech_of(recording.read()), is_endless=False)
+        yield LiveSound(recording.speech_of(recording.read()), is_live=False)
 
 
 @contextmanager
 def _standard_input(stream: BinaryIO, raw_rate_hz: int) -> Iterator[LiveSound]:
     head = stream.read(4)
     blocks, rate_hz = _wav(stream, head) if head == b"RIFF" else (_raw(stream, head), raw_rate_hz)
-    yield LiveSound((block[:, 0] for block in resampled(blocks, rate_hz, SAMPLE_RATE_HZ)), is_endless=False)
+    yield LiveSound((block[:, 0] for block in resampled(blocks, rate_hz, SAMPLE_RATE_HZ)), is_live=True)
 
 
 def _raw(stream: BinaryIO, head: bytes) -> Iterator[Samples]:
@@ -105,6 +105,11 @@ class _Rejoined:
         """Does nothing: the stream is not its own."""
 
 
+def _endless(heard: queue.SimpleQueue[Speech]) -> Iterator[Speech]:
+    while True:
+        yield heard.get()
+
+
 @contextmanager
 def _microphone() -> Iterator[LiveSound]:
     try:
@@ -125,4 +130,4 @@ def _microphone() -> Iterator[LiveSound]:
     except sounddevice.PortAudioError as error:
         raise CliError(f"the microphone cannot be used: {error}") from None
     with microphone:
-        yield LiveSound(iter(heard.get, None), is_endless=True)
+        yield LiveSound(_endless(heard), is_live=True)

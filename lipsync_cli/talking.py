@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from lipsync_cli.failures import CliError, complain
 from lipsync_cli.live_film import live_film
@@ -40,27 +43,39 @@ def talk(job: TalkJob, show: Show) -> TalkFigures:
         own = client.with_metadata(session_id=job.session_id)
         with own.session(job.avatar, **job.options) as session:
             speaker = _Speaker(session, sound)
-            while (event := _next(session, speaker, job)) is not None:
-                figures.note(event, time.monotonic())
-                _tell(event)
-                if isinstance(event, Frame):
-                    show(figures)
-                    if film:
-                        film.add(event)
-        speaker.join()
+            with _ended_by_ctrl_c(speaker) if sound.is_live else nullcontext():
+                for event in _events(session, speaker, job):
+                    figures.note(event, time.monotonic())
+                    _tell(event)
+                    if isinstance(event, Frame):
+                        show(figures)
+                        if film:
+                            film.add(event)
+            speaker.raise_error()
     return figures
 
 
-def _next(session: Session, speaker: _Speaker, job: TalkJob) -> SessionEvent | None:
-    """Returns the next event; None at the end. Ctrl-C ends the sound of a microphone, and the rest of it is still shown."""
-    while True:
-        try:
-            return next(session, None)
-        except KeyboardInterrupt:
-            if not speaker.stop():
-                raise
-        except LipsyncError as error:
-            raise speaker.error or CliError(f"{job.server} answered {error}") from error
+def _events(session: Session, speaker: _Speaker, job: TalkJob) -> Iterator[SessionEvent]:
+    try:
+        yield from session
+    except LipsyncError as error:
+        speaker.raise_error()
+        raise CliError(f"{job.server} answered {error}") from error
+
+
+@contextmanager
+def _ended_by_ctrl_c(speaker: _Speaker) -> Iterator[None]:
+    """Lets the first Ctrl-C end the sound; a second one interrupts the command as it does others."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        speaker.stop()
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _tell(event: SessionEvent) -> None:
@@ -82,7 +97,7 @@ class _Speaker:
     """Pushes sound on a thread of its own, and closes the session after it."""
 
     def __init__(self, session: Session, sound: LiveSound) -> None:
-        self.error: Exception | None = None
+        self._error: Exception | None = None
         self._session = session
         self._sound = sound
         self._stopping = False
@@ -90,28 +105,24 @@ class _Speaker:
         self._thread = threading.Thread(target=self._speak, name="speaker", daemon=True)
         self._thread.start()
 
-    def stop(self) -> bool:
-        """Ends a sound that has no end of its own. Returns False if it has one, or was stopped already."""
-        if self._stopping or not self._sound.is_endless:
-            return False
+    def stop(self) -> None:
+        """Closes the session, whatever the sound does. Not on the caller's thread, which may hold the session."""
         self._stopping = True
-        return True
+        threading.Thread(target=self._session.close, name="closer").start()
 
-    def join(self) -> None:
-        """Waits for its end. Raises what went wrong with the sound."""
-        self._thread.join()
-        if self.error:
-            raise self.error
+    def raise_error(self) -> None:
+        """Raises what went wrong with the sound."""
+        if self._error:
+            raise self._error
 
     def _speak(self) -> None:
         try:
             for piece in self._sound.pieces:
                 self._session.push(piece)
-                if self._stopping:
-                    break
             self._session.close()
         except LipsyncError:
             pass  # whoever reads the events has it too
         except Exception as error:
-            self.error = error
-            self._session.close()
+            if not self._stopping:  # else the session is closed
+                self._error = error
+                self._session.close()

@@ -9,6 +9,7 @@ TREE = Path(__file__).resolve().parents[2]
 README = TREE / "README.md"
 API = TREE / "docs" / "api.md"
 SESSIONS = TREE / "docs" / "sessions.md"
+CLIENT = TREE / "docs" / "client.md"
 MESSAGES = TREE / "docs" / "messages.md"
 ARCHITECTURE = TREE / "docs" / "architecture.md"
 PAGES = (README, *sorted((TREE / "docs").glob("*.md")))

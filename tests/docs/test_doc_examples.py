@@ -25,7 +25,7 @@ from avatar_tools.networks.free import free_encoder, free_network
 from avatar_tools.verify import verify_avatar
 from lipsync_cli.processes import ServiceProcess, serve_command
 
-from .pages import API, ARCHITECTURE, README, SESSIONS, TREE, blocks, commands
+from .pages import API, ARCHITECTURE, CLIENT, README, SESSIONS, TREE, blocks, commands
 
 WIDTH, HEIGHT = 1280, 720  # as the example of writing an avatar has it
 RUN_S = 60
@@ -106,6 +106,21 @@ def test_the_readmes_client_writes_a_picture_for_every_40_ms_of_the_speech(place
         decoded = cv2.imread(str(picture))
         assert decoded is not None
         assert decoded.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_the_readmes_session_gets_every_sample_of_the_speech_back(place: Place) -> None:
+    lines = [line.split() for line in place.run(example_with(README, "client.session")).splitlines()]
+    assert len(lines) == 294
+    assert sum(int(samples) for _, _, samples in lines) == 187_643
+
+
+def test_the_clients_session_has_a_sound_beside_each_picture(place: Place) -> None:
+    printed = place.run(example_with(CLIENT, "AsyncSession"))
+    assert "SegmentEnded(segment=0, frames=75, audio_us=3000000)" in printed
+    assert "SegmentEnded(segment=1, frames=25, audio_us=1000000)" in printed
+    sounds = sorted((place.folder / "out").glob("*.pcm"))
+    assert sum(path.stat().st_size for path in sounds) == 2 * 16_000 * 4
+    assert all(path.with_suffix(".jpg").exists() for path in sounds)
 
 
 def test_the_written_avatar_can_be_served(place: Place) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +20,7 @@ from lipsync_cli.main import app
 from lipsync_client import Client, Frame, LipsyncError
 
 from .conftest import Duo
-from .processes import TREE
+from .processes import TREE, until
 
 RATE = 16_000
 
@@ -94,6 +96,58 @@ def test_sound_that_cannot_be_had(duo: Duo, tmp_path: Path, audio: str, stdin: b
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+MICROPHONE = """
+import threading, time
+import numpy as np
+
+class PortAudioError(Exception):
+    pass
+
+class InputStream:
+    def __init__(self, *, samplerate, blocksize, channels, dtype, callback):
+        self.of = np.zeros((blocksize, channels), dtype), blocksize, None, None
+        self.callback, self.pause, self.open = callback, blocksize / samplerate, threading.Event()
+        self.thread = threading.Thread(target=self.hear)
+    def hear(self):
+        while not self.open.wait(self.pause):
+            self.callback(*self.of)
+    def __enter__(self):
+        self.thread.start()
+        return self
+    def __exit__(self, *_):
+        self.open.set()
+        self.thread.join()
+"""
+
+
+def test_ctrl_c_ends_the_sound_of_a_microphone_and_keeps_the_film(duo: Duo, tmp_path: Path) -> None:
+    """There is no microphone here: a module takes the place of the library, and hears silence."""
+    (tmp_path / "sounddevice.py").write_text(MICROPHONE)
+    film = tmp_path / "films" / "a.mp4"
+    options = ["--audio", "mic", "--server", duo.compositing.address, "--out", film, "--session-id", "at-the-microphone"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lipsync_cli", "talk", "--avatar", "small", *map(str, options)],
+        cwd=TREE,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with Client(duo.compositing.address) as client:
+            until(lambda: any(each.id == "at-the-microphone" and each.speech_ms > 500 for each in client.list_sessions()))
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0, errors
+    assert "of speech in 1 segments" in output
+    pictures, sound = film_of(film)
+    assert pictures > 12
+    assert len(sound) / RATE == pytest.approx(pictures / 25, abs=0.05)
 
 
 def test_an_avatar_that_is_not_there(duo: Duo, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from lipsync_client import AsyncClient, Client, Health, LipsyncError, TlsOptions
+from lipsync_client import AsyncClient, Client, Health, LipsyncError, Started, TlsOptions
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceServicer, add_CompositingServiceServicer_to_server
 
@@ -22,8 +22,15 @@ Ask = Callable[[str, TlsOptions | None], Health]
 
 
 class Service(CompositingServiceServicer):
+    """Its version is the token that a call came with."""
+
     def Health(self, request, context):
-        return pb.HealthResponse(healthy=True)
+        token = str(dict(context.invocation_metadata()).get("authorization", ""))
+        return pb.HealthResponse(healthy=True, version=token)
+
+    def StreamComposite(self, request_iterator, context):
+        token = str(dict(context.invocation_metadata()).get("authorization", ""))
+        yield pb.SessionEvent(started=pb.SessionStarted(server_version=token))
 
 
 @contextmanager
@@ -141,3 +148,25 @@ def test_files_that_cannot_be_used_are_told_before_anything_is_sent(
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - its words are looked at below
             ask("localhost:1", tls)
         assert str(caught.value) == says
+
+
+def test_call_credentials_travel_with_calls_and_sessions(authority: Authority) -> None:
+    async def with_asyncio(target: str, tls: TlsOptions) -> tuple[str, str]:
+        async with AsyncClient(target, tls=tls) as client:
+            own = client.with_metadata(credentials=grpc.access_token_call_credentials("for-asyncio"))
+            async with own.session("anna") as session:
+                started = await anext(session)
+            assert isinstance(started, Started)
+            return (await own.health(timeout=20)).version, started.server_version
+
+    with serving(authority.pair("compositing")) as target:
+        tls = options(authority)
+        with Client(target, tls=tls) as client:
+            own = client.with_metadata(credentials=grpc.access_token_call_credentials("for-threads"))
+            assert own.health(timeout=20).version == "Bearer for-threads"
+            assert client.health(timeout=20).version == ""
+            with own.session("anna") as session:
+                started = next(session)
+            assert isinstance(started, Started)
+            assert started.server_version == "Bearer for-threads"
+        assert asyncio.run(with_asyncio(target, tls)) == ("Bearer for-asyncio", "Bearer for-asyncio")
