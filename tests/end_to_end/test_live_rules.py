@@ -353,6 +353,7 @@ def own_models(tmp_path: Path) -> Path:
 
 BRIEF = ("sessions.max_seconds=9", "sessions.idle_timeout_seconds=1.5", "server.grace_seconds=4")
 IMPATIENT = ("sessions.inference_timeout_seconds=3",)
+AGEING = ("server.max_connection_age_seconds=1",)
 
 
 @pytest.fixture(params=[BRIEF])
@@ -451,3 +452,15 @@ def test_a_session_whose_inference_stays_away_ends_unavailable(pair: Duo) -> Non
         pair.inference.process.kill()
         talk.say(noise(2.0))
         assert talk.failure().code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("pair", [AGEING], indirect=True, ids=["ageing"])
+def test_a_session_outlives_the_age_of_its_connection(pair: Duo) -> None:
+    """The client is asked to connect anew after a second, and does so for other calls."""
+    with Talk(pair.pictures, config()) as talk:
+        talk.wait(lambda: len(talk.frames) > 75)
+        pair.pictures.ListSessions(pb.ListSessionsRequest(), timeout=CALL_S)
+        talk.say(noise(0.4))
+        talk.end()
+    assert [frame.number for frame in talk.frames] == list(range(len(talk.frames)))
+    assert len(talk.speech) == 10
