@@ -115,7 +115,7 @@ class GrpcFace:
         self._resources.push_async_callback(self.server.stop, None)
         tls = ServerTls(settings.tls, self._metrics, clock=self._clock) if settings.tls.is_on else None
         for port in self._ports:
-            self.addresses[port.name] = _listen(self.server, port, tls.credentials if tls else None)
+            self.addresses[port.name] = _listen(self.server, port, tls.credentials() if tls else None)
         if tls:
             await self._resources.enter_async_context(beside(tls.follow()))
 

@@ -101,23 +101,28 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 
 
 class ServerTls(_Tls):
-    """TLS for a server's port. Raises CertificateError."""
+    """TLS for the ports of a server. Raises CertificateError."""
 
     def __init__(self, section: TlsSection, metrics: Metrics, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__(section, metrics, "server", "tls", clock)
-        self._handed_over = self._material
-        newest: Any = self._newest  # the stubs do not know that it may return None
-        self.credentials: grpc.ServerCredentials = grpc.dynamic_ssl_server_credentials(
-            _configuration(self._material), newest, require_client_authentication=section.client_ca_file is not None
-        )
+        self._asks_for_certificates = section.client_ca_file is not None
 
-    def _newest(self) -> grpc.ServerCertificateConfiguration | None:
-        """Returns the configuration if it is new, else None. gRPC calls this in a thread of its own before each handshake."""
-        material = self._material
-        if material is self._handed_over:
-            return None
-        self._handed_over = material
-        return _configuration(material)
+    def credentials(self) -> grpc.ServerCredentials:
+        """Returns credentials for one port: gRPC's object remembers what it was given, so two ports cannot share one."""
+        handed_over = self._material
+
+        def newest() -> grpc.ServerCertificateConfiguration | None:
+            """Returns the configuration if it is new, else None. gRPC calls this in a thread of its own before each handshake."""
+            nonlocal handed_over
+            if handed_over is self._material:
+                return None
+            handed_over = self._material
+            return _configuration(handed_over)
+
+        may_give_none: Any = newest  # the stubs do not know that it may
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(handed_over), may_give_none, require_client_authentication=self._asks_for_certificates
+        )
 
 
 def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:

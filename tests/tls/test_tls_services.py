@@ -21,7 +21,7 @@ from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
 from ..end_to_end.avatars import write_avatar
 from ..end_to_end.callers import SteadyCaller
-from ..end_to_end.processes import Service, free_port, running, until
+from ..end_to_end.processes import Service, free_port, running, running_all, until
 from .authority import TREE, Authority, put
 
 SOUND = np.random.default_rng(3).normal(0, 0.1, 16_000).astype(np.float32)
@@ -96,6 +96,25 @@ def code(address: str, tls: TlsOptions | None) -> grpc.StatusCode:
     with pytest.raises(LipsyncError) as caught:
         frames(address, tls)
     return caught.value.code
+
+
+def test_every_port_of_one_process_asks_for_certificates_and_takes_renewed_ones(
+    models_root: Path, authority: Authority, stranger: Authority, tmp_path: Path
+) -> None:
+    in_use = Authority(tmp_path / "in-use")
+    shutil.copytree(authority.folder, in_use.folder)
+    with running_all(f"models_root={models_root}", *server_tls(in_use, "compositing"), log=tmp_path / "log") as services:
+        addresses = [service.address for service in services]
+        before = [frames(address, options(authority)) for address in addresses]
+        assert before == [before[0]] * 3
+        for address in addresses:
+            assert code(address, None) is grpc.StatusCode.UNAVAILABLE
+            assert code(address, TlsOptions(authority.certificate)) is grpc.StatusCode.UNAVAILABLE
+        for name in ("ca.crt", "compositing.crt", "compositing.key"):
+            put(stranger.folder / name, in_use.folder / name)
+        until(partial(renewed_so_often, services[0], 1))
+        assert [frames(address, options(stranger)) for address in addresses] == before
+        assert {code(address, options(authority)) for address in addresses} == {grpc.StatusCode.UNAVAILABLE}
 
 
 def test_frames_over_mutual_tls_are_those_in_plaintext(
