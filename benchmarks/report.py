@@ -26,6 +26,8 @@ HEADLINES = (
     ("compositor", "spliced, reference", "paste and encode a frame of 1280x720, one core"),
     ("services", "both services, 8 callers", "both services, 8 callers, a network that costs nothing"),
     ("services", "24 frames, demo network: extra time of two services", "time that two services add to one process, 24 frames"),
+    ("live", "sessions kept in real time", "live sessions kept in real time by two processes, a network that costs nothing"),
+    ("live", "first frame, p95", "first frame of a live session, from its sound, p95"),
     ("network", "engine, batch 8", "full-size network on the CPU"),
     (
         "start",

@@ -15,7 +15,7 @@ from lipsync_cli.load.session import Outcome, Talking, Trace, now_ms, run_sessio
 from lipsync_client import AsyncClient, TlsOptions
 
 # Each session starts so long after the one before. It is no multiple of a frame, so their clocks tick at different moments.
-START_APART_S = 0.093
+START_APART_S = 0.073
 _TRIES = 2
 # Sessions on one connection: gRPC works on a connection with one thread, and a balancer sends all of its calls to one server.
 _SESSIONS_A_CONNECTION = 8

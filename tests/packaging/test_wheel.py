@@ -105,7 +105,7 @@ def test_the_client_gets_there_what_it_gets_here(python: Path, server: str) -> N
 
 
 @pytest.mark.parametrize("python", [NEW], indirect=True)
-def test_the_command_renders_with_its_extra_alone(python: Path, wheel: Path, server: str, tmp_path: Path) -> None:
+def test_the_command_renders_and_loads_with_its_extra_alone(python: Path, wheel: Path, server: str, tmp_path: Path) -> None:
     lipsync = python.with_name("lipsync")
     done = subprocess.run([lipsync, "--help"], check=False, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
@@ -114,4 +114,7 @@ def test_the_command_renders_with_its_extra_alone(python: Path, wheel: Path, ser
     out = tmp_path / "speech.mp4"
     _run(lipsync, "render", "--server", server, "--avatar", "demo", "--audio", SPEECH_PATH, "--out", out)
     assert out.stat().st_size > 100_000
+    found = tmp_path / "load.json"
+    _run(lipsync, "bench", "stream", "--server", server, "--avatar", "demo", "--sessions", 1, "--seconds", 2, "--json", found)
+    assert json.loads(found.read_text())["frames"] > 0
     assert "onnx" not in _installed(python)
