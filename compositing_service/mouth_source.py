@@ -16,7 +16,7 @@ from avatar_kit.geometry import MOUTH_SIZE, Paste
 from service_kit.deadline import Deadline
 from service_kit.errors import ServiceError
 from shared_proto import inference_pb2
-from shared_proto.timing import ROW_BYTES, SAMPLE_RATE_HZ, WINDOW_BYTES, WINDOW_ROWS
+from shared_proto.timing import ROW_BYTES, SAMPLE_RATE_HZ, WINDOW_BYTES, WINDOW_ROWS, rows_read
 
 MOUTH_BYTES = MOUTH_SIZE * MOUTH_SIZE * 3
 FITS = {
@@ -40,6 +40,19 @@ class Sound:
     start_frame: int = 0
     """The 40 ms frame of the whole sound at which `data` begins."""
     edges: inference_pb2.AudioEdges.ValueType = inference_pb2.EDGES_SILENCE
+
+    def after(self, frames: int) -> Self:
+        """Returns the same sound for an order that begins so many frames later."""
+        return replace(self, lead_in_frames=self.lead_in_frames + frames)
+
+    def write(self, request: inference_pb2.InferBatchRequest) -> None:
+        """Sets the fields of an order's message."""
+        request.raw_audio = self.data
+        request.audio_encoding = self.encoding
+        request.sample_rate = self.sample_rate
+        request.lead_in_frames = self.lead_in_frames
+        request.audio_start_frame = self.start_frame
+        request.audio_edges = self.edges
 
     def rows_message(self, *, first_row: int, count: int, avatar_id: str, due_in_ms: int = 0) -> inference_pb2.EncodeAudioRequest:
         """Returns the order for `MouthSource.rows` as the inference service reads it."""
@@ -83,7 +96,23 @@ class StoredFeatures:
     """Each frame has the features of the avatar's own clip at that place."""
 
 
-Speech: TypeAlias = Sound | Windows | Rows | StoredFeatures
+@dataclass(frozen=True, slots=True)
+class GrowingSound:
+    """Sound that comes bit by bit: of the rows that the frames read, the first are known, and the others come with the mouths."""
+
+    known_rows: bytes
+    """float32 little endian [n, 512], from row k - 9 on for a first frame k."""
+    sound: Sound
+    """Has what the other rows read. It may begin after the first frame: `lead_in_frames` is negative then."""
+    look_ahead_frames: int
+    """Frame k reads row min(j, k + look_ahead_frames - 6) in place of each row j of k - 9 .. k + 6."""
+
+    def unknown_rows(self, frames: int) -> int:
+        """Counts the rows that so many frames read and that are not known."""
+        return rows_read(frames, self.look_ahead_frames) - len(self.known_rows) // ROW_BYTES
+
+
+Speech: TypeAlias = Sound | Windows | Rows | StoredFeatures | GrowingSound
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +136,9 @@ class MouthOrder:
         """Returns the order for the frames from place `first` on, with the same mouths as in the whole order."""
         match self.speech:
             case Sound() as sound:
-                speech: Speech = replace(sound, lead_in_frames=sound.lead_in_frames + first)
+                speech: Speech = sound.after(first)
+            case GrowingSound(known_rows, sound) as growing:
+                speech = replace(growing, known_rows=known_rows[first * ROW_BYTES :], sound=sound.after(first))
             case Windows(data):
                 speech = Windows(_items_from(data, first, WINDOW_BYTES))
             case Rows(data):
@@ -130,12 +161,12 @@ class MouthOrder:
         )
         match self.speech:
             case Sound() as sound:
-                request.raw_audio = sound.data
-                request.audio_encoding = sound.encoding
-                request.sample_rate = sound.sample_rate
-                request.lead_in_frames = sound.lead_in_frames
-                request.audio_start_frame = sound.start_frame
-                request.audio_edges = sound.edges
+                sound.write(request)
+            case GrowingSound(known_rows, sound, look_ahead_frames):
+                sound.write(request)
+                request.feature_rows = known_rows
+                request.return_rows = True
+                request.look_ahead_frames = look_ahead_frames
             case Windows(data):
                 request.audio_features = data
             case Rows(data):
@@ -160,6 +191,8 @@ class Mouths:
     """Time that the sound of the whole order took; the same in all its groups."""
     gpu_id: int
     """-1 on a CPU."""
+    rows: Rows | None = None
+    """In the first group of an order with a `GrowingSound`: the rows that were not known."""
 
 
 class MouthSource(Protocol):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from avatar_kit.border import BorderPixels
 from avatar_kit.fitting import fit_mouth, is_smaller
 from avatar_kit.geometry import MOUTH_SIZE, Picture, Rect
+from inference_service.audio.encoder import EncodedRows
 from inference_service.engines.crops import CropBank
 from shared_proto import inference_pb2 as pb
 
@@ -23,6 +24,7 @@ class Mouths:
 
     data: NDArray[np.uint8] | NDArray[np.float32]  # C-contiguous, one after the other
     sizes: Sequence[tuple[int, int]] = ()  # width and height of each; empty: all are 320 x 320
+    new_rows: EncodedRows | None = None  # the request's rows that its caller did not know, with its first mouths
 
     def each(self) -> Iterator[NDArray[np.uint8] | NDArray[np.float32]]:
         """Yields a view of each mouth."""

@@ -16,12 +16,12 @@ from avatar_kit.ids import check_avatar_id
 from inference_service.audio.encoder import EncodedRows
 from inference_service.audio.features import AudioFeatures
 from inference_service.audio.pcm import Sound, decode_pcm
-from inference_service.audio.windows import FrameWindows, windows_from_audio_features, windows_from_feature_rows
+from inference_service.audio.windows import FrameWindows, Rows, windows_from_audio_features, windows_from_feature_rows
 from inference_service.settings import LimitsSection
 from service_kit.errors import Problems
 from shared_proto import inference_pb2 as pb
 from shared_proto.field_checks import check_edges, check_enum, one_or_each, read_floats
-from shared_proto.timing import SAMPLE_RATE_HZ
+from shared_proto.timing import EXACT_LOOK_AHEAD, ROW_SIZE, SAMPLE_RATE_HZ, SHORTEST_LOOK_AHEAD, rows_read
 
 MAX_VERSION_CHARS = 64
 MAX_DUE_MS = 60_000
@@ -37,6 +37,39 @@ class Speech:
     audio_start_frame: int  # of the whole sound, at which this part of it starts
     edges: pb.AudioEdges.ValueType
 
+    def windows(self, features: AudioFeatures, frames: int) -> tuple[FrameWindows, None]:
+        """Computes the window of each frame: [frames, 16, 512]."""
+        windows = features.frame_windows(
+            self.sound,
+            batch_size=frames,
+            lead_in_frames=self.lead_in_frames,
+            audio_start_frame=self.audio_start_frame,
+            edges=self.edges,
+        )
+        return windows, None
+
+
+@dataclass(frozen=True)
+class GrowingSpeech:
+    """Rows that the caller knows, and the sound of the others that frames read."""
+
+    known: Rows
+    sound: Sound
+    lead_in_frames: int  # of the sound before the first frame; negative: it begins after it
+    audio_start_frame: int
+    look_ahead: int
+
+    def windows(self, features: AudioFeatures, frames: int) -> tuple[FrameWindows, EncodedRows]:
+        """Computes the window of each frame, [frames, 16, 512], and the rows that are not known."""
+        return features.growing_windows(
+            self.known,
+            self.sound,
+            batch_size=frames,
+            lead_in_frames=self.lead_in_frames,
+            audio_start_frame=self.audio_start_frame,
+            look_ahead=self.look_ahead,
+        )
+
 
 @dataclass(frozen=True)
 class MouthRequest:
@@ -47,7 +80,7 @@ class MouthRequest:
     batch_size: int
     frame_indices: tuple[int, ...]  # empty: along the avatar's loop from 0
     pictures: NDArray[np.float32] | None  # [1 or batch_size, 6, 320, 320]
-    source: Speech | FrameWindows | None  # None: the features that are stored with the avatar
+    source: Speech | GrowingSpeech | FrameWindows | None  # None: the features that are stored with the avatar
     want_float: bool
     fit: pb.MouthFit.ValueType
     due_in_s: float | None  # None: batch work
@@ -84,9 +117,10 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
         problems.add("batch_size", f"is {batch_size}; send 1 to {limits.max_batch_size}")
         batch_size = 0  # sizes that depend on it are not checked
     _check_due(request.due_in_ms, problems)
-    for field in ("lead_in_frames", "audio_start_frame"):
-        if getattr(request, field) < 0:
-            problems.add(field, f"is {getattr(request, field)}; send 0 or more")
+    if request.audio_start_frame < 0:
+        problems.add("audio_start_frame", f"is {request.audio_start_frame}; send 0 or more")
+    if request.lead_in_frames < 0 and not request.return_rows:
+        problems.add("lead_in_frames", f"is {request.lead_in_frames}; send 0 or more")
     check_enum("mouth_format", request.mouth_format, pb.MouthFormat.DESCRIPTOR, problems.add)
     check_enum("mouth_fit", request.mouth_fit, pb.MouthFit.DESCRIPTOR, problems.add)
     if request.mouth_fit and request.mouth_format != pb.UINT8_BGR:
@@ -151,9 +185,13 @@ def _check_due(due_in_ms: int, problems: Problems) -> None:
 
 def _source(
     request: pb.InferBatchRequest, batch_size: int, limits: LimitsSection, problems: Problems
-) -> Speech | FrameWindows | None:
+) -> Speech | GrowingSpeech | FrameWindows | None:
     """Reads the sound or the features; of several kinds the first counts. Returns None for stored features, or on a problem."""
     check_enum("audio_edges", request.audio_edges, pb.AudioEdges.DESCRIPTOR, problems.add)
+    if request.look_ahead_frames and not request.return_rows:
+        problems.add("look_ahead_frames", "is for return_rows; send 0 without")
+    if request.return_rows:
+        return _growing(request, batch_size, limits, problems)
     if request.stored_features:
         if sent := [field for field in ("raw_audio", "audio_features", "feature_rows") if getattr(request, field)]:
             problems.add("stored_features", f"not together with {' and '.join(sent)}: send one of them")
@@ -169,6 +207,29 @@ def _source(
     else:
         problems.add("raw_audio", "no sound: send raw_audio, audio_features or feature_rows, or set stored_features")
     return None
+
+
+def _growing(request: pb.InferBatchRequest, batch_size: int, limits: LimitsSection, problems: Problems) -> GrowingSpeech | None:
+    look_ahead = request.look_ahead_frames or EXACT_LOOK_AHEAD
+    if not SHORTEST_LOOK_AHEAD <= look_ahead <= EXACT_LOOK_AHEAD:
+        allowed = f"send {SHORTEST_LOOK_AHEAD} to {EXACT_LOOK_AHEAD}, or 0 for {EXACT_LOOK_AHEAD}"
+        problems.add("look_ahead_frames", f"is {look_ahead}; {allowed}")
+    if (first := request.audio_start_frame + request.lead_in_frames) < 0:
+        problems.add("lead_in_frames", f"is {request.lead_in_frames}, so that the first frame is {first} of the whole; send more")
+    if request.stored_features or request.audio_features or request.audio_edges:
+        problems.add("return_rows", "is for raw_audio and feature_rows in silence alone")
+    known = read_floats("feature_rows", request.feature_rows, (ROW_SIZE,), {}, problems.add)
+    if known is None or problems.violations:
+        return None
+    read = rows_read(batch_size, look_ahead)
+    if len(known) > read:
+        problems.add("feature_rows", f"has {len(known)} rows, and the batch reads {read}")
+    sound: Sound | None = np.empty(0, np.float32)
+    if request.raw_audio or len(known) < read:
+        sound = _decoded(request.raw_audio, request, limits, problems)
+    if sound is None:
+        return None
+    return GrowingSpeech(known, sound, request.lead_in_frames, request.audio_start_frame, look_ahead)
 
 
 def _decoded(

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -25,7 +26,7 @@ from inference_service.metrics import AUDIO, CROPS, DUE, QUEUE, InferenceMetrics
 from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.models.registry import ModelRegistry
 from inference_service.mouths import Mouths, fitted
-from inference_service.request import EncodeRequest, MouthRequest, Speech
+from inference_service.request import EncodeRequest, GrowingSpeech, MouthRequest, Speech
 from inference_service.scheduling.admission import ENOUGH_RUNS, Admission
 from inference_service.scheduling.dispatcher import Dispatcher, Job, MouthGroup
 from service_kit import request_context
@@ -144,11 +145,13 @@ class Runner:
 
     async def _formed(self, group: MouthGroup, job: Job, fit: pb.MouthFit.ValueType) -> Mouths:
         """Makes the mouths as they are sent. Not on the device's thread, so that its next run need not wait."""
+        new_rows = job.new_rows if group.first == 0 else None
         if fit == pb.FIT_NONE or job.frames is None:
-            return Mouths(group.mouths)
+            return Mouths(group.mouths, new_rows=new_rows)
         pixels = np.asarray(group.mouths, np.uint8)  # they are: a fit is of no floats
         frames = job.frames[group.first : group.first + len(pixels)].tolist()
-        return await self.on_thread(functools.partial(fitted, pixels, frames, job.engine.bank, fit), due=job.due_s is not None)
+        work = functools.partial(fitted, pixels, frames, job.engine.bank, fit)
+        return replace(await self.on_thread(work, due=job.due_s is not None), new_rows=new_rows)
 
     async def _take_on(self, session_id: str, request: MouthRequest) -> None:
         """Counts the session of a request as carried. Raises ResourceExhausted when it asks for a place that there is not."""
@@ -188,7 +191,7 @@ class Runner:
         indices = _frame_indices(request, model.avatar)
         frames = None if request.pictures is not None else np.array(indices, np.int64)
         started = time.monotonic()
-        windows = await self._windows(request, model, indices)
+        windows, new_rows = await self._windows(request, model, indices)
         audio_seconds = time.monotonic() - started
         self._metrics.stages[AUDIO].observe(audio_seconds)
         engine = min(model.engines, key=lambda engine: self._dispatchers[engine.device.gpu_id].waiting_frames)
@@ -203,26 +206,25 @@ class Runner:
             deadline_s=deadline_s,
             due_s=due_s,
             audio_seconds=audio_seconds,
+            new_rows=new_rows,
             on_run=model.note_run,
         )
 
-    async def _windows(self, request: MouthRequest, model: LoadedModel, frames: Sequence[int]) -> FrameWindows:
-        """Returns the windows for the engine, [batch_size, 16, 512], with stored features those of `frames` of the clip."""
+    async def _windows(
+        self, request: MouthRequest, model: LoadedModel, frames: Sequence[int]
+    ) -> tuple[FrameWindows, EncodedRows | None]:
+        """Returns the windows for the engine, [batch_size, 16, 512], and the new rows that the caller wants to know.
+
+        With stored features the windows are those of `frames` of the clip.
+        """
         source, due = request.source, request.due_in_s is not None
-        if isinstance(source, Speech):
-            work = functools.partial(
-                model.features.frame_windows,
-                source.sound,
-                batch_size=request.batch_size,
-                lead_in_frames=source.lead_in_frames,
-                audio_start_frame=source.audio_start_frame,
-                edges=source.edges,
-            )
+        if isinstance(source, Speech | GrowingSpeech):
+            work = functools.partial(source.windows, model.features, request.batch_size)
             return await self._encoded(work, model.features, request.model_id, due=due)
         if source is None:
             with as_service_errors(AvatarError, field="model_id"):
-                return await self.on_thread(functools.partial(model.stored_features.windows, frames), due=due)
-        return source
+                return await self.on_thread(functools.partial(model.stored_features.windows, frames), due=due), None
+        return source, None
 
     async def encode(self, request: EncodeRequest) -> tuple[EncodedRows, float]:
         """Returns the feature rows and the seconds that they took. Raises ServiceError."""

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
-import numpy as np
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError
 from avatar_kit.ids import check_avatar_id
 from avatar_kit.listing import AvatarListing
-from inference_service.audio.windows import Rows
 from inference_service.engines.devices import CPU_DEVICE_ID, Device
 from inference_service.engines.gpu_memory import visible_gpus
 from inference_service.models.model import LoadedModel
@@ -76,6 +74,7 @@ class InferenceServicer(InferenceServiceServicer):
         async with self._running(request, context) as (checked, groups):
             mouth_format = pb.FLOAT32_BGR if checked.want_float else pb.UINT8_BGR
             async for group, mouths in groups:
+                rows, silent = mouths.new_rows.wire() if mouths.new_rows else (b"", b"")
                 fields = pb.MouthRegion(
                     first_frame=group.first,
                     frame_count=len(group.mouths),
@@ -87,6 +86,8 @@ class InferenceServicer(InferenceServiceServicer):
                     gpu_id=group.gpu_id,
                     widths=[width for width, _ in mouths.sizes],
                     heights=[height for _, height in mouths.sizes],
+                    feature_rows=rows,
+                    silent=silent,
                 )
                 await context.write(mouth_region.encode(fields, mouths.data.data))
 
@@ -95,12 +96,13 @@ class InferenceServicer(InferenceServiceServicer):
             async with within_deadline(context, limit_s=self.limits.request_seconds):
                 checked = await self.runner.checked(functools.partial(check_encode_request, request, self.limits), request)
                 encoded, seconds = await self.runner.encode(checked)
+        rows, silent = encoded.wire()
         return pb.EncodeAudioResponse(
-            feature_rows=_little_endian(encoded.rows),
+            feature_rows=rows,
             first_row=checked.first_row,
             row_count=len(encoded.rows),
             audio_processing_ms=seconds * 1000,
-            silent=encoded.silent.tobytes(),
+            silent=silent,
         )
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
@@ -220,7 +222,3 @@ def _stats(lease: Lease[LoadedModel]) -> pb.ModelStats:
 def _checked_id(model_id: str) -> str:
     with as_service_errors(AvatarError, field="model_id"):
         return check_avatar_id(model_id)
-
-
-def _little_endian(rows: Rows) -> bytes:
-    return np.ascontiguousarray(rows, "<f4").tobytes()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from compositing_service.mouth_source import MouthOrder, Mouths, Rows, Sound
 from compositing_service.upstream.errors import OUT_OF_STEP
+from inference_service.audio.encoder import EncodedRows
 from inference_service.request import MouthRequest, check_encode_request, check_infer_request
 from inference_service.runner import Runner
 from inference_service.settings import LimitsSection
@@ -54,6 +55,7 @@ class LocalMouthSource:
                         inference_ms=group.run_seconds * 1000,
                         audio_ms=group.audio_seconds * 1000,
                         gpu_id=group.gpu_id,
+                        rows=_rows(mouths.new_rows) if mouths.new_rows else None,
                     )
 
     async def rows(
@@ -65,8 +67,7 @@ class LocalMouthSource:
             async with self._limited(deadline).kept():
                 request = await self.runner.checked(partial(check_encode_request, message, self.limits), message)
                 encoded, seconds = await self.runner.encode(request)
-        data = np.ascontiguousarray(encoded.rows, "<f4").tobytes()
-        return Rows(data, audio_ms=seconds * 1000, silent=encoded.silent.tobytes())
+        return _rows(encoded, audio_ms=seconds * 1000)
 
     async def load(self, avatar_id: str, *, force_reload: bool, deadline: Deadline) -> list[ServiceError | None]:
         """Does `MouthSource.load`."""
@@ -95,6 +96,11 @@ class LocalMouthSource:
         """Checks the order. Callers' own pictures, up to 59 MB, are copied on a thread."""
         message = await self.runner.on_thread(order.message) if order.pictures else order.message()
         return await self.runner.checked(partial(check_infer_request, message, self.limits), message)
+
+
+def _rows(encoded: EncodedRows, *, audio_ms: float = 0.0) -> Rows:
+    data, silent = encoded.wire()
+    return Rows(data, audio_ms=audio_ms, silent=silent)
 
 
 def _read_only(mouth: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.uint8]:

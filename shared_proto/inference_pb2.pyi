@@ -154,6 +154,8 @@ class InferBatchRequest(_message.Message):
     AVATAR_VERSION_FIELD_NUMBER: _builtins.int
     DUE_IN_MS_FIELD_NUMBER: _builtins.int
     ADMISSION_FIELD_NUMBER: _builtins.int
+    RETURN_ROWS_FIELD_NUMBER: _builtins.int
+    LOOK_AHEAD_FRAMES_FIELD_NUMBER: _builtins.int
     MOUTH_FIT_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The avatar's id: 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit. Required."""
@@ -163,8 +165,8 @@ class InferBatchRequest(_message.Message):
     frame. The background is still the avatar's.
     """
     raw_audio: _builtins.bytes
-    """Sound, in audio_encoding at sample_rate, up to 60 s. If it is given, audio_features and feature_rows are not read. Missing
-    sound counts as silence.
+    """Sound, in audio_encoding at sample_rate, up to 60 s. If it is given, audio_features and, without return_rows,
+    feature_rows are not read. Missing sound counts as silence.
     """
     audio_features: _builtins.bytes
     """float32 little endian windows of 16 rows x 512 values (32,768 bytes), one for the batch or one a frame. If they are given,
@@ -175,8 +177,8 @@ class InferBatchRequest(_message.Message):
     sample_rate: _builtins.int
     """Hz, 8000 to 192000; 0 means 16000. Other rates than 16000 are resampled (soxr, HQ) request by request."""
     lead_in_frames: _builtins.int
-    """Number of 40 ms frames of raw_audio before the first frame of the batch: 0 to 1500. Sound after the batch is look-ahead; 10
-    frames before the batch and 12 from the start of its last frame make every frame exact.
+    """Number of 40 ms frames of raw_audio before the first frame of the batch: 0 to 1500; with return_rows also below 0. Sound
+    after the batch is look-ahead; 10 frames before the batch and 12 from the start of its last frame make every frame exact.
     """
     mouth_format: Global___MouthFormat.ValueType
     """Layout of the mouths."""
@@ -206,6 +208,15 @@ class InferBatchRequest(_message.Message):
     """
     admission: Global___SessionAdmission.ValueType
     """With due_in_ms and x-session-id: asks for a place for the session."""
+    return_rows: _builtins.bool
+    """With raw_audio, for sound that grows: the rows computed of it come back in the first MouthRegion. feature_rows may then hold the
+    first of the batch_size + 15 rows that the batch reads, known from earlier replies. raw_audio need only have the sound of the
+    others: lead_in_frames is below 0 when it begins after the first frame, and it may be empty when no row is missing.
+    """
+    look_ahead_frames: _builtins.int
+    """With return_rows: frame k reads row min(j, k + look_ahead_frames - 6) in place of each row j of k-9 .. k+6, so that less sound
+    must be there; the batch then reads batch_size + 3 + look_ahead_frames rows. 6 to 12; 0 means 12, which replaces nothing.
+    """
     mouth_fit: Global___MouthFit.ValueType
     """Resizes each mouth to its picture's rectangle, bicubically, where that has fewer pixels than 320 x 320; the reply says the
     sizes. Only with UINT8_BGR. Mouths of visual_frames stay as they are.
@@ -237,11 +248,13 @@ class InferBatchRequest(_message.Message):
         avatar_version: _builtins.str = ...,
         due_in_ms: _builtins.int = ...,
         admission: Global___SessionAdmission.ValueType = ...,
+        return_rows: _builtins.bool = ...,
+        look_ahead_frames: _builtins.int = ...,
         mouth_fit: Global___MouthFit.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "audio_edges", b"audio_edges", "audio_encoding", b"audio_encoding", "audio_features", b"audio_features", "audio_start_frame", b"audio_start_frame", "avatar_version", b"avatar_version", "batch_size", b"batch_size", "due_in_ms", b"due_in_ms", "feature_rows", b"feature_rows", "frame_indices", b"frame_indices", "lead_in_frames", b"lead_in_frames", "model_id", b"model_id", "mouth_fit", b"mouth_fit", "mouth_format", b"mouth_format", "raw_audio", b"raw_audio", "sample_rate", b"sample_rate", "stored_features", b"stored_features", "visual_frames", b"visual_frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "audio_edges", b"audio_edges", "audio_encoding", b"audio_encoding", "audio_features", b"audio_features", "audio_start_frame", b"audio_start_frame", "avatar_version", b"avatar_version", "batch_size", b"batch_size", "due_in_ms", b"due_in_ms", "feature_rows", b"feature_rows", "frame_indices", b"frame_indices", "lead_in_frames", b"lead_in_frames", "look_ahead_frames", b"look_ahead_frames", "model_id", b"model_id", "mouth_fit", b"mouth_fit", "mouth_format", b"mouth_format", "raw_audio", b"raw_audio", "return_rows", b"return_rows", "sample_rate", b"sample_rate", "stored_features", b"stored_features", "visual_frames", b"visual_frames"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -340,6 +353,8 @@ class MouthRegion(_message.Message):
     GPU_ID_FIELD_NUMBER: _builtins.int
     WIDTHS_FIELD_NUMBER: _builtins.int
     HEIGHTS_FIELD_NUMBER: _builtins.int
+    FEATURE_ROWS_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
     first_frame: _builtins.int
     """Place in the batch of the first frame in data."""
     frame_count: _builtins.int
@@ -358,6 +373,10 @@ class MouthRegion(_message.Message):
     """The worker that ran them."""
     gpu_id: _builtins.int
     """Its GPU; -1 for a CPU."""
+    feature_rows: _builtins.bytes
+    """With return_rows, in the first message: the rows that were not known, float32 little endian, 512 each."""
+    silent: _builtins.bytes
+    """One byte for each of feature_rows: 1 where every value of the row's spectrum is at its floor, else 0."""
     @_builtins.property
     def widths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Width of each mouth in data, where some or all were resized to their rectangles. Empty: all are 320 x 320."""
@@ -380,10 +399,12 @@ class MouthRegion(_message.Message):
         gpu_id: _builtins.int = ...,
         widths: _abc.Iterable[_builtins.int] | None = ...,
         heights: _abc.Iterable[_builtins.int] | None = ...,
+        feature_rows: _builtins.bytes = ...,
+        silent: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_processing_ms", b"audio_processing_ms", "data", b"data", "first_frame", b"first_frame", "frame_count", b"frame_count", "gpu_id", b"gpu_id", "heights", b"heights", "inference_time_ms", b"inference_time_ms", "mouth_format", b"mouth_format", "queue_time_ms", b"queue_time_ms", "widths", b"widths", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_processing_ms", b"audio_processing_ms", "data", b"data", "feature_rows", b"feature_rows", "first_frame", b"first_frame", "frame_count", b"frame_count", "gpu_id", b"gpu_id", "heights", b"heights", "inference_time_ms", b"inference_time_ms", "mouth_format", b"mouth_format", "queue_time_ms", b"queue_time_ms", "silent", b"silent", "widths", b"widths", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

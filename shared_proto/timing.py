@@ -15,3 +15,10 @@ WINDOW_ROWS = 16
 WINDOW_BYTES = WINDOW_ROWS * ROW_BYTES
 ROWS_BEFORE = 9
 CONTEXT_ROWS = WINDOW_ROWS - 1  # rows that a batch needs beyond one a frame
+# Sound that a frame waits for, in frames: with fewer than all 12 it reads its last row for those that it does without.
+SHORTEST_LOOK_AHEAD, EXACT_LOOK_AHEAD = 6, 12
+
+
+def rows_read(frames: int, look_ahead: int) -> int:
+    """Counts the rows that successive frames read."""
+    return frames + CONTEXT_ROWS - (EXACT_LOOK_AHEAD - look_ahead)

@@ -15,8 +15,7 @@ import numpy as np
 
 from compositing_service.sessions.config import FRAMES_AHEAD
 from compositing_service.sessions.machine import Machine, MakeIdle, Plan, PlannedFrame, SendFrames, Shown
-from compositing_service.sessions.segment import EXACT_LOOK_AHEAD
-from shared_proto.timing import FRAME_RATE, SAMPLE_RATE_HZ
+from shared_proto.timing import EXACT_LOOK_AHEAD, FRAME_RATE, SAMPLE_RATE_HZ
 
 # Time in centiseconds.
 _END = 400

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from compositing_service.outputs import Output
 from compositing_service.request import RequestRules, check_model_id, read_output
 from compositing_service.sessions.machine import Plan
-from compositing_service.sessions.segment import EXACT_LOOK_AHEAD, SHORTEST_LOOK_AHEAD
 from service_kit.errors import Problems
 from shared_proto import compositing_pb2 as pb
 from shared_proto.field_checks import check_enum, check_sound_format
-from shared_proto.timing import SAMPLE_RATE_HZ
+from shared_proto.timing import EXACT_LOOK_AHEAD, SAMPLE_RATE_HZ, SHORTEST_LOOK_AHEAD
 
 MOST_CUSHION_MS = 2000
 # Frames that are planned ahead of the clock: enough to ask for several at once, few enough to keep in memory and to drop.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TypeAlias
 
 from avatar_kit.errors import AvatarError, AvatarReplaced
 from compositing_service.frame_stream import FrameMaker, Times
-from compositing_service.mouth_source import FITS, MouthOrder, MouthSource, Sound
+from compositing_service.mouth_source import FITS, GrowingSound, MouthOrder, Mouths, MouthSource, Sound
 from compositing_service.outputs import Output
 from compositing_service.sessions.live_avatar import LiveAvatar
 from compositing_service.sessions.machine import PlannedFrame
@@ -21,11 +22,13 @@ from service_kit import request_context
 from service_kit.clock import Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, DeadlineExceeded, ResourceExhausted, ServiceError, Unavailable, as_service_errors
-from shared_proto.timing import ROWS_BEFORE, SAMPLE_RATE_HZ
+from shared_proto.timing import ROWS_BEFORE, SAMPLES_A_FRAME
 
 # Sound that a row reads beyond its own frame, and before it, in whole frames.
 _SOUND_AFTER = 6
 _SOUND_BEFORE = 1
+# Sound that a frame reads before and after its start at the most, in samples: 395 and 452.5 ms.
+_SAMPLES_BEFORE, _SAMPLES_AFTER = 6320, 7240
 _RETRY_S = 0.1
 
 log = logging.getLogger(__name__)
@@ -67,7 +70,7 @@ class FrameMaking:
     replaced: Callable[[LiveAvatar], Awaitable[bool]]
     """Loads an avatar again whose files seem to be replaced; False if they are the same."""
     times: StageTimes = field(default_factory=StageTimes)
-    _rows: SegmentRows | None = None
+    _rows: SegmentRows = field(init=False)
     _rows_of: tuple[Segment, object] | None = None
 
     async def make(self, frames: Sequence[Planned], *, due_in_ms: int) -> None:
@@ -106,43 +109,16 @@ class FrameMaking:
         await self.clock.sleep(pause_s)
 
     async def _make(self, frames: Sequence[Planned], due_in_ms: int) -> None:
+        """Makes the first of these frames, as many as are made in one way."""
         live, segment = frames[0].shown.avatar, frames[0].segment
         assert segment
+        segment.sound.drop_before(frames[0].frame - SOUND_KEPT_FRAMES)
         request_context.avatar_id.set(live.avatar.id)  # of a switch, other than the call's
-        rows = await self._rows_for(segment, live, frames, due_in_ms)
-        for frame in frames:
-            frame.speech = not rows.is_silent(frame.frame)
-        spoken = [frame for frame in frames if frame.speech or live.needs_network(frame.position)]
-        if silent := [frame for frame in frames if frame not in spoken]:
-            await self._make_silent(live, silent)
-        if spoken:
-            await self._make_spoken(live, rows, spoken, due_in_ms)
-
-    async def _rows_for(self, segment: Segment, live: LiveAvatar, frames: Sequence[Planned], due_in_ms: int) -> SegmentRows:
-        """Computes the rows that are missing for these frames."""
-        first = frames[0].frame
-        of = (segment, live.encoder)
-        if self._rows is None or self._rows_of != of:
-            self._rows, self._rows_of = SegmentRows.for_frame(first, self.look_ahead), of
-        rows = self._rows
-        rows.drop_before(first)
-        stop = rows.stop_for(frames[-1].frame)
-        if (count := stop - rows.stop) > 0:
-            begin = max(0, rows.stop - _SOUND_BEFORE)
-            data, start = segment.sound.frames_from(begin, stop + _SOUND_AFTER)
-            sound = Sound(data or bytes(4), sample_rate=SAMPLE_RATE_HZ, start_frame=start)
-            new = await self.source.rows(
-                sound,
-                first_row=rows.stop,
-                count=count,
-                avatar_id=live.avatar.id,
-                deadline=self._deadline(),
-                due_in_ms=due_in_ms,
-            )
-            rows.add(new)
-            self.times.audio_ms += new.audio_ms
-        segment.sound.drop_before(first - SOUND_KEPT_FRAMES)
-        return rows
+        silent, alike = next(groupby(frames, lambda frame: _is_silent(frame) and not live.needs_network(frame.position)))
+        if silent:
+            await self._make_silent(live, list(alike))
+        else:
+            await self._make_spoken(live, list(alike), due_in_ms)
 
     async def _make_silent(self, live: LiveAvatar, frames: Sequence[Planned]) -> None:
         """Makes silent frames without the network, but for those whose mouth of silence was dropped just now."""
@@ -152,29 +128,65 @@ class FrameMaking:
             frame.picture = picture
         self.made()
 
-    async def _make_spoken(self, live: LiveAvatar, rows: SegmentRows, frames: Sequence[Planned], due_in_ms: int) -> None:
-        avatar = live.avatar
+    async def _make_spoken(self, live: LiveAvatar, frames: Sequence[Planned], due_in_ms: int) -> None:
+        avatar, segment = live.avatar, frames[0].segment
+        assert segment
         positions = [frame.position for frame in frames]
         order = MouthOrder(
             avatar.id,
             avatar.version,
             live.indices(positions),
-            rows.speech([frame.frame for frame in frames]),
+            self._sound_for(frames, segment, live),
             due_in_ms=due_in_ms,
             fit=FITS[avatar.paste],
         )
-        mouths = self.source.mouths(order, deadline=self._deadline())
+        mouths = self._hear(frames, self.source.mouths(order, deadline=self._deadline()))
         stream = self.maker.frame_stream(live.lease.value, positions, mouths, self.output, ahead=len(frames))
         async with aclosing(stream) as pictures:
             waiting = iter(frames)
             async for picture in pictures:
-                next(waiting).picture = picture.picture
+                frame = next(waiting)
                 self.times.add(picture.times)
-                self.made()
+                if frame.speech or live.rests:
+                    frame.picture = picture.picture
+                    self.made()
+        if quiet := [frame for frame in frames if frame.picture is None]:  # as is known only now
+            await self._make_silent(live, quiet)
+
+    def _sound_for(self, frames: Sequence[Planned], segment: Segment, live: LiveAvatar) -> GrowingSound:
+        """Returns the known rows of successive frames, and the sound of the others."""
+        of = (segment, live.encoder)
+        if self._rows_of != of:
+            self._rows, self._rows_of = SegmentRows(self.look_ahead), of
+        rows, first = self._rows, frames[0].frame
+        known, data, start = rows.known_to(first), b"", first
+        stop = rows.stop_for(frames[-1].frame)
+        if rows.stop < stop:
+            data, start = segment.sound.frames_from(max(0, rows.stop - _SOUND_BEFORE), stop + _SOUND_AFTER)
+            data = data or bytes(4)
+        return GrowingSound(known, Sound(data, lead_in_frames=first - start, start_frame=start), self.look_ahead)
+
+    async def _hear(self, frames: Sequence[Planned], mouths: AsyncGenerator[Mouths, None]) -> AsyncGenerator[Mouths, None]:
+        """Yields the mouths, and takes in what comes with the first: new rows, and so which of the frames speak."""
+        async with aclosing(mouths):
+            async for group in mouths:
+                if group.rows:
+                    self._rows.add(group.rows)
+                    self.times.audio_ms += group.audio_ms
+                    for frame in frames:
+                        frame.speech = not self._rows.is_silent(frame.frame)
+                yield group
 
     def _deadline(self) -> Deadline:
         """Leaves time for another try, on another endpoint where one hangs."""
         return Deadline.after(self.patience_s / 2, clock=self.clock)
 
 
-assert ROWS_BEFORE + 1 <= SOUND_KEPT_FRAMES
+def _is_silent(frame: Planned) -> bool:
+    """Tells if all the sound that a frame reads is zero, so that the network need not say it."""
+    assert frame.segment
+    first = SAMPLES_A_FRAME * frame.frame
+    return frame.segment.sound.is_zero(first - _SAMPLES_BEFORE, first + _SAMPLES_AFTER)
+
+
+assert max(_SAMPLES_BEFORE, SAMPLES_A_FRAME * (ROWS_BEFORE + _SOUND_BEFORE)) <= SAMPLES_A_FRAME * SOUND_KEPT_FRAMES

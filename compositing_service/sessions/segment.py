@@ -13,8 +13,6 @@ from shared_proto.timing import FRAME_RATE
 
 # A frame reads its own row, those before it and, with the exact look-ahead of 12 frames, the six after it.
 ROWS_AFTER = 6
-EXACT_LOOK_AHEAD = 12
-SHORTEST_LOOK_AHEAD = 6
 
 # A frame is asked for with the 10 frames of sound before it, also when its rows are computed anew for another avatar.
 SOUND_KEPT_FRAMES = 11

@@ -89,6 +89,11 @@ class SegmentSound:
         piece = whole[SAMPLES_A_FRAME * first - self._from : max(0, SAMPLES_A_FRAME * stop - self._from)]
         return piece.astype("<f4", copy=False).tobytes(), first
 
+    def is_zero(self, first: int, stop: int) -> bool:
+        """Tells if the samples at 16 kHz from `first` to `stop` are all zero. Those before and after the sound are."""
+        piece = self._joined()[max(0, first - self._from) : max(0, stop - self._from)]
+        return not piece.any()
+
     def drop_before(self, frame: int) -> None:
         """Forgets sound before a frame, in steps that make it cheap."""
         surplus = min(SAMPLES_A_FRAME * frame - self._from, self._held)

@@ -28,6 +28,7 @@ _OUR_FIELDS = frozenset({"frame_indices", "mouth_format", "mouth_fit", "avatar_v
 OUT_OF_STEP = (
     "the two services hold different versions of this avatar; give both the same files and load it again with force_reload"
 )
+_TOO_OLD = "this version returns no feature rows, which live sessions need; update it"
 # CANCELLED that we did not ask for means that the server stopped.
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 
@@ -45,8 +46,20 @@ class InferenceFailed(ServiceError):
 
 
 def is_lost(error: grpc.aio.AioRpcError) -> bool:
-    """Returns True if the service was unreachable or went away, so that a retry may help."""
-    return error.code() in _LOST
+    """Returns True if the service was unreachable or went away, or is too old, so that a retry, perhaps elsewhere, may help."""
+    return error.code() in _LOST or _refuses_growing_sound(error)
+
+
+def without_rows() -> grpc.aio.AioRpcError:
+    """Makes the error for a service that sent mouths of a growing sound without its rows."""
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), _TOO_OLD, "")
+
+
+def _refuses_growing_sound(error: grpc.aio.AioRpcError) -> bool:
+    """Tells if an older service refused a growing sound for its place alone. That of callers' own sound was checked before."""
+    return error.code() is InvalidRequest.code and [each.field for each in StatusDetails.of(error).violations] == [
+        "lead_in_frames"
+    ]
 
 
 def as_service_error(error: grpc.aio.AioRpcError, *, waited_s: float) -> ServiceError:

@@ -11,6 +11,7 @@ import logging
 import math
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -21,9 +22,9 @@ from numpy.typing import NDArray
 
 from avatar_kit.geometry import MOUTH_SIZE
 from compositing_service.metrics import CompositingMetrics
-from compositing_service.mouth_source import MOUTH_BYTES, MouthOrder, Mouths, Rows, Sound
+from compositing_service.mouth_source import MOUTH_BYTES, GrowingSound, MouthOrder, Mouths, Rows, Sound
 from compositing_service.upstream.channels import Endpoint, Endpoints
-from compositing_service.upstream.errors import InferenceFailed, as_service_error, is_lost
+from compositing_service.upstream.errors import InferenceFailed, as_service_error, is_lost, without_rows
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import DeadlineExceeded, ServiceError
@@ -31,6 +32,7 @@ from service_kit.request_context import outgoing_metadata
 from service_kit.tls import ClientTls
 from shared_proto import inference_pb2
 from shared_proto.mouth_region import MouthMessage
+from shared_proto.timing import ROW_BYTES
 
 if TYPE_CHECKING:  # the class exists for type checkers only
     from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub
@@ -102,6 +104,8 @@ class InferenceClient:
             try:
                 while isinstance(reply := await self._next(call, patience), MouthMessage):
                     mouths = _read_mouths(reply, due=received - first, end=frame_count - first)
+                    if received == 0 and isinstance(order.speech, GrowingSound):
+                        mouths = replace(mouths, rows=_read_rows(reply.fields, order.speech.unknown_rows(frame_count)))
                     received += len(mouths.pixels)
                     yield mouths
                     patience = Deadline.after(self._timeout_s)
@@ -235,6 +239,19 @@ def _read_mouths(message: MouthMessage, *, due: int, end: int) -> Mouths:
         audio_ms=region.audio_processing_ms,
         gpu_id=region.gpu_id,
     )
+
+
+def _read_rows(region: inference_pb2.MouthRegion, count: int) -> Rows:
+    """Reads the rows of an order that were not known.
+
+    Raises InferenceFailed, and for an older service that sends none an error as of one that is lost.
+    """
+    rows, silent = region.feature_rows, region.silent
+    if count and not silent:
+        raise without_rows()
+    if (len(rows), len(silent)) != (ROW_BYTES * count, count):
+        raise _unfit(f"{len(rows)} bytes of rows and {len(silent)} of their silence, where {count} rows were due")
+    return Rows(rows, silent=silent)
 
 
 def _shapes(region: inference_pb2.MouthRegion) -> list[tuple[int, int, int]]:

@@ -32,6 +32,15 @@ class EncodedRows:
     rows: Rows  # [rows, 512]
     silent: NDArray[np.bool_]  # [rows], True where every value of the row's spectrum is at its floor
 
+    @classmethod
+    def none(cls) -> EncodedRows:
+        """Returns no rows."""
+        return cls(np.empty((0, ROW_SIZE), np.float32), np.empty(0, np.bool_))
+
+    def wire(self) -> tuple[bytes, bytes]:
+        """Returns the rows as float32 little endian, and a byte for each: 1 if it is silent."""
+        return np.ascontiguousarray(self.rows, "<f4").tobytes(), self.silent.tobytes()
+
 
 class AudioEncoder:
     """Computes features. Thread-safe when `run` is. Raises FailedPrecondition at once when it cannot encode silence."""

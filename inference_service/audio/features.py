@@ -8,10 +8,10 @@ from inference_service.audio import reference_edges
 from inference_service.audio.encoder import AudioEncoder, EncodedRows
 from inference_service.audio.line import SoundLine, Starts, row_columns, row_starts
 from inference_service.audio.pcm import Sound
-from inference_service.audio.windows import FrameWindows, Rows, windows_of_rows
+from inference_service.audio.windows import FrameWindows, Rows, windows_before, windows_of_rows
 from service_kit.errors import FailedPrecondition
 from shared_proto.inference_pb2 import EDGES_REFERENCE, EDGES_SILENCE, AudioEdges
-from shared_proto.timing import CONTEXT_ROWS, ROW_SIZE, ROWS_BEFORE, SAMPLES_A_FRAME
+from shared_proto.timing import CONTEXT_ROWS, ROW_SIZE, ROWS_BEFORE, SAMPLES_A_FRAME, rows_read
 
 # Rows whose columns are computed at once: bounds the memory for a long sound, and fits the processor's cache.
 _BLOCK_ROWS = 64
@@ -47,6 +47,20 @@ class AudioFeatures:
         first_row = audio_start_frame + lead_in_frames - ROWS_BEFORE
         row_count = batch_size + CONTEXT_ROWS
         return windows_of_rows(self.rows(sound, first_row=first_row, row_count=row_count, audio_start_frame=audio_start_frame))
+
+    def growing_windows(
+        self, known: Rows, sound: Sound, *, batch_size: int, lead_in_frames: int, audio_start_frame: int, look_ahead: int
+    ) -> tuple[FrameWindows, EncodedRows]:
+        """Computes what `frame_windows` does, from rows of which the first are `known`. Returns the others too.
+
+        The sound may begin after the first frame: `lead_in_frames` is negative then.
+        """
+        first_row = audio_start_frame + lead_in_frames - ROWS_BEFORE + len(known)
+        row_count = rows_read(batch_size, look_ahead) - len(known)
+        new = EncodedRows.none()
+        if row_count:
+            new = self.encoded_rows(sound, first_row=first_row, row_count=row_count, audio_start_frame=audio_start_frame)
+        return windows_before(np.concatenate([known, new.rows]), look_ahead), new
 
     def rows(self, sound: Sound, *, first_row: int, row_count: int, audio_start_frame: int = 0) -> Rows:
         """Computes rows of the whole sound, of which `sound` starts at frame `audio_start_frame`: [row_count, 512].

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service_kit.errors import Problems
 from shared_proto.field_checks import one_or_each, read_floats, rows_of
-from shared_proto.timing import ROW_SIZE, WINDOW_ROWS
+from shared_proto.timing import EXACT_LOOK_AHEAD, ROW_SIZE, WINDOW_ROWS
 
 Rows = NDArray[np.float32]  # [rows, 512]
 FrameWindows = NDArray[np.float32]  # [frames, 16, 512], C-contiguous
@@ -19,6 +19,14 @@ FrameWindows = NDArray[np.float32]  # [frames, 16, 512], C-contiguous
 def windows_of_rows(rows: Rows) -> FrameWindows:
     """Lets frame k read rows k to k+15: [frames + 15, 512] -> [frames, 16, 512]."""
     return np.ascontiguousarray(sliding_window_view(rows, WINDOW_ROWS, axis=0).transpose(0, 2, 1))
+
+
+def windows_before(rows: Rows, look_ahead: int) -> FrameWindows:
+    """Lets frame k read rows k to k+15, but row k + look_ahead + 3 in place of later ones: [frames + look_ahead + 3, 512]."""
+    last = look_ahead + WINDOW_ROWS - EXACT_LOOK_AHEAD - 1
+    places = np.minimum(np.arange(WINDOW_ROWS), last)
+    windows: FrameWindows = rows[np.arange(len(rows) - last)[:, None] + places]
+    return windows
 
 
 def windows_of_clip(stored: Rows, frames: Sequence[int]) -> FrameWindows:

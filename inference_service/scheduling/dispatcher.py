@@ -17,6 +17,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
+from inference_service.audio.encoder import EncodedRows
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import NO_PICTURES, Engine, EngineError, EngineInput, EngineOutput
 from inference_service.limited_threads import LimitedThreads, Overrun
@@ -58,6 +59,7 @@ class Job:
     deadline_s: float | None = None  # on the dispatcher's clock
     due_s: float | None = None  # when the first frame is due, on the same clock; None: batch work
     audio_seconds: float = 0.0
+    new_rows: EncodedRows | None = None  # computed for the request, for its caller to keep
     on_run: Callable[[float], None] = lambda _seconds: None
     queued_at_s: float = field(default=0.0, init=False)
     context: Context = field(default_factory=copy_context, init=False)  # of the request, for log lines

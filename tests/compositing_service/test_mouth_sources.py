@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from compositing_service.metrics import CompositingMetrics
 from compositing_service.mouth_source import (
     PICTURE_BYTES,
     WINDOW_BYTES,
+    GrowingSound,
     MouthOrder,
     Mouths,
     MouthSource,
@@ -120,6 +122,9 @@ SPEECHES = {
     "a window a frame": Windows(floats(len(FRAMES) * WINDOW_BYTES // 4, 4)),
     "rows": Rows(floats((len(FRAMES) + 15) * 512, 5)),
     "stored features": StoredFeatures(),
+    "growing sound": GrowingSound(floats(4 * 512, 5), Sound(floats(640 * 30, 1), lead_in_frames=-4, start_frame=7), 12),
+    "growing sound with little look-ahead": GrowingSound(b"", Sound(floats(640 * 30, 1), lead_in_frames=3, start_frame=2), 7),
+    "rows of a sound that grows no more": GrowingSound(floats((len(FRAMES) + 10) * 512, 5), Sound(b""), 7),
 }
 SOUND = SPEECHES["sound"]
 
@@ -215,6 +220,33 @@ async def test_rows_say_which_of_them_are_silent(source: MouthSource, avatar: Av
     until = Deadline.after(PATIENCE_S)
     rows = await source.rows(begun, first_row=-2, count=32, avatar_id=avatar.id, deadline=until, due_in_ms=40)
     assert rows.silent == bytes(1 if row <= 14 else 0 for row in range(-2, 30))
+
+
+@pytest.mark.parametrize("look_ahead", [6, 9, 12])
+@pytest.mark.parametrize("known", [0, 1, 12, 30])
+async def test_growing_sound_gives_its_new_rows_with_the_first_mouths(
+    source: MouthSource, avatar: Avatar, look_ahead: int, known: int
+) -> None:
+    """Frame k reads row min(j, k + look_ahead - 6) in place of each row j; what is known is not computed again."""
+    until, first = Deadline.after(PATIENCE_S), SOUND.start_frame + SOUND.lead_in_frames
+    whole = await source.rows(SOUND, first_row=first - 9, count=len(FRAMES) + 15, avatar_id=avatar.id, deadline=until)
+    rows = np.frombuffer(whole.data, "<f4").reshape(-1, 512)
+    count = len(FRAMES) + look_ahead + 3
+    known = min(known, count)
+    skipped = max(0, first - 9 + known - 1 - SOUND.start_frame)  # frames of sound that no unknown row reads
+    sound = replace(SOUND, data=SOUND.data[skipped * 2560 :], lead_in_frames=3 - skipped, start_frame=2 + skipped)
+    marked = rows[:known] + np.float32(1)  # so that one that is computed again is noticed
+    growing = order(avatar, GrowingSound(marked.tobytes(), sound, look_ahead))
+    parts = await groups(source, growing)
+    windows = np.concatenate([marked, rows[known:]])[
+        [[k + min(i, look_ahead + 3) for i in range(16)] for k in range(len(FRAMES))]
+    ]
+    expected = await pixels(source, order(avatar, Windows(windows.tobytes())))
+    np.testing.assert_array_equal([mouth for part in parts for mouth in part.pixels], expected)
+    assert all(part.rows is None for part in parts[1:])
+    assert parts[0].rows
+    assert parts[0].rows.data == rows[known:count].tobytes()
+    assert parts[0].rows.silent == whole.silent[known:count]
 
 
 def test_an_order_says_when_it_is_due_and_asks_for_a_place(avatar: Avatar) -> None:
