@@ -83,6 +83,7 @@ class LimitedThreads:
         try:
             result: T = await asyncio.shield(work.ended)
         except asyncio.CancelledError:
+            work.ended.add_done_callback(_look_at_error)
             work.cut_short()
             raise
         return result
@@ -128,6 +129,12 @@ class LimitedThreads:
                     self._add_thread()
                     self._on_lost(f"{work.overrun} and does not end: one thread of {self._name} is lost")
         self._watcher = None
+
+
+def _look_at_error(ended: asyncio.Future[Any]) -> None:
+    """Takes the error, so that asyncio does not report it as forgotten: nobody waits for this work any more."""
+    if not ended.cancelled():
+        ended.exception()
 
 
 class _Work:

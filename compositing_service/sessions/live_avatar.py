@@ -76,7 +76,8 @@ class LiveAvatar:
 
     def shown_on(self, before: Shown[LiveAvatar], position: int) -> Shown[LiveAvatar]:
         """Returns it as what goes on from `position` of the same avatar, that of `before`."""
-        return replace(self.shown(position, idle_frames=before.idle_frames), timeline=before.timeline)
+        shown = self.shown(position, idle_frames=before.idle_frames)
+        return replace(shown, first_position=before.first_position, timeline=before.timeline)
 
     def indices(self, positions: Iterable[int]) -> list[int]:
         """Returns the indices of the pictures at these positions."""

@@ -222,8 +222,7 @@ class Machine(Generic[A]):
         """Shows another avatar from the next frame that is planned, or one again whose switch was taken back."""
         self.shown = shown
         self._idle = None
-        if self.planned or not self._goes_on():
-            self._position = shown.first_position
+        self._position = self._position_on(shown)
 
     def go_on_with(self, shown: Shown[A]) -> None:
         """Shows the same avatar with other files from the next frame that is planned, at the same position."""
@@ -427,12 +426,10 @@ class Machine(Generic[A]):
     def _drop_planned(self) -> None:
         self.planned.clear()
         self._idle = None
-        if not self._goes_on():
-            self._position = self.shown.first_position
+        self._position = self._position_on(self.shown)
 
-    def _goes_on(self) -> bool:
-        """Goes back to the position after the last frame sent, unless another timeline has begun since then."""
-        goes_on = self._sent_timeline is self.shown.timeline
-        if goes_on:
-            self._position = self._sent_position
-        return goes_on
+    def _position_on(self, shown: Shown[A]) -> int:
+        """Returns the position after the last frame, planned or sent, if that is of this timeline; else its first one."""
+        if self.planned and self.planned[-1].shown.timeline is shown.timeline:
+            return self.planned[-1].next_position
+        return self._sent_position if self._sent_timeline is shown.timeline else shown.first_position

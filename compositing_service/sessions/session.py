@@ -272,6 +272,8 @@ class LiveSession:
             self._check_time(now_s)
             if ended := machine.ended_without_frames():
                 await self._send(events.segment_ended(ended))
+            if self._outbox:
+                continue  # an interrupt came meanwhile: its answer leaves before the frame that it names
             match machine.next_step(now_s):
                 case Finished():
                     break

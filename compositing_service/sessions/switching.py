@@ -95,7 +95,7 @@ class Switching:
         else:
             self._held.append(live)
             before = self.machine.shown
-            asked.live, asked.former = live, before.avatar.shown_on(before, self.machine.next_position)
+            asked.live, asked.former = live, before
             self.live = live
             self.machine.switch_to(live.shown(request.start_frame_idx, idle_frames=before.idle_frames))
         self.wake()

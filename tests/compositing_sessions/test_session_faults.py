@@ -103,3 +103,21 @@ def test_sound_in_pieces_of_one_sample_takes_no_more_memory_than_in_one() -> Non
     finally:
         tracemalloc.stop()
     assert held < 10 * 20_000 * 4
+
+
+def test_a_switch_that_is_taken_back_goes_on_where_the_former_avatar_was() -> None:
+    """Also when frames of it were planned at the switch and dropped by an interrupt before any was sent."""
+    session = player(avatar=shown("anna", 7), delay_s=10.0)
+    former = session.machine.shown
+    speak(session, 2.0)
+    assert len(session.machine.plan_frames(session.now_s)) > 3
+    session.machine.switch_to(shown("ben", 100))
+    session.machine.interrupt(session.now_s)
+    assert session.machine.next_position == 100
+    session.machine.switch_to(former)
+    assert session.machine.next_position == 7
+    speak(session, 2.0)
+    planned = session.machine.plan_frames(session.now_s)
+    session.machine.switch_to(shown("ben", 100))
+    session.machine.switch_to(former)
+    assert session.machine.next_position == planned[-1].next_position

@@ -176,6 +176,27 @@ async def test_work_that_nobody_waits_for_any_more_is_interrupted() -> None:
         assert await pool.run(lambda: "next") == "next", "its second step did not begin"
 
 
+async def test_the_error_of_work_that_nobody_waits_for_is_not_reported_as_forgotten() -> None:
+    reports: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, report: reports.append(report))
+    step = Step()
+
+    def work() -> None:
+        step()
+        raise ValueError("too late")
+
+    async with threads() as pool:
+        running = asyncio.create_task(pool.run(work))
+        await step.until_begun()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert await pool.run(lambda: "next") == "next"
+        del running
+        gc.collect()
+    assert not reports
+
+
 async def test_closing_interrupts_what_runs_and_leaves_out_what_waits() -> None:
     step, never = Step(), Step()
     async with threads() as pool:
