@@ -1,6 +1,6 @@
 """Makes frames in order while later mouths are still being inferred: the core of compositing.
 
-A batch call collects the frames of one stream; a live session forwards each as it comes.
+A batch call collects the frames of one stream. A live session orders few frames at a time, and has each group of mouths painted.
 """
 
 from __future__ import annotations
@@ -55,6 +55,23 @@ class FrameMaker:
     pool: Executor
     metrics: CompositingMetrics
 
+    async def paint(
+        self, composer: AvatarComposer, indices: Sequence[int], group: Mouths, output: Output
+    ) -> list[tuple[list[bytes], Times]]:
+        """Makes the pictures of a group's mouths, some in each job. The caller holds the avatar. Raises as its composer does."""
+        loop, starts = asyncio.get_running_loop(), range(0, len(indices), FRAMES_PER_JOB)
+        jobs = [
+            loop.run_in_executor(self.pool, _paint, composer, indices[start : start + FRAMES_PER_JOB], output, group, start)
+            for start in starts
+        ]
+        made = await asyncio.gather(*jobs)
+        for pictures, times in made:
+            self._observe(pictures, times)
+        return made
+
+    def _observe(self, pictures: Sequence[bytes], times: Times) -> None:
+        self.metrics.stages[STAGE_COMPOSITE].observe(times.composite_ms * len(pictures) / 1000)
+
     async def frame_stream(
         self,
         composer: AvatarComposer,
@@ -78,7 +95,7 @@ class FrameMaker:
             while (job := await work.begun.get()) is not None:
                 pictures, times = await job
                 if mouths is not None:
-                    self.metrics.stages[STAGE_COMPOSITE].observe(times.composite_ms * len(pictures) / 1000)
+                    self._observe(pictures, times)
                 for picture in pictures:
                     yield Frame(picture, positions[place], work.indices[place], times)
                     place += 1

@@ -94,10 +94,7 @@ class CompositingServicer(CompositingServiceServicer):
 
     # Writes instead of yielding: a session knows from the time of a write that its reader is slow.
     async def StreamComposite(self, request_iterator: Any, context: Context) -> None:  # type: ignore[override]  # it writes
-        async def send(event: pb.SessionEvent) -> None:
-            await context.write(event.SerializeToString())
-
-        await self.parts.sessions.serve(_Messages(context), send, caller_of(context))
+        await self.parts.sessions.serve(_Messages(context), context.write, caller_of(context))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
         return pb.ListSessionsResponse(sessions=self.parts.sessions.infos())

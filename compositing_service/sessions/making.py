@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from avatar_kit.errors import AvatarError, AvatarReplaced
 from compositing_service.frame_stream import FrameMaker, Times
-from compositing_service.mouth_source import FITS, GrowingSound, MouthOrder, Mouths, MouthSource, Sound
+from compositing_service.mouth_source import FITS, GrowingSound, MouthOrder, MouthSource, Rows, Sound
 from compositing_service.outputs import Output
 from compositing_service.sessions.live_avatar import LiveAvatar
 from compositing_service.sessions.machine import PlannedFrame
@@ -131,25 +131,23 @@ class FrameMaking:
     async def _make_spoken(self, live: LiveAvatar, frames: Sequence[Planned], due_in_ms: int) -> None:
         avatar, segment = live.avatar, frames[0].segment
         assert segment
-        positions = [frame.position for frame in frames]
         order = MouthOrder(
             avatar.id,
             avatar.version,
-            live.indices(positions),
+            live.indices(frame.position for frame in frames),
             self._sound_for(frames, segment, live),
             due_in_ms=due_in_ms,
             fit=FITS[avatar.paste],
         )
-        mouths = self._hear(frames, self.source.mouths(order, deadline=self._deadline()))
-        stream = self.maker.frame_stream(live.lease.value, positions, mouths, self.output, ahead=len(frames))
-        async with aclosing(stream) as pictures:
-            waiting = iter(frames)
-            async for picture in pictures:
-                frame = next(waiting)
-                self.times.add(picture.times)
-                if frame.speech or live.rests:
-                    frame.picture = picture.picture
-                    self.made()
+        first = 0
+        async with aclosing(self.source.mouths(order, deadline=self._deadline())) as groups:
+            async for group in groups:
+                if group.rows:
+                    self._hear(frames, group.rows, group.audio_ms)
+                here = slice(first, first + len(group.pixels))
+                first = here.stop
+                painted = await self.maker.paint(live.lease.value, order.frames[here], group, self.output)
+                self._take(live, frames[here], painted)
         if quiet := [frame for frame in frames if frame.picture is None]:  # as is known only now
             await self._make_silent(live, quiet)
 
@@ -166,16 +164,22 @@ class FrameMaking:
             data = data or bytes(4)
         return GrowingSound(known, Sound(data, lead_in_frames=first - start, start_frame=start), self.look_ahead)
 
-    async def _hear(self, frames: Sequence[Planned], mouths: AsyncGenerator[Mouths, None]) -> AsyncGenerator[Mouths, None]:
-        """Yields the mouths, and takes in what comes with the first: new rows, and so which of the frames speak."""
-        async with aclosing(mouths):
-            async for group in mouths:
-                if group.rows:
-                    self._rows.add(group.rows)
-                    self.times.audio_ms += group.audio_ms
-                    for frame in frames:
-                        frame.speech = not self._rows.is_silent(frame.frame)
-                yield group
+    def _hear(self, frames: Sequence[Planned], rows: Rows, audio_ms: float) -> None:
+        """Takes in what comes with the first mouths: new rows, and so which of the frames speak."""
+        self._rows.add(rows)
+        self.times.audio_ms += audio_ms
+        for frame in frames:
+            frame.speech = not self._rows.is_silent(frame.frame)
+
+    def _take(self, live: LiveAvatar, frames: Sequence[Planned], painted: Sequence[tuple[list[bytes], Times]]) -> None:
+        """Gives their pictures to the frames that are shown with their mouths."""
+        waiting = iter(frames)
+        for pictures, times in painted:
+            for picture, frame in zip(pictures, waiting, strict=False):
+                self.times.add(times)
+                if frame.speech or live.rests:
+                    frame.picture = picture
+        self.made()
 
     def _deadline(self) -> Deadline:
         """Leaves time for another try, on another endpoint where one hangs."""

@@ -48,7 +48,7 @@ _SLOW_WRITE_S = FRAME_S
 # Answers to interrupts and switches that wait for a slow reader; no further message is read meanwhile.
 _MOST_UNSENT = 64
 
-Send = Callable[[pb.SessionEvent], Awaitable[None]]
+Send = Callable[[bytes], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,12 +359,12 @@ class LiveSession:
             await self._send(batch.take())
         self._room.set()
 
-    async def _send(self, event: pb.SessionEvent) -> None:
+    async def _send(self, event: pb.SessionEvent | bytes) -> None:
         clock, limit_s = self._clock, self._limits.reader_timeout_s
         began_s = clock.now()
         try:
             async with asyncio.timeout(limit_s):
-                await self._write(event)
+                await self._write(event if isinstance(event, bytes) else event.SerializeToString())
         except TimeoutError:
             raise ResourceExhausted(f"the reader took nothing for {limit_s:g} s") from None
         now_s = clock.now()

@@ -99,7 +99,7 @@ class InferenceClient:
         while received < frame_count:
             first = received
             endpoint = self._endpoints.pick(avoid=attempts.failed_at)
-            message = await _message(order.tail(first))
+            message = await _message(order.tail(first) if first else order)
             call = endpoint.infer_stream(message, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
             try:
                 while isinstance(reply := await self._next(call, patience), MouthMessage):

@@ -55,6 +55,8 @@ def run_options(name: str) -> Iterator[onnxruntime.RunOptions]:
     """Gives options for one run of a session of the file `name`. Cutting this thread's work short ends the run."""
     options = onnxruntime.RunOptions()
     options.log_severity_level = SILENT
+    # The default. ONNX Runtime's Python layer asks for it in every run, and an entry that is not there costs it an exception.
+    options.add_run_config_entry("gpu_graph_id", "0")
 
     def end() -> None:
         options.terminate = True
