@@ -61,6 +61,8 @@ class CuttingProxy:
         down = asyncio.create_task(_pass_on(server_reader, writer, most))
         try:
             await asyncio.wait([up, down], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # the proxy ends; what asyncio started would log it
+            pass
         finally:
             for task in (up, down):
                 task.cancel()
