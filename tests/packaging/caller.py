@@ -8,7 +8,7 @@ import sys
 import google.protobuf
 import numpy as np
 
-from lipsync_client import AsyncClient, Client, LipsyncError
+from lipsync_client import AsyncClient, Client, Frame, LipsyncError
 
 
 def digest(frames):
@@ -18,6 +18,20 @@ def digest(frames):
 async def awaited(server, sound):
     async with AsyncClient(server) as client:
         return [frame async for frame in client.frames("demo", sound)]
+
+
+def talked(client, sound):
+    with client.session("demo", pacing="fast") as session:
+        session.push(sound[:8000])
+        session.close()
+        return [event.picture for event in session if isinstance(event, Frame)]
+
+
+async def talked_awaited(server, sound):
+    async with AsyncClient(server) as client, client.session("demo", pacing="fast") as session:
+        await session.push(sound[:8000])
+        await session.close()
+        return [event.picture async for event in session if isinstance(event, Frame)]
 
 
 def main(server):
@@ -32,6 +46,8 @@ def main(server):
             "frames": digest(client.frames("demo", sound)),
             "idle": digest(client.idle("demo", 5).frames),
             "awaited": digest(asyncio.run(awaited(server, sound))),
+            "talked": digest(talked(client, sound)),
+            "talked, awaited": digest(asyncio.run(talked_awaited(server, sound))),
         }
         try:
             client.idle("nobody", 1)
