@@ -63,7 +63,7 @@ def test_a_film_has_every_frame_beside_its_own_sound(duo: Duo, tmp_path: Path, c
     assert set(figures) == {"late", "stalls", "drift"}
     assert "38 of speech in 1 segments" in done.stdout
     pictures, sound = film_of(film)
-    assert len(sound) / RATE == pytest.approx(pictures / 25, abs=0.05)
+    assert 0 <= len(sound) - 640 * pictures < 2048  # AAC comes in packets of 1024
     idle = pictures - 38  # before the speech
     assert idle >= 0
     assert np.flatnonzero(np.abs(sound) > 0.2)[0] / RATE == pytest.approx(idle / 25 + 1.0, abs=0.01)
@@ -147,7 +147,7 @@ def test_ctrl_c_ends_the_sound_of_a_microphone_and_keeps_the_film(duo: Duo, tmp_
     assert "of speech in 1 segments" in output
     pictures, sound = film_of(film)
     assert pictures > 12
-    assert len(sound) / RATE == pytest.approx(pictures / 25, abs=0.05)
+    assert 0 <= len(sound) - 640 * pictures < 2048  # AAC comes in packets of 1024
 
 
 def test_an_avatar_that_is_not_there(duo: Duo, tmp_path: Path) -> None:
