@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from lipsync_client import Client, Frame, Resumed, Session
+
 from .callers import advised_caller, load, plain_caller
 from .stack import MARKS, Stack, kill, until
 
 pytestmark = MARKS
 
 CALLS = 60
+SEGMENT_FRAMES = 30
 
 
 def test_calls_are_spread_over_all_replicas(three: Stack) -> None:
@@ -64,6 +72,38 @@ def test_a_rolling_restart_of_all_loses_no_call(three: Stack) -> None:
     assert calls.lost == []
     assert len(after) == 3
     assert not after & before
+
+
+def test_sessions_go_on_elsewhere_during_a_rolling_restart(three: Stack) -> None:
+    """Each frame once and in order, with its own sound, though every replica that a session was on has gone."""
+    over = threading.Event()
+
+    def talk(session: Session) -> np.ndarray:
+        spoken = []
+        while not over.is_set():
+            spoken.append(np.random.default_rng(len(spoken)).uniform(-0.3, 0.3, SEGMENT_FRAMES * 640).astype(np.float32))
+            session.push(spoken[-1])
+            session.end_segment()
+        session.close()
+        return np.concatenate(spoken)
+
+    def listen(session: Session) -> tuple[list[Frame], int]:
+        events = list(session)
+        return [each for each in events if isinstance(each, Frame)], sum(isinstance(each, Resumed) for each in events)
+
+    with Client(three.address) as client, client.session("demo") as session, ThreadPoolExecutor(2) as pool:
+        talking: Future[np.ndarray] = pool.submit(talk, session)
+        listening = pool.submit(listen, session)
+        try:
+            three.run(["deploy/compose/rolling-restart.sh", *three.files])
+        finally:
+            over.set()
+        spoken = talking.result()
+        frames, resumed = listening.result()
+    assert resumed >= 1
+    assert [frame.number for frame in frames] == list(range(len(frames)))
+    heard = [frame.audio for frame in frames if frame.audio is not None]
+    assert np.array_equal(np.concatenate(heard), spoken)
 
 
 def test_one_that_is_killed_costs_callers_with_retries_nothing(three: Stack) -> None:
