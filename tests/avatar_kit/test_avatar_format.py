@@ -63,6 +63,7 @@ def test_the_manifest_says_what_the_format_promises(avatar: Avatar) -> None:
         "paste": "reference",
         "mask": [5, 5, 310, 305],
         "reference": "current",
+        "idle_mouth": "rest",
     }
     assert json.loads((avatar.root / "crop_rects.json").read_text())[1] == [51, 30, 111, 90]
     for entry in files.values():
