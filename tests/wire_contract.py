@@ -108,6 +108,34 @@ GetModelMetadataResponse: bool success=1; string model_name=2; int32 frame_count
 string audio_path=5; repeated float bounds=6; optional string error=7
 """
 
+# Enumerations are int32 here: the same bytes. The members of a oneof are fields of their own: likewise.
+SESSIONS = """
+SessionRequest: SessionConfig config=1; SessionAudio audio=2; EndOfSegment end_of_segment=3; Interrupt interrupt=4; \
+SwitchAvatar switch_avatar=5
+SessionConfig: string model_id=1; int32 start_frame_idx=2; int32 sample_rate=3; int32 audio_encoding=4; int32 jpeg_quality=5; \
+int32 quality_preset=6; int32 output_format=7; int32 pacing=8; int32 idle=9; int32 look_ahead_frames=11; \
+SessionResume resume=12; int32 cushion_ms=13
+SessionResume: int64 next_number=1; int32 segment=2; int64 audio_start_frame=3; int64 first_frame=4
+SessionAudio: bytes data=1
+EndOfSegment:
+Interrupt:
+SwitchAvatar: string model_id=1; int32 start_frame_idx=2
+SessionEvent: SessionStarted started=1; SessionFrames frames=2; SegmentEnded segment_ended=3; Interrupted interrupted=4; \
+AvatarSwitched avatar_switched=5; SessionStatus status=6; GoingAway going_away=7; SwitchFailed switch_failed=8
+SessionStarted: string session_id=1; string server_version=2; float fps=3; int32 width=4; int32 height=5; int32 look_ahead_ms=6; \
+int32 max_buffered_ms=7; int32 idle_timeout_ms=8; int32 max_session_ms=9; int32 output_format=10
+SessionFrames: repeated SessionFrame frames=1
+SessionFrame: bytes picture=1; int64 number=2; int64 pts_us=3; int32 position=4; int32 frame_index=5; bool speech=6; \
+int32 segment=7; int64 audio_us=8; int32 next_position=9
+SegmentEnded: int32 segment=1; int64 frames=2; int64 audio_us=3
+Interrupted: int32 segment=1; int64 next_number=2; int64 audio_us=3
+AvatarSwitched: string model_id=1; int64 number=2; int32 width=3; int32 height=4
+SwitchFailed: string model_id=1; int32 code=2; string message=3
+SessionStatus: bool meets_realtime=1; int32 buffered_ms=2; int64 late_frames=3; int64 stalls=4; int64 clock_resets=5; \
+float queue_ms=6; float audio_ms=7; float inference_ms=8; float composite_ms=9
+GoingAway: int32 reason=1; int32 ends_in_ms=2
+"""
+
 CONTRACTS = {
     "inference": INFERENCE,
     "compositing": COMPOSITING,
@@ -150,24 +178,24 @@ _FIELD = re.compile(r"(repeated |optional )?(\w+) (\w+)=(\d+)")
 _Field = descriptor_pb2.FieldDescriptorProto
 
 
-def file_of(package: str) -> descriptor_pb2.FileDescriptorProto:
-    """The messages of one package."""
+def file_of(package: str, text: str = "") -> descriptor_pb2.FileDescriptorProto:
+    """The messages of one package, those of the earlier servers unless `text` has others."""
     file = descriptor_pb2.FileDescriptorProto(name=f"contract/{package}.proto", package=package, syntax="proto3")
-    for line in CONTRACTS[package].strip().splitlines():
+    for line in (text or CONTRACTS[package]).strip().splitlines():
         name, _, fields = line.partition(":")
         message = file.message_type.add(name=name)
-        for text in filter(None, fields.split(";")):
-            match = _FIELD.fullmatch(text.strip())
-            assert match, text
+        for each in filter(None, fields.split(";")):
+            match = _FIELD.fullmatch(each.strip())
+            assert match, each
             label, kind, field, number = match.groups()
             message.field.append(_field(package, kind, field, int(number), repeated=label == "repeated "))
     return file
 
 
-def pool_of(package: str) -> descriptor_pool.DescriptorPool:
+def pool_of(package: str, text: str = "") -> descriptor_pool.DescriptorPool:
     """A pool of its own with the messages of one package."""
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file_of(package))
+    pool.Add(file_of(package, text))
     return pool
 
 

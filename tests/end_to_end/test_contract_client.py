@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from google.protobuf import message_factory
 
-from ..wire_contract import SERVICES, pool_of
+from ..wire_contract import SERVICES, SESSIONS, pool_of
 from .avatars import HEIGHT, WIDTH, background, rect
 from .conftest import CALL_S, SAMPLES_A_FRAME, Duo
 
@@ -209,3 +210,50 @@ def test_the_other_rpcs(compositing: ContractClient, inference: ContractClient) 
         assert client("GetModelStats").loaded_models >= 1
     assert compositing("UnloadModel", model_id="other").success
     assert not {model.model_id: model for model in inference("ListModels").models}["other"].loaded
+
+
+def test_a_live_session(duo: Duo, demo: Any) -> None:
+    """With classes made from the numbers of the session contract: sound in pieces, an interrupt, a switch, and the end."""
+    pool = pool_of("compositing", SESSIONS)
+
+    def made(name: str, **fields: Any) -> Any:
+        return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"compositing.{name}"))(**fields)
+
+    sound = np.random.default_rng(3).uniform(-0.3, 0.3, 640 * 12).astype("<f4").tobytes()
+
+    def requests() -> Any:
+        yield made("SessionRequest", config=made("SessionConfig", model_id="small", pacing=1, start_frame_idx=3))
+        for first in range(0, len(sound), 4000):
+            yield made("SessionRequest", audio=made("SessionAudio", data=sound[first : first + 4000]))
+        yield made("SessionRequest", end_of_segment=made("EndOfSegment"))
+        assert ended.wait(CALL_S)
+        yield made("SessionRequest", interrupt=made("Interrupt"))
+        yield made("SessionRequest", switch_avatar=made("SwitchAvatar", model_id="nobody"))
+        yield made("SessionRequest", audio=made("SessionAudio", data=sound[:2560]))
+
+    ended = threading.Event()
+    call: Any = duo.to_compositing.stream_stream(
+        "/compositing.CompositingService/StreamComposite",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=message_factory.GetMessageClass(pool.FindMessageTypeByName("compositing.SessionEvent")).FromString,
+    )
+    events = []
+    for event in call(requests(), timeout=CALL_S):
+        events.append(event)
+        if event.HasField("segment_ended"):
+            ended.set()
+    [field_of_first] = [field.name for field, _ in events[0].ListFields()]
+    assert field_of_first == "started"
+    assert events[0].started.fps == 25
+    frames = [frame for event in events for frame in event.frames.frames]
+    assert [(frame.number, frame.segment, frame.audio_us) for frame in frames] == [
+        *((n, 0, 40_000 * n) for n in range(12)),
+        (12, 1, 0),
+    ]
+    assert frames[0].position == 3
+    assert frames[0].speech
+    assert cv2.imdecode(np.frombuffer(frames[0].picture, np.uint8), cv2.IMREAD_COLOR).shape == (HEIGHT, WIDTH, 3)
+    [interrupted] = [event.interrupted for event in events if event.HasField("interrupted")]
+    assert (interrupted.segment, interrupted.next_number, interrupted.audio_us) == (0, 12, 480_000)
+    assert [event.switch_failed.code for event in events if event.HasField("switch_failed")] in ([5], [])
+    assert [event.segment_ended.frames for event in events if event.HasField("segment_ended")] == [12, 1]

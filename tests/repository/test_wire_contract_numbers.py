@@ -7,7 +7,7 @@ from google.protobuf import descriptor_pb2
 
 from shared_proto import compositing_pb2, inference_pb2, monolithic_pb2, optimized_lipsyncsrv_pb2
 
-from ..wire_contract import SERVICES, STREAMS_BOTH_WAYS, file_of
+from ..wire_contract import SERVICES, SESSIONS, STREAMS_BOTH_WAYS, file_of
 
 OURS = {
     "inference": inference_pb2,
@@ -16,6 +16,7 @@ OURS = {
     "optimized_lipsyncsrv": optimized_lipsyncsrv_pb2,
 }
 FIRST_OF_OURS = 16
+_Field = descriptor_pb2.FieldDescriptorProto
 
 
 def ours(package: str) -> descriptor_pb2.FileDescriptorProto:
@@ -37,6 +38,33 @@ def test_every_message_has_the_contract_s_fields_and_only_additions_from_16_up(p
         fields = {field_key(field) for field in there[wanted.name].field}
         low = {key for key in fields if key[0] < FIRST_OF_OURS}
         assert low == {field_key(field) for field in wanted.field}, wanted.name
+
+
+def test_every_message_of_sessions_has_the_contract_s_fields() -> None:
+    integers = {_Field.TYPE_INT32, _Field.TYPE_ENUM}
+    there = {message.name: {field.number: field for field in message.field} for message in ours("compositing").message_type}
+    for wanted in file_of("compositing", SESSIONS).message_type:
+        fields = there[wanted.name]
+        for field in wanted.field:
+            found = fields[field.number]
+            assert (found.name, found.label) == (field.name, field.label), wanted.name
+            assert found.type == field.type or {found.type, field.type} == integers, (wanted.name, field.name)
+
+
+@pytest.mark.parametrize(
+    ("enum", "values"),
+    [
+        ("Pacing", ["REALTIME", "AS_FAST_AS_POSSIBLE"]),
+        ("IdlePolicy", ["IDLE_AVATAR", "IDLE_REST", "IDLE_STORED", "IDLE_NONE"]),
+        ("GoingAwayReason", ["GOING_AWAY_DRAINING", "GOING_AWAY_SESSION_LENGTH"]),
+        ("AudioEncoding", ["PCM_FLOAT32", "PCM_INT16"]),
+        ("QualityPreset", ["QUALITY_UNSET", "QUALITY_LOW", "QUALITY_MEDIUM", "QUALITY_HIGH"]),
+        ("OutputFormat", ["FORMAT_UNSET", "FORMAT_JPEG", "FORMAT_RAW_BGR"]),
+    ],
+)
+def test_enumerations_of_sessions_have_the_contract_s_numbers(enum: str, values: list[str]) -> None:
+    [found] = [each for each in ours("compositing").enum_type if each.name == enum]
+    assert {value.name: value.number for value in found.value} == {name: number for number, name in enumerate(values)}
 
 
 @pytest.mark.parametrize("service", SERVICES)
