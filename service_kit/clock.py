@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Protocol
 
 
@@ -19,6 +20,9 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Waits that long. Lets other tasks run at least once."""
 
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        """Waits for an event, or until the time is over; infinity: for the event alone."""
+
 
 class SystemClock:
     """Uses the machine's monotonic time, as the event loop does."""
@@ -30,6 +34,12 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Waits on the event loop."""
         await asyncio.sleep(seconds)
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        """Waits on the event loop, without a task."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if seconds == float("inf") else seconds):
+                await event.wait()
 
 
 SYSTEM_CLOCK: Clock = SystemClock()

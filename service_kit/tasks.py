@@ -25,20 +25,6 @@ async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def wait_at_most(event: asyncio.Event, clock: Clock, seconds: float) -> None:
-    """Waits for an event, or until the time is over; infinity: for the event alone."""
-    if seconds == float("inf"):
-        await event.wait()
-        return
-    waits: list[Coroutine[Any, Any, Any]] = [event.wait(), clock.sleep(seconds)]
-    tasks = [asyncio.create_task(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
 async def every(clock: Clock, seconds: float, work: Callable[[], object]) -> None:
     """Does `work`, a function or a coroutine function, now and then every `seconds`. Logs the exceptions that it raises."""
     while True:

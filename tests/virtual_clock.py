@@ -29,6 +29,17 @@ class VirtualClock:
             self._begun.notify_all()
         await waking
 
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        if seconds == float("inf"):
+            await event.wait()
+            return
+        tasks = [asyncio.create_task(event.wait()), asyncio.create_task(self.sleep(seconds))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+
     async def asleep(self, tasks: int = 1) -> None:
         """Waits until so many tasks sleep."""
         async with self._begun:

@@ -26,7 +26,6 @@ from compositing_service.outputs import Output
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, DeadlineExceeded, ResourceExhausted, ServiceError, Unavailable
-from service_kit.tasks import wait_at_most
 from shared_proto.timing import FRAME_RATE
 
 log = logging.getLogger(__name__)
@@ -147,7 +146,7 @@ class RestingPictures:
             maker.changed.clear()
             missing = await maker.missing()
             if not missing:
-                await wait_at_most(maker.changed, self._clock, _LOOK_AGAIN_S)
+                await self._clock.wait(maker.changed, _LOOK_AGAIN_S)
                 continue
             made, begun_s = dict[int, bytes](), self._clock.now()
             try:

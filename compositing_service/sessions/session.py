@@ -33,7 +33,6 @@ from compositing_service.sessions.switching import Switching
 from compositing_service.sessions.tables import Input, Message
 from service_kit.clock import Clock
 from service_kit.errors import DeadlineExceeded, ResourceExhausted, ServiceError, as_service_errors
-from service_kit.tasks import wait_at_most
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 
@@ -226,7 +225,7 @@ class LiveSession:
             self._planned.clear()
             group, wait_s = self._next_group()
             if wait_s is not None:
-                await wait_at_most(self._planned, self._clock, wait_s)
+                await self._clock.wait(self._planned, wait_s)
                 continue
             if not group:
                 await self._planned.wait()
@@ -283,9 +282,9 @@ class LiveSession:
                     frame.picture = await self._idle_picture(frame)
                     await self._send_frames([frame])
                 case WaitUntil(at_s):
-                    await wait_at_most(self._changed, clock, min(at_s, self._next_check_s(now_s)) - now_s)
+                    await clock.wait(self._changed, min(at_s, self._next_check_s(now_s)) - now_s)
                 case WaitForChange():
-                    await wait_at_most(self._changed, clock, self._next_check_s(now_s) - now_s)
+                    await clock.wait(self._changed, self._next_check_s(now_s) - now_s)
         await self._send_noted(clock.now())
 
     async def _idle_picture(self, frame: Planned) -> bytes:

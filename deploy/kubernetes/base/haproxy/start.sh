@@ -31,7 +31,15 @@ follow() {
 used=$(contents "$@")
 haproxy -W -db -f "$configuration" &
 haproxy=$!
-trap 'kill -USR1 "$haproxy"' USR1 TERM
+
+stop() {
+    # More than once: HAProxy loses a signal that comes while it replaces its worker.
+    while kill -USR1 "$haproxy" 2>/dev/null; do
+        sleep 1
+    done &
+}
+
+trap stop USR1 TERM
 follow "$@" &
 follower=$!
 # A signal ends `wait`, with a number of its own, before HAProxy ends.
