@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, contextmanager, suppress
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
@@ -23,6 +24,7 @@ from compositing_service.backgrounds.store import AvatarLease
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.mouth_source import FITS, MouthOrder, Mouths, MouthSource, Sound, Windows
 from compositing_service.outputs import Output
+from service_kit import request_context
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, DeadlineExceeded, ResourceExhausted, ServiceError, Unavailable
@@ -41,6 +43,8 @@ _LOOK_AGAIN_S = 5.0
 # After a failure: of a service that is away, and of a network that needs an operator.
 RETRY_S, BROKEN_RETRY_S = 2.0, 60.0
 _FRAMES_A_JOB = 4
+# Begins the request ids of orders ahead of need.
+REST_PREFIX = "rest-"
 # Positions walked before other tasks get a turn.
 _STEPS = 256
 
@@ -100,7 +104,7 @@ class RestingPictures:
         maker = self._makers.get(key)
         if maker is None:
             maker = self._makers[key] = _Maker(lease, output)
-            maker.task = asyncio.create_task(self._make_missing(maker), name=f"rest-{lease.key}")
+            maker.task = asyncio.create_task(self._make_missing(maker), name=f"rest-{lease.key}", context=_own_context(lease.key))
         maker.wishes.append(wish)
         maker.changed.set()
         try:
@@ -236,3 +240,11 @@ def _kept(composer: AvatarComposer, indices: Sequence[int], group: Mouths, outpu
         with suppress(AvatarError):  # told to those who ask for the picture
             made[index] = composer.keep_resting(index, mouth, output)
     return made
+
+
+def _own_context(avatar_id: str) -> Context:
+    """Returns a context with ids of the work's own: it is of no caller, though one was the first to want it."""
+    context = Context()
+    context.run(request_context.request_id.set, f"{REST_PREFIX}{request_context.new_request_id()}")
+    context.run(request_context.avatar_id.set, avatar_id)
+    return context

@@ -227,13 +227,13 @@ async def test_mouths_that_find_no_room_are_made_when_there_is_some(
         with parts.resting.wanted(lease, OUTPUT, 0):
             async with parts.store.acquire("demo"):
                 await parts.store.load("demo", preload=True)
-                await until(lambda: 0 < len(lease.value.unrested(ALL, OUTPUT)) < FRAMES)
+                await until(lambda: source.orders and lease.value.unrested(ALL, OUTPUT))
                 await settled()
                 assert len(source.orders) <= 3, "no order follows one of which nothing could be kept"
                 missing = lease.value.unrested(ALL, OUTPUT)
                 assert missing
             await in_time(clock, lambda: not lease.value.unrested(ALL, OUTPUT))
-    assert source.orders[-1] == missing
+    assert set(source.orders[-1]) <= set(missing)
 
 
 async def test_a_picture_that_cannot_be_read_keeps_no_other_from_being_made(

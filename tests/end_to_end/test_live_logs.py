@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
+from compositing_service.backgrounds.resting import REST_PREFIX
 from shared_proto import compositing_pb2 as pb
 
 from .avatars import write_avatar
@@ -39,8 +40,11 @@ def pair(tmp_path: Path) -> Iterator[Duo]:
 
 
 def lines_of(service: Service) -> list[dict[str, Any]]:
+    """Those about sessions: mouths of silence are made for all that show an avatar, by requests of their own."""
     lines = [json.loads(line) for line in service.log.read_text().splitlines()]
-    return [line for line in lines if line["message"] not in OF_THE_SERVICE]
+    of_sessions = [line for line in lines if not line.get("request_id", "").startswith(REST_PREFIX)]
+    assert not any("session_id" in line for line in lines if line not in of_sessions)
+    return [line for line in of_sessions if line["message"] not in OF_THE_SERVICE]
 
 
 def test_every_line_about_a_session_names_it_and_the_last_says_how_much_was_used(pair: Duo) -> None:
