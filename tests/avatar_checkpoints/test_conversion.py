@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import pickle
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from avatar_tools.checkpoints import Converted, convert_checkpoint
 from avatar_tools.checkpoints import convert as conversion
 from avatar_tools.checkpoints.files import read_checkpoint
 from avatar_tools.networks.audio_encoder import AUDIO_ENCODER
+from avatar_tools.networks.network import Network
 from avatar_tools.networks.random_weights import random_weights
 from avatar_tools.networks.unet import UNET
+from avatar_tools.networks.weights import Weights
 
 from ..published_networks import Unet, as_if_trained, nn, torch
 from ..published_networks import encoder as published_encoder
@@ -229,8 +232,14 @@ def test_code_that_the_look_from_outside_misses_is_stopped_by_the_restricted_rea
 def test_a_conversion_that_computes_something_else_is_refused(
     convert: Any, encoder: Tensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = AUDIO_ENCODER.graph(random_weights(AUDIO_ENCODER, 5))
-    monkeypatch.setitem(conversion._GRAPHS, "audio_encoder", lambda weights: other)
+    class Other(Network):
+        """Has a graph of other weights than it is asked for."""
+
+        def graph(self, weights: Weights) -> onnx.ModelProto:
+            return super().graph(random_weights(self, 5))
+
+    other = Other(**{field.name: getattr(AUDIO_ENCODER, field.name) for field in fields(Network)})
+    monkeypatch.setitem(conversion.NETWORKS, "audio_encoder", other)
     with pytest.raises(BrokenAvatar, match=r"7\.pth: an audio encoder whose ONNX form differs from PyTorch's by [0-9.]+, more"):
         convert(encoder)
 
