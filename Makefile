@@ -8,7 +8,7 @@ PROTO := .venv-proto/.ready
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto shared_proto/monolithic.proto shared_proto/optimized_lipsyncsrv.proto
 PACKAGES := avatar_kit avatar_tools benchmarks compositing_service inference_service lipsync_cli lipsync_client monolithic_service service_kit shared_proto tools
 
-.PHONY: setup demo run check test test-slow test-torch test-docker up down bench lint proto client docs clean
+.PHONY: setup demo run check test test-again test-slow test-torch test-docker up down bench lint proto client docs clean
 
 setup: $(RUNTIME)
 
@@ -54,7 +54,11 @@ test-torch: $(DEV)
 # Builds the images and runs them. As root it installs the engine where there is none, and starts one where none runs; without an
 # engine it fails.
 test-docker: $(DEV)
-	REQUIRE_DOCKER=1 $(BIN)/python -m pytest -m docker
+	REQUIRE_DOCKER=1 $(BIN)/python -m pytest -m docker -p no:cacheprovider
+
+# Those that failed last, alone, with nothing beside them.
+test-again: $(DEV)
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 # In containers: inference, compositing and the balancer on port 50052. DEVICE=cpu where there is no GPU.
 DEVICE ?= gpu
