@@ -125,7 +125,7 @@ def stream_command(
 
 
 Drawn = tuple[dict[str, Any], str]
-"""What is written as JSON, and the plot."""
+"""The content of the JSON file, and the plot."""
 
 
 def _one_run(target: Target, talking: Talking, sessions: int, seconds: float) -> Drawn:

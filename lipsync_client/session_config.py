@@ -26,7 +26,7 @@ class SessionOptions(FrameOptions, total=False):
     pacing: Pacing
     """In real time by default."""
     idle: Idle
-    """As the avatar's own setting says by default."""
+    """The picture while nobody speaks; by default the avatar's own setting decides."""
     look_ahead_frames: int
     """6 to 12; 12, the default, is exact; less has less delay, 40 ms for each frame."""
     cushion_ms: int

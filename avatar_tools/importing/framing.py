@@ -92,8 +92,8 @@ def _finished(
 
 
 def _paired(given: int, source: FrameSource, part: range, what: str) -> tuple[Sequence[int], list[str]]:
-    """Which of so many given ones each frame of the part has, whether they are for the frames at 25 a second, a video's own, or
-    only for some: then for the part, or for the first of the clip.
+    """Pairs each frame of the part with one of the `given`: they are for the frames at 25 a second, a video's own, or only for
+    some: then for the part, or for the first of the clip.
     """
     if given == source.count:
         return part, []

@@ -76,7 +76,7 @@ class PlannedFrame(Generic[A]):
     segment: Segment | None
     """None: idle."""
     segment_number: int
-    """Of an idle frame the last one that had a frame, -1 before the first."""
+    """The segment; for an idle frame the last one that had a frame, -1 before the first."""
     frame: int
     """Its place in the segment, -1 if idle."""
     is_last: bool

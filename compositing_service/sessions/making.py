@@ -63,7 +63,7 @@ class FrameMaking:
     output: Output
     look_ahead: int
     patience_s: float
-    """How long the inference service may be away before the session fails."""
+    """Seconds that the inference service may be away before the session fails."""
     clock: Clock
     made: Callable[[], None]
     """Called when a picture is there."""

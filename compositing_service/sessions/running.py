@@ -32,7 +32,7 @@ class Sessions:
     _running: dict[LiveSession, None] = field(default_factory=dict)
     """The oldest first."""
     _opening: set[asyncio.Timeout] = field(default_factory=set)
-    """Of calls whose session does not run yet."""
+    """Time-outs of the calls whose session does not run yet."""
     _draining: bool = False
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ class _Asked:
     live: LiveAvatar | None = None
     """Once it is loaded."""
     former: Shown[LiveAvatar] | None = None
-    """What is shown again if it is given up."""
+    """The avatar that is shown again if it is given up."""
 
 
 @dataclass(eq=False)

@@ -29,7 +29,7 @@ class Panel:
 
 
 def rate(metric: str, *, by: str = "", only: str = "") -> str:
-    """What a counter grows by in a second, summed up for each value of the labels `by`."""
+    """The growth of a counter in a second, summed up for each value of the labels `by`."""
     grown = f"rate({metric}{{{only}}}[$__rate_interval])" if only else f"rate({metric}[$__rate_interval])"
     return f"sum by ({by}) ({grown})" if by else grown
 

@@ -37,7 +37,7 @@ def measured(pids: Sequence[int]) -> Iterator[Used]:
 
 
 class OwnDelay:
-    """How late this process's event loop runs what is due: arrivals are noted as much too late. Use it as a context."""
+    """The delay of what this process's event loop runs: arrivals are noted as much too late. Use it as a context."""
 
     def __init__(self) -> None:
         self._late_ms: list[float] = []

@@ -42,7 +42,7 @@ class LoadRun:
     session_seconds: float
     """The sum over the sessions."""
     behind: Spread | None
-    """Of all frames of all sessions."""
+    """The spread over all frames of all sessions."""
     first_frames: Spread | None
     used: Used
     own_delay: Spread | None

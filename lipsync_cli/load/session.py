@@ -20,7 +20,7 @@ class Talking:
 
     utterances: Sequence[Sound]
     ahead_s: float
-    """How far the sound is pushed ahead of its time."""
+    """Seconds by which the sound is pushed ahead of its time."""
     pause_s: float
     """From the end of an utterance to the start of the next."""
 
@@ -33,7 +33,7 @@ class Trace:
     frames: list[tuple[int, float, int]] = field(default_factory=list)
     """Number, time of arrival, and segment or IDLE."""
     first_frames_ms: list[float] = field(default_factory=list)
-    """Of each utterance: from pushing the last sample that its first frame needs to that frame."""
+    """The time for each utterance from pushing the last sample that its first frame needs to that frame."""
     status: Status | None = None
     """The last one; None: the server had nothing to report."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
