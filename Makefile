@@ -6,7 +6,7 @@ RUNTIME := .venv/.runtime-$(EXTRA)
 DEV := .venv/.dev
 PROTO := .venv-proto/.ready
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto shared_proto/monolithic.proto shared_proto/optimized_lipsyncsrv.proto
-PACKAGES := avatar_kit avatar_tools benchmarks compositing_service inference_service lipsync_cli lipsync_client monolithic_service service_kit shared_proto tools
+PACKAGES := avatar_kit avatar_tools benchmarks compositing_service gateway_service inference_service lipsync_cli lipsync_client monolithic_service service_kit shared_proto tools
 
 .PHONY: setup demo run check test test-again test-slow test-torch test-docker up down bench lint proto client docs clean
 

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "compositing_service": SERVICE,
     "monolithic_service": SERVICE | HALVES,
     "lipsync_client": {"shared_proto"},
+    "gateway_service": {"service_kit", "lipsync_client"},
     "lipsync_cli": COMMAND,
     "benchmarks": COMMAND | HALVES | {"lipsync_cli"},
     "tools": COMMAND | HALVES | {"lipsync_cli"},
