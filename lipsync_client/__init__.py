@@ -15,7 +15,7 @@ from lipsync_client.cutting import Cut, cut, frame_count
 from lipsync_client.errors import LipsyncError, Violation
 from lipsync_client.requests import BatchOptions, FrameOptions, IdleOptions, Output, Quality
 from lipsync_client.results import AvatarInfo, AvatarStats, Batch, Health, Loaded, RunningSession, ServerStats, Timings
-from lipsync_client.session_config import Idle, Pacing, SessionOptions
+from lipsync_client.session_config import Idle, Pacing, Resume, SessionOptions
 from lipsync_client.session_events import (
     AvatarSwitched,
     Frame,
@@ -57,6 +57,7 @@ __all__ = [
     "Pacing",
     "PushedSound",
     "Quality",
+    "Resume",
     "Resumed",
     "RunningSession",
     "SegmentEnded",

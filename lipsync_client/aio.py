@@ -20,7 +20,7 @@ from lipsync_client.headers import Headers, Metadata
 from lipsync_client.pacing import Pace
 from lipsync_client.requests import BatchOptions, FrameOptions, IdleOptions, SpokenFrames, StoredFrames
 from lipsync_client.results import AvatarInfo, Batch, Health, Loaded, RunningSession, ServerStats
-from lipsync_client.session_config import SessionOptions, SessionSetup
+from lipsync_client.session_config import Resume, SessionOptions, SessionSetup
 from lipsync_client.sound import Sound
 from lipsync_client.tls import TlsOptions
 from shared_proto import compositing_pb2 as pb
@@ -98,13 +98,15 @@ class AsyncClient:
         same._headers = Headers(request_id, session_id, more, credentials=credentials)
         return same
 
-    def session(self, avatar: str, *, resume_timeout: float = 30.0, **options: Unpack[SessionOptions]) -> AsyncSession:
+    def session(
+        self, avatar: str, *, resume_timeout: float = 30.0, resume: Resume | None = None, **options: Unpack[SessionOptions]
+    ) -> AsyncSession:
         """Opens a live session: sound goes in as it comes, frames come out as they are made. See AsyncSession, SessionOptions.
 
-        It has no deadline. `resume_timeout` is the longest time in seconds without a stream that runs. Raises ValueError for
-        options that no session has.
+        It has no deadline. `resume_timeout` is the longest time in seconds without a stream that runs. `resume` goes on with a
+        session of another client. Raises ValueError for options that no session has.
         """
-        setup = SessionSetup(avatar, options)
+        setup = SessionSetup(avatar, options, resume)
         return AsyncSession(self._stub.StreamComposite, setup, self._headers.of_clip(), resume_timeout=resume_timeout)
 
     async def list_sessions(self, *, timeout: float | None = None) -> list[RunningSession]:

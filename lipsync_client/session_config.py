@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from lipsync_client.cutting import check_sample_rate
+from lipsync_client.cutting import LEAD_IN_FRAMES, RESAMPLER_FRAMES, check_sample_rate
 from lipsync_client.requests import FORMATS, PRESETS, FrameOptions, check_output
 from shared_proto import compositing_pb2 as pb
 from shared_proto.timing import SAMPLE_RATE_HZ
@@ -34,6 +34,24 @@ class SessionOptions(FrameOptions, total=False):
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """Where a session goes on that was held by another client, or in another process.
+
+    Give `start_frame` with it: the `next_position` of the last frame that came.
+    """
+
+    next_number: int
+    """Number of the last frame that came, + 1."""
+    segment: int
+    """The segment to go on in, else the next one."""
+    audio_start_frame: int = 0
+    """Frame of the segment at which the sound begins that is pushed now: `first_frame` - 10, - 12 at other rates than 16 kHz, or
+    less, at least 0."""
+    first_frame: int = 0
+    """Frame of the segment that is wanted first; 0: none of it has come."""
+
+
+@dataclass(frozen=True, slots=True)
 class StreamStart:
     """What a stream of the session begins with, beside the options."""
 
@@ -50,6 +68,8 @@ class SessionSetup:
 
     avatar: str
     options: SessionOptions = field(default_factory=SessionOptions)
+    resume: Resume | None = None
+    """Of a session that another client began."""
 
     def __post_init__(self) -> None:
         """Raises ValueError."""
@@ -61,11 +81,24 @@ class SessionSetup:
         ):
             if value not in known:
                 raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+        if self.resume:
+            self._check(self.resume)
 
     @property
     def sample_rate(self) -> int:
         """Hz, of the sound that is pushed."""
         return self.options.get("sample_rate", SAMPLE_RATE_HZ)
+
+    def _check(self, resume: Resume) -> None:
+        """Raises ValueError for sound that would begin too late: frames would be made of less than they need."""
+        for name, value in asdict(resume).items():
+            if value < 0:
+                raise ValueError(f"{name} is {value}; expected 0 or more")
+        lead_in = LEAD_IN_FRAMES + (0 if self.sample_rate == SAMPLE_RATE_HZ else RESAMPLER_FRAMES)
+        latest = max(0, resume.first_frame - lead_in)
+        if resume.audio_start_frame > latest:
+            needed = f"frame {resume.first_frame} needs the sound from frame {latest} on"
+            raise ValueError(f"audio_start_frame is {resume.audio_start_frame}; {needed}")
 
     def message(self, start: StreamStart) -> pb.SessionConfig:
         """Builds the first message of a stream. Raises ValueError for a number over 32 bits."""

@@ -29,6 +29,12 @@ class Started:
     """Sound from a frame's start on with which it can be made."""
     max_buffered_ms: int
     """Sound that the server takes ahead of the frames."""
+    fps: float
+    """Frames a second: 25."""
+    idle_timeout_ms: int
+    """A session without a message for so long, and with nothing to show, ends; 0: no limit. This client sees to the messages."""
+    max_session_ms: int
+    """The server ends a stream that lasts longer, and this client resumes; 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class Frame:
     """`number` x 40,000: the session's clock, in microseconds."""
     position: int
     """Place on the avatar's timeline."""
+    next_position: int
+    """Place from which the timeline goes on without a jump."""
     index: int
     """Which of the avatar's pictures."""
     speech: bool
@@ -147,6 +155,9 @@ def read_started(message: pb.SessionStarted) -> Started:
         output=OUTPUTS.get(message.output_format, "jpeg"),
         look_ahead_ms=message.look_ahead_ms,
         max_buffered_ms=message.max_buffered_ms,
+        fps=message.fps,
+        idle_timeout_ms=message.idle_timeout_ms,
+        max_session_ms=message.max_session_ms,
     )
 
 
@@ -157,6 +168,7 @@ def read_frame(message: pb.SessionFrame, audio: PushedSound | None) -> Frame:
         number=message.number,
         pts_us=message.pts_us,
         position=message.position,
+        next_position=message.next_position,
         index=message.frame_index,
         speech=message.speech,
         segment=message.segment,

@@ -47,14 +47,20 @@ def on_the_wire(samples: PushedSound) -> bytes:
 class SegmentSound:
     """Grows at its end as sound is pushed, shrinks at its start as frames arrive. Samples count from the segment's start."""
 
-    def __init__(self, rate: int) -> None:
+    def __init__(self, rate: int, *, first_frame: int = 0) -> None:
+        """`first_frame`: that at which the sound begins that is pushed."""
         self.rate = rate
-        self.count = 0
-        """Samples pushed."""
+        self.count = sample_of_frame(first_frame, rate)
+        """Samples up to the end of what was pushed."""
         self._dtype: np.dtype[Any] = np.dtype(np.float32)
         self._held = bytearray()
-        self._first_frame = 0
+        self._first_frame = first_frame
         """The frame at which `_held` begins."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Tells if nothing was pushed."""
+        return not self._held
 
     @property
     def frames(self) -> int:
@@ -86,8 +92,8 @@ class SegmentSound:
     def start_for(self, frame: int) -> int:
         """Returns the frame from which on sound is sent again, if `frame` is the first one wanted."""
         if self.rate == SAMPLE_RATE_HZ:
-            return max(0, frame - LEAD_IN_FRAMES)
-        return max(0, frame - LEAD_IN_FRAMES - RESAMPLER_FRAMES) if self._first_frame else 0
+            return max(self._first_frame, frame - LEAD_IN_FRAMES)
+        return max(self._first_frame, frame - LEAD_IN_FRAMES - RESAMPLER_FRAMES) if self._first_frame else 0
 
     def forget(self, before: int) -> None:
         """Releases sound that is not needed any more once `before` is the first frame wanted."""

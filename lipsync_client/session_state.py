@@ -39,6 +39,8 @@ class _Segment:
     shown: int = 0
     """Frames received: the place of the last one + 1."""
     ended: bool = False
+    start_frame: int = 0
+    """The frame at which this stream's sound of it begins."""
     sent: int = 0
     """Samples up to which this stream has it."""
     begun: bool = False
@@ -51,7 +53,8 @@ class _Segment:
 
     @property
     def shown_us(self) -> int:
-        return min(US_A_FRAME * self.shown, self.sound.audio_us)
+        shown_us = US_A_FRAME * self.shown
+        return min(shown_us, self.sound.audio_us) if self.ended else shown_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +118,32 @@ class SessionState:
     def __post_init__(self) -> None:
         self.avatar = self.setup.avatar
         self._position = self.setup.options.get("start_frame", 0)
+        if resume := self.setup.resume:
+            self.next_number = resume.next_number
+            self._next_segment = resume.segment
+            if resume.first_frame:
+                sound = SegmentSound(self.setup.sample_rate, first_frame=resume.audio_start_frame)
+                segment = self._open_segment(sound)
+                segment.shown, segment.start_frame, segment.sent = resume.first_frame, resume.audio_start_frame, sound.count
 
     # The caller
 
     def push(self, samples: PushedSound) -> Mark:
         """Takes sound; it begins a segment if none is open. Returns its end."""
         if len(samples) and not self._open:
-            self._segments.append(_Segment(self._next_segment, SegmentSound(self.setup.sample_rate)))
-            self._next_segment += 1
-            self._open = True
+            self._open_segment(SegmentSound(self.setup.sample_rate))
         if not self._open:
             return Mark(-1, 0)
         segment = self._segments[-1]
         segment.sound.add(samples)
         return Mark(segment.number, segment.sound.count)
+
+    def _open_segment(self, sound: SegmentSound) -> _Segment:
+        segment = _Segment(self._next_segment, sound)
+        self._segments.append(segment)
+        self._next_segment += 1
+        self._open = True
+        return segment
 
     def is_sent(self, mark: Mark) -> bool:
         """Tells if the sound up to a mark was sent, or is not needed any more."""
@@ -137,7 +152,7 @@ class SessionState:
 
     def end_segment(self) -> None:
         """Ends the open segment, if there is one."""
-        if self._open:
+        if self._open and not self._segments[-1].sound.is_empty:
             self._segments[-1].ended = True
             self._open = False
 
@@ -157,6 +172,9 @@ class SessionState:
     def close(self) -> None:
         """Says that nothing more comes."""
         self.end_segment()
+        if self._open:  # the rest of a resumed segment, of which nothing was pushed
+            self._drop_before(self._next_segment)
+            self._open = False
         self.closed = True
 
     # Sending
@@ -223,8 +241,10 @@ class SessionState:
         known = len(self._live()) > len(unknown) or not unknown
         messages = [interrupt] if known else []
         for segment in unknown:
-            data = on_the_wire(segment.sound.samples(segment.sent, segment.sent + 1))
-            messages += [pb.SessionRequest(audio=pb.SessionAudio(data=data)), interrupt]
+            if not segment.sound.is_empty:
+                data = on_the_wire(segment.sound.samples(segment.sent, segment.sent + 1))
+                messages.append(pb.SessionRequest(audio=pb.SessionAudio(data=data)))
+            messages.append(interrupt)
         self._urgent += messages
         return known + len(unknown)
 
@@ -320,8 +340,8 @@ class SessionState:
         while self._interrupts:
             events.append(self._answer_interrupt(self.next_number))
         for segment in self._segments:
-            start = segment.sound.start_for(segment.shown)
-            segment.sent = sample_of_frame(start, self.setup.sample_rate)
+            segment.start_frame = segment.sound.start_for(segment.shown)
+            segment.sent = sample_of_frame(segment.start_frame, self.setup.sample_rate)
             segment.begun = segment.end_sent = False
         self._urgent = deque(pb.SessionRequest(switch_avatar=switch) for switch in self._switches)
         self._going_away = self._half_closed = False
@@ -334,7 +354,7 @@ class SessionState:
         resume = pb.SessionResume(next_number=self.next_number, segment=first.number if first else self._next_segment)
         if first and first.shown:
             resume.first_frame = first.shown
-            resume.audio_start_frame = first.sound.start_for(first.shown)
+            resume.audio_start_frame = first.start_frame
         is_new = not self._started and resume == pb.SessionResume()
         start = StreamStart(self.avatar, self._position, None if is_new else resume)
         return pb.SessionRequest(config=self.setup.message(start))

@@ -112,7 +112,7 @@ class Replica:
         if resume.first_frame == 0:
             assert resume.audio_start_frame == 0
         elif self.rate == 16_000:
-            assert resume.audio_start_frame == max(0, resume.first_frame - 10)
+            assert resume.audio_start_frame <= max(0, resume.first_frame - 10)
         else:
             assert resume.audio_start_frame == 0
         self.events.append(pb.SessionEvent(started=pb.SessionStarted(max_buffered_ms=MAX_BUFFERED_MS)))
@@ -136,6 +136,9 @@ class Replica:
             self.open = False
 
     def _interrupt(self) -> None:
+        assert self.config is not None
+        if self.config.resume.first_frame and self.next_segment == self.config.resume.segment:
+            self.next_segment += 1  # the segment that it resumes, of which nothing was heard yet
         segment = self.segments[0] if self.segments else None
         number = segment.number if segment else self.next_segment - 1
         self.segments, self.open = [], False

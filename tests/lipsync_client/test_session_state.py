@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipsync_client.session_config import SessionSetup
+from lipsync_client.session_config import Resume, SessionSetup
 from lipsync_client.session_events import (
     AvatarSwitched,
     Frame,
@@ -114,6 +114,28 @@ class Conversation:
         self.got += self.state.broken()
         self._connect()
 
+    def hand_over(self, start: int) -> None:
+        """Goes on with a new client, from what its caller has received and said. `start`: how early the sound begins again."""
+        switched, last = self.of(AvatarSwitched), self.frames[-1] if self.frames else None
+        avatar, position = "anna", 7
+        if switched:
+            avatar, position = switched[-1].avatar, dict(self.switches)[switched[-1].avatar]
+        if last and (not switched or last.number >= switched[-1].number):
+            position = last.next_position
+        shown = [sum(frame.segment == number for frame in self.frames) for number in range(len(self.said))]
+        wanted = [n for n, said in enumerate(self.said) if shown[n] < frames_of(len(said.sound), self.rate) and not said.dropped]
+        segment = wanted[0] if wanted else len(self.said)
+        first = shown[segment] if wanted else 0
+        latest = max(0, first - 10) if self.rate == 16_000 else 0
+        resume = Resume(last.number + 1 if last else 0, segment, min(start, latest), first)
+        self.state = SessionState(SessionSetup(avatar, {"sample_rate": self.rate, "start_frame": position}, resume))
+        self._connect()
+        for number in range(segment, len(self.said)):
+            sound = self.said[number].sound
+            self.state.push(sound[sample_of(resume.audio_start_frame if number == segment else 0, self.rate) :])
+            if number < len(self.said) - 1 or not self.open:
+                self.state.end_segment()
+
     def finish(self) -> None:
         self.state.close()
         self.open = False
@@ -177,6 +199,75 @@ def test_a_session_that_breaks_anywhere_is_as_an_unbroken_one(rate: int, dtype: 
     check_frames(talk)
     check_segments(talk)
     check_answers(talk)
+
+
+HANDED_OVER = st.one_of(
+    st.tuples(st.just("push"), st.integers(1, 12_000)),
+    st.tuples(st.just("end"), st.just(0)),
+    st.tuples(st.sampled_from(["send", "show", "read"]), st.integers(1, 20)),
+    st.tuples(st.just("lose"), st.just(0)),
+    st.tuples(st.just("hand_over"), st.integers(0, 300)),
+)
+
+
+@settings(max_examples=200)
+@given(rate=st.sampled_from(RATES), dtype=st.sampled_from(["int16", "float32"]), steps=st.lists(HANDED_OVER, max_size=60))
+def test_a_new_client_goes_on_where_another_one_ended(rate: int, dtype: str, steps: list[tuple[str, int]]) -> None:
+    talk = Conversation(rate, dtype)
+    for step, number in steps:
+        match step:
+            case "push" | "send" | "read" | "hand_over":
+                getattr(talk, step)(number)
+            case "show":
+                talk.replica.show(number)
+            case _:
+                getattr(talk, step)()
+    talk.finish()
+    check_frames(talk)
+    shown = [[event.audio_us // 40_000 for event in talk.frames if event.segment == n] for n in range(len(talk.said))]
+    assert shown == [list(range(frames_of(len(said.sound), rate))) for said in talk.said]
+
+
+def resumed(resume: Resume) -> Conversation:
+    talk = Conversation(16_000, "int16")
+    talk.state = SessionState(SessionSetup("anna", {}, resume))
+    talk.replica = Replica(16_000)
+    talk.replica.take(talk.state.start())
+    talk.read(1)
+    return talk
+
+
+def test_a_resumed_segment_that_is_interrupted_at_once_counts() -> None:
+    talk = resumed(Resume(next_number=130, segment=3, audio_start_frame=90, first_frame=100))
+    talk.state.interrupt()
+    talk.send(10)
+    talk.read(10)
+    assert talk.got == [Interrupted(segment=3, next_number=130, audio_us=4_000_000)]
+    talk.state.push(np.zeros(16_000, np.int16))
+    talk.send(10)
+    assert talk.replica.segments[0].number == 4
+
+
+def test_a_resumed_segment_without_more_sound_ends_with_the_session() -> None:
+    talk = resumed(Resume(next_number=130, segment=3, audio_start_frame=90, first_frame=100))
+    talk.state.end_segment()
+    talk.state.close()
+    talk.send(10)
+    assert talk.state.is_over
+    assert talk.replica.closed
+
+
+@pytest.mark.parametrize(
+    ("rate", "resume"),
+    [
+        (16_000, Resume(next_number=-1, segment=0)),
+        (16_000, Resume(next_number=20, segment=0, audio_start_frame=5, first_frame=14)),
+        (48_000, Resume(next_number=20, segment=0, audio_start_frame=5, first_frame=16)),
+    ],
+)
+def test_a_resume_that_lacks_sound_is_refused(rate: int, resume: Resume) -> None:
+    with pytest.raises(ValueError, match=r"expected 0 or more|needs the sound from frame 4 on"):
+        SessionSetup("anna", {"sample_rate": rate}, resume)
 
 
 def check_frames(talk: Conversation) -> None:
