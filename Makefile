@@ -5,6 +5,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime-$(EXTRA)
 DEV := .venv/.dev
 PROTO := .venv-proto/.ready
+NODE := .venv-node/.ready
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto shared_proto/monolithic.proto shared_proto/optimized_lipsyncsrv.proto
 PACKAGES := avatar_kit avatar_tools benchmarks compositing_service gateway_service inference_service lipsync_cli lipsync_client monolithic_service service_kit shared_proto tools
 
@@ -39,7 +40,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 check: lint
 	$(PYTEST) --quick -m "not slow and not gpu and not docker and not torch"
 
-test: $(DEV) $(PROTO)
+test: $(DEV) $(PROTO) $(NODE)
 	$(PYTEST) -m "not slow and not gpu and not docker"
 
 test-slow: $(DEV)
@@ -95,6 +96,13 @@ proto: $(PROTO)
 	  --plugin=protoc-gen-mypy=$(PROTO_BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(PROTO_BIN)/protoc-gen-mypy_grpc \
 	  --mypy_out=quiet:$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTOS)
 
+# What the JavaScript of docs/clients.md needs, where npm is; without it the test of that program is skipped.
+$(NODE): tests/docs/node/package-lock.json
+	mkdir -p .venv-node
+	cp tests/docs/node/package.json tests/docs/node/package-lock.json .venv-node
+	if command -v npm > /dev/null; then \
+	  npm ci --prefix .venv-node --ignore-scripts --no-audit --no-fund --silent && touch $@; fi
+
 # The client's blocking face, made from its asyncio one. A test fails when it is out of date.
 client: $(DEV)
 	$(BIN)/python -m tools.blocking_client lipsync_client
@@ -108,4 +116,4 @@ docs: $(DEV)
 	$(BIN)/python -m tools.session_timeline docs/images/session.svg
 
 clean:
-	rm -rf .venv .venv-proto out build *.egg-info
+	rm -rf .venv .venv-proto .venv-node out build *.egg-info

@@ -34,6 +34,7 @@ NOT_QUICK = {
         "deploy/test_image_requirements.py",
         "deploy/test_haproxy_start.py",
         "deploy/test_kubernetes_manifests.py",
+        "docs/test_client_programs.py",
         "docs/test_doc_examples.py",
         "end_to_end",
         "inference_service/test_filmed_crops.py",

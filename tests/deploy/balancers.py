@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.end_to_end.processes import Service, free_port, running
-
-from .conftest import program
+from tests.programs import program
 
 
 @dataclass(frozen=True)

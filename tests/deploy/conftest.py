@@ -1,12 +1,12 @@
-"""Programs that check deployment files. Where one is missing its tests are skipped; with REQUIRE_TOOLS set they fail."""
+"""Programs that check deployment files."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
+
+from tests.programs import program
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -14,17 +14,6 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY
-
-
-def program(name: str, package: str) -> str:
-    """The path of a program; skips the test, or fails it, when Debian's `package` is not installed."""
-    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
-    if path is None:
-        sentence = f"{name} is not installed (Debian's {package})"
-        if os.environ.get("REQUIRE_TOOLS"):
-            pytest.fail(sentence)
-        pytest.skip(sentence)
-    return path
 
 
 @pytest.fixture(scope="session")

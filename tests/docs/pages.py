@@ -10,6 +10,7 @@ README = TREE / "README.md"
 API = TREE / "docs" / "api.md"
 SESSIONS = TREE / "docs" / "sessions.md"
 CLIENT = TREE / "docs" / "client.md"
+CLIENTS = TREE / "docs" / "clients.md"
 MESSAGES = TREE / "docs" / "messages.md"
 ARCHITECTURE = TREE / "docs" / "architecture.md"
 PAGES = (README, *sorted((TREE / "docs").glob("*.md")))

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parents[2]
-_NOT_OURS = {".git", ".venv", ".venv-proto", "build", "models", "out"}
+_NOT_OURS = {".git", ".venv", ".venv-proto", ".venv-node", "build", "models", "out"}
 
 
 def files() -> list[Path]:
