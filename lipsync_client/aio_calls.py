@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeAlias
 
@@ -20,6 +21,9 @@ Method: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[Request, Response]"
 SessionMethod: TypeAlias = "grpc.aio.StreamStreamMultiCallable[pb.SessionRequest, pb.SessionEvent]"
 Channel = grpc.aio.Channel
 Condition = asyncio.Condition
+
+# Events that are read before they are asked for: with fewer, each would cost another turn of the event loop.
+READ_AHEAD = 2
 
 sleep = asyncio.sleep
 
@@ -62,29 +66,67 @@ class Sent(UnderWay[Request, Response, Result]):
 
 
 class Stream:
-    """The stream of a session under way."""
+    """The stream of a session under way.
+
+    A task of its own reads it, a little ahead: gRPC ends a call whose reader is cancelled, and a caller may well give up waiting
+    for one event.
+    """
 
     def __init__(self, method: SessionMethod, messages: AsyncGenerator[pb.SessionRequest, None], headers: Headers) -> None:
         self._request_id = headers.request_id
         self._call: Any = method(messages, metadata=headers.metadata(), credentials=headers.credentials)
-        self._reading: asyncio.Task[Any] | None = None
+        self._read: deque[pb.SessionEvent] = deque()
+        self._reading: asyncio.Task[None] | None = None
+        self._end: LipsyncError | None = None
+        self._came = _Signal()
+        self._taken = _Signal()
 
     async def next(self) -> pb.SessionEvent | None:
         """Waits for an event; None: the server has sent everything. Raises LipsyncError."""
-        # A task of its own: gRPC ends a call whose reader is cancelled, and a caller may well give up waiting for one event.
-        self._reading = self._reading or asyncio.create_task(self._call.read())
-        await asyncio.wait([self._reading])
-        reading, self._reading = self._reading, None
-        if reading.cancelled():
-            raise LipsyncError(grpc.StatusCode.CANCELLED, "the connection was closed here", request_id=self._request_id)
-        try:
-            event = reading.result()
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self._request_id) from error
-        return event if isinstance(event, pb.SessionEvent) else None
+        self._reading = self._reading or asyncio.create_task(self._read_on())
+        while not self._read:
+            if self._reading.done():
+                if self._end:
+                    raise self._end
+                return None
+            await self._came.wait()
+        self._taken.set()
+        return self._read.popleft()
 
     def cancel(self) -> None:
         """Ends it. Has no effect once it has ended."""
         self._call.cancel()
         if self._reading:
             self._reading.cancel()
+
+    async def _read_on(self) -> None:
+        try:
+            while isinstance(event := await self._call.read(), pb.SessionEvent):
+                self._read.append(event)
+                self._came.set()
+                while len(self._read) >= READ_AHEAD:
+                    await self._taken.wait()
+        except grpc.RpcError as error:
+            self._end = from_rpc_error(error, self._request_id)
+            self._end.__cause__ = error
+        except asyncio.CancelledError:
+            self._end = LipsyncError(grpc.StatusCode.CANCELLED, "the connection was closed here", request_id=self._request_id)
+        finally:
+            asyncio.get_running_loop().call_soon(self._came.set)  # once the task is done
+
+
+class _Signal:
+    """Wakes one task that waits."""
+
+    def __init__(self) -> None:
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Wakes it. Has no effect when none waits."""
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Waits for `set`."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter

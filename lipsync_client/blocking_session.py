@@ -179,6 +179,8 @@ class Session:
                 self._reconnecting.ran()
                 self._going_away = self._going_away or event.HasField("going_away")
                 self._events += self._state.receive(event)
+                if event.HasField("frames") and not self._state.has_message:
+                    return  # nobody waits for this
             self._changed.notify_all()
 
     def _start(self, message: pb.SessionStarted) -> None:
