@@ -55,7 +55,8 @@ def root(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback
 @command("serve")
 def serve_command(
     service: Annotated[
-        Literal["inference", "compositing", "all"], typer.Argument(help="The service to run; all: both in one process.")
+        Literal["inference", "compositing", "gateway", "all"],
+        typer.Argument(help="The service to run; all: everything in one process."),
     ],
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")] = None,
     overrides: Annotated[

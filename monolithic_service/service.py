@@ -1,11 +1,12 @@
-"""Both halves in one process: `lipsync serve all`."""
+"""Both halves in one process, and the gateway beside them: `lipsync serve all`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 from compositing_service import service as compositing
 from compositing_service.parts import CompositingParts
@@ -18,9 +19,11 @@ from monolithic_service import servicer as monolithic
 from monolithic_service.mouth_source import LocalMouthSource
 from monolithic_service.optimized import servicer as optimized
 from monolithic_service.settings import MonolithicSettings
-from service_kit.grpc_face import GrpcHost, GrpcService, Port, grpc_service
-from service_kit.life import run_service
-from service_kit.service import WarmUp
+from service_kit.addresses import BindAddress
+from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
+from service_kit.life import run_services
+from service_kit.listening import Port
+from service_kit.service import Service, WarmUp
 
 NAME = "all"
 SERVICE_NAMES = (compositing.SERVICE_NAME, inference.SERVICE_NAME, monolithic.SERVICE_NAME)
@@ -29,12 +32,27 @@ HERE = "in this process"
 
 
 def serve(settings: MonolithicSettings) -> int:
-    """Runs both halves in this process until SIGTERM or SIGINT; returns the exit code."""
-    return run_service(monolithic_service(settings))
+    """Runs everything in this process until SIGTERM or SIGINT; returns the exit code."""
+    return run_services(all_services(settings), name=NAME, section=settings.logging)
 
 
-def monolithic_service(settings: MonolithicSettings) -> GrpcService:
-    """Describes both halves as one service, for `service_kit.life`: one server with a port for the clients of each."""
+def all_services(settings: MonolithicSettings) -> Sequence[Service[Any]]:
+    """Describes both halves, and the gateway unless it is switched off. It calls the compositing port over loopback."""
+    opened: dict[str, BindAddress] = {}
+    both = monolithic_service(settings, opened)
+    if not settings.gateway.enabled:
+        return [both]
+    from gateway_service.service import gateway_service
+
+    gateway = gateway_service(settings.of_gateway, target=lambda: opened[compositing.NAME].reachable, port_key="gateway.port")
+    return [both, gateway]
+
+
+def monolithic_service(settings: MonolithicSettings, opened: dict[str, BindAddress] | None = None) -> GrpcService:
+    """Describes both halves as one service, for `service_kit.life`: one server with a port for the clients of each.
+
+    `opened` receives the addresses of the ports, by the names of their services.
+    """
     server = settings.server
     ports = (
         Port(compositing.NAME, "server.compositing_port", server.compositing_port),
@@ -42,11 +60,12 @@ def monolithic_service(settings: MonolithicSettings) -> GrpcService:
         Port("monolithic", "server.port", server.port),
     )
     names = (*SERVICE_NAMES, optimized.SERVICE_NAME) if server.optimized_lipsyncsrv else SERVICE_NAMES
-    return grpc_service(NAME, names, settings, partial(_open, settings), ports=ports)
+    return grpc_service(NAME, names, settings, partial(_open, settings, {} if opened is None else opened), ports=ports)
 
 
 @asynccontextmanager
-async def _open(settings: MonolithicSettings, host: GrpcHost) -> AsyncIterator[WarmUp]:
+async def _open(settings: MonolithicSettings, opened: dict[str, BindAddress], host: GrpcHost) -> AsyncIterator[WarmUp]:
+    opened.update(host.addresses)
     async with started_inference(settings.of_inference, host) as mouths:
         source = LocalMouthSource(mouths.runner, settings.limits, host.readiness)
         async with started_compositing(settings.of_compositing, host, inference_url=HERE, source=source) as pictures:

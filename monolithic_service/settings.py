@@ -11,9 +11,10 @@ from pydantic import Field
 from avatar_kit.ids import AvatarId
 from avatar_kit.model_entry import ModelEntry
 from compositing_service import settings as compositing
+from gateway_service import settings as gateway_settings
 from inference_service import settings as inference
 from service_kit.addresses import BindAddress
-from service_kit.sections import GrpcSettings, MetricsSection, Section, ServiceSettings
+from service_kit.sections import GrpcSettings, LoggingSection, MetricsSection, Section, ServerSection, ServiceSettings
 
 T = TypeVar("T", bound=Section)
 
@@ -56,6 +57,19 @@ class MonolithicMetricsSection(MetricsSection):
     taken."""
 
 
+class GatewaySection(gateway_settings.GatewaySections):
+    """The gateway for browsers, in the same process."""
+
+    enabled: bool = True
+    """Serves browsers too."""
+
+    port: BindAddress = BindAddress("", 8086)
+    """Address for WebSocket and HTTP; ":N" means all interfaces, port 0 any free one."""
+
+    metrics: MetricsSection = MetricsSection()
+    compositing_server: gateway_settings.CompositingConnectionSection = gateway_settings.CompositingConnectionSection()
+
+
 class MonolithicSettings(GrpcSettings):
     """All keys of `lipsync serve all`."""
 
@@ -75,6 +89,7 @@ class MonolithicSettings(GrpcSettings):
     output: compositing.OutputSection = compositing.OutputSection()
     sessions: compositing.SessionsSection = compositing.SessionsSection()
     workers: compositing.WorkersSection = compositing.WorkersSection()
+    gateway: GatewaySection = GatewaySection()
 
     models_root: Path = Path("models")
     """The folder of the avatars. The service serves every avatar in it."""
@@ -115,6 +130,23 @@ class MonolithicSettings(GrpcSettings):
             workers=self.workers,
             models_root=self.models_root,
             models=self.models,
+        )
+
+    @property
+    def of_gateway(self) -> gateway_settings.GatewaySettings:
+        """The settings of the gateway. It finds the compositing service by its address, once that is open."""
+        own = self.gateway
+        given = {name: getattr(own, name) for name in gateway_settings.GatewaySections.model_fields}
+        server = _shared(self.server, ServerSection)
+        return gateway_settings.GatewaySettings(
+            server=gateway_settings.GatewayServerSection(
+                port=own.port, drain_seconds=server.drain_seconds, grace_seconds=server.grace_seconds
+            ),
+            tls=self.tls,
+            logging=_shared(self.logging, LoggingSection),
+            metrics=own.metrics,
+            compositing_server=gateway_settings.CompositingServerSection(**dict(own.compositing_server)),
+            **given,
         )
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2_grpc
@@ -18,7 +18,7 @@ from service_kit.addresses import BindAddress
 from service_kit.admission import RunningCalls
 from service_kit.clock import Clock
 from service_kit.interceptors import CallInterceptor
-from service_kit.listening import StartError, check_free
+from service_kit.listening import Port, StartError, check_free
 from service_kit.metrics import Metrics
 from service_kit.readiness import Readiness
 from service_kit.sections import GrpcServerSection, GrpcSettings
@@ -43,14 +43,6 @@ GrpcHost: TypeAlias = Host[grpc.aio.Server]
 GrpcService: TypeAlias = Service[grpc.aio.Server]
 
 log = logging.getLogger(__name__)
-
-
-class Port(NamedTuple):
-    """An address to listen on."""
-
-    name: str  # in the ready line
-    key: str  # of the setting that chose it, for messages
-    address: BindAddress
 
 
 def grpc_service(

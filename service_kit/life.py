@@ -81,7 +81,9 @@ class RunningService(Generic[S]):
         await self.face.open()
         self._open_http()
         await self._resources.enter_async_context(beside(self.liveness.beat()))
-        host = Host(self.face.server, self.metrics, self.readiness, self.liveness, self.draining, self._clock)
+        host = Host(
+            self.face.server, self.metrics, self.readiness, self.liveness, self.draining, self._clock, self.face.addresses
+        )
         self._warm_up = await self._resources.enter_async_context(self._service.open(host))
         await self.face.start()
 

@@ -6,7 +6,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from service_kit.addresses import MAX_PORT, BindAddress
 
@@ -21,13 +21,21 @@ _PROBLEMS = {
 }
 
 
+class Port(NamedTuple):
+    """An address to listen on."""
+
+    name: str  # in the ready line
+    key: str  # of the setting that chose it, for messages
+    address: BindAddress
+
+
 class StartError(Exception):
     """The service cannot start. One sentence says what to do."""
 
 
-def open_metrics_port(wanted: BindAddress | None, grpc_address: BindAddress, open_at: Callable[[BindAddress], T]) -> T:
-    """Calls `open_at` with the wanted address. Without one, with the usual one next to gRPC's, else with any free port."""
-    usual = BindAddress(grpc_address.host, grpc_address.port + METRICS_PORT_OFFSET)
+def open_metrics_port(wanted: BindAddress | None, own_address: BindAddress, open_at: Callable[[BindAddress], T]) -> T:
+    """Calls `open_at` with the wanted address. Without one, with the usual one next to the service's, else with any free port."""
+    usual = BindAddress(own_address.host, own_address.port + METRICS_PORT_OFFSET)
     if wanted or usual.port <= MAX_PORT:
         try:
             return open_at(wanted or usual)
@@ -36,7 +44,7 @@ def open_metrics_port(wanted: BindAddress | None, grpc_address: BindAddress, ope
             if wanted:
                 raise StartError(problem) from None
             log.warning("%s; metrics and health take any free port instead", problem)
-    return open_at(BindAddress(grpc_address.host, 0))
+    return open_at(BindAddress(own_address.host, 0))
 
 
 def check_free(address: BindAddress, *, key: str) -> None:

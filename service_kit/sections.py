@@ -164,7 +164,7 @@ class MetricsSection(Section):
     """Opens the endpoint."""
 
     port: BindAddress | None = None
-    """Its address; null: the gRPC host at the gRPC port + 3000, or, with a warning, any free port if that is taken."""
+    """Its address; null: the host of server.port at that port + 3000, or, with a warning, any free port if that is taken."""
 
 
 class ServiceSettings(Section):

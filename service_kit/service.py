@@ -60,6 +60,7 @@ class Host(Generic[S]):
     liveness: Liveness  # fail() when only a restart of the process can help
     draining: asyncio.Event  # set when the service begins to end: long calls should end too
     clock: Clock
+    addresses: Mapping[str, BindAddress]  # of the face, for another service of this process
 
 
 @dataclass(frozen=True)

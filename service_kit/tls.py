@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,23 @@ class ServerTls(_Tls):
 def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
     pairs = [(material.pair.private_key, material.pair.certificate)] if material.pair else []
     return grpc.ssl_server_certificate_configuration(pairs, material.authorities)
+
+
+class HttpTls(_Tls):
+    """TLS for the ports of an HTTP server. Raises CertificateError."""
+
+    def __init__(self, section: TlsSection, metrics: Metrics, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        """For new connections; it follows the files."""
+        super().__init__(section, metrics, "server", "tls", clock)
+
+    def _take(self, material: Material) -> None:
+        assert self._section.certificate_file
+        self.context.load_cert_chain(self._section.certificate_file, self._section.key_file)
+        if material.authorities:
+            self.context.load_verify_locations(cadata=material.authorities.decode("ascii", "ignore"))
+            self.context.verify_mode = ssl.CERT_REQUIRED
+        super()._take(material)
 
 
 class ClientTls(_Tls):

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from gateway_service.settings import GatewaySettings
 from monolithic_service.settings import SETTINGS
 from service_kit.schema import accepted, keys, members, schema_of
 from service_kit.sections import ServiceSettings
@@ -30,14 +31,16 @@ problem; for an unknown key, the sentence suggests the nearest known one.
 
 Ids may contain dots and dashes, in a variable's name also `__`: the key of an avatar is the part after the last separator.
 
-`deploy/config/inference.yaml` and `deploy/config/compositing.yaml` show every key with its default.
+`deploy/config/inference.yaml`, `deploy/config/compositing.yaml` and `deploy/config/gateway.yaml` show every key with its default.
 """
 
 _ALL = """\
 `lipsync serve all` has the keys of both services, except `inference_server`. A key of both, such as `limits.max_batch_size`,
-holds for both. These are different:
+holds for both. It has the gateway's keys behind `gateway.`, such as `gateway.speech.voice`, but for `server`, `tls`, `logging`
+and `compositing_server.url`. These are different:
 """
 
+_GATEWAY_PREFIX = "gateway."
 _MODELS_PREFIX = "models."
 REQUIRED = "required"
 
@@ -68,17 +71,20 @@ def describe(cls: type[ServiceSettings]) -> list[KeyDescription]:
 def configuration_page() -> str:
     """The whole page, Markdown."""
     inference, compositing, everything = (describe(SETTINGS[name]) for name in ("inference", "compositing", "all"))
+    gateway = describe(GatewaySettings)
     shared = [row for row in inference if row in compositing]
     keys_of_models = [row for row in shared if row.key.startswith(_MODELS_PREFIX)]
     of_both = [row for row in shared if row not in keys_of_models]
     parts = [
         _INTRODUCTION,
-        _chapter("Both services", of_both),
+        _chapter("All services", [row for row in of_both if row in gateway]),
+        _chapter("Inference and compositing", [row for row in of_both if row not in gateway]),
         _chapter("Inference service", [row for row in inference if row not in shared], SETTINGS["inference"]),
         _chapter("Compositing service", [row for row in compositing if row not in shared], SETTINGS["compositing"]),
+        _chapter("Gateway", [row for row in gateway if row not in shared], GatewaySettings),
         _chapter(
-            "Both in one process",
-            [row for row in everything if row not in inference and row not in compositing],
+            "Everything in one process",
+            [row for row in everything if row not in inference and row not in compositing and not _is_one_of(row, gateway)],
             SETTINGS["all"],
             introduction=_ALL,
         ),
@@ -99,6 +105,11 @@ def _chapter(
         lines += [f"- `{key}`: {reason}." for key, reason in settings.meaningless.items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def _is_one_of(row: KeyDescription, gateway: Sequence[KeyDescription]) -> bool:
+    """Tells if a key of all is `gateway.` and a key of the gateway."""
+    return any(row == own._replace(key=f"{_GATEWAY_PREFIX}{own.key}") for own in gateway)
 
 
 def _section_of(row: KeyDescription) -> str:

@@ -19,6 +19,7 @@ from benchmarks.suite import NAMES
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.settings import CompositingSettings
+from gateway_service.settings import GatewaySettings
 from inference_service.metrics import InferenceMetrics
 from inference_service.settings import InferenceSettings
 from lipsync_cli.main import app
@@ -100,7 +101,7 @@ def test_the_readmes_configuration_is_accepted_by_all_services(settings: type, t
 def test_configuration_keys_in_the_text_exist(page: Path) -> None:
     keys = {
         f"{name}.{key}"
-        for settings in SETTINGS.values()
+        for settings in (*SETTINGS.values(), GatewaySettings)
         for name, section in settings.model_fields.items()
         for key in getattr(section.annotation, "model_fields", {})
     }

@@ -58,8 +58,18 @@ def running_all(*overrides: str, log: Path, config: Path | None = None) -> Itera
     """`lipsync serve all` as its compositing, its inference and its monolithic service, which are one process."""
     names = ["compositing", "inference", "monolithic"]
     ports = [f"server.{port}=127.0.0.1:0" for port in ("port", "compositing_port", "inference_port")]
-    with _running("all", names, *ports, *overrides, log=log, config=config) as services:
+    with _running("all", names, *ports, "gateway.enabled=false", *overrides, log=log, config=config) as services:
         yield services
+
+
+@contextmanager
+def running_with_gateway(*overrides: str, log: Path) -> Iterator[list[Service]]:
+    """`lipsync serve all` as its gateway and its compositing service."""
+    ports = [f"server.{port}=127.0.0.1:0" for port in ("port", "compositing_port", "inference_port")]
+    ports += ["gateway.port=127.0.0.1:0", "gateway.metrics.port=127.0.0.1:0"]
+    names = ["gateway", "compositing", "inference", "monolithic"]
+    with _running("all", names, *ports, *overrides, log=log) as services:
+        yield services[:2]
 
 
 @contextmanager
@@ -75,13 +85,10 @@ def _running(
             command, cwd=TREE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
         )
     try:
-        services = []
-        for port, line in zip(ports, _first_lines(process, log, len(ports)), strict=True):
-            words = line.split()
-            assert words[:2] == ["ready", port], words
-            assert words[3] == "metrics", words
-            services.append(Service(port, process, words[2], words[4], log))
-        yield services
+        lines = {words[1]: words for line in _first_lines(process, log, len(ports)) if (words := line.split())}
+        assert set(lines) == set(ports)
+        assert {(words[0], words[3]) for words in lines.values()} == {("ready", "metrics")}
+        yield [Service(port, process, lines[port][2], lines[port][4], log) for port in ports]
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGCONT)

@@ -12,7 +12,7 @@ from .tree import modules
 
 SERVICE = {"service_kit", "avatar_kit", "shared_proto"}
 HALVES = {"inference_service", "compositing_service"}
-COMMAND = SERVICE | {"avatar_tools", "monolithic_service", "lipsync_client", "benchmarks"}
+COMMAND = SERVICE | {"avatar_tools", "gateway_service", "monolithic_service", "lipsync_client", "benchmarks"}
 MAY_IMPORT = {
     "shared_proto": set(),
     "service_kit": set(),
@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "avatar_tools": {"avatar_kit"},
     "inference_service": SERVICE,
     "compositing_service": SERVICE,
-    "monolithic_service": SERVICE | HALVES,
+    "monolithic_service": SERVICE | HALVES | {"gateway_service"},
     "lipsync_client": {"shared_proto"},
     "gateway_service": {"service_kit", "lipsync_client"},
     "lipsync_cli": COMMAND,

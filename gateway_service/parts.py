@@ -1,0 +1,34 @@
+"""The parts of the gateway that its handlers use, all on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from gateway_service.compositors import Compositors
+from gateway_service.http_face import HttpServer
+from gateway_service.metrics import GatewayMetrics
+from gateway_service.running_sessions import RunningSessions
+from gateway_service.settings import GatewaySettings
+from service_kit.clock import Clock
+from service_kit.readiness import Readiness
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayParts:
+    """What handlers find at their application as PARTS."""
+
+    settings: GatewaySettings
+    metrics: GatewayMetrics
+    readiness: Readiness
+    compositors: Compositors
+    sessions: RunningSessions
+    server: HttpServer
+    draining: asyncio.Event
+    """Set when the gateway begins to end: sessions are told to go elsewhere."""
+    clock: Clock
+
+
+PARTS = web.AppKey("PARTS", GatewayParts)

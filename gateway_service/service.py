@@ -1,0 +1,79 @@
+"""Puts the gateway behind HTTP.
+
+Ready means: a compositing service answers. A gateway alone may start before any; it is not ready until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeAlias
+
+from gateway_service.application import build_application
+from gateway_service.compositors import CAUSE, Compositors
+from gateway_service.http_face import HttpFace, HttpServer
+from gateway_service.metrics import GatewayMetrics
+from gateway_service.parts import GatewayParts
+from gateway_service.running_sessions import RunningSessions
+from gateway_service.settings import GatewaySettings
+from service_kit.life import run_service
+from service_kit.listening import Port
+from service_kit.service import Host, Service, WarmUp
+from service_kit.tasks import beside
+from service_kit.tls import tls_problems
+
+NAME = "gateway"
+TLS_KEY = "compositing_server.tls"
+
+GatewayHost: TypeAlias = Host[HttpServer]
+GatewayService: TypeAlias = Service[HttpServer]
+
+
+def serve(settings: GatewaySettings) -> int:
+    """Runs the gateway in this process until a signal stops it. Returns the exit code."""
+    return run_service(gateway_service(settings))
+
+
+def gateway_service(
+    settings: GatewaySettings, *, target: Callable[[], str] | None = None, port_key: str = "server.port"
+) -> GatewayService:
+    """Describes the gateway, for `service_kit.life`.
+
+    `target` gives the compositing services' address when the gateway opens, in place of the settings' own. `port_key` is the
+    setting that chose the port, for messages.
+    """
+    ports = (Port(NAME, port_key, settings.server.port),)
+    return Service(
+        NAME,
+        settings,
+        partial(HttpFace, settings, ports),
+        partial(_open, settings, target or (lambda: settings.compositing_server.url)),
+        problems=partial(tls_problems, settings.compositing_server.tls, key=TLS_KEY),
+    )
+
+
+@asynccontextmanager
+async def _open(settings: GatewaySettings, target: Callable[[], str], host: GatewayHost) -> AsyncIterator[WarmUp]:
+    compositors = Compositors(target(), settings.compositing_server)
+    host.readiness.block(CAUSE, f"no compositing service has answered yet at {compositors.target}")
+    try:
+        async with beside(compositors.follow(host.readiness, host.clock)):
+            parts = GatewayParts(
+                settings=settings,
+                metrics=GatewayMetrics(host.metrics),
+                readiness=host.readiness,
+                compositors=compositors,
+                sessions=RunningSessions(),
+                server=host.server,
+                draining=host.draining,
+                clock=host.clock,
+            )
+            host.server.serve(NAME, build_application(parts))
+            yield _nothing_to_warm
+    finally:
+        await compositors.close()
+
+
+async def _nothing_to_warm() -> None:
+    """The gateway has nothing to load."""
