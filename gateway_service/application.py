@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway_service.api import health
+from gateway_service.page import routes as page
 from gateway_service.parts import PARTS, GatewayParts
 from gateway_service.websocket import session_socket
 
@@ -13,6 +14,6 @@ def build_application(parts: GatewayParts) -> web.Application:
     """Builds the application with the routes of all modules."""
     application = web.Application()
     application[PARTS] = parts
-    for module in (health, session_socket):
+    for module in (health, page, session_socket):
         module.add_routes(application)
     return application

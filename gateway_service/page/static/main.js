@@ -1,0 +1,130 @@
+// Puts the page together: what each control does.
+//
+// For tests and the curious, `window.lipsync` is the conversation; `window.lipsync.log` lists each drawn frame as
+// [number, segment, audio_us, audio clock at its sound, audio clock when it was drawn], times in seconds, audio_us -1 while idle.
+
+import { listAvatars, markAvatar, showAvatars } from "./avatars.js";
+import { endedProblem, fileProblem, microphoneProblem, speakingProblem, switchProblem, waitingProblem } from "./problems.js";
+import { Screen } from "./screen.js";
+import { Talk } from "./talk.js";
+
+const at = (id) => document.getElementById(id);
+const url = new URL("ws", document.baseURI);
+url.protocol = url.protocol.replace("http", "ws");
+const options = { quality_preset: at("quality").value, look_ahead_frames: Number(at("look-ahead").value), cushion_ms: 60 };
+const talk = new Talk(url, at("person"), options, (name, content) => happened[name]?.(content));
+const screen = new Screen(talk);
+let source = "file"; // of what is played: "file" or "recording"
+
+Object.defineProperty(talk, "log", { get: () => talk.showing.log });
+window.lipsync = talk;
+
+const happened = {
+  connecting: (content) => {
+    screen.connection("waiting");
+    if (content.attempt > 1 || content.error.code === "RESOURCE_EXHAUSTED") screen.problem(waitingProblem(content));
+  },
+  connected: ({ resumed, seconds }) => {
+    screen.connection("live");
+    screen.problem(null);
+    if (!talk.mode) screen.mode(null);
+    if (resumed && seconds > 0.5) screen.say(`The connection was lost for ${seconds.toFixed(1)} s; it goes on.`);
+    markAvatar(at("avatars"), talk.session.avatar);
+  },
+  started: () => screen.still(null),
+  failed: (error) => {
+    screen.connection("ended");
+    screen.problem(endedProblem(error));
+    screen.say("Nothing is shown now.");
+  },
+  mode: (mode) => screen.mode(mode === "file" ? source : mode),
+  overheard: () => screen.say("Interrupted: you spoke."),
+  resumed: ({ seconds }) => screen.say(`The server lost a service for ${seconds.toFixed(1)} s; it goes on.`),
+  speak_failed: (error) => screen.problem(speakingProblem(error)),
+  avatar_switched: ({ model_id }) => markAvatar(at("avatars"), model_id),
+  switch_failed: (failure) => {
+    if (failure.code !== "ABORTED") screen.problem(switchProblem(failure));
+    markAvatar(at("avatars"), talk.session.avatar);
+  },
+};
+
+at("microphone").addEventListener("click", async () => {
+  screen.problem(null);
+  if (talk.mode === "microphone") {
+    talk.stopListening();
+    return;
+  }
+  try {
+    await talk.listen();
+  } catch (error) {
+    screen.problem(microphoneProblem(error));
+  }
+});
+
+at("recording").addEventListener("click", async () => {
+  const answer = await fetch(new URL("speech.flac", import.meta.url));
+  await play("recording", "the recording", await answer.arrayBuffer());
+});
+
+at("file").addEventListener("click", () => at("file-input").click());
+at("file-input").addEventListener("change", async ({ target }) => {
+  const [file] = target.files;
+  if (file) await play("file", file.name, await file.arrayBuffer());
+  target.value = "";
+});
+
+async function play(kind, name, data) {
+  screen.problem(null);
+  source = kind;
+  try {
+    await talk.play(data);
+  } catch {
+    screen.problem(fileProblem(name));
+  }
+}
+
+at("text-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = at("text").value.trim();
+  screen.problem(null);
+  if (text) talk.say(text);
+});
+
+at("interrupt").addEventListener("click", () => talk.interrupt());
+at("quality").addEventListener("change", ({ target }) => talk.session.configure({ quality_preset: target.value }));
+at("look-ahead").addEventListener("change", ({ target }) => talk.session.configure({ look_ahead_frames: Number(target.value) }));
+at("hear").addEventListener("change", ({ target }) => (talk.hearYourself = target.checked));
+at("rest").addEventListener("change", ({ target }) => (talk.showing.stillAtRest = !target.checked));
+at("guard").addEventListener("change", async ({ target }) => {
+  try {
+    await talk.guard(target.checked);
+  } catch (error) {
+    target.checked = false;
+    screen.problem(microphoneProblem(error));
+  }
+});
+
+if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
+  at("rest").checked = false;
+  talk.showing.stillAtRest = true;
+}
+
+async function begin() {
+  let avatars;
+  try {
+    avatars = await listAvatars();
+  } catch {
+    screen.problem("The gateway does not answer. Look whether it runs; the page tries again in 3 s.");
+    setTimeout(begin, 3000);
+    return;
+  }
+  const asked = new URLSearchParams(location.search).get("avatar");
+  const first = avatars.find(({ id }) => id === asked) ?? avatars.find(({ error }) => !error);
+  screen.problem(first ? null : "The server has no avatar to show. Make one with `lipsync avatar demo`, then reload the page.");
+  if (!first) return;
+  showAvatars(at("avatars"), avatars, first.id, (id) => talk.session.switchAvatar(id));
+  screen.still(first);
+  talk.session.open(first.id);
+}
+
+begin();

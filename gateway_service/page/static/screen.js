@@ -1,0 +1,79 @@
+// What the screen says: the state in a sentence, problems, buttons, figures.
+
+import { plot } from "./plot.js";
+
+const at = (id) => document.getElementById(id);
+const BETWEEN_FIGURES_MS = 250;
+const CONNECTIONS = { waiting: "Connecting", live: "Connected", ended: "Ended" };
+const SAYING = { file: "Speaking the file.", recording: "Speaking the recording.", text: "Speaking your text." };
+
+export class Screen {
+  constructor(talk) {
+    this._talk = talk;
+    at("problem-close").addEventListener("click", () => this.problem(null));
+    setInterval(() => this._figures(), BETWEEN_FIGURES_MS);
+    requestAnimationFrame(() => this._level());
+  }
+
+  /** Says what happens now. Nothing changes where it says so already: a screen reader would repeat it. */
+  say(sentence) {
+    if (at("state").textContent !== sentence) at("state").textContent = sentence;
+  }
+
+  /** Shows what went wrong; null takes it away. */
+  problem(sentence) {
+    at("problem").hidden = !sentence;
+    at("problem-text").textContent = sentence ?? "";
+  }
+
+  /** "waiting", "live" or "ended". */
+  connection(state) {
+    at("connection").dataset.state = state;
+    at("connection").querySelector(".word").textContent = CONNECTIONS[state];
+  }
+
+  /** What is spoken: "microphone", "file", "recording", "text", or null. */
+  mode(mode) {
+    const listening = mode === "microphone";
+    at("microphone").setAttribute("aria-pressed", String(listening));
+    at("microphone").querySelector(".word").textContent = listening ? "Stop listening" : "Speak";
+    at("interrupt").disabled = !mode;
+    if (!mode) this.say("Ready: speak, or let it say something.");
+    else this.say(listening ? "Listening: speak, and watch." : SAYING[mode]);
+  }
+
+  /** Shows a still until the first frame is there; null: it is. */
+  still(avatar) {
+    at("still").hidden = !avatar;
+    at("person").hidden = Boolean(avatar);
+    if (avatar) at("still").src = avatar.still;
+  }
+
+  _level() {
+    requestAnimationFrame(() => this._level());
+    at("level").style.transform = `scaleX(${this._talk.level.toFixed(2)})`;
+  }
+
+  _figures() {
+    const { figures, clock, cushion, showing } = this._talk;
+    const now = clock.now();
+    const drift = figures.drift();
+    const { status } = figures;
+    const show = (id, value) => (at(id).textContent = value ?? "–");
+    show("first-frame", figures.firstFrameMs === null ? null : milliseconds(figures.firstFrameMs));
+    show("fps", figures.framesASecond(now).toFixed(1));
+    show("drift", drift && `${milliseconds(drift[0])}, at most ${milliseconds(drift[1])}`);
+    show("cushion", milliseconds(1000 * cushion.seconds));
+    show("stalls", status?.stalls);
+    show("late", `${(status?.late_frames ?? 0) + cushion.shifts}, ${showing.dropped}`);
+    show("queue", status?.queue_ms.toFixed(1));
+    show("audio", status?.audio_ms.toFixed(1));
+    show("network", status?.inference_ms.toFixed(1));
+    show("composite", status?.composite_ms.toFixed(1));
+    plot(at("plot"), figures.points, now);
+  }
+}
+
+function milliseconds(value) {
+  return `${value.toFixed(0)} ms`;
+}

@@ -1,0 +1,227 @@
+// One conversation: binds the session, the clock, the picture, the sound and the microphone together.
+
+import { Clock } from "./clock.js";
+import { Cushion } from "./cushion.js";
+import { Figures } from "./figures.js";
+import { Microphone } from "./microphone.js";
+import { Playing } from "./playing.js";
+import { FRAME_MS, RATE_HZ } from "./protocol.js";
+import { Session } from "./session.js";
+import { Showing } from "./showing.js";
+import { VoiceActivity } from "./voice.js";
+
+const MESSAGE_SAMPLES = 3200;
+// After speech the picture goes on for so many frames before it rests, where it is to rest at all.
+const SETTLES_FRAMES = 12;
+// Sound that is shown so much later than at best is caught up with in a pause.
+const CATCH_UP_S = 0.08;
+const CAUGHT_UP_S = 0.02;
+// Chunks of the microphone, 32 ms each, from before the moment at which a voice is noticed.
+const KEPT_CHUNKS = 10;
+
+export class Talk {
+  /** `changed` is called with (name, content) for everything that the screen should know. */
+  constructor(url, canvas, options, changed) {
+    this._changed = changed;
+    this.clock = new Clock();
+    this.cushion = new Cushion();
+    this.figures = new Figures();
+    this.showing = new Showing(canvas, this.clock, (frame, heard, now) => this._drawn(frame, heard, now));
+    this.session = new Session(url, options, (name, content) => this._event(name, content));
+    this.hearYourself = false;
+    this.mode = null; // "microphone", "file" or "text" while it is so
+    this.level = 0;
+    this._playing = new Playing();
+    this._microphone = new Microphone((chunk) => this._speak(chunk));
+    this._guard = new Microphone((chunk) => this._overhear(chunk));
+    this._voice = new VoiceActivity();
+    this._segment = null; // of the microphone
+    this._shortest = Infinity; // delay of the microphone's picture, seconds
+    this._unsent = null; // the last chunks of a pause that is not shown
+    this._settling = 0;
+  }
+
+  get guarded() {
+    return this._guard.on;
+  }
+
+  /** Begins to listen. Raises what the browser says against it. */
+  async listen() {
+    const context = await this._audio();
+    await this._microphone.start(context, { echo: this.hearYourself });
+    if (this.session.busy) this.interrupt();
+    this._voice = new VoiceActivity();
+    this._shortest = Infinity;
+    this._unsent = null;
+    this._begin("microphone");
+  }
+
+  /** Ends what was said; the rest of it is still shown. */
+  stopListening() {
+    this._microphone.stop();
+    this._segment = null;
+    this.session.endSegment();
+    this.level = 0;
+  }
+
+  /** Speaks a sound file of any format that the browser reads. Raises DOMException for others. */
+  async play(data) {
+    const context = await this._audio();
+    const samples = mono(await context.decodeAudioData(data));
+    this._stopAll();
+    this._begin("file");
+    const segment = this.session.begin("file");
+    for (let at = 0; at < samples.length; at += MESSAGE_SAMPLES) segment.add(samples.subarray(at, at + MESSAGE_SAMPLES));
+    this.session.endSegment();
+  }
+
+  /** Has the server speak a text. */
+  async say(text) {
+    await this._audio();
+    this._stopAll();
+    this._begin("text");
+    this.session.speak(text);
+  }
+
+  /** Drops everything that is not shown; sound ends at once. */
+  interrupt() {
+    this._playing.stop();
+    this.session.interrupt();
+    this._segment = null;
+    if (!this._microphone.on) this._end();
+  }
+
+  /** Lets the microphone interrupt files and texts, or no longer. Raises what the browser says against it. */
+  async guard(on) {
+    if (!on) this._guard.stop();
+    else await this._guard.start(await this._audio(), { echo: true });
+  }
+
+  _stopAll() {
+    if (this._microphone.on) this.stopListening();
+    if (this.session.busy) this.interrupt();
+  }
+
+  _begin(mode) {
+    this.mode = mode;
+    this.figures.ask(this.clock.now());
+    this._changed("mode", mode);
+  }
+
+  _end() {
+    this.mode = null;
+    this._changed("mode", null);
+  }
+
+  /** The context for sound; it runs once somebody has touched the page. */
+  async _audio() {
+    if (!this._context) {
+      this._context = new AudioContext({ sampleRate: RATE_HZ, latencyHint: "interactive" });
+      this._playing.use(this._context);
+    }
+    await this._context.resume();
+    if (!this.clock.context) {
+      const step = this.clock.follow(this._context);
+      this.cushion.step(step);
+      this.showing.step(step);
+      this.figures.step(step);
+    }
+    return this._context;
+  }
+
+  // The microphone
+
+  _speak({ start, samples }) {
+    this._voice.hear(samples, (1000 * samples.length) / RATE_HZ);
+    this.level = Math.max(0, 1 + this._voice.db / 60);
+    if (!this.session.live) {
+      this._segment = null;
+      return;
+    }
+    this._pause(start, samples);
+    if (this._unsent) return;
+    this._segment ??= this.session.begin("microphone", { start });
+    this.session.push(this._segment, samples);
+  }
+
+  /** After a stall speech is shown later than before: in a pause silence is not sent until that is made up for. */
+  _pause(start, samples) {
+    const delay = this._segment?.delay ?? null;
+    if (delay !== null) this._shortest = Math.min(this._shortest, delay);
+    if (!this._unsent && delay > this._shortest + CATCH_UP_S && !this._voice.speaking) {
+      this.session.endSegment();
+      this._segment = null;
+      this._unsent = [];
+    }
+    if (!this._unsent) return;
+    if (this._voice.speaking || (!this.session.busy && this.cushion.excess < CAUGHT_UP_S)) {
+      this._segment = this.session.begin("microphone", { start: this._unsent[0]?.start ?? start });
+      for (const chunk of this._unsent) this.session.push(this._segment, chunk.samples);
+      this._unsent = null;
+      return;
+    }
+    this._unsent = [...this._unsent, { start, samples }].slice(-KEPT_CHUNKS);
+  }
+
+  _overhear({ samples }) {
+    const happened = this._voice.hear(samples, (1000 * samples.length) / RATE_HZ);
+    if (happened === "begins" && this.session.busy && !this._microphone.on) {
+      this.interrupt();
+      this._changed("overheard");
+    }
+  }
+
+  // The session
+
+  _event(name, content) {
+    if (name === "frame") {
+      this._frame(content);
+      return;
+    }
+    if (name === "status") this.figures.told(content);
+    if (name === "segment_ended" && !this.session.busy && !this._microphone.on) this._end();
+    if (name === "speak_failed" || name === "failed") this._end();
+    this._changed(name, content);
+  }
+
+  _frame(frame) {
+    const { source } = frame;
+    const due = this.cushion.arrived(frame.number, this.clock.next(), !source);
+    this._settling = source ? SETTLES_FRAMES : this._settling - 1;
+    frame.moves = this._settling > 0;
+    let heard = due;
+    if (source) {
+      const audible = source.kind !== "microphone" || this.hearYourself;
+      frame.loudness = this._playing.play(source, frame.audio_us / 1000 / FRAME_MS, due, audible);
+      if (source.start !== null) heard = captured(source, frame.audio_us / 1e6, due);
+    }
+    this.showing.add(frame, heard, heard);
+  }
+
+  _drawn(frame, heard, now) {
+    this.figures.drawn(frame, heard, now);
+    if (this.mode !== "microphone") this.level = frame.source ? Math.min(1, 4 * frame.loudness) : 0;
+  }
+}
+
+/**
+ * The moment for a frame of the microphone: that at which its sound was captured, and a delay that stays the same for the whole
+ * segment unless the session stalled. `due`: the moment by the frame's number.
+ */
+function captured(segment, seconds, due) {
+  const moment = segment.start + seconds;
+  if (segment.delay === null || Math.abs(due - moment - segment.delay) > 0.002) segment.delay = due - moment;
+  return moment + segment.delay;
+}
+
+/** The mean of all channels as int16. */
+function mono(buffer) {
+  const samples = new Int16Array(buffer.length);
+  const channels = Array.from({ length: buffer.numberOfChannels }, (_, index) => buffer.getChannelData(index));
+  for (let at = 0; at < samples.length; at += 1) {
+    let sum = 0;
+    for (const channel of channels) sum += channel[at];
+    samples[at] = Math.max(-32768, Math.min(32767, Math.round((sum / channels.length) * 32768)));
+  }
+  return samples;
+}

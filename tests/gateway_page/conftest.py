@@ -1,0 +1,60 @@
+"""Chromium before the page of a real gateway with the demo avatar."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from avatar_tools.demo import build_demo
+
+REPOSITORY = Path(__file__).parents[2]
+SPEECH = REPOSITORY / "avatar_tools/demo/speech/speech.wav"
+
+
+def program(name: str, package: str) -> str:
+    """The path of a program; skips the test, or with REQUIRE_TOOLS fails it, when Debian's `package` is not installed."""
+    path = shutil.which(name)
+    if path is None:
+        sentence = f"{name} is not installed (Debian's {package})"
+        if os.environ.get("REQUIRE_TOOLS"):
+            pytest.fail(sentence)
+        pytest.skip(sentence)
+    return path
+
+
+@contextmanager
+def chromium(*arguments: str) -> Iterator[Browser]:
+    """A browser whose microphone plays the shipped recording once, each time that it is switched on."""
+    path = program("chromium", "chromium")
+    microphone = [
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={SPEECH}%noloop",
+    ]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=[*microphone, *arguments])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def models_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo, and a second avatar that is the same person under another name."""
+    root = tmp_path_factory.mktemp("models")
+    build_demo(root)
+    build_demo(root, "second")
+    return root
