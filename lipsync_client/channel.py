@@ -9,9 +9,11 @@ from lipsync_client.tls import TlsOptions
 from shared_proto.channel_options import lasting_connection
 
 SERVICE = "compositing.CompositingService"
+# The earlier direct server's, of `earlier`.
+EARLIER_SERVICE = "optimized_lipsyncsrv.OptimizedLipSyncService"
 # gRPC would keep a session's sound to send it again from the start; a session resumes by itself instead.
 SESSION = {"service": SERVICE, "method": "StreamComposite"}
-# Load, unload and compositing are all safe to repeat: a batch depends on its request alone.
+# Load, unload and compositing are all safe to repeat: a batch depends on its request alone. So is all of the earlier service.
 RETRY_POLICY = {
     "maxAttempts": 4,
     "initialBackoff": "0.05s",
@@ -50,7 +52,10 @@ def channel_options(target: str, tls: TlsOptions | None = None, *, max_message_m
 def service_config(target: str) -> dict[str, object]:
     """Returns the gRPC service config: retries, and round robin over the healthy servers of a target that names several."""
     config: dict[str, object] = {
-        "methodConfig": [{"name": [{"service": SERVICE}], "retryPolicy": RETRY_POLICY}, {"name": [SESSION]}],
+        "methodConfig": [
+            {"name": [{"service": SERVICE}, {"service": EARLIER_SERVICE}], "retryPolicy": RETRY_POLICY},
+            {"name": [SESSION]},
+        ],
         "retryThrottling": RETRY_THROTTLING,
     }
     if target.startswith(("dns:", "ipv4:", "ipv6:")):
