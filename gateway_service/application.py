@@ -16,4 +16,5 @@ def build_application(parts: GatewayParts) -> web.Application:
     application[PARTS] = parts
     for module in (health, page, session_socket):
         module.add_routes(application)
+    parts.earlier.add_routes(application)
     return application

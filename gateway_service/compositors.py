@@ -39,7 +39,7 @@ class Compositors:
         """Call it on the event loop. Raises ValueError for certificates that cannot be used."""
         self.target = target
         self._section = section
-        self._tls = _tls_options(section)
+        self.tls = _tls_options(section)
         self._connections = [_Connection(self._connect())]
 
     @property
@@ -96,7 +96,7 @@ class Compositors:
         return connection
 
     def _connect(self) -> AsyncClient:
-        return AsyncClient(self.target, tls=self._tls)
+        return AsyncClient(self.target, tls=self.tls)
 
 
 def _tls_options(section: CompositingConnectionSection) -> TlsOptions | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from gateway_service.compositors import Compositors
+from gateway_service.earlier.routes import EarlierRoutes
 from gateway_service.http_face import HttpServer
 from gateway_service.metrics import GatewayMetrics
 from gateway_service.running_sessions import RunningSessions
@@ -25,6 +26,7 @@ class GatewayParts:
     readiness: Readiness
     compositors: Compositors
     sessions: RunningSessions
+    earlier: EarlierRoutes
     server: HttpServer
     draining: asyncio.Event
     """Set when the gateway begins to end: sessions are told to go elsewhere."""

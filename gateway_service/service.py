@@ -5,18 +5,20 @@ Ready means: a compositing service answers. A gateway alone may start before any
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias
 
 from gateway_service.application import build_application
 from gateway_service.compositors import CAUSE, Compositors
+from gateway_service.earlier.routes import earlier_routes
 from gateway_service.http_face import HttpFace, HttpServer
 from gateway_service.metrics import GatewayMetrics
 from gateway_service.parts import GatewayParts
 from gateway_service.running_sessions import RunningSessions
 from gateway_service.settings import GatewaySettings
+from service_kit.addresses import BindAddress
 from service_kit.life import run_service
 from service_kit.listening import Port
 from service_kit.service import Host, Service, WarmUp
@@ -36,14 +38,19 @@ def serve(settings: GatewaySettings) -> int:
 
 
 def gateway_service(
-    settings: GatewaySettings, *, target: Callable[[], str] | None = None, port_key: str = "server.port"
+    settings: GatewaySettings,
+    *,
+    target: Callable[[], str] | None = None,
+    port_key: str = "server.port",
+    earlier_key: str = "earlier.ports",
 ) -> GatewayService:
     """Describes the gateway, for `service_kit.life`.
 
-    `target` gives the compositing services' address when the gateway opens, in place of the settings' own. `port_key` is the
-    setting that chose the port, for messages.
+    `target` gives the compositing services' address when the gateway opens, in place of the settings' own. `port_key` and
+    `earlier_key` are the settings that chose the ports, for messages.
     """
-    ports = (Port(NAME, port_key, settings.server.port),)
+    earlier = (Port(name, earlier_key, address) for name, address in _earlier_ports(settings))
+    ports = (Port(NAME, port_key, settings.server.port), *earlier)
     return Service(
         NAME,
         settings,
@@ -58,21 +65,33 @@ async def _open(settings: GatewaySettings, target: Callable[[], str], host: Gate
     compositors = Compositors(target(), settings.compositing_server)
     host.readiness.block(CAUSE, f"no compositing service has answered yet at {compositors.target}")
     try:
-        async with beside(compositors.follow(host.readiness, host.clock)):
+        async with (
+            beside(compositors.follow(host.readiness, host.clock)),
+            earlier_routes(settings, compositors, host.server, host.readiness) as earlier,
+        ):
             parts = GatewayParts(
                 settings=settings,
                 metrics=GatewayMetrics(host.metrics),
                 readiness=host.readiness,
                 compositors=compositors,
                 sessions=RunningSessions(),
+                earlier=earlier,
                 server=host.server,
                 draining=host.draining,
                 clock=host.clock,
             )
             host.server.serve(NAME, build_application(parts))
+            for name, _ in _earlier_ports(settings):
+                host.server.serve(name, earlier.application())
             yield _nothing_to_warm
     finally:
         await compositors.close()
+
+
+def _earlier_ports(settings: GatewaySettings) -> Iterator[tuple[str, BindAddress]]:
+    """Yields the further ports of the earlier servers with their names in the ready lines."""
+    for number, address in enumerate(settings.earlier.ports, 1):
+        yield f"{NAME}-earlier-{number}", address
 
 
 async def _nothing_to_warm() -> None:

@@ -88,10 +88,25 @@ class SpeechSection(Section):
     """A program that gives no further sound for so long is ended, and the text fails."""
 
 
+class EarlierSection(Section):
+    """Pages and programs of the earlier servers, and their WebSocket messages."""
+
+    ports: tuple[BindAddress, ...] = ()
+    """Further addresses for them alone, such as [":8084", ":8085"]. Port 8086 and /ws serve them too."""
+
+    server: Annotated[str, AfterValidator(_check_target)] | None = None
+    """HOST:PORT or dns:///NAME:PORT of `lipsync serve all`, which makes their frames; null: compositing_server.url, or this
+    process."""
+
+    idle_seconds: float = Field(default=300.0, gt=0, le=86_400)
+    """Closes a socket of theirs without a request for so long."""
+
+
 class GatewaySections(Section):
     """The sections that the gateway has alone and in one process with the services."""
 
     sockets: SocketsSection = SocketsSection()
+    earlier: EarlierSection = EarlierSection()
     speech: SpeechSection = SpeechSection()
 
 

@@ -44,7 +44,12 @@ def all_services(settings: MonolithicSettings) -> Sequence[Service[Any]]:
         return [both]
     from gateway_service.service import gateway_service
 
-    gateway = gateway_service(settings.of_gateway, target=lambda: opened[compositing.NAME].reachable, port_key="gateway.port")
+    gateway = gateway_service(
+        settings.of_gateway,
+        target=lambda: opened[compositing.NAME].reachable,
+        port_key="gateway.port",
+        earlier_key="gateway.earlier.ports",
+    )
     return [both, gateway]
 
 

@@ -37,6 +37,7 @@ NOT_QUICK = {
         "docs/test_client_programs.py",
         "docs/test_doc_examples.py",
         "end_to_end",
+        "gateway_earlier",
         "inference_service/test_filmed_crops.py",
         "lipsync_cli",
         "packaging",

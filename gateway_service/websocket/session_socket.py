@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
+from gateway_service.earlier.socket import is_earlier
 from gateway_service.parts import PARTS
 from gateway_service.websocket.frames import frame_message
 from lipsync_client import Frame, Started
@@ -23,8 +24,8 @@ async def serve_socket(request: web.Request) -> web.WebSocketResponse:
     with parts.server.calls.admit():
         await socket.prepare(request)
         first = await socket.receive()
-        if first.type is not WSMsgType.TEXT:
-            await socket.close(code=4003)
+        if is_earlier(first):
+            await parts.earlier.serve(request, socket, first)
             return socket
         config = json.loads(first.data)["config"]
         async with parts.compositors.for_session() as client, client.session(config["model_id"]) as session:

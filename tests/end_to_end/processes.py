@@ -63,13 +63,14 @@ def running_all(*overrides: str, log: Path, config: Path | None = None) -> Itera
 
 
 @contextmanager
-def running_with_gateway(*overrides: str, log: Path) -> Iterator[list[Service]]:
-    """`lipsync serve all` as its gateway and its compositing service."""
+def running_with_gateway(*overrides: str, log: Path, earlier: int = 0) -> Iterator[list[Service]]:
+    """`lipsync serve all` as its gateway, its compositing service, and so many further ports for earlier clients."""
     ports = [f"server.{port}=127.0.0.1:0" for port in ("port", "compositing_port", "inference_port")]
     ports += ["gateway.port=127.0.0.1:0", "gateway.metrics.port=127.0.0.1:0"]
-    names = ["gateway", "compositing", "inference", "monolithic"]
+    ports += [f"gateway.earlier.ports={['127.0.0.1:0'] * earlier}"]
+    names = ["gateway", "compositing", *(f"gateway-earlier-{number + 1}" for number in range(earlier)), "inference", "monolithic"]
     with _running("all", names, *ports, *overrides, log=log) as services:
-        yield services[:2]
+        yield services[:-2]
 
 
 @contextmanager

@@ -1,0 +1,83 @@
+"""Answers the requests of one upstream, one message at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from gateway_service.earlier import binary, text
+from gateway_service.earlier.errors import BadMessage
+from gateway_service.earlier.sound import pieces_of
+from lipsync_client import LipsyncError
+from lipsync_client.earlier import ClipFrame, EarlierClient
+
+# Calls under way, of all sockets; more wait. One connection carries about as many streams.
+MOST_CALLS = 100
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Answers:
+    """Answers requests, each with one message: text to text, bytes to bytes, but for the bytes of `get_video_frame`."""
+
+    frames: EarlierClient
+    list_models: Callable[[], Awaitable[list[str]]]
+    """Returns the ids of the avatars that can be served. Raises LipsyncError."""
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_CALLS))
+
+    async def answer(self, message: str | bytes) -> str | bytes:
+        """Returns the answer to a message, whatever it is."""
+        try:
+            async with self.room:
+                if isinstance(message, bytes):
+                    return await self._to_bytes(message)
+                answer = await self._to_text(message)
+            return answer if isinstance(answer, bytes) else json.dumps(answer)
+        except Exception:
+            log.exception("an earlier client's request could not be answered")
+            return binary.FAILED if isinstance(message, bytes) else json.dumps(text.error_answer("internal error; see the log"))
+
+    async def _to_bytes(self, message: bytes) -> bytes:
+        try:
+            request = binary.read_request(message)
+            frame = await self._frame(request.avatar, request.frame_id, request.sound)
+        except (BadMessage, LipsyncError) as error:
+            log.debug("an earlier client's binary request failed: %s", error)
+            return binary.FAILED
+        return binary.frame_reply(request, frame)
+
+    async def _to_text(self, message: str) -> text.Answer | bytes:
+        try:
+            request = text.read_request(message)
+        except BadMessage as error:
+            return text.error_answer(str(error))
+        try:
+            return await self._done(request)
+        except BadMessage as error:
+            return text.failed_answer(request, str(error))
+        except LipsyncError as error:
+            return text.failed_answer(request, error.message)
+
+    async def _done(self, request: text.TextRequest) -> text.Answer | bytes:
+        match request.type:
+            case text.MODELS:
+                return text.models_answer(await self.list_models())
+            case text.METADATA:
+                return text.metadata_answer(await self.frames.metadata(request.model_name))
+            case text.PICTURE:
+                jpeg = await self.frames.picture(request.model_name, request.frame_id, request.video_type)
+                return binary.picture_reply(request.frame_id, request.video_type, jpeg)
+            case text.FRAME:
+                frame = await self._frame(request.model_name, request.frame_id, request.sound)
+                return text.frame_answer(request, frame)
+            case _:
+                return text.binary_answer()
+
+    async def _frame(self, avatar: str, frame_id: int, sound: bytes) -> ClipFrame:
+        if not sound:
+            return await self.frames.frame(avatar, frame_id)
+        return await self.frames.spoken_frame(avatar, frame_id, pieces_of(sound))
