@@ -17,6 +17,7 @@ from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
 CALL_S = 120
+FAST = pb.AS_FAST_AS_POSSIBLE
 
 
 @dataclass
@@ -132,3 +133,13 @@ def pcm(samples: np.ndarray, encoding: int) -> bytes:
     if encoding == pb.PCM_INT16:
         return (samples * 32767).astype("<i2").tobytes()
     return samples.astype("<f4").tobytes()
+
+
+def noise(seconds: float, seed: int = 0) -> bytes:
+    """Sound of 16 kHz in float32."""
+    return pcm(np.random.default_rng(seed).standard_normal(int(16_000 * seconds)) * 0.1, pb.PCM_FLOAT32)
+
+
+def config(**more: Any) -> pb.SessionConfig:
+    """A session with "small", but for what is said otherwise."""
+    return pb.SessionConfig(**{"model_id": "small", **more})

@@ -19,8 +19,7 @@ from shared_proto import compositing_pb2 as pb
 from .avatars import slow_network, write_avatar
 from .conftest import CALL_S, Duo, serving
 from .processes import Service, until
-from .talking import Talk
-from .test_live_rules import FAST, config, noise
+from .talking import FAST, Talk, config, noise
 
 MEBIBYTE = 1 << 20
 

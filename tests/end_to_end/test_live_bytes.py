@@ -22,12 +22,11 @@ from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
 from .conftest import CALL_S, Duo
 from .processes import running
-from .talking import Talk, pcm, pieces_of
+from .talking import FAST, Talk, pcm, pieces_of
 
 SECONDS = 1.3
 RATES = (8_000, 16_000, 24_000, 44_100, 48_000)
 LOOK_AHEADS = range(6, 13)
-FAST = pb.AS_FAST_AS_POSSIBLE
 
 as_sessions = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -22,10 +22,9 @@ from .avatars import exact_network, picky_network, write_avatar
 from .conftest import CALL_S, Duo, connected, serving
 from .cutting_proxy import CuttingProxy
 from .processes import TREE, Service, running, until
-from .talking import Talk
+from .talking import Talk, config, noise
 from .test_live_attacks import assert_no_trace
 from .test_live_bytes import check, clip
-from .test_live_rules import config, noise
 
 SECONDS = 4.0
 FRAMES = 100

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from shared_proto import compositing_pb2 as pb
 
 from .conftest import Duo
-from .talking import Talk
+from .talking import FAST, Talk, config, noise
 from .test_live_attacks import assert_no_trace
-from .test_live_rules import FAST, config, noise
 
 SOUND = noise(3.0)
 
