@@ -65,6 +65,8 @@ class EarlierSocket:
                 await self._close(WSCloseCode.OK, b"no request came")
             if sending.done() and sending.exception():
                 self._abort()
+            for task in (reading, sending):
+                _raise_unexpected(task)
         finally:
             tasks += filter(None, (self.begun.get_nowait() for _ in range(self.begun.qsize())))
             await _ended(*tasks)
@@ -97,6 +99,13 @@ class EarlierSocket:
         """Drops the connection: what the client did not read is in the way of a close."""
         if self.request.transport:
             self.request.transport.abort()
+
+
+def _raise_unexpected(task: asyncio.Task[None]) -> None:
+    """Raises what ended a task, if it is not the way in which clients go or fall silent."""
+    error = task.exception() if task.done() and not task.cancelled() else None
+    if error and not isinstance(error, TimeoutError | OSError):
+        raise error
 
 
 async def _ended(*tasks: asyncio.Task[Any]) -> None:
