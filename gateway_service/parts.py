@@ -13,6 +13,7 @@ from gateway_service.http_face import HttpServer
 from gateway_service.metrics import GatewayMetrics
 from gateway_service.running_sessions import RunningSessions
 from gateway_service.settings import GatewaySettings
+from gateway_service.speaking import Speaker
 from service_kit.clock import Clock
 from service_kit.readiness import Readiness
 
@@ -27,6 +28,7 @@ class GatewayParts:
     compositors: Compositors
     sessions: RunningSessions
     earlier: EarlierRoutes
+    speech: Speaker
     server: HttpServer
     draining: asyncio.Event
     """Set when the gateway begins to end: sessions are told to go elsewhere."""

@@ -18,6 +18,7 @@ from gateway_service.metrics import GatewayMetrics
 from gateway_service.parts import GatewayParts
 from gateway_service.running_sessions import RunningSessions
 from gateway_service.settings import GatewaySettings
+from gateway_service.speaking import Speaker
 from service_kit.addresses import BindAddress
 from service_kit.life import run_service
 from service_kit.listening import Port
@@ -69,17 +70,21 @@ async def _open(settings: GatewaySettings, target: Callable[[], str], host: Gate
             beside(compositors.follow(host.readiness, host.clock)),
             earlier_routes(settings, compositors, host.server, host.readiness) as earlier,
         ):
+            metrics = GatewayMetrics(host.metrics)
             parts = GatewayParts(
                 settings=settings,
-                metrics=GatewayMetrics(host.metrics),
+                metrics=metrics,
                 readiness=host.readiness,
                 compositors=compositors,
                 sessions=RunningSessions(),
                 earlier=earlier,
+                speech=Speaker(settings.speech),
                 server=host.server,
                 draining=host.draining,
                 clock=host.clock,
             )
+            metrics.sessions.set_function(lambda: len(parts.sessions))
+            metrics.connections.set_function(lambda: compositors.connections)
             host.server.serve(NAME, build_application(parts))
             for name, _ in _earlier_ports(settings):
                 host.server.serve(name, earlier.application())

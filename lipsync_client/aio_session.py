@@ -67,6 +67,11 @@ class AsyncSession:
         """Finds the session in the logs of all replicas, and in their lists of sessions."""
         return self._headers.session_id
 
+    @property
+    def next_segment(self) -> int:
+        """The number of the segment that the next sound belongs to."""
+        return self._state.next_segment
+
     async def push(self, sound: Sound) -> None:
         """Sends sound, of any length, in the session's sample rate. It begins a segment if none is open.
 

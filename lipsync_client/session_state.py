@@ -138,6 +138,11 @@ class SessionState:
         segment.sound.add(samples)
         return Mark(segment.number, segment.sound.count)
 
+    @property
+    def next_segment(self) -> int:
+        """The segment that the next sound belongs to."""
+        return self._next_segment - 1 if self._open else self._next_segment
+
     def _open_segment(self, sound: SegmentSound) -> _Segment:
         segment = _Segment(self._next_segment, sound)
         self._segments.append(segment)

@@ -6,11 +6,13 @@ from aiohttp import web
 
 from gateway_service.parts import PARTS
 
+PATHS = ("/healthz", "/readyz")
+
 
 def add_routes(application: web.Application) -> None:
     """Adds /healthz and /readyz."""
-    application.router.add_get("/healthz", healthz)
-    application.router.add_get("/readyz", readyz)
+    for path, handler in zip(PATHS, (healthz, readyz), strict=True):
+        application.router.add_get(path, handler)
 
 
 async def healthz(_request: web.Request) -> web.Response:

@@ -1,41 +1,96 @@
-"""One WebSocket of a browser, which is one live session."""
+"""Serves /ws: accepts a socket, reads the first message, and holds the session that it begins."""
 
 from __future__ import annotations
 
-import json
-
-from aiohttp import web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from gateway_service.earlier.socket import is_earlier
-from gateway_service.parts import PARTS
-from gateway_service.websocket.frames import frame_message
-from lipsync_client import Frame, Started
+from gateway_service.parts import PARTS, GatewayParts
+from gateway_service.usage import Usage
+from gateway_service.websocket.conversation import Conversation, internal_error
+from gateway_service.websocket.ending import CLOSE_SECONDS, Ending, client_left, close_socket, invalid
+from gateway_service.websocket.messages import Config, InvalidMessage, read_text
+from service_kit import request_context
+
+PATH = "/ws"
 
 
 def add_routes(application: web.Application) -> None:
     """Adds /ws."""
-    application.router.add_get("/ws", serve_socket)
+    application.router.add_get(PATH, serve_socket)
 
 
 async def serve_socket(request: web.Request) -> web.WebSocketResponse:
-    """Begins a session with the first message, and sends its frames."""
+    """Serves one socket to its end."""
     parts = request.app[PARTS]
-    socket = web.WebSocketResponse(compress=False, heartbeat=parts.settings.sockets.ping_seconds)
-    with parts.server.calls.admit():
-        await socket.prepare(request)
-        first = await socket.receive()
-        if is_earlier(first):
-            await parts.earlier.serve(request, socket, first)
-            return socket
-        config = json.loads(first.data)["config"]
-        async with parts.compositors.for_session() as client, client.session(config["model_id"]) as session:
-            with parts.sessions.running(session.session_id) as running:
-                async for event in session:
-                    if isinstance(event, Frame):
-                        running.show(event)
-                        await socket.send_bytes(frame_message(event))
-                    elif isinstance(event, Started):
-                        await socket.send_json(
-                            {"started": {"session_id": event.session_id, "secret": running.secret, "width": event.width}}
-                        )
+    sockets = parts.settings.sockets
+    socket = web.WebSocketResponse(
+        compress=False,  # JPEG does not get smaller
+        heartbeat=sockets.ping_seconds,
+        max_msg_size=(sockets.max_message_kb << 10) + 1,
+        timeout=CLOSE_SECONDS,
+    )
+    await socket.prepare(request)
+    with parts.metrics.sockets.track_inprogress():
+        try:
+            await _serve(parts, request, socket)
+        except Ending as ending:
+            parts.metrics.ended(ending.name)
+            await close_socket(request, socket, ending)
     return socket
+
+
+async def _serve(parts: GatewayParts, request: web.Request, socket: web.WebSocketResponse) -> None:
+    """Serves what the first message asks for. Raises Ending."""
+    try:
+        first = await socket.receive(parts.settings.sockets.first_message_seconds)
+    except TimeoutError:
+        raise Ending(WSCloseCode.POLICY_VIOLATION, "no first message came") from None
+    if is_earlier(first):
+        await parts.earlier.serve(request, socket, first)
+        return
+    await _hold(parts, socket, _config(first))
+
+
+def _config(first: WSMessage) -> Config:
+    """Reads the message that begins a session. Raises Ending."""
+    if first.type is WSMsgType.BINARY:
+        raise invalid("config: send it first")
+    if first.type is not WSMsgType.TEXT:
+        raise client_left()
+    try:
+        message = read_text(first.data)
+    except InvalidMessage as error:
+        raise invalid(str(error)) from None
+    if message.config is None:
+        raise invalid("config: send it first")
+    return message.config
+
+
+async def _hold(parts: GatewayParts, socket: web.WebSocketResponse, config: Config) -> None:
+    """Holds a session, and notes what it used. Raises Ending."""
+    request_context.avatar_id.set(config.model_id)
+    usage = Usage(config.rate, parts.clock.now())
+    ending = client_left()  # if this is cancelled
+    try:
+        async with parts.compositors.for_session() as client:
+            named = client.with_metadata(request_id=request_context.request_id.get(), session_id=config.session_id)
+            patience_s = parts.settings.compositing_server.resume_seconds
+            try:
+                live = named.session(config.model_id, resume_timeout=patience_s, resume=config.resumed, **config.options)
+            except ValueError as error:
+                ending = invalid(f"config: {error}")
+                raise ending from None
+            request_context.session_id.set(live.session_id)
+            async with live as session:
+                with parts.sessions.running(session.session_id) as running:
+                    ending = await Conversation(parts, socket, config, session, running, usage).run()
+                    raise ending
+    except Ending:
+        raise
+    except Exception:
+        ending = internal_error()
+        raise ending from None
+    finally:
+        message = ending.error.message if ending.error else ""
+        usage.log_end(parts.clock.now(), ending.name, message)

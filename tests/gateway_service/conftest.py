@@ -1,12 +1,22 @@
-"""Everything in one process before small and exact avatars, with the gateway, shared by tests that only ask."""
+"""Everything in one process before small and exact avatars, with the gateway, and gateways of single tests before the same."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+import numpy as np
 import pytest
+
+from gateway_service.http_face import HttpServer
+from gateway_service.service import gateway_service
+from gateway_service.settings import GatewaySettings
+from service_kit.life import RunningService
+from service_kit.settings import load_settings
+from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
 from ..end_to_end.avatars import write_avatar
 from ..end_to_end.processes import Service, running_with_gateway
@@ -18,6 +28,7 @@ class Stack:
 
     gateway: Service
     compositing: Service
+    stub: CompositingServiceStub
 
     @property
     def url(self) -> str:
@@ -36,5 +47,31 @@ def models_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def stack(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     settings = f"models_root={models_root}", f"audio_encoder_path={models_root / 'none.onnx'}", "limits.admit_sessions=all"
-    with running_with_gateway(*settings, log=tmp_path_factory.mktemp("stack") / "all") as (gateway, compositing):
-        yield Stack(gateway, compositing)
+    with (
+        running_with_gateway(*settings, log=tmp_path_factory.mktemp("stack") / "all") as (gateway, compositing),
+        grpc.insecure_channel(compositing.address) as channel,
+    ):
+        yield Stack(gateway, compositing, CompositingServiceStub(channel))
+
+
+@asynccontextmanager
+async def gateway(target: str, *overrides: str) -> AsyncIterator[RunningService[HttpServer]]:
+    """A gateway in this process, before the compositing service at `target`."""
+    given = ("server.port=127.0.0.1:0", "metrics.port=127.0.0.1:0", "server.drain_seconds=0", f"compositing_server.url={target}")
+    settings = load_settings(GatewaySettings, config=None, overrides=[*given, *overrides], environ={})
+    async with RunningService(gateway_service(settings)) as running:
+        yield running
+
+
+def url_of(running: RunningService[HttpServer]) -> str:
+    return f"http://{running.address.reachable}"
+
+
+@pytest.fixture(scope="session")
+def speech() -> np.ndarray:
+    """Three seconds that sound a little like speech: float32 [samples] at 16 kHz."""
+    generator = np.random.default_rng(11)
+    time = np.arange(48_000) / 16_000
+    voice = sum(np.sin(2 * np.pi * 120 * k * time + k) / k for k in range(1, 20))
+    loudness = np.clip(np.sin(2 * np.pi * 2.3 * time) + 0.3, 0, 1)
+    return (0.2 * voice * loudness + 0.001 * generator.standard_normal(len(time))).astype(np.float32)

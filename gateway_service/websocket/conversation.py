@@ -1,0 +1,233 @@
+"""One session between a browser's socket and a compositing service.
+
+Four tasks: one reads the socket, one gives the session what was read, one writes what the session sends, and one waits for the
+gateway's own end. The first that ends ends the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NoReturn
+
+import grpc
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from gateway_service.parts import GatewayParts
+from gateway_service.running_sessions import RunningSession
+from gateway_service.usage import Usage
+from gateway_service.websocket.ending import Ending, client_left, failed, invalid
+from gateway_service.websocket.events import event_text, jump_text, session_text
+from gateway_service.websocket.frames import frame_message
+from gateway_service.websocket.inbox import Close, EndOfSegment, Inbox, SoundPieces
+from gateway_service.websocket.messages import Config, InvalidMessage, Speak, SwitchAvatar, read_text
+from gateway_service.websocket.outlet import Outlet
+from gateway_service.websocket.sound import read_sound
+from gateway_service.websocket.voice import Voice
+from lipsync_client import (
+    AsyncSession,
+    AvatarSwitched,
+    Frame,
+    Interrupted,
+    LipsyncError,
+    Resumed,
+    SegmentEnded,
+    SessionEvent,
+    Started,
+    SwitchFailed,
+)
+
+# Before the session tells how much sound it takes, the least that every service takes may wait here.
+FIRST_BUFFERED_MS = 3000
+# Interrupts and switches without an answer; beyond, nothing is read.
+MOST_UNANSWERED = 64
+# The session ends so much before the gateway cuts it off.
+LEAVING_MARGIN_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Conversation:
+    """Holds the state of one socket's session."""
+
+    def __init__(
+        self,
+        parts: GatewayParts,
+        socket: web.WebSocketResponse,
+        config: Config,
+        session: AsyncSession,
+        running: RunningSession,
+        usage: Usage,
+    ) -> None:
+        self._parts = parts
+        self._socket = socket
+        self._config = config
+        self._session = session
+        self._running = running
+        self._usage = usage
+        self._outlet = Outlet(socket, parts.settings.sockets.reader_timeout_seconds)
+        self._inbox = Inbox(self._samples(FIRST_BUFFERED_MS))
+        self._voice = Voice(parts.speech, session, self._outlet, config, usage)
+        self._closed = False
+        self._started = asyncio.Event()
+        self._unanswered = 0
+        self._answered = asyncio.Event()
+        self._at_rest = asyncio.Event()
+        self._at_rest.set()
+
+    async def run(self) -> Ending:
+        """Holds the session to its end, and returns it."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for work in (self._read(), self._give(), self._write(), self._leave()):
+                    tasks.create_task(work)
+        except BaseExceptionGroup as group:
+            ending = next((each for each in group.exceptions if isinstance(each, Ending)), None)
+            if ending is None:
+                raise group.exceptions[0] from None
+            self._usage.bytes = self._outlet.bytes
+            return ending
+        raise AssertionError("one of the tasks ends with an exception")
+
+    # From the browser
+
+    async def _read(self) -> NoReturn:
+        while True:
+            message = await self._socket.receive()
+            if message.type is WSMsgType.BINARY:
+                self._sound(message.data)
+            elif message.type is WSMsgType.TEXT:
+                await self._text(message.data)
+            else:
+                raise client_left()
+            await self._inbox.room()
+            while self._unanswered > MOST_UNANSWERED:
+                self._answered.clear()
+                await self._answered.wait()
+
+    def _sound(self, data: bytes) -> None:
+        if self._closed:
+            raise invalid("sound: comes after close")
+        try:
+            samples = read_sound(data, self._config.audio_encoding)
+        except InvalidMessage as error:
+            raise invalid(str(error)) from None
+        if len(samples):
+            self._inbox.add_sound(samples)
+
+    async def _text(self, text: str) -> None:
+        try:
+            message = read_text(text)
+        except InvalidMessage as error:
+            raise invalid(str(error)) from None
+        if self._closed:
+            raise invalid(f"{message.name}: comes after close")
+        if message.config:
+            raise invalid("config: may be sent only once, first")
+        if message.interrupt:
+            await self._interrupt()
+        elif message.end_of_segment:
+            self._inbox.add(EndOfSegment())
+        elif message.close:
+            self._closed = True
+            self._inbox.add(Close())
+        elif item := message.switch_avatar or message.speak:
+            self._inbox.add(item)
+
+    async def _interrupt(self) -> None:
+        self._inbox.drop_speech()
+        await self._voice.stop()
+        self._unanswered += 1
+        try:
+            await self._session.interrupt()
+        except LipsyncError:  # the task that writes tells why
+            await asyncio.Event().wait()
+
+    # To the session
+
+    async def _give(self) -> None:
+        try:
+            while not isinstance(item := await self._inbox.take(), Close):
+                match item:
+                    case SoundPieces():
+                        self._usage.samples += item.count
+                        await self._session.push(item.together())
+                    case EndOfSegment():
+                        await self._session.end_segment()
+                    case SwitchAvatar():
+                        self._unanswered += 1
+                        await self._session.switch(item.model_id, start_frame=item.start_frame_idx)
+                    case Speak():
+                        await self._started.wait()
+                        await self._voice.speak(item)
+            await self._session.close()
+        except LipsyncError:  # the task that writes tells why
+            return
+
+    # To the browser
+
+    async def _write(self) -> NoReturn:
+        try:
+            async for event in self._session:
+                if isinstance(event, Frame):
+                    await self._frame(event)
+                else:
+                    await self._event(event)
+        except LipsyncError as error:
+            raise failed(error) from None
+        raise Ending(WSCloseCode.OK)
+
+    async def _frame(self, frame: Frame) -> None:
+        began_s = self._parts.clock.now()
+        if frame.audio_us >= 0:
+            self._at_rest.clear()
+        self._running.show(frame)
+        if jump := jump_text(frame):
+            await self._outlet.text(jump)
+        await self._outlet.binary(frame_message(frame))
+        now_s = self._parts.clock.now()
+        self._usage.frame(now_s)
+        self._parts.metrics.frame(now_s - began_s, len(frame.picture))
+
+    async def _event(self, event: SessionEvent) -> None:
+        match event:
+            case Started():
+                self._inbox.most_samples = self._samples(event.max_buffered_ms)
+            case SegmentEnded():
+                self._at_rest.set()
+            case Interrupted():
+                self._at_rest.set()
+                self._answer()
+            case AvatarSwitched() | SwitchFailed():
+                self._answer()
+            case Resumed():
+                self._usage.resumes += 1
+                self._parts.metrics.resumes.inc()
+        if text := session_text(event, self._running.secret):
+            await self._outlet.text(text)
+        if isinstance(event, Started):
+            self._started.set()
+
+    def _answer(self) -> None:
+        self._unanswered = max(0, self._unanswered - 1)
+        self._answered.set()
+
+    # The gateway's end
+
+    async def _leave(self) -> NoReturn:
+        server = self._parts.settings.server
+        await self._parts.draining.wait()
+        ends_in_s = server.drain_seconds + server.grace_seconds
+        await self._outlet.text(event_text("going_away", reason="draining", ends_in_ms=round(1000 * ends_in_s)))
+        await self._parts.server.ending.wait()
+        await self._parts.clock.wait(self._at_rest, max(0.0, server.grace_seconds - LEAVING_MARGIN_S))
+        raise Ending(WSCloseCode.GOING_AWAY, "the gateway shuts down: resume elsewhere")
+
+    def _samples(self, milliseconds: int) -> int:
+        return milliseconds * self._config.rate // 1000
+
+
+def internal_error() -> Ending:
+    """Ends a session for an error of the gateway's own, which the log has."""
+    log.exception("a session ended by an error")
+    return failed(LipsyncError(grpc.StatusCode.INTERNAL, "an error of the gateway; its log tells more"))
