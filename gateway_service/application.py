@@ -13,6 +13,7 @@ from service_kit import request_context
 from service_kit.errors import ResourceExhausted
 
 REQUEST_ID = "X-Request-Id"
+_UNCOUNTED = (*health.PATHS, "/health")
 
 
 def build_application(parts: GatewayParts) -> web.Application:
@@ -37,7 +38,7 @@ async def _identified(request: web.Request, handler: Handler) -> web.StreamRespo
 async def _counted(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuses requests over the limit, and sockets while the gateway ends. Health checks are always answered."""
     parts = request.app[PARTS]
-    if request.path in health.PATHS:
+    if request.path in _UNCOUNTED:
         return await handler(request)
     if parts.draining.is_set() and request.path == session_socket.PATH:
         raise web.HTTPServiceUnavailable(text="the gateway shuts down; connect to another one\n")
