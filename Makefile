@@ -61,7 +61,7 @@ test-docker: $(DEV)
 test-again: $(DEV)
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
-# In containers: inference, compositing and the balancer on port 50052. DEVICE=cpu where there is no GPU.
+# In containers: inference, compositing, gateway and the balancer on ports 50052 and 8086. DEVICE=cpu where there is no GPU.
 DEVICE ?= gpu
 COMPOSE ?= docker-compose
 COMPOSE_FILES := -f docker-compose.yml -f $(if $(filter cpu,$(DEVICE)),deploy/compose/cpu.yml,docker-compose.override.yml)

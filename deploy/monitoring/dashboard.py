@@ -44,7 +44,7 @@ CACHE = "lipsync_compositing_cache"
 HITS, MISSES = rate(f"{CACHE}_hits_total"), rate(f"{CACHE}_misses_total")
 
 GLANCE = [
-    Panel("Services up", {"{{job}}": 'sum by (job) (up{job=~"inference|compositing|haproxy"})'}, kind="stat", width=6),
+    Panel("Services up", {"{{job}}": 'sum by (job) (up{job=~"inference|compositing|gateway|haproxy"})'}, kind="stat", width=6),
     Panel("Frames a second", {"": f"sum({rate('lipsync_compositing_frames_total')})"}, kind="stat", width=6),
     Panel("Calls that fail", {"{{job}}": "lipsync:failed_calls:ratio5m"}, "percentunit", 6, "stat"),
     Panel(
@@ -132,6 +132,12 @@ OF_SESSIONS = [
     ),
 ]
 
+OF_GATEWAY = [
+    Panel("Live sessions of browsers", {WHERE: "lipsync_gateway_sessions"}),
+    Panel("WebSockets", {WHERE: "lipsync_gateway_sockets"}),
+    Panel("Frames a second to browsers", {WHERE: rate("lipsync_gateway_frames_total")}),
+]
+
 OF_INFERENCE = [
     Panel("Time by stage", quantiles("lipsync_inference_stage_seconds", "stage"), "s"),
     Panel("Frames waiting", {DEVICE: "lipsync_inference_queued_frames"}),
@@ -166,6 +172,7 @@ ROWS = {
     "Calls": OF_CALLS,
     "Compositing": OF_COMPOSITING,
     "Live sessions": OF_SESSIONS,
+    "Gateway": OF_GATEWAY,
     "Inference": OF_INFERENCE,
     "Machines": OF_MACHINES,
 }

@@ -11,6 +11,7 @@ Writes into DIRECTORY:
   ca.crt  ca.key                    the authority, which all sides trust
   inference.crt  inference.key      for the inference service
   compositing.crt  compositing.key  for the compositing service, also as the inference service's client
+  gateway.crt  gateway.key          for the gateway, also as the load balancer's client
   haproxy.crt  haproxy.key          for the load balancer, also as the services' client
   haproxy.pem                       the two in one file, as HAProxy reads them
   client.crt  client.key            for a client outside
@@ -71,7 +72,7 @@ esac
 command -v openssl >/dev/null || fail "needs the openssl command, which is not installed"
 
 files="ca.crt ca.key haproxy.pem"
-for name in inference compositing haproxy client; do
+for name in inference compositing gateway haproxy client; do
     files="$files $name.crt $name.key"
 done
 if [ "$force" = no ]; then
@@ -113,7 +114,7 @@ new_key ca
 openssl req -x509 -new -sha256 -key "$work/ca.key" -days "$days" -config "$work/ca.cnf" -out "$work/ca.crt" 2>"$work/said" ||
     quit ca
 
-for name in inference compositing haproxy client; do
+for name in inference compositing gateway haproxy client; do
     case $name in
     client) names=DNS:client ;;
     *) names=DNS:$name,DNS:localhost,IP:127.0.0.1,IP:::1$more_names ;;

@@ -27,7 +27,7 @@ def balancer(request: pytest.FixtureRequest) -> Balancer:
 
 
 def test_the_program_accepts_its_example(balancer: Balancer, repository: Path, tmp_path: Path) -> None:
-    config = balancer.configure(repository, tmp_path, ["127.0.0.1:1", "127.0.0.1:2"], 1)
+    config = balancer.configure(repository, tmp_path, {"compositing": ["127.0.0.1:1", "127.0.0.1:2"]}, {"compositing": 1})
     done = subprocess.run(balancer.command(config, check=True), capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
 

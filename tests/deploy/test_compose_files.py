@@ -15,7 +15,8 @@ from service_kit.life import CLOSE_SECONDS
 
 from .compose_files import COMBINATIONS, CPU, GPU, MAIN, MULTI, MULTI_TLS, TLS, TREE, project, services
 
-OURS = {"init", "inference", "inference-1", "compositing"}
+OURS = {"init", "inference", "inference-1", "compositing", "gateway"}
+WITHOUT_MODELS = {"gateway"}
 BALANCERS = {"haproxy", "inference-balancer"}
 CASES = list(COMBINATIONS.items())
 
@@ -59,14 +60,14 @@ def test_every_container_is_shut_in(every: dict[str, dict[str, Any]]) -> None:
 
 
 def test_only_init_writes_into_the_models(every: dict[str, dict[str, Any]]) -> None:
-    mounts = {name: [volume for volume in service["volumes"] if ":/models" in volume] for name, service in every.items()}
-    for name in OURS & set(every):
+    mounts = {name: [volume for volume in service.get("volumes", ()) if ":/models" in volume] for name, service in every.items()}
+    for name in OURS & set(every) - WITHOUT_MODELS:
         assert mounts[name] == ["${MODELS:-models}:/models" + ("" if name == "init" else ":ro")]
-    assert not any(mounts[name] for name in set(every) - OURS)
+    assert not any(mounts[name] for name in set(every) - OURS | WITHOUT_MODELS)
 
 
 def test_inference_is_on_the_inner_network_alone(every: dict[str, dict[str, Any]]) -> None:
-    for name in OURS & set(every) - {"init", "compositing"}:
+    for name in OURS & set(every) - {"init", "compositing", "gateway"}:
         assert set(every[name]["networks"]) == {"inference"}
     on_it = {name for name, service in every.items() if "inference" in service.get("networks", ())}
     assert on_it <= {"inference", "inference-1", "compositing", "inference-balancer", "prometheus"}
@@ -80,7 +81,7 @@ def test_the_inner_network_leads_nowhere(name: str, files: tuple[str, ...]) -> N
 
 def test_ports_are_those_of_the_balancer_and_of_monitoring_on_loopback(every: dict[str, dict[str, Any]]) -> None:
     ports = {name: service["ports"] for name, service in every.items() if "ports" in service}
-    assert ports.pop("haproxy") == ["${API_PORT:-50052}:50052"]
+    assert ports.pop("haproxy") == ["${API_PORT:-50052}:50052", "${GATEWAY_PORT:-8086}:8086"]
     assert set(ports) == {"prometheus", "grafana"}
     assert all(port.startswith("127.0.0.1:") for each in ports.values() for port in each)
 
@@ -112,6 +113,7 @@ def test_with_tls_every_side_has_its_own_key_only() -> None:
     for name, own in {
         "inference": {"ca.crt", "inference.crt", "inference.key"},
         "compositing": {"ca.crt", "compositing.crt", "compositing.key"},
+        "gateway": {"ca.crt", "gateway.crt", "gateway.key"},
         "haproxy": {"ca.crt", "haproxy.pem"},
         "inference-balancer": {"ca.crt", "haproxy.pem"},
     }.items():
@@ -119,12 +121,16 @@ def test_with_tls_every_side_has_its_own_key_only() -> None:
         assert mounted == {f"{file}:ro" for file in own}
 
 
-def test_compositing_needs_a_part_of_what_the_rest_needs() -> None:
-    """Its requirements are pins of cpu.txt, neither more nor others; and those of GPUs agree where both have a package."""
-    cpu, gpu, compositing = (pins(name) for name in ("cpu", "gpu", "compositing"))
-    assert compositing.items() <= cpu.items()
-    assert compositing.items() <= gpu.items()
-    assert not {"onnx", "onnxruntime"} & set(compositing)
+@pytest.mark.parametrize(
+    ("image", "lacking"),
+    [("compositing", {"onnx", "onnxruntime", "aiohttp"}), ("gateway", {"onnx", "onnxruntime", "opencv-python-headless", "av"})],
+)
+def test_some_images_need_a_part_of_what_the_rest_needs(image: str, lacking: set[str]) -> None:
+    """Their requirements are pins of cpu.txt, neither more nor others; and those of GPUs agree where both have a package."""
+    cpu, gpu, part = (pins(name) for name in ("cpu", "gpu", image))
+    assert part.items() <= cpu.items()
+    assert part.items() <= gpu.items()
+    assert not lacking & set(part)
 
 
 def test_the_package_is_built_by_what_the_project_names() -> None:
@@ -152,7 +158,7 @@ def test_docker_compose_reads_them(files: tuple[str, ...]) -> None:
             assert read["services"][name][key] == service[key]
         assert set(read["services"][name].get("networks") or ()) == set(service.get("networks") or ())
         assert set(read["services"][name].get("environment", {})) == set(service.get("environment", {}))
-        assert len(read["services"][name]["volumes"]) == len(service["volumes"])
+        assert len(read["services"][name].get("volumes", ())) == len(service.get("volumes", ()))
 
 
 def compose_config(files: tuple[str, ...]) -> dict[str, Any]:

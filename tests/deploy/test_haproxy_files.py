@@ -15,7 +15,7 @@ FOLDER = TREE / "deploy/haproxy"
 
 
 @pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")
-@pytest.mark.parametrize("balancer", ["compositing", "inference"])
+@pytest.mark.parametrize("balancer", ["compositing", "inference", "gateway"])
 def test_haproxy_reads_it(balancer: str) -> None:
     assert HAPROXY
     command = [HAPROXY, "-c", "-f", str(FOLDER / "haproxy.cfg"), "-f", str(FOLDER / f"{balancer}.cfg")]

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from compositing_service.settings import CompositingSettings
+from gateway_service.settings import GatewaySettings
 from inference_service.settings import InferenceSettings
 from service_kit.life import CLOSE_SECONDS
 from service_kit.listening import METRICS_PORT_OFFSET
@@ -129,7 +130,7 @@ def test_pods_have_no_rights(rendered: dict[str, list[Manifest]], overlay: str) 
 
 
 @pytest.mark.parametrize("overlay", HARDWARE)
-@pytest.mark.parametrize("workload", ["inference", "compositing", "front", "inference-balancer"])
+@pytest.mark.parametrize("workload", ["inference", "compositing", "gateway", "front", "inference-balancer"])
 def test_probes_ask_what_the_service_answers(rendered: dict[str, list[Manifest]], overlay: str, workload: str) -> None:
     one = container(rendered[overlay], workload)
     ports = {port["name"]: port["containerPort"] for port in one["ports"]}
@@ -137,17 +138,17 @@ def test_probes_ask_what_the_service_answers(rendered: dict[str, list[Manifest]]
     assert one["readinessProbe"]["httpGet"] == {"path": ready, "port": "http"}
     assert one["livenessProbe"]["httpGet"] == {"path": live, "port": "http"}
     assert "startupProbe" in one
-    if workload in {"inference", "compositing"}:
-        assert ports["http"] == ports["grpc"] + METRICS_PORT_OFFSET
+    if "haproxy" not in one["image"]:
+        assert ports["http"] == ports.get("grpc", ports.get("browsers")) + METRICS_PORT_OFFSET
 
 
 @pytest.mark.parametrize("overlay", HARDWARE)
-@pytest.mark.parametrize("workload", ["inference", "compositing"])
+@pytest.mark.parametrize("workload", ["inference", "compositing", "gateway"])
 @pytest.mark.parametrize("tls", [False, True])
 def test_services_accept_their_settings(
     rendered: dict[str, list[Manifest]], tmp_path: Path, overlay: str, workload: str, tls: bool
 ) -> None:
-    kind = {"inference": InferenceSettings, "compositing": CompositingSettings}[workload]
+    kinds = {"inference": InferenceSettings, "compositing": CompositingSettings, "gateway": GatewaySettings}
     manifests = rendered[overlay]
     template = next(template for name, template in pods(manifests) if name == workload)
     one = template["spec"]["containers"][0]
@@ -160,8 +161,9 @@ def test_services_accept_their_settings(
     environ = {entry["name"]: entry["value"] for entry in one.get("env", ())}
     if tls:
         environ |= named(rendered["tls"], "ConfigMap", f"tls-of-{workload}")["data"]
-    loaded = load_settings(kind, config=config, environ=environ)
-    assert str(loaded.models_root) == next(mount["mountPath"] for mount in one["volumeMounts"] if mount["name"] == "models")
+    loaded = load_settings(kinds[workload], config=config, environ=environ)
+    models = [mount["mountPath"] for mount in one["volumeMounts"] if mount["name"] == "models"]
+    assert models == ([str(loaded.models_root)] if hasattr(loaded, "models_root") else [])
     life = loaded.server.drain_seconds + loaded.server.grace_seconds + CLOSE_SECONDS
     assert life < template["spec"]["terminationGracePeriodSeconds"]
 
@@ -175,24 +177,86 @@ def test_inference_has_a_gpu_or_none(rendered: dict[str, list[Manifest]]) -> Non
     assert cpu["image"].startswith("lipsync-inference-cpu:")
 
 
-def test_the_autoscaler_goes_by_processor_time_and_running_calls(rendered: dict[str, list[Manifest]], repository: Path) -> None:
-    (autoscaler,) = of_kind(rendered["gpu"], "HorizontalPodAutoscaler")
-    target = autoscaler["spec"]["scaleTargetRef"]
-    deployment = named(rendered["gpu"], target["kind"], target["name"])
-    assert "replicas" not in deployment["spec"]
-    cpu, calls = autoscaler["spec"]["metrics"]
-    assert cpu["resource"]["name"] == "cpu"
-    assert container(rendered["gpu"], "compositing")["resources"]["requests"]["cpu"]
-    metric = calls["pods"]["metric"]["name"]
-    assert f'"{metric}"' in (repository / "service_kit/metrics.py").read_text()
-    adapter = next(
-        manifest for manifest in of_kind(rendered["monitoring"], "ConfigMap") if "adapter" in manifest["metadata"]["name"]
-    )
-    assert metric in str(adapter["data"])
-    front = (repository / "deploy/kubernetes/base/haproxy/front.cfg").read_text()
-    places = {int(number) for number in re.findall(r"server-template pod (\d+)", front)}
+@pytest.mark.parametrize(
+    ("workload", "metrics"),
+    [
+        ("gateway", ["cpu", "lipsync_gateway_sessions"]),
+        ("compositing", ["cpu", "lipsync_running_calls", "lipsync_sessions"]),
+        ("inference", ["cpu", "lipsync_inference_load"]),
+    ],
+)
+def test_autoscalers_go_by_processor_time_and_by_what_pods_have_to_do(
+    rendered: dict[str, list[Manifest]], workload: str, metrics: list[str]
+) -> None:
+    autoscaler = named(rendered["gpu"], "HorizontalPodAutoscaler", workload)["spec"]
+    target = autoscaler["scaleTargetRef"]
+    assert "replicas" not in named(rendered["gpu"], target["kind"], target["name"])["spec"]
+    assert container(rendered["gpu"], target["name"])["resources"]["requests"]["cpu"]
+    cpu, *own = autoscaler["metrics"]
+    assert [cpu["resource"]["name"], *(metric["pods"]["metric"]["name"] for metric in own)] == metrics
+    given = {rule["name"].get("as", rule["name"]["matches"].strip("^$")) for rule in adapter_rules(rendered)}
+    assert given >= set(metrics[1:])
+
+
+@pytest.mark.parametrize("workload", ["gateway", "compositing"])
+def test_the_front_has_places_for_all_pods_that_there_may_be(
+    rendered: dict[str, list[Manifest]], repository: Path, workload: str
+) -> None:
+    most = named(rendered["gpu"], "HorizontalPodAutoscaler", workload)["spec"]["maxReplicas"]
+    deployment = named(rendered["gpu"], "Deployment", workload)
     assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": "25%"}
-    assert places == {autoscaler["spec"]["maxReplicas"] * 5 // 4}
+    front = (repository / "deploy/kubernetes/base/haproxy/front.cfg").read_text()
+    places = re.findall(rf'server-template \w+ (\d+) "{workload}\.', front)
+    assert {int(number) for number in places} == {most * 5 // 4}
+
+
+def adapter_rules(rendered: dict[str, list[Manifest]]) -> list[dict[str, Any]]:
+    """The rules for prometheus-adapter."""
+    (data,) = [
+        manifest["data"] for manifest in of_kind(rendered["monitoring"], "ConfigMap") if "adapter" in manifest["metadata"]["name"]
+    ]
+    (text,) = data.values()
+    rules: list[dict[str, Any]] = yaml.safe_load(text)
+    return rules
+
+
+def adapter_query(rule: dict[str, Any]) -> str:
+    """The query as the adapter asks it about one pod."""
+    values = {"<<.Series>>": rule["seriesQuery"].partition("{")[0], "<<.LabelMatchers>>": 'pod="a"', "<<.GroupBy>>": "pod"}
+    text: str = rule["metricsQuery"]
+    for name, value in values.items():
+        text = text.replace(name, value)
+    return text
+
+
+def test_the_adapters_rules_say_what_pods_have_to_do(rendered: dict[str, list[Manifest]], promtool: str, tmp_path: Path) -> None:
+    """Asked by Prometheus' own tool: 18 sessions where 900 frames a second can be made are half of what new ones may take."""
+    queries = {
+        rule["name"].get("as", rule["name"]["matches"].strip("^$")): adapter_query(rule) for rule in adapter_rules(rendered)
+    }
+    series = {
+        "lipsync_running_calls": 30, "lipsync_sessions": 20, "lipsync_gateway_sessions": 7, "lipsync_inference_sessions": 18,
+        "lipsync_inference_capacity_frames_per_second": 1000,
+    }  # fmt: skip
+    wanted = {"lipsync_running_calls": 10, "lipsync_sessions": 20, "lipsync_gateway_sessions": 7, "lipsync_inference_load": 0.5}
+    unmeasured = series | {"lipsync_inference_capacity_frames_per_second": 0}
+    cases = [(series, wanted), (unmeasured, wanted | {"lipsync_inference_load": 0})]
+    tests = [
+        {
+            "interval": "10s",
+            "input_series": [{"series": f'{name}{{pod="a"}}', "values": f"{value}x12"} for name, value in given.items()],
+            "promql_expr_test": [
+                {"expr": queries[name], "eval_time": "2m", "exp_samples": [{"labels": '{pod="a"}', "value": value}]}
+                for name, value in results.items()
+            ],
+        }
+        for given, results in cases
+    ]
+    assert queries.keys() == wanted.keys()
+    file = tmp_path / "adapter.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [], "tests": tests}))
+    done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("overlay", HARDWARE)
@@ -200,7 +264,7 @@ def test_old_pods_stay_until_new_ones_are_known(rendered: dict[str, list[Manifes
     looked_up = {
         service["metadata"]["name"] for service in of_kind(rendered[overlay], "Service") if "clusterIP" in service["spec"]
     }
-    assert looked_up == {"inference", "inference-balancer", "compositing"}
+    assert looked_up == {"inference", "inference-balancer", "compositing", "gateway"}
     for workload in of_kind(rendered[overlay], "Deployment", "StatefulSet"):
         if workload["metadata"]["name"] in looked_up:
             assert workload["spec"]["minReadySeconds"] > DNS_CACHE_S
@@ -218,7 +282,13 @@ def test_certificates_bear_the_names_that_the_other_side_wants(rendered: dict[st
         for name, template in pods(rendered["gpu"])
     }
     settings = {name: named(rendered["tls"], "ConfigMap", f"tls-of-{name}")["data"] for name in ("inference", "compositing")}
-    for client, server in (("front", "compositing"), ("inference-balancer", "inference"), ("compositing", "inference-balancer")):
+    for client, server in (
+        ("front", "compositing"),
+        ("inference-balancer", "inference"),
+        ("compositing", "inference-balancer"),
+        ("front", "gateway"),
+        ("gateway", "front"),
+    ):
         shown, asked = certificates[secrets[client]["tls"]], certificates[secrets[server]["tls"]]
         assert "client auth" in shown["usages"]
         assert "server auth" in asked["usages"]
@@ -264,14 +334,20 @@ def test_the_manuals_own_files_fit(kubectl: str, repository: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("overlay", HARDWARE)
 def test_only_compositing_reaches_inference(rendered: dict[str, list[Manifest]], overlay: str) -> None:
-    reach = {
-        (source, target)
-        for source in ("front", "compositing", "inference", "inference-balancer", "first-avatar", "somebody")
-        for target in ("front", "compositing", "inference", "inference-balancer", "first-avatar")
-        if source != target and allowed(rendered[overlay], source, target, "grpc")
-    }
-    assert reach == {
+    workloads = ("front", "gateway", "compositing", "inference", "inference-balancer", "first-avatar")
+
+    def reach(port: str) -> set[tuple[str, str]]:
+        return {
+            (source, target)
+            for source in (*workloads, "somebody")
+            for target in workloads
+            if source != target and allowed(rendered[overlay], source, target, port)
+        }
+
+    assert reach("browsers") == {("somebody", "front"), ("front", "gateway")}
+    assert reach("grpc") == {
         ("somebody", "front"),
+        ("gateway", "front"),
         ("front", "compositing"),
         ("compositing", "inference-balancer"),
         ("compositing", "inference"),

@@ -15,6 +15,7 @@ import yaml
 from avatar_kit.catalog import AvatarCatalog
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.metrics import CompositingMetrics
+from gateway_service.metrics import GatewayMetrics
 from inference_service.metrics import InferenceMetrics
 from service_kit.metrics import Metrics
 
@@ -35,7 +36,7 @@ def rules(monitoring: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def known_metrics() -> set[str]:
-    """The names of all series that the two services can show."""
+    """The names of all series that the services can show."""
     metrics = Metrics()
     metrics.watch_calls(lambda: 0, limit=1)
     compositing = CompositingMetrics(metrics)
@@ -44,6 +45,7 @@ def known_metrics() -> set[str]:
     )
     compositing.watch_store(store)
     InferenceMetrics(metrics)
+    GatewayMetrics(metrics)
     names = set()
     for family in metrics.registry.collect():
         plain = {f"{family.name}{end}" for end in ("", "_total", "_bucket", "_count", "_sum")}

@@ -27,11 +27,11 @@ EXTRA_AUTHORITIES = Path("/usr/local/share/ca-certificates")
 BASE = "lipsync-test/base:latest"
 HAPROXY = "lipsync-test/haproxy:latest"
 PREFIX = "lipsync-test/"
-TARGETS = ("compositing", "inference-cpu")
-REQUIREMENTS = ("build", "compositing", "cpu")
+TARGETS = ("compositing", "gateway", "inference-cpu")
+REQUIREMENTS = ("build", "compositing", "gateway", "cpu")
 # The newest HAProxy that a Debian has is nearer to the one that docker-compose.yml names than that of the other base.
 SYSTEMS = {
-    BASE: ("bookworm", ("ca-certificates", "python3", "python3-venv")),
+    BASE: ("bookworm", ("ca-certificates", "espeak-ng", "python3", "python3-venv")),
     HAPROXY: ("trixie", ("ca-certificates", "haproxy", "wget")),
 }
 BASE_PYTHON = "3.11"

@@ -22,7 +22,7 @@ def test_docker_compose_reads_them(client: docker.DockerClient, files: tuple[str
     assert "services:" in Stack(client, "lipsync-test-config", files).compose("--profile", "monitoring", "config")
 
 
-@pytest.mark.parametrize("balancer", ["compositing", "inference"])
+@pytest.mark.parametrize("balancer", ["compositing", "inference", "gateway"])
 @pytest.mark.parametrize("environment", TLS.values(), ids=TLS)
 def test_haproxy_reads_it(images: docker.DockerClient, tmp_path: Path, balancer: str, environment: dict[str, str]) -> None:
     make_certificates(tmp_path)
@@ -63,8 +63,9 @@ def test_images_say_what_they_are_and_hold_no_trace_of_the_build(images: docker.
     assert not [each for each in left if each.startswith("/")]
 
 
-def test_compositing_has_no_network_runtime(images: docker.DockerClient) -> None:
-    assert not {"onnx", "onnxruntime"} & set(_listed(images, f"{PREFIX}compositing:latest"))
+@pytest.mark.parametrize(("target", "lacking"), [("compositing", {"onnx", "onnxruntime"}), ("gateway", {"onnx", "cv2", "av"})])
+def test_images_lack_what_their_service_does_not_need(images: docker.DockerClient, target: str, lacking: set[str]) -> None:
+    assert not lacking & set(_listed(images, f"{PREFIX}{target}:latest"))
 
 
 def _listed(client: docker.DockerClient, image: str) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 
 from .authority import SCRIPT, openssl
 
-NAMES = ("inference", "compositing", "haproxy", "client")
+NAMES = ("inference", "compositing", "gateway", "haproxy", "client")
 ALL_FILES = {"ca.crt", "ca.key", "haproxy.pem", *(f"{name}.{kind}" for name in NAMES for kind in ("crt", "key"))}
 
 

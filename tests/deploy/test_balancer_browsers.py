@@ -1,0 +1,109 @@
+"""Browsers through each balancer: WebSockets are shared out, outlive silence, and find another gateway when theirs ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.end_to_end.avatars import write_avatar
+from tests.end_to_end.processes import Service, until
+
+from .balancers import Balancer, balancing, compositors, gateways
+
+BALANCERS = ["nginx", "envoy", "haproxy", "front"]
+PATIENCE_S = 30
+SOCKETS = 8
+# In place of the files' 90 s and the gateways' 20 s.
+SILENCE_S, PING_S = 6, 2
+SETTINGS = (f"sockets.ping_seconds={PING_S}", "server.drain_seconds=2", "server.grace_seconds=3")
+# Begins a session that says nothing by itself.
+QUIET = {"config": {"model_id": "small", "idle": "IDLE_NONE"}}
+
+
+@pytest.fixture(scope="module")
+def compositing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    root = tmp_path_factory.mktemp("browsed")
+    write_avatar(root, "small")
+    with compositors(root, root, 1) as (one,):
+        yield one
+
+
+def impatient(balancer: Balancer, repository: Path, folder: Path) -> Path:
+    """A copy of the balancers' files, whose limit of a WebSocket's silence is a few seconds."""
+    copy = folder / "deploy"
+    for file in (repository / "deploy").rglob("*"):
+        if file.suffix in {".cfg", ".conf", ".yaml"}:
+            place = copy / file.relative_to(repository / "deploy")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(file.read_text().replace("90s", f"{SILENCE_S}s"))
+    return folder
+
+
+async def opened(http: aiohttp.ClientSession, address: str) -> aiohttp.ClientWebSocketResponse:
+    """A socket whose session has started; the balancer may still be starting, or asking gateways whether they are ready."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                socket = await http.ws_connect(f"http://{address}/ws")
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.1)
+                continue
+            await socket.send_json(QUIET)
+            assert "started" in await socket.receive_json()
+            return socket
+
+
+def is_ready(gateway: Service) -> bool:
+    """True once the gateway reaches a compositing service."""
+    try:
+        with urllib.request.urlopen(f"http://{gateway.address}/readyz", timeout=PATIENCE_S):
+            return True
+    except urllib.error.HTTPError:
+        return False
+
+
+async def running_sessions(gateways: list[Service]) -> list[float]:
+    return [await asyncio.to_thread(gateway.metric, "lipsync_running_calls") for gateway in gateways]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BALANCERS)
+async def test_sockets_are_shared_out_and_outlive_silence_and_a_gateway(
+    name: str, compositing: Service, repository: Path, tmp_path: Path
+) -> None:
+    balancer = Balancer(name)
+    files = impatient(balancer, repository, tmp_path)
+    with (
+        gateways(
+            compositing, tmp_path, 2, f"sockets.ping_seconds={PING_S}", "server.drain_seconds=2", "server.grace_seconds=3"
+        ) as both,
+        balancing(balancer, files, tmp_path, both, "gateway") as address,
+    ):
+        until(lambda: all(is_ready(gateway) for gateway in both))
+        async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
+            for _ in range(SOCKETS):
+                tasks.create_task(read_on(await opened(http, address)))
+            shares = await running_sessions(both)
+            assert sum(shares) == SOCKETS
+            assert min(shares) >= (1 if name == "envoy" else SOCKETS // 2)  # Envoy compares two that it draws by chance
+            await asyncio.sleep(2 * SILENCE_S)  # what is tested is that nothing happens for so long
+            assert await running_sessions(both) == shares
+            both[0].signal(signal.SIGTERM)
+            assert await asyncio.to_thread(both[0].process.wait, PATIENCE_S) == 0
+            latest = await opened(http, address)
+            assert await running_sessions(both[1:]) == [shares[1] + 1]
+            await latest.close()
+            both[1].signal(signal.SIGTERM)
+
+
+async def read_on(socket: aiohttp.ClientWebSocketResponse) -> None:
+    """Reads, which answers pings, until the socket ends."""
+    async for _ in socket:
+        pass
