@@ -9,17 +9,23 @@ import shlex
 import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 import wave
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tree_sitter_c_sharp
 import tree_sitter_kotlin
 import tree_sitter_swift
+from playwright.sync_api import sync_playwright
 from tree_sitter import Language, Node, Parser
 
 from shared_proto import compositing_pb2
+from tests.end_to_end.processes import Service, running, until
 from tests.programs import missing, program
 
 from .pages import CLIENTS, TREE, blocks
@@ -100,6 +106,39 @@ def test_javascript(folder: Path, place: Place, recording: Path) -> None:
     (folder / "speak.mjs").write_text(source("javascript"))
     printed = output([node, "speak.mjs", place.compositing, str(recording)], folder)
     assert is_as_the_page_says(printed), printed
+
+
+def test_a_page(place: Place, recording: Path, tmp_path: Path) -> None:
+    chromium = program("chromium", "chromium")
+    with wave.open(str(recording)) as speech:
+        samples = np.frombuffer(speech.readframes(speech.getnframes()), np.int16).tolist()
+    script = f"""async ([url, samples]) => {{
+        {source("js")}
+        const canvas = document.createElement("canvas");
+        const received = await speak(url, canvas, new Int16Array(samples));
+        const [...pixels] = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        return [received, canvas.width, canvas.height, Math.max(...pixels.slice(0, 4000).filter((_, place) => place % 4 < 3))];
+    }}"""
+    printed: list[str] = []
+    upstream = f"compositing_server.url={place.compositing}"
+    with running("gateway", upstream, log=tmp_path / "gateway") as gateway, sync_playwright() as playwright:
+        until(lambda: gateway_is_ready(gateway))
+        browser = playwright.chromium.launch(executable_path=chromium)
+        page = browser.new_page()
+        page.on("console", lambda message: printed.append(message.text) if message.type == "log" else None)
+        page.goto(f"http://{gateway.address}/healthz")
+        received, width, height, brightest = page.evaluate(script, [f"ws://{gateway.address}/ws", samples])
+        browser.close()
+    assert printed == [f"segment 0 ended: {FRAMES} frames"]
+    assert received >= FRAMES
+    assert (width, height) == (1280, 720)
+    assert brightest > 0
+
+
+def gateway_is_ready(gateway: Service) -> bool:
+    with suppress(urllib.error.HTTPError), urllib.request.urlopen(f"http://{gateway.address}/readyz", timeout=RUN_S):
+        return True
+    return False
 
 
 @pytest.mark.slow
