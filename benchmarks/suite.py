@@ -16,7 +16,7 @@ from benchmarks.figures import Figure
 from lipsync_cli import machine
 from lipsync_cli.failures import CliError
 
-NAMES = ("compositor", "services", "live", "network", "gpu", "audio", "memory", "start", "listing", "import")
+NAMES = ("compositor", "services", "live", "gateway", "network", "gpu", "audio", "memory", "start", "listing", "import")
 COLUMNS = ("benchmark", "figure", ">measured", ">ratio", ">goal", "reached")
 PACKAGES = ("grpcio", "numpy", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless", "av", "protobuf")
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gateway_service.api import health
+from gateway_service.api import about, avatars, description, health, streams
+from gateway_service.guard.guard import HEALTH_PATHS
 from gateway_service.page import routes as page
 from gateway_service.parts import PARTS, GatewayParts
 from gateway_service.websocket import session_socket
 from service_kit import request_context
-from service_kit.errors import ResourceExhausted
+from service_kit.errors import Unavailable
 
 REQUEST_ID = "X-Request-Id"
-_UNCOUNTED = (*health.PATHS, "/health")
 
 
 def build_application(parts: GatewayParts) -> web.Application:
     """Builds the application with the routes of all modules."""
-    application = web.Application(middlewares=[_identified, _counted])
+    application = web.Application(middlewares=[_identified])
     application[PARTS] = parts
-    for module in (health, page, session_socket):
+    parts.guard.install(application)
+    application.middlewares.append(_counted)
+    for module in (health, description, about, avatars, streams, page, session_socket):
         module.add_routes(application)
     parts.earlier.add_routes(application)
     return application
@@ -38,16 +40,9 @@ async def _identified(request: web.Request, handler: Handler) -> web.StreamRespo
 async def _counted(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuses requests over the limit, and sockets while the gateway ends. Health checks are always answered."""
     parts = request.app[PARTS]
-    if request.path in _UNCOUNTED:
+    if request.path in HEALTH_PATHS:
         return await handler(request)
     if parts.draining.is_set() and request.path == session_socket.PATH:
-        raise web.HTTPServiceUnavailable(text="the gateway shuts down; connect to another one\n")
-    admitted = parts.server.calls.admit()
-    try:
-        admitted.__enter__()
-    except ResourceExhausted as error:
-        raise web.HTTPServiceUnavailable(text=f"{error.message}\n", headers={"Retry-After": "1"}) from None
-    try:
+        raise Unavailable("the gateway shuts down; connect to another one")
+    with parts.server.calls.admit():
         return await handler(request)
-    finally:
-        admitted.__exit__(None, None, None)

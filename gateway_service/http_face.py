@@ -9,13 +9,14 @@ from contextlib import AsyncExitStack, suppress
 
 from aiohttp import web
 
+from gateway_service.guard.connections import Connections
+from gateway_service.settings import GatewaySettings
 from service_kit.addresses import BindAddress
 from service_kit.admission import RunningCalls
 from service_kit.clock import Clock
 from service_kit.listening import Port, check_free, places
 from service_kit.metrics import Metrics
 from service_kit.readiness import Readiness
-from service_kit.sections import ServiceSettings
 from service_kit.tasks import beside
 from service_kit.tls import HttpTls
 
@@ -23,8 +24,6 @@ from service_kit.tls import HttpTls
 BACKLOG = 1024
 # The time for handlers that are cut off to clean up, before the service closes the parts that they use.
 CUT_SECONDS = 1.0
-# Connections without a request are closed after so long.
-KEEPALIVE_SECONDS = 75.0
 
 
 class HttpServer:
@@ -45,7 +44,7 @@ class HttpFace:
     """An HTTP server on one or more ports."""
 
     def __init__(
-        self, settings: ServiceSettings, ports: Sequence[Port], metrics: Metrics, readiness: Readiness, clock: Clock
+        self, settings: GatewaySettings, ports: Sequence[Port], metrics: Metrics, readiness: Readiness, clock: Clock
     ) -> None:
         calls = RunningCalls(settings.server.max_running_calls)
         metrics.watch_calls(lambda: calls.running, limit=calls.limit)
@@ -56,7 +55,7 @@ class HttpFace:
         self._clock = clock
         self._ports = ports
         self._sockets: dict[str, list[socket.socket]] = {}
-        self._sites: list[web.SockSite] = []
+        self._listening: list[asyncio.Server] = []
         self._resources = AsyncExitStack()
 
     @property
@@ -81,24 +80,23 @@ class HttpFace:
     async def start(self) -> None:
         """Listens, and serves the registered applications."""
         for name, application in self.server.applications.items():
-            runner = web.AppRunner(
-                application, access_log=None, shutdown_timeout=CUT_SECONDS, keepalive_timeout=KEEPALIVE_SECONDS
-            )
+            runner = web.AppRunner(application, shutdown_timeout=CUT_SECONDS)
             await runner.setup()
+            assert runner.server
             self._resources.push_async_callback(runner.cleanup)
+            connections = Connections(runner.server, self._settings.guard)
             context = self._tls.context if self._tls else None
+            loop = asyncio.get_running_loop()
             for each in self._sockets[name]:
-                site = web.SockSite(runner, each, ssl_context=context, backlog=BACKLOG)
-                await site.start()
-                self._sites.append(site)
+                self._listening.append(await loop.create_server(connections, sock=each, ssl=context, backlog=BACKLOG))
 
     async def announce_drain(self) -> None:
         """Does nothing: sessions follow the service's drain, balancers its readiness."""
 
     async def finish(self) -> None:
         """Listens no more, asks running calls to end, and waits until they have."""
-        for site in self._sites:
-            await site.stop()
+        for each in self._listening:
+            each.close()
         self.server.ending.set()
         await self.server.calls.none_runs.wait()
 

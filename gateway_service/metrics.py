@@ -11,6 +11,7 @@ class GatewayMetrics:
     def __init__(self, registry: Metrics) -> None:
         self.sessions = registry.gauge("lipsync_gateway_sessions", "Live sessions that run now.")
         self.sockets = registry.gauge("lipsync_gateway_sockets", "WebSockets that are open now, with a session or without.")
+        self.refused = registry.counter("lipsync_gateway_refused_total", "Requests that the guard refused.", ("reason",))
         self.connections = registry.gauge("lipsync_gateway_connections", "Connections to the compositing services.")
         self._ended = registry.counter("lipsync_gateway_ended_total", "WebSockets that ended, by the reason.", ("code",))
         self._frames = registry.counter("lipsync_gateway_frames_total", "Frames sent to browsers.")

@@ -9,13 +9,14 @@ from aiohttp import web
 
 from gateway_service.compositors import Compositors
 from gateway_service.earlier.routes import EarlierRoutes
+from gateway_service.guard.guard import Guard
 from gateway_service.http_face import HttpServer
 from gateway_service.metrics import GatewayMetrics
 from gateway_service.running_sessions import RunningSessions
 from gateway_service.settings import GatewaySettings
 from gateway_service.speaking import Speaker
 from service_kit.clock import Clock
-from service_kit.readiness import Readiness
+from service_kit.readiness import Liveness, Readiness
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,13 @@ class GatewayParts:
     settings: GatewaySettings
     metrics: GatewayMetrics
     readiness: Readiness
+    liveness: Liveness
     compositors: Compositors
     sessions: RunningSessions
     earlier: EarlierRoutes
     speech: Speaker
     server: HttpServer
+    guard: Guard
     draining: asyncio.Event
     """Set when the gateway begins to end: sessions are told to go elsewhere."""
     clock: Clock

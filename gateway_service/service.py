@@ -13,6 +13,7 @@ from typing import TypeAlias
 from gateway_service.application import build_application
 from gateway_service.compositors import CAUSE, Compositors
 from gateway_service.earlier.routes import earlier_routes
+from gateway_service.guard.guard import Guard
 from gateway_service.http_face import HttpFace, HttpServer
 from gateway_service.metrics import GatewayMetrics
 from gateway_service.parts import GatewayParts
@@ -75,11 +76,13 @@ async def _open(settings: GatewaySettings, target: Callable[[], str], host: Gate
                 settings=settings,
                 metrics=metrics,
                 readiness=host.readiness,
+                liveness=host.liveness,
                 compositors=compositors,
                 sessions=RunningSessions(),
                 earlier=earlier,
                 speech=Speaker(settings.speech),
                 server=host.server,
+                guard=Guard(settings.guard, metrics.refused, host.clock),
                 draining=host.draining,
                 clock=host.clock,
             )
@@ -87,7 +90,9 @@ async def _open(settings: GatewaySettings, target: Callable[[], str], host: Gate
             metrics.connections.set_function(lambda: compositors.connections)
             host.server.serve(NAME, build_application(parts))
             for name, _ in _earlier_ports(settings):
-                host.server.serve(name, earlier.application())
+                application = earlier.application()
+                parts.guard.install(application)
+                host.server.serve(name, application)
             yield _nothing_to_warm
     finally:
         await compositors.close()

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from gateway_service.api.settings import PicturesSection
+from gateway_service.guard.settings import GuardSection
 from service_kit.addresses import BindAddress
 from service_kit.sections import ClientTlsSection, Section, ServerSection, ServiceSettings
 
@@ -108,6 +110,8 @@ class GatewaySections(Section):
     sockets: SocketsSection = SocketsSection()
     earlier: EarlierSection = EarlierSection()
     speech: SpeechSection = SpeechSection()
+    pictures: PicturesSection = PicturesSection()
+    guard: GuardSection = GuardSection()
 
 
 class GatewaySettings(ServiceSettings, GatewaySections):

@@ -17,7 +17,14 @@ Node = Mapping[str, Any]
 
 ID = "<id>"
 # Words for types and formats whose own name is unclear.
-_WORDS = {"boolean": "true or false", "integer": "whole number", "password": "secret text", "string": "text"}
+_WORDS = {
+    "boolean": "true or false",
+    "integer": "whole number",
+    "ipv4network": "IPv4 network",
+    "ipv6network": "IPv6 network",
+    "password": "secret text",
+    "string": "text",
+}
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 

@@ -1,1 +1,1 @@
-"""What the gateway answers over plain HTTP."""
+"""The HTTP part of the gateway: avatars, stills, moving pictures, health, and its own description."""

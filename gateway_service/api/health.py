@@ -6,25 +6,25 @@ from aiohttp import web
 
 from gateway_service.parts import PARTS
 
-PATHS = ("/healthz", "/readyz")
-
 
 def add_routes(application: web.Application) -> None:
-    """Adds /healthz and /readyz."""
-    for path, handler in zip(PATHS, (healthz, readyz), strict=True):
-        application.router.add_get(path, handler)
+    """Adds /healthz and /readyz, and the same by the names that all services have."""
+    for path in ("/healthz", "/health/live"):
+        application.router.add_get(path, alive)
+    for path in ("/readyz", "/health/ready"):
+        application.router.add_get(path, ready)
 
 
-async def healthz(_request: web.Request) -> web.Response:
-    """Says that the gateway runs."""
-    return _answer(200, "ok")
+async def alive(request: web.Request) -> web.Response:
+    """Says that the gateway runs, or why only a restart can help it."""
+    return _answer(request.app[PARTS].liveness.reason)
 
 
-async def readyz(request: web.Request) -> web.Response:
+async def ready(request: web.Request) -> web.Response:
     """Says if a session could begin here, and else why not."""
-    reason = request.app[PARTS].readiness.reason
-    return _answer(503, reason) if reason else _answer(200, "ok")
+    return _answer(request.app[PARTS].readiness.reason)
 
 
-def _answer(status: int, text: str) -> web.Response:
-    return web.Response(status=status, text=f"{text}\n", headers={"Cache-Control": "no-store"})
+def _answer(reason: str | None) -> web.Response:
+    status = 503 if reason else 200
+    return web.Response(status=status, text=f"{reason or 'ok'}\n", headers={"Cache-Control": "no-store"})

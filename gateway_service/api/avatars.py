@@ -1,0 +1,97 @@
+"""Lists the avatars, and gives their stills."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import grpc
+from aiohttp import web
+
+from gateway_service.api.kept import Kept
+from gateway_service.api.stills import Stills
+from gateway_service.parts import PARTS, GatewayParts
+from gateway_service.problems import of_code
+from lipsync_client import AvatarInfo
+
+LIST = web.AppKey("LIST", Kept[str, list[AvatarInfo]])
+STILLS = web.AppKey("STILLS", Stills)
+AVATAR_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LEAST_WIDTH = 16
+
+
+def add_routes(application: web.Application) -> None:
+    """Adds /api/avatars and the stills."""
+    parts = application[PARTS]
+    section = parts.settings.pictures
+    application[LIST] = Kept(parts.clock, seconds=section.list_seconds, most=1)
+
+    async def picture(avatar: str) -> bytes:
+        return (await parts.compositors.client.idle(avatar, 1)).frames[0]
+
+    application[STILLS] = Stills(picture, parts.clock, seconds=section.still_seconds, most_bytes=section.still_cache_mb << 20)
+    application.on_cleanup.append(_close)
+    application.router.add_get("/api/avatars", list_avatars)
+    application.router.add_get("/api/avatars/{avatar}/still.jpg", still)
+
+
+async def list_avatars(request: web.Request) -> web.Response:
+    """Lists all avatars, those that cannot be served with the reason."""
+    parts = request.app[PARTS]
+    avatars = await request.app[LIST].get("", parts.compositors.client.list_avatars)
+    content = {"avatars": [_described(avatar) for avatar in avatars]}
+    return web.json_response(content, headers={"Cache-Control": "no-cache"})
+
+
+async def still(request: web.Request) -> web.Response:
+    """Gives the picture of an avatar at rest, perhaps scaled down."""
+    parts = request.app[PARTS]
+    avatar, width = avatar_id(request), _width(request, parts)
+    found = await request.app[STILLS].get(avatar, width)
+    response = web.Response(body=found.jpeg, content_type="image/jpeg")
+    response.etag = found.etag
+    response.headers["Cache-Control"] = f"public, max-age={int(parts.settings.pictures.still_seconds)}"
+    known = request.if_none_match or ()
+    if any(tag.value in {found.etag, "*"} for tag in known):
+        response.set_status(304)
+        response.body = None
+    return response
+
+
+def avatar_id(request: web.Request) -> str:
+    """Returns the avatar of the address. Raises Problem for what no avatar can be called."""
+    given = request.match_info["avatar"]
+    if not AVATAR_ID.fullmatch(given):
+        text = "an avatar's id has 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit"
+        raise of_code(grpc.StatusCode.INVALID_ARGUMENT, text)
+    return given
+
+
+def _width(request: web.Request, parts: GatewayParts) -> int | None:
+    given = request.query.get("width")
+    if given is None:
+        return None
+    most = parts.settings.pictures.max_still_width
+    if not re.fullmatch(r"[0-9]{1,5}", given, re.ASCII) or not LEAST_WIDTH <= int(given) <= most:
+        raise of_code(grpc.StatusCode.INVALID_ARGUMENT, f"width: a whole number from {LEAST_WIDTH} to {most}")
+    return int(given)
+
+
+def _described(avatar: AvatarInfo) -> dict[str, Any]:
+    address = f"/api/avatars/{avatar.id}"
+    return {
+        "id": avatar.id,
+        "width": avatar.width,
+        "height": avatar.height,
+        "frames": avatar.frame_count,
+        "fps": avatar.fps,
+        "loaded": avatar.loaded,
+        "error": avatar.error,
+        "still": f"{address}/still.jpg",
+        "stream": f"{address}/stream.mjpeg",
+    }
+
+
+async def _close(application: web.Application) -> None:
+    await application[STILLS].close()
+    await application[LIST].close()

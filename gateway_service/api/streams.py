@@ -1,0 +1,82 @@
+"""Gives moving pictures: avatars at rest, and running sessions to those who know their secret."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import grpc
+from aiohttp import web
+
+from gateway_service.api.avatars import avatar_id
+from gateway_service.api.motion_jpeg import CONTENT_TYPE, send_frames
+from gateway_service.api.showing import RestShows
+from gateway_service.parts import PARTS
+from gateway_service.problems import of_code
+from gateway_service.running_sessions import RunningSession
+from lipsync_client import AsyncSession
+
+SHOWS = web.AppKey("SHOWS", RestShows)
+
+
+def add_routes(application: web.Application) -> None:
+    """Adds the streams."""
+    parts = application[PARTS]
+
+    @asynccontextmanager
+    async def session(avatar: str) -> AsyncIterator[AsyncSession]:
+        async with parts.compositors.for_session() as client, client.session(avatar) as opened:
+            yield opened
+
+    application[SHOWS] = RestShows(session, most=parts.settings.pictures.max_avatars_at_rest)
+    application.on_cleanup.append(_close)
+    application.router.add_get("/api/avatars/{avatar}/stream.mjpeg", at_rest)
+    application.router.add_get("/api/sessions/{secret}/stream.mjpeg", of_session)
+
+
+async def at_rest(request: web.Request) -> web.StreamResponse:
+    """Shows an avatar while nobody speaks, until the viewer leaves."""
+    avatar = avatar_id(request)
+    if request.method == "HEAD":
+        return _head()
+    async with aclosing(request.app[SHOWS].watch(avatar)) as frames:
+        first = await anext(frames)  # an error is told while it can be
+        return await _send(request, _chained(first, frames))
+
+
+async def of_session(request: web.Request) -> web.StreamResponse:
+    """Shows a session that runs at this gateway, until it ends."""
+    session = request.app[PARTS].sessions.find(request.match_info["secret"])
+    if session is None:
+        raise of_code(grpc.StatusCode.NOT_FOUND, "no session that runs here has this secret")
+    if request.method == "HEAD":
+        return _head()
+    async with aclosing(_frames(session)) as frames:
+        return await _send(request, frames)
+
+
+async def _send(request: web.Request, frames: AsyncIterator[bytes]) -> web.StreamResponse:
+    parts = request.app[PARTS]
+    with parts.guard.socket(request):
+        stall_s = parts.settings.pictures.stalled_viewer_seconds
+        return await send_frames(request, frames, ending=parts.draining, stall_s=stall_s)
+
+
+async def _chained(first: bytes, frames: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    yield first
+    async for frame in frames:
+        yield frame
+
+
+async def _frames(session: RunningSession) -> AsyncGenerator[bytes, None]:
+    with session.watched() as watcher:
+        while (frame := await watcher.next()) is not None:
+            yield frame.picture
+
+
+def _head() -> web.Response:
+    return web.Response(headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+
+
+async def _close(application: web.Application) -> None:
+    await application[SHOWS].close()
