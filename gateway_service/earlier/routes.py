@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from gateway_service.earlier.answers import Answers
 from gateway_service.earlier.socket import EarlierSocket, SocketLimits
 from gateway_service.http_face import HttpServer
 from gateway_service.settings import GatewaySettings
+from gateway_service.socket_reader import SocketReader
 from lipsync_client.earlier import EarlierClient
 from service_kit.readiness import Readiness
 
@@ -44,21 +46,28 @@ class EarlierRoutes:
     async def open_socket(self, request: web.Request) -> web.StreamResponse:
         """Serves a socket from its handshake on."""
         sockets = self.settings.sockets
-        socket = web.WebSocketResponse(heartbeat=sockets.ping_seconds, max_msg_size=MAX_MESSAGE_BYTES, compress=False)
+        socket = web.WebSocketResponse(
+            autoping=False,  # the reader answers
+            compress=False,
+            heartbeat=sockets.ping_seconds,
+            max_msg_size=MAX_MESSAGE_BYTES,
+        )
+        reader = SocketReader(socket)
         with self.server.calls.admit():
             await socket.prepare(request)
             try:
-                first = await socket.receive(timeout=sockets.first_message_seconds)
+                async with asyncio.timeout(sockets.first_message_seconds):
+                    first = await reader.next()
             except TimeoutError:
                 await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"no request came")
             else:
-                await self.serve(request, socket, first)
+                await self.serve(request, socket, reader, first)
         return socket
 
-    async def serve(self, request: web.Request, socket: web.WebSocketResponse, first: WSMessage) -> None:
+    async def serve(self, request: web.Request, socket: web.WebSocketResponse, reader: SocketReader, first: WSMessage) -> None:
         """Serves a socket from its first message on."""
         limits = SocketLimits(self.settings.earlier.idle_seconds, self.settings.sockets.reader_timeout_seconds)
-        await EarlierSocket(request, socket, self.answers, limits, self.server.ending).run(first)
+        await EarlierSocket(request, socket, reader, self.answers, limits, self.server.ending).run(first)
 
     async def show_health(self, _request: web.Request) -> web.Response:
         """Answers GET /health: 503 while no compositing service answers, and while the gateway starts or ends."""

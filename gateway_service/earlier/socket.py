@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from gateway_service.earlier.answers import Answers
+from gateway_service.socket_reader import SocketReader
 
 # Requests of one socket that are under way at the same time, so that a page that asks ahead gets the network's full pace.
 AHEAD = 4
@@ -43,6 +44,7 @@ class EarlierSocket:
 
     request: web.Request
     socket: web.WebSocketResponse
+    reader: SocketReader
     answers: Answers
     limits: SocketLimits
     draining: asyncio.Event
@@ -76,7 +78,8 @@ class EarlierSocket:
         while message.type in {WSMsgType.TEXT, WSMsgType.BINARY}:
             await self.room.acquire()
             self.begun.put_nowait(asyncio.create_task(self.answers.answer(message.data)))
-            message = await self.socket.receive(timeout=self.limits.idle_s)
+            async with asyncio.timeout(self.limits.idle_s):
+                message = await self.reader.next()
 
     async def _send(self) -> None:
         """Sends the answers. Raises TimeoutError when the client does not read, OSError when it is gone."""

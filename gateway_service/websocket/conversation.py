@@ -15,6 +15,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from gateway_service.parts import GatewayParts
 from gateway_service.running_sessions import RunningSession
+from gateway_service.socket_reader import SocketReader
 from gateway_service.usage import Usage
 from gateway_service.websocket.ending import Ending, client_left, failed, invalid
 from gateway_service.websocket.events import event_text, jump_text, session_text
@@ -54,13 +55,14 @@ class Conversation:
         self,
         parts: GatewayParts,
         socket: web.WebSocketResponse,
+        reader: SocketReader,
         config: Config,
         session: AsyncSession,
         running: RunningSession,
         usage: Usage,
     ) -> None:
         self._parts = parts
-        self._socket = socket
+        self._reader = reader
         self._config = config
         self._session = session
         self._running = running
@@ -93,7 +95,7 @@ class Conversation:
 
     async def _read(self) -> NoReturn:
         while True:
-            message = await self._socket.receive()
+            message = await self._reader.next()
             if message.type is WSMsgType.BINARY:
                 self._sound(message.data)
             elif message.type is WSMsgType.TEXT:

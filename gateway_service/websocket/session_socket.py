@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from gateway_service.earlier.socket import is_earlier
 from gateway_service.parts import PARTS, GatewayParts
+from gateway_service.socket_reader import SocketReader
 from gateway_service.usage import Usage
 from gateway_service.websocket.conversation import Conversation, internal_error
 from gateway_service.websocket.ending import CLOSE_SECONDS, Ending, client_left, close_socket, invalid
@@ -25,6 +28,7 @@ async def serve_socket(request: web.Request) -> web.WebSocketResponse:
     parts = request.app[PARTS]
     sockets = parts.settings.sockets
     socket = web.WebSocketResponse(
+        autoping=False,  # the reader answers
         compress=False,  # JPEG does not get smaller
         heartbeat=sockets.ping_seconds,
         max_msg_size=(sockets.max_message_kb << 10) + 1,
@@ -42,14 +46,16 @@ async def serve_socket(request: web.Request) -> web.WebSocketResponse:
 
 async def _serve(parts: GatewayParts, request: web.Request, socket: web.WebSocketResponse) -> None:
     """Serves what the first message asks for. Raises Ending."""
+    reader = SocketReader(socket)
     try:
-        first = await socket.receive(parts.settings.sockets.first_message_seconds)
+        async with asyncio.timeout(parts.settings.sockets.first_message_seconds):
+            first = await reader.next()
     except TimeoutError:
         raise Ending(WSCloseCode.POLICY_VIOLATION, "no first message came") from None
     if is_earlier(first):
-        await parts.earlier.serve(request, socket, first)
+        await parts.earlier.serve(request, socket, reader, first)
         return
-    await _hold(parts, socket, _config(first))
+    await _hold(parts, socket, reader, _config(first))
 
 
 def _config(first: WSMessage) -> Config:
@@ -67,7 +73,7 @@ def _config(first: WSMessage) -> Config:
     return message.config
 
 
-async def _hold(parts: GatewayParts, socket: web.WebSocketResponse, config: Config) -> None:
+async def _hold(parts: GatewayParts, socket: web.WebSocketResponse, reader: SocketReader, config: Config) -> None:
     """Holds a session, and notes what it used. Raises Ending."""
     request_context.avatar_id.set(config.model_id)
     usage = Usage(config.rate, parts.clock.now())
@@ -84,7 +90,7 @@ async def _hold(parts: GatewayParts, socket: web.WebSocketResponse, config: Conf
             request_context.session_id.set(live.session_id)
             async with live as session:
                 with parts.sessions.running(session.session_id) as running:
-                    ending = await Conversation(parts, socket, config, session, running, usage).run()
+                    ending = await Conversation(parts, socket, reader, config, session, running, usage).run()
                     raise ending
     except Ending:
         raise

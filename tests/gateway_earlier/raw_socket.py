@@ -65,7 +65,7 @@ class RawSocket:
         return payload.decode() if opcode == TEXT else payload
 
     def receive_frame(self) -> tuple[int, bytes]:
-        """The next frame that is no ping."""
+        """The next frame that is no ping and no pong."""
         while True:
             first, second = self._exactly(2)
             length = second & 0x7F
@@ -74,10 +74,12 @@ class RawSocket:
             elif length == 127:
                 (length,) = struct.unpack(">Q", self._exactly(8))
             payload = self._exactly(length)
-            if first & 0xF != PING:
-                assert first & 0x80
-                return first & 0xF, payload
-            self.send_frame(PONG, payload)
+            assert first & 0x80
+            opcode = first & 0xF
+            if opcode == PING:
+                self.send_frame(PONG, payload)
+            elif opcode != PONG:
+                return opcode, payload
 
     def close_code(self) -> int | None:
         """Reads to the end, and answers the server's close; its code, None when it just hung up."""
