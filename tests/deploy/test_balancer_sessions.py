@@ -22,7 +22,7 @@ from .balancers import Balancer, balancing, compositors
 
 BALANCERS = ["nginx", "envoy", "haproxy", "front"]
 # Longer than what balancers allow without settings of their own: nginx a minute of silence from either side.
-QUIET_S = 75
+QUIET_S = 66
 SOUND = (0.1 * np.random.default_rng(1).standard_normal(3200)).astype("<f4").tobytes()
 ALONE = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import signal
 import socket
@@ -110,6 +111,18 @@ def until(true: Callable[[], bool], *, within_s: float = UNTIL_S) -> None:
     while not true():
         assert time.monotonic() < deadline
         threading.Event().wait(0.02)
+
+
+def assert_no_trace(service: Service, *, of: str = "") -> None:
+    """No call failed by a mistake of ours: of those whose lines have the words `of`, as a session's id.
+
+    gRPC logs a trace itself when a client goes while its answer is sent.
+    """
+    records = re.split(r"^(?=\d{4}-\d\d-\d\dT)", service.log.read_text(errors="replace"), flags=re.MULTILINE)
+    for record in records:
+        if of in record and "ExecuteBatchError raised in core" not in record.partition("\n")[0]:
+            assert "Traceback" not in record
+            assert "never retrieved" not in record
 
 
 def free_port() -> int:

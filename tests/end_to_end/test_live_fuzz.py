@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from shared_proto import compositing_pb2 as pb
 
 from .conftest import Duo
+from .processes import assert_no_trace
 from .talking import FAST, Talk, config, noise
-from .test_live_attacks import assert_no_trace
 
 SOUND = noise(3.0)
 
@@ -126,4 +126,4 @@ def test_whatever_comes_the_events_keep_the_rules(duo: Duo, fields: dict[str, An
     assert switches - 1 <= len(talk.of("avatar_switched")) + len(talk.of("switch_failed")) <= switches
     assert follower.has_ended
     assert talk.of("segment_ended")[-1].frames == 3
-    assert_no_trace(duo.compositing)
+    assert_no_trace(duo.compositing, of=talk.of("started")[0].session_id)

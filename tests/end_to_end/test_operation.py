@@ -7,6 +7,7 @@ import signal
 import threading
 import urllib.error
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -24,7 +25,7 @@ from shared_proto import inference_pb2
 from ..wire_contract import file_of
 from .avatars import exact_network, slow_network, write_avatar
 from .conftest import CALL_S, Duo, serving
-from .processes import running, until
+from .processes import Service, running, until
 
 Code = grpc.StatusCode
 OF_TWO = ["inference.InferenceService", "compositing.CompositingService"]
@@ -161,6 +162,10 @@ def test_reflection_tells_the_contract(own: Duo, service: str) -> None:
     } <= fields
 
 
+def is_idle(service: Service) -> bool:
+    return service.metric("lipsync_running_calls") == 0
+
+
 def test_frames_are_counted(own: Duo) -> None:
     handled = "grpc_server_handled_total"
     for service, name in (
@@ -168,8 +173,10 @@ def test_frames_are_counted(own: Duo) -> None:
         (own.inference, "lipsync_inference_frames_total"),
     ):
         ask(own, "seen")
+        until(partial(is_idle, service))  # the answer comes before the call's end
         frames, calls = service.metric(name), service.metric(handled)
         ask(own, "seen", batch_size=7)
+        until(partial(is_idle, service))
         assert service.metric(name) == frames + 7
         assert service.metric(handled) == calls + 1
         assert 'grpc_code="OK"' in service.get("/metrics")

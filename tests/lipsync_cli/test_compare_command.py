@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -50,10 +51,12 @@ def compared(run, avatar, models_root, sound, tmp_path):
     return make
 
 
-def halves(film: Path) -> tuple[np.ndarray, np.ndarray]:
+def halves(film: Path, *, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides of the pictures from `first` on: uint8 [pictures, rows, columns, 3], in BGR order."""
     with av.open(str(film)) as container:
         assert {stream.type for stream in container.streams} == {"video", "audio"}
-        pictures = np.stack([frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)])
+        shown = itertools.islice(container.decode(video=0), first, None)
+        pictures = np.stack([frame.to_ndarray(format="bgr24") for frame in shown])
     width = (pictures.shape[2] - 8) // 2
     return pictures[:, :, :width], pictures[:, :, -width:]
 
@@ -62,12 +65,12 @@ def shown_frames(avatar: Avatar, half: np.ndarray) -> list[int]:
     """Index of the avatar's frame that each picture shows, judged by the parts around the mouth."""
     x1, y1, x2, y2 = face_of(avatar)
     height, width = half.shape[1] - BAR, half.shape[2]
-    part = np.s_[: height // 3 : 3, ::3]  # the mouth lies in the lower part
+    part = np.s_[: height // 3 : 6, ::6]  # the mouth lies in the lower part
     faces = [
         cv2.resize(avatar.read_frame(index)[y1:y2, x1:x2], (width, height), interpolation=cv2.INTER_CUBIC)
         for index in range(FRAMES)
     ]
-    known = np.stack([face[part].astype(int) for face in faces])
+    known = np.stack([face[part].astype(np.int16) for face in faces])
     return [int(np.abs(known - one[BAR:][part]).mean(axis=(1, 2, 3)).argmin()) for one in half]
 
 
@@ -105,11 +108,11 @@ def test_a_comparison_of_idling_says_the_shipped_speech_and_goes_on_without(
     monkeypatch.chdir(tmp_path)
     result = run("avatar", "inspect", "ada", "--models-root", models_root, "--compare", "idle=10,12")
     assert result.exit_code == 0, result.output
-    left, right = halves(tmp_path / "ada-compared.mp4")
-    assert len(left) == 294 + 200
+    left, right = halves(tmp_path / "ada-compared.mp4", first=294 + 150)
+    assert len(left) == 50
     assert "ends with 8 s without speech" in result.stdout
-    assert set(shown_frames(avatar, right[-50:])) == {10, 11, 12}
-    assert set(shown_frames(avatar, left[-50:])) == set(range(FRAMES))
+    assert set(shown_frames(avatar, right)) == {10, 11, 12}
+    assert set(shown_frames(avatar, left)) == set(range(FRAMES))
 
 
 @pytest.mark.slow
@@ -118,11 +121,11 @@ def test_a_comparison_of_idle_mouths_differs_after_the_speech_and_at_the_mouth_a
     assert len(left) == 13 + 200
     assert "ends with 8 s without speech" in result.stdout
     assert shown_frames(avatar, left) == shown_frames(avatar, right)
-    difference = np.abs(left[:, BAR:].astype(int) - right[:, BAR:])
-    height = difference.shape[1]
-    assert difference[:, : height // 3].max() < 40, "around the mouth there is but the film's compression"
-    mouths = difference[:, height // 2 :].mean(axis=(1, 2, 3))
-    assert mouths[:13].max() * 3 < mouths[-50:].min()
+    differences = [cv2.absdiff(one[BAR:], other[BAR:]) for one, other in zip(left, right, strict=True)]
+    height = len(differences[0])
+    assert max(each[: height // 3].max() for each in differences) < 40, "around the mouth there is but the film's compression"
+    mouths = [each[height // 2 :].mean() for each in differences]
+    assert max(mouths[:13]) * 3 < min(mouths[-50:])
 
 
 @pytest.mark.parametrize(

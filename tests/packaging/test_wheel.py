@@ -48,7 +48,7 @@ def python(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest
     pins = folder / "pins.txt"
     pins.write_text("".join(f"{name}=={version}\n" for name, version in (PINS | {"protobuf": request.param}).items()))
     python = folder / "bin" / "python"
-    _pip(python, "install", "--quiet", "-c", pins, wheel)
+    _pip(python, "install", "--quiet", "--no-compile", "-c", pins, wheel)
     return python
 
 
@@ -110,7 +110,8 @@ def test_the_command_renders_and_loads_with_its_extra_alone(python: Path, wheel:
     done = subprocess.run([lipsync, "--help"], check=False, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     assert "pip install 'lipsync-serving[cli]'" in done.stderr
-    _pip(python, "install", "--quiet", "-c", python.parents[1] / "pins.txt", f"lipsync-serving[cli] @ {wheel.as_uri()}")
+    pins = python.parents[1] / "pins.txt"
+    _pip(python, "install", "--quiet", "--no-compile", "-c", pins, f"lipsync-serving[cli] @ {wheel.as_uri()}")
     out = tmp_path / "speech.mp4"
     _run(lipsync, "render", "--server", server, "--avatar", "demo", "--audio", SPEECH_PATH, "--out", out)
     assert out.stat().st_size > 100_000
