@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import queue
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
@@ -20,6 +18,7 @@ from avatar_kit.geometry import MOUTH_SIZE
 from inference_service.engines.crops import CropBank, Feed
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import NO_PICTURES, EngineError, EngineInput, EngineOutput
+from inference_service.engines.outputs import FloatOutputs, Mouths, PixelOutputs, RunOutputs
 from inference_service.engines.sessions import open_session, run_options
 from inference_service.graphs import wrapping
 from inference_service.settings import OnnxSection
@@ -28,7 +27,7 @@ from inference_service.settings import OnnxSection
 # quick that QUICK_BATCH frames take no longer than QUICK_RUN_S: there handing a batch over costs as much as several of its
 # frames.
 DEFAULT_BATCH = {True: 8, False: 4}
-QUICK_BATCH = {True: 0, False: 12}
+QUICK_BATCH = {True: 0, False: 16}
 QUICK_RUN_S = 0.01
 # What a session's frames wait for at most, where one frame takes less: half a frame's time.
 SHORT_RUN_S = 0.02
@@ -60,9 +59,9 @@ class OnnxEngine:
         count = options.cuda_streams_per_worker if device.is_gpu else 1
         self._name = avatar.network_path.name
         self._sessions = [open_session(model, device, options, name=self._name) for _ in range(count)]
-        self._idle: queue.SimpleQueue[onnxruntime.InferenceSession] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
         for session in self._sessions:
-            self._idle.put(session)
+            self._idle.put(self._lane(session))
 
     @property
     def producer(self) -> str:
@@ -99,36 +98,33 @@ class OnnxEngine:
         """Runs the network. Crops of `batch.frames` must be in the bank. Raises EngineError."""
         started = time.perf_counter()
         try:
-            floats, pixels, sums = self._run(batch)
+            mouths = self._run(batch)
         except Exception as error:  # ONNX Runtime's errors have no common base, and those of a binding are plain RuntimeErrors
             raise EngineError(str(error) or type(error).__name__) from error
         seconds = time.perf_counter() - started
-        self._seconds_a_frame = seconds / len(batch.windows)
-        return EngineOutput(floats, pixels, np.isfinite(sums), seconds)
+        count = len(batch.windows)
+        self._seconds_a_frame = seconds / count
+        return EngineOutput(
+            mouths_float=None if mouths.floats is None else mouths.floats[:count],
+            mouths_uint8=None if mouths.pixels is None else mouths.pixels[:count],
+            finite=mouths.finite[:count],
+            seconds=seconds,
+        )
 
-    def _run(self, batch: EngineInput) -> tuple[NDArray[np.float32] | None, NDArray[np.uint8] | None, NDArray[np.float32]]:
+    def _run(self, batch: EngineInput) -> Mouths:
         count = len(batch.windows)
         size = self.run_frames
         room = -(-count // size) * size  # the last run is filled up
-        floats = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.float32) if batch.want_float else None
-        planes = np.empty((room, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8) if batch.want_uint8 else None
-        sums = np.empty(room, np.float32)
-        with self._session() as session:
+        mouths = Mouths(room, want_float=batch.want_float, want_uint8=batch.want_uint8)
+        with self._lent_lane() as lane:
             for start in range(0, room, size):
                 here = slice(start, min(start + size, room))
-                outputs: dict[str, NDArray[Any]] = {wrapping.SUMS: sums[here]}
-                if floats is not None:
-                    outputs[self._network.mouths_float] = floats[here]
-                if planes is not None:
-                    outputs[wrapping.MOUTHS_UINT8] = planes[here]
-                part = batch if here == slice(0, count) else _part(batch, here.start, here.stop - here.start)
-                self._run_once(session, part, outputs)
-        pixels = None if planes is None else _interleaved(planes[:count])
-        return None if floats is None else floats[:count], pixels, sums[:count]
+                self._run_once(lane, batch if here == slice(0, count) else _part(batch, here.start, here.stop - here.start))
+                lane.outputs.take(mouths, here)
+        return mouths
 
-    def _run_once(self, session: onnxruntime.InferenceSession, batch: EngineInput, outputs: Mapping[str, NDArray[Any]]) -> None:
+    def _run_once(self, lane: _Lane, batch: EngineInput) -> None:
         crops = self.bank.feed(batch.frames) if len(batch.frames) else Feed(EMPTY_BANK, batch.frames, FIRST_SLOT)
-        binding = session.io_binding()
         inputs = {
             wrapping.BANK: crops.bank,
             wrapping.SLOTS: crops.slots,
@@ -140,25 +136,37 @@ class OnnxEngine:
             if name not in self._network.inputs:
                 continue
             if isinstance(value, np.ndarray):
-                binding.bind_cpu_input(name, value)
+                lane.binding.bind_cpu_input(name, value)
             else:
-                binding.bind_ortvalue_input(name, value)
-        for name, array in outputs.items():
-            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+                lane.binding.bind_ortvalue_input(name, value)
+        lane.outputs.bind(lane.binding, batch)
         with run_options(self._name) as options:
-            session.run_with_iobinding(binding, options)
+            lane.session.run_with_iobinding(lane.binding, options)
+
+    def _lane(self, session: onnxruntime.InferenceSession) -> _Lane:
+        outputs = PixelOutputs if self.device.is_gpu else FloatOutputs
+        return _Lane(session, session.io_binding(), outputs(self._network, self.run_frames))
 
     @contextmanager
-    def _session(self) -> Iterator[onnxruntime.InferenceSession]:
-        """Lends a session for one run: on a GPU one that no other run has, on a CPU the one that all share."""
-        if not self.device.is_gpu:
-            yield self._sessions[0]
-            return
-        session = self._idle.get()
+    def _lent_lane(self) -> Iterator[_Lane]:
+        """Lends a lane for the runs of a batch: on a GPU one of a session that no other has, on a CPU one of the one session."""
         try:
-            yield session
+            lane = self._idle.get(block=self.device.is_gpu)
+        except queue.Empty:
+            lane = self._lane(self._sessions[0])
+        try:
+            yield lane
         finally:
-            self._idle.put(session)
+            self._idle.put(lane)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """For one run at a time: a session, and where its inputs and outputs are."""
+
+    session: onnxruntime.InferenceSession
+    binding: onnxruntime.IOBinding
+    outputs: RunOutputs
 
 
 def _part(batch: EngineInput, start: int, size: int) -> EngineInput:
@@ -176,11 +184,3 @@ def _part(batch: EngineInput, start: int, size: int) -> EngineInput:
         else:
             frames = np.concatenate([frames, np.full(lacking, frames[-1])])
     return EngineInput(windows, frames, pictures, batch.want_float, batch.want_uint8)
-
-
-def _interleaved(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[frames, 3, 320, 320] -> [frames, 320, 320, 3]. OpenCV does it in a tenth of the time of a Transpose in the wrapping."""
-    pixels = np.empty((len(planes), MOUTH_SIZE, MOUTH_SIZE, 3), np.uint8)
-    for frame, picture in zip(planes, pixels, strict=True):
-        cv2.merge(list(frame), picture)
-    return pixels

@@ -2,8 +2,8 @@
 
 The wrapped graph takes a bank of the avatar's crops (uint8), the slots of the batch's crops in it, the slot of the crop that is
 the reference of all frames (where the avatar has one), pictures that a caller sent itself, and windows of feature rows. It gives
-the mouths of the network (float32), the same as pixels (uint8), and a sum per frame, which shows values that are not finite. For
-a CPU the network itself is rewritten too (`inference_service.graphs.cpu_form`).
+the mouths of the network (float32). For a GPU it also gives them as pixels (uint8), and a sum per frame, which shows values that
+are not finite; on a CPU `inference_service.engines.outputs` makes these, and the network is rewritten (`graphs.cpu_form`).
 """
 
 from __future__ import annotations
@@ -77,11 +77,12 @@ def wrap_network(path: Path, mask: Mask, *, for_cpu: bool, fixed_reference: bool
     graph = model.graph
     # The nodes that the network does not read are left out: ONNX Runtime would run them all the same.
     before = _before(io, mask, fixed_reference=fixed_reference)
-    nodes = needed_nodes([*before, *graph.node, *_after(io)], [io.output, MOUTHS_UINT8, SUMS])
+    outputs = _outputs(io)[: 1 if for_cpu else None]
+    nodes = needed_nodes([*before, *graph.node, *_after(io)], [value.name for value in outputs])
     read = {name for node in nodes for name in node.input}
     own_inputs = [value for value in graph.input if value.name not in (io.visual, io.audio)]
     inputs = [*(value for value in _inputs(io) if value.name in read), *own_inputs]
-    replaced: list[tuple[Any, Any]] = [(graph.node, nodes), (graph.input, inputs), (graph.output, _outputs(io))]
+    replaced: list[tuple[Any, Any]] = [(graph.node, nodes), (graph.input, inputs), (graph.output, outputs)]
     for values, new in replaced:
         del values[:]
         values.extend(new)

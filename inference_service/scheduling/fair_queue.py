@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 K = TypeVar("K")
 R = TypeVar("R")
 
-# The fewest frames of a batch that a request gets while it has that many left: each slice is a message of its own to the caller,
-# and a message costs as much as the bytes of several frames.
+# The fewest frames of a batch that a request gets while it has that many left, or half of a larger batch: each slice is a message
+# of its own to the caller, and a message costs both services as much as several frames.
 MIN_SLICE = 4
 
 
@@ -88,7 +88,7 @@ class FairQueue(Generic[K, R]):
 
     def take(self, max_frames: int) -> list[Slice[R]]:
         """Takes the next batch, empty when nothing waits: up to `max_frames` frames of the key whose turn it is, shared evenly by
-        as many of its requests as can have MIN_SLICE frames each.
+        as many of its requests as can have MIN_SLICE frames each, or half of it.
 
         A key with frames left moves to the end of the line of keys, and a request with frames left to the end of its key's line:
         one huge request delays another by its share of a batch, never by its length.
@@ -101,14 +101,15 @@ class FairQueue(Generic[K, R]):
         if key not in self._lines or max_frames == 0:
             return []
         line = self._lines.pop(key)
+        least = max(MIN_SLICE, max_frames // 2)
         served: list[R] = []
         promised = 0
         for request in line:
             if promised >= max_frames:
                 break
             served.append(request)
-            promised += min(self._waiting[request].left, MIN_SLICE)
-        shares = _shares([self._waiting[request].left for request in served], max_frames)
+            promised += min(self._waiting[request].left, least)
+        shares = _shares([self._waiting[request].left for request in served], max_frames, least)
         taken = [self._take(line, request, count) for request, count in zip(served, shares, strict=True)]
         if line:
             self._lines[key] = line
@@ -129,13 +130,13 @@ class FairQueue(Generic[K, R]):
         return piece
 
 
-def _shares(wanted: list[int], room: int) -> list[int]:
+def _shares(wanted: list[int], room: int, least: int) -> list[int]:
     """Splits `room` by max-min fairness: small wishes are met in full, the rest is split evenly. Where that would give less than
-    MIN_SLICE, the first get that many and the last gets the remainder.
+    `least`, the first get that many and the last gets the remainder.
     """
-    least = [min(frames, MIN_SLICE) for frames in wanted]
-    if (excess := sum(least) - room) >= 0:
-        return [*least[:-1], least[-1] - excess]
+    promised = [min(frames, least) for frames in wanted]
+    if (excess := sum(promised) - room) >= 0:
+        return [*promised[:-1], promised[-1] - excess]
     shares = [0] * len(wanted)
     for rank, place in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
         shares[place] = min(wanted[place], room // (len(wanted) - rank))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ from inference_service.engines.engine import NO_PICTURES, Engine, EngineInput, E
 from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.settings import GpuSection, OnnxSection
 
-from ..inference_service.conftest import make_avatar  # noqa: F401 - a fixture
+from ..inference_service.conftest import make_avatar, network  # noqa: F401 - a fixture
 
 CPU = find_devices(GpuSection(enabled=False), OnnxSection())[0]
 OPTIONS = OnnxSection(intra_op_threads=1)
@@ -68,6 +69,14 @@ def network_input(
 
 def windows(count: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).uniform(0, 4, (count, 16, 512)).astype(np.float32)
+
+
+def linear_network() -> onnx.ModelProto:
+    """The small network without its sigmoid: values on both sides of 0..1."""
+    model = network()
+    sigmoid = model.graph.node.pop()
+    model.graph.node[-1].output[0] = sigmoid.output[0]
+    return model
 
 
 def run(

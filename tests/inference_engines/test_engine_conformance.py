@@ -16,7 +16,7 @@ from inference_service.limited_threads import LimitedThreads, Overrun
 
 from ..end_to_end.avatars import endless_network, looping_network, picky_network
 from ..inference_service.conftest import MIX, MakeAvatar, foreign_model, network
-from .conftest import Kind, network_input, run, windows
+from .conftest import Kind, linear_network, network_input, run, windows
 
 PATIENCE_S = 30
 
@@ -87,6 +87,16 @@ def test_a_batch_gives_the_bytes_of_single_frames(
         np.testing.assert_array_equal(run(engine, [frame], sound[place : place + 1])[0][0], together[place])
 
 
+def test_values_beyond_black_and_white_are_clamped(make_avatar: MakeAvatar, kind: Kind) -> None:
+    sound = windows(4) - 2
+    sound[3] = 100
+    mouths, output = run(kind.open(make_avatar(model=linear_network())), [0, 1, 2, 3], sound)  # checks the pixels
+    assert (mouths < 0).any()
+    assert (mouths[:3] > 0).any()
+    assert (mouths[3] > 1).all()
+    assert output.finite.all()
+
+
 def test_several_threads_may_run_it(make_avatar: MakeAvatar, kind: Kind) -> None:
     engine = kind.open(make_avatar())
     engine.bank.fill()
@@ -110,7 +120,10 @@ def test_a_frame_that_is_not_finite_is_told_from_the_others(make_avatar: MakeAva
     sound = windows(2)
     sound[1, 3, 3:5] = np.inf, -np.inf
     frames = np.array([0, 1], np.int64)
-    assert engine.run(EngineInput(sound, frames, NO_PICTURES, want_float=True, want_uint8=True)).finite.tolist() == [True, False]
+    output = engine.run(EngineInput(sound, frames, NO_PICTURES, want_float=True, want_uint8=True))
+    assert output.finite.tolist() == [True, False]
+    alone = engine.run(EngineInput(sound[:1], frames[:1], NO_PICTURES, want_float=False, want_uint8=True))
+    np.testing.assert_array_equal(output.mouths_uint8[:1], alone.mouths_uint8)
 
 
 def test_it_says_who_and_where_it_is_and_how_much_it_takes(make_avatar: MakeAvatar, kind: Kind) -> None:

@@ -12,11 +12,13 @@ from avatar_tools.networks.random_weights import random_weights
 from avatar_tools.networks.unet import UNET
 from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import CUDA, Device, DeviceError, find_devices
+from inference_service.engines.engine import NO_PICTURES
 from inference_service.engines.onnxruntime import OnnxEngine
+from inference_service.graphs import wrapping
 from inference_service.settings import GpuSection, OnnxSection
 
 from ..inference_service.conftest import MakeAvatar, network
-from .conftest import CPU, OPTIONS, network_input, on_cpu, run, windows
+from .conftest import CPU, OPTIONS, crop, linear_network, network_input, on_cpu, run, windows
 
 GPU = Device(gpu_id=0, name="a GPU that is not there", providers=((CUDA, {}),))
 GPU_BUILD = CUDA in onnxruntime.get_available_providers()
@@ -43,9 +45,29 @@ def test_the_full_size_network_gives_what_its_file_gives(make_avatar: MakeAvatar
     np.testing.assert_allclose(run(on_cpu(avatar), frames, sound)[0], plainly(avatar, visual, sound), atol=5e-4)
 
 
+def test_the_graph_for_a_gpu_makes_the_pixels_that_the_cpu_makes(make_avatar: MakeAvatar) -> None:
+    """The graph runs on the CPU here, with values on both sides of 0..1 and one that is not finite."""
+    avatar, sound, frames = make_avatar(model=linear_network()), windows(3) - 2, [1, 0, 1]
+    sound[2, 3, 3:5] = np.inf, -np.inf
+    floats, output = run(on_cpu(avatar), frames[:2], sound[:2])
+    model, names = wrapping.wrap_network(avatar.network_path, avatar.mask, for_cpu=False, fixed_reference=False)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = {
+        wrapping.BANK: np.stack([crop(avatar, frame).transpose(2, 0, 1) for frame in (0, 1)]),
+        wrapping.SLOTS: np.array(frames, np.int64),
+        wrapping.SENT_PICTURES: NO_PICTURES,
+        names.windows: sound.reshape(3, 32, 16, 16),
+    }
+    mouths, pixels, sums = session.run([names.mouths_float, wrapping.MOUTHS_UINT8, wrapping.SUMS], feeds)
+    np.testing.assert_allclose(mouths[:2], floats, atol=2e-6)
+    np.testing.assert_array_equal(pixels[:2], np.clip(mouths[:2] * np.float32(255), 0, 255).astype(np.uint8))
+    assert np.isfinite(sums).tolist() == [True, True, False]
+    assert output.finite.all()
+
+
 @pytest.mark.parametrize(
     ("seconds_a_frame", "room", "short_room"),
-    [(1.0, 4, 1), (0.0099, 4, 2), (0.0051, 4, 3), (0.0019, 5, 5), (0.0009, 11, 11), (1e-9, 12, 12)],
+    [(1.0, 4, 1), (0.0099, 4, 2), (0.0051, 4, 3), (0.0019, 5, 5), (0.0009, 11, 11), (1e-9, 16, 16)],
 )
 def test_a_quick_network_has_room_for_more(
     make_avatar: MakeAvatar, monkeypatch: pytest.MonkeyPatch, seconds_a_frame: float, room: int, short_room: int

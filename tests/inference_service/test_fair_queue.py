@@ -76,6 +76,18 @@ def test_a_small_request_is_not_held_up_by_a_huge_one_of_the_same_avatar() -> No
     assert {piece.request: piece.count for piece in batch} == {"huge": 4, "small": 4}
 
 
+def test_a_large_batch_is_shared_by_two() -> None:
+    """Each piece is a message: few large ones cost less."""
+    queue: FairQueue[str, int] = FairQueue()
+    for number in range(4):
+        queue.push("avatar", number, 24)
+    assert [[(piece.request, piece.count) for piece in queue.take(16)] for _ in range(3)] == [
+        [(0, 8), (1, 8)],
+        [(2, 8), (3, 8)],
+        [(0, 8), (1, 8)],
+    ]
+
+
 def test_what_is_removed_is_never_taken() -> None:
     queue: FairQueue[str, str] = FairQueue()
     queue.push("avatar", "gone", 10)
