@@ -98,14 +98,14 @@ async def inference_parts(
         )
         own_metrics.requests.set_function(lambda: runner.requests)
         own_metrics.loaded.set_function(lambda: len(registry.loaded))
-        own_metrics.memory.set_function(lambda: registry.memory_bytes)
+        own_metrics.memory.set_function(lambda: registry.placement.memory_bytes)
 
         def show_sessions() -> None:  # here, as another thread collects the metrics
             own_metrics.sessions.set(admission.carried)
             own_metrics.capacity.set(admission.frames_a_second)
 
         def log_models() -> None:
-            CACHE_STATS.info("models", extra={"loaded": len(registry.loaded), "memory_mb": registry.memory_bytes / 1e6})
+            CACHE_STATS.info("models", extra={"loaded": len(registry.loaded), "memory_mb": registry.placement.memory_bytes / 1e6})
 
         async def measure_gpus() -> None:
             for gpu in await threads.run(visible_gpus):  # the driver may take its time

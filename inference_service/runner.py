@@ -28,7 +28,8 @@ from inference_service.models.registry import ModelRegistry
 from inference_service.mouths import Mouths, fitted
 from inference_service.request import EncodeRequest, GrowingSpeech, MouthRequest, Speech
 from inference_service.scheduling.admission import ENOUGH_RUNS, Admission
-from inference_service.scheduling.dispatcher import Dispatcher, Job, MouthGroup
+from inference_service.scheduling.dispatcher import Dispatcher
+from inference_service.scheduling.jobs import Job, MouthGroup
 from service_kit import request_context
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import Aborted, FailedPrecondition, OutOfRange, ResourceExhausted, as_service_errors

@@ -24,7 +24,7 @@ from inference_service.models.registry import ModelRegistry
 from inference_service.mouths import Mouths
 from inference_service.request import MouthRequest, check_encode_request, check_infer_request
 from inference_service.runner import Runner
-from inference_service.scheduling.dispatcher import MouthGroup
+from inference_service.scheduling.jobs import MouthGroup
 from inference_service.settings import LimitsSection
 from service_kit import request_context
 from service_kit.deadline import within_deadline
@@ -134,10 +134,10 @@ class InferenceServicer(InferenceServiceServicer):
             infos = [self._loaded_info(lease) for lease in self.registry.loaded]
         return pb.GetModelStatsResponse(
             models=infos,
-            max_models=self.registry.max_models,
+            max_models=self.registry.placement.max_models,
             loaded_models=len(self.registry.loaded),
-            total_memory_bytes=self.registry.memory_bytes,
-            max_memory_bytes=self.registry.max_bytes,
+            total_memory_bytes=self.registry.placement.memory_bytes,
+            max_memory_bytes=self.registry.placement.max_bytes,
         )
 
     async def Health(self, request: pb.HealthRequest, context: Context) -> pb.HealthResponse:
@@ -148,7 +148,7 @@ class InferenceServicer(InferenceServiceServicer):
             healthy=self.readiness.reason is None,
             cuda_available=self.devices[0].is_gpu,
             loaded_models=len(loaded),
-            max_models=self.registry.max_models,
+            max_models=self.registry.placement.max_models,
             gpu_count=len(gpus),
             version=product_version(),
             gpus=[

@@ -80,7 +80,7 @@ class MonolithicServicer(MonolithicServiceServicer):
         return pb.HealthResponse(
             healthy=self.readiness.reason is None,
             loaded_models=len(registry.loaded),
-            max_models=registry.max_models,
+            max_models=registry.placement.max_models,
             gpu_ids=gpu_ids,
             gpu_memory_used_gb=[used.get(gpu_id, 0.0) for gpu_id in gpu_ids],
         )

@@ -6,28 +6,23 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-import psutil
-
-from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
-from avatar_kit.errors import AvatarError, AvatarReplaced, BrokenAvatar
-from avatar_kit.fitting import CROP_BORDER_BYTES
+from avatar_kit.errors import AvatarError, AvatarReplaced
 from inference_service.audio.features import AudioFeatures
-from inference_service.engines.crops import CROP_BYTES
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import Engine
 from inference_service.limited_threads import LimitedThreads, Overrun
 from inference_service.metrics import LOAD, InferenceMetrics
 from inference_service.models.filling import BackgroundFills
 from inference_service.models.model import LoadedModel, ModelLoader
+from inference_service.models.placement import Placement
 from inference_service.settings import InferenceSettings
 from service_kit.clock import SYSTEM_CLOCK, Clock
-from service_kit.errors import Aborted, FailedPrecondition, NotFound, ResourceExhausted, as_service_errors
-from service_kit.leases import Lease, Leases, first_to_go
+from service_kit.errors import Aborted, FailedPrecondition, NotFound, as_service_errors
+from service_kit.leases import Lease, Leases
 
 log = logging.getLogger(__name__)
 
-RETRY_WHEN_FULL_MS = 1000
 # Avatars opened at the same time: more than one, so that a network that never ends its warm-up holds up no other.
 LOAD_THREADS = 4
 SHARED_ENCODER = ""  # its name among the refusals
@@ -54,10 +49,7 @@ class ModelRegistry:
     ) -> None:
         """`on_lost` is called with the reason when the thread of a load does not return."""
         self.catalog = catalog
-        self.max_models = settings.capacity.max_models
-        self.max_bytes = int(settings.capacity.max_memory_gb * 2**30)
         self._settings = settings
-        self._devices = devices
         self._loader = loader
         self._metrics = metrics
         self._leases = Leases(self._open, admit=self._admit, close=lambda _: None, clock=clock)
@@ -68,17 +60,12 @@ class ModelRegistry:
         self._file_threads = LimitedThreads(FILE_THREADS, "files", on_lost=on_lost, clock=clock)
         self._load_threads = LimitedThreads(LOAD_THREADS, "load", on_lost=on_lost, clock=clock)
         self._fills = BackgroundFills(on_lost)
-        self._turn = 0
+        self.placement = Placement(devices, settings, loaded=lambda: self.loaded, evict=self._evict)
 
     @property
     def loaded(self) -> list[Lease[LoadedModel]]:
         """The avatars loaded now."""
         return self._leases.opened
-
-    @property
-    def memory_bytes(self) -> int:
-        """Measured memory of all loaded avatars."""
-        return sum(lease.value.memory_bytes for lease in self.loaded)
 
     def find(self, avatar_id: str) -> Lease[LoadedModel] | None:
         """Returns the avatar if it is loaded."""
@@ -146,7 +133,7 @@ class ModelRegistry:
         try:
             with as_service_errors(AvatarError, field="model_id"):
                 return await self._load_threads.run(
-                    lambda: self._loader.features(self.catalog.shared_encoder_path(), self._devices[0]),
+                    lambda: self._loader.features(self.catalog.shared_encoder_path(), self.placement.devices[0]),
                     limit_s=self._settings.limits.load_seconds,
                 )
         except Overrun as error:
@@ -220,8 +207,9 @@ class ModelRegistry:
     async def _open_once(self, avatar_id: str) -> LoadedModel:
         avatar = await self._file_threads.run(lambda: self.catalog.get(avatar_id))
         with avatar.held.in_place():
-            devices = self._place(avatar)
-            self._make_room(avatar_id, coming_bytes=_expected_bytes(avatar, devices))
+            wanted, preferred = self._wanted_gpus.get(avatar_id), self.catalog.entry(avatar_id).preferred_gpu
+            devices = self.placement.devices_for(avatar_id, wanted_gpu=wanted, preferred_gpu=preferred)
+            self.placement.make_room(avatar, devices)
             return await self._load_threads.run(
                 lambda: self._loader.load(avatar, self.catalog.audio_encoder_path(avatar), devices),
                 limit_s=self._settings.limits.load_seconds,
@@ -232,11 +220,11 @@ class ModelRegistry:
         if (older := self.find(lease.key)) and older.value.avatar.version != model.avatar.version:
             self._former[lease.key] = older
             self.forget_former()
-        self._trim(lease)
+        self.placement.trim(lease)
         self._metrics.loads.labels("loaded").inc()
         self._metrics.stages[LOAD].observe(model.load_seconds)
         log.info("loaded avatar %s in %.0f ms, %.0f MB", lease.key, model.load_seconds * 1000, model.memory_bytes / 1e6)
-        if self._is_worth_filling(model):
+        if self.placement.is_worth_filling(model):
             self._fills.begin(lease)
 
     def _raise_refusal(self, avatar_id: str) -> None:
@@ -251,87 +239,6 @@ class ModelRegistry:
             self.refuse(avatar_id, reason)
         return FailedPrecondition(reason)
 
-    def _is_worth_filling(self, model: LoadedModel) -> bool:
-        """Tells if all crops should be made now: a GPU takes only a full bank, and a video is best decoded once, in order."""
-        if any(engine.device.is_gpu for engine in model.engines):
-            return True
-        if not model.avatar.video:
-            return False
-        held = self.memory_bytes + model.memory_bytes
-        room = self.max_bytes - held if self.max_bytes else psutil.virtual_memory().available // 2
-        return len(model.engines) * model.avatar.frame_count * (CROP_BYTES + CROP_BORDER_BYTES) <= room
-
-    def _place(self, avatar: Avatar) -> Sequence[Device]:
-        """Chooses the devices for the avatar. Raises BrokenAvatar when its preferred GPU is missing."""
-        if self._settings.gpus.allow_multi_gpu_models:
-            return self._devices
-        if found := [device for device in self._devices if device.gpu_id == self._wanted_gpus.get(avatar.id)]:
-            return found
-        preferred = self.catalog.entry(avatar.id).preferred_gpu
-        if preferred >= 0 and self._devices[0].is_gpu:
-            found = [device for device in self._devices if device.gpu_id == preferred]
-            if not found:
-                raise BrokenAvatar([f"its preferred_gpu is {preferred}, but there are GPUs 0 to {len(self._devices) - 1}"])
-            return found
-        strategy = self._settings.gpus.assignment_strategy
-        if strategy == "round-robin":
-            self._turn += 1
-            return [self._devices[(self._turn - 1) % len(self._devices)]]
-        taken = {device.gpu_id: self._bytes_on(device) for device in self._devices}
-        device = min(self._devices, key=lambda device: taken[device.gpu_id])
-        others = [lease for lease in self._on(device) if lease.key != avatar.id]
-        if strategy == "dedicated" and any(lease.in_use for lease in others):
-            raise ResourceExhausted("every GPU is dedicated to another avatar in use", retry_after_ms=RETRY_WHEN_FULL_MS)
-        if strategy == "dedicated":
-            for other in others:
-                self._evict(other.key, "capacity")
-        return [device]
-
-    def _on(self, device: Device) -> list[Lease[LoadedModel]]:
-        return [lease for lease in self.loaded if any(engine.device is device for engine in lease.value.engines)]
-
-    def _bytes_on(self, device: Device) -> int:
-        return sum(lease.value.memory_bytes for lease in self._on(device))
-
-    def _make_room(self, avatar_id: str, *, coming_bytes: int) -> None:
-        victims = self._victims(avatar_id, self.loaded, self.max_bytes, coming_bytes)
-        if victims is None:
-            raise ResourceExhausted(
-                "the service is full and every loaded avatar is in use; try again, or raise capacity.max_models or "
-                "capacity.max_memory_gb",
-                retry_after_ms=RETRY_WHEN_FULL_MS,
-            )
-        for victim in victims:
-            self._evict(victim.key, "capacity")
-
-    def _trim(self, coming: Lease[LoadedModel]) -> None:
-        """Enforces the limits by the measured memory, which is known only after a load."""
-        model = coming.value
-        victims = list(self._victims(coming.key, self.loaded, self.max_bytes, model.memory_bytes) or [])
-        limit = int(self._settings.gpus.memory_gb_per_gpu * 2**30)
-        for engine in model.engines:
-            victims += self._victims(coming.key, self._on(engine.device), limit, model.memory_bytes) or []
-        for victim in dict.fromkeys(victims):
-            self._evict(victim.key, "memory")
-
-    def _victims(
-        self, avatar_id: str, loaded: Sequence[Lease[LoadedModel]], max_bytes: int, coming_bytes: int
-    ) -> list[Lease[LoadedModel]] | None:
-        """Returns the idle avatars to unload so that the other `loaded` ones and this one fit the limits; None if they cannot.
-
-        `max_bytes` 0: no limit.
-        """
-        kept = [lease for lease in loaded if lease.key != avatar_id]
-        victims: list[Lease[LoadedModel]] = []
-        for lease in [*first_to_go(kept, self._settings.capacity.eviction_policy), None]:
-            total = sum(each.value.memory_bytes for each in kept) + coming_bytes
-            if len(kept) < self.max_models and (not max_bytes or total <= max_bytes):
-                return victims
-            if lease:
-                kept.remove(lease)
-                victims.append(lease)
-        return None
-
     def _evict(self, avatar_id: str, reason: str) -> None:
         if self.unload(avatar_id):
             self._note_evicted(avatar_id, reason)
@@ -339,8 +246,3 @@ class ModelRegistry:
     def _note_evicted(self, avatar_id: str, reason: str) -> None:
         self._metrics.evictions.labels(reason).inc()
         log.info("unloaded avatar %s: %s", avatar_id, reason)
-
-
-def _expected_bytes(avatar: Avatar, devices: Sequence[Device]) -> int:
-    crops = avatar.frame_count * CROP_BYTES if devices[0].is_gpu else 0
-    return len(devices) * (avatar.network_path.stat().st_size + crops)

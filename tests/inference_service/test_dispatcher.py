@@ -16,7 +16,8 @@ from inference_service.engines.engine import Engine, EngineError, EngineInput, E
 from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.metrics import InferenceMetrics
 from inference_service.scheduling.admission import Admission
-from inference_service.scheduling.dispatcher import Dispatcher, Job
+from inference_service.scheduling.dispatcher import Dispatcher
+from inference_service.scheduling.jobs import Job
 from inference_service.settings import GpuSection, OnnxSection
 from service_kit import request_context
 from service_kit.clock import SYSTEM_CLOCK, Clock

@@ -98,7 +98,7 @@ async def test_a_new_version_is_loaded_beside_the_old_in_use_where_one_avatar_is
     models: ModelRegistry, replace: Callable[..., Avatar], make_avatar: MakeAvatar
 ) -> None:
     make_avatar("b")
-    models.max_models = 1
+    models.placement.max_models = 1
     async with models.acquire("a") as under_way:
         new = replace(frames=3).version
         assert await version(models, new) == new

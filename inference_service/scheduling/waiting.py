@@ -1,0 +1,109 @@
+"""The jobs that wait for one device, and the batches that they are taken in."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+
+from inference_service.engines.engine import Engine
+from inference_service.scheduling.admission import CARRIED_S
+from inference_service.scheduling.fair_queue import Slice
+from inference_service.scheduling.jobs import Job
+from inference_service.scheduling.work_queue import WorkQueue
+from service_kit.clock import Clock
+
+
+class WaitingJobs:
+    """A queue with a way to wait for it. Used from one event loop only."""
+
+    def __init__(self, *, max_delay_s: float, clock: Clock, on_late: Callable[[Job], None]) -> None:
+        """`max_delay_s`: how long a batch waits to become fuller. `on_late` is called with a job whose deadline has passed when
+        its turn comes; none of its frames are taken.
+        """
+        self._max_delay_s = max_delay_s
+        self._clock = clock
+        self._on_late = on_late
+        self._queue: WorkQueue[Engine, Job] = WorkQueue()
+        self._due_submitted_s = -math.inf
+        self._work = asyncio.Condition()
+        self._is_closed = False
+
+    @property
+    def frames(self) -> int:
+        """Frames that no batch has taken yet."""
+        return self._queue.waiting_frames
+
+    async def add(self, job: Job) -> None:
+        """Adds a job and wakes who waits for work."""
+        job.queued_at_s = self._clock.now()
+        if job.due_s is not None:
+            self._due_submitted_s = job.queued_at_s
+        self._queue.push(job.engine, job, job.count, due_s=job.due_s)
+        await self._notify()
+
+    def remove(self, job: Job) -> None:
+        """Forgets what is left of a job; does nothing when nothing is left."""
+        self._queue.remove(job)
+
+    def remove_engine(self, engine: Engine) -> list[Job]:
+        """Forgets all jobs of an engine, and returns them."""
+        return self._queue.remove_key(engine)
+
+    def remove_all(self) -> list[Job]:
+        """Forgets all jobs, and returns them."""
+        removed: list[Job] = []
+        while (engine := self._queue.head) is not None:
+            removed += self._queue.remove_key(engine)
+        return removed
+
+    async def close(self) -> None:
+        """Lets no batch be taken any more, and wakes who waits for one."""
+        self._is_closed = True
+        await self._notify()
+
+    async def next_batch(self) -> Sequence[Slice[Job]]:
+        """Takes the slices to run together, those with the avatar's own crops first; none when closed or all were late.
+
+        While sessions speak, every run is short where that helps: what is due next waits for at most one.
+        """
+        async with self._work:
+            await self._work.wait_for(lambda: self._is_closed or len(self._queue))
+            if self._max_delay_s and not self._is_closed:
+                await self._wait_for_more()
+        engine = self._queue.head
+        if engine is None or self._is_closed:
+            return []
+        taken = self._queue.take(self._room(engine), run_frames=engine.run_frames)
+        pieces = [piece for piece in taken if self._is_in_time(piece.request)]
+        return sorted(pieces, key=lambda piece: piece.request.frames is None)
+
+    def _room(self, engine: Engine) -> int:
+        return engine.short_room if self._clock.now() - self._due_submitted_s < CARRIED_S else engine.room
+
+    async def _wait_for_more(self) -> None:
+        until_s = self._clock.now() + self._max_delay_s
+        alarm = asyncio.create_task(self._notify_after(self._max_delay_s))
+        try:
+            await self._work.wait_for(lambda: self._is_closed or self._is_full() or self._clock.now() >= until_s)
+        finally:
+            alarm.cancel()
+
+    async def _notify_after(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._work:
+            self._work.notify_all()
+
+    def _is_full(self) -> bool:
+        """Tells if waiting for more frames is over: the next batch is full, or what it holds is due."""
+        engine = self._queue.head
+        return self._queue.has_due or (engine is not None and self._queue.frames_at_head() >= self._room(engine))
+
+    def _is_in_time(self, job: Job) -> bool:
+        if job.deadline_s is None or self._clock.now() < job.deadline_s:
+            return True
+        self._on_late(job)
+        return False
