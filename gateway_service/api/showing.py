@@ -9,40 +9,22 @@ from contextlib import AbstractAsyncContextManager
 
 import grpc
 
+from gateway_service.watching import Watched
 from lipsync_client import AsyncSession, Frame, LipsyncError
+
+OpenSession = Callable[[str], AbstractAsyncContextManager[AsyncSession]]
+_RETRY_MS = 5000
 
 log = logging.getLogger(__name__)
 
-OpenSession = Callable[[str], AbstractAsyncContextManager[AsyncSession]]
 
-
-class _Show:
-    """The frames of one avatar. It keeps the newest alone, so a slow viewer misses those between."""
+class _Show(Watched):
+    """The frames of one avatar, and the reason for their end."""
 
     def __init__(self) -> None:
-        self.viewers = 0
+        super().__init__()
         self.running: asyncio.Task[None] | None = None
-        self._newest = b""
-        self._number = 0
-        self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def put(self, picture: bytes) -> None:
-        """Takes a frame."""
-        self._newest, self._number = picture, self._number + 1
-        due, self._changed = self._changed, asyncio.get_running_loop().create_future()
-        due.set_result(None)
-
-    def fail(self, error: LipsyncError) -> None:
-        """Ends the show."""
-        if not self._changed.done():
-            self._changed.set_exception(error)
-            self._changed.exception()  # perhaps nobody waits
-
-    async def after(self, number: int) -> tuple[int, bytes]:
-        """Waits for a frame later than `number`. Returns its own number and the JPEG. Raises LipsyncError at the end."""
-        if self._number <= number:
-            await asyncio.shield(self._changed)
-        return self._number, self._newest
+        self.error = LipsyncError(grpc.StatusCode.UNAVAILABLE, "the session has ended")
 
 
 class RestShows:
@@ -53,30 +35,16 @@ class RestShows:
         self._most = most
         self._shows: dict[str, _Show] = {}
 
-    @property
-    def running(self) -> int:
-        """The number of sessions."""
-        return len(self._shows)
-
     async def watch(self, avatar: str) -> AsyncGenerator[bytes, None]:
         """Yields JPEG files, the newest one when one is asked for. Raises LipsyncError; close it to leave."""
-        show = self._shows.get(avatar)
-        if show is None:
-            if len(self._shows) >= self._most:
-                raise LipsyncError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED, "as many avatars are shown at rest as may be", retry_after_ms=5000
-                )
-            show = self._shows[avatar] = _Show()
-            show.running = asyncio.create_task(self._run(avatar, show))
-        show.viewers += 1
+        show = self._shows.get(avatar) or self._begin(avatar)
         try:
-            number = 0
-            while True:
-                number, picture = await show.after(number)
-                yield picture
+            with show.watched() as watcher:
+                while (frame := await watcher.next()) is not None:
+                    yield frame.picture
+            raise show.error
         finally:
-            show.viewers -= 1
-            if not show.viewers:
+            if not show.watchers:
                 self._end(avatar, show)
 
     async def close(self) -> None:
@@ -85,6 +53,14 @@ class RestShows:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, avatar: str) -> _Show:
+        if len(self._shows) >= self._most:
+            text = "as many avatars are shown at rest as may be"
+            raise LipsyncError(grpc.StatusCode.RESOURCE_EXHAUSTED, text, retry_after_ms=_RETRY_MS)
+        show = self._shows[avatar] = _Show()
+        show.running = asyncio.create_task(self._run(avatar, show))
+        return show
 
     def _end(self, avatar: str, show: _Show) -> None:
         if self._shows.get(avatar) is show:
@@ -97,16 +73,13 @@ class RestShows:
             async with self._open_session(avatar) as session:
                 async for event in session:
                     if isinstance(event, Frame):
-                        show.put(event.picture)
-            show.fail(LipsyncError(grpc.StatusCode.UNAVAILABLE, "the session has ended"))
+                        show.show(event)
         except LipsyncError as error:
-            show.fail(error)
-        except asyncio.CancelledError:
-            show.fail(LipsyncError(grpc.StatusCode.UNAVAILABLE, "the gateway ends"))
-            raise
+            show.error = error
         except Exception:
             log.exception("showing %s at rest failed", avatar)
-            show.fail(LipsyncError(grpc.StatusCode.INTERNAL, "internal error; the operators find it in the log"))
+            show.error = LipsyncError(grpc.StatusCode.INTERNAL, "internal error; the operators find it in the log")
         finally:
+            show.end()
             if self._shows.get(avatar) is show:
                 del self._shows[avatar]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
 
 import aiohttp
 import cv2
@@ -20,6 +21,12 @@ def decoded(jpeg: bytes) -> np.ndarray:
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
     return picture
+
+
+async def taken(ws: aiohttp.ClientWebSocketResponse, count: int) -> AsyncIterator[aiohttp.WSMessage]:
+    """So many messages."""
+    for _ in range(count):
+        yield await ws.receive()
 
 
 async def sessions(service: Service) -> int:
@@ -136,7 +143,7 @@ async def test_a_running_session_is_shown_to_who_knows_its_secret_until_it_ends(
             started = (await ws.receive_json())["started"]
             viewer = await http.get(f"/api/sessions/{started['secret']}/stream.mjpeg")
             frames = pictures(viewer)
-            sent = {(await ws.receive_bytes())[40:] for _ in range(20)}
+            sent = {message.data[40:] async for message in taken(ws, 20) if message.type is aiohttp.WSMsgType.BINARY}
             seen = {await anext(frames) for _ in range(5)}
             assert seen & sent
         rest = [frame async for frame in frames]
