@@ -23,6 +23,10 @@ class GatewayMetrics:
             "lipsync_gateway_resumes_total", "Times that a session went on with another compositing service."
         )
 
+        self.earlier_requests = registry.counter(
+            "lipsync_gateway_earlier_requests_total", "Requests of the earlier servers' clients: met or failed.", ("outcome",)
+        )
+
     def frame(self, seconds: float, picture_bytes: int) -> None:
         """Counts a frame that was sent."""
         self._frames.inc()

@@ -66,12 +66,12 @@ def gateway_service(
 async def _open(settings: GatewaySettings, target: Callable[[], str], host: GatewayHost) -> AsyncIterator[WarmUp]:
     compositors = Compositors(target(), settings.compositing_server)
     host.readiness.block(CAUSE, f"no compositing service has answered yet at {compositors.target}")
+    metrics = GatewayMetrics(host.metrics)
     try:
         async with (
             beside(compositors.follow(host.readiness, host.clock)),
-            earlier_routes(settings, compositors, host.server, host.readiness) as earlier,
+            earlier_routes(settings, compositors, host.server, host.readiness, metrics) as earlier,
         ):
-            metrics = GatewayMetrics(host.metrics)
             parts = GatewayParts(
                 settings=settings,
                 metrics=metrics,

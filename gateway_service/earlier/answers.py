@@ -8,6 +8,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from prometheus_client import Counter
+
 from gateway_service.earlier import binary, text
 from gateway_service.earlier.errors import BadMessage
 from gateway_service.earlier.sound import pieces_of
@@ -27,19 +29,21 @@ class Answers:
     frames: EarlierClient
     list_models: Callable[[], Awaitable[list[str]]]
     """Returns the ids of the avatars that can be served. Raises LipsyncError."""
+    counted: Counter
+    """Of the answers, by `outcome`: met or failed."""
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_CALLS))
 
     async def answer(self, message: str | bytes) -> str | bytes:
         """Returns the answer to a message, whatever it is."""
         try:
             async with self.room:
-                if isinstance(message, bytes):
-                    return await self._to_bytes(message)
-                answer = await self._to_text(message)
-            return answer if isinstance(answer, bytes) else json.dumps(answer)
+                answer = await (self._to_bytes(message) if isinstance(message, bytes) else self._to_text(message))
         except Exception:
             log.exception("an earlier client's request could not be answered")
-            return binary.FAILED if isinstance(message, bytes) else json.dumps(text.error_answer("internal error; see the log"))
+            answer = binary.FAILED if isinstance(message, bytes) else text.error_answer("internal error; see the log")
+        met = bool(answer) if isinstance(answer, bytes) else answer["success"]
+        self.counted.labels("met" if met else "failed").inc()
+        return answer if isinstance(answer, bytes) else json.dumps(answer)
 
     async def _to_bytes(self, message: bytes) -> bytes:
         try:

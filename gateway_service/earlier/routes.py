@@ -13,6 +13,7 @@ from gateway_service.compositors import Compositors
 from gateway_service.earlier.answers import Answers
 from gateway_service.earlier.socket import EarlierSocket, SocketLimits
 from gateway_service.http_face import HttpServer
+from gateway_service.metrics import GatewayMetrics
 from gateway_service.settings import GatewaySettings
 from gateway_service.socket_reader import SocketReader
 from lipsync_client.earlier import EarlierClient
@@ -30,6 +31,7 @@ class EarlierRoutes:
     answers: Answers
     server: HttpServer
     readiness: Readiness
+    metrics: GatewayMetrics
 
     def add_routes(self, application: web.Application) -> None:
         """Adds /health."""
@@ -53,7 +55,7 @@ class EarlierRoutes:
             max_msg_size=MAX_MESSAGE_BYTES,
         )
         reader = SocketReader(socket)
-        with self.server.calls.admit():
+        with self.server.calls.admit(), self.metrics.sockets.track_inprogress():
             await socket.prepare(request)
             try:
                 async with asyncio.timeout(sockets.first_message_seconds):
@@ -83,7 +85,7 @@ class EarlierRoutes:
 
 @asynccontextmanager
 async def earlier_routes(
-    settings: GatewaySettings, compositors: Compositors, server: HttpServer, readiness: Readiness
+    settings: GatewaySettings, compositors: Compositors, server: HttpServer, readiness: Readiness, metrics: GatewayMetrics
 ) -> AsyncIterator[EarlierRoutes]:
     """Connects to what makes the earlier servers' frames, and gives the routes that hand them on."""
 
@@ -91,4 +93,5 @@ async def earlier_routes(
         return [avatar.id for avatar in await compositors.client.list_avatars() if not avatar.error]
 
     async with EarlierClient(settings.earlier.server or compositors.target, tls=compositors.tls) as frames:
-        yield EarlierRoutes(settings, Answers(frames, servable), server, readiness)
+        answers = Answers(frames, servable, metrics.earlier_requests)
+        yield EarlierRoutes(settings, answers, server, readiness, metrics)

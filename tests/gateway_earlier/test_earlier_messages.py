@@ -258,6 +258,23 @@ def test_several_sockets_at_the_same_time(gateway: Gateway, direct: ContractClie
     assert wrong == [-1] * 8
 
 
+def test_requests_are_counted_by_their_outcome(gateway: Gateway) -> None:
+    def counted() -> list[float]:
+        lines = gateway.ports["8086"].get("/metrics").splitlines()
+        kinds = [f'lipsync_gateway_earlier_requests_total{{outcome="{outcome}"}} ' for outcome in ("met", "failed")]
+        return [float(line.removeprefix(kind)) for kind in kinds for line in lines if line.startswith(kind)]
+
+    with gateway.connect("8085") as client:
+        for message in (frame_request("heard", 1), '{"type": "test_binary"}', b"", "{}"):
+            client.send(message)
+            client.receive()
+        before = counted()
+        for message in (frame_request("heard", 1), '{"type": "test_binary"}', b"", "{}", "["):
+            client.send(message)
+            client.receive()
+    assert [after - earlier for after, earlier in zip(counted(), before, strict=True)] == [2, 3]
+
+
 @pytest.mark.parametrize("place", ["8086", "8084", "8085"])
 def test_health(gateway: Gateway, place: str) -> None:
     with urllib.request.urlopen(f"http://{gateway.place(place)}/health", timeout=20) as answer:
