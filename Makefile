@@ -9,7 +9,7 @@ NODE := .venv-node/.ready
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto shared_proto/monolithic.proto shared_proto/optimized_lipsyncsrv.proto
 PACKAGES := avatar_kit avatar_tools benchmarks compositing_service gateway_service inference_service lipsync_cli lipsync_client monolithic_service service_kit shared_proto tools
 
-.PHONY: setup demo run check test test-again test-slow test-torch test-docker up down bench lint proto client docs clean
+.PHONY: setup demo run check test test-again test-slow test-all test-torch test-docker up down bench lint proto client docs clean
 
 setup: $(RUNTIME)
 
@@ -32,8 +32,8 @@ run: $(RUNTIME)
 	@test -d models/demo || $(BIN)/lipsync avatar demo --models-root models
 	@exec $(BIN)/lipsync serve all
 
-# Many tests wait for processes, so one runs beside those that keep the cores busy.
-WORKERS ?= $(shell expr $$(nproc) + 1)
+# Many tests wait for processes or for the clock, so two run beside those that keep the cores busy.
+WORKERS ?= $(shell expr $$(nproc) + 2)
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # For between two edits: under a minute.
@@ -46,11 +46,21 @@ test: $(DEV) $(PROTO) $(NODE)
 test-slow: $(DEV)
 	$(PYTEST) -m "slow and not gpu and not docker"
 
-# What is compared with PyTorch, which only converting checkpoints needs. Its wheel of some indexes brings CUDA, gigabytes of it;
-# where that is not wanted, install the CPU's wheel of the same version into .venv first: it is then kept.
-test-torch: $(DEV)
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(PYTEST) -m torch
+# Both of these in one go, in which some wait while others compute.
+test-all: $(DEV) $(PROTO) $(NODE)
+	$(PYTEST) -m "not gpu and not docker and not torch"
+
+# What is compared with PyTorch, which only converting checkpoints needs. It has a folder of its own, so that the other tests go
+# without it, also while it is installed. Its wheel of some indexes brings CUDA, gigabytes of it: TORCH=... names another.
+TORCH ?= torch==2.13.0
+TORCH_FOLDER := .venv/torch
+
+$(TORCH_FOLDER)/.ready: | $(DEV)
+	$(BIN)/pip install --quiet --target $(TORCH_FOLDER) $(TORCH)
+	touch $@
+
+test-torch: $(DEV) $(TORCH_FOLDER)/.ready
+	PYTHONPATH=$(CURDIR)/$(TORCH_FOLDER) $(PYTEST) -m torch -p no:cacheprovider
 
 # Builds the images and runs them. As root it installs the engine where there is none, and starts one where none runs; without an
 # engine it fails.
