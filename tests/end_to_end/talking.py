@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -117,6 +118,13 @@ class Talk:
             with self._arrived:
                 self._over = True
                 self._arrived.notify_all()
+
+
+def at_once(one: Callable[..., None], cases: Sequence[tuple[Any, ...]]) -> None:
+    """Runs several cases of a test of sessions, which wait most of the time, beside one another. Raises what the first raised."""
+    with ThreadPoolExecutor(len(cases)) as pool:
+        for case in [pool.submit(one, *each) for each in cases]:
+            case.result()
 
 
 def pieces_of(data: bytes, sizes: Iterator[int], sample_bytes: int) -> Iterator[bytes]:

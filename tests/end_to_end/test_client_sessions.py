@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from lipsync_client import (
 from .conftest import Duo
 from .cutting_proxy import CuttingProxy
 from .processes import Service, running
+from .talking import at_once
 
 SECONDS = 3
 Code = grpc.StatusCode
@@ -204,13 +206,16 @@ def test_a_switch_is_answered(duo: Duo) -> None:
     assert_whole(events, voice(2))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    cuts=st.lists(st.integers(1, 400_000), min_size=1, max_size=4),
-    realtime=st.booleans(),
-    rate=st.sampled_from([16_000, 44_100]),
-)
-def test_a_connection_that_is_cut_at_any_byte(duo: Duo, cuts: list[int], realtime: bool, rate: int) -> None:
+cut = st.tuples(st.lists(st.integers(1, 400_000), min_size=1, max_size=4), st.booleans(), st.sampled_from([16_000, 44_100]))
+
+
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(cut, min_size=4, max_size=4))
+def test_a_connection_that_is_cut_at_any_byte(duo: Duo, cases: list[tuple[list[int], bool, int]]) -> None:
+    at_once(partial(survives_cuts, duo), cases)
+
+
+def survives_cuts(duo: Duo, cuts: list[int], realtime: bool, rate: int) -> None:
     sounds = [voice(1.2, rate=rate), voice(0.9, rate=rate, seed=2)]
 
     def said(session: Session) -> None:

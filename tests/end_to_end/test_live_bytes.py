@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
 from .conftest import CALL_S, Duo
 from .processes import running
-from .talking import FAST, Talk, pcm, pieces_of
+from .talking import FAST, Talk, at_once, pcm, pieces_of
 
 SECONDS = 1.3
 RATES = (8_000, 16_000, 24_000, 44_100, 48_000)
 LOOK_AHEADS = range(6, 13)
 
 as_sessions = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+by_fours = settings(as_sessions, max_examples=3)
 
 
 @dataclass(frozen=True)
@@ -167,13 +168,18 @@ def test_a_shorter_look_ahead_repeats_the_last_row_that_it_may_read(
         assert frame.picture == duo.pictures.InferBatchComposite(request, timeout=CALL_S).composited_frames[0]
 
 
-@as_sessions
-@given(
-    interrupted_after=st.integers(0, 20), lengths=st.lists(st.floats(0.05, 1.0), min_size=1, max_size=3), real_time=st.booleans()
-)
-def test_segments_after_an_interrupt_do_not_hear_what_was_before(
-    duo: Duo, interrupted_after: int, lengths: list[float], real_time: bool
-) -> None:
+def four(*case: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[Any, ...]]]:
+    """So many cases that are tested at once."""
+    return st.lists(st.tuples(*case), min_size=4, max_size=4)
+
+
+@by_fours
+@given(four(st.integers(0, 20), st.lists(st.floats(0.05, 1.0), min_size=1, max_size=3), st.booleans()))
+def test_segments_after_an_interrupt_do_not_hear_what_was_before(duo: Duo, cases: list[tuple[Any, ...]]) -> None:
+    at_once(partial(hears_nothing_from_before, duo), cases)
+
+
+def hears_nothing_from_before(duo: Duo, interrupted_after: int, lengths: list[float], real_time: bool) -> None:
     first = clip(16_000, pb.PCM_FLOAT32, 6, 2.0)
     config = pb.SessionConfig(model_id="small", pacing=pb.REALTIME if real_time else FAST)
     with Talk(duo.pictures, config) as talk:
@@ -199,10 +205,14 @@ def test_segments_after_an_interrupt_do_not_hear_what_was_before(
     assert [frame.number for frame in talk.frames] == list(range(len(talk.frames)))
 
 
-@as_sessions
-@given(switch_after=st.integers(0, 20), look_ahead=st.sampled_from([6, 12]))
-def test_a_switch_in_the_middle_of_a_segment_goes_on_at_the_same_place(duo: Duo, switch_after: int, look_ahead: int) -> None:
+@by_fours
+@given(four(st.integers(0, 20), st.sampled_from([6, 12])))
+def test_a_switch_in_the_middle_of_a_segment_goes_on_at_the_same_place(duo: Duo, cases: list[tuple[Any, ...]]) -> None:
     """The two avatars have encoders of their own, so the rows are computed anew."""
+    at_once(partial(goes_on_at_the_same_place, duo), cases)
+
+
+def goes_on_at_the_same_place(duo: Duo, switch_after: int, look_ahead: int) -> None:
     sound = clip(16_000, pb.PCM_FLOAT32, 9, 2.0)
     with Talk(duo.pictures, pb.SessionConfig(model_id="small", look_ahead_frames=look_ahead)) as talk:
         say(talk, sound, itertools.repeat(3000), end=False)

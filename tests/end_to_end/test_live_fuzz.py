@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -13,7 +14,7 @@ from shared_proto import compositing_pb2 as pb
 
 from .conftest import Duo
 from .processes import assert_no_trace
-from .talking import FAST, Talk, config, noise
+from .talking import FAST, Talk, at_once, config, noise
 
 SOUND = noise(3.0)
 
@@ -107,9 +108,17 @@ class Follower:
                 self.must_be = event.avatar_switched.number
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(fields=configs, script=st.lists(messages, max_size=25))
-def test_whatever_comes_the_events_keep_the_rules(duo: Duo, fields: dict[str, Any], script: list[tuple[str, Any]]) -> None:
+# Four sessions at once, each with messages of its own.
+several = st.lists(st.tuples(configs, st.lists(messages, max_size=25)), min_size=4, max_size=4)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(several)
+def test_whatever_comes_the_events_keep_the_rules(duo: Duo, sessions: list[tuple[dict[str, Any], list[tuple[str, Any]]]]) -> None:
+    at_once(partial(follow, duo), sessions)
+
+
+def follow(duo: Duo, fields: dict[str, Any], script: list[tuple[str, Any]]) -> None:
     with Talk(duo.pictures, config(**fields)) as talk:
         talk.wait(lambda: talk.of("started"))
         for kind, value in script:
