@@ -9,7 +9,7 @@ NODE := .venv-node/.ready
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto shared_proto/monolithic.proto shared_proto/optimized_lipsyncsrv.proto
 PACKAGES := avatar_kit avatar_tools benchmarks compositing_service gateway_service inference_service lipsync_cli lipsync_client monolithic_service service_kit shared_proto tools
 
-.PHONY: setup demo run check test test-again test-slow test-all test-torch test-docker up down bench lint proto client docs clean
+.PHONY: setup demo run check test test-again test-slow test-all test-torch test-docker up down bench lint proto client docs page-image clean
 
 setup: $(RUNTIME)
 
@@ -124,6 +124,10 @@ docs: $(DEV)
 	$(BIN)/python -m tools.message_docs docs/messages.md
 	$(BIN)/python -m tools.session_tables docs/sessions.md
 	$(BIN)/python -m tools.session_timeline docs/images/session.svg
+
+# The picture of the page in the README, taken by its test.
+page-image: $(DEV)
+	PAGE_IMAGE=docs/images/page.png $(BIN)/python -m pytest tests/gateway_page/test_screens.py -k 1440-900-light
 
 clean:
 	rm -rf .venv .venv-proto .venv-node out build *.egg-info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from avatar_tools.demo import build_demo
+from tests.end_to_end.processes import running_with_gateway
 
 REPOSITORY = Path(__file__).parents[2]
 SPEECH = REPOSITORY / "avatar_tools/demo/speech/speech.wav"
@@ -29,16 +31,15 @@ def program(name: str, package: str) -> str:
 
 
 @contextmanager
-def chromium(*arguments: str) -> Iterator[Browser]:
+def chromium(*arguments: str, microphone: bool = True, allowed: bool = True) -> Iterator[Browser]:
     """A browser whose microphone plays the shipped recording once, each time that it is switched on."""
     path = program("chromium", "chromium")
-    microphone = [
-        "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
-        f"--use-file-for-fake-audio-capture={SPEECH}%noloop",
-    ]
+    options = [*arguments]
+    if microphone:
+        options += ["--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={SPEECH}%noloop"]
+    options += ["--use-fake-ui-for-media-stream"] if allowed else ["--deny-permission-prompts"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=[*microphone, *arguments])
+        browser = playwright.chromium.launch(executable_path=path, args=options)
         try:
             yield browser
         finally:
@@ -58,3 +59,21 @@ def models_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_demo(root)
     build_demo(root, "second")
     return root
+
+
+@pytest.fixture(scope="session")
+def address(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page of a gateway, all services in one process."""
+    settings = f"models_root={models_root}", "limits.admit_sessions=all"
+    with running_with_gateway(*settings, log=tmp_path_factory.mktemp("logs") / "all") as (gateway, _):
+        yield f"http://{gateway.address}/"
+
+
+@pytest.fixture(scope="session")
+def minute(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped recording five times: a sound file of a minute."""
+    path = tmp_path_factory.mktemp("sound") / "minute.wav"
+    with wave.open(str(SPEECH)) as one, wave.open(str(path), "wb") as five:
+        five.setparams(one.getparams())
+        five.writeframes(5 * one.readframes(one.getnframes()))
+    return path

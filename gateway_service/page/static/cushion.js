@@ -3,8 +3,10 @@
 import { FRAME_MS, RATE_HZ } from "./protocol.js";
 
 const FRAME_S = FRAME_MS / 1000;
-// Decoding a picture, and planning its sound, take so long after it came.
-const LEAD_S = 0.03;
+// Planning a frame's sound takes so long after it came; decoding its picture at least and at most so long.
+const PLAN_S = 0.015;
+const [LEAST_LEAD_S, MOST_LEAD_S] = [0.03, 0.3];
+const DECODED = 50;
 const FIRST_S = 0.06;
 const LEAST_S = 0.03;
 const MOST_S = 0.4;
@@ -23,12 +25,14 @@ export class Cushion {
     this._base = null; // frame n is due at base + n x 40 ms
     this._behind = []; // arrivals on the same scale
     this._lastDue = -Infinity;
+    this._decodings = [];
+    this._lead = LEAST_LEAD_S; // seconds that a frame must have before its time
     this.shifts = 0; // frames that came too late for their time
   }
 
   /** Seconds between the earliest usual arrival of a frame and its time. */
   get seconds() {
-    return this._base === null ? 0 : this._base - this._sorted()[0];
+    return this._base === null ? 0 : this._base - ascending(this._behind)[0];
   }
 
   /** Seconds by which the cushion is larger than the arrivals of the last seconds need. */
@@ -43,10 +47,18 @@ export class Cushion {
     this._lastDue += seconds;
   }
 
+  /** A picture was ready so many seconds after it came. */
+  decoded(seconds) {
+    this._decodings.push(seconds);
+    if (this._decodings.length > DECODED) this._decodings.shift();
+    const usual = ascending(this._decodings)[Math.floor(0.9 * (this._decodings.length - 1))];
+    this._lead = Math.min(MOST_LEAD_S, Math.max(LEAST_LEAD_S, 1.2 * usual));
+  }
+
   /** A frame came at `now`, the earliest moment at which sound can begin. Returns the moment at which it is due. */
   arrived(number, now, idle) {
     const behind = now - number * FRAME_S;
-    this._base ??= behind + LEAD_S + FIRST_S;
+    this._base ??= behind + this._lead + FIRST_S;
     this._behind.push(behind);
     if (this._behind.length > REMEMBERED) this._behind.shift();
     if (idle) this._adapt();
@@ -65,19 +77,19 @@ export class Cushion {
 
   /** The base with which all but the latest few frames of the last seconds would have come in time. */
   _wanted() {
-    const sorted = this._sorted();
+    const sorted = ascending(this._behind);
     const usual = sorted[Math.floor((1 - LATE) * (sorted.length - 1))];
-    return LEAD_S + sorted[0] + Math.min(MOST_S, Math.max(LEAST_S, usual - sorted[0]));
+    return this._lead + sorted[0] + Math.min(MOST_S, Math.max(LEAST_S, usual - sorted[0]));
   }
 
   /** A frame with sound that came too late moves its time and that of all after it: nothing of the sound is lost. */
   _keepAhead(behind) {
-    if (behind + LEAD_S / 2 <= this._base) return;
-    this._base = behind + LEAD_S;
+    if (behind + PLAN_S <= this._base) return;
+    this._base = behind + this._lead;
     this.shifts += 1;
   }
+}
 
-  _sorted() {
-    return this._behind.toSorted((a, b) => a - b);
-  }
+function ascending(numbers) {
+  return numbers.toSorted((a, b) => a - b);
 }

@@ -38,6 +38,11 @@ const happened = {
     screen.say("Nothing is shown now.");
   },
   mode: (mode) => screen.mode(mode === "file" ? source : mode),
+  level: (loudness) => screen.level(loudness),
+  unplugged: () => {
+    at("guard").checked = false;
+    screen.problem("The microphone was taken away. Plug it in, and try again.");
+  },
   overheard: () => screen.say("Interrupted: you spoke."),
   resumed: ({ seconds }) => screen.say(`The server lost a service for ${seconds.toFixed(1)} s; it goes on.`),
   speak_failed: (error) => screen.problem(speakingProblem(error)),
@@ -50,7 +55,7 @@ const happened = {
 
 at("microphone").addEventListener("click", async () => {
   screen.problem(null);
-  if (talk.mode === "microphone") {
+  if (talk.listening) {
     talk.stopListening();
     return;
   }

@@ -1,9 +1,10 @@
 // The microphone as int16 chunks with the moment of their first sample on the context's clock.
 
 export class Microphone {
-  /** `heard` is called with ({start, samples}). */
-  constructor(heard) {
+  /** `heard` is called with ({start, samples}), `ended` when the microphone is taken away. */
+  constructor(heard, ended) {
     this._heard = heard;
+    this._ended = ended;
     this._stream = null;
     this._nodes = [];
   }
@@ -30,7 +31,13 @@ export class Microphone {
       throw error;
     }
     this._stream = stream;
-    for (const track of stream.getTracks()) track.onended = () => this.stop();
+    for (const track of stream.getTracks()) track.onended = () => this._takenAway();
+  }
+
+  _takenAway() {
+    if (!this.on) return;
+    this.stop();
+    this._ended();
   }
 
   stop() {

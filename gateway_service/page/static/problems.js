@@ -6,7 +6,7 @@ const MICROPHONE = {
   NotReadableError: "Another program holds the microphone. Close that, then try again.",
   InsecureContext:
     "Browsers give the microphone only to pages over HTTPS, or opened as localhost on the machine itself. " +
-    "Give the gateway a certificate (server.tls in its configuration), and open the page with https://.",
+    "Give the gateway a certificate (tls.certificate_file and tls.key_file), and open the page with https://.",
 };
 
 const SPEAKING = {

@@ -5,14 +5,19 @@ import { plot } from "./plot.js";
 const at = (id) => document.getElementById(id);
 const BETWEEN_FIGURES_MS = 250;
 const CONNECTIONS = { waiting: "Connecting", live: "Connected", ended: "Ended" };
-const SAYING = { file: "Speaking the file.", recording: "Speaking the recording.", text: "Speaking your text." };
+const SAYING = {
+  microphone: "Listening: speak, and watch.",
+  rest: "Showing the rest of what you said.",
+  file: "Speaking the file.",
+  recording: "Speaking the recording.",
+  text: "Speaking your text.",
+};
 
 export class Screen {
   constructor(talk) {
     this._talk = talk;
     at("problem-close").addEventListener("click", () => this.problem(null));
     setInterval(() => this._figures(), BETWEEN_FIGURES_MS);
-    requestAnimationFrame(() => this._level());
   }
 
   /** Says what happens now. Nothing changes where it says so already: a screen reader would repeat it. */
@@ -32,14 +37,13 @@ export class Screen {
     at("connection").querySelector(".word").textContent = CONNECTIONS[state];
   }
 
-  /** What is spoken: "microphone", "file", "recording", "text", or null. */
+  /** What is spoken: "microphone", "rest" of that, "file", "recording", "text", or null. */
   mode(mode) {
     const listening = mode === "microphone";
     at("microphone").setAttribute("aria-pressed", String(listening));
     at("microphone").querySelector(".word").textContent = listening ? "Stop listening" : "Speak";
     at("interrupt").disabled = !mode;
-    if (!mode) this.say("Ready: speak, or let it say something.");
-    else this.say(listening ? "Listening: speak, and watch." : SAYING[mode]);
+    this.say(SAYING[mode] ?? "Ready: speak, or let it say something.");
   }
 
   /** Shows a still until the first frame is there; null: it is. */
@@ -49,9 +53,9 @@ export class Screen {
     if (avatar) at("still").src = avatar.still;
   }
 
-  _level() {
-    requestAnimationFrame(() => this._level());
-    at("level").style.transform = `scaleX(${this._talk.level.toFixed(2)})`;
+  /** How loud it is, 0 to 1. Told with each drawn frame, so that the screen is painted once for both. */
+  level(loudness) {
+    at("level").style.transform = `scaleX(${loudness.toFixed(2)})`;
   }
 
   _figures() {
@@ -75,5 +79,5 @@ export class Screen {
 }
 
 function milliseconds(value) {
-  return `${value.toFixed(0)} ms`;
+  return `${Math.round(value) || 0} ms`; // no -0
 }

@@ -11,7 +11,7 @@ import { Showing } from "./showing.js";
 import { VoiceActivity } from "./voice.js";
 
 const MESSAGE_SAMPLES = 3200;
-// After speech the picture goes on for so many frames before it rests, where it is to rest at all.
+// At first and after speech the picture moves for so many frames before it rests, where it is to rest at all.
 const SETTLES_FRAMES = 12;
 // Sound that is shown so much later than at best is caught up with in a pause.
 const CATCH_UP_S = 0.08;
@@ -26,23 +26,26 @@ export class Talk {
     this.clock = new Clock();
     this.cushion = new Cushion();
     this.figures = new Figures();
-    this.showing = new Showing(canvas, this.clock, (frame, heard, now) => this._drawn(frame, heard, now));
+    this.showing = new Showing(canvas, this.clock, {
+      drawn: (frame, heard, now) => this._drawn(frame, heard, now),
+      decoded: (seconds) => this.cushion.decoded(seconds),
+    });
     this.session = new Session(url, options, (name, content) => this._event(name, content));
     this.hearYourself = false;
-    this.mode = null; // "microphone", "file" or "text" while it is so
+    this.mode = null; // "microphone", "file" or "text" while it is so; "rest" after the microphone
     this.level = 0;
     this._playing = new Playing();
-    this._microphone = new Microphone((chunk) => this._speak(chunk));
-    this._guard = new Microphone((chunk) => this._overhear(chunk));
+    this._microphone = new Microphone((chunk) => this._speak(chunk), () => this._unplugged());
+    this._guard = new Microphone((chunk) => this._overhear(chunk), () => this._changed("unplugged"));
     this._voice = new VoiceActivity();
     this._segment = null; // of the microphone
     this._shortest = Infinity; // delay of the microphone's picture, seconds
     this._unsent = null; // the last chunks of a pause that is not shown
-    this._settling = 0;
+    this._settling = SETTLES_FRAMES;
   }
 
-  get guarded() {
-    return this._guard.on;
+  get listening() {
+    return this._microphone.on;
   }
 
   /** Begins to listen. Raises what the browser says against it. */
@@ -62,6 +65,7 @@ export class Talk {
     this._segment = null;
     this.session.endSegment();
     this.level = 0;
+    this._begin("rest");
   }
 
   /** Speaks a sound file of any format that the browser reads. Raises DOMException for others. */
@@ -86,6 +90,7 @@ export class Talk {
   /** Drops everything that is not shown; sound ends at once. */
   interrupt() {
     this._playing.stop();
+    this.showing.cut();
     this.session.interrupt();
     this._segment = null;
     if (!this._microphone.on) this._end();
@@ -104,7 +109,7 @@ export class Talk {
 
   _begin(mode) {
     this.mode = mode;
-    this.figures.ask(this.clock.now());
+    if (mode !== "rest") this.figures.ask(this.clock.now());
     this._changed("mode", mode);
   }
 
@@ -130,6 +135,11 @@ export class Talk {
   }
 
   // The microphone
+
+  _unplugged() {
+    this.stopListening();
+    this._changed("unplugged");
+  }
 
   _speak({ start, samples }) {
     this._voice.hear(samples, (1000 * samples.length) / RATE_HZ);
@@ -179,7 +189,6 @@ export class Talk {
       return;
     }
     if (name === "status") this.figures.told(content);
-    if (name === "segment_ended" && !this.session.busy && !this._microphone.on) this._end();
     if (name === "speak_failed" || name === "failed") this._end();
     this._changed(name, content);
   }
@@ -201,6 +210,9 @@ export class Talk {
   _drawn(frame, heard, now) {
     this.figures.drawn(frame, heard, now);
     if (this.mode !== "microphone") this.level = frame.source ? Math.min(1, 4 * frame.loudness) : 0;
+    this._changed("level", this.level);
+    const over = !frame.source && !this.session.busy && !this._microphone.on;
+    if (this.mode && over) this._end();
   }
 }
 
