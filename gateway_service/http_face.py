@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 from aiohttp import web
 
@@ -22,6 +23,8 @@ from service_kit.tls import HttpTls
 
 # Connections that wait to be accepted: many browsers come back at once when a gateway was replaced.
 BACKLOG = 1024
+# Phones at the edge of a network take a second or two.
+HANDSHAKE_SECONDS = 10.0
 # The time for handlers that are cut off to clean up, before the service closes the parts that they use.
 CUT_SECONDS = 1.0
 
@@ -85,10 +88,17 @@ class HttpFace:
             assert runner.server
             self._resources.push_async_callback(runner.cleanup)
             connections = Connections(runner.server, self._settings.guard)
-            context = self._tls.context if self._tls else None
             loop = asyncio.get_running_loop()
             for each in self._sockets[name]:
-                self._listening.append(await loop.create_server(connections, sock=each, ssl=context, backlog=BACKLOG))
+                server = await loop.create_server(connections, sock=each, backlog=BACKLOG, **self._tls_options())
+                self._listening.append(server)
+
+    def _tls_options(self) -> dict[str, Any]:
+        """Returns what asyncio is told of TLS. The guard counts a connection from the end of its handshake on."""
+        if not self._tls:
+            return {}
+        seconds = min(HANDSHAKE_SECONDS, self._settings.guard.keepalive_seconds)
+        return {"ssl": self._tls.context, "ssl_handshake_timeout": seconds}
 
     async def announce_drain(self) -> None:
         """Does nothing: sessions follow the service's drain, balancers its readiness."""

@@ -82,7 +82,12 @@ async def _open(settings: GatewaySettings, target: Callable[[], str], host: Gate
                 earlier=earlier,
                 speech=Speaker(settings.speech),
                 server=host.server,
-                guard=Guard(settings.guard, metrics.refused, host.clock),
+                guard=Guard(
+                    settings.guard,
+                    metrics.refused,
+                    host.clock,
+                    client_names=settings.tls.allowed_client_names if settings.tls.is_on else (),
+                ),
                 draining=host.draining,
                 clock=host.clock,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import grpc
@@ -10,6 +10,7 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from gateway_service.guard.callers import caller_address
+from gateway_service.guard.clients import names_in
 from gateway_service.guard.headers import SECURITY_HEADERS
 from gateway_service.guard.origins import is_allowed, is_known_host, is_listed
 from gateway_service.guard.places import NoPlace, Places
@@ -28,9 +29,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Guard:
-    """The state of the limits, and the hooks of an aiohttp application. `refused` counts by `reason`."""
+    """The state of the limits, and the hooks of an aiohttp application. `refused` counts by `reason`.
 
-    def __init__(self, settings: GuardSection, refused: Counter, clock: Clock) -> None:
+    With `client_names`, a caller's certificate must have one of them.
+    """
+
+    def __init__(self, settings: GuardSection, refused: Counter, clock: Clock, *, client_names: Collection[str] = ()) -> None:
+        self._client_names = frozenset(client_names)
         self.settings = settings
         self._sockets = Places(settings.max_sockets_per_address)
         self._rates = Rates(settings.requests_per_second, settings.request_burst)
@@ -83,6 +88,7 @@ class Guard:
         if request.path in HEALTH_PATHS:
             return await handler(request)
         self._check_rate(request)
+        self._check_client(request)
         self._check_address(request)
         opens_socket = request.headers.get("Upgrade", "").lower() == "websocket"
         if opens_socket or request.method not in _SAFE:
@@ -102,6 +108,10 @@ class Guard:
             raise self._refusal("path", 414, f"the address has more than {MAX_PATH_CHARS} characters")
         if not is_known_host(request.headers.get("Host"), self.settings.allowed_hosts):
             raise self._refusal("host", 421, "the gateway does not answer to this host name")
+
+    def _check_client(self, request: web.Request) -> None:
+        if self._client_names and self._client_names.isdisjoint(names_in(request.get_extra_info("peercert"))):
+            raise self._refusal("client", 403, "the certificate of this client has no name that may call this service")
 
     def _check_origin(self, request: web.Request) -> None:
         origin, host = request.headers.get("Origin"), request.headers.get("Host")
