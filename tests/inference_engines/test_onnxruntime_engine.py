@@ -12,8 +12,9 @@ from avatar_tools.networks.random_weights import random_weights
 from avatar_tools.networks.unet import UNET
 from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import CUDA, Device, DeviceError, find_devices
-from inference_service.engines.engine import NO_PICTURES
+from inference_service.engines.engine import NO_PICTURES, EngineInput
 from inference_service.engines.onnxruntime import OnnxEngine
+from inference_service.engines.outputs import Mouths, PixelOutputs
 from inference_service.graphs import wrapping
 from inference_service.settings import GpuSection, OnnxSection
 
@@ -49,20 +50,32 @@ def test_the_graph_for_a_gpu_makes_the_pixels_that_the_cpu_makes(make_avatar: Ma
     """The graph runs on the CPU here, with values on both sides of 0..1 and one that is not finite."""
     avatar, sound, frames = make_avatar(model=linear_network()), windows(3) - 2, [1, 0, 1]
     sound[2, 3, 3:5] = np.inf, -np.inf
-    floats, output = run(on_cpu(avatar), frames[:2], sound[:2])
-    model, names = wrapping.wrap_network(avatar.network_path, avatar.mask, for_cpu=False, fixed_reference=False)
+    floats, _ = run(on_cpu(avatar), frames[:2], sound[:2])
+    model, wrapped = wrapping.wrap_network(avatar.network_path, avatar.mask, for_cpu=False, fixed_reference=False)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    feeds = {
-        wrapping.BANK: np.stack([crop(avatar, frame).transpose(2, 0, 1) for frame in (0, 1)]),
-        wrapping.SLOTS: np.array(frames, np.int64),
-        wrapping.SENT_PICTURES: NO_PICTURES,
-        names.windows: sound.reshape(3, 32, 16, 16),
-    }
-    mouths, pixels, sums = session.run([names.mouths_float, wrapping.MOUTHS_UINT8, wrapping.SUMS], feeds)
-    np.testing.assert_allclose(mouths[:2], floats, atol=2e-6)
-    np.testing.assert_array_equal(pixels[:2], np.clip(mouths[:2] * np.float32(255), 0, 255).astype(np.uint8))
-    assert np.isfinite(sums).tolist() == [True, True, False]
-    assert output.finite.all()
+    binding, outputs = session.io_binding(), PixelOutputs(wrapped, 3)
+    binding.bind_cpu_input(wrapping.BANK, np.stack([crop(avatar, frame).transpose(2, 0, 1) for frame in (0, 1)]))
+    binding.bind_cpu_input(wrapping.SLOTS, np.array(frames, np.int64))
+    binding.bind_cpu_input(wrapping.SENT_PICTURES, NO_PICTURES)
+    binding.bind_cpu_input(wrapped.windows, sound.reshape(3, 32, 16, 16))
+
+    def made(*, want_float: bool, want_uint8: bool) -> Mouths:
+        batch = EngineInput(sound, np.array(frames, np.int64), NO_PICTURES, want_float=want_float, want_uint8=want_uint8)
+        outputs.bind(binding, batch)
+        session.run_with_iobinding(binding)
+        mouths = Mouths(3, want_float=want_float, want_uint8=want_uint8)
+        outputs.take(mouths, slice(0, 3))
+        return mouths
+
+    both, pixels = made(want_float=True, want_uint8=True), made(want_float=False, want_uint8=True)
+    assert both.floats is not None
+    assert both.pixels is not None
+    assert pixels.pixels is not None
+    np.testing.assert_allclose(both.floats[:2], floats, atol=2e-6)
+    truncated = np.clip(both.floats[:2] * np.float32(255), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(both.pixels[:2], truncated)
+    np.testing.assert_array_equal(pixels.pixels[:2], truncated)
+    assert both.finite.tolist() == pixels.finite.tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize(
