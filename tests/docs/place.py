@@ -77,7 +77,9 @@ def serving(folder: Path) -> Iterator[Place]:
     write_demo(folder / "models")
     write_earlier_layout(folder / "models")
     common = [f"models_root={folder / 'models'}", "server.port=127.0.0.1:0", "metrics.port=127.0.0.1:0"]
-    with ServiceProcess("inference", serve_command("inference", common), log=folder / "inference.log") as first:
+    with ServiceProcess(
+        "inference", serve_command("inference", [*common, "limits.admit_sessions=all"]), log=folder / "inference.log"
+    ) as first:
         inference = first.wait_ready()
         command = serve_command("compositing", [*common, f"inference_server.url={inference}"])
         with ServiceProcess("compositing", command, log=folder / "compositing.log") as second:

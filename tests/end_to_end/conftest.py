@@ -79,7 +79,7 @@ def duo(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="session")
 def solo(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
     """Both halves in one process, before the same avatars; shared as `duo` is."""
-    overrides = f"models_root={models_root}", f"audio_encoder_path={models_root / 'none.onnx'}", "limits.admit_sessions=all"
+    overrides = f"models_root={models_root}", f"audio_encoder_path={models_root / 'none.onnx'}"
     with (
         running_all(*overrides, log=tmp_path_factory.mktemp("solo") / "all") as (compositing, inference, _),
         connected(inference, compositing) as both,
@@ -93,8 +93,7 @@ def serving(
 ) -> Iterator[Duo]:
     """Both services before a folder of avatars; `settings` are for both, the others for one. Their logs go to `logs`."""
     common = f"models_root={models_root}", *settings
-    # A busy machine must not refuse the sessions of tests that are about something else.
-    with running("inference", *common, "limits.admit_sessions=all", *inference, log=logs / "inference") as first:
+    with running("inference", *common, *inference, log=logs / "inference") as first:
         url = f"inference_server.url={first.address}"
         with (
             running("compositing", *common, url, *compositing, log=logs / "compositing") as second,

@@ -51,7 +51,7 @@ IMPATIENT = pytest.mark.parametrize("pair", [("sessions.inference_timeout_second
 def pair(request: pytest.FixtureRequest, own_models: Path, tmp_path: Path) -> Iterator[Duo]:
     """Services of this test's own, with settings of the compositing service."""
     with (
-        running("inference", f"models_root={own_models}", "limits.admit_sessions=all", log=tmp_path / "i") as inference,
+        running("inference", f"models_root={own_models}", log=tmp_path / "i") as inference,
         running(
             "compositing",
             f"models_root={own_models}",

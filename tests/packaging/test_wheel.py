@@ -58,7 +58,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("served")
     build_demo(folder / "models")
     common = [f"models_root={folder / 'models'}", "server.port=127.0.0.1:0", "metrics.port=127.0.0.1:0"]
-    with ServiceProcess("inference", serve_command("inference", common), log=folder / "inference.log") as first:
+    with ServiceProcess(
+        "inference", serve_command("inference", [*common, "limits.admit_sessions=all"]), log=folder / "inference.log"
+    ) as first:
         command = serve_command("compositing", [*common, f"inference_server.url={first.wait_ready()}"])
         with ServiceProcess("compositing", command, log=folder / "compositing.log") as second:
             yield second.wait_ready()
