@@ -52,7 +52,7 @@ def suite_command(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write figures and machine.")] = None,
 ) -> None:
-    """Measure this machine: compositor, services, live, network, gpu, audio, memory, start, listing, import; or all.
+    """Measure this machine: compositor, services, live, gateway, network, gpu, audio, memory, start, listing, import; or all.
 
     `bench NAME` is the same as `bench suite NAME`. Needs the source tree.
     """

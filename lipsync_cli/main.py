@@ -70,6 +70,10 @@ def serve_command(
 
     if until_stdin_closes:
         end_with_stdin()
+    if service == "gateway":
+        from gateway_service.polling import read_where_it_waits
+
+        read_where_it_waits()
     name = "monolithic" if service == "all" else service
     settings_class = getattr(import_module(f"{name}_service.settings"), f"{name.capitalize()}Settings")
     settings = load_settings(settings_class, config=config, overrides=overrides or ())
