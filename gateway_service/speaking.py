@@ -45,6 +45,12 @@ class Speaker:
         self.program = shutil.which(section.command) if section.command else None
         """Its path; None where it is not installed, or switched off."""
 
+    def problem(self, text: str) -> SpeechFailed | None:
+        """Returns the reason against a text that is too long."""
+        if len(text) <= (most := self._section.max_characters):
+            return None
+        return SpeechFailed(grpc.StatusCode.INVALID_ARGUMENT, f"the text has {len(text)} characters; send at most {most}")
+
     async def speak(self, text: str, *, voice: str | None, words_per_minute: int, rate: int) -> AsyncGenerator[Samples, None]:
         """Yields the sound of a text as it is made: int16 [samples] at `rate` Hz, pieces of any length.
 
@@ -52,9 +58,8 @@ class Speaker:
         """
         if self.program is None:
             raise SpeechFailed(grpc.StatusCode.UNIMPLEMENTED, "this gateway speaks no text: espeak-ng is not installed")
-        if len(text) > self._section.max_characters:
-            most = self._section.max_characters
-            raise SpeechFailed(grpc.StatusCode.INVALID_ARGUMENT, f"the text has {len(text)} characters; send at most {most}")
+        if problem := self.problem(text):
+            raise problem
         arguments = ("--stdout", "--stdin", "-b", "1", "-v", voice or self._section.voice, "-s", str(words_per_minute))
         async with _running(self.program, *arguments) as process:
             try:

@@ -16,6 +16,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from gateway_service.parts import GatewayParts
 from gateway_service.running_sessions import RunningSession
 from gateway_service.socket_reader import SocketReader
+from gateway_service.speaking import SpeechFailed
 from gateway_service.usage import Usage
 from gateway_service.websocket.ending import Ending, client_left, failed, invalid
 from gateway_service.websocket.events import event_text, jump_text, session_text
@@ -133,8 +134,11 @@ class Conversation:
         elif message.close:
             self._closed = True
             self._inbox.add(Close())
-        elif item := message.switch_avatar or message.speak:
-            self._inbox.add(item)
+        elif message.switch_avatar:
+            self._inbox.add(message.switch_avatar)
+        elif message.speak:
+            # What waits must be small.
+            self._inbox.add(self._parts.speech.problem(message.speak.text) or message.speak)
 
     async def _interrupt(self) -> None:
         self._inbox.drop_speech()
@@ -162,6 +166,8 @@ class Conversation:
                     case Speak():
                         await self._started.wait()
                         await self._voice.speak(item)
+                    case SpeechFailed():
+                        await self._voice.refuse(item)
             await self._session.close()
         except LipsyncError:  # the task that writes tells why
             return

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gateway_service.speaking import SpeechFailed
 from gateway_service.websocket.messages import Speak, SwitchAvatar
 from lipsync_client import PushedSound
 
@@ -47,7 +48,8 @@ class Close:
     """Nothing more comes."""
 
 
-Item = SoundPieces | EndOfSegment | SwitchAvatar | Speak | Close
+Item = SoundPieces | EndOfSegment | SwitchAvatar | Speak | SpeechFailed | Close
+"""A SpeechFailed stands for a text that is too long to wait."""
 
 
 class Inbox:

@@ -41,6 +41,10 @@ class Voice:
         finally:
             await self.stop()
 
+    async def refuse(self, error: SpeechFailed) -> None:
+        """Tells the browser why a text is not spoken. Raises Ending."""
+        await self._outlet.text(event_text("speak_failed", code=error.code.name, message=error.message))
+
     async def stop(self) -> None:
         """Ends the text that is spoken, if there is one. Raises what it has raised."""
         speaking, self._speaking = self._speaking, None
@@ -57,7 +61,7 @@ class Voice:
             if said_us is None:
                 raise SpeechFailed(grpc.StatusCode.INVALID_ARGUMENT, "the text gives no sound")
         except SpeechFailed as error:
-            await self._outlet.text(event_text("speak_failed", code=error.code.name, message=error.message))
+            await self.refuse(error)
         await self._session.end_segment()
 
     async def _say(self, text: Speak) -> int | None:

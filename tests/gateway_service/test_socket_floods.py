@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +47,30 @@ def test_others_have_their_turns_between_the_messages_of_a_flood(stack: Stack, f
         for thread in threads:
             thread.join()
         assert turns == TURNS
+
+
+def test_texts_that_are_too_long_wait_without_their_length(stack: Stack) -> None:
+    process = Path(f"/proc/{stack.gateway.process.pid}")
+
+    def mebibytes(kind: str) -> int:
+        found = re.search(rf"^{kind}:\s+(\d+) kB$", (process / "status").read_text(), re.MULTILINE)
+        assert found
+        return int(found[1]) >> 10
+
+    with RawSocket(stack.gateway.address) as client:
+        client.send(json.dumps({"config": {"model_id": "small", "idle": "IDLE_NONE"}}))
+        client.send(json.dumps({"speak": {"text": "one long text " * 130}}))
+        until(client, "speaking")
+        (process / "clear_refs").write_text("5")  # the peak is counted from now on
+        before = mebibytes("VmRSS")
+        for _ in range(60):
+            client.send(json.dumps({"speak": {"text": "x" * 1_000_000}}))
+        client.send('{"interrupt": {}}')
+        until(client, "interrupted")
+        assert mebibytes("VmHWM") - before < 30
+
+
+def until(client: RawSocket, event: str) -> None:
+    """Reads up to an event of this name."""
+    while not isinstance(message := client.receive(), str) or event not in json.loads(message):
+        pass
