@@ -77,6 +77,20 @@ def test_there_is_no_avatar(browser: Browser, tmp_path: Path) -> None:
         opened.close()
 
 
+@pytest.mark.slow
+def test_a_full_server_gives_a_place_as_soon_as_it_has_one(browser: Browser, models_root: Path, tmp_path: Path) -> None:
+    one_session = "server.max_running_calls=1", "limits.admit_sessions=all", "gateway.pictures.list_seconds=3600"
+    with running_with_gateway(f"models_root={models_root}", *one_session, log=tmp_path / "log") as (gateway, _):
+        first = visit(browser, f"http://{gateway.address}/")
+        opened = browser.new_context()
+        second = Visit(opened.new_page(), [])
+        second.page.goto(f"http://{gateway.address}/")
+        second.page.get_by_role("status").get_by_text("The server is full").wait_for()
+        first.page.context.close()
+        second.page.get_by_role("status").get_by_text("Ready").wait_for()
+        opened.close()
+
+
 def test_somebody_who_speaks_interrupts_where_that_is_allowed(browser: Browser, address: str) -> None:
     page = visit(browser, address)
     page.page.get_by_role("button", name="Recording").click()

@@ -15,6 +15,8 @@ from .browsing import RATE_HZ, Visit, Watched, visit
 from .conftest import SPEECH
 
 IN_SYNC_S = 0.04
+# Where every frame is drawn it is 0.5; sound that belongs to other pictures gives 0.1.
+CORRELATED = 0.25
 # The demo's closed lips are dark too: at most so large a share of what is looked at.
 CLOSED = 0.05
 
@@ -43,7 +45,7 @@ def spoken(page: Visit) -> Watched:
 def assert_in_sync(seen: Watched) -> None:
     """The mouth opens with the sound, and is still without it."""
     lag, correlation = seen.lag()
-    assert correlation > 0.35
+    assert correlation > CORRELATED
     assert abs(lag) <= IN_SYNC_S
     assert seen.openings[~seen.shown].max() < CLOSED < np.quantile(seen.openings[seen.shown], 0.9)
 
@@ -102,7 +104,7 @@ def test_the_microphone_moves_the_mouth_after_a_constant_delay(page: Visit) -> N
     page.page.get_by_role("button", name="Stop listening").click()
     seen = spoken(page)
     lag, correlation = seen.lag()
-    assert correlation > 0.35
+    assert correlation > CORRELATED
     assert abs(lag) <= IN_SYNC_S
     page.page.get_by_label("Hear yourself").uncheck()
 

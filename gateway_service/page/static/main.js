@@ -24,6 +24,7 @@ const happened = {
     screen.connection("waiting");
     if (content.attempt > 1 || content.error.code === "RESOURCE_EXHAUSTED") screen.problem(waitingProblem(content));
   },
+  queued: () => screen.say("The server is full: waiting for a place. Leave the page open."),
   connected: ({ resumed, seconds }) => {
     screen.connection("live");
     screen.problem(null);

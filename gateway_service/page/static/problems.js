@@ -41,9 +41,10 @@ export function endedProblem(error) {
 }
 
 /** The session has no connection, and another attempt follows. */
-export function waitingProblem({ wait_ms, error }) {
+export function waitingProblem({ wait_ms, error, lost }) {
   const soon = wait_ms >= 1000 ? `in ${Math.round(wait_ms / 1000)} s` : "at once";
   if (error.code === "RESOURCE_EXHAUSTED") return `The server is full. The page tries again ${soon}; leave it open.`;
+  if (!lost) return `The gateway has no session to give (${error.message}). The page tries again ${soon}; leave it open.`;
   return `The connection was lost. The page connects again ${soon} and goes on where it was.`;
 }
 

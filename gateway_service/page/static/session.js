@@ -8,12 +8,15 @@ const MESSAGE_SAMPLES = 3200;
 const AHEAD_MS = 2000;
 // Waits between attempts; the last one repeats.
 const WAITS_MS = [0, 250, 500, 1000, 2000, 4000];
+// A server that gives no session for so long is full.
+const PATIENT_MS = 3000;
 // Another attempt would end in the same way.
 const LASTING = new Set(["INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "PERMISSION_DENIED", "UNAUTHENTICATED"]);
 
 /**
  * `listener` is called with (name, content): the server's events; "frame" with `source`, the Segment that it shows or null;
- * "connecting" {attempt, wait_ms, error}, "connected" {resumed, seconds}, and "failed" {code, message} when it gives up.
+ * "connecting" {attempt, wait_ms, error, lost}, "queued" while the server has no place yet, "connected" {resumed, seconds}, and
+ * "failed" {code, message} when it gives up.
  */
 export class Session {
   constructor(url, options, listener) {
@@ -54,7 +57,6 @@ export class Session {
 
   /** Ends the socket. `open` goes on where it was. */
   close() {
-    clearTimeout(this._timer);
     this._drop();
   }
 
@@ -108,12 +110,16 @@ export class Session {
   // Sockets
 
   _connect() {
-    clearTimeout(this._timer);
+    // One that is on its way reads the options and the avatar when it is there.
+    if (this._socket?.readyState === WebSocket.CONNECTING) return;
     this._drop();
     const socket = new WebSocket(this._url);
     socket.binaryType = "arraybuffer";
     let ending = null; // the server's own word, if it had one
-    socket.onopen = () => socket.send(write("config", this._config()));
+    socket.onopen = () => {
+      socket.send(write("config", this._config()));
+      this._timer = setTimeout(() => this._listener("queued"), PATIENT_MS);
+    };
     socket.onmessage = ({ data }) => {
       if (socket !== this._socket) return;
       const [name, content] = read(data);
@@ -127,6 +133,7 @@ export class Session {
   }
 
   _drop() {
+    clearTimeout(this._timer);
     const socket = this._socket;
     this._socket = null;
     this._live = false;
@@ -161,14 +168,14 @@ export class Session {
   _broken(ending, code) {
     this._drop();
     this._lostAt ??= performance.now();
-    const error = ending ?? { code: "UNAVAILABLE", message: `the connection was closed (${code})` };
+    const error = ending ?? { code: "UNAVAILABLE", message: `the socket was closed (${code})` };
     if (LASTING.has(error.code) || (ending && error.retry_ms === undefined && error.code === "RESOURCE_EXHAUSTED" && !this._ever)) {
       this._listener("failed", error);
       return;
     }
     const wait_ms = error.retry_ms ?? WAITS_MS[Math.min(this._attempt, WAITS_MS.length - 1)];
     this._attempt += 1;
-    this._listener("connecting", { attempt: this._attempt, wait_ms, error });
+    this._listener("connecting", { attempt: this._attempt, wait_ms, error, lost: this._ever });
     this._timer = setTimeout(() => this._connect(), wait_ms);
   }
 
@@ -211,6 +218,7 @@ export class Session {
   }
 
   _started(content) {
+    clearTimeout(this._timer);
     const seconds = this._lostAt === null ? 0 : (performance.now() - this._lostAt) / 1000;
     const resumed = this._ever;
     if (this._switches.length) this.avatar = this._switches.at(-1);
