@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import struct
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -100,7 +102,9 @@ class Speaker:
 async def _running(program: str, *arguments: str) -> AsyncIterator[Process]:
     """Runs a program during the block, and ends it."""
     try:
-        process = await asyncio.create_subprocess_exec(program, *arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        process = await asyncio.create_subprocess_exec(
+            program, *arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
+        )
     except OSError as error:
         text = f"espeak-ng cannot be started: {error.strerror}"
         raise SpeechFailed(grpc.StatusCode.UNAVAILABLE, text) from None
@@ -108,7 +112,7 @@ async def _running(program: str, *arguments: str) -> AsyncIterator[Process]:
         yield process
     finally:
         with suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with what it has started, which would hold its pipes open
         # Its pipes are closed once it is gone and they are read.
         await asyncio.shield(process.communicate())
 

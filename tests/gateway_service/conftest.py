@@ -40,6 +40,7 @@ def models_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small avatars; read only."""
     root = tmp_path_factory.mktemp("models")
     write_avatar(root, "small")
+    write_avatar(root, "demo", seed=9)
     write_avatar(root, "other", seed=50, frames=3)
     return root
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -95,6 +96,13 @@ class Page:
         self.over = True
         async with self._changed:
             self._changed.notify_all()
+
+
+async def eventually(true: Callable[[], Any]) -> None:
+    """Looks again and again: what is watched ends after its socket, or is another process."""
+    async with asyncio.timeout(PATIENCE_S):
+        for _ in itertools.takewhile(lambda _: not true(), itertools.count()):
+            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
