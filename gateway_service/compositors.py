@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from gateway_service.settings import CompositingConnectionSection
+from gateway_service.settings import CompositingServerSection
 from lipsync_client import AsyncClient, LipsyncError, TlsOptions
 from service_kit.clock import Clock
 from service_kit.readiness import Readiness
@@ -35,9 +35,9 @@ class _Connection:
 class Compositors:
     """A pool of connections to one target. `close` it."""
 
-    def __init__(self, target: str, section: CompositingConnectionSection) -> None:
+    def __init__(self, section: CompositingServerSection) -> None:
         """Call it on the event loop. Raises ValueError for certificates that cannot be used."""
-        self.target = target
+        self.target = section.url
         self._section = section
         self.tls = _tls_options(section)
         self._connections = [_Connection(self._connect())]
@@ -63,6 +63,16 @@ class Compositors:
             connection.sessions -= 1
             if not connection.sessions and (connection is not self._connections[0] or connection.is_old):
                 self._connections.remove(connection)
+                await connection.client.close()
+
+    async def renew(self) -> None:
+        """Takes renewed certificates for new connections. Sessions keep the connections that they have."""
+        old, self._connections = self._connections, [_Connection(self._connect())]
+        for connection in old:
+            connection.is_old = True
+            if connection.sessions:
+                self._connections.append(connection)
+            else:
                 await connection.client.close()
 
     async def close(self) -> None:
@@ -99,7 +109,7 @@ class Compositors:
         return AsyncClient(self.target, tls=self.tls)
 
 
-def _tls_options(section: CompositingConnectionSection) -> TlsOptions | None:
+def _tls_options(section: CompositingServerSection) -> TlsOptions | None:
     tls = section.tls
     if not tls.is_on:
         return None

@@ -18,14 +18,14 @@ from gateway_service.http_face import HttpFace, HttpServer
 from gateway_service.metrics import GatewayMetrics
 from gateway_service.parts import GatewayParts
 from gateway_service.running_sessions import RunningSessions
-from gateway_service.settings import GatewaySettings
+from gateway_service.settings import CompositingServerSection, GatewaySettings
 from gateway_service.speaking import Speaker
 from service_kit.addresses import BindAddress
 from service_kit.life import run_service
 from service_kit.listening import Port
 from service_kit.service import Host, Service, WarmUp
 from service_kit.tasks import beside
-from service_kit.tls import tls_problems
+from service_kit.tls import ClientTls, tls_problems
 
 NAME = "gateway"
 TLS_KEY = "compositing_server.tls"
@@ -42,13 +42,13 @@ def serve(settings: GatewaySettings) -> int:
 def gateway_service(
     settings: GatewaySettings,
     *,
-    target: Callable[[], str] | None = None,
+    reach: Callable[[], CompositingServerSection] | None = None,
     port_key: str = "server.port",
     earlier_key: str = "earlier.ports",
 ) -> GatewayService:
     """Describes the gateway, for `service_kit.life`.
 
-    `target` gives the compositing services' address when the gateway opens, in place of the settings' own. `port_key` and
+    `reach` says how to reach the compositing services when the gateway opens, in place of the settings. `port_key` and
     `earlier_key` are the settings that chose the ports, for messages.
     """
     earlier = (Port(name, earlier_key, address) for name, address in _earlier_ports(settings))
@@ -57,19 +57,23 @@ def gateway_service(
         NAME,
         settings,
         partial(HttpFace, settings, ports),
-        partial(_open, settings, target or (lambda: settings.compositing_server.url)),
+        partial(_open, settings, reach or (lambda: settings.compositing_server)),
         problems=partial(tls_problems, settings.compositing_server.tls, key=TLS_KEY),
     )
 
 
 @asynccontextmanager
-async def _open(settings: GatewaySettings, target: Callable[[], str], host: GatewayHost) -> AsyncIterator[WarmUp]:
-    compositors = Compositors(target(), settings.compositing_server)
+async def _open(
+    settings: GatewaySettings, reach: Callable[[], CompositingServerSection], host: GatewayHost
+) -> AsyncIterator[WarmUp]:
+    section = reach()
+    compositors = Compositors(section)
     host.readiness.block(CAUSE, f"no compositing service has answered yet at {compositors.target}")
     metrics = GatewayMetrics(host.metrics)
     try:
         async with (
             beside(compositors.follow(host.readiness, host.clock)),
+            _followed(section, compositors, host),
             earlier_routes(settings, compositors, host.server, host.readiness, metrics) as earlier,
         ):
             parts = GatewayParts(
@@ -101,6 +105,17 @@ async def _open(settings: GatewaySettings, target: Callable[[], str], host: Gate
             yield _nothing_to_warm
     finally:
         await compositors.close()
+
+
+@asynccontextmanager
+async def _followed(section: CompositingServerSection, compositors: Compositors, host: GatewayHost) -> AsyncIterator[None]:
+    """Renews the connections during the block when the certificates are renewed."""
+    if not section.tls.is_on:
+        yield
+        return
+    tls = ClientTls(section.tls, host.metrics, key=TLS_KEY, clock=host.clock)
+    async with beside(tls.follow(compositors.renew)):
+        yield
 
 
 def _earlier_ports(settings: GatewaySettings) -> Iterator[tuple[str, BindAddress]]:

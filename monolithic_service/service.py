@@ -12,6 +12,7 @@ from compositing_service import service as compositing
 from compositing_service.parts import CompositingParts
 from compositing_service.service import started_compositing
 from compositing_service.servicer import CompositingServicer
+from gateway_service.settings import CompositingServerSection
 from inference_service import service as inference
 from inference_service.parts import InferenceParts
 from inference_service.service import started_inference
@@ -23,6 +24,7 @@ from service_kit.addresses import BindAddress
 from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
 from service_kit.life import run_services
 from service_kit.listening import Port
+from service_kit.sections import ClientTlsSection
 from service_kit.service import Service, WarmUp
 
 NAME = "all"
@@ -46,11 +48,30 @@ def all_services(settings: MonolithicSettings) -> Sequence[Service[Any]]:
 
     gateway = gateway_service(
         settings.of_gateway,
-        target=lambda: opened[compositing.NAME].reachable,
+        reach=lambda: _own_compositing(settings, opened[compositing.NAME]),
         port_key="gateway.port",
         earlier_key="gateway.earlier.ports",
     )
     return [both, gateway]
+
+
+def _own_compositing(settings: MonolithicSettings, address: BindAddress) -> CompositingServerSection:
+    """Says how the gateway reaches the compositing port: with TLS, it trusts this process's own certificate, and shows it."""
+    given = settings.of_gateway.compositing_server
+    section = settings.tls
+    if section.is_on and section.certificate_file and not given.tls.is_on:
+        from service_kit.certificates import name_in
+
+        tls = ClientTlsSection(
+            enabled=True,
+            certificate_file=section.certificate_file,
+            key_file=section.key_file,
+            ca_file=section.certificate_file,
+            reload_seconds=section.reload_seconds,
+            server_name=name_in(section.certificate_file),
+        )
+        given = given.model_copy(update={"tls": tls})
+    return given.model_copy(update={"url": address.reachable})
 
 
 def monolithic_service(settings: MonolithicSettings, opened: dict[str, BindAddress] | None = None) -> GrpcService:

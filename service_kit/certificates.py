@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import NameOID
 
 from service_kit.sections import ClientTlsSection, TlsSection
 
@@ -129,6 +130,16 @@ def read_authorities(authorities: PemFile) -> bytes:
     if len(problems) == len(certificates):
         raise CertificateError(problems[:1])
     return content
+
+
+def name_in(certificate: Path) -> str:
+    """Returns a name that a certificate, PEM, is good for: a DNS name where it has one, else its common name."""
+    own = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
+    names: list[str] = []
+    with suppress(x509.ExtensionNotFound):
+        names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+    names += [str(each.value) for each in own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    return names[0].replace("*", "this") if names else ""
 
 
 def _read(file: PemFile) -> bytes:

@@ -19,6 +19,7 @@ from benchmarks.suite import NAMES
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.settings import CompositingSettings
+from gateway_service.metrics import GatewayMetrics
 from gateway_service.settings import GatewaySettings
 from inference_service.metrics import InferenceMetrics
 from inference_service.settings import InferenceSettings
@@ -164,7 +165,9 @@ def test_the_documented_metrics_are_those_of_the_services() -> None:
         AvatarCatalog(Path("nowhere")), max_bytes=1, max_avatars=1, frames_per_avatar=1, policy="lfu", default_quality=75
     )
     CompositingMetrics(compositing).watch_store(store)
-    exported = collected(inference) | collected(compositing)
+    gateway = Metrics()
+    GatewayMetrics(gateway)
+    exported = collected(inference) | collected(compositing) | collected(gateway)
     named = {name for span in code_spans(API) for name in re.findall(r"\b(?:lipsync|grpc_server)_[a-z_]+\b", span)}
     assert named - {"lipsync_client"} == exported
     rows = set(re.findall(r"^\| `(lipsync_\w+)` \|", prose(API), re.MULTILINE))

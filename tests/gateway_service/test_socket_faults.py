@@ -200,28 +200,43 @@ async def test_those_who_vanish_leave_nothing_behind(stack: Stack) -> None:
 
 async def idle_sockets(stack: Stack, count: int) -> None:
     """Opens so many sockets that say nothing, and talks beside them."""
-    host, port = stack.gateway.address.split(":")
     request = (
         b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
     writers = []
-    try:
-        for _ in range(count):
-            reader, writer = await asyncio.open_connection(host, port)
-            writer.write(request)
-            writers.append(writer)
-            if len(writers) % 100 == 0:
+    async with gateway(
+        stack.compositing.address, "sockets.first_message_seconds=600", "sockets.ping_seconds=3600", *UNLIMITED
+    ) as own:
+        try:
+            for _ in range(count):
+                reader, writer = await asyncio.open_connection(own.address.host, own.address.port)
+                writers.append(writer)
+                writer.write(request)
                 assert b"101" in await reader.readline()
-        async with page(stack.url, FAST) as opened:
-            await opened.say(SOUND, itertools.repeat(6400))
-            await opened.send(close={})
-            assert await opened.closed() == 1000
-        assert len(opened.frames) == FRAMES
-    finally:
-        for writer in writers:
-            writer.close()
-        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+            async with page(url_of(own), FAST) as opened:
+                await opened.say(SOUND, itertools.repeat(6400))
+                await opened.send(close={})
+                assert await opened.closed() == 1000
+            assert len(opened.frames) == FRAMES
+            assert metric(own, "lipsync_gateway_sockets") == count
+        finally:
+            for writer in writers:
+                writer.close()
+            await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+        await eventually(lambda: own.face.running_calls == 0)
+
+
+UNLIMITED = [
+    f"guard.{key}=1000000"
+    for key in (
+        "requests_per_second",
+        "request_burst",
+        "max_sockets_per_address",
+        "max_connections",
+        "max_connections_per_address",
+    )
+]
 
 
 async def test_idle_sockets_leave_the_others_untouched(stack: Stack) -> None:
@@ -233,6 +248,6 @@ async def test_ten_thousand_idle_sockets_leave_the_others_untouched(stack: Stack
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        await idle_sockets(stack, min(9_900, hard - 1000))
+        await idle_sockets(stack, min(9_900, (hard - 1000) // 2))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
