@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway_service.guard.callers import caller_address
+from gateway_service.settings import GatewaySettings
 from service_kit.life import CLOSE_SECONDS
+from service_kit.settings import load_settings
 
 from .compose_files import COMBINATIONS, CPU, GPU, MAIN, MULTI, MULTI_TLS, TLS, TREE, project, services
 
@@ -84,6 +87,15 @@ def test_ports_are_those_of_the_balancer_and_of_monitoring_on_loopback(every: di
     assert ports.pop("haproxy") == ["${API_PORT:-50052}:50052", "${GATEWAY_PORT:-8086}:8086"]
     assert set(ports) == {"prometheus", "grafana"}
     assert all(port.startswith("127.0.0.1:") for each in ports.values() for port in each)
+
+
+def test_gateways_count_by_the_address_that_the_balancer_tells(every: dict[str, dict[str, Any]]) -> None:
+    """Docker's networks lie in private address space, and no port of a gateway is published."""
+    environment = {name: default(str(value)) for name, value in every["gateway"]["environment"].items()}
+    settings = load_settings(GatewaySettings, config=None, environ=environment)
+    assert "ports" not in every["gateway"]
+    for balancer in ("172.18.0.3", "10.89.0.2", "192.168.0.7", "fd00::3"):
+        assert caller_address(balancer, ["203.0.113.5"], settings.guard.trusted_proxies) == "203.0.113.5"
 
 
 def test_docker_waits_longer_than_services_need_to_end(every: dict[str, dict[str, Any]]) -> None:
