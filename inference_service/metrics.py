@@ -27,6 +27,9 @@ class InferenceMetrics:
         self.refused_sessions = metrics.counter(
             "lipsync_inference_refused_sessions_total", "Live sessions refused for want of capacity.", ("admission",)
         )
+        self.orders = metrics.counter(
+            "lipsync_inference_session_orders_total", "Requests of live sessions over lasting calls, by status.", ("code",)
+        )
         self.dropped = metrics.counter(
             "lipsync_inference_dropped_requests_total", "Requests given up before their run.", ("reason",)
         )

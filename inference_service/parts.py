@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import cv2
+from prometheus_client import Counter
 
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.cores import usable_cores
@@ -42,6 +43,7 @@ class InferenceParts:
     runner: Runner
     registry: ModelRegistry
     devices: Sequence[Device]
+    orders: Counter  # of live sessions over lasting calls, by status
     preload: Callable[[], Awaitable[None]]  # loads the avatars that the configuration asks for; to be called once
 
 
@@ -130,7 +132,7 @@ async def inference_parts(
             periodic += [(GPU_CHECK_S, measure_gpus)] + ([(interval_s, log_gpus)] if settings.logging.log_gpu_utilization else [])
         for seconds, work in periodic:
             await stack.enter_async_context(beside(every(clock, seconds, work)))
-        yield InferenceParts(runner, registry, devices, lambda: _preload(settings, registry))
+        yield InferenceParts(runner, registry, devices, own_metrics.orders, lambda: _preload(settings, registry))
 
 
 async def _preload(settings: InferenceSettings, registry: ModelRegistry) -> None:

@@ -11,6 +11,7 @@ from avatar_kit.listing import REFRESH_S, AvatarListing
 from inference_service.engines.devices import DeviceError
 from inference_service.parts import InferenceParts, inference_parts
 from inference_service.servicer import InferenceServicer, described
+from inference_service.session_orders import OrderRules
 from inference_service.settings import InferenceSettings
 from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
 from service_kit.life import run_service
@@ -18,7 +19,6 @@ from service_kit.listening import StartError
 from service_kit.service import WarmUp
 from service_kit.tasks import beside, every
 from shared_proto import inference_pb2
-from shared_proto.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 NAME = "inference"
 SERVICE_NAME = "inference.InferenceService"
@@ -48,11 +48,19 @@ async def started_inference(settings: InferenceSettings, host: GrpcHost) -> Asyn
             inference_parts(settings, host.metrics, on_lost=host.liveness.fail, clock=host.clock) as parts,
             _listing(parts.registry.catalog, host) as listing,
         ):
-            servicer = InferenceServicer(parts.runner, parts.registry, listing, parts.devices, host.readiness, settings.limits)
-            add_InferenceServiceServicer_to_server(servicer, host.server)
+            rules = OrderRules(host.calls, settings.logging.sample_rate, partial(_drained, settings, host), parts.orders)
+            InferenceServicer(
+                parts.runner, parts.registry, listing, parts.devices, host.readiness, settings.limits, rules
+            ).register(host.server)
             yield parts
     except DeviceError as error:
         raise StartError(str(error)) from error
+
+
+async def _drained(settings: InferenceSettings, host: GrpcHost) -> None:
+    """Returns when the service has drained: it serves all callers for as long as it announces its end."""
+    await host.draining.wait()
+    await host.clock.sleep(settings.server.drain_seconds)
 
 
 @asynccontextmanager

@@ -25,9 +25,10 @@ from inference_service.mouths import Mouths
 from inference_service.request import MouthRequest, check_encode_request, check_infer_request
 from inference_service.runner import Runner
 from inference_service.scheduling.jobs import MouthGroup
+from inference_service.session_orders import OrderCall, OrderRules, SendMouths
 from inference_service.settings import LimitsSection
 from service_kit import request_context
-from service_kit.deadline import within_deadline
+from service_kit.deadline import HasTimeRemaining, within_deadline
 from service_kit.errors import NotFound, as_service_errors
 from service_kit.leases import Lease
 from service_kit.logs import request_is_sampled, topic
@@ -35,7 +36,7 @@ from service_kit.readiness import Readiness
 from service_kit.version import product_version
 from shared_proto import inference_pb2 as pb
 from shared_proto import mouth_region
-from shared_proto.inference_pb2_grpc import InferenceServiceServicer
+from shared_proto.inference_pb2_grpc import InferenceServiceServicer, add_InferenceServiceServicer_to_server
 
 INFERENCE_TIMES = topic("inference_times")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -52,6 +53,14 @@ class InferenceServicer(InferenceServiceServicer):
     devices: Sequence[Device]
     readiness: Readiness
     limits: LimitsSection
+    rules: OrderRules
+
+    def register(self, server: Any) -> None:
+        """Adds it to a grpc.aio.Server that has not started."""
+        add_InferenceServiceServicer_to_server(self, server)
+        # A lasting call encodes its replies itself, and one message that cannot be decoded must have a reason.
+        stream: Any = grpc.stream_stream_rpc_method_handler(self.InferSessions)
+        server.add_registered_method_handlers("inference.InferenceService", {"InferSessions": stream})
 
     async def InferBatch(self, request: pb.InferBatchRequest, context: Context) -> pb.InferBatchResponse:
         response = pb.InferBatchResponse(success=True, gpu_id=CPU_DEVICE_ID)
@@ -71,25 +80,13 @@ class InferenceServicer(InferenceServiceServicer):
 
     # Writes instead of yielding: a yield would leave the deadline's scope while gRPC waits for a slow reader.
     async def InferStream(self, request: pb.InferBatchRequest, context: Context) -> None:  # type: ignore[override]  # it writes
-        async with self._running(request, context) as (checked, groups):
-            mouth_format = pb.FLOAT32_BGR if checked.want_float else pb.UINT8_BGR
-            async for group, mouths in groups:
-                rows, silent = mouths.new_rows.wire() if mouths.new_rows else (b"", b"")
-                fields = pb.MouthRegion(
-                    first_frame=group.first,
-                    frame_count=len(group.mouths),
-                    mouth_format=mouth_format,
-                    inference_time_ms=group.run_seconds * 1000,
-                    audio_processing_ms=group.audio_seconds * 1000,
-                    queue_time_ms=group.queue_seconds * 1000,
-                    worker_id=group.worker_id,
-                    gpu_id=group.gpu_id,
-                    widths=[width for width, _ in mouths.sizes],
-                    heights=[height for _, height in mouths.sizes],
-                    feature_rows=rows,
-                    silent=silent,
-                )
-                await context.write(mouth_region.encode(fields, mouths.data.data))
+        async def send(fields: pb.MouthRegion, mouths: memoryview) -> None:
+            await context.write(mouth_region.encode(fields, mouths))
+
+        await self._send_mouths(request, context, send)
+
+    async def InferSessions(self, request_iterator: Any, context: Context) -> None:  # type: ignore[override]  # it writes
+        await OrderCall(context, self._send_mouths, self.rules).serve()
 
     async def EncodeAudio(self, request: pb.EncodeAudioRequest, context: Context) -> pb.EncodeAudioResponse:
         with self.runner.admitted(due=request.due_in_ms > 0):
@@ -166,15 +163,37 @@ class InferenceServicer(InferenceServiceServicer):
             ],
         )
 
+    async def _send_mouths(self, request: pb.InferBatchRequest, caller: HasTimeRemaining, send: SendMouths) -> None:
+        """Makes the mouths of a request, and sends each group. Raises ServiceError."""
+        async with self._running(request, caller) as (checked, groups):
+            mouth_format = pb.FLOAT32_BGR if checked.want_float else pb.UINT8_BGR
+            async for group, mouths in groups:
+                rows, silent = mouths.new_rows.wire() if mouths.new_rows else (b"", b"")
+                fields = pb.MouthRegion(
+                    first_frame=group.first,
+                    frame_count=len(group.mouths),
+                    mouth_format=mouth_format,
+                    inference_time_ms=group.run_seconds * 1000,
+                    audio_processing_ms=group.audio_seconds * 1000,
+                    queue_time_ms=group.queue_seconds * 1000,
+                    worker_id=group.worker_id,
+                    gpu_id=group.gpu_id,
+                    widths=[width for width, _ in mouths.sizes],
+                    heights=[height for _, height in mouths.sizes],
+                    feature_rows=rows,
+                    silent=silent,
+                )
+                await send(fields, mouths.data.data)
+
     @asynccontextmanager
     async def _running(
-        self, request: pb.InferBatchRequest, context: Context
+        self, request: pb.InferBatchRequest, caller: HasTimeRemaining
     ) -> AsyncIterator[tuple[MouthRequest, AsyncIterator[tuple[MouthGroup, Mouths]]]]:
         """Admits a request, and gives it as checked with its groups as they are made. Ends it at its deadline."""
         request_context.avatar_id.set(request.model_id if request_context.sane_id(request.model_id) else "")
         started = time.monotonic()
         with self.runner.admitted(due=request.due_in_ms > 0):
-            async with within_deadline(context, limit_s=self.limits.request_seconds) as deadline:
+            async with within_deadline(caller, limit_s=self.limits.request_seconds) as deadline:
                 checked = await self.runner.checked(functools.partial(check_infer_request, request, self.limits), request)
                 async with aclosing(self.runner.mouths(checked, deadline_s=deadline.at_s)) as groups:
                     yield checked, groups

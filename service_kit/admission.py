@@ -36,14 +36,20 @@ class RunningCalls:
                 f"the service already runs {self.limit} calls, its limit; try again later or on another replica",
                 retry_after_ms=RETRY_AFTER_MS,
             )
-        self.running += 1
-        self.none_runs.clear()
+        self._enter()
         try:
             yield
         finally:
-            self.running -= 1
-            if not self.running:
-                self.none_runs.set()
+            self._leave()
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Leaves the running call that its block belongs to uncounted: one that waits for requests which count themselves."""
+        self._leave()
+        try:
+            yield
+        finally:
+            self._enter()
 
     async def open_ended(self, work: Awaitable[T]) -> T:
         """Awaits a call that may never end, without counting it. Raises Unavailable when `end_open_ended` comes first."""
@@ -64,3 +70,12 @@ class RunningCalls:
         self._ending = True
         for task in self._open_ended:
             task.cancel()
+
+    def _enter(self) -> None:
+        self.running += 1
+        self.none_runs.clear()
+
+    def _leave(self) -> None:
+        self.running -= 1
+        if not self.running:
+            self.none_runs.set()

@@ -81,24 +81,19 @@ class GrpcFace:
         self._ports = ports
         self._metrics = metrics
         self._clock = clock
-        self._calls = RunningCalls(settings.server.max_running_calls)
-        metrics.watch_calls(lambda: self._calls.running, limit=self._calls.limit)
+        self.calls = RunningCalls(settings.server.max_running_calls)
+        metrics.watch_calls(lambda: self.calls.running, limit=self.calls.limit)
         self._readiness = readiness
         self._grpc_services = grpc_services
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
         self._resources = AsyncExitStack()
-
-    @property
-    def running_calls(self) -> int:
-        """The number of calls that run now, without those of health and reflection."""
-        return self._calls.running
 
     async def open(self) -> None:
         """Takes the ports, with TLS if the settings say so. Raises StartError."""
         settings = self._settings
         interceptor = CallInterceptor(
             self._metrics,
-            self._calls,
+            self.calls,
             max_reply_bytes=message_limit_bytes(settings.server),
             sample_rate=settings.logging.sample_rate,
             client_names=settings.tls.allowed_client_names if settings.tls.is_on else (),
@@ -142,7 +137,7 @@ class GrpcFace:
 
     async def finish(self) -> None:
         """Takes no new calls, ends the open-ended ones of health and reflection, and waits for the end of the others."""
-        self._calls.end_open_ended()
+        self.calls.end_open_ended()
         await self.server.stop(NO_LIMIT_SECONDS)
 
     async def close(self) -> None:
@@ -150,7 +145,7 @@ class GrpcFace:
         await self._resources.aclose()
         with suppress(TimeoutError):
             async with asyncio.timeout(CUT_SECONDS):
-                await self._calls.none_runs.wait()
+                await self.calls.none_runs.wait()
 
 
 def message_limit_bytes(section: GrpcServerSection) -> int:

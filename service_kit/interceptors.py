@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import zlib
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -134,15 +133,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     def _identify(self, rpc: _Rpc, context: Context) -> Headers:
         """Sets the `request_context` of this call's task from the caller's ids. Returns the headers to send before a stream."""
         metadata = context.invocation_metadata() or ()
-        ids = {key: value for key, value in metadata if key in IDS and isinstance(value, str) and request_context.sane_id(value)}
-        for key, variable in IDS.items():
-            variable.set(ids.get(key, ""))
-        request_id = ids.get(REQUEST_ID_KEY) or request_context.new_request_id()
-        request_context.request_id.set(request_id)
+        ids = {key: value for key, value in metadata if key in IDS and isinstance(value, str)}
+        request_id = request_context.take_over(ids, sample_rate=self._sample_rate)
         headers = ((REQUEST_ID_KEY, request_id),)
-        request_context.sampled.set(self._sample_rate == 1 or zlib.crc32(request_id.encode()) % self._sample_rate == 0)
         context.set_trailing_metadata(headers)
-        return () if REQUEST_ID_KEY in ids or rpc.is_infrastructure else headers
+        return () if ids.get(REQUEST_ID_KEY) == request_id or rpc.is_infrastructure else headers
 
     async def _answer(self, rpc: _Rpc, context: Context, work: Callable[[], Awaitable[Any]]) -> Any:
         """Runs a call. Ends it with a status for each exception but cancellation and gRPC's own."""

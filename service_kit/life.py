@@ -81,8 +81,9 @@ class RunningService(Generic[S]):
         await self.face.open()
         self._open_http()
         await self._resources.enter_async_context(beside(self.liveness.beat()))
+        face = self.face
         host = Host(
-            self.face.server, self.metrics, self.readiness, self.liveness, self.draining, self._clock, self.face.addresses
+            face.server, self.metrics, self.readiness, self.liveness, self.draining, face.calls, self._clock, face.addresses
         )
         self._warm_up = await self._resources.enter_async_context(self._service.open(host))
         await self.face.start()
@@ -94,7 +95,7 @@ class RunningService(Generic[S]):
 
     async def drain(self) -> None:
         """Announces the end, and serves for drain_seconds more, until load balancers have noticed."""
-        log.info("draining", extra={"running_calls": self.face.running_calls})
+        log.info("draining", extra={"running_calls": self.face.calls.running})
         self.readiness.block("shutdown", "the service is shutting down")
         self.draining.set()
         await self.face.announce_drain()
@@ -104,8 +105,8 @@ class RunningService(Generic[S]):
         """Lets running calls end within grace_seconds, then cuts them off."""
         grace_s = self._service.settings.server.grace_seconds
         await _first_of(self.face.finish(), self.stop_request.hurry.wait(), self._clock.sleep(grace_s))
-        if self.face.running_calls:
-            log.warning("%d running calls are cut off", self.face.running_calls)
+        if self.face.calls.running:
+            log.warning("%d running calls are cut off", self.face.calls.running)
         await self.face.close()
 
     async def close(self) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import uuid
+import zlib
+from collections.abc import Mapping
 from contextvars import ContextVar
 
 REQUEST_ID_KEY = "x-request-id"
@@ -34,6 +36,20 @@ def new_request_id() -> str:
 def sane_id(text: str) -> bool:
     """Returns True for a caller's id that may be used: 1 to 128 letters, digits and ._:/+=@- alone."""
     return _SANE_ID.fullmatch(text) is not None
+
+
+def take_over(ids: Mapping[str, str], *, sample_rate: int) -> str:
+    """Sets the ids of the running code's request to those of `ids`, by their keys in the metadata, that are sane.
+
+    Returns the request id, a fresh one if there is none. Info lines are written for one request of `sample_rate`.
+    """
+    for key, variable in IDS.items():
+        value = ids.get(key, "")
+        variable.set(value if sane_id(value) else "")
+    identified = request_id.get() or new_request_id()
+    request_id.set(identified)
+    sampled.set(sample_rate == 1 or zlib.crc32(identified.encode()) % sample_rate == 0)
+    return identified
 
 
 def outgoing_metadata() -> tuple[tuple[str, str], ...]:

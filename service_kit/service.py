@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from service_kit.addresses import BindAddress
+from service_kit.admission import RunningCalls
 from service_kit.clock import Clock
 from service_kit.metrics import Metrics
 from service_kit.readiness import Liveness, Readiness
@@ -31,8 +32,8 @@ class Face(Protocol[S_co]):
         """The addresses that it listens on, by name in the ready lines, from `open` on."""
 
     @property
-    def running_calls(self) -> int:
-        """The number of calls that run now."""
+    def calls(self) -> RunningCalls:
+        """The calls that run now."""
 
     async def open(self) -> None:
         """Takes the port. Raises StartError."""
@@ -59,6 +60,7 @@ class Host(Generic[S]):
     readiness: Readiness  # block() and clear() later, such as for another service that cannot be reached
     liveness: Liveness  # fail() when only a restart of the process can help
     draining: asyncio.Event  # set when the service begins to end: long calls should end too
+    calls: RunningCalls  # count requests in it that are no calls of their own
     clock: Clock
     addresses: Mapping[str, BindAddress]  # of the face, for another service of this process
 

@@ -411,6 +411,187 @@ class MouthRegion(_message.Message):
 Global___MouthRegion: _TypeAlias = MouthRegion  # noqa: Y015
 
 @_typing.final
+class SessionOrders(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionOrder]:
+        """Requests, in any number."""
+
+    @_builtins.property
+    def cancelled(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of orders whose mouths nobody wants any more. Ids of orders that have ended are ignored."""
+
+    def __init__(
+        self,
+        *,
+        orders: _abc.Iterable[Global___SessionOrder] | None = ...,
+        cancelled: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionOrders: _TypeAlias = SessionOrders  # noqa: Y015
+
+@_typing.final
+class SessionOrder(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """The caller's choice; of no other order of this call that has not ended."""
+    session_id: _builtins.str
+    """As the metadata x-session-id and x-request-id of a call of its own."""
+    request_id: _builtins.str
+    timeout_ms: _builtins.int
+    """The time that the caller waits, as the deadline of a call of its own; 0: no limit but the service's."""
+    @_builtins.property
+    def request(self) -> Global___InferBatchRequest:
+        """As for InferStream, with mouth_format UINT8_BGR."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        session_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        timeout_ms: _builtins.int = ...,
+        request: Global___InferBatchRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request", b"request", "request_id", b"request_id", "session_id", b"session_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionOrder: _TypeAlias = SessionOrder  # noqa: Y015
+
+@_typing.final
+class SessionReplies(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLIES_FIELD_NUMBER: _builtins.int
+    MOUTHS_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    mouths: _builtins.bytes
+    """The mouths of all replies, one after the other."""
+    replica: _builtins.str
+    """In the first message: names the process that answers. Calls that reach the same one are best joined."""
+    @_builtins.property
+    def replies(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionReply]:
+        """Replies to orders. Those of one order come in the order of its frames; those of different orders as they are made."""
+
+    def __init__(
+        self,
+        *,
+        replies: _abc.Iterable[Global___SessionReply] | None = ...,
+        mouths: _builtins.bytes = ...,
+        replica: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mouths", b"mouths", "replica", b"replica", "replies", b"replies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionReplies: _TypeAlias = SessionReplies  # noqa: Y015
+
+@_typing.final
+class SessionReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """The order."""
+    @_builtins.property
+    def region(self) -> Global___MouthRegion:
+        """The next mouths of the order, without data: that is in mouths. The order ends with its last mouth."""
+
+    @_builtins.property
+    def failure(self) -> Global___SessionFailure:
+        """In place of mouths: the order has failed, and ends."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        region: Global___MouthRegion | None = ...,
+        failure: Global___SessionFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "region", b"region"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "id", b"id", "region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionReply: _TypeAlias = SessionReply  # noqa: Y015
+
+@_typing.final
+class SessionFailure(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    TRAILING_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """The gRPC status that a call of its own would have ended with."""
+    message: _builtins.str
+    """Its text."""
+    @_builtins.property
+    def trailing(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrailingMetadata]:
+        """Its trailing metadata."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        trailing: _abc.Iterable[Global___TrailingMetadata] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "trailing", b"trailing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionFailure: _TypeAlias = SessionFailure  # noqa: Y015
+
+@_typing.final
+class TrailingMetadata(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Lower case; with the ending -bin the value is no text."""
+    value: _builtins.bytes
+    """The value, text in UTF-8."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        value: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrailingMetadata: _TypeAlias = TrailingMetadata  # noqa: Y015
+
+@_typing.final
 class EncodeAudioRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

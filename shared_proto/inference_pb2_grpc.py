@@ -44,6 +44,11 @@ class InferenceServiceStub:
                 request_serializer=shared__proto_dot_inference__pb2.InferBatchRequest.SerializeToString,
                 response_deserializer=shared__proto_dot_inference__pb2.MouthRegion.FromString,
                 _registered_method=True)
+        self.InferSessions = channel.stream_stream(
+                '/inference.InferenceService/InferSessions',
+                request_serializer=shared__proto_dot_inference__pb2.SessionOrders.SerializeToString,
+                response_deserializer=shared__proto_dot_inference__pb2.SessionReplies.FromString,
+                _registered_method=True)
         self.EncodeAudio = channel.unary_unary(
                 '/inference.InferenceService/EncodeAudio',
                 request_serializer=shared__proto_dot_inference__pb2.EncodeAudioRequest.SerializeToString,
@@ -88,6 +93,14 @@ class InferenceServiceServicer:
 
     def InferStream(self, request, context):
         """Makes the same mouths, in order, and sends each message when its run of the network is done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InferSessions(self, request_iterator, context):
+        """Makes mouths of live sessions, whose requests are many and short: those of all sessions of a compositor go over one call, which
+        costs less than one for each. The first reply says which replica answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,6 +160,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.InferStream,
                     request_deserializer=shared__proto_dot_inference__pb2.InferBatchRequest.FromString,
                     response_serializer=shared__proto_dot_inference__pb2.MouthRegion.SerializeToString,
+            ),
+            'InferSessions': grpc.stream_stream_rpc_method_handler(
+                    servicer.InferSessions,
+                    request_deserializer=shared__proto_dot_inference__pb2.SessionOrders.FromString,
+                    response_serializer=shared__proto_dot_inference__pb2.SessionReplies.SerializeToString,
             ),
             'EncodeAudio': grpc.unary_unary_rpc_method_handler(
                     servicer.EncodeAudio,
@@ -233,6 +251,33 @@ class InferenceService:
             '/inference.InferenceService/InferStream',
             shared__proto_dot_inference__pb2.InferBatchRequest.SerializeToString,
             shared__proto_dot_inference__pb2.MouthRegion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InferSessions(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/inference.InferenceService/InferSessions',
+            shared__proto_dot_inference__pb2.SessionOrders.SerializeToString,
+            shared__proto_dot_inference__pb2.SessionReplies.FromString,
             options,
             channel_credentials,
             insecure,

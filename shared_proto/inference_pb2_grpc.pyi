@@ -38,6 +38,10 @@ class InferenceServiceStub:
     """Makes the mouths of one batch, in one reply."""
     InferStream: _grpc.UnaryStreamMultiCallable[_inference_pb2.InferBatchRequest, _inference_pb2.MouthRegion]
     """Makes the same mouths, in order, and sends each message when its run of the network is done."""
+    InferSessions: _grpc.StreamStreamMultiCallable[_inference_pb2.SessionOrders, _inference_pb2.SessionReplies]
+    """Makes mouths of live sessions, whose requests are many and short: those of all sessions of a compositor go over one call, which
+    costs less than one for each. The first reply says which replica answers.
+    """
     EncodeAudio: _grpc.UnaryUnaryMultiCallable[_inference_pb2.EncodeAudioRequest, _inference_pb2.EncodeAudioResponse]
     """Makes feature rows of sound, so that a long session encodes each row once."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
@@ -58,6 +62,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Makes the mouths of one batch, in one reply."""
     InferStream: _aio.UnaryStreamMultiCallable[_inference_pb2.InferBatchRequest, _inference_pb2.MouthRegion]  # type: ignore[assignment]
     """Makes the same mouths, in order, and sends each message when its run of the network is done."""
+    InferSessions: _aio.StreamStreamMultiCallable[_inference_pb2.SessionOrders, _inference_pb2.SessionReplies]  # type: ignore[assignment]
+    """Makes mouths of live sessions, whose requests are many and short: those of all sessions of a compositor go over one call, which
+    costs less than one for each. The first reply says which replica answers.
+    """
     EncodeAudio: _aio.UnaryUnaryMultiCallable[_inference_pb2.EncodeAudioRequest, _inference_pb2.EncodeAudioResponse]  # type: ignore[assignment]
     """Makes feature rows of sound, so that a long session encodes each row once."""
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -87,6 +95,16 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.MouthRegion], _abc.AsyncIterator[_inference_pb2.MouthRegion]]:
         """Makes the same mouths, in order, and sends each message when its run of the network is done."""
+
+    @_abc_1.abstractmethod
+    def InferSessions(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inference_pb2.SessionOrders],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_pb2.SessionReplies], _abc.AsyncIterator[_inference_pb2.SessionReplies]]:
+        """Makes mouths of live sessions, whose requests are many and short: those of all sessions of a compositor go over one call, which
+        costs less than one for each. The first reply says which replica answers.
+        """
 
     @_abc_1.abstractmethod
     def EncodeAudio(

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 from grpc import aio
 
+from compositing_service.upstream.session_streams import SessionStreams
+from service_kit.clock import Clock
 from service_kit.tls import ClientTls
 from shared_proto import inference_pb2, mouth_region
 from shared_proto.channel_options import lasting_connection
@@ -25,7 +27,8 @@ if TYPE_CHECKING:  # the class exists for type checkers only
 
 InferStream: TypeAlias = "aio.UnaryStreamMultiCallable[bytes, mouth_region.MouthMessage]"
 
-_INFER_STREAM = f"/{inference_pb2.DESCRIPTOR.services_by_name['InferenceService'].full_name}/InferStream"
+
+_SERVICE = f"/{inference_pb2.DESCRIPTOR.services_by_name['InferenceService'].full_name}"
 _READY = grpc.ChannelConnectivity.READY
 _BROKEN = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN})
 
@@ -33,8 +36,9 @@ _BROKEN = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelCon
 class Endpoint:
     """One gRPC target and its channel. Make it inside a running event loop. Without `tls` it is plaintext."""
 
-    def __init__(self, target: str, *, max_message_bytes: int, tls: ClientTls | None = None) -> None:
+    def __init__(self, target: str, *, max_message_bytes: int, clock: Clock, tls: ClientTls | None = None) -> None:
         self.target = target
+        self._clock = clock
         self._max_message_bytes = max_message_bytes
         self._tls = tls
         self._open()
@@ -48,10 +52,13 @@ class Endpoint:
             self.channel = aio.secure_channel(self.target, self._tls.credentials, options=options)
         self.stub: InferenceServiceAsyncStub = InferenceServiceStub(self.channel)
         self.infer_stream: InferStream = self.channel.unary_stream(
-            _INFER_STREAM,
+            f"{_SERVICE}/InferStream",
             request_serializer=None,  # orders come as bytes
             response_deserializer=mouth_region.decode,
         )
+        # Both as bytes: what an order holds is large.
+        infer_sessions: Any = self.channel.stream_stream(f"{_SERVICE}/InferSessions", None, None)
+        self.sessions = SessionStreams(lambda metadata: infer_sessions(metadata=metadata), self._clock)
 
     def rank(self) -> int:
         """Returns 0 if connected, 1 if not yet, 2 if failing. Starts connecting when idle."""
@@ -61,6 +68,7 @@ class Endpoint:
     async def reconnect(self, *, grace_s: float) -> None:
         """Opens a new channel for later calls, with the current certificates; calls under way keep the old one for `grace_s`."""
         old = self.channel
+        self.sessions.retire()
         self._open()
         self.rank()
         await old.close(grace_s)
@@ -69,8 +77,8 @@ class Endpoint:
 class Endpoints:
     """All endpoints. Connected ones come first, in turn."""
 
-    def __init__(self, targets: Sequence[str], *, max_message_bytes: int, tls: ClientTls | None = None) -> None:
-        self.all = tuple(Endpoint(target, max_message_bytes=max_message_bytes, tls=tls) for target in targets)
+    def __init__(self, targets: Sequence[str], *, max_message_bytes: int, clock: Clock, tls: ClientTls | None = None) -> None:
+        self.all = tuple(Endpoint(target, max_message_bytes=max_message_bytes, clock=clock, tls=tls) for target in targets)
         self._next = 0
 
     def pick(self, avoid: Collection[Endpoint] = ()) -> Endpoint:

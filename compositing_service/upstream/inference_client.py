@@ -10,7 +10,8 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import accumulate
 from math import prod
@@ -25,6 +26,8 @@ from compositing_service.metrics import CompositingMetrics
 from compositing_service.mouth_source import MOUTH_BYTES, GrowingSound, MouthOrder, Mouths, Rows, Sound
 from compositing_service.upstream.channels import Endpoint, Endpoints
 from compositing_service.upstream.errors import InferenceFailed, as_service_error, is_lost, without_rows
+from compositing_service.upstream.session_streams import Order
+from service_kit import request_context
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import DeadlineExceeded, ServiceError
@@ -69,7 +72,7 @@ class InferenceClient:
     ) -> None:
         """`max_frames`: the most frames of one order, which limits the size of accepted answers."""
         max_message_bytes = max_frames * MOUTH_BYTES + _REGION_OVERHEAD_BYTES
-        self._endpoints = Endpoints(targets, max_message_bytes=max_message_bytes, tls=tls)
+        self._endpoints = Endpoints(targets, max_message_bytes=max_message_bytes, clock=clock, tls=tls)
         self._asking_health = asyncio.Lock()
         self._health_until_s = -math.inf
         self._healthy = False
@@ -99,10 +102,10 @@ class InferenceClient:
         while received < frame_count:
             first = received
             endpoint = self._endpoints.pick(avoid=attempts.failed_at)
-            message = await _message(order.tail(first) if first else order)
-            call = endpoint.infer_stream(message, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+            call: MouthCall | Order | None = None
             try:
-                while isinstance(reply := await self._next(call, patience), MouthMessage):
+                call = await self._call(endpoint, order.tail(first) if first else order, patience, deadline)
+                while isinstance(reply := await self._next(call, patience, deadline), MouthMessage):
                     mouths = _read_mouths(reply, due=received - first, end=frame_count - first)
                     if received == 0 and isinstance(order.speech, GrowingSound):
                         mouths = replace(mouths, rows=_read_rows(reply.fields, order.speech.unknown_rows(frame_count)))
@@ -118,7 +121,20 @@ class InferenceClient:
                 self._metrics.upstream_errors.labels(error.code.name).inc()
                 raise
             finally:
-                call.cancel()
+                if call:
+                    call.cancel()
+
+    async def _call(self, endpoint: Endpoint, order: MouthOrder, patience: Deadline, deadline: Deadline) -> MouthCall | Order:
+        """Sends an order: of a live session over the endpoint's stream, if the service has such. Raises grpc.aio.AioRpcError."""
+        message = await _message(order)
+        if order.due_in_ms and request_context.session_id.get():
+            asks_for_place = order.admission != inference_pb2.ADMITTED
+            async with self._progress_within(patience):
+                stream = await endpoint.sessions.pick(order.avatar_id, for_new_session=asks_for_place)
+            if stream:
+                timeout_s = deadline.remaining_s()
+                return stream.order(message, frames=len(order.frames), due_in_ms=order.due_in_ms, timeout_s=timeout_s)
+        return endpoint.infer_stream(message, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
 
     async def rows(
         self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline, due_in_ms: int = 0
@@ -167,11 +183,16 @@ class InferenceClient:
             except aio.AioRpcError as error:
                 await attempts.failed(error, endpoint, until=deadline)
 
-    async def _next(self, call: MouthCall, patience: Deadline) -> object:
+    async def _next(self, call: MouthCall | Order, patience: Deadline, deadline: Deadline) -> object:
         """Returns the next message, or gRPC's mark of the end. Raises DeadlineExceeded when none comes in time."""
+        async with self._progress_within(min(patience, deadline) if isinstance(call, Order) else patience):
+            return await call.read()
+
+    @asynccontextmanager
+    async def _progress_within(self, patience: Deadline) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(patience.remaining_s()):
-                return await call.read()
+                yield
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the inference service made no progress for {self._timeout_s:.3g} s; allow more time or ask for fewer frames"
