@@ -114,6 +114,7 @@ async def compositing_parts(
             output_format=_FORMATS[settings.output.format],
         )
         sessions = Sessions(SessionParts(store, resting, source, maker, metrics, _session_limits(settings), clock), rules)
+        await resources.enter_async_context(beside(sessions.watch_readers()))
         yield CompositingParts(
             store=store,
             source=source,

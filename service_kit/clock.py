@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 from typing import Protocol
 
 
@@ -21,7 +20,7 @@ class Clock(Protocol):
         """Waits that long. Lets other tasks run at least once."""
 
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
-        """Waits for an event, or until the time is over; infinity: for the event alone."""
+        """Waits for an event, or until the time is over; infinity: for the event alone. May set it then."""
 
 
 class SystemClock:
@@ -36,10 +35,15 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
-        """Waits on the event loop, without a task."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None if seconds == float("inf") else seconds):
-                await event.wait()
+        """Waits on the event loop, without a task. A timer that sets the event costs a fraction of `asyncio.timeout`."""
+        if seconds == float("inf"):
+            await event.wait()
+            return
+        timer = asyncio.get_running_loop().call_later(seconds, event.set)
+        try:
+            await event.wait()
+        finally:
+            timer.cancel()
 
 
 SYSTEM_CLOCK: Clock = SystemClock()

@@ -72,6 +72,12 @@ class AvatarComposer:
                 target[...] = np.frombuffer(part, np.uint8).reshape(target.shape)
                 return pixels.tobytes()
 
+    def at_hand(self, index: int, output: Output, *, resting: bool) -> bytes | None:
+        """Returns what `resting` or `stored` would, if it takes no time: all that it needs is in memory. Does not block."""
+        if not isinstance(output, JpegOutput) or self._cache.peek(self._frames, index, output.quality) is None:
+            return None
+        return self.resting(index, output) if resting else self.stored(index, output)
+
     def unrested(self, indices: Iterable[int], output: Output) -> list[int]:
         """Returns the frames whose mouth of silence is not kept. Does not block."""
         return self._cache.unrested(self._frames, indices, output)

@@ -102,6 +102,13 @@ class LiveAvatar:
             with suppress(AvatarError):  # told when the picture is shown
                 self.lease.value.keep_resting(index, mouth, self._output)
 
+    def picture_at_hand(self, position: int) -> bytes | None:
+        """Returns the picture of an idle or silent frame, if it takes no time: handing it to a thread would cost more."""
+        if self._wanted:
+            self._wanted.position = position
+        [index] = self.indices((position,))
+        return self.lease.value.at_hand(index, self._output, resting=self.rests)
+
     def idle_pictures(self, positions: Sequence[int]) -> list[bytes]:
         """Returns the pictures of idle frames. Blocks; raises AvatarError."""
         if self._wanted:

@@ -300,6 +300,17 @@ class Machine(Generic[A]):
             new.append(self._plan_frame(segment, now_s))
         return new
 
+    def can_plan(self) -> bool:
+        """Tells if `plan_frames` has frames to plan."""
+        if len(self.planned) >= self.plan.frames_ahead:
+            return False
+        segment = next((segment for segment in self.segments if not segment.is_finished()), None)
+        return segment is not None and segment.next_frame < self._makeable(segment)
+
+    def is_wanted(self, now_s: float) -> bool:
+        """Tells if the next planned frame may leave as soon as its picture is there."""
+        return not self.planned or self.slots is None or self.slots.is_due(self.planned[0].number, now_s)
+
     def next_step(self, now_s: float) -> Step[A]:
         """Says what is to be done now."""
         self._start_resumed(now_s)

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from avatar_kit.errors import AvatarError, AvatarReplaced
@@ -41,6 +42,8 @@ _GROUP = 4
 _GROUP_UNPACED = 16
 # A group waits to become full until its first frame is due within this time.
 _HURRY_S = 0.12
+# The clocks of sessions start at multiples of this, which divides a frame's time.
+_TICK_S = 0.01
 # Waits shorter than this are those of the machine, and make no frame late.
 _SLOW_WRITE_S = FRAME_S
 
@@ -94,7 +97,7 @@ class LiveSession:
             plan.look_ahead,
             self._limits.patience_s,
             self._clock,
-            made=self._wake,
+            made=self._note_made,
             replaced=self.switching.renew,
         )
         self._idle_pictures = IdlePictures(parts.maker)
@@ -104,6 +107,7 @@ class LiveSession:
         self._changed, self._planned, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._group: asyncio.Task[None] | None = None  # frames that are being made
         self._failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self._writing_since_s = float("inf")  # a message that the client has not taken
         self._end: ServiceError | None = None  # once it leaves
         self._ends_at_s = float("inf")
         most_s = self._limits.max_session_s
@@ -113,7 +117,7 @@ class LiveSession:
 
     async def run(self, messages: AsyncIterator[pb.SessionRequest]) -> None:
         """Serves it until all was sent after a half-close. Raises ServiceError otherwise."""
-        self.machine.start(self._clock.now())
+        await self._start_clock()
         tasks = [asyncio.create_task(loop) for loop in (self._show(), self._read(messages), self._make())]
         showing, *others = tasks
         for task in others:
@@ -133,6 +137,14 @@ class LiveSession:
         is_whole = self.machine.input is Input.CLOSED and self.machine.has_nothing_to_show
         if self._end and not is_whole:
             raise self._end
+
+    async def _start_clock(self) -> None:
+        """Starts the clock at a tick that all sessions share, so that what they do at the same moment costs less."""
+        start_s = now_s = self._clock.now()
+        if self.config.plan.in_real_time:
+            start_s = ceil(now_s / _TICK_S) * _TICK_S
+            await self._clock.sleep(start_s - now_s)
+        self.machine.start(start_s)
 
     async def close(self) -> None:
         """Lets go of its avatars."""
@@ -162,6 +174,12 @@ class LiveSession:
         """Ends it now, with `error`."""
         self._fail(error)
 
+    def check_reader(self) -> None:
+        """Ends it if its client has taken nothing for too long. Called now and then: a timer for each write would cost more."""
+        limit_s = self._limits.reader_timeout_s
+        if self._clock.now() - self._writing_since_s >= limit_s:
+            self._fail(ResourceExhausted(f"the reader took nothing for {limit_s:g} s"))
+
     # Messages
 
     async def _read(self, messages: AsyncIterator[pb.SessionRequest]) -> None:
@@ -186,7 +204,8 @@ class LiveSession:
             while machine.buffered_ms > most_ms or not machine.reads_sound:
                 await self._next_room()
             machine.sound(piece)
-            self._wake()
+            if machine.can_plan():
+                self._wake()
 
     async def _next_room(self) -> None:
         """Waits until something was sent or dropped."""
@@ -231,9 +250,12 @@ class LiveSession:
                 await self._planned.wait()
                 continue
             self._group = asyncio.create_task(self._making.make(group, due_in_ms=self._due_in_ms(group[0])))
-            await asyncio.wait([self._group])
-            if not self._group.cancelled():  # as an interrupt does
-                self._group.result()
+            try:
+                await self._group
+            except asyncio.CancelledError:
+                own = asyncio.current_task()
+                if not self._group.cancelled() or (own and own.cancelling()):  # else an interrupt dropped the group
+                    raise
             self._group = None
 
     def _next_group(self) -> tuple[list[Planned], float | None]:
@@ -263,11 +285,13 @@ class LiveSession:
             self._changed.clear()
             now_s = clock.now()
             await self._send_noted(now_s)
-            await self.switching.let_go()
-            await self.switching.take_new_files()
+            if self.switching.has_work:
+                await self.switching.let_go()
+                await self.switching.take_new_files()
             while machine.plan_frames(now_s):
                 self._planned.set()
-                await self.switching.take_new_files()
+                if self.switching.has_work:
+                    await self.switching.take_new_files()
             self._check_time(now_s)
             if ended := machine.ended_without_frames():
                 await self._send(events.segment_ended(ended))
@@ -279,7 +303,7 @@ class LiveSession:
                 case SendFrames(frames):
                     await self._send_frames(frames)
                 case MakeIdle(frame):
-                    frame.picture = await self._idle_picture(frame)
+                    frame.picture = frame.shown.avatar.picture_at_hand(frame.position) or await self._idle_picture(frame)
                     await self._send_frames([frame])
                 case WaitUntil(at_s):
                     await clock.wait(self._changed, min(at_s, self._next_check_s(now_s)) - now_s)
@@ -328,6 +352,10 @@ class LiveSession:
     def _wake(self) -> None:
         self._changed.set()
 
+    def _note_made(self) -> None:
+        if self.machine.is_wanted(self._clock.now()):
+            self._wake()
+
     async def _send_noted(self, now_s: float) -> None:
         while self._outbox:
             await self._send(self._outbox.popleft())
@@ -359,13 +387,10 @@ class LiveSession:
         self._room.set()
 
     async def _send(self, event: pb.SessionEvent | bytes) -> None:
-        clock, limit_s = self._clock, self._limits.reader_timeout_s
-        began_s = clock.now()
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._write(event if isinstance(event, bytes) else event.SerializeToString())
-        except TimeoutError:
-            raise ResourceExhausted(f"the reader took nothing for {limit_s:g} s") from None
+        clock = self._clock
+        began_s = self._writing_since_s = clock.now()
+        await self._write(event if isinstance(event, bytes) else event.SerializeToString())
+        self._writing_since_s = float("inf")
         now_s = clock.now()
         self.reporting.event_sent(now_s)
         if now_s - began_s > _SLOW_WRITE_S and self.machine.slots:

@@ -68,6 +68,11 @@ class Switching:
         self._asked.append(asked)
         self._loading = asyncio.create_task(self._load(request, asked))
 
+    @property
+    def has_work(self) -> bool:
+        """Tells if `let_go` or `take_new_files` may have something to do."""
+        return len(self._held) > 1 or self.live.lease.renewed
+
     def _is_planned(self, asked: _Asked) -> bool:
         """Tells if frames of the new avatar have their place already."""
         return any(frame.shown.avatar is asked.live for frame in self.machine.planned)

@@ -111,6 +111,8 @@ class InferenceClient:
                         mouths = replace(mouths, rows=_read_rows(reply.fields, order.speech.unknown_rows(frame_count)))
                     received += len(mouths.pixels)
                     yield mouths
+                    if received == frame_count and isinstance(call, Order):
+                        return  # it ends with its last mouth
                     patience = Deadline.after(self._timeout_s)
                 if received < frame_count:
                     raise InferenceFailed(f"the inference service sent {received} of {frame_count} frames")
@@ -129,8 +131,10 @@ class InferenceClient:
         message = await _message(order)
         if order.due_in_ms and request_context.session_id.get():
             asks_for_place = order.admission != inference_pb2.ADMITTED
-            async with self._progress_within(patience):
-                stream = await endpoint.sessions.pick(order.avatar_id, for_new_session=asks_for_place)
+            stream = None if asks_for_place else endpoint.sessions.ready(order.avatar_id)
+            if not stream:
+                async with self._progress_within(patience):
+                    stream = await endpoint.sessions.pick(order.avatar_id, for_new_session=asks_for_place)
             if stream:
                 timeout_s = deadline.remaining_s()
                 return stream.order(message, frames=len(order.frames), due_in_ms=order.due_in_ms, timeout_s=timeout_s)

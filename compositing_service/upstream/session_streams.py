@@ -72,6 +72,17 @@ class SessionStreams:
     _lacking_until_s: float = float("-inf")
     """The service is older, and lacks the RPC."""
 
+    def ready(self, avatar_id: str) -> OrderStream | None:
+        """Returns the stream for an order of this avatar, if `pick` would return one at once."""
+        avatar = self._avatars.get(avatar_id)
+        if avatar is None or self.clock.now() > avatar.looked_s + _LOOK_AGAIN_S:
+            return None
+        for replica in avatar.replicas:
+            if stream := self._streams.get(replica):
+                avatar.replicas[replica] = avatar.replicas.pop(replica)  # at the end now
+                return stream
+        return None
+
     async def pick(self, avatar_id: str, *, for_new_session: bool) -> OrderStream | None:
         """Returns the stream for an order of this avatar; None: the service is older. Raises grpc.aio.AioRpcError."""
         if self.clock.now() < self._lacking_until_s:
@@ -84,13 +95,11 @@ class SessionStreams:
         elif self.clock.now() > avatar.looked_s + _LOOK_AGAIN_S:
             self._looking(avatar_id, avatar).add_done_callback(_see_error)
         avatar.replicas = {each: None for each in avatar.replicas if each in self._streams}
-        if not avatar.replicas:
-            if self.clock.now() < self._lacking_until_s:
-                return None
-            raise _lost("the stream ended as soon as it began")
-        replica = next(iter(avatar.replicas))
-        avatar.replicas[replica] = avatar.replicas.pop(replica)  # at the end now
-        return self._streams[replica]
+        if self.clock.now() < self._lacking_until_s:
+            return None
+        if stream := self.ready(avatar_id):
+            return stream
+        raise _lost("the stream ended as soon as it began")
 
     def retire(self) -> None:
         """Lets all streams end with their orders; later orders get new ones."""
