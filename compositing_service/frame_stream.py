@@ -6,18 +6,20 @@ A batch call collects the frames of one stream. A live session orders few frames
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from avatar_kit.timeline import frame_at
 from compositing_service.backgrounds.composer import AvatarComposer
 from compositing_service.metrics import STAGE_COMPOSITE, CompositingMetrics
 from compositing_service.mouth_source import Mouths
 from compositing_service.outputs import Output
+from service_kit.gathering import Gathered
 
 # A job is about a millisecond of work: long against the cost of handing it over, short enough that a large group occupies
 # all threads.
@@ -48,23 +50,29 @@ class Frame:
     times: Times
 
 
-@dataclass(frozen=True, slots=True)
 class FrameMaker:
     """Makes frames on the threads of `pool`, for any number of streams on one event loop."""
 
-    pool: Executor
-    metrics: CompositingMetrics
+    def __init__(self, pool: Executor, metrics: CompositingMetrics) -> None:
+        self.pool = pool
+        self.metrics = metrics
+        self._painting = Gathered(self._on_thread, most=FRAMES_PER_JOB)
+
+    def _on_thread(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().run_in_executor(self.pool, work)
 
     async def paint(
         self, composer: AvatarComposer, indices: Sequence[int], group: Mouths, output: Output
     ) -> list[tuple[list[bytes], Times]]:
-        """Makes the pictures of a group's mouths, some in each job. The caller holds the avatar. Raises as its composer does."""
-        loop, starts = asyncio.get_running_loop(), range(0, len(indices), FRAMES_PER_JOB)
-        jobs = [
-            loop.run_in_executor(self.pool, _paint, composer, indices[start : start + FRAMES_PER_JOB], output, group, start)
-            for start in starts
-        ]
-        made = await asyncio.gather(*jobs)
+        """Makes the pictures of a group's mouths, some in each job. The caller holds the avatar. Raises as its composer does.
+
+        Small groups that come at the same moment share a job.
+        """
+        jobs = []
+        for start in range(0, len(indices), FRAMES_PER_JOB):
+            some = indices[start : start + FRAMES_PER_JOB]
+            jobs.append(self._painting.run(partial(_paint, composer, some, output, group, start), weight=len(some)))
+        made = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
         for pictures, times in made:
             self._observe(pictures, times)
         return made

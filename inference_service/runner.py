@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +34,15 @@ from inference_service.scheduling.jobs import Job, MouthGroup
 from service_kit import request_context
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import Aborted, FailedPrecondition, OutOfRange, ResourceExhausted, as_service_errors
+from service_kit.gathering import Gathered
 from shared_proto import inference_pb2 as pb
 from shared_proto.timing import ROW_SIZE, SAMPLE_RATE_HZ, WINDOW_ROWS
 
 # Of one live session, under way at the same time: more than one that keeps to the contract needs, and a bound on its memory.
 MAX_SESSION_REQUESTS = 16
 RETRY_SESSION_MS = 1000
+# Requests with a due time whose sound or mouths are handed to a thread together: a millisecond or two of work.
+_GATHERED = 8
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +76,8 @@ class Runner:
         self._admission = admission
         self._threads = threads
         self._due_threads = due_threads
+        self._fitting = Gathered(due_threads.run, most=_GATHERED)
+        self._encoding: WeakKeyDictionary[AudioFeatures, Gathered] = WeakKeyDictionary()
         self._run_limit_s = run_limit_s
         self._max_requests = max_requests
         self._requests: Counter[str] = Counter()  # by session; "": batch work
@@ -152,7 +158,8 @@ class Runner:
         pixels = np.asarray(group.mouths, np.uint8)  # they are: a fit is of no floats
         frames = job.frames[group.first : group.first + len(pixels)].tolist()
         work = functools.partial(fitted, pixels, frames, job.engine.bank, fit)
-        return replace(await self.on_thread(work, due=job.due_s is not None), new_rows=new_rows)
+        run = self.on_thread if job.due_s is None else self._fitting.run
+        return replace(await run(work), new_rows=new_rows)
 
     async def _take_on(self, session_id: str, request: MouthRequest) -> None:
         """Counts the session of a request as carried. Raises ResourceExhausted when it asks for a place that there is not."""
@@ -244,12 +251,20 @@ class Runner:
     async def _encoded(self, work: Callable[[], T], features: AudioFeatures, model_id: str, *, due: bool) -> T:
         """Runs an encoder on a thread. When it takes too long, refuses all its sound and raises FailedPrecondition."""
         try:
-            return await (self._due_threads if due else self._threads).run(work, limit_s=self._run_limit_s)
+            return await (self._due_encoding(features).run(work) if due else self._threads.run(work, limit_s=self._run_limit_s))
         except Overrun as error:
             reason = f"avatar {model_id}: {error}" if model_id else f"the shared audio encoder: {error}"
             log.error("%s; no sound is encoded with it until an avatar is loaded with force_reload", reason)
             self._loader.refuse(features, reason)
             raise FailedPrecondition(reason) from error
+
+    def _due_encoding(self, features: AudioFeatures) -> Gathered:
+        """Returns the way to an encoder's thread for requests with a due time. Only those of one encoder share a limit."""
+        gathered = self._encoding.get(features)
+        if gathered is None:
+            start = functools.partial(self._due_threads.run, limit_s=self._run_limit_s)
+            gathered = self._encoding[features] = Gathered(start, most=_GATHERED)
+        return gathered
 
     async def _make_crops(self, engine: Engine, frames: NDArray[np.int64], *, due: bool) -> None:
         missing = engine.bank.missing(frames.tolist())
