@@ -26,7 +26,7 @@ from compositing_service.metrics import CompositingMetrics
 from compositing_service.mouth_source import MOUTH_BYTES, GrowingSound, MouthOrder, Mouths, Rows, Sound
 from compositing_service.upstream.channels import Endpoint, Endpoints
 from compositing_service.upstream.errors import InferenceFailed, as_service_error, is_lost, without_rows
-from compositing_service.upstream.session_streams import Order
+from compositing_service.upstream.session_streams import MESSAGE_BYTES, Order
 from service_kit import request_context
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
@@ -129,7 +129,7 @@ class InferenceClient:
     async def _call(self, endpoint: Endpoint, order: MouthOrder, patience: Deadline, deadline: Deadline) -> MouthCall | Order:
         """Sends an order: of a live session over the endpoint's stream, if the service has such. Raises grpc.aio.AioRpcError."""
         message = await _message(order)
-        if order.due_in_ms and request_context.session_id.get():
+        if order.due_in_ms and request_context.session_id.get() and len(message) <= MESSAGE_BYTES:
             asks_for_place = order.admission != inference_pb2.ADMITTED
             stream = None if asks_for_place else endpoint.sessions.ready(order.avatar_id)
             if not stream:

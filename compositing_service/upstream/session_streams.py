@@ -31,8 +31,9 @@ from shared_proto.wire import bytes_field_header
 # Orders that are due later wait so long for others, to go in one message with them.
 _GATHER_S = 0.01
 _HURRY_S = 0.04
-# Larger messages go in several: the service limits the size of one.
-_MESSAGE_BYTES = 512 << 10
+# The service limits the size of a message, and ends the call over a larger one. So what is larger than this goes in several
+# messages, and a larger order in a call of its own.
+MESSAGE_BYTES = 512 << 10
 # A replica that was started later gets orders after so long at most.
 _LOOK_AGAIN_S = 10.0
 # An older service may have been replaced by then.
@@ -255,7 +256,7 @@ class OrderStream:
         """Takes what is unsent, as far as it fits: the parts of a message may be encoded one by one."""
         orders, nbytes = list[bytes](), 0
         for order in self._unsent:
-            if orders and nbytes + len(order) > _MESSAGE_BYTES:
+            if orders and nbytes + len(order) > MESSAGE_BYTES:
                 break
             orders.append(order)
             nbytes += len(order)

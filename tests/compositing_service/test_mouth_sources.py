@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from inference_service.parts import inference_parts
 from inference_service.service import inference_service
 from inference_service.settings import InferenceSettings
 from monolithic_service.mouth_source import LocalMouthSource
+from service_kit import request_context
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, DeadlineExceeded, FailedPrecondition, NotFound, ServiceError
 from service_kit.life import RunningService
@@ -64,6 +65,30 @@ async def client(models_root: Path) -> AsyncIterator[MouthSource]:
             yield source
         finally:
             await source.close()
+
+
+class OfASession:
+    """Gives each order to the client as one of a live session, whose orders share a call."""
+
+    def __init__(self, source: MouthSource) -> None:
+        self._source = source
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def mouths(self, wanted: MouthOrder, *, deadline: Deadline) -> AsyncGenerator[Mouths, None]:
+        return self._source.mouths(replace(wanted, due_in_ms=wanted.due_in_ms or 40), deadline=deadline)
+
+
+@asynccontextmanager
+async def client_of_a_session(models_root: Path) -> AsyncIterator[MouthSource]:
+    """The client as live sessions use it."""
+    of_none = request_context.session_id.set("a-session")
+    try:
+        async with client(models_root) as source:
+            yield OfASession(source)
+    finally:
+        request_context.session_id.reset(of_none)
 
 
 @asynccontextmanager
@@ -101,7 +126,7 @@ def avatar(tmp_path: Path) -> Avatar:
         return writer.finish()
 
 
-@pytest.fixture(params=[client, local])
+@pytest.fixture(params=[client, client_of_a_session, local])
 async def source(request: pytest.FixtureRequest, avatar: Avatar) -> AsyncIterator[MouthSource]:
     async with asyncio.timeout(2 * PATIENCE_S), request.param(avatar.root.parent) as source:
         yield source
