@@ -12,10 +12,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from avatar_kit.timeline import frame_at
-from compositing_service.backgrounds.composer import AvatarComposer
+from compositing_service.backgrounds.composer import AvatarComposer, Mouth, Pieces
 from compositing_service.metrics import STAGE_COMPOSITE, CompositingMetrics
 from compositing_service.mouth_source import Mouths
 from compositing_service.outputs import Output
@@ -24,6 +24,8 @@ from service_kit.gathering import Gathered
 # A job is about a millisecond of work: long against the cost of handing it over, short enough that a large group occupies
 # all threads.
 FRAMES_PER_JOB = 4
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +65,22 @@ class FrameMaker:
 
     async def paint(
         self, composer: AvatarComposer, indices: Sequence[int], group: Mouths, output: Output
-    ) -> list[tuple[list[bytes], Times]]:
-        """Makes the pictures of a group's mouths, some in each job. The caller holds the avatar. Raises as its composer does.
+    ) -> list[tuple[list[Pieces], Times]]:
+        """Makes the pictures of a group's mouths, in pieces, some in each job. Raises as its composer does.
 
-        Small groups that come at the same moment share a job.
+        The caller holds the avatar. Small groups that come at the same moment share a job.
         """
         jobs = []
         for start in range(0, len(indices), FRAMES_PER_JOB):
             some = indices[start : start + FRAMES_PER_JOB]
-            jobs.append(self._painting.run(partial(_paint, composer, some, output, group, start), weight=len(some)))
+            work = partial(_paint, composer.composite_pieces, some, output, group, start)
+            jobs.append(self._painting.run(work, weight=len(some)))
         made = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
         for pictures, times in made:
             self._observe(pictures, times)
         return made
 
-    def _observe(self, pictures: Sequence[bytes], times: Times) -> None:
+    def _observe(self, pictures: Sequence[object], times: Times) -> None:
         self.metrics.stages[STAGE_COMPOSITE].observe(times.composite_ms * len(pictures) / 1000)
 
     async def frame_stream(
@@ -154,8 +157,16 @@ class _Work:
                 await self._taken.wait()
             self._first += len(indices)
             self._waiting += len(indices)
-            job = loop.run_in_executor(self._pool, _paint, self._composer, indices, self._output, group, start)
+            job = loop.run_in_executor(self._pool, self._made, indices, group, start)
             self.begun.put_nowait(job)
+
+    def _made(self, indices: Sequence[int], group: Mouths | None, start: int) -> tuple[list[bytes], Times]:
+        """Makes the pictures of these frames. Runs in a thread of the pool."""
+        if group is not None:
+            return _paint(self._composer.composite, indices, self._output, group, start)
+        started = perf_counter()
+        pictures = [self._composer.stored(index, self._output) for index in indices]
+        return pictures, Times(composite_ms=ms_since(started) / len(indices))
 
     def take_one(self) -> None:
         """Notes that one more frame was taken."""
@@ -171,15 +182,12 @@ class _Work:
 
 
 def _paint(
-    composer: AvatarComposer, indices: Sequence[int], output: Output, group: Mouths | None, start: int
-) -> tuple[list[bytes], Times]:
+    make: Callable[[int, Mouth, Output], T], indices: Sequence[int], output: Output, group: Mouths, start: int
+) -> tuple[list[T], Times]:
     """Makes the pictures of these frames, with the group's mouths from `start` on. Runs in a thread of the pool."""
     started = perf_counter()
-    if group is None:
-        pictures = [composer.stored(index, output) for index in indices]
-        return pictures, Times(composite_ms=ms_since(started) / len(indices))
     mouths = group.pixels[start : start + len(indices)]
-    pictures = [composer.composite(index, mouth, output) for index, mouth in zip(indices, mouths, strict=True)]
+    pictures = [make(index, mouth, output) for index, mouth in zip(indices, mouths, strict=True)]
     return pictures, Times(
         queue_ms=group.queue_ms / len(group.pixels),
         inference_ms=group.inference_ms / len(group.pixels),

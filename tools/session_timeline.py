@@ -56,7 +56,7 @@ def course() -> Drawing:
             being_made += [(now + _MAKING, frame) for frame in planned]
         for ready, frame in being_made:
             if ready == now:
-                frame.picture = b"a picture"
+                frame.picture = [b"a picture"]
         for frame in _due(machine, now / 100):
             kind = ["first", "second"][frame.segment.number] if frame.segment else machine.show.value
             drawing.frames.append((now, kind))

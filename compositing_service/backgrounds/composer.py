@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
 
@@ -20,7 +21,10 @@ from compositing_service.picture.jpeg.splicing import encode_spliceable, region_
 from compositing_service.picture.paste import Mouth, check_mouth, paste_mouth, place_in
 from compositing_service.picture.patch import Patch, scratch
 
-__all__ = ["AvatarComposer", "Mouth", "open_composer"]
+Pieces: TypeAlias = Sequence[bytes | memoryview]
+"""A file, one piece after the other."""
+
+__all__ = ["AvatarComposer", "Mouth", "Pieces", "open_composer"]
 
 # An avatar's first frames may be damaged. When this many in a row are, the avatar is broken.
 _SAMPLES_TRIED = 10
@@ -47,6 +51,10 @@ class AvatarComposer:
 
     def composite(self, index: int, mouth: Mouth, output: Output) -> bytes:
         """Returns the frame with the mouth pasted in; a JPEG has the same bytes as encoding the whole composited picture."""
+        return b"".join(self.composite_pieces(index, mouth, output))
+
+    def composite_pieces(self, index: int, mouth: Mouth, output: Output) -> Pieces:
+        """Returns what `composite` does in pieces: those of a JPEG take little memory beside the background's."""
         return self._composite(index, mouth, output)[0]
 
     def keep_resting(self, index: int, mouth: Mouth, output: Output) -> bytes:
@@ -54,9 +62,9 @@ class AvatarComposer:
 
         It is not kept where that would drop frames of avatars in use.
         """
-        picture, part = self._composite(index, mouth, output)
+        pieces, part = self._composite(index, mouth, output)
         self._cache.offer_resting(self._frames, index, output, part)
-        return picture
+        return b"".join(pieces)
 
     def resting(self, index: int, output: Output) -> bytes | None:
         """Returns the frame with the mouth of silence, the bytes that `keep_resting` returned; None if it is not kept."""
@@ -72,11 +80,15 @@ class AvatarComposer:
                 target[...] = np.frombuffer(part, np.uint8).reshape(target.shape)
                 return pixels.tobytes()
 
-    def at_hand(self, index: int, output: Output, *, resting: bool) -> bytes | None:
-        """Returns what `resting` or `stored` would, if it takes no time: all that it needs is in memory. Does not block."""
+    def at_hand(self, index: int, output: Output, *, resting: bool) -> Pieces | None:
+        """Returns the pieces of what `resting` or `stored` would, if it takes no time: all is in memory. Does not block."""
         if not isinstance(output, JpegOutput) or self._cache.peek(self._frames, index, output.quality) is None:
             return None
-        return self.resting(index, output) if resting else self.stored(index, output)
+        jpeg = self._encoded(index, output.quality).jpeg
+        if not resting:
+            return [jpeg.data]
+        part = self._cache.find_resting(self._frames, index, output)
+        return None if part is None else jpeg.pieces(part)
 
     def unrested(self, indices: Iterable[int], output: Output) -> list[int]:
         """Returns the frames whose mouth of silence is not kept. Does not block."""
@@ -102,8 +114,8 @@ class AvatarComposer:
         self._encode_once(index, quality, self._cache.offer, read)
         return self._is_prepared(index, quality)
 
-    def _composite(self, index: int, mouth: Mouth, output: Output) -> tuple[bytes, bytes]:
-        """Returns the frame with the mouth, and the part of it that tells it from the stored one: a JPEG's scan, or pixels."""
+    def _composite(self, index: int, mouth: Mouth, output: Output) -> tuple[Pieces, bytes]:
+        """Returns the frame with the mouth, and the part that tells it from the stored one: a JPEG's scan, or pixels."""
         check_mouth(mouth, self.avatar.rects[index])
         match output:
             case JpegOutput(quality):
@@ -111,12 +123,12 @@ class AvatarComposer:
                 region = frame.patch.restore()
                 paste_mouth(region, frame.patch.place, mouth)
                 scan = frame.jpeg.scan(encode(region, quality=quality, restart_interval=self.restart_interval))
-                return frame.jpeg.splice(scan), scan
+                return frame.jpeg.pieces(scan), scan
             case RawOutput():
                 whole = self._whole(index)
                 pixels, rect = self._copied(whole), whole.place.rect
                 paste_mouth(pixels, whole.place, mouth)
-                return pixels.tobytes(), pixels[rect.y1 : rect.y2, rect.x1 : rect.x2].tobytes()
+                return [pixels.tobytes()], pixels[rect.y1 : rect.y2, rect.x1 : rect.x2].tobytes()
 
     def _copied(self, whole: WholeFrame) -> Picture:
         """Copies a picture into the thread's working memory."""

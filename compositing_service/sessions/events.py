@@ -77,7 +77,7 @@ class FrameBatch:
     """
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | memoryview] = []
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -85,11 +85,12 @@ class FrameBatch:
 
     def is_full(self, frame: Planned) -> bool:
         """Tells if the frame does not fit beside those that are there."""
-        return bool(self._bytes) and self._bytes + len(frame.picture or b"") > _MOST_BYTES
+        return bool(self._bytes) and self._bytes + sum(map(len, frame.picture or ())) > _MOST_BYTES
 
     def add(self, frame: Planned, index: int) -> None:
         """Appends a finished frame that shows the avatar's picture `index`."""
-        picture = frame.picture or b""
+        picture = frame.picture or ()
+        nbytes = sum(map(len, picture))
         fields = pb.SessionFrame(
             number=frame.number,
             pts_us=US_A_FRAME * frame.number,
@@ -100,10 +101,10 @@ class FrameBatch:
             audio_us=US_A_FRAME * frame.frame if frame.segment else -1,
             next_position=frame.next_position,
         ).SerializeToString()
-        before = bytes_field_header(pb.SessionFrame.PICTURE_FIELD_NUMBER, len(picture))
-        size = len(fields) + len(before) + len(picture)
+        before = bytes_field_header(pb.SessionFrame.PICTURE_FIELD_NUMBER, nbytes)
+        size = len(fields) + len(before) + nbytes
         header = bytes_field_header(pb.SessionFrames.FRAMES_FIELD_NUMBER, size)
-        self._pieces += (header, fields, before, picture)
+        self._pieces += (header, fields, before, *picture)
         self._bytes += len(header) + size
 
     def take(self) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import AvatarError
 from avatar_kit.timeline import IdleMouth, frame_at, idle_positions, period
+from compositing_service.backgrounds.composer import Pieces
 from compositing_service.backgrounds.resting import RestingPictures, Wanted
 from compositing_service.backgrounds.store import AvatarLease, BackgroundStore
 from compositing_service.mouth_source import FITS, MouthOrder, MouthSource, Sound, Windows
@@ -102,7 +103,7 @@ class LiveAvatar:
             with suppress(AvatarError):  # told when the picture is shown
                 self.lease.value.keep_resting(index, mouth, self._output)
 
-    def picture_at_hand(self, position: int) -> bytes | None:
+    def picture_at_hand(self, position: int) -> Pieces | None:
         """Returns the picture of an idle or silent frame, if it takes no time: handing it to a thread would cost more."""
         if self._wanted:
             self._wanted.position = position

@@ -7,7 +7,7 @@ A frame is planned when it can be made: it then has its number, its position and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
@@ -83,7 +83,8 @@ class PlannedFrame(Generic[A]):
     """Ends its segment."""
     planned_s: float
     """When it was planned."""
-    picture: bytes | None = None
+    picture: Sequence[bytes | memoryview] | None = None
+    """The file in pieces, once it is made."""
     speech: bool = False
 
 

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TypeAlias
 
 from avatar_kit.errors import AvatarError, AvatarReplaced
+from compositing_service.backgrounds.composer import Pieces
 from compositing_service.frame_stream import FrameMaker, Times
 from compositing_service.mouth_source import FITS, GrowingSound, MouthOrder, MouthSource, Rows, Sound
 from compositing_service.outputs import Output
@@ -122,10 +123,13 @@ class FrameMaking:
 
     async def _make_silent(self, live: LiveAvatar, frames: Sequence[Planned]) -> None:
         """Makes silent frames without the network, but for those whose mouth of silence was dropped just now."""
-        positions = [frame.position for frame in frames]
-        pictures = await asyncio.get_running_loop().run_in_executor(self.maker.pool, live.silent_pictures, positions)
-        for frame, picture in zip(frames, pictures, strict=True):
-            frame.picture = picture
+        for frame in frames:
+            frame.picture = live.picture_at_hand(frame.position)
+        if rest := [frame for frame in frames if frame.picture is None]:
+            positions = [frame.position for frame in rest]
+            pictures = await asyncio.get_running_loop().run_in_executor(self.maker.pool, live.silent_pictures, positions)
+            for frame, picture in zip(rest, pictures, strict=True):
+                frame.picture = None if picture is None else [picture]
         self.made()
 
     async def _make_spoken(self, live: LiveAvatar, frames: Sequence[Planned], due_in_ms: int) -> None:
@@ -171,7 +175,7 @@ class FrameMaking:
         for frame in frames:
             frame.speech = not self._rows.is_silent(frame.frame)
 
-    def _take(self, live: LiveAvatar, frames: Sequence[Planned], painted: Sequence[tuple[list[bytes], Times]]) -> None:
+    def _take(self, live: LiveAvatar, frames: Sequence[Planned], painted: Sequence[tuple[list[Pieces], Times]]) -> None:
         """Gives their pictures to the frames that are shown with their mouths."""
         waiting = iter(frames)
         for pictures, times in painted:

@@ -303,7 +303,7 @@ class LiveSession:
                 case SendFrames(frames):
                     await self._send_frames(frames)
                 case MakeIdle(frame):
-                    frame.picture = frame.shown.avatar.picture_at_hand(frame.position) or await self._idle_picture(frame)
+                    frame.picture = frame.shown.avatar.picture_at_hand(frame.position) or [await self._idle_picture(frame)]
                     await self._send_frames([frame])
                 case WaitUntil(at_s):
                     await clock.wait(self._changed, min(at_s, self._next_check_s(now_s)) - now_s)

@@ -69,6 +69,10 @@ class SpliceableJpeg:
 
         All bytes between two replaced segments, including the numbered markers, come from the stored file.
         """
+        return b"".join(self.pieces(scan))
+
+    def pieces(self, scan: bytes) -> list[bytes | memoryview]:
+        """Returns what `splice` does in pieces, which take little memory of their own: most are parts of the stored file."""
         bodies = split_segments(scan)
         cuts = self.cuts
         if len(bodies) * 2 != len(cuts):
@@ -80,7 +84,7 @@ class SpliceableJpeg:
             pieces += (stored[position:start], body)
             position = end
         pieces.append(stored[position:])
-        return b"".join(pieces)
+        return pieces
 
 
 def encode_spliceable(picture: Picture, region: Region, *, quality: int, restart_interval: int) -> SpliceableJpeg:
