@@ -62,9 +62,9 @@ class HttpFace:
         self._resources = AsyncExitStack()
 
     @property
-    def running_calls(self) -> int:
-        """The number of sockets and requests that run now."""
-        return self.server.calls.running
+    def calls(self) -> RunningCalls:
+        """The sockets and requests that run now."""
+        return self.server.calls
 
     async def open(self) -> None:
         """Takes the ports. Raises StartError."""

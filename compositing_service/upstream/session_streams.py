@@ -142,10 +142,12 @@ class SessionStreams:
             raise
         # The one that orders take next: it is where the balancer wants the session.
         avatar.replicas = {replica: None} | avatar.replicas
-        if replica in self._streams:
-            call.cancel()
-        else:
+        if replica not in self._streams:
             self._streams[replica] = OrderStream(call, replica, self._forget)
+            return
+        with suppress(aio.AioRpcError, asyncio.InvalidStateError):  # it has done its duty, however it ends
+            await call.done_writing()
+            await call.read()
 
     def _forget(self, stream: OrderStream) -> None:
         if self._streams.get(stream.replica) is stream:
