@@ -113,7 +113,7 @@ def _endless(heard: queue.SimpleQueue[Speech]) -> Iterator[Speech]:
 @contextmanager
 def _microphone() -> Iterator[LiveSound]:
     try:
-        import sounddevice  # type: ignore[import-not-found,unused-ignore]
+        import sounddevice  # type: ignore[import-not-found,unused-ignore]  # optional, and without types
     except ModuleNotFoundError:
         raise CliError(_NO_LIBRARY) from None
     except OSError as error:

@@ -13,12 +13,11 @@ import numpy as np
 from google.protobuf.descriptor import EnumDescriptor
 from numpy.typing import NDArray
 
-from shared_proto.inference_pb2 import EDGES_REFERENCE, PCM_FLOAT32, PCM_INT16, AudioEncoding
+from shared_proto.inference_pb2 import EDGES_REFERENCE, AudioEncoding
+from shared_proto.pcm import DTYPES
 from shared_proto.timing import CONTEXT_ROWS, MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, REFERENCE_MIN_SAMPLES, SAMPLE_RATE_HZ
 
 Note: TypeAlias = Callable[[str, str], None]
-
-_SAMPLES: dict[int, np.dtype[Any]] = {PCM_FLOAT32: np.dtype("<f4"), PCM_INT16: np.dtype("<i2")}
 
 
 def check_enum(field: str, value: int, enum: EnumDescriptor, note: Note) -> None:
@@ -37,7 +36,7 @@ def check_sound_format(encoding: int, sample_rate: int, note: Note) -> None:
 
 def read_samples(data: bytes, encoding: int, sample_rate: int, max_seconds: float, note: Note) -> NDArray[Any] | None:
     """Reads `raw_audio`, little endian. Returns its samples, a view of `data`; None on a problem, also of the format."""
-    dtype = _SAMPLES.get(encoding)
+    dtype = DTYPES.get(encoding)
     if dtype is None:
         return None
     rate = sample_rate or SAMPLE_RATE_HZ

@@ -84,11 +84,11 @@ class AvatarComposer:
         """Returns the pieces of what `resting` or `stored` would, if it takes no time: all is in memory. Does not block."""
         if not isinstance(output, JpegOutput) or self._cache.peek(self._frames, index, output.quality) is None:
             return None
-        jpeg = self._encoded(index, output.quality).jpeg
-        if not resting:
-            return [jpeg.data]
+        frame = self._cache.use(self._frames, index, output.quality)
+        if frame is None or not resting:
+            return None if frame is None else [frame.jpeg.data]
         part = self._cache.find_resting(self._frames, index, output)
-        return None if part is None else jpeg.pieces(part)
+        return None if part is None else frame.jpeg.pieces(part)
 
     def unrested(self, indices: Iterable[int], output: Output) -> list[int]:
         """Returns the frames whose mouth of silence is not kept. Does not block."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from numpy.typing import NDArray
 
 from compositing_service.sessions.segment import Segment
 from compositing_service.sessions.slots import Slots
-from compositing_service.sessions.sound import Samples, SegmentSound
+from compositing_service.sessions.sound import SegmentSound
 from compositing_service.sessions.tables import INPUT, SHOW, Input, Message, Show, Turn
 from service_kit.errors import InvalidRequest, Violation
 from shared_proto.timing import SAMPLE_RATE_HZ
@@ -179,7 +181,7 @@ class Machine(Generic[A]):
             raise InvalidRequest([Violation("config", problem)])
         self.input = following
 
-    def sound(self, samples: Samples) -> None:
+    def sound(self, samples: NDArray[Any]) -> None:
         """Takes sound; it begins a segment if none is open."""
         if not len(samples):
             return

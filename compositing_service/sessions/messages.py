@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import Self
+from typing import Any, Self
 
-from compositing_service.sessions.sound import SAMPLE_BYTES, Samples, check, decode
+import numpy as np
+from numpy.typing import NDArray
+
+from compositing_service.sessions.sound import check
 from compositing_service.sessions.tables import INPUT, Input, Message
 from service_kit.errors import InvalidRequest, Violation
 from shared_proto import compositing_pb2 as pb
+from shared_proto.pcm import DTYPES
 
 # Decoding less takes less time than passing it to a thread.
 _LARGE_BYTES = 256 << 10
@@ -48,11 +52,12 @@ async def first_config(messages: AsyncIterator[pb.SessionRequest]) -> pb.Session
     raise InvalidRequest([Violation("config", "is missing: send it first")])
 
 
-async def sound_pieces(data: bytes, encoding: int, rate: int) -> Iterator[Samples]:
-    """Checks sound, if long on a thread, and returns it in short pieces, decoded as they are taken. Raises InvalidRequest."""
+async def sound_pieces(data: bytes, encoding: int, rate: int) -> Iterator[NDArray[Any]]:
+    """Checks sound, if long on a thread, and returns its samples as they are, in short pieces. Raises InvalidRequest."""
     if len(data) > _LARGE_BYTES:
         await asyncio.to_thread(check, data, encoding)
     else:
         check(data, encoding)
-    view, size = memoryview(data), rate // _PIECES_A_SECOND * SAMPLE_BYTES[encoding]
-    return (decode(view[first : first + size], encoding) for first in range(0, len(data), size))
+    samples, size = np.frombuffer(data, DTYPES[encoding]), rate // _PIECES_A_SECOND
+    # Copied, as a piece must not hold the whole message.
+    return (samples[first : first + size].copy() for first in range(0, len(samples), size))

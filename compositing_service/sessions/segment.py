@@ -7,8 +7,11 @@ frame k the rows k - 9 to k + 6.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from compositing_service.sessions.sound import Samples, SegmentSound
+from numpy.typing import NDArray
+
+from compositing_service.sessions.sound import SegmentSound
 from shared_proto.timing import FRAME_RATE
 
 # A frame reads its own row, those before it and, with the exact look-ahead of 12 frames, the six after it.
@@ -36,7 +39,7 @@ class Segment:
     begun: bool = field(default=False)
     """A frame of it is planned, in this stream."""
 
-    def add(self, samples: Samples) -> None:
+    def add(self, samples: NDArray[Any]) -> None:
         """Takes more sound. A resumed segment forgets what none of its wanted frames reads."""
         self.sound.add(samples)
         if not self.begun:

@@ -1,4 +1,7 @@
-"""The sound of a segment as it comes: decoded, brought to 16 kHz by one resampler, and kept as long as frames may need it."""
+"""The sound of a segment as it comes: checked, brought to 16 kHz by one resampler, and kept as long as frames may need it.
+
+Sound that needs no resampling is kept as it came, int16 too.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,9 @@ from numpy.typing import NDArray
 
 from service_kit.errors import InvalidRequest, Violation
 from shared_proto import compositing_pb2 as pb
+from shared_proto.pcm import DTYPES, Samples, as_float32, limited
 from shared_proto.timing import FRAME_RATE, SAMPLE_RATE_HZ, SAMPLES_A_FRAME
 
-Samples = NDArray[np.float32]
-
-_DTYPES: dict[int, np.dtype[Any]] = {pb.PCM_FLOAT32: np.dtype("<f4"), pb.PCM_INT16: np.dtype("<i2")}
-SAMPLE_BYTES = {encoding: dtype.itemsize for encoding, dtype in _DTYPES.items()}
-_INT16_SCALE = np.float32(1 / 32768)
-# As the inference service limits what it resamples: a resampler adds up thousands of products, which must stay finite.
-_RESAMPLER_LIMIT = np.float32(1e30)
 # More are joined: a piece of one sample takes forty times its size.
 _MOST_PIECES = 200
 _NOTHING: Samples = np.empty(0, np.float32)
@@ -26,7 +23,7 @@ _NOTHING: Samples = np.empty(0, np.float32)
 
 def check(data: bytes, encoding: int) -> None:
     """Raises InvalidRequest unless samples are whole and finite."""
-    dtype = _DTYPES[encoding]
+    dtype = DTYPES[encoding]
     if len(data) % dtype.itemsize:
         raise _refused(f"has {len(data)} bytes, not a multiple of the {dtype.itemsize} of a sample")
     if encoding == pb.PCM_INT16:
@@ -36,15 +33,6 @@ def check(data: bytes, encoding: int) -> None:
     if not finite.all():
         first = int(np.argmin(finite))
         raise _refused(f"sample {first} is {samples[first]}, the first of {int((~finite).sum())} that are not finite numbers")
-
-
-def decode(data: bytes | memoryview, encoding: int) -> Samples:
-    """Decodes little endian PCM that was checked to float32, int16 divided by 32768."""
-    samples: NDArray[Any] = np.frombuffer(data, _DTYPES[encoding])
-    if encoding == pb.PCM_INT16:
-        scaled: Samples = samples * _INT16_SCALE
-        return scaled
-    return samples.astype(np.float32)
 
 
 def first_sample_of(frame: int, rate: int) -> int:
@@ -60,7 +48,7 @@ class SegmentSound:
         self.received = first_sample_of(start_frame, rate)
         """Samples of the segment received, at its own rate, those before `start_frame` included."""
         self._from = SAMPLES_A_FRAME * start_frame
-        self._pieces: list[Samples] = []
+        self._pieces: list[NDArray[Any]] = []
         self._held = 0
         self._resampler = None if rate == SAMPLE_RATE_HZ else soxr.ResampleStream(rate, SAMPLE_RATE_HZ, 1, quality="HQ")
 
@@ -69,8 +57,8 @@ class SegmentSound:
         """Samples of the segment at 16 kHz that are there and final, counted from its start."""
         return self._from + self._held
 
-    def add(self, samples: Samples) -> None:
-        """Appends sound at the segment's rate."""
+    def add(self, samples: NDArray[Any]) -> None:
+        """Appends sound at the segment's rate, float32 or int16 throughout."""
         self.received += len(samples)
         self._append(samples)
 
@@ -87,7 +75,7 @@ class SegmentSound:
         first = max(first, self._from // SAMPLES_A_FRAME)
         whole = self._joined()
         piece = whole[SAMPLES_A_FRAME * first - self._from : max(0, SAMPLES_A_FRAME * stop - self._from)]
-        return piece.astype("<f4", copy=False).tobytes(), first
+        return as_float32(piece).astype("<f4", copy=False).tobytes(), first
 
     def is_zero(self, first: int, stop: int) -> bool:
         """Tells if the samples at 16 kHz from `first` to `stop` are all zero. Those before and after the sound are."""
@@ -104,22 +92,23 @@ class SegmentSound:
         self._from += surplus
         self._held -= surplus
 
-    def _append(self, samples: Samples) -> None:
+    def _append(self, samples: NDArray[Any]) -> None:
         if self._resampler:
-            limited = np.clip(samples, -_RESAMPLER_LIMIT, _RESAMPLER_LIMIT)
-            samples = self._resampler.resample_chunk(limited)
+            samples = self._resampler.resample_chunk(limited(as_float32(samples)))
         self._keep(samples)
 
-    def _keep(self, samples: Samples) -> None:
+    def _keep(self, samples: NDArray[Any]) -> None:
         if len(samples):
             self._pieces.append(samples)
             self._held += len(samples)
             if len(self._pieces) > _MOST_PIECES:
                 self._joined()
 
-    def _joined(self) -> Samples:
-        if len(self._pieces) != 1:
-            self._pieces = [np.concatenate(self._pieces) if self._pieces else _NOTHING]
+    def _joined(self) -> NDArray[Any]:
+        if not self._pieces:
+            return _NOTHING
+        if len(self._pieces) > 1:
+            self._pieces = [np.concatenate(self._pieces)]
         return self._pieces[0]
 
 

@@ -9,21 +9,14 @@ bit. Callers who need the same bits resample the whole sound before they cut it.
 
 from __future__ import annotations
 
-import numpy as np
 import soxr
-from numpy.typing import NDArray
 
 from service_kit.errors import Problems
 from shared_proto.field_checks import check_sound_format, read_samples
+from shared_proto.pcm import Samples, as_float32, limited
 from shared_proto.timing import SAMPLE_RATE_HZ
 
-Sound = NDArray[np.float32]  # [samples], mono, 16 kHz
-
-_INT16_SCALE = np.float32(1 / 32768)
-
-# The resampler adds up thousands of float32 products: beyond this they could reach infinity, and one infinite sample would make
-# every row after it NaN. It is far past full scale anyway: the spectrum is clipped to its maximum long before.
-_RESAMPLER_LIMIT = np.float32(1e30)
+Sound = Samples  # [samples], mono, 16 kHz
 
 
 def decode_pcm(data: bytes, *, encoding: int, sample_rate: int, max_seconds: float, problems: Problems) -> Sound | None:
@@ -37,13 +30,11 @@ def decode_pcm(data: bytes, *, encoding: int, sample_rate: int, max_seconds: flo
     samples = read_samples(data, encoding, sample_rate, max_seconds, problems.add)
     if samples is None or problems.violations:
         return None
-    sound = samples * _INT16_SCALE if samples.dtype == np.int16 else samples
-    return _resampled(sound.astype(np.float32, copy=False), sample_rate or SAMPLE_RATE_HZ)
+    return _resampled(as_float32(samples), sample_rate or SAMPLE_RATE_HZ)
 
 
 def _resampled(sound: Sound, rate: int) -> Sound:
     if rate == SAMPLE_RATE_HZ:
         return sound
-    limited = np.clip(sound, -_RESAMPLER_LIMIT, _RESAMPLER_LIMIT)
-    resampled: Sound = soxr.resample(limited, rate, SAMPLE_RATE_HZ, quality="HQ")
+    resampled: Sound = soxr.resample(limited(sound), rate, SAMPLE_RATE_HZ, quality="HQ")
     return resampled

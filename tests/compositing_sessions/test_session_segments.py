@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compositing_service.sessions.segment import Segment, rows_complete
-from compositing_service.sessions.sound import SegmentSound, check, decode, first_sample_of
+from compositing_service.sessions.sound import SegmentSound, check, first_sample_of
 from service_kit.errors import InvalidRequest
 from shared_proto import compositing_pb2 as pb
 
@@ -123,4 +123,9 @@ def test_what_is_no_sound_is_refused(data: bytes, encoding: int, words: str) -> 
 
 
 def test_int16_is_divided_by_32768() -> None:
-    assert decode(np.array([-32768, 16384], "<i2").tobytes(), pb.PCM_INT16).tolist() == [-1.0, 0.5]
+    sound = SegmentSound(16_000)
+    assert sound.is_zero(0, 640)  # of nothing too
+    for sample in (-32768, 16384):
+        sound.add(np.array([sample], "<i2"))
+    data, _ = sound.frames_from(0, 1)
+    assert np.frombuffer(data, "<f4").tolist() == [-1.0, 0.5]
