@@ -14,7 +14,9 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from compositing_service.sessions.config import FRAMES_AHEAD
-from compositing_service.sessions.machine import Machine, MakeIdle, Plan, PlannedFrame, SendFrames, Shown
+from compositing_service.sessions.frames import MakeIdle, PlannedFrame, SendFrames, Shown
+from compositing_service.sessions.machine import Machine
+from compositing_service.sessions.plan import Plan
 from shared_proto.timing import EXACT_LOOK_AHEAD, FRAME_RATE, SAMPLE_RATE_HZ
 
 # Time in centiseconds.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from compositing_service.outputs import Output
 from compositing_service.request import RequestRules, check_model_id, read_output
-from compositing_service.sessions.machine import Plan
+from compositing_service.sessions.plan import Plan
 from service_kit.errors import Problems
 from shared_proto import compositing_pb2 as pb
 from shared_proto.field_checks import check_enum, check_sound_format

@@ -17,7 +17,7 @@ from compositing_service.mouth_source import FITS, MouthOrder, MouthSource, Soun
 from compositing_service.outputs import Output
 from compositing_service.picture.paste import Mouth
 from compositing_service.sessions.config import SessionConfig
-from compositing_service.sessions.machine import Shown
+from compositing_service.sessions.frames import Shown
 from service_kit.deadline import Deadline
 from service_kit.errors import as_service_errors
 from shared_proto import compositing_pb2 as pb

@@ -1,4 +1,4 @@
-"""A session without I/O: what came in, what is to be shown next, and when. `tables` has its states.
+"""A session without I/O: what is to be shown next, and when. `heard` has what came in, `tables` the states.
 
 The shell passes in messages, loaded avatars and the time, makes the pictures of planned frames, and sends what `next_step` says.
 A frame is planned when it can be made: it then has its number, its position and its avatar, and is never replaced, only late.
@@ -7,121 +7,29 @@ A frame is planned when it can be made: it then has its number, its position and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
-from numpy.typing import NDArray
-
+from compositing_service.sessions.frames import (
+    Finished,
+    MakeIdle,
+    PlannedFrame,
+    SendFrames,
+    Shown,
+    Step,
+    WaitForChange,
+    WaitUntil,
+)
+from compositing_service.sessions.heard import Heard
 from compositing_service.sessions.segment import Segment
 from compositing_service.sessions.slots import Slots
-from compositing_service.sessions.sound import SegmentSound
-from compositing_service.sessions.tables import INPUT, SHOW, Input, Message, Show, Turn
-from service_kit.errors import InvalidRequest, Violation
+from compositing_service.sessions.tables import SHOW, Input, Show, Turn
 from shared_proto.timing import SAMPLE_RATE_HZ
 
 A = TypeVar("A")
 
-_US_A_FRAME = 40_000
 # A resumed session's clock starts with its first frame, at the latest so long after `started`.
 _LATEST_START_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The settings of a session that its machine follows."""
-
-    rate: int
-    """Hz, of the sound that comes."""
-    look_ahead: int
-    """Frames, 6 to 12."""
-    in_real_time: bool
-    cushion_ms: int
-    frames_ahead: int
-    """The most frames that are planned and not sent."""
-    first_number: int = 0
-    first_segment: int = 0
-    first_frame: int = 0
-    """Frame of the first segment that is the first one wanted."""
-    audio_start_frame: int = 0
-    """Frame of the first segment at which its sound begins."""
-    is_resumed: bool = False
-
-    @property
-    def resumes_in_a_segment(self) -> bool:
-        """Tells if the first sound goes on with a segment of which frames were shown."""
-        return self.is_resumed and self.first_frame > 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shown(Generic[A]):
-    """An avatar that a session shows."""
-
-    avatar: A
-    first_position: int
-    following: Callable[[int, bool], int]
-    """Gives the position after a position; True: after an idle frame."""
-    idle_frames: bool
-    """Shows frames while nobody speaks."""
-    timeline: object = field(default_factory=object)
-    """Avatars of one timeline go on from each other's positions: the same avatar, also with new files."""
-
-
-@dataclass(eq=False, slots=True)
-class PlannedFrame(Generic[A]):
-    """A frame that has its place. The shell sets `picture` when it is made."""
-
-    number: int
-    shown: Shown[A]
-    position: int
-    next_position: int
-    segment: Segment | None
-    """None: idle."""
-    segment_number: int
-    """The segment; for an idle frame the last one that had a frame, -1 before the first."""
-    frame: int
-    """Its place in the segment, -1 if idle."""
-    is_last: bool
-    """Ends its segment."""
-    planned_s: float
-    """When it was planned."""
-    picture: Sequence[bytes | memoryview] | None = None
-    """The file in pieces, once it is made."""
-    speech: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SendFrames(Generic[A]):
-    """These frames leave now. Call `sent` for each."""
-
-    frames: list[PlannedFrame[A]]
-
-
-@dataclass(frozen=True, slots=True)
-class MakeIdle(Generic[A]):
-    """This idle frame is due now: make it, and send it."""
-
-    frame: PlannedFrame[A]
-
-
-@dataclass(frozen=True, slots=True)
-class WaitUntil:
-    """Nothing is due before then, whatever comes."""
-
-    at_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class WaitForChange:
-    """Nothing is due until something comes or a picture is made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """All was sent."""
-
-
-Step: TypeAlias = SendFrames[A] | MakeIdle[A] | WaitUntil | WaitForChange | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,21 +42,17 @@ class InterruptedAt:
 
 
 @dataclass(eq=False, slots=True)
-class Machine(Generic[A]):
+class Machine(Heard, Generic[A]):
     """The state of one session."""
 
-    plan: Plan
     shown: Shown[A]
     """The avatar of the next frame that is planned."""
-    input: Input = Input.BETWEEN_SEGMENTS
     show: Show = Show.IDLE
     stalls: int = 0
     speech_us: int = 0
     """Sound shown."""
     slots: Slots | None = None
     """The clock; None as fast as possible, and before a resumed session's first frame."""
-    segments: deque[Segment] = field(default_factory=deque)
-    """Begun and not shown to the end; sound is added to the last one while `input` is IN_SEGMENT."""
     planned: deque[PlannedFrame[A]] = field(default_factory=deque)
     """Not sent yet, in order."""
     _number: int = field(init=False)
@@ -158,67 +62,21 @@ class Machine(Generic[A]):
     _sent_timeline: object = None
     _sent_position: int = 0
     _last_shown: int = -1
-    _begun_segments: int = field(init=False)
     _opened_s: float | None = None
-    _leaving: bool = False
-    _last_segment: Segment | None = None
-    _last_us: int = 0
-    """Sound shown of the segment begun last, once it is shown or dropped."""
 
     def __post_init__(self) -> None:
+        Heard.__post_init__(self)  # `super()` does not work in a dataclass with slots
         self._number = self.plan.first_number
         self._position = self.shown.first_position
-        self._begun_segments = self.plan.first_segment
         self._last_shown = self.plan.first_segment if self.plan.resumes_in_a_segment else self.plan.first_segment - 1
 
     # Messages
 
-    def message(self, message: Message) -> None:
-        """Moves the input state. Raises InvalidRequest for a message that may not come now."""
-        following = INPUT[self.input].get(message)
-        if following is None:
-            problem = "send it first" if self.input is Input.AWAITING_CONFIG else "may be sent only once, first"
-            raise InvalidRequest([Violation("config", problem)])
-        self.input = following
-
-    def sound(self, samples: NDArray[Any]) -> None:
-        """Takes sound; it begins a segment if none is open."""
-        if not len(samples):
-            return
-        if self.input is Input.BETWEEN_SEGMENTS:
-            is_first = self._begun_segments == self.plan.first_segment
-            begins_at = self.plan.audio_start_frame if is_first else 0
-            first = self.plan.first_frame if is_first else 0
-            sound = SegmentSound(self.plan.rate, start_frame=begins_at)
-            self.segments.append(Segment(self._begun_segments, sound, next_frame=first, shown=first))
-            self._begun_segments += 1
-        self.message(Message.SOUND)
-        self.segments[-1].add(samples)
-
-    def end_of_segment(self, message: Message = Message.END_OF_SEGMENT) -> None:
-        """Ends the open segment, if there is one."""
-        if self.input is Input.IN_SEGMENT:
-            segment = self.segments[-1]
-            segment.sound.end()
-            segment.ended = True
-        self.message(message)
-
     def interrupt(self, now_s: float) -> InterruptedAt:
         """Drops all sound and all frames that were not sent."""
-        if self.plan.resumes_in_a_segment and self._begun_segments == self.plan.first_segment:
-            # Of the segment that it resumes no sound has come yet in this stream.
-            self._begun_segments += 1
-            self._last_us = _US_A_FRAME * self.plan.first_frame
-        segment = self.segments[0] if self.segments else None
-        number = segment.number if segment else self._begun_segments - 1
-        audio_us = segment.shown_us if segment else self._last_us
-        if self.segments:
-            self._last_us = self.segments[-1].shown_us
-        self.message(Message.INTERRUPT)
-        self.segments.clear()
+        number, audio_us = self.drop_all()
         self._drop_planned()
         self.show = SHOW[self.show][Turn.INTERRUPTED]
-        self._last_segment = None
         return InterruptedAt(number, self.next_number(now_s), audio_us)
 
     def switch_to(self, shown: Shown[A]) -> None:
@@ -239,23 +97,7 @@ class Machine(Generic[A]):
         if self.shown is old:
             self.shown = new
 
-    def leave(self) -> None:
-        """Begins no further segment: the session ends after the running one."""
-        self._leaving = True
-        begun = [segment for segment in self.segments if segment.begun] or list(self.segments)[:1]
-        self._last_segment = begun[-1] if begun else None
-
-    @property
-    def reads_sound(self) -> bool:
-        """False when further sound would begin a segment that is not shown any more."""
-        return not self._leaving or (self.input is Input.IN_SEGMENT and self.segments[-1] is self._last_segment)
-
     # Frames
-
-    @property
-    def buffered_ms(self) -> int:
-        """Sound received and not shown."""
-        return sum(segment.buffered_us for segment in self.segments) // 1000
 
     @property
     def next_position(self) -> int:
@@ -270,11 +112,6 @@ class Machine(Generic[A]):
     def has_nothing_to_show(self) -> bool:
         """Tells if no sound is there, and no frame."""
         return not self.segments and not self.planned
-
-    @property
-    def may_take_new_files(self) -> bool:
-        """Tells if the next frame that is planned is idle or the first of a segment."""
-        return not any(segment.begun and not segment.is_finished() for segment in self.segments)
 
     def start(self, now_s: float) -> None:
         """Starts the clock, or for a resumed session the wait for its first frame."""
@@ -373,19 +210,6 @@ class Machine(Generic[A]):
         if not self.planned:  # else the next segment is shown already
             self.show = SHOW[self.show][Turn.SEGMENT_SHOWN]
         return segment
-
-    def ended_without_frames(self) -> Segment | None:
-        """Takes out a resumed segment of which no frame is left to show, and returns it."""
-        segment = self.segments[0] if self.segments else None
-        if segment and not segment.begun and segment.ended and segment.next_frame >= segment.frames:
-            self.segments.popleft()
-            self._last_us = segment.audio_us
-            return segment
-        return None
-
-    @property
-    def _last_number(self) -> int:
-        return self._last_segment.number if self._last_segment else -1
 
     def _makeable(self, segment: Segment) -> int:
         waits = self.plan.in_real_time and (not segment.begun or self.show is Show.STALLED)

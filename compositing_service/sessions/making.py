@@ -15,8 +15,8 @@ from compositing_service.backgrounds.composer import Pieces
 from compositing_service.frame_stream import FrameMaker, Times
 from compositing_service.mouth_source import FITS, GrowingSound, MouthOrder, MouthSource, Rows, Sound
 from compositing_service.outputs import Output
+from compositing_service.sessions.frames import PlannedFrame
 from compositing_service.sessions.live_avatar import LiveAvatar
-from compositing_service.sessions.machine import PlannedFrame
 from compositing_service.sessions.rows import SegmentRows
 from compositing_service.sessions.segment import SOUND_KEPT_FRAMES, Segment
 from service_kit import request_context

@@ -22,10 +22,11 @@ from compositing_service.metrics import CompositingMetrics
 from compositing_service.mouth_source import MouthSource
 from compositing_service.sessions import events
 from compositing_service.sessions.config import SessionConfig
+from compositing_service.sessions.frames import Finished, MakeIdle, SendFrames, WaitForChange, WaitUntil
 from compositing_service.sessions.idle_pictures import IdlePictures
 from compositing_service.sessions.limits import SessionLimits
 from compositing_service.sessions.live_avatar import LiveAvatar, hold_avatar, make_ready
-from compositing_service.sessions.machine import Finished, Machine, MakeIdle, SendFrames, WaitForChange, WaitUntil
+from compositing_service.sessions.machine import Machine
 from compositing_service.sessions.making import FrameMaking, Planned
 from compositing_service.sessions.messages import sound_pieces
 from compositing_service.sessions.reporting import Reporting

@@ -13,8 +13,9 @@ from compositing_service.mouth_source import MouthSource
 from compositing_service.request import read_model_id
 from compositing_service.sessions import events
 from compositing_service.sessions.config import SessionConfig
+from compositing_service.sessions.frames import Shown
 from compositing_service.sessions.live_avatar import LiveAvatar, hold_avatar, make_ready
-from compositing_service.sessions.machine import Machine, Shown
+from compositing_service.sessions.machine import Machine
 from compositing_service.sessions.making import Planned
 from service_kit import request_context
 from service_kit.errors import Aborted, InvalidRequest, ServiceError, Violation, as_service_errors

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from compositing_service.sessions.machine import InterruptedAt, MakeIdle
+from compositing_service.sessions.frames import MakeIdle
+from compositing_service.sessions.machine import InterruptedAt
 
 from .test_session_machine import START_S, player, resumed, shown, speak
 

@@ -7,18 +7,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from compositing_service.sessions.machine import (
-    Finished,
-    InterruptedAt,
-    Machine,
-    MakeIdle,
-    Plan,
-    PlannedFrame,
-    SendFrames,
-    Shown,
-    WaitForChange,
-    WaitUntil,
-)
+from compositing_service.sessions.frames import Finished, MakeIdle, PlannedFrame, SendFrames, Shown, WaitForChange, WaitUntil
+from compositing_service.sessions.machine import InterruptedAt, Machine
+from compositing_service.sessions.plan import Plan
 from compositing_service.sessions.tables import Message
 from service_kit.errors import InvalidRequest
 
