@@ -24,8 +24,8 @@ from compositing_service.model_admin import ModelAdmin, described
 from compositing_service.mouth_source import MouthSource
 from compositing_service.request import RequestRules
 from compositing_service.sessions.limits import SessionLimits
+from compositing_service.sessions.parts import SessionParts
 from compositing_service.sessions.running import Sessions
-from compositing_service.sessions.session import SessionParts
 from compositing_service.settings import CompositingSettings
 from compositing_service.unary import BatchCompositor
 from compositing_service.upstream.inference_client import InferenceClient

@@ -158,7 +158,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             status = status_of(error)
             if status.code is grpc.StatusCode.INTERNAL:
                 log.error("%s failed", rpc.path, exc_info=error)
-            await context.abort(status.code, status.message, status.trailing_metadata)
+            try:
+                await context.abort(status.code, status.message, status.trailing_metadata)
+            except grpc.aio.AbortError:
+                raise
+            except grpc.aio.BaseError as lost:  # the caller went before it could be told
+                raise asyncio.CancelledError from lost
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from compositing_service.metrics import CompositingMetrics
 from compositing_service.request import RequestRules
 from compositing_service.sessions.config import read_config
 from compositing_service.sessions.messages import Parsed, first_config
-from compositing_service.sessions.session import LiveSession, Send, SessionParts, open_session
+from compositing_service.sessions.parts import Send, SessionParts
+from compositing_service.sessions.session import LiveSession, open_session
 from service_kit import request_context
 from service_kit.errors import Cancelled, DeadlineExceeded, Unavailable
 from shared_proto import compositing_pb2 as pb
