@@ -16,8 +16,9 @@ from lipsync_client.headers import Headers
 from lipsync_client.reconnecting import Reconnecting
 from lipsync_client.session_config import SessionSetup
 from lipsync_client.session_events import Resumed, SessionEvent, read_started
+from lipsync_client.session_sending import HalfClose
 from lipsync_client.session_sound import read_pushed
-from lipsync_client.session_state import HalfClose, SessionState
+from lipsync_client.session_state import SessionState
 from lipsync_client.sound import Sound
 from shared_proto import compositing_pb2 as pb
 

@@ -9,7 +9,7 @@ import numpy as np
 from lipsync_client.cutting import LEAD_IN_FRAMES, RESAMPLER_FRAMES, frame_count, sample_of_frame
 from lipsync_client.session_events import PushedSound
 from lipsync_client.sound import Sound, wire_sound
-from shared_proto import compositing_pb2 as pb
+from shared_proto.pcm import DTYPES, as_float32
 from shared_proto.timing import SAMPLE_RATE_HZ
 
 # At other rates than 16 kHz a segment is sent again from its start, as a resampler that starts elsewhere rounds differently.
@@ -17,9 +17,6 @@ from shared_proto.timing import SAMPLE_RATE_HZ
 KEPT_WHOLE_S = 60
 # Sound is dropped in steps of so many seconds.
 _STEP_S = 1
-
-_DTYPES: dict[int, np.dtype[Any]] = {pb.PCM_FLOAT32: np.dtype("<f4"), pb.PCM_INT16: np.dtype("<i2")}
-_INT16_SCALE = np.float32(1 / 32768)
 
 
 def read_pushed(sound: Sound) -> PushedSound:
@@ -29,7 +26,7 @@ def read_pushed(sound: Sound) -> PushedSound:
     TypeError for samples of another kind.
     """
     wire = wire_sound(sound)
-    dtype = _DTYPES[wire.encoding]
+    dtype = DTYPES[wire.encoding]
     if len(wire.data) % dtype.itemsize:
         raise ValueError(f"sound has {len(wire.data)} bytes, not a multiple of the {dtype.itemsize} of a sample")
     samples: PushedSound = np.frombuffer(wire.data, dtype)
@@ -40,8 +37,7 @@ def read_pushed(sound: Sound) -> PushedSound:
 
 def on_the_wire(samples: PushedSound) -> bytes:
     """Encodes samples as float32; int16 ones lose nothing, and the server would do the same."""
-    scaled = samples * _INT16_SCALE if samples.dtype == np.int16 else samples
-    return scaled.astype("<f4", copy=False).tobytes()
+    return as_float32(samples).astype("<f4", copy=False).tobytes()
 
 
 class SegmentSound:

@@ -19,8 +19,9 @@ from lipsync_client.session_events import (
     SegmentEnded,
     SessionEvent,
 )
+from lipsync_client.session_sending import HalfClose
 from lipsync_client.session_sound import KEPT_WHOLE_S
-from lipsync_client.session_state import HalfClose, SessionState
+from lipsync_client.session_state import SessionState
 from shared_proto import compositing_pb2 as pb
 
 from .replicas import Replica, frames_of, picture, sample_of
