@@ -450,8 +450,9 @@ class SessionOrder(_message.Message):
     id: _builtins.int
     """The caller's choice; of no other order of this call that has not ended."""
     session_id: _builtins.str
-    """As the metadata x-session-id and x-request-id of a call of its own."""
+    """As the metadata x-session-id of a call of its own."""
     request_id: _builtins.str
+    """As its metadata x-request-id."""
     timeout_ms: _builtins.int
     """The time that the caller waits, as the deadline of a call of its own; 0: no limit but the service's."""
     @_builtins.property
