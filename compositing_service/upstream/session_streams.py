@@ -41,6 +41,7 @@ _ASK_AGAIN_S = 60.0
 _MOST_AVATARS = 1000
 
 _END: Any = aio.EOF  # type: ignore[attr-defined]  # missing in the stubs
+_BROKEN = frozenset({grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED, grpc.StatusCode.DATA_LOSS})
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ class SessionStreams:
             replica = mouth_region.decode_replies(data).fields.replica
         except aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
-                raise
+                raise _of_stream(error) from None
             self._lacking_until_s = self.clock.now() + _ASK_AGAIN_S
             return
         except BaseException:
@@ -273,7 +274,7 @@ class OrderStream:
                 self._take(mouth_region.decode_replies(data))
             log.debug("a stream of orders has ended")
         except aio.AioRpcError as failure:
-            error = failure
+            error = _of_stream(failure)
         except Exception:
             log.exception("a stream of orders broke")
         finally:
@@ -310,6 +311,13 @@ def _error(failure: pb.SessionFailure) -> aio.AioRpcError:
     trailing = [(each.key, each.value if each.key.endswith("-bin") else each.value.decode()) for each in failure.trailing]
     code = _CODES.get(failure.code, grpc.StatusCode.UNKNOWN)
     return aio.AioRpcError(code, aio.Metadata(), aio.Metadata(*trailing), failure.message, "")
+
+
+def _of_stream(error: aio.AioRpcError) -> aio.AioRpcError:
+    """Returns the error of the orders whose stream has ended so. gRPC has several codes for a connection that breaks."""
+    if error.code() in _BROKEN:
+        return _lost(f"{error.code().name}: {error.details()}")
+    return error
 
 
 def _lost(why: str) -> aio.AioRpcError:
