@@ -181,7 +181,7 @@ def counting_reads(avatar):
         def read_frame(self, index):
             self.reads.append(index)
             self.begun.set()
-            assert self.go_on.wait(10)
+            assert self.go_on.wait(60)
             return avatar.read_frame(index)
 
     return Counting()
@@ -195,7 +195,7 @@ def test_a_missing_frame_is_read_once_however_many_ask(make_avatar, make_compose
     avatar.go_on.clear()
     with ThreadPoolExecutor(6) as pool:
         futures = [pool.submit(composer.composite, 2, mouths[0], JpegOutput(75)) for _ in range(6)]
-        assert avatar.begun.wait(10)
+        assert avatar.begun.wait(60)
         avatar.go_on.set()
         assert len({future.result(10) for future in futures}) == 1
     assert avatar.reads == [2]

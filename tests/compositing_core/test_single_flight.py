@@ -16,12 +16,12 @@ def test_many_who_ask_at_once_share_one_run():
     def make():
         runs.append(threading.current_thread().name)
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return object()
 
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(flights.run, "key", make)
-        assert begun.wait(10)
+        assert begun.wait(60)
         rest = [pool.submit(flights.run, "key", make) for _ in range(7)]
         assert flights.run("another", lambda: 1) == 1  # not held up
         go_on.set()
@@ -36,12 +36,12 @@ def test_an_error_reaches_all_who_wait_and_is_not_remembered():
 
     def fail():
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         raise KeyError("missing")
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(flights.run, 1, fail)
-        assert begun.wait(10)
+        assert begun.wait(60)
         second = pool.submit(flights.run, 1, fail)
         go_on.set()
         for future in (first, second):

@@ -33,7 +33,7 @@ from .conftest import (
 
 RAW = {"output_format": pb.FORMAT_RAW_BGR}
 PICTURE = 6 * 320 * 320
-PATIENCE_S = 10
+PATIENCE_S = 60
 
 
 def bounce(position: int) -> int:

@@ -78,7 +78,7 @@ async def test_back_without_restart(service: Running, inference: FakeInference) 
     refusal = await service.refusal(service.composite())
     assert refusal.code is Code.UNAVAILABLE
     await inference.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (outcome := await outcome_of(service)) is Code.UNAVAILABLE:
             pass
     assert outcome is Code.OK
@@ -104,7 +104,7 @@ async def test_a_hanging_service_within_the_callers_deadline(service: Running, i
     inference.script.append(hang)
     refusal = await service.refusal(service.composite(timeout=1.0))
     assert refusal.code is Code.DEADLINE_EXCEEDED
-    await asyncio.wait_for(inference.cancelled.wait(), 5)
+    await asyncio.wait_for(inference.cancelled.wait(), 60)
     # Handed on, with a margin for the answer's way back.
     assert inference.calls[0].time_remaining < 1.0
     assert (await service.composite()).success
@@ -155,11 +155,11 @@ async def test_retries_stay_within_the_deadline(serve: Any) -> None:
 async def test_a_caller_that_gives_up_cancels_the_inference_call(service: Running, inference: FakeInference) -> None:
     inference.script.append(hang)
     call = asyncio.create_task(service.composite())
-    await asyncio.wait_for(inference.called.wait(), 5)
+    await asyncio.wait_for(inference.called.wait(), 60)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await asyncio.wait_for(inference.cancelled.wait(), 5)
+    await asyncio.wait_for(inference.cancelled.wait(), 60)
     assert (await service.composite()).success
 
 
@@ -305,7 +305,7 @@ async def test_several_endpoints_are_asked_in_turn_and_a_lost_one_is_passed_over
     other = FakeInference()
     await other.start()
     async with serve(f"inference_server.url=127.0.0.1:{inference.port},127.0.0.1:{other.port}") as service:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not (inference.calls and other.calls):
                 await service.composite(batch_size=1)
         await other.stop()
@@ -377,7 +377,7 @@ async def test_a_process_killed_in_mid_batch_and_back(service: Running, inferenc
             assert await outcome_of(service) is Code.UNAVAILABLE
     assert process.returncode == -9
     await inference.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (outcome := await outcome_of(service)) is Code.UNAVAILABLE:
             pass
     assert outcome is Code.OK

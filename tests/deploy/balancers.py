@@ -127,4 +127,4 @@ def balancing(
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)

@@ -81,7 +81,7 @@ def process(
     finally:
         if started.poll() is None:
             started.terminate()
-        started.wait(20)
+        started.wait(60)
 
 
 def test_renewed_certificates_are_shown_and_broken_ones_are_not(
@@ -98,7 +98,7 @@ def test_renewed_certificates_are_shown_and_broken_ones_are_not(
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_it_ends_well_when_it_is_asked_to(process: subprocess.Popen[bytes], port: int, number: signal.Signals) -> None:
     process.send_signal(number)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
         pass
 

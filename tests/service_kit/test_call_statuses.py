@@ -84,7 +84,7 @@ async def test_every_service_error_is_its_status_in_every_kind_of_call(
     build = getattr(grpc, f"{kind}_rpc_method_handler")
     channel = await start(Rpc=build(raising_stream(error) if kind.endswith("stream") else raising(error)))
     request: Any = b"x" if kind.startswith("unary") else iter([b"x"])
-    failed = await failure(getattr(channel, kind)("/test.Test/Rpc")(request, timeout=10))
+    failed = await failure(getattr(channel, kind)("/test.Test/Rpc")(request, timeout=60))
     assert failed.code() is grpc.StatusCode[code]
     message = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
     if code != "INTERNAL":
@@ -98,7 +98,7 @@ async def test_whatever_else_is_raised_stays_in_the_log(
 ) -> None:
     build = getattr(grpc, f"{kind}_rpc_method_handler")
     channel = await start(Rpc=build(raising_stream(error) if kind.endswith("stream") else raising(error)))
-    call = getattr(channel, kind)("/test.Test/Rpc")(b"x", timeout=10, metadata=(("x-request-id", "req-7"),))
+    call = getattr(channel, kind)("/test.Test/Rpc")(b"x", timeout=60, metadata=(("x-request-id", "req-7"),))
     failed = await failure(call)
     assert failed.code() is grpc.StatusCode.INTERNAL
     assert "req-7" in failed.details()
@@ -165,7 +165,7 @@ async def test_a_handlers_own_abort_passes(start: Any) -> None:
 
     channel = await start(Rpc=handler)
     for request in (b"direct", b"in a task"):
-        failed = await failure(channel.unary_unary("/test.Test/Rpc")(request, timeout=10))
+        failed = await failure(channel.unary_unary("/test.Test/Rpc")(request, timeout=60))
         assert (failed.code(), failed.details()) == (grpc.StatusCode.DATA_LOSS, "own words")
         assert trailing(failed)["own-key"] == "own value"
 
@@ -192,7 +192,7 @@ async def test_a_message_that_cannot_be_decoded_is_the_callers_fault(start: Any,
     )
     channel = await start(Rpc=rpc)
     garbage: Any = b"\xff\xff\xff" if kind.startswith("unary") else iter([b"\xff\xff\xff"])
-    failed = await failure(getattr(channel, kind)("/test.Test/Rpc")(garbage, timeout=10))
+    failed = await failure(getattr(channel, kind)("/test.Test/Rpc")(garbage, timeout=60))
     assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "decoded" in failed.details()
 
@@ -207,7 +207,7 @@ async def test_a_reply_that_cannot_be_encoded_is_our_fault(start: Any, kind: str
 
     build = getattr(grpc, f"{kind}_rpc_method_handler")
     rpc = build(stream if kind.endswith("stream") else unary, None, inference_pb2.HealthResponse.SerializeToString)
-    failed = await failure(getattr(await start(Rpc=rpc), kind)("/test.Test/Rpc")(b"", timeout=10))
+    failed = await failure(getattr(await start(Rpc=rpc), kind)("/test.Test/Rpc")(b"", timeout=60))
     assert failed.code() is grpc.StatusCode.INTERNAL
     assert "descriptor" not in failed.details()
 
@@ -247,7 +247,7 @@ async def test_errors_before_the_first_message_leave_without_headers_so_that_cli
         '"backoffMultiplier":1,"retryableStatusCodes":["UNAVAILABLE"]}}]}'
     )
     channel = await start(Rpc=grpc.unary_stream_rpc_method_handler(flaky), client_options=[("grpc.service_config", config)])
-    replies = [reply async for reply in channel.unary_stream("/test.Test/Rpc")(b"", timeout=10)]
+    replies = [reply async for reply in channel.unary_stream("/test.Test/Rpc")(b"", timeout=60)]
     assert (replies, attempts) == ([b"done"], 3)
 
 

@@ -81,7 +81,7 @@ async def test_a_stream_tells_the_id_that_we_made_up_with_its_first_message(star
         await go_on.wait()
 
     channel = await start(Rpc=grpc.unary_stream_rpc_method_handler(stream))
-    call = channel.unary_stream("/test.Test/Rpc")(b"", timeout=10)
+    call = channel.unary_stream("/test.Test/Rpc")(b"", timeout=60)
     assert dict(await call.initial_metadata())["x-request-id"].encode() == await call.read()
     go_on.set()
     assert await call.code() is grpc.StatusCode.OK
@@ -132,7 +132,7 @@ async def test_metrics_name_the_kind_of_call(start: Any, metrics: Metrics, kind:
 
     build = getattr(grpc, f"{kind}_rpc_method_handler")
     channel = await start(Rpc=build(stream if kind.endswith("stream") else unary))
-    call = getattr(channel, kind)("/test.Test/Rpc")(b"" if kind.startswith("unary") else iter([b""]), timeout=10)
+    call = getattr(channel, kind)("/test.Test/Rpc")(b"" if kind.startswith("unary") else iter([b""]), timeout=60)
     if kind.endswith("stream"):
         assert [reply async for reply in call] == [b""]
     assert await call.code() is grpc.StatusCode.OK
@@ -181,9 +181,9 @@ async def test_a_handler_is_cancelled_when_nobody_waits_any_more(
     await began.wait()
     if timeout is None:
         call.cancel()
-    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.wait_for(ended.wait(), 60)
     assert tasks[0] is tasks[1]
-    await asyncio.wait({tasks[0]}, timeout=10)
+    await asyncio.wait({tasks[0]}, timeout=60)
     assert await call.code() is grpc.StatusCode[code]
     grpc_type = "server_stream" if streams else "unary"
     await becomes(1, lambda: sample(metrics, "grpc_server_handled_total", grpc_type=grpc_type, grpc_code=code))
