@@ -29,15 +29,16 @@ def test_a_session_without_an_id_gets_one(duo: Duo) -> None:
 
 
 def test_in_real_time_frames_leave_one_for_each_40_ms(duo: Duo) -> None:
+    opened_s = time.monotonic()
     with Talk(duo.pictures, config()) as talk:
         talk.wait(lambda: len(talk.frames) >= 10)
         talk.say(noise(1.0))
         talk.wait(lambda: talk.of("segment_ended") and len(talk.frames) >= 60)
-        seconds = talk.times[59] - talk.times[9]
         talk.end()
     assert [frame.number for frame in talk.frames] == list(range(len(talk.frames)))
     assert [frame.pts_us for frame in talk.frames] == [40_000 * frame.number for frame in talk.frames]
-    assert seconds > 1.5, "frames came faster than the clock"
+    # Late they may come, on a busy machine; early never.
+    assert all(came_s - opened_s > 0.04 * number - 0.01 for number, came_s in enumerate(talk.times))
     spoken = [frame.number for frame in talk.speech]
     assert spoken == list(range(spoken[0], spoken[0] + 25))
     following = {frame.number + 1: frame.next_position for frame in talk.frames}
