@@ -1,17 +1,18 @@
 #!/bin/sh
-# Replaces the compositing containers one after the other, by new ones of the image and the settings as they are now, and loses no
+# Replaces the containers of a service, compositing or gateway, one after the other, by new ones of the image and the settings as they are now, and loses no
 # call: a new one is ready before an old one is asked to go. Takes the options that docker-compose was started with:
 #
 #   deploy/compose/rolling-restart.sh -f docker-compose.yml -f deploy/compose/cpu.yml
 #
-# COMPOSE says which docker-compose ("docker compose"); HEALTHY_SECONDS how long a new one may take (300), STOP_SECONDS how long an
+# SERVICE says which service (compositing); COMPOSE which docker-compose ("docker compose"); HEALTHY_SECONDS how long a new one may take (300), STOP_SECONDS how long an
 # old one may (60).
 set -eu
 
 compose=${COMPOSE:-docker-compose}
+service=${SERVICE:-compositing}
 
 running() {
-    $compose "$@" ps -q compositing
+    $compose "$@" ps -q "$service"
 }
 
 health() {
@@ -19,11 +20,11 @@ health() {
 }
 
 old=$(running "$@")
-[ -n "$old" ] || { echo "rolling-restart.sh: no compositing container runs; start with: $compose $* up -d" >&2; exit 1; }
+[ -n "$old" ] || { echo "rolling-restart.sh: no $service container runs; start with: $compose $* up -d" >&2; exit 1; }
 count=$(echo "$old" | wc -l)
 
 for container in $old; do
-    $compose "$@" up -d --no-deps --no-build --no-recreate --scale compositing=$((count + 1)) compositing
+    $compose "$@" up -d --no-deps --no-build --no-recreate --scale "$service=$((count + 1))" "$service"
     for new in $(running "$@"); do
         waited=0
         until [ "$(health "$new")" = healthy ]; do

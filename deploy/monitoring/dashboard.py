@@ -133,9 +133,23 @@ OF_SESSIONS = [
 ]
 
 OF_GATEWAY = [
-    Panel("Live sessions of browsers", {WHERE: "lipsync_gateway_sessions"}),
-    Panel("WebSockets", {WHERE: "lipsync_gateway_sockets"}),
+    Panel(
+        "Live sessions of browsers",
+        {f"{WHERE} sessions": "lipsync_gateway_sessions", f"{WHERE} sockets": "lipsync_gateway_sockets"},
+    ),
     Panel("Frames a second to browsers", {WHERE: rate("lipsync_gateway_frames_total")}),
+    Panel("Bytes a second to browsers", {WHERE: rate("lipsync_gateway_frame_bytes_total")}, "Bps"),
+    Panel(
+        "Time of a frame in the gateway",
+        quantiles("lipsync_gateway_frame_seconds", "instance"),
+        "s",
+        text="With waiting for browsers that read slowly.",
+    ),
+    Panel("WebSockets that ended", {"{{code}}": rate("lipsync_gateway_ended_total", by="code")}, "ops"),
+    Panel(
+        "Connections to compositing, and sessions resumed",
+        {f"{WHERE} connections": "lipsync_gateway_connections", f"{WHERE} resumed": rate("lipsync_gateway_resumes_total")},
+    ),
 ]
 
 OF_INFERENCE = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,14 @@ class Certificates:
     def trusting_it(self, other: Certificates, name: str) -> grpc.ChannelCredentials:
         """Trusts this authority, shows another one's certificate of `name`."""
         return grpc.ssl_channel_credentials(self._read("ca.crt"), other._read(f"{name}.key"), other._read(f"{name}.crt"))
+
+    def context(self, name: str | None = None, *, of: Certificates | None = None) -> ssl.SSLContext:
+        """Trusts the authority, for aiohttp; shows the certificate of `name`, by this or another authority."""
+        context = ssl.create_default_context(cafile=self.folder / "ca.crt")
+        if name:
+            folder = (of or self).folder
+            context.load_cert_chain(folder / f"{name}.crt", folder / f"{name}.key")
+        return context
 
     def _read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()

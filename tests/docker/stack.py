@@ -44,6 +44,7 @@ class Stack:
             "HAPROXY_IMAGE": HAPROXY,
             "IMAGE_PREFIX": PREFIX,
             "API_PORT": "127.0.0.1:0",
+            "GATEWAY_PORT": "127.0.0.1:0",
             **(variables or {}),
         }
 
@@ -60,11 +61,13 @@ class Stack:
         return done.stdout
 
     def up(self, **scale: int) -> None:
-        """All services, as many of each as `scale` says, until each is healthy and the balancer knows all compositors."""
+        """All services, as many of each as `scale` says, until each is healthy and the balancer knows all compositors and
+        gateways."""
         numbers = [part for service, count in scale.items() for part in ("--scale", f"{service}={count}")]
         self.compose("up", "-d", "--no-build", *numbers)
         self.wait_healthy()
-        until(lambda: self._known_compositors() == len(self.containers("compositing")), within_s=HEALTHY_S)
+        for service in ("compositing", "gateway"):
+            until(lambda service=service: self._known(service) == len(self.containers(service)), within_s=HEALTHY_S)
 
     def down(self) -> None:
         """Removes containers, networks and volumes."""
@@ -85,9 +88,17 @@ class Stack:
     @property
     def address(self) -> str:
         """Host and port of the balancer for this machine."""
+        return self._published(50052)
+
+    @property
+    def browser_address(self) -> str:
+        """Host and port of the balancer for browsers on this machine."""
+        return self._published(8086)
+
+    def _published(self, port: int) -> str:
         container = self.one("haproxy")
         container.reload()
-        [binding, *_] = container.ports["50052/tcp"]
+        [binding, *_] = container.ports[f"{port}/tcp"]
         return f"127.0.0.1:{binding['HostPort']}"
 
     def address_in(self, container: Container, network: str) -> str:
@@ -109,8 +120,9 @@ class Stack:
         ]
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
-    def _known_compositors(self) -> float:
-        return self.metric(self.one("haproxy"), "haproxy_backend_active_servers", port=8404, proxy="compositing")
+    def _known(self, service: str) -> float:
+        """As the balancer has them."""
+        return self.metric(self.one("haproxy"), "haproxy_backend_active_servers", port=8404, proxy=service)
 
 
 def health(container: Container) -> str:

@@ -21,7 +21,7 @@ from .stack import MARKS, Stack, kill, until
 pytestmark = MARKS
 
 Code = grpc.StatusCode
-SERVICES = ("inference", "compositing", "haproxy")
+SERVICES = ("inference", "compositing", "gateway", "haproxy")
 # Tries to write everywhere that matters, and says who it is.
 WRITE = """
 import os
@@ -88,7 +88,7 @@ def test_a_second_up_leaves_the_avatars_alone(stack: Stack) -> None:
     assert init.wait()["StatusCode"] == 0
 
 
-@pytest.mark.parametrize("service", ["inference", "compositing"])
+@pytest.mark.parametrize("service", ["inference", "compositing", "gateway"])
 def test_services_can_write_nothing_and_are_nobody(stack: Stack, service: str) -> None:
     code, output = stack.one(service).exec_run(["python3", "-c", WRITE])
     lines = output.decode().splitlines()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import docker
 import grpc
 import pytest
@@ -16,6 +18,7 @@ from shared_proto.inference_pb2_grpc import InferenceServiceStub
 from .callers import CALL_S, plain_channel, request
 from .certificates import Certificates, make_certificates
 from .stack import CPU, MARKS, Stack
+from .test_browsers import SPEECH_FRAMES, spoken
 
 pytestmark = MARKS
 
@@ -100,14 +103,47 @@ def test_callers_can_be_asked_for_a_certificate_too(tls: Stack, certificates: Ce
         assert refused.value.code() is Code.UNAVAILABLE
 
 
+def test_browsers_speak_tls_too(tls: Stack, certificates: Certificates, strangers: Certificates) -> None:
+    tls.environment["CLIENT_CA"] = ""
+    tls.up()
+    address = tls.browser_address
+    assert asyncio.run(spoken(f"https://{address}", certificates.context())) == SPEECH_FRAMES
+    for url, context in ((f"http://{address}", None), (f"https://{address}", strangers.context())):
+        with pytest.raises(aiohttp.ClientError):
+            asyncio.run(spoken(url, context))
+
+
+def test_browsers_can_be_asked_for_a_certificate_too(tls: Stack, certificates: Certificates, strangers: Certificates) -> None:
+    tls.environment["CLIENT_CA"] = "/etc/lipsync/tls/ca.crt"
+    tls.up()
+    url = f"https://{tls.browser_address}"
+    assert asyncio.run(spoken(url, certificates.context("client"))) == SPEECH_FRAMES
+    for context in (certificates.context(), certificates.context("client", of=strangers)):
+        with pytest.raises((aiohttp.ClientError, OSError)):
+            asyncio.run(spoken(url, context))
+
+
+def test_a_gateway_answers_the_balancer_alone(tls: Stack, certificates: Certificates) -> None:
+    """From this machine, which is on all of Docker's networks."""
+    address = f"{tls.address_in(tls.one('gateway'), 'front')}:8086"
+    known, unknown = certificates.context("haproxy"), certificates.context()
+    for context in (known, unknown):
+        context.check_hostname = False
+    assert asyncio.run(spoken(f"https://{address}", known)) == SPEECH_FRAMES
+    for url, context in ((f"http://{address}", None), (f"https://{address}", unknown)):
+        with pytest.raises((aiohttp.ClientError, OSError)):
+            asyncio.run(spoken(url, context))
+
+
 def test_no_container_has_another_ones_key(tls: Stack) -> None:
     kept = {
         service: tls.one(service).exec_run(["ls", "/etc/lipsync/tls"]).output.decode().split()
-        for service in ("inference", "compositing", "haproxy")
+        for service in ("inference", "compositing", "gateway", "haproxy")
     }
     assert kept == {
         "inference": ["ca.crt", "inference.crt", "inference.key"],
         "compositing": ["ca.crt", "compositing.crt", "compositing.key"],
+        "gateway": ["ca.crt", "gateway.crt", "gateway.key"],
         "haproxy": ["ca.crt", "haproxy.pem"],
     }
 

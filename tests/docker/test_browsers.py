@@ -1,0 +1,70 @@
+"""Browsers come in through the balancer, as they do on any host: WebSockets, with and without TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+import aiohttp
+
+from .callers import CALL_S, sound
+from .stack import MARKS, Stack
+
+pytestmark = MARKS
+
+SPEECH_FRAMES = 25
+HEADER_BYTES = 40
+JPEG = b"\xff\xd8"
+
+
+async def spoken(url: str, context: ssl.SSLContext | None = None) -> int:
+    """The number of frames with speech that a session with a second of sound gets."""
+    speech = 0
+    async with (
+        asyncio.timeout(CALL_S),
+        aiohttp.ClientSession() as http,
+        http.ws_connect(f"{url}/ws", ssl=context or True) as socket,
+    ):
+        await socket.send_json({"config": {"model_id": "demo"}})
+        await socket.send_bytes(sound(SPEECH_FRAMES).astype("<f4").tobytes())
+        await socket.send_json({"close": {}})
+        async for message in socket:
+            if message.type is aiohttp.WSMsgType.BINARY:
+                assert message.data[HEADER_BYTES : HEADER_BYTES + 2] == JPEG
+                speech += message.data[1] & 1
+        assert socket.close_code == aiohttp.WSCloseCode.OK
+    return speech
+
+
+def test_a_session_through_the_balancer_speaks(stack: Stack) -> None:
+    assert asyncio.run(spoken(f"http://{stack.browser_address}")) == SPEECH_FRAMES
+
+
+def test_a_rolling_restart_tells_browsers_to_go_elsewhere(stack: Stack) -> None:
+    """By the script that operators use. Nobody who comes meanwhile is refused."""
+    before = stack.one("gateway").id
+    url = f"http://{stack.browser_address}"
+
+    async def watch() -> list[str]:
+        async with aiohttp.ClientSession() as http, http.ws_connect(f"{url}/ws") as socket:
+            await socket.send_json({"config": {"model_id": "demo"}})
+            restart = asyncio.create_task(asyncio.to_thread(restart_gateway))
+            told = [next(iter(message.json())) async for message in socket if message.type is aiohttp.WSMsgType.TEXT]
+            assert socket.close_code == aiohttp.WSCloseCode.GOING_AWAY
+            assert await spoken(url) == SPEECH_FRAMES
+            await restart
+        return told
+
+    def restart_gateway() -> None:
+        stack.run(["env", "SERVICE=gateway", "deploy/compose/rolling-restart.sh", *stack.files])
+
+    told = asyncio.run(watch())
+    assert told[0] == "started"
+    assert "going_away" in told
+    assert stack.one("gateway").id != before
+    assert asyncio.run(spoken(url)) == SPEECH_FRAMES
+
+
+def test_typed_text_can_be_spoken(stack: Stack) -> None:
+    code, output = stack.one("gateway").exec_run(["espeak-ng", "--version"])
+    assert code == 0, output
