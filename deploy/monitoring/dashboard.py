@@ -145,7 +145,14 @@ OF_GATEWAY = [
         "s",
         text="With waiting for browsers that read slowly.",
     ),
-    Panel("WebSockets that ended", {"{{code}}": rate("lipsync_gateway_ended_total", by="code")}, "ops"),
+    Panel(
+        "WebSockets that ended, and requests refused",
+        {
+            "{{code}}": rate("lipsync_gateway_ended_total", by="code"),
+            "refused: {{reason}}": rate("lipsync_gateway_refused_total", by="reason"),
+        },
+        "ops",
+    ),
     Panel(
         "Connections to compositing, and sessions resumed",
         {f"{WHERE} connections": "lipsync_gateway_connections", f"{WHERE} resumed": rate("lipsync_gateway_resumes_total")},
