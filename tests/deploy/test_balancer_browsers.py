@@ -7,6 +7,7 @@ import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -107,3 +108,31 @@ async def read_on(socket: aiohttp.ClientWebSocketResponse) -> None:
     """Reads, which answers pings, until the socket ends. There are no frames while nobody speaks."""
     async for message in socket:
         assert message.type is aiohttp.WSMsgType.TEXT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BALANCERS)
+async def test_limits_of_one_address_are_those_of_the_browsers(
+    name: str, compositing: Service, repository: Path, tmp_path: Path
+) -> None:
+    """Whatever a browser says of itself."""
+    limits = ("guard.trusted_proxies=[127.0.0.1/32]", "guard.max_sockets_per_address=1")
+    with (
+        gateways(compositing, tmp_path, 1, *limits) as one,
+        balancing(Balancer(name), repository, tmp_path, one, "gateway") as address,
+    ):
+        until(lambda: is_ready(one[0]))
+        async with AsyncExitStack() as stack:
+            first, second = [await stack.enter_async_context(browser(f"127.0.0.{host}")) for host in (2, 3)]
+            sockets = [await opened(first, address), await opened(second, address)]
+            for claim in ({}, {"X-Forwarded-For": "127.0.0.9"}):
+                with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                    await first.ws_connect(f"http://{address}/ws", headers=claim)
+                assert refused.value.status == 429
+            for socket in sockets:
+                assert await socket.close()
+
+
+def browser(host: str) -> aiohttp.ClientSession:
+    """A browser at an address of this machine's own."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=(host, 0)))
