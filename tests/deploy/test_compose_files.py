@@ -135,7 +135,7 @@ def test_with_tls_every_side_has_its_own_key_only() -> None:
 
 @pytest.mark.parametrize(
     ("image", "lacking"),
-    [("compositing", {"onnx", "onnxruntime", "aiohttp"}), ("gateway", {"onnx", "onnxruntime", "opencv-python-headless", "av"})],
+    [("compositing", {"onnx", "onnxruntime", "aiohttp"}), ("gateway", {"onnx", "onnxruntime", "av"})],
 )
 def test_some_images_need_a_part_of_what_the_rest_needs(image: str, lacking: set[str]) -> None:
     """Their requirements are pins of cpu.txt, neither more nor others; and those of GPUs agree where both have a package."""
