@@ -281,7 +281,9 @@ def test_certificates_bear_the_names_that_the_other_side_wants(rendered: dict[st
         name: {volume["name"]: volume["secret"]["secretName"] for volume in template["spec"]["volumes"] if "secret" in volume}
         for name, template in pods(rendered["gpu"])
     }
-    settings = {name: named(rendered["tls"], "ConfigMap", f"tls-of-{name}")["data"] for name in ("inference", "compositing")}
+    settings = {
+        name: named(rendered["tls"], "ConfigMap", f"tls-of-{name}")["data"] for name in ("inference", "compositing", "gateway")
+    }
     for client, server in (
         ("front", "compositing"),
         ("inference-balancer", "inference"),
