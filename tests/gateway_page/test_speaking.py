@@ -136,6 +136,13 @@ def test_an_interrupt_ends_picture_and_sound_at_once(page: Visit) -> None:
     assert page.page.evaluate("lipsync.mode") is None
 
 
+def test_the_person_moves_on_while_the_system_holds_the_sound(page: Visit) -> None:
+    for change in ("suspend", "resume"):
+        page.page.evaluate(f"lipsync.clock.context.{change}()")
+        drawn = len(page.frames())
+        page.until(f"lipsync.log.length > {drawn} + 20")
+
+
 def test_an_avatar_is_switched_in_the_middle_of_a_word(page: Visit) -> None:
     page.page.get_by_role("button", name="Recording").click()
     page.until("lipsync.log.at(-1)[2] > 1e6")
@@ -166,4 +173,4 @@ def goes_on(page: Visit) -> None:
     spoken = [frame[2] for frame in frames if frame[2] >= 0]
     assert spoken == sorted(spoken)
     page.page.get_by_role("button", name="Interrupt").click()
-    page.until("lipsync.mode === null")
+    page.until("lipsync.mode === null && lipsync.log.at(-1)[2] < 0")

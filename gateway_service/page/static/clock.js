@@ -24,20 +24,19 @@ export class Clock {
     const before = this.now();
     this._context = context;
     this._offset = this._measure();
-    this._heard = 0;
+    this._heard = -Infinity;
     return this.now() - before;
   }
 
-  /** Seconds of sound that were heard. It never goes back. */
+  /** Seconds of sound that were heard. It never goes back; while the system holds the sound, the system's clock goes on. */
   now() {
     const system = performance.now() / 1000;
     if (!this._context) return system;
     if (this.isAudio) {
-      const measured = this._measure();
-      const gap = measured - this._offset;
+      const gap = this._measure() - this._offset;
       this._offset += Math.abs(gap) > JUMP_S ? gap : FOLLOW * gap;
-      this._heard = Math.max(this._heard, system + this._offset);
     }
+    this._heard = Math.max(this._heard, system + this._offset);
     return this._heard;
   }
 

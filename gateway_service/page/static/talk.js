@@ -123,15 +123,21 @@ export class Talk {
     if (!this._context) {
       this._context = new AudioContext({ sampleRate: RATE_HZ, latencyHint: "interactive" });
       this._playing.use(this._context);
+      // It can be taken away, by a telephone call for one: then it stands still for a while.
+      this._context.onstatechange = () => this._follow();
     }
     await this._context.resume();
-    if (!this.clock.context) {
-      const step = this.clock.follow(this._context);
-      this.cushion.step(step);
-      this.showing.step(step);
-      this.figures.step(step);
-    }
+    if (!this.clock.context) this._follow();
     return this._context;
+  }
+
+  /** Everything is shown by the sound, from where it is now. */
+  _follow() {
+    if (this._context.state !== "running") return;
+    const step = this.clock.follow(this._context);
+    this.cushion.step(step);
+    this.showing.step(step);
+    this.figures.step(step);
   }
 
   // The microphone
@@ -189,6 +195,7 @@ export class Talk {
       return;
     }
     if (name === "status") this.figures.told(content);
+    if (name === "failed") this._microphone.stop();
     if (name === "speak_failed" || name === "failed") this._end();
     this._changed(name, content);
   }
