@@ -102,7 +102,7 @@ class Conversation:
             elif message.type is WSMsgType.TEXT:
                 await self._text(message.data)
             else:
-                raise client_left()
+                raise client_left(message)
             await self._inbox.room()
             while self._unanswered > MOST_UNANSWERED:
                 self._answered.clear()

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 import grpc
-from aiohttp import WSCloseCode, web
+from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
 
 from gateway_service.websocket.events import error_text
 from lipsync_client import LipsyncError
@@ -17,10 +17,16 @@ ERROR_CODES = 4000
 CLOSE_SECONDS = 2.0
 # The protocol's limit, in bytes of UTF-8.
 LONGEST_REASON = 123
+_NAMES = {
+    0: "CLIENT_LEFT",
+    WSCloseCode.OK: "OK",
+    WSCloseCode.GOING_AWAY: "GOING_AWAY",
+    WSCloseCode.MESSAGE_TOO_BIG: "TOO_LARGE",
+}
 
 
 class Ending(Exception):
-    """Ends the socket. `code` 0: it has ended already."""
+    """Ends the socket, where it has not ended already. `code` 0: the client did."""
 
     def __init__(self, code: int, reason: str = "", *, error: LipsyncError | None = None) -> None:
         super().__init__(reason)
@@ -33,7 +39,7 @@ class Ending(Exception):
         """In logs and metrics: the gRPC status, or how the socket ended without one."""
         if self.error:
             return self.error.code.name
-        return {0: "CLIENT_LEFT", WSCloseCode.OK: "OK", WSCloseCode.GOING_AWAY: "GOING_AWAY"}.get(self.code, "POLICY")
+        return _NAMES.get(self.code, "POLICY")
 
 
 def failed(error: LipsyncError) -> Ending:
@@ -46,9 +52,11 @@ def invalid(problems: str) -> Ending:
     return failed(LipsyncError(grpc.StatusCode.INVALID_ARGUMENT, problems))
 
 
-def client_left() -> Ending:
-    """The client has closed the socket, or its connection is lost."""
-    return Ending(0)
+def client_left(last: WSMessage | None = None) -> Ending:
+    """The client has closed the socket, or its connection is lost, or it has sent too large a message."""
+    error = last.data if last and last.type is WSMsgType.ERROR else None
+    too_large = isinstance(error, WebSocketError) and error.code == WSCloseCode.MESSAGE_TOO_BIG
+    return Ending(WSCloseCode.MESSAGE_TOO_BIG if too_large else 0)
 
 
 async def close_socket(request: web.Request, socket: web.WebSocketResponse, ending: Ending) -> None:

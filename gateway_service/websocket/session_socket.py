@@ -63,7 +63,7 @@ def _config(first: WSMessage) -> Config:
     if first.type is WSMsgType.BINARY:
         raise invalid("config: send it first")
     if first.type is not WSMsgType.TEXT:
-        raise client_left()
+        raise client_left(first)
     try:
         message = read_text(first.data)
     except InvalidMessage as error:

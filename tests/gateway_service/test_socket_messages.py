@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from .conftest import Stack, gateway, url_of
-from .sockets import Page, page
+from .sockets import Page, eventually, page
 
 FAST = {"model_id": "small", "pacing": "AS_FAST_AS_POSSIBLE"}
 INT16 = FAST | {"audio_encoding": "PCM_INT16"}
@@ -108,11 +108,13 @@ async def test_an_avatar_that_does_not_exist(stack: Stack) -> None:
 
 
 async def test_a_message_that_is_too_large(stack: Stack) -> None:
-    async with page(stack.url, INT16) as opened:
+    async with gateway(stack.compositing.address) as running, page(url_of(running), INT16) as opened:
         await opened.socket.send_bytes(b"\0" * (1 << 20))
         await opened.wait(lambda: opened.frames)
         await opened.socket.send_bytes(b"\0" * ((1 << 20) + 2))
         assert await opened.closed() == 1009
+        ended = running.metrics.registry.get_sample_value
+        await eventually(lambda: ended("lipsync_gateway_ended_total", {"code": "TOO_LARGE"}) == 1)
 
 
 async def test_a_first_message_that_does_not_come(stack: Stack) -> None:
