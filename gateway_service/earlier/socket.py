@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
+from gateway_service.earlier import text
 from gateway_service.earlier.answers import Answers
 from gateway_service.socket_reader import SocketReader
 
@@ -19,13 +19,7 @@ AHEAD = 4
 
 def is_earlier(first: WSMessage) -> bool:
     """Tells if a socket whose first message this is belongs to a client of the earlier servers."""
-    if first.type is not WSMsgType.TEXT:
-        return first.type is WSMsgType.BINARY
-    try:
-        message = json.loads(first.data)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(message, dict) and not message.keys().isdisjoint({"type", "model_name"})
+    return first.type is WSMsgType.BINARY or (first.type is WSMsgType.TEXT and text.is_request(first.data))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ TYPES = (FRAME, MODELS, METADATA, PICTURE, *BINARY_TESTS)
 # Of the answers, which the earlier pages look for.
 ANSWERS = {MODELS: "model_list", METADATA: "metadata", PICTURE: "video_frame"}
 
+# Sound of 50 pieces in base64, and all else.
+LONGEST_TEXT = 256 << 10
+
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 # A name of this length is refused as an avatar's id; it is here to keep answers short.
 Name = Annotated[str, Field(max_length=100)]
@@ -49,8 +52,27 @@ class TextRequest(BaseModel):
             raise BadMessage("audio_override is not base64") from None
 
 
+class _Kind(BaseModel):
+    """The keys that tell a request from a message of sessions."""
+
+    type: Any = None
+    model_name: Any = None
+
+
+def is_request(text: str) -> bool:
+    """Tells if a text may be a request, right or wrong."""
+    if len(text) > LONGEST_TEXT:
+        return False
+    try:
+        return bool(_Kind.model_validate_json(text).model_fields_set)
+    except ValidationError:
+        return False
+
+
 def read_request(text: str) -> TextRequest:
     """Reads a request. Raises BadMessage with all problems."""
+    if len(text) > LONGEST_TEXT:
+        raise BadMessage(f"the message has {len(text)} characters; send at most {LONGEST_TEXT}")
     try:
         request = TextRequest.model_validate_json(text)
     except ValidationError as error:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json
 
 from lipsync_client import Resume, SessionOptions
 
 # An error message must fit a browser's console, whatever was sent.
 MOST_PROBLEMS, LONGEST_PROBLEM = 20, 300
+# In characters. Texts to speak are the longest, as long as the settings allow.
+LONGEST_TEXT = 128 << 10
+# Shorter ones are checked in no time, whatever they hold.
+SHORT_TEXT = 2 << 10
+MOST_FIELDS = 40
 
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=128)]
 Position: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
@@ -132,6 +138,7 @@ class TextMessage(_Content):
 
 def read_text(text: str) -> TextMessage:
     """Reads a text message. Raises InvalidMessage with all its problems."""
+    _check_size(text)
     try:
         message = TextMessage.model_validate_json(text)
     except ValidationError as error:
@@ -141,6 +148,21 @@ def read_text(text: str) -> TextMessage:
     if message.config:
         _check_config(message.config)
     return message
+
+
+def _check_size(text: str) -> None:
+    """Refuses what would keep the event loop for long: a mebibyte of unknown fields takes a second. Raises InvalidMessage."""
+    if len(text) > LONGEST_TEXT:
+        raise InvalidMessage(f"the message has {len(text)} characters; send at most {LONGEST_TEXT}")
+    if len(text) <= SHORT_TEXT:
+        return
+    with suppress(ValueError):  # the check of the whole tells what it is
+        if (fields := _fields(from_json(text))) > MOST_FIELDS:
+            raise InvalidMessage(f"the message has {fields} fields; no message has more than {MOST_FIELDS}")
+
+
+def _fields(value: object) -> int:
+    return sum(1 + _fields(each) for each in value.values()) if isinstance(value, dict) else 0
 
 
 def _check_config(config: Config) -> None:

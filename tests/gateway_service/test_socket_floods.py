@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,30 @@ def test_others_have_their_turns_between_the_messages_of_a_flood(stack: Stack, f
         assert turns == TURNS
 
 
+MANY = {
+    "beside": '{"config": {"model_id": "small"}, %s}',
+    "inside": '{"config": {"model_id": "small", %s}}',
+    "deeper": '{"config": {"model_id": "small", "resume": {"next_number": 0, "segment": 0, %s}}}',
+}
+
+
+@pytest.mark.parametrize("text", MANY.values(), ids=MANY)
+@pytest.mark.parametrize(
+    ("count", "wanted"), [(5000, "fields; no message has more than 40"), (60_000, "characters; send at most 131072")]
+)
+def test_a_text_with_thousands_of_fields_is_refused_before_each_is_looked_at(
+    stack: Stack, text: str, count: int, wanted: str
+) -> None:
+    """Each would become a problem of its own: a second for all others to wait."""
+    with RawSocket(stack.gateway.address) as client:
+        client.send(text % ", ".join(f'"k{number}": 1' for number in range(count)))
+        message = client.receive()
+        assert isinstance(message, str)
+        error = json.loads(message)["error"]
+        assert error["code"] == "INVALID_ARGUMENT"
+        assert wanted in error["message"]
+
+
 def test_texts_that_are_too_long_wait_without_their_length(stack: Stack) -> None:
     process = Path(f"/proc/{stack.gateway.process.pid}")
 
@@ -57,16 +82,20 @@ def test_texts_that_are_too_long_wait_without_their_length(stack: Stack) -> None
         assert found
         return int(found[1]) >> 10
 
-    with RawSocket(stack.gateway.address) as client:
-        client.send(json.dumps({"config": {"model_id": "small", "idle": "IDLE_NONE"}}))
-        client.send(json.dumps({"speak": {"text": "one long text " * 130}}))
-        until(client, "speaking")
+    with ExitStack() as opened:
+        clients = [opened.enter_context(RawSocket(stack.gateway.address)) for _ in range(8)]
+        for client in clients:
+            client.send(json.dumps({"config": {"model_id": "small", "idle": "IDLE_NONE"}}))
+            client.send(json.dumps({"speak": {"text": "one long text " * 130}}))
+            until(client, "speaking")
         (process / "clear_refs").write_text("5")  # the peak is counted from now on
         before = mebibytes("VmRSS")
-        for _ in range(60):
-            client.send(json.dumps({"speak": {"text": "x" * 1_000_000}}))
-        client.send('{"interrupt": {}}')
-        until(client, "interrupted")
+        for client in clients:
+            for _ in range(60):
+                client.send(json.dumps({"speak": {"text": "x" * 130_000}}))
+        for client in clients:
+            client.send('{"interrupt": {}}')
+            until(client, "interrupted")
         assert mebibytes("VmHWM") - before < 30
 
 
