@@ -33,7 +33,7 @@ from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 
 # The clocks of sessions start at multiples of this, which divides a frame's time.
-_TICK_S = 0.01
+_TICK_S = 0.02
 # The clock of a resumed session starts with its first frame, which is looked for so often.
 _LOOK_FOR_FIRST_S = 0.1
 
@@ -189,11 +189,24 @@ class LiveSession:
                 case MakeIdle(frame):
                     frame.picture = frame.shown.avatar.picture_at_hand(frame.position) or [await self._idle_picture(frame)]
                     await self._sending.send_frames([frame])
+                    await self._rest()
                 case WaitUntil(at_s):
-                    await clock.wait(self._changed, min(at_s, self._next_check_s(now_s)) - now_s)
+                    await self._wait(now_s, at_s)
                 case WaitForChange():
-                    await clock.wait(self._changed, self._next_check_s(now_s) - now_s)
+                    await self._wait(now_s)
         await self._sending.send_noted(clock.now())
+
+    async def _rest(self) -> None:
+        """Waits for the next idle frame if nothing else has come, without another turn of the loop."""
+        now_s = self._clock.now()
+        if self._changed.is_set() or self._sending.outbox:
+            return
+        if isinstance(step := self.machine.next_step(now_s), WaitUntil):
+            await self._wait(now_s, step.at_s)
+
+    async def _wait(self, now_s: float, at_s: float = float("inf")) -> None:
+        """Waits until then, until something comes or until there is something to check."""
+        await self._clock.wait(self._changed, min(at_s, self._next_check_s(now_s)) - now_s)
 
     def _next_check_s(self, now_s: float) -> float:
         at_s = min(self._lifetime.next_check_s(), self.reporting.next_s(now_s))
