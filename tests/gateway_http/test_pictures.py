@@ -119,7 +119,7 @@ async def test_a_viewer_that_takes_nothing_slows_nobody_and_is_cut_off(compositi
             for _ in range(20):
                 await anext(frames)
             async with asyncio.timeout(30):
-                while gateway.face.running_calls != 1:
+                while gateway.face.calls.running != 1:
                     await anext(frames)
         assert not ended_well(lazy)
 

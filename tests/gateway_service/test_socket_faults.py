@@ -107,7 +107,7 @@ async def test_a_reader_that_stops_ends_its_session_alone(stack: Stack) -> None:
             assert len(beside.frames) == FRAMES
             saying.cancel()
             await asyncio.gather(saying, return_exceptions=True)
-        await eventually(lambda: own.face.running_calls == 0)
+        await eventually(lambda: own.face.calls.running == 0)
         assert metric(own, "lipsync_gateway_sessions") == 0
 
 
@@ -182,17 +182,17 @@ async def test_those_who_vanish_leave_nothing_behind(stack: Stack) -> None:
     def in_use() -> tuple[int, int, float, int]:
         gc.collect()
         descriptors = len(os.listdir("/proc/self/fd"))
-        return len(asyncio.all_tasks()), descriptors, metric(own, "lipsync_gateway_sessions"), own.face.running_calls
+        return len(asyncio.all_tasks()), descriptors, metric(own, "lipsync_gateway_sessions"), own.face.calls.running
 
     async with gateway(stack.compositing.address) as own, aiohttp.ClientSession() as http:
         for step in range(4):
             await vanish(http, url_of(own), step)
-        await eventually(lambda: own.face.running_calls == 0)
+        await eventually(lambda: own.face.calls.running == 0)
         await asyncio.sleep(1)
         before = in_use()
         for step in range(40):
             await vanish(http, url_of(own), step)
-        await eventually(lambda: own.face.running_calls == 0)
+        await eventually(lambda: own.face.calls.running == 0)
         await eventually(lambda: all(now <= then for now, then in zip(in_use(), before, strict=True)))
         listed = stack.stub.ListSessions
         await eventually(lambda: len(listed(pb.ListSessionsRequest(), timeout=60).sessions) == 0)
@@ -224,7 +224,7 @@ async def idle_sockets(stack: Stack, count: int) -> None:
             for writer in writers:
                 writer.close()
             await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
-        await eventually(lambda: own.face.running_calls == 0)
+        await eventually(lambda: own.face.calls.running == 0)
 
 
 UNLIMITED = [
