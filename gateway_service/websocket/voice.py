@@ -57,15 +57,14 @@ class Voice:
 
     async def _speak(self, text: Speak) -> None:
         try:
-            said_us = await self._say(text)
-            if said_us is None:
+            if not await self._say(text):
                 raise SpeechFailed(grpc.StatusCode.INVALID_ARGUMENT, "the text gives no sound")
         except SpeechFailed as error:
             await self.refuse(error)
         await self._session.end_segment()
 
-    async def _say(self, text: Speak) -> int | None:
-        """Returns the length of the sound in samples; None for none."""
+    async def _say(self, text: Speak) -> int:
+        """Returns the length of the sound, in samples."""
         rate, said = self._config.rate, 0
         sound = self._speaker.speak(text.text, voice=text.voice, words_per_minute=text.words_per_minute, rate=rate)
         async with aclosing(sound):
@@ -79,7 +78,7 @@ class Voice:
                 await self._session.push(self._pushed(samples))
                 said += len(samples)
                 self._usage.samples += len(samples)
-        return said or None
+        return said
 
     def _pushed(self, samples: Samples) -> PushedSound:
         """Returns the sound in the session's own encoding, of the same values."""
