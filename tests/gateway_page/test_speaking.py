@@ -137,6 +137,9 @@ def test_an_interrupt_ends_picture_and_sound_at_once(page: Visit) -> None:
 
 
 def test_the_person_moves_on_while_the_system_holds_the_sound(page: Visit) -> None:
+    page.page.get_by_role("button", name="Recording").click()
+    page.until("lipsync.log.at(-1)[2] > 0")
+    page.page.get_by_role("button", name="Interrupt").click()
     for change in ("suspend", "resume"):
         page.page.evaluate(f"lipsync.clock.context.{change}()")
         drawn = len(page.frames())
