@@ -15,6 +15,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from service_kit.addresses import BindAddress
 from service_kit.clock import SYSTEM_CLOCK, Clock
+from service_kit.collector import spare_what_stays
 from service_kit.http_endpoint import HttpEndpoint
 from service_kit.listening import StartError, open_metrics_port
 from service_kit.logs import configure_logging
@@ -228,6 +229,7 @@ async def _start(running: Iterable[RunningService[Any]], opened: AsyncExitStack)
         opened.push_async_callback(each.close)
         await each.open()
     await _all(map(_warm_up, running))
+    spare_what_stays()
 
 
 async def _warm_up(running: RunningService[Any]) -> None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 PROGRAM = """
-import asyncio, sys, threading, time
+import asyncio, gc, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 import grpc
@@ -38,6 +39,8 @@ def line():
 
 async def rpc(request, context):
     yield b"began"
+    if request == b"collect":
+        yield b"%d" % (len(gc.get_objects()) / gc.get_freeze_count() * 100 if gc.get_freeze_count() else 1e9)
     if request == b"hold the loop":
         time.sleep(3600)
     if request == b"wait":
@@ -170,6 +173,16 @@ def test_it_may_open_as_many_files_as_the_system_allows(launch: Launch) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
     process.ready()
     assert resource.prlimit(process.popen.pid, resource.RLIMIT_NOFILE) == (most, most)
+
+
+def test_a_collection_of_garbage_passes_over_what_was_there_from_the_start(launch: Launch) -> None:
+    with grpc.insecure_channel(launch().ready()) as channel:
+        for _ in range(100):  # the process is ready, and then does this
+            _, percent, _ = channel.unary_stream("/test.Test/Rpc")(b"collect", timeout=60)
+            if int(percent) < 20:
+                return
+            time.sleep(0.1)
+    pytest.fail(f"a collection looks at {int(percent)} objects for each 100 that were there")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
