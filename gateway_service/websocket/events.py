@@ -54,7 +54,8 @@ def session_text(event: SessionEvent, secret: str) -> str | None:
         case SwitchFailed():
             name, content = "switch_failed", {"model_id": event.avatar, "code": event.code.name, "message": event.message}
         case Status():
-            name, content = "status", {key: round(value, 3) for key, value in asdict(event).items()}
+            rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(event).items()}
+            name, content = "status", rounded
         case Resumed():
             name, content = "resumed", {**asdict(event), "seconds": round(event.seconds, 3)}
         case GoingAway() | Frame():

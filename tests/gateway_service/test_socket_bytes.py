@@ -79,6 +79,16 @@ async def test_events_stand_in_their_place(stack: Stack, speech: np.ndarray) -> 
     assert opened.of("switch_failed")[0]["code"] == "NOT_FOUND"
 
 
+async def test_a_status_has_the_types_of_its_fields(stack: Stack, speech: np.ndarray) -> None:
+    async with page(stack.url, {"model_id": "small"}) as opened:
+        await opened.say(speech[:16_000].tobytes(), iter([64_000]))
+        await opened.wait(lambda: opened.of("status"))
+    status = opened.of("status")[0]
+    assert set(status) == {field.name for field in pb.SessionStatus.DESCRIPTOR.fields}
+    assert type(status["meets_realtime"]) is bool
+    assert {type(status[name]) for name in ("buffered_ms", "late_frames", "stalls", "clock_resets")} == {int}
+
+
 async def test_another_avatar_is_announced_before_its_first_frame(stack: Stack) -> None:
     async with page(stack.url, {"model_id": "small"}) as opened:
         await opened.wait(lambda: len(opened.frames) > 3)
