@@ -116,4 +116,4 @@ def reflected_call(channel: grpc.Channel, wanted: str, body: str) -> object:
 
 def test_the_examples_use_the_ports_of_make_run() -> None:
     text = "".join(page.read_text() for page in (README, API, ARCHITECTURE, SESSIONS))
-    assert set(re.findall(r"localhost:(\d+)", text)) == {"50051", "50052"}
+    assert set(re.findall(r"localhost:(\d+)", text)) == {"50051", "50052", "8086"}

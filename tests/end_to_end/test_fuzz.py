@@ -38,6 +38,7 @@ RPCS = [
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
+CODES = {code.value[0]: code for code in Code}
 FEW = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 MANY = settings(FEW, max_examples=400)
 
@@ -58,6 +59,7 @@ VALUES: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.TYPE_BYTES: some_bytes,
     FieldDescriptor.TYPE_STRING: some_text.filter(lambda text: not any("\ud800" <= letter <= "\udfff" for letter in text)),
     FieldDescriptor.TYPE_INT32: some_int32,
+    FieldDescriptor.TYPE_INT64: st.integers(-3, 60) | st.integers(-(2**63), 2**63 - 1),
     FieldDescriptor.TYPE_ENUM: st.integers(-1, 5) | some_int32,
     FieldDescriptor.TYPE_BOOL: st.booleans(),
 }
@@ -79,10 +81,10 @@ def mutations(name: str, package: str) -> st.SearchStrategy[Any]:
     request_class = getattr(MODULES[package], name)
     fields = request_class.DESCRIPTOR.fields_by_name
     good = {key: value for key, value in GOOD.items() if key in fields}
-    wild = {
-        key: st.lists(VALUES[field.type], max_size=5) if field.is_repeated else VALUES[field.type]
-        for key, field in fields.items()
-    }
+    wild = {}
+    for key, field in fields.items():
+        value = VALUES[field.type] if field.type in VALUES else mutations(field.message_type.name, package)
+        wild[key] = st.lists(value, max_size=5) if field.is_repeated else value
     return st.fixed_dictionaries({}, optional=wild).map(lambda some: request_class(**{**good, **some}))
 
 
@@ -96,8 +98,10 @@ def send(duo: Duo, rpc: tuple[Any, ...], message: bytes) -> tuple[Code, str]:
     call = make(f"/{service}/{method}", response_deserializer=decode)
     try:
         answer = call(message, timeout=CALL_S)
-        if streaming:
-            list(answer)
+        for each in answer if streaming else ():
+            for part in getattr(each, "replies", ()):  # to orders of sessions, each of which has a status
+                if part.HasField("failure") and (code := CODES[part.failure.code]) is not Code.DEADLINE_EXCEEDED:
+                    return code, part.failure.message
     except grpc.RpcError as error:
         return error.code(), error.details() or ""
     return Code.OK, "well"
