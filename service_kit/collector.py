@@ -1,7 +1,7 @@
 """Keeps Python's garbage collector from looking again and again at what a process keeps.
 
-A full collection looks at every object that could be part of a ring: modules, classes, settings, some hundred thousands of them
-in a service. Meanwhile nothing else runs, for longer than a frame lasts.
+A full collection looks at every object that could be part of a ring: modules, classes and settings are a hundred thousand of them
+in a service. Meanwhile nothing else runs, for a good part of a frame's time.
 """
 
 from __future__ import annotations
