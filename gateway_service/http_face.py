@@ -30,7 +30,7 @@ CUT_SECONDS = 1.0
 
 
 class HttpServer:
-    """What the service serves, and the calls that run. Register applications between `open` and `start` of the face."""
+    """Holds the applications that are served, and the running calls. Register between `open` and `start` of the face."""
 
     def __init__(self, calls: RunningCalls) -> None:
         self.calls = calls

@@ -21,7 +21,7 @@ from service_kit.readiness import Liveness, Readiness
 
 @dataclass(frozen=True, slots=True)
 class GatewayParts:
-    """What handlers find at their application as PARTS."""
+    """The parts of the gateway; handlers find them at their application as PARTS."""
 
     settings: GatewaySettings
     metrics: GatewayMetrics

@@ -30,7 +30,7 @@ class ClipFrame:
     frame_id: int
     bounds: tuple[float, ...]
     shape: str
-    """Of the network's answer, "320x320x3"."""
+    """Shape of the network's answer, "320x320x3"."""
     processing_ms: int
     prepare_ms: float
     inference_ms: float

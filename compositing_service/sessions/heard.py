@@ -1,4 +1,4 @@
-"""What came into a session: its messages, and its sound in segments. `tables` has the states."""
+"""Keeps the input of a session: its messages, and its sound in segments. `tables` has the states."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Lifetime:
     last_sign_s: float
     """When the client sent its last message."""
     end: ServiceError | None = None
-    """Of a session that leaves."""
+    """The error with which a session that leaves will end."""
     _ends_at_s: float = float("inf")
     _leave_at_s: float = field(init=False)
     _leaving_s: float = field(init=False)

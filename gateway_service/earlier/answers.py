@@ -30,7 +30,7 @@ class Answers:
     list_models: Callable[[], Awaitable[list[str]]]
     """Returns the ids of the avatars that can be served. Raises LipsyncError."""
     counted: Counter
-    """Of the answers, by `outcome`: met or failed."""
+    """Counts the answers, by `outcome`: met or failed."""
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_CALLS))
 
     async def answer(self, message: str | bytes) -> str | bytes:

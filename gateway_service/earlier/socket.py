@@ -24,7 +24,7 @@ def is_earlier(first: WSMessage) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SocketLimits:
-    """How long a socket may do nothing, in seconds."""
+    """Seconds for which a socket may do nothing."""
 
     idle_s: float
     """Without a request."""

@@ -41,7 +41,7 @@ class TextRequest(BaseModel):
     frame_id: Int32 = 0
     video_type: Name = ""
     audio_override: str = ""
-    """Of a frame: the sound, base64."""
+    """The sound of a frame, base64."""
 
     @property
     def sound(self) -> bytes:

@@ -49,7 +49,7 @@ class GuardSection(Section):
     """Rate of requests from one address (of IPv6 from one /64); more are refused with 429. Health checks do not count."""
 
     request_burst: int = Field(default=200, ge=1, le=1_000_000)
-    """So many may come at once, after a pause."""
+    """The number that may come at once, after a pause."""
 
     max_sockets_per_address: int = Field(default=256, ge=1, le=1_000_000)
     """Limit of WebSockets and moving pictures from one address; more are refused with 429."""

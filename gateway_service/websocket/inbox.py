@@ -1,4 +1,4 @@
-"""What a browser sent and the session has not taken yet, in order.
+"""Keeps, in order, the messages of a browser that the session has not taken yet.
 
 Reading ahead of the session lets an interrupt overtake the sound that it drops. What waits is bounded: beyond, nothing is read.
 """

@@ -51,7 +51,7 @@ class Empty(_Content):
 
 
 class ResumeContent(_Content):
-    """Where the session goes on."""
+    """The place from which the session goes on."""
 
     next_number: Count
     segment: Count

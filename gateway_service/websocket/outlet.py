@@ -19,7 +19,7 @@ class Outlet:
         self._socket = socket
         self._reader_timeout_s = reader_timeout_s
         self.bytes = 0
-        """Of the messages written."""
+        """Sum of the messages written."""
 
     async def text(self, text: str) -> None:
         """Writes a text message. Raises Ending."""
