@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -131,7 +132,7 @@ class AvatarListing(Generic[T]):
 
     def _check_some(self) -> None:
         """Checks the next avatars after the last check, and begins again at the end."""
-        names = [name for name, _ in zip(self._next, range(_CHUNK), strict=False)]
+        names = list(itertools.islice(self._next, _CHUNK))
         if not names:
             self._next = iter(list(self._known))
         self._check(names)

@@ -231,4 +231,9 @@ async def test_of_very_many_some_are_looked_at_each_second(
     listed = await reader.listing.entries()
     assert "is missing" in listed["a0000"]
     assert "is missing" in listed[last.name]
+    for number in set(range(count)) - {5}:
+        (models_root / f"a{number:04d}" / "avatar.yaml").write_text("another: text")
+    for _ in range(3):
+        await reader.listing.refresh()
+    assert len(reader.read) == count - 1
     reader.listing.close()

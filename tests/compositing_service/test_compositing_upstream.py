@@ -148,8 +148,9 @@ async def test_retries_stay_within_the_deadline(serve: Any) -> None:
     # Twenty retries would take nine seconds.
     async with serve("inference_server.url=127.0.0.1:1", "inference_server.max_retries=20") as service:
         refusal = await service.refusal(service.composite(timeout=2.0))
-    assert refusal.code is Code.UNAVAILABLE
-    assert "cannot be reached" in refusal.message
+    # On a busy machine the last try may end behind the caller's time.
+    told = {Code.UNAVAILABLE: "cannot be reached", Code.DEADLINE_EXCEEDED: "the time for this request is over"}
+    assert told[refusal.code] in refusal.message
 
 
 async def test_a_caller_that_gives_up_cancels_the_inference_call(service: Running, inference: FakeInference) -> None:
