@@ -7,7 +7,7 @@ EXTRAS = {
     "cli": ("av", "cv2", "psutil", "pydantic", "pydantic_core", "rich", "soxr", "typer"),
     "services": ("cryptography", "grpc_health", "grpc_reflection", "grpc_status", "onnx", "prometheus_client", "pynvml", "yaml"),
     "gateway": ("aiohttp",),
-    "cpu": ("onnxruntime",),
+    "cpu": ("onnxruntime", "openvino"),
 }
 
 

@@ -74,8 +74,12 @@ class Engine(Protocol):
     def producer(self) -> str:
         """The program that wrote the network, "" when its file does not say."""
 
-    def warm_up(self) -> float:
-        """Runs the network as `run` will, to find now a network or a device that cannot work. Returns the seconds of one run.
+    @property
+    def arithmetic(self) -> str:
+        """The program that computes, its version and its precision. Another one, or another processor, may round otherwise."""
+
+    def warm_up(self) -> EngineOutput:
+        """Runs the network as `run` will, to find now a network or a device that cannot work. Returns a run of one frame.
 
         Raises BrokenAvatar.
         """

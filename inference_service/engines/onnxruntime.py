@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import queue
 import time
 from collections.abc import Iterator
@@ -13,24 +12,17 @@ import numpy as np
 import onnxruntime
 
 from avatar_kit.avatar import Avatar
-from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import MOUTH_SIZE
+from inference_service.engines.batches import BatchRoom, part_of, warmed_up
 from inference_service.engines.crops import CropBank, Feed
 from inference_service.engines.devices import Device
-from inference_service.engines.engine import NO_PICTURES, EngineError, EngineInput, EngineOutput
+from inference_service.engines.engine import EngineError, EngineInput, EngineOutput
 from inference_service.engines.outputs import FloatOutputs, Mouths, PixelOutputs, RunOutputs
 from inference_service.engines.sessions import open_session, run_options
 from inference_service.graphs import wrapping
 from inference_service.settings import OnnxSection
 
-# Frames of a batch, on a GPU or not. On a CPU larger batches gain nothing and delay the first frame, except for a network so
-# quick that QUICK_BATCH frames take no longer than QUICK_RUN_S: there handing a batch over costs as much as several of its
-# frames.
-DEFAULT_BATCH = {True: 8, False: 4}
-QUICK_BATCH = {True: 0, False: 16}
-QUICK_RUN_S = 0.01
-# What a session's frames wait for at most, where one frame takes less: half a frame's time.
-SHORT_RUN_S = 0.02
+ARITHMETIC = f"onnxruntime-{onnxruntime.__version__}/float32"
 # A bank must have at least one slot, also when no crop is taken from it.
 EMPTY_BANK = np.zeros((1, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
 FIRST_SLOT = np.zeros(1, np.int64)
@@ -50,18 +42,21 @@ class OnnxEngine:
         self.avatar_id = avatar.id
         self.device = device
         self.bank = CropBank(avatar, device)
-        self._max_batch = max_batch or DEFAULT_BATCH[device.is_gpu]
+        self._room = BatchRoom(configured=max_batch, is_gpu=device.is_gpu)
         # Frames of each run. On a GPU the first run of another size takes seconds, to choose kernels, and its results differ in
         # rounding: by one grey level between runs of 1 and 8 frames on an H100. On a CPU one frame stays in the cache.
-        self.run_frames = self._network.batch or (self._max_batch if device.is_gpu else 1)
-        self._quick_batch = 0 if max_batch else QUICK_BATCH[device.is_gpu]
-        self._seconds_a_frame = math.inf  # of the last run
+        self.run_frames = self._network.batch or (self._room.most if device.is_gpu else 1)
         count = options.cuda_streams_per_worker if device.is_gpu else 1
         self._name = avatar.network_path.name
         self._sessions = [open_session(model, device, options, name=self._name) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
         for session in self._sessions:
             self._idle.put(self._lane(session))
+
+    @property
+    def arithmetic(self) -> str:
+        """Says that it is ONNX Runtime, and its version: in float32, as the network's file is."""
+        return ARITHMETIC
 
     @property
     def producer(self) -> str:
@@ -71,28 +66,16 @@ class OnnxEngine:
     @property
     def room(self) -> int:
         """The configured size, or more for a network that is quick enough."""
-        return max(self._max_batch, min(self._quick_batch, int(QUICK_RUN_S / self._seconds_a_frame)))
+        return self._room.frames
 
     @property
     def short_room(self) -> int:
-        """The frames that take no longer than SHORT_RUN_S, in whole runs of the network, and one run at least."""
-        frames = int(SHORT_RUN_S / self._seconds_a_frame)
-        return min(self.room, max(self.run_frames, frames - frames % self.run_frames))
+        """The frames that take no longer than half a frame's time, in whole runs of the network, and one run at least."""
+        return self._room.short(self.run_frames)
 
-    def warm_up(self) -> float:
+    def warm_up(self) -> EngineOutput:
         """Runs one frame on each session. Only a real run shows a missing cuDNN or a network that fails. Raises BrokenAvatar."""
-        seconds = 0.0
-        windows, frames = np.zeros((1, 16, 512), np.float32), np.zeros(1, np.int64)
-        for _ in self._sessions:
-            try:
-                self.bank.ensure([0])
-                output = self.run(EngineInput(windows, frames, NO_PICTURES, want_float=False, want_uint8=True))
-            except EngineError as error:
-                raise BrokenAvatar([f"the network failed its warm-up: {error}"]) from error
-            if not output.finite.all():
-                raise BrokenAvatar(["the network gives values that are not finite"])
-            seconds = output.seconds
-        return seconds
+        return [warmed_up(self) for _ in self._sessions][-1]
 
     def run(self, batch: EngineInput) -> EngineOutput:
         """Runs the network. Crops of `batch.frames` must be in the bank. Raises EngineError."""
@@ -103,7 +86,7 @@ class OnnxEngine:
             raise EngineError(str(error) or type(error).__name__) from error
         seconds = time.perf_counter() - started
         count = len(batch.windows)
-        self._seconds_a_frame = seconds / count
+        self._room.note(seconds, count)
         return EngineOutput(
             mouths_float=None if mouths.floats is None else mouths.floats[:count],
             mouths_uint8=None if mouths.pixels is None else mouths.pixels[:count],
@@ -119,7 +102,7 @@ class OnnxEngine:
         with self._lent_lane() as lane:
             for start in range(0, room, size):
                 here = slice(start, min(start + size, room))
-                self._run_once(lane, batch if here == slice(0, count) else _part(batch, here.start, here.stop - here.start))
+                self._run_once(lane, batch if here == slice(0, count) else part_of(batch, here.start, here.stop - here.start))
                 lane.outputs.take(mouths, here)
         return mouths
 
@@ -145,7 +128,7 @@ class OnnxEngine:
 
     def _lane(self, session: onnxruntime.InferenceSession) -> _Lane:
         outputs = PixelOutputs if self.device.is_gpu else FloatOutputs
-        return _Lane(session, session.io_binding(), outputs(self._network, self.run_frames))
+        return _Lane(session, session.io_binding(), outputs(self._network.mouths_float, self.run_frames))
 
     @contextmanager
     def _lent_lane(self) -> Iterator[_Lane]:
@@ -167,20 +150,3 @@ class _Lane:
     session: onnxruntime.InferenceSession
     binding: onnxruntime.IOBinding
     outputs: RunOutputs
-
-
-def _part(batch: EngineInput, start: int, size: int) -> EngineInput:
-    """Frames `start` to `start + size` of a batch. Missing ones at its end are filled up, with a picture that is there already
-    where all are the avatar's own, else with black ones.
-    """
-    own, stop = len(batch.frames), start + size
-    windows = batch.windows[start:stop]
-    frames = batch.frames[start:stop]
-    pictures = batch.pictures[max(start - own, 0) : max(stop - own, 0)]
-    if lacking := size - len(windows):
-        windows = np.concatenate([windows, np.zeros((lacking, *windows.shape[1:]), np.float32)])
-        if len(pictures):
-            pictures = np.concatenate([pictures, np.zeros((lacking, *pictures.shape[1:]), np.float32)])
-        else:
-            frames = np.concatenate([frames, np.full(lacking, frames[-1])])
-    return EngineInput(windows, frames, pictures, batch.want_float, batch.want_uint8)

@@ -46,21 +46,21 @@ class RunOutputs(Protocol):
 class FloatOutputs:
     """Those of a graph that ends with its network."""
 
-    def __init__(self, network: wrapping.WrappedNetwork, frames: int) -> None:
-        self._name = network.mouths_float
-        self._values = np.empty((frames, 3, MOUTH_SIZE, MOUTH_SIZE), np.float32)
-        self._bits = self._values.view(np.uint32)
-        self._planes = np.empty(self._values.shape, np.uint8)
+    def __init__(self, name: str, frames: int) -> None:
+        self.values = np.empty((frames, 3, MOUTH_SIZE, MOUTH_SIZE), np.float32)
+        self._name = name
+        self._bits = self.values.view(np.uint32)
+        self._planes = np.empty(self.values.shape, np.uint8)
         self._bound: onnxruntime.IOBinding | None = None
 
     def bind(self, binding: onnxruntime.IOBinding, batch: EngineInput) -> None:
         del batch
         if self._bound is not binding:
-            _bind(binding, self._name, self._values)
+            _bind(binding, self._name, self.values)
             self._bound = binding
 
     def take(self, mouths: Mouths, here: slice) -> None:
-        values = self._values
+        values = self.values
         keeps_to_0_1 = np.maximum.reduce(self._bits, axis=None) <= _BITS_OF_1
         mouths.finite[here] = keeps_to_0_1 or np.isfinite(values).all(axis=(1, 2, 3))
         if mouths.floats is not None:
@@ -78,8 +78,8 @@ class FloatOutputs:
 class PixelOutputs:
     """Those of a graph that makes pixels too."""
 
-    def __init__(self, network: wrapping.WrappedNetwork, frames: int) -> None:
-        self._name = network.mouths_float
+    def __init__(self, name: str, frames: int) -> None:
+        self._name = name
         self._values = np.empty((frames, 3, MOUTH_SIZE, MOUTH_SIZE), np.float32)
         self._planes = np.empty(self._values.shape, np.uint8)
         self._sums = np.empty(frames, np.float32)

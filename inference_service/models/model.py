@@ -73,7 +73,7 @@ class ModelLoader:
             engines = [OnnxEngine(avatar, device, self._options, max_batch=self._max_batch) for device in devices]
             for engine in engines:
                 self._memory.leave_out(engine.bank)
-                warm_up_seconds = engine.warm_up()
+                warm_up_seconds = engine.warm_up().seconds
         # Other work moves the process's memory too: a network never counts less than its file.
         network_bytes = max(taken.bytes, avatar.network_path.stat().st_size * len(engines))
         features = self.features(encoder_path, devices[0])

@@ -76,7 +76,7 @@ def exact_encoder() -> onnx.ModelProto:
 
 
 def slow_network(*, layers: int = 6) -> onnx.ModelProto:
-    """Some tenths of a second a frame: convolutions one after the other whose result is the picture's own planes."""
+    """Tenths of a second a frame, more with more layers: convolutions in a row whose result is the picture's own planes."""
     generator = np.random.default_rng(5)
     sizes = [6, *[32] * (layers - 1), 3]
     weights = {
@@ -118,15 +118,17 @@ def endless_network() -> onnx.ModelProto:
 
 
 def picky_network(least: float = 8) -> onnx.ModelProto:
-    """Fails in the run where a value of the sound is `least` or more: it looks up what is not in a table."""
+    """Fails in the run where a value of the sound is `least` or more: it gives the mouth a shape that does not fit."""
     network = exact_network()
-    network.graph.output[0].name = "looked_up"
+    network.graph.output[0].name = "shaped"
     network.graph.node.extend([
-        *_loudest_is(least, "row", 1e6),
-        helper.make_node("Gather", ["table", "row"], ["nothing"], axis=0),
-        helper.make_node("Add", ["mouth", "nothing"], ["looked_up"]),
+        *_loudest_is(least, "more", 1e6),
+        helper.make_node("Mul", ["more", "columns"], ["wider"]),
+        helper.make_node("Add", ["wider", "whole"], ["shape"]),
+        helper.make_node("Reshape", ["mouth", "shape"], ["shaped"]),
     ])  # fmt: skip
-    network.graph.initializer.append(numpy_helper.from_array(np.zeros(8, np.float32), "table"))
+    for name, values in {"columns": [0, 0, 0, 1], "whole": [0, 3, 320, 320]}.items():
+        network.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
     return network
 
 

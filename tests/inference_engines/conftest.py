@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import cv2
 import numpy as np
@@ -15,8 +16,11 @@ from avatar_kit.avatar import Avatar
 from inference_service.engines.devices import find_devices
 from inference_service.engines.engine import NO_PICTURES, Engine, EngineInput, EngineOutput
 from inference_service.engines.onnxruntime import OnnxEngine
+from inference_service.engines.openvino import OpenVinoEngine
+from inference_service.engines.openvino_models import Precision, has_bfloat16, is_installed
 from inference_service.settings import GpuSection, OnnxSection
 
+from ..end_to_end.avatars import looping_network, slow_network
 from ..inference_service.conftest import make_avatar, network  # noqa: F401 - a fixture
 
 CPU = find_devices(GpuSection(enabled=False), OnnxSection())[0]
@@ -29,10 +33,16 @@ class Kind:
 
     open: Callable[[Avatar], Engine]
     tolerance: float
+    lasting: onnx.ModelProto = field(default_factory=partial(looping_network, 50), repr=False)
+    """A network that takes long where the sound is loud."""
 
 
 def on_cpu(avatar: Avatar) -> Engine:
     return OnnxEngine(avatar, CPU, OPTIONS)
+
+
+def on_openvino(precision: Precision) -> Callable[[Avatar], Engine]:
+    return lambda avatar: OpenVinoEngine(avatar, CPU, OPTIONS, precision=precision)
 
 
 def on_gpu(avatar: Avatar) -> Engine:
@@ -41,6 +51,16 @@ def on_gpu(avatar: Avatar) -> Engine:
 
 ENGINES = [
     pytest.param(Kind(on_cpu, 2e-6), id="ONNX Runtime on the CPU"),
+    pytest.param(
+        Kind(on_openvino("float32"), 2e-6, slow_network(layers=24)),
+        id="OpenVINO in float32",
+        marks=pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed"),
+    ),
+    pytest.param(
+        Kind(on_openvino("bfloat16"), 2e-2, slow_network(layers=24)),
+        id="OpenVINO in bfloat16",
+        marks=pytest.mark.skipif(not is_installed() or not has_bfloat16(), reason="no bfloat16 here"),
+    ),
     pytest.param(Kind(on_gpu, 1e-3), id="ONNX Runtime on a GPU", marks=pytest.mark.gpu),
 ]
 

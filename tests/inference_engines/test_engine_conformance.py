@@ -13,8 +13,9 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Mask
 from inference_service.engines.engine import NO_PICTURES, EngineError, EngineInput
 from inference_service.limited_threads import LimitedThreads, Overrun
+from service_kit.clock import SystemClock
 
-from ..end_to_end.avatars import endless_network, looping_network, picky_network
+from ..end_to_end.avatars import endless_network, picky_network
 from ..inference_service.conftest import MIX, MakeAvatar, foreign_model, network
 from .conftest import Kind, linear_network, network_input, run, windows
 
@@ -132,7 +133,8 @@ def test_it_says_who_and_where_it_is_and_how_much_it_takes(make_avatar: MakeAvat
     assert engine.avatar_id == "her"
     assert engine.bank.device is engine.device
     assert engine.producer == onnx.load(avatar.network_path).producer_name
-    assert engine.warm_up() > 0
+    assert engine.warm_up().seconds > 0
+    assert engine.arithmetic
     assert 1 <= engine.short_room <= engine.room
     assert engine.run_frames >= 1
 
@@ -148,10 +150,17 @@ def test_a_run_that_fails_is_an_engine_error_and_the_next_one_runs(
     assert capfd.readouterr().err == "", "the error is an exception, and nothing else"
 
 
+class HurriedClock(SystemClock):
+    """Looks at runs more often."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds / 50)
+
+
 async def test_a_run_that_takes_too_long_is_ended(make_avatar: MakeAvatar, kind: Kind) -> None:
-    engine = kind.open(make_avatar(model=looping_network(50)))
+    engine = kind.open(make_avatar(model=kind.lasting))
     engine.warm_up()
-    threads = LimitedThreads(1, "test", on_lost=pytest.fail)
+    threads = LimitedThreads(1, "test", on_lost=pytest.fail, clock=HurriedClock())
     with pytest.raises(Overrun, match=r"running network\.onnx has taken longer") as overrun:
         await threads.run(lambda: run(engine, [0], 100 * windows(1)), limit_s=0.01)
     assert isinstance(overrun.value.__cause__, EngineError)
@@ -178,33 +187,20 @@ def test_a_network_that_cannot_be_opened_is_a_broken_avatar(
     assert "/" not in str(raised.value)
 
 
-def newer_network() -> onnx.ModelProto:
-    model = network()
-    model.ir_version = 99
-    return model
-
-
 def unknown_operator() -> onnx.ModelProto:
     model = network()
     model.graph.node[0].op_type = "Nonsense" + 1000 * "!"
     return model
 
 
-@pytest.mark.parametrize(
-    ("model", "reason"),
-    [(newer_network(), "Unsupported model IR version: 99, max supported IR version: "), (unknown_operator(), "Nonsense!!!")],
-    ids=["newer than the runtime", "an operator that it does not know"],
-)
-def test_the_runtimes_reason_is_passed_on_in_a_line(
-    make_avatar: MakeAvatar, kind: Kind, model: onnx.ModelProto, reason: str
-) -> None:
+def test_the_runtimes_reason_is_passed_on_in_a_line(make_avatar: MakeAvatar, kind: Kind) -> None:
     with pytest.raises(BrokenAvatar) as raised:
-        kind.open(make_avatar(model=model))
+        kind.open(make_avatar(model=unknown_operator()))
     text = str(raised.value)
     assert text.startswith("network.onnx: ")
-    assert reason in text
+    assert "Nonsense!!!" in text
     assert len(text) <= 500
-    assert "/onnxruntime_src" not in text
+    assert "src/" not in text
     assert "\n" not in text
 
 

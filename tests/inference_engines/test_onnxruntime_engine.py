@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
+from avatar_kit.errors import BrokenAvatar
 from avatar_tools.networks.random_weights import random_weights
 from avatar_tools.networks.unet import UNET
 from inference_service.engines.crops import CropBank
@@ -53,7 +55,7 @@ def test_the_graph_for_a_gpu_makes_the_pixels_that_the_cpu_makes(make_avatar: Ma
     floats, _ = run(on_cpu(avatar), frames[:2], sound[:2])
     model, wrapped = wrapping.wrap_network(avatar.network_path, avatar.mask, for_cpu=False, fixed_reference=False)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    binding, outputs = session.io_binding(), PixelOutputs(wrapped, 3)
+    binding, outputs = session.io_binding(), PixelOutputs(wrapped.mouths_float, 3)
     binding.bind_cpu_input(wrapping.BANK, np.stack([crop(avatar, frame).transpose(2, 0, 1) for frame in (0, 1)]))
     binding.bind_cpu_input(wrapping.SLOTS, np.array(frames, np.int64))
     binding.bind_cpu_input(wrapping.SENT_PICTURES, NO_PICTURES)
@@ -76,6 +78,17 @@ def test_the_graph_for_a_gpu_makes_the_pixels_that_the_cpu_makes(make_avatar: Ma
     np.testing.assert_array_equal(both.pixels[:2], truncated)
     np.testing.assert_array_equal(pixels.pixels[:2], truncated)
     assert both.finite.tolist() == pixels.finite.tolist() == [True, True, False]
+
+
+def newer_network() -> onnx.ModelProto:
+    model = network()
+    model.ir_version = 99
+    return model
+
+
+def test_a_network_newer_than_the_runtime_is_a_broken_avatar(make_avatar: MakeAvatar) -> None:
+    with pytest.raises(BrokenAvatar, match=r"^network.onnx: .*Unsupported model IR version: 99, max supported IR version: "):
+        on_cpu(make_avatar(model=newer_network()))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import BrokenAvatar
 from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import find_devices
+from inference_service.engines.engine import EngineOutput
 from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.metrics import InferenceMetrics
 from inference_service.models.model import ModelLoader
@@ -187,9 +188,9 @@ async def test_crops_made_meanwhile_are_not_measured_as_another_avatars_network(
     filled = (await models.load("kept")).value.engines[0].bank
     warm_up = OnnxEngine.warm_up
 
-    def fill_meanwhile(engine: OnnxEngine) -> None:
+    def fill_meanwhile(engine: OnnxEngine) -> EngineOutput:
         filled.ensure(range(FRAMES))
-        warm_up(engine)
+        return warm_up(engine)
 
     monkeypatch.setattr(OnnxEngine, "warm_up", fill_meanwhile)
     monkeypatch.setattr(inference_service.models.memory, "_used_bytes", lambda _devices: filled.memory_bytes + 10**9)
