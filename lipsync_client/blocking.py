@@ -18,6 +18,7 @@ from lipsync_client.clips import Clip, FrameSource, Piece
 from lipsync_client.errors import LipsyncError
 from lipsync_client.headers import Headers, Metadata
 from lipsync_client.pacing import Pace
+from lipsync_client.reconnecting import Reconnecting
 from lipsync_client.requests import BatchOptions, FrameOptions, IdleOptions, SpokenFrames, StoredFrames
 from lipsync_client.results import AvatarInfo, Batch, Health, Loaded, RunningSession, ServerStats
 from lipsync_client.session_config import Resume, SessionOptions, SessionSetup
@@ -99,15 +100,24 @@ class Client:
         return same
 
     def session(
-        self, avatar: str, *, resume_timeout: float = 30.0, resume: Resume | None = None, **options: Unpack[SessionOptions]
+        self,
+        avatar: str,
+        *,
+        resume_timeout: float = 30.0,
+        admission_timeout: float | None = None,
+        resume: Resume | None = None,
+        **options: Unpack[SessionOptions],
     ) -> Session:
         """Opens a live session: sound goes in as it comes, frames come out as they are made. See Session, SessionOptions.
 
-        It has no deadline. `resume_timeout` is the longest time in seconds without a stream that runs. `resume` goes on with a
-        session of another client. Raises ValueError for options that no session has.
+        It has no deadline. `resume_timeout` is the longest time in seconds without a stream that runs. Until the first one runs, a
+        server without room is asked again for `admission_timeout` seconds; None: for `resume_timeout`. With 0 its refusal is raised at
+        once, with `retry_after_ms`. `resume` goes on with a session of another client. Raises ValueError for options that no session
+        has.
         """
         setup = SessionSetup(avatar, options, resume)
-        return Session(self._stub.StreamComposite, setup, self._headers.of_clip(), resume_timeout=resume_timeout)
+        reconnecting = Reconnecting(resume_timeout, resume_timeout if admission_timeout is None else admission_timeout)
+        return Session(self._stub.StreamComposite, setup, self._headers.of_clip(), reconnecting)
 
     def list_sessions(self, *, timeout: float | None = None) -> list[RunningSession]:
         """Lists the live sessions of the replica that answers, the oldest first."""

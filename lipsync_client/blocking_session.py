@@ -39,12 +39,12 @@ class Session:
     reason that another stream would not mend, iterating raises LipsyncError, and so does every push from then on.
     """
 
-    def __init__(self, method: SessionMethod, setup: SessionSetup, headers: Headers, *, resume_timeout: float) -> None:
+    def __init__(self, method: SessionMethod, setup: SessionSetup, headers: Headers, reconnecting: Reconnecting) -> None:
         """Use `client.session`."""
         self._method = method
         self._headers = headers
         self._state = SessionState(setup)
-        self._reconnecting = Reconnecting(resume_timeout)
+        self._reconnecting = reconnecting
         self._changed = Condition()
         self._events: deque[SessionEvent] = deque()
         self._stream: Stream | None = None

@@ -23,6 +23,8 @@ class Reconnecting:
 
     patience_s: float
     """The longest time without a stream that runs."""
+    admission_s: float
+    """The same for a session that never began, at a server without room."""
     is_new: bool = True
     """No stream has run yet."""
     since_s: float | None = None
@@ -50,7 +52,8 @@ class Reconnecting:
         self._started_s = None
         self.since_s = now_s if self.since_s is None else self.since_s
         if error.retry_after_ms is not None:
-            wait_s, patience_s = max(_FIRST_WAIT_S, error.retry_after_ms / 1000), self.patience_s
+            wait_s = max(_FIRST_WAIT_S, error.retry_after_ms / 1000)
+            patience_s = self.admission_s if self.is_new else self.patience_s
         else:
             wait_s = min(_FIRST_WAIT_S * 2 ** (self._failures - 1), _LONGEST_WAIT_S) if self._failures else 0.0
             patience_s = min(self.patience_s, NEW_PATIENCE_S) if self.is_new else self.patience_s

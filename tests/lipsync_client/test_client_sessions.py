@@ -104,6 +104,12 @@ def test_a_refusal_with_a_time_is_waited_for(face) -> None:
     assert not any(config.HasField("resume") for config in service.configs)
 
 
+def test_a_refusal_is_raised_at_once_where_the_caller_does_not_wait(face) -> None:
+    full = (Code.RESOURCE_EXHAUSTED, (("grpc-retry-pushback-ms", "3600000"),))
+    events, error = events_until_the_end(face, Streams(([], full)), admission_timeout=0)
+    assert (events, error.code, error.retry_after_ms) == ([], Code.RESOURCE_EXHAUSTED, 3_600_000)
+
+
 @pytest.mark.parametrize("code", [Code.NOT_FOUND, Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED, Code.INTERNAL])
 def test_other_failures_are_raised(face, code) -> None:
     events, error = events_until_the_end(face, Streams(([], (code, ()))))

@@ -17,7 +17,7 @@ LOST = LipsyncError(Code.UNAVAILABLE, "the connection is gone")
 
 def running(patience_s: float = 30) -> Reconnecting:
     """A session of which a stream ran."""
-    reconnecting = Reconnecting(patience_s)
+    reconnecting = Reconnecting(patience_s, patience_s)
     reconnecting.started(100)
     reconnecting.ran()
     return reconnecting
@@ -49,15 +49,24 @@ def test_it_gives_up_after_the_time_that_the_caller_allows() -> None:
 
 
 def test_a_session_that_never_began_gives_up_early() -> None:
-    _, seconds = failures(Reconnecting(30), LOST, from_s=0)
+    _, seconds = failures(Reconnecting(30, 30), LOST, from_s=0)
     assert seconds < 3
 
 
 def test_a_refusal_with_a_time_is_obeyed() -> None:
     refusal = LipsyncError(Code.RESOURCE_EXHAUSTED, "full", retry_after_ms=4000)
-    assert 4 <= Reconnecting(30).failed(refusal, 0, going_away=False) <= 6
-    _, seconds = failures(Reconnecting(30), refusal, from_s=0)
+    assert 4 <= Reconnecting(30, 30).failed(refusal, 0, going_away=False) <= 6
+    _, seconds = failures(Reconnecting(30, 30), refusal, from_s=0)
     assert 20 < seconds <= 33
+
+
+def test_a_refusal_before_the_first_stream_is_obeyed_only_as_long_as_the_caller_allows() -> None:
+    refusal = LipsyncError(Code.RESOURCE_EXHAUSTED, "full", retry_after_ms=4000)
+    assert failures(Reconnecting(30, 0), refusal, from_s=0) == (0, 0)
+    assert 5 < failures(Reconnecting(30, 10), refusal, from_s=0)[1] < 12
+    begun = Reconnecting(30, 0)
+    begun.started(100)
+    assert 4 <= begun.failed(refusal, 101, going_away=False) <= 6
 
 
 def test_a_stream_that_runs_begins_the_time_anew() -> None:
