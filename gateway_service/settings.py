@@ -73,6 +73,9 @@ class SocketsSection(Section):
     reader_timeout_seconds: float = Field(default=30.0, gt=0, le=3600)
     """Ends a session whose client takes nothing for so long, with RESOURCE_EXHAUSTED."""
 
+    idle_seconds: float = Field(default=900.0, ge=0, le=86_400)
+    """Ends a session in which nobody speaks, types or chooses for so long, with DEADLINE_EXCEEDED; 0: never."""
+
 
 class SpeechSection(Section):
     """Text that the gateway speaks, with espeak-ng."""

@@ -18,8 +18,8 @@ from lipsync_client.clips import Clip, FrameSource, Piece
 from lipsync_client.errors import LipsyncError
 from lipsync_client.headers import Headers, Metadata
 from lipsync_client.pacing import Pace
-from lipsync_client.requests import BatchOptions, FrameOptions, IdleOptions, SpokenFrames, StoredFrames
 from lipsync_client.reconnecting import Reconnecting
+from lipsync_client.requests import BatchOptions, FrameOptions, IdleOptions, SpokenFrames, StoredFrames
 from lipsync_client.results import AvatarInfo, Batch, Health, Loaded, RunningSession, ServerStats
 from lipsync_client.session_config import Resume, SessionOptions, SessionSetup
 from lipsync_client.sound import Sound
@@ -110,10 +110,10 @@ class AsyncClient:
     ) -> AsyncSession:
         """Opens a live session: sound goes in as it comes, frames come out as they are made. See AsyncSession, SessionOptions.
 
-        It has no deadline. `resume_timeout` is the longest time in seconds without a stream that runs. Until the first one runs, a
-        server without room is asked again for `admission_timeout` seconds; None: for `resume_timeout`. With 0 its refusal is raised at
-        once, with `retry_after_ms`. `resume` goes on with a session of another client. Raises ValueError for options that no session
-        has.
+        It has no deadline. `resume_timeout` is the longest time in seconds without a stream that runs. Until the first one
+        runs, a server without room is asked again for `admission_timeout` seconds; None: for `resume_timeout`. With 0 its
+        refusal is raised at once, with `retry_after_ms`. `resume` goes on with a session of another client. Raises ValueError
+        for options that no session has.
         """
         setup = SessionSetup(avatar, options, resume)
         reconnecting = Reconnecting(resume_timeout, resume_timeout if admission_timeout is None else admission_timeout)

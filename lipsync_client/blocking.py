@@ -110,10 +110,10 @@ class Client:
     ) -> Session:
         """Opens a live session: sound goes in as it comes, frames come out as they are made. See Session, SessionOptions.
 
-        It has no deadline. `resume_timeout` is the longest time in seconds without a stream that runs. Until the first one runs, a
-        server without room is asked again for `admission_timeout` seconds; None: for `resume_timeout`. With 0 its refusal is raised at
-        once, with `retry_after_ms`. `resume` goes on with a session of another client. Raises ValueError for options that no session
-        has.
+        It has no deadline. `resume_timeout` is the longest time in seconds without a stream that runs. Until the first one
+        runs, a server without room is asked again for `admission_timeout` seconds; None: for `resume_timeout`. With 0 its
+        refusal is raised at once, with `retry_after_ms`. `resume` goes on with a session of another client. Raises ValueError
+        for options that no session has.
         """
         setup = SessionSetup(avatar, options, resume)
         reconnecting = Reconnecting(resume_timeout, resume_timeout if admission_timeout is None else admission_timeout)

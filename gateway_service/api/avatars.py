@@ -12,7 +12,7 @@ from gateway_service.api.kept import Kept
 from gateway_service.api.stills import Stills
 from gateway_service.parts import PARTS, GatewayParts
 from gateway_service.problems import of_code
-from lipsync_client import AvatarInfo
+from lipsync_client import AvatarInfo, LipsyncError
 
 LIST = web.AppKey("LIST", Kept[str, list[AvatarInfo]])
 STILLS = web.AppKey("STILLS", Stills)
@@ -36,11 +36,18 @@ def add_routes(application: web.Application) -> None:
 
 
 async def list_avatars(request: web.Request) -> web.Response:
-    """Lists all avatars, those that cannot be served with the reason."""
-    parts = request.app[PARTS]
-    avatars = await request.app[LIST].get("", parts.compositors.client.list_avatars)
-    content = {"avatars": [_described(avatar) for avatar in avatars]}
-    return web.json_response(content, headers={"Cache-Control": "no-cache"})
+    """Lists all avatars, those that cannot be served with the reason. While no service tells, the list is the last one."""
+    kept, client = request.app[LIST], request.app[PARTS].compositors.client
+    headers = {"Cache-Control": "no-cache"}
+    try:
+        avatars = await kept.get("", client.list_avatars)
+    except LipsyncError:
+        last = kept.last("")
+        if last is None:
+            raise
+        avatars, age_s = last
+        headers["Age"] = str(round(age_s))
+    return web.json_response({"avatars": [_described(avatar) for avatar in avatars]}, headers=headers)
 
 
 async def still(request: web.Request) -> web.Response:

@@ -49,6 +49,11 @@ class Kept(Generic[K, V]):
             making.add_done_callback(_retrieve)
         return await asyncio.shield(making)
 
+    def last(self, key: K) -> tuple[V, float] | None:
+        """Returns what was made last and is still here, also when its time is over, and its age in seconds."""
+        entry = self._entries.get(key)
+        return (entry.value, self._clock.now() - entry.until_s + self._seconds) if entry else None
+
     async def close(self) -> None:
         """Ends what is being made."""
         for making in self._making.values():

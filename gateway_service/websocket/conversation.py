@@ -1,13 +1,14 @@
 """One session between a browser's socket and a compositing service.
 
-Four tasks: one reads the socket, one gives the session what was read, one writes what the session sends, and one waits for the
-gateway's own end. The first that ends ends the others.
+Five tasks: one reads the socket, one gives the session what was read, one writes what the session sends, one waits for the
+gateway's own end, and one for the session to be left alone. The first that ends ends the others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import NoReturn
 
 import grpc
@@ -21,6 +22,7 @@ from gateway_service.usage import Usage
 from gateway_service.websocket.ending import Ending, client_left, failed, invalid
 from gateway_service.websocket.events import event_text, jump_text, session_text
 from gateway_service.websocket.frames import frame_message
+from gateway_service.websocket.idleness import Idleness
 from gateway_service.websocket.inbox import Close, EndOfSegment, Inbox, SoundPieces
 from gateway_service.websocket.messages import Config, InvalidMessage, Speak, SwitchAvatar, read_text
 from gateway_service.websocket.outlet import Outlet
@@ -72,7 +74,9 @@ class Conversation:
         self._inbox = Inbox(self._samples(FIRST_BUFFERED_MS))
         self._voice = Voice(parts.speech, session, self._outlet, config, usage)
         self._closed = False
+        self._resumable = bool(config.resume and config.resume.first_frame)
         self._started = asyncio.Event()
+        self._idleness = Idleness(parts.clock, parts.settings.sockets.idle_seconds)
         self._unanswered = 0
         self._answered = asyncio.Event()
         self._at_rest = asyncio.Event()
@@ -82,7 +86,7 @@ class Conversation:
         """Holds the session to its end, and returns it."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                for work in (self._read(), self._give(), self._write(), self._leave()):
+                for work in (self._read(), self._give(), self._write(), self._leave(), self._rest()):
                     tasks.create_task(work)
         except BaseExceptionGroup as group:
             ending = next((each for each in group.exceptions if isinstance(each, Ending)), None)
@@ -116,20 +120,26 @@ class Conversation:
         except InvalidMessage as error:
             raise invalid(str(error)) from None
         if len(samples):
+            self._resumable = False
             self._inbox.add_sound(samples)
+        if samples.any():
+            self._idleness.used()
 
     async def _text(self, text: str) -> None:
         try:
             message = read_text(text)
         except InvalidMessage as error:
             raise invalid(str(error)) from None
+        self._idleness.used()
         if self._closed:
             raise invalid(f"{message.name}: comes after close")
         if message.config:
             raise invalid("config: may be sent only once, first")
         if message.interrupt:
+            self._resumable = False
             await self._interrupt()
         elif message.end_of_segment:
+            self._resumable = False
             self._inbox.add(EndOfSegment())
         elif message.close:
             self._closed = True
@@ -137,8 +147,14 @@ class Conversation:
         elif message.switch_avatar:
             self._inbox.add(message.switch_avatar)
         elif message.speak:
-            # What waits must be small.
-            self._inbox.add(self._parts.speech.problem(message.speak.text) or message.speak)
+            self._speak(message.speak)
+
+    def _speak(self, text: Speak) -> None:
+        if text.resumed and not self._resumable:
+            raise invalid("speak.resumed: needs `resume` with a first_frame, and comes before anything of a segment")
+        self._resumable = False
+        # What waits must be small.
+        self._inbox.add(self._parts.speech.problem(text.text) or text)
 
     async def _interrupt(self) -> None:
         self._inbox.drop_speech()
@@ -189,6 +205,8 @@ class Conversation:
         began_s = self._parts.clock.now()
         if frame.audio_us >= 0:
             self._at_rest.clear()
+        if frame.speech:
+            self._idleness.used()
         self._running.show(frame)
         if jump := jump_text(frame):
             await self._outlet.text(jump)
@@ -201,6 +219,7 @@ class Conversation:
         match event:
             case Started():
                 self._inbox.most_samples = self._samples(event.max_buffered_ms)
+                event = replace(event, idle_timeout_ms=self._idleness.limit_ms)
             case SegmentEnded():
                 self._at_rest.set()
             case Interrupted():
@@ -214,13 +233,20 @@ class Conversation:
         if text := session_text(event, self._running.secret):
             await self._outlet.text(text)
         if isinstance(event, Started):
+            self._idleness.used()
             self._started.set()
 
     def _answer(self) -> None:
         self._unanswered = max(0, self._unanswered - 1)
         self._answered.set()
 
-    # The gateway's end
+    # The end
+
+    async def _rest(self) -> None:
+        """Waits for a session that runs to be left alone."""
+        await self._started.wait()
+        if self._idleness.limit_ms:
+            await self._idleness.watch()
 
     async def _leave(self) -> NoReturn:
         server = self._parts.settings.server

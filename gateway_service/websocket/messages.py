@@ -112,6 +112,8 @@ class Speak(_Content):
     text: Annotated[str, Field(min_length=1)]
     voice: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9+_-]{0,39}$")] | None = None
     words_per_minute: Annotated[int, Field(ge=80, le=450)] = 175
+    resumed: bool = False
+    """It is the segment that `resume` names, and goes on there."""
 
 
 class TextMessage(_Content):

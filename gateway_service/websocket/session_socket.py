@@ -83,7 +83,14 @@ async def _hold(parts: GatewayParts, socket: web.WebSocketResponse, reader: Sock
             named = client.with_metadata(request_id=request_context.request_id.get(), session_id=config.session_id)
             patience_s = parts.settings.compositing_server.resume_seconds
             try:
-                live = named.session(config.model_id, resume_timeout=patience_s, resume=config.resumed, **config.options)
+                # A browser that hears of a refusal at once can tell its user, and comes back by itself.
+                live = named.session(
+                    config.model_id,
+                    resume_timeout=patience_s,
+                    admission_timeout=0,
+                    resume=config.resumed,
+                    **config.options,
+                )
             except ValueError as error:
                 ending = invalid(f"config: {error}")
                 raise ending from None

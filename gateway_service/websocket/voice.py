@@ -15,6 +15,7 @@ from gateway_service.websocket.frames import sound_message
 from gateway_service.websocket.messages import Config, Speak
 from gateway_service.websocket.outlet import Outlet
 from lipsync_client import AsyncSession, PushedSound
+from lipsync_client.cutting import sample_of_frame
 
 _INT16_SCALE = np.float32(1 / 32768)
 
@@ -29,6 +30,8 @@ class Voice:
         self._config = config
         self._usage = usage
         self._speaking: asyncio.Task[None] | None = None
+        self._segment: int | None = None
+        """That of the text that is spoken, once it has begun."""
 
     async def speak(self, text: Speak) -> None:
         """Speaks a text after the sound so far, and returns when the session has taken all of it, or `stop` was called.
@@ -43,7 +46,8 @@ class Voice:
 
     async def refuse(self, error: SpeechFailed) -> None:
         """Tells the browser why a text is not spoken. Raises Ending."""
-        await self._outlet.text(event_text("speak_failed", code=error.code.name, message=error.message))
+        begun = {} if self._segment is None else {"segment": self._segment}
+        await self._outlet.text(event_text("speak_failed", code=error.code.name, message=error.message, **begun))
 
     async def stop(self) -> None:
         """Ends the text that is spoken, if there is one. Raises what it has raised."""
@@ -57,28 +61,52 @@ class Voice:
 
     async def _speak(self, text: Speak) -> None:
         try:
-            if not await self._say(text):
-                raise SpeechFailed(grpc.StatusCode.INVALID_ARGUMENT, "the text gives no sound")
+            await self._say(text)
+            if self._segment is None:
+                await self._give_up(text)
         except SpeechFailed as error:
             await self.refuse(error)
+        finally:
+            self._segment = None
         await self._session.end_segment()
 
-    async def _say(self, text: Speak) -> int:
-        """Returns the length of the sound, in samples."""
-        rate, said = self._config.rate, 0
+    async def _give_up(self, text: Speak) -> None:
+        """Ends the segment of a text that gives no sound. Raises SpeechFailed."""
+        if text.resumed:  # it was spoken by another program, or with another voice
+            await self._session.interrupt()
+            raise SpeechFailed(grpc.StatusCode.INVALID_ARGUMENT, "the text is shorter than what was shown of it")
+        raise SpeechFailed(grpc.StatusCode.INVALID_ARGUMENT, "the text gives no sound")
+
+    async def _say(self, text: Speak) -> None:
+        """Says a text, or the rest of a resumed one. Raises SpeechFailed."""
+        rate, place = self._config.rate, 0
+        first = self._first_sample(text)
         sound = self._speaker.speak(text.text, voice=text.voice, words_per_minute=text.words_per_minute, rate=rate)
         async with aclosing(sound):
-            async for samples in sound:
-                if not said:
-                    await self._session.end_segment()
-                    segment = self._session.next_segment
-                    await self._outlet.text(event_text("speaking", segment=segment, text=text.text))
-                piece = sound_message(samples, segment=segment, audio_us=1_000_000 * said // rate, rate=rate)
-                await self._outlet.binary(piece)
+            async for spoken in sound:
+                samples = spoken[max(0, first - place) :]
+                place += len(spoken)
+                if not len(samples):
+                    continue
+                if self._segment is None:
+                    self._segment = await self._begin(text)
+                audio_us = 1_000_000 * (place - len(samples)) // rate
+                await self._outlet.binary(sound_message(samples, segment=self._segment, audio_us=audio_us, rate=rate))
                 await self._session.push(self._pushed(samples))
-                said += len(samples)
                 self._usage.samples += len(samples)
-        return said
+
+    def _first_sample(self, text: Speak) -> int:
+        """Returns the sample from which on the session wants the text."""
+        resume = self._config.resume
+        return sample_of_frame(resume.audio_start_frame, self._config.rate) if text.resumed and resume else 0
+
+    async def _begin(self, text: Speak) -> int:
+        """Tells the browser the segment that the text is, and returns it."""
+        if not text.resumed:
+            await self._session.end_segment()
+        segment = self._session.next_segment
+        await self._outlet.text(event_text("speaking", segment=segment, text=text.text))
+        return segment
 
     def _pushed(self, samples: Samples) -> PushedSound:
         """Returns the sound in the session's own encoding, of the same values."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from tests.end_to_end.processes import running_with_gateway
+from tests.end_to_end.processes import free_port, running, running_all, running_with_gateway
 
 from .browsing import Visit, visit
 from .conftest import chromium
@@ -47,13 +47,23 @@ def test_a_page_without_tls_has_no_microphone(address: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_server_speaks_no_texts(browser: Browser, models_root: Path, tmp_path: Path) -> None:
-    settings = f"models_root={models_root}", "limits.admit_sessions=all", "gateway.speech.command=''"
-    with running_with_gateway(*settings, log=tmp_path / "log") as (gateway, _):
+def test_what_the_gateway_is_set_to_shows(browser: Browser, models_root: Path, tmp_path: Path) -> None:
+    settings = "gateway.speech.command=''", "gateway.sockets.idle_seconds=3"
+    with running_with_gateway(f"models_root={models_root}", *settings, log=tmp_path / "log") as (gateway, _):
         page = visit(browser, f"http://{gateway.address}/")
-        page.page.get_by_label("Text to speak").fill("Hello")
-        page.page.get_by_role("button", name="Say it").click()
-        assert "espeak-ng" in told(page)
+        assert "espeak-ng" in page.text("#no-texts")
+        assert page.page.get_by_label("Text to speak").is_disabled()
+        assert page.page.get_by_role("button", name="Say it").is_disabled()
+        assert told(page) == "Nobody has spoken or typed for 3 s, so the session ended to leave its place to others."
+        assert page.text("#connection") == "Ended"
+        (*_, last) = page.frames()
+        page.page.get_by_role("button", name="Go on").click()
+        page.until(f"lipsync.log.at(-1)[0] > {last[0]}")
+        assert page.text("#problem-text") == ""
+        told(page)
+        page.page.get_by_role("button", name="Recording").click()  # does the same
+        page.until("lipsync.log.at(-1)[2] > 4e6")
+        assert page.complaints == []
         page.page.context.close()
 
 
@@ -79,15 +89,35 @@ def test_there_is_no_avatar(browser: Browser, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_full_server_gives_a_place_as_soon_as_it_has_one(browser: Browser, models_root: Path, tmp_path: Path) -> None:
-    one_session = "server.max_running_calls=1", "limits.admit_sessions=all", "gateway.pictures.list_seconds=3600"
+    one_session = "server.max_running_calls=1", "limits.admit_sessions=all", "gateway.pictures.list_seconds=0"
     with running_with_gateway(f"models_root={models_root}", *one_session, log=tmp_path / "log") as (gateway, _):
         first = visit(browser, f"http://{gateway.address}/")
         opened = browser.new_context()
         second = Visit(opened.new_page(), [])
         second.page.goto(f"http://{gateway.address}/")
-        second.page.get_by_role("status").get_by_text("The server is full").wait_for()
+        assert told(second) == "The server is full. The page tries again by itself; leave it open."
+        counted = set()
+        second.wait(lambda: counted.add(second.text("#problem-wait")) or len(counted) > 1, "it counts down")
         first.page.context.close()
         second.page.get_by_role("status").get_by_text("Ready").wait_for()
+        assert second.page.locator("#problem").is_hidden()
+        opened.close()
+
+
+@pytest.mark.slow
+def test_what_keeps_the_page_waiting_at_its_start(browser: Browser, models_root: Path, tmp_path: Path) -> None:
+    upstream = f"127.0.0.1:{free_port()}"
+    with running("gateway", f"compositing_server.url={upstream}", log=tmp_path / "gateway") as gateway:
+        opened = browser.new_context()
+        page = Visit(opened.new_page(), [])
+        page.page.goto(f"http://{gateway.address}/")
+        assert told(page).startswith("The gateway runs, but no compositing service answers it.")
+        page.page.route("**/api/avatars", lambda route: route.abort())
+        page.wait(lambda: page.text("#problem-text").startswith("The gateway does not answer."), "nothing answers")
+        page.page.unroute("**/api/avatars")
+        with running_all(f"models_root={models_root}", f"server.port={upstream}", log=tmp_path / "all"):
+            page.until("Boolean(lipsync.log.length > 5)")
+            assert page.text("#problem-text") == ""
         opened.close()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
 import wave
 from collections.abc import Iterator
 from itertools import pairwise
@@ -94,6 +96,28 @@ def test_a_text_is_spoken_by_the_server(page: Visit) -> None:
     seen = spoken(page)
     assert_in_sync(seen)
     assert np.count_nonzero(seen.sound) > 16_000
+
+
+def test_a_text_goes_on_whole_after_its_socket_broke(page: Visit) -> None:
+    """Broken when some of its sound had not come down: the server is at most some seconds ahead."""
+    text = "Nobody should lose a word of this. " * 7
+    command = ["espeak-ng", "--stdout", "-v", "en", "-s", "175", text]
+    with wave.open(io.BytesIO(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)) as file:
+        # Its length is not in the file's header, which espeak-ng writes first.
+        seconds = len(file.readframes(1 << 30)) / 2 / file.getframerate()
+    before = len(page.frames())
+    page.page.get_by_label("Text to speak").fill(text)
+    page.page.keyboard.press("Enter")
+    for moment in (0.2e6, 2.5e6):  # with little of it shown, and with more than goes into a frame
+        page.until(f"lipsync.log.at(-1)[2] >= {moment}")
+        page.page.evaluate("lipsync.session._socket.close()")
+    page.until("lipsync.mode === null")
+    frames = page.frames(since=before)
+    numbers, spoken = [frame[0] for frame in frames], [frame[2] for frame in frames if frame[2] >= 0]
+    assert numbers == sorted(set(numbers))
+    assert spoken == sorted(set(spoken))
+    assert abs(spoken[-1] / 1e6 - seconds) < 0.5
+    assert page.text("#problem-text") == ""
 
 
 def test_the_microphone_moves_the_mouth_after_a_constant_delay(page: Visit) -> None:

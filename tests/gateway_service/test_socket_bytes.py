@@ -74,7 +74,7 @@ async def test_events_stand_in_their_place(stack: Stack, speech: np.ndarray) -> 
     ]  # fmt: skip
     (started,) = opened.of("started")
     assert (started["session_id"], started["fps"], started["width"], started["height"]) == ("my-own", 25, 416, 304)
-    assert (started["max_buffered_ms"], started["idle_timeout_ms"], started["max_session_ms"]) == (5000, 300_000, 0)
+    assert (started["max_buffered_ms"], started["idle_timeout_ms"], started["max_session_ms"]) == (5000, 900_000, 0)
     assert opened.of("segment_ended")[1] == {"segment": 1, "frames": 4, "audio_us": 125_000}
     assert opened.of("switch_failed")[0]["code"] == "NOT_FOUND"
 

@@ -95,6 +95,69 @@ async def test_an_interrupt_ends_a_text(stack: Stack) -> None:
     assert all(frame.segment == 1 for frame in opened.came[answer:] if isinstance(frame, Shown) and frame.audio_us >= 0)
 
 
+def resume_after(frame: Shown, opened: Page, *, lead_in: int = 10) -> dict[str, object]:
+    """What `config` says to go on after a frame, as docs/websocket.md tells it."""
+    jumps = {each["number"]: each["next_position"] for each in opened.of("jump")}
+    first = frame.audio_us // 40_000 + 1
+    resume = {
+        "next_number": frame.number + 1,
+        "segment": frame.segment,
+        "first_frame": first,
+        "audio_start_frame": max(0, first - lead_in),
+    }
+    return {"start_frame_idx": jumps.get(frame.number, frame.position + 1), "resume": resume}
+
+
+@pytest.mark.parametrize(("rate", "shown"), [(16_000, 5), (16_000, 22), (48_000, 22), (16_000, None)])
+async def test_a_text_that_was_cut_goes_on_whole(stack: Stack, rate: int, shown: int | None) -> None:
+    config = FAST | {"sample_rate": rate}
+    async with page(stack.url, config) as opened:
+        await opened.send(speak={"text": TEXT, "words_per_minute": 120})
+        await opened.send(close={})
+        assert await opened.closed() == 1000
+    whole, heard = opened.spoken, sound_of(opened, 0)
+    last = whole[shown] if shown else whole[-1]
+    async with page(stack.url, config | resume_after(last, opened, lead_in=10 if rate == 16_000 else 12)) as again:
+        await again.send(speak={"text": TEXT, "words_per_minute": 120, "resumed": True})
+        await again.send(speak={"text": "Then this."})
+        await again.send(close={})
+        assert await again.closed() == 1000
+    assert [event["segment"] for event in again.of("speaking")] == [0, 1]
+    assert again.of("segment_ended")[0] == opened.of("segment_ended")[0]
+    rest = [frame for frame in again.spoken if frame.segment == 0]
+    wanted = whole[whole.index(last) + 1 :]
+    assert [(frame.number, frame.audio_us) for frame in rest] == [(frame.number, frame.audio_us) for frame in wanted]
+    if rate == 16_000:
+        assert [frame.picture for frame in rest] == [frame.picture for frame in wanted]
+    pieces = [each for each in again.came if isinstance(each, Heard) and each.segment == 0]
+    start = 2 * (pieces[0].audio_us * rate // 1_000_000)
+    assert 0 <= start <= len(heard)
+    assert b"".join(piece.samples for piece in pieces) == heard[start:]
+
+
+async def test_a_text_that_is_shorter_than_what_was_shown_fails_alone(stack: Stack) -> None:
+    resume = {"next_number": 300, "segment": 4, "first_frame": 300, "audio_start_frame": 290}
+    async with page(stack.url, FAST | {"resume": resume}) as opened:
+        await opened.send(speak={"text": "Yes.", "resumed": True})
+        await opened.send(speak={"text": "No."})
+        await opened.send(close={})
+        assert await opened.closed() == 1000
+    (failed,) = opened.of("speak_failed")
+    assert "shorter" in failed["message"]
+    assert [event["segment"] for event in opened.of("speaking")] == [5]
+
+
+@pytest.mark.parametrize("first", [{"speak": {"text": "Yes."}}, {"interrupt": {}}, {"end_of_segment": {}}, None])
+async def test_only_the_resumed_segment_goes_on_as_a_text(stack: Stack, first: dict[str, object] | None) -> None:
+    resume = {"next_number": 30, "segment": 0, "first_frame": 30, "audio_start_frame": 20}
+    async with page(stack.url, FAST | ({"resume": resume} if first else {})) as opened:
+        if first:
+            await opened.send(**first)
+        await opened.send(speak={"text": "Yes.", "resumed": True})
+        assert await opened.closed() == 4003
+    assert "speak.resumed" in opened.of("error")[0]["message"]
+
+
 @pytest.mark.parametrize(
     ("text", "code", "named"),
     [
@@ -122,23 +185,26 @@ def program(path: Path, script: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("script", "code"),
+    ("script", "code", "begun"),
     [
-        (None, "UNIMPLEMENTED"),
-        ("exec sleep 1000", "DEADLINE_EXCEEDED"),
-        ("espeak-ng --stdout hello | head -c 3000; exec sleep 1000", "DEADLINE_EXCEEDED"),
-        ("echo it is broken >&2; exit 3", "UNAVAILABLE"),
-        ("espeak-ng --stdout hello | head -c 3000; exit 3", "UNAVAILABLE"),
-        ("echo this is no sound at all, and long enough for a header", "INTERNAL"),
+        (None, "UNIMPLEMENTED", False),
+        ("exec sleep 1000", "DEADLINE_EXCEEDED", False),
+        ("espeak-ng --stdout hello | head -c 3000; exec sleep 1000", "DEADLINE_EXCEEDED", True),
+        ("echo it is broken >&2; exit 3", "UNAVAILABLE", False),
+        ("espeak-ng --stdout hello | head -c 3000; exit 3", "UNAVAILABLE", True),
+        ("echo this is no sound at all, and long enough for a header", "INTERNAL", False),
     ],
 )
-async def test_a_program_that_is_missing_hangs_or_fails(stack: Stack, tmp_path: Path, script: str | None, code: str) -> None:
+async def test_a_program_that_is_missing_hangs_or_fails(
+    stack: Stack, tmp_path: Path, script: str | None, code: str, begun: bool
+) -> None:
     command = "speech.command=no-such-program" if script is None else program(tmp_path / "speaks", script)
     async with gateway(stack.compositing.address, command, "speech.timeout_seconds=1") as running:
         async with page(url_of(running), FAST) as opened:
             await opened.send(speak={"text": TEXT})
             await opened.wait(lambda: opened.of("speak_failed"))
-            assert opened.of("speak_failed")[0]["code"] == code
+            (failed,) = opened.of("speak_failed")
+            assert (failed["code"], failed.get("segment")) == (code, 0 if begun else None)
             await opened.socket.send_bytes(b"\0" * 1280)
             await opened.send(close={})
             assert await opened.closed() == 1000

@@ -2,13 +2,6 @@
 
 const STILL_PX = 128;
 
-/** Asks the gateway. Returns [{id, width, height, still, error}]; raises TypeError or SyntaxError where it does not answer. */
-export async function listAvatars() {
-  const answer = await fetch("api/avatars");
-  if (!answer.ok) throw new TypeError(`the gateway answered ${answer.status}`);
-  return (await answer.json()).avatars;
-}
-
 /** Fills a fieldset with a choice of avatars; `chosen` is called with an id. Broken ones are shown with the reason. */
 export function showAvatars(fieldset, avatars, current, chosen) {
   fieldset.querySelectorAll("label").forEach((label) => label.remove());

@@ -3,8 +3,9 @@
 // For tests and the curious, `window.lipsync` is the conversation; `window.lipsync.log` lists each drawn frame as
 // [number, segment, audio_us, audio clock at its sound, audio clock when it was drawn], times in seconds, audio_us -1 while idle.
 
-import { listAvatars, markAvatar, showAvatars } from "./avatars.js";
-import { endedProblem, fileProblem, microphoneProblem, speakingProblem, switchProblem, waitingProblem } from "./problems.js";
+import { markAvatar, showAvatars } from "./avatars.js";
+import { getJson } from "./http.js";
+import { endedProblem, fileProblem, listProblem, microphoneProblem, speakingProblem, switchProblem, waitingProblem } from "./problems.js";
 import { Screen } from "./screen.js";
 import { Talk } from "./talk.js";
 
@@ -15,6 +16,8 @@ const options = { quality_preset: at("quality").value, look_ahead_frames: Number
 const talk = new Talk(url, at("person"), options, (name, content) => happened[name]?.(content));
 const screen = new Screen(talk);
 let source = "file"; // of what is played: "file" or "recording"
+let idleMs = 0; // a session that is not used for so long ends; 0: none does
+const LIST_AGAIN_MS = 3000;
 
 Object.defineProperty(talk, "log", { get: () => talk.showing.log });
 window.lipsync = talk;
@@ -22,9 +25,10 @@ window.lipsync = talk;
 const happened = {
   connecting: (content) => {
     screen.connection("waiting");
-    if (content.attempt > 1 || content.error.code === "RESOURCE_EXHAUSTED") screen.problem(waitingProblem(content));
+    const { attempt, error, wait_ms } = content;
+    if (attempt > 1 || error.code === "RESOURCE_EXHAUSTED") screen.problem(waitingProblem(content), { wait_ms });
   },
-  queued: () => screen.say("The server is full: waiting for a place. Leave the page open."),
+  slow: () => screen.say("The server prepares the person. This can take a while the first time."),
   connected: ({ resumed, seconds }) => {
     screen.connection("live");
     screen.problem(null);
@@ -32,11 +36,15 @@ const happened = {
     if (resumed && seconds > 0.5) screen.say(`The connection was lost for ${seconds.toFixed(1)} s; it goes on.`);
     markAvatar(at("avatars"), talk.session.avatar);
   },
-  started: () => screen.still(null),
+  started: ({ idle_timeout_ms }) => {
+    idleMs = idle_timeout_ms;
+    screen.still(null);
+  },
   failed: (error) => {
     screen.connection("ended");
-    screen.problem(endedProblem(error));
     screen.say("Nothing is shown now.");
+    const action = error.code === "DEADLINE_EXCEEDED" ? "Go on" : "Try again";
+    screen.problem(endedProblem(error, idleMs), { action, act: goOn });
   },
   mode: (mode) => screen.mode(mode === "file" ? source : mode),
   level: (loudness) => screen.level(loudness),
@@ -53,6 +61,12 @@ const happened = {
     markAvatar(at("avatars"), talk.session.avatar);
   },
 };
+
+function goOn() {
+  screen.problem(null);
+  screen.connection("waiting");
+  talk.session.wake();
+}
 
 at("microphone").addEventListener("click", async () => {
   screen.problem(null);
@@ -93,7 +107,7 @@ at("text-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = at("text").value.trim();
   screen.problem(null);
-  if (text) talk.say(text);
+  if (text) talk.say(text, at("voice").value);
 });
 
 at("interrupt").addEventListener("click", () => talk.interrupt());
@@ -116,14 +130,16 @@ if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
 }
 
 async function begin() {
-  let avatars;
+  let about, avatars;
   try {
-    avatars = await listAvatars();
-  } catch {
-    screen.problem("The gateway does not answer. Look whether it runs; the page tries again in 3 s.");
-    setTimeout(begin, 3000);
+    [about, { avatars }] = await Promise.all([getJson("api/page.json"), getJson("api/avatars")]);
+  } catch (error) {
+    const wait_ms = error.retry_ms ?? LIST_AGAIN_MS;
+    screen.problem(listProblem(error), { wait_ms });
+    setTimeout(begin, wait_ms);
     return;
   }
+  offerTexts(about.speech);
   const asked = new URLSearchParams(location.search).get("avatar");
   const first = avatars.find(({ id }) => id === asked) ?? avatars.find(({ error }) => !error);
   screen.problem(first ? null : "The server has no avatar to show. Make one with `lipsync avatar demo`, then reload the page.");
@@ -131,6 +147,16 @@ async function begin() {
   showAvatars(at("avatars"), avatars, first.id, (id) => talk.session.switchAvatar(id));
   screen.still(first);
   talk.session.open(first.id);
+}
+
+/** Sets up what the server can say of texts: the voices that it has, or nothing. */
+function offerTexts({ available, voice, voices, max_characters }) {
+  at("text").maxLength = max_characters;
+  at("text").disabled = at("say").disabled = !available;
+  at("no-texts").hidden = available;
+  at("voices").hidden = !voices.length;
+  const known = voices.some(({ id }) => id === voice) ? voices : [{ id: voice, name: voice }, ...voices];
+  at("voice").replaceChildren(...known.map(({ id, name }) => new Option(name, id, id === voice, id === voice)));
 }
 
 begin();

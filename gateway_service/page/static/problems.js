@@ -9,15 +9,19 @@ const MICROPHONE = {
     "Give the gateway a certificate (tls.certificate_file and tls.key_file), and open the page with https://.",
 };
 
-const SPEAKING = {
-  UNIMPLEMENTED: "The server cannot speak texts: install espeak-ng there. Use the recording, a file or the microphone meanwhile.",
-  UNAVAILABLE: "The server cannot speak texts: install espeak-ng there. Use the recording, a file or the microphone meanwhile.",
-};
+const NO_TEXTS = "The server cannot speak texts: install espeak-ng there. Use the recording, a file or the microphone meanwhile.";
 
 const ENDED = {
   NOT_FOUND: (error) => `There is no such avatar any more (${error.message}). Choose another one.`,
   FAILED_PRECONDITION: (error) => `This avatar is broken: ${error.message}. Choose another one.`,
   RESOURCE_EXHAUSTED: () => "The server is full. Try again in a while.",
+  UNAUTHENTICATED: (error) => `The gateway does not let this page in: ${error.message}.`,
+  PERMISSION_DENIED: (error) => `The gateway does not let this page in: ${error.message}.`,
+};
+
+const LISTING = {
+  RESOURCE_EXHAUSTED: () => "The server is busy, and cannot say now which persons it has.",
+  UNAVAILABLE: () => "The gateway runs, but no compositing service answers it. Look whether one runs, and where.",
 };
 
 /** `getUserMedia` failed. */
@@ -27,7 +31,7 @@ export function microphoneProblem(error) {
 
 /** A text was not spoken. */
 export function speakingProblem({ code, message }) {
-  return SPEAKING[code] ?? `The text could not be spoken: ${message}.`;
+  return code === "UNIMPLEMENTED" ? NO_TEXTS : `The text could not be spoken: ${message}.`;
 }
 
 /** A file is no sound. */
@@ -35,20 +39,34 @@ export function fileProblem(name) {
   return `“${name}” holds no sound that this browser can read. Try a WAV, MP3, Ogg or FLAC file.`;
 }
 
-/** The session has ended for good. */
-export function endedProblem(error) {
-  return ENDED[error.code]?.(error) ?? `The server ended the session: ${error.message}. Reload the page to begin again.`;
+/** The avatars cannot be listed, and another attempt follows. */
+export function listProblem({ code, message }) {
+  if (!code) return "The gateway does not answer. Look whether it runs; the page tries again by itself.";
+  const problem = LISTING[code]?.() ?? `The gateway does not say which persons it has: ${message}.`;
+  return `${problem} The page tries again by itself.`;
+}
+
+/** The session has ended until somebody wants it to go on. `idle_ms`: it ends when nobody uses it for so long. */
+export function endedProblem(error, idle_ms) {
+  if (error.code === "DEADLINE_EXCEEDED" && idle_ms) {
+    return `Nobody has spoken or typed for ${duration(idle_ms)}, so the session ended to leave its place to others.`;
+  }
+  return ENDED[error.code]?.(error) ?? `The server ended the session: ${error.message}.`;
 }
 
 /** The session has no connection, and another attempt follows. */
-export function waitingProblem({ wait_ms, error, lost }) {
-  const soon = wait_ms >= 1000 ? `in ${Math.round(wait_ms / 1000)} s` : "at once";
-  if (error.code === "RESOURCE_EXHAUSTED") return `The server is full. The page tries again ${soon}; leave it open.`;
-  if (!lost) return `The gateway has no session to give (${error.message}). The page tries again ${soon}; leave it open.`;
-  return `The connection was lost. The page connects again ${soon} and goes on where it was.`;
+export function waitingProblem({ error, lost }) {
+  if (error.code === "RESOURCE_EXHAUSTED") return "The server is full. The page tries again by itself; leave it open.";
+  if (!lost) return `There is no session yet (${error.message}). The page tries again by itself; leave it open.`;
+  return "The connection was lost. The page connects again by itself, and goes on where it was.";
 }
 
 /** Another avatar could not be shown. */
 export function switchProblem({ model_id, message }) {
   return `“${model_id}” cannot be shown: ${message}. The present one stays.`;
+}
+
+function duration(milliseconds) {
+  const seconds = Math.round(milliseconds / 1000);
+  return seconds >= 120 ? `${Math.round(seconds / 60)} minutes` : `${seconds} s`;
 }

@@ -4,6 +4,7 @@ import { plot } from "./plot.js";
 
 const at = (id) => document.getElementById(id);
 const BETWEEN_FIGURES_MS = 250;
+const COUNT_MS = 250;
 const CONNECTIONS = { waiting: "Connecting", live: "Connected", ended: "Ended" };
 const SAYING = {
   microphone: "Listening: speak, and watch.",
@@ -16,6 +17,7 @@ const SAYING = {
 export class Screen {
   constructor(talk) {
     this._talk = talk;
+    this._counting = 0;
     at("problem-close").addEventListener("click", () => this.problem(null));
     setInterval(() => this._figures(), BETWEEN_FIGURES_MS);
   }
@@ -25,10 +27,30 @@ export class Screen {
     if (at("state").textContent !== sentence) at("state").textContent = sentence;
   }
 
-  /** Shows what went wrong; null takes it away. */
-  problem(sentence) {
+  /**
+   * Shows what went wrong; null takes it away. `wait_ms`: the time to the next attempt, which is counted down. `action`, `act`: what
+   * a button says and does.
+   */
+  problem(sentence, { wait_ms = 0, action = "", act = null } = {}) {
     at("problem").hidden = !sentence;
-    at("problem-text").textContent = sentence ?? "";
+    // An alert is read aloud when it changes.
+    if (at("problem-text").textContent !== sentence) at("problem-text").textContent = sentence ?? "";
+    at("problem-action").hidden = !act;
+    at("problem-action").textContent = action;
+    at("problem-action").onclick = act;
+    this._count(wait_ms);
+  }
+
+  _count(wait_ms) {
+    clearInterval(this._counting);
+    const end = performance.now() + wait_ms;
+    const show = () => {
+      const left = Math.ceil((end - performance.now()) / 1000);
+      at("problem-wait").textContent = left > 0 ? `${left} s` : "";
+      if (left <= 0) clearInterval(this._counting);
+    };
+    this._counting = setInterval(show, COUNT_MS);
+    show();
   }
 
   /** "waiting", "live" or "ended". */

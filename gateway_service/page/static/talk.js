@@ -79,12 +79,12 @@ export class Talk {
     this.session.endSegment();
   }
 
-  /** Has the server speak a text. */
-  async say(text) {
+  /** Has the server speak a text; `voice` "": its default. */
+  async say(text, voice) {
     await this._audio();
     this._stopAll();
     this._begin("text");
-    this.session.speak(text);
+    this.session.speak(text, voice);
   }
 
   /** Drops everything that is not shown; sound ends at once. */
@@ -109,6 +109,7 @@ export class Talk {
 
   _begin(mode) {
     this.mode = mode;
+    this.session.wake();
     if (mode !== "rest") this.figures.ask(this.clock.now());
     this._changed("mode", mode);
   }
