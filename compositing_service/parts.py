@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from compositing_service.sessions.running import Sessions
 from compositing_service.settings import CompositingSettings
 from compositing_service.unary import BatchCompositor
 from compositing_service.upstream.inference_client import InferenceClient
+from service_kit.callers.outgoing import OutgoingKey
 from service_kit.clock import Clock
 from service_kit.errors import ServiceError
 from service_kit.logs import CACHE_STATS
@@ -161,6 +162,7 @@ async def _inference_service(
     """Opens the connection to the inference service; it begins to connect at once."""
     section = settings.inference_server
     tls = ClientTls(section.tls, registry, key=UPSTREAM_TLS_KEY, clock=clock) if section.tls.is_on else None
+    key = OutgoingKey(section.api_key_file, key="inference_server.api_key_file", clock=clock)
     client = InferenceClient(
         section.endpoints,
         timeout_s=section.timeout_seconds,
@@ -169,14 +171,12 @@ async def _inference_service(
         metrics=metrics,
         tls=tls,
         clock=clock,
+        credential=key.metadata,
     )
     try:
         client.connect()
-        if tls is None:
+        async with beside(key.follow()), beside(tls.follow(client.reconnect)) if tls else nullcontext():
             yield client
-        else:
-            async with beside(tls.follow(client.reconnect)):
-                yield client
     finally:
         await client.close()
 

@@ -14,6 +14,7 @@ from compositing_service.mouth_source import MouthSource
 from compositing_service.parts import UPSTREAM_TLS_KEY, CompositingParts, compositing_parts
 from compositing_service.servicer import CompositingServicer
 from compositing_service.settings import CompositingSettings
+from service_kit.callers.caller import Scope
 from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
 from service_kit.life import run_service
 from service_kit.service import WarmUp
@@ -22,6 +23,21 @@ from service_kit.tls import tls_problems
 
 NAME = "compositing"
 SERVICE_NAME = "compositing.CompositingService"
+SCOPES = {
+    f"/{SERVICE_NAME}/{method}": scope
+    for method, scope in {
+        "InferBatchComposite": Scope.INFER,
+        "StreamComposite": Scope.INFER,
+        "ListModels": Scope.READ,
+        "ListSessions": Scope.READ,
+        "EndSession": Scope.ADMIN,
+        "LoadModel": Scope.ADMIN,
+        "UnloadModel": Scope.ADMIN,
+        "GetModelStats": Scope.ADMIN,
+        "Health": None,
+    }.items()
+}
+"""The scope that a caller needs for each method; None: it is open to all."""
 
 
 def serve(settings: CompositingSettings) -> int:
@@ -36,6 +52,7 @@ def compositing_service(settings: CompositingSettings) -> GrpcService:
         (SERVICE_NAME,),
         settings,
         partial(_open, settings),
+        scopes=SCOPES,
         problems=partial(tls_problems, settings.inference_server.tls, key=UPSTREAM_TLS_KEY),
     )
 

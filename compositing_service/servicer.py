@@ -13,6 +13,8 @@ from compositing_service.parts import CompositingParts
 from compositing_service.request import read_model_id, read_order
 from compositing_service.unary import BatchReply
 from service_kit import request_context
+from service_kit.callers import caller as callers
+from service_kit.callers.caller import Scope, check_avatar
 from service_kit.deadline import within_deadline
 from service_kit.interceptors import caller_of
 from service_kit.readiness import Readiness
@@ -89,6 +91,7 @@ class CompositingServicer(CompositingServiceServicer):
         read = partial(read_order, request.message, self.parts.rules)
         order = await asyncio.to_thread(read) if request.nbytes > LARGE_REQUEST_BYTES else read()
         request_context.avatar_id.set(order.avatar_id)
+        check_avatar(order.avatar_id)
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
             return await self.parts.batches.run(order, deadline)
 
@@ -97,38 +100,44 @@ class CompositingServicer(CompositingServiceServicer):
         await self.parts.sessions.serve(_Messages(context), context.write, caller_of(context))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
-        return pb.ListSessionsResponse(sessions=self.parts.sessions.infos())
+        caller = callers.current.get()
+        return pb.ListSessionsResponse(sessions=self.parts.sessions.infos(None if caller.may(Scope.ADMIN) else caller))
 
     async def EndSession(self, request: pb.EndSessionRequest, context: Context) -> pb.EndSessionResponse:
         return pb.EndSessionResponse(ended=self.parts.sessions.end(request.session_id))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         async with within_deadline(context, limit_s=LONGEST_CALL_S):
-            return pb.ListModelsResponse(models=await self.parts.admin.list_models())
+            models = await self.parts.admin.list_models()
+        caller = callers.current.get()
+        return pb.ListModelsResponse(models=[model for model in models if caller.may_use(model.model_id)])
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
         request_context.avatar_id.set(read_model_id(request.model_id))
+        check_avatar(request.model_id)
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
             return await self.parts.admin.load(request.model_id, force_reload=request.force_reload, deadline=deadline)
 
     async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
         request_context.avatar_id.set(read_model_id(request.model_id))
+        check_avatar(request.model_id)
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
             return await self.parts.admin.unload(request.model_id, deadline=deadline)
 
     async def GetModelStats(self, request: pb.GetModelStatsRequest, context: Context) -> pb.GetModelStatsResponse:
         if request.model_id:
-            read_model_id(request.model_id)
+            check_avatar(read_model_id(request.model_id))
         async with within_deadline(context, limit_s=LONGEST_CALL_S):
             return await self.parts.admin.stats(request.model_id)
 
     async def Health(self, request: pb.HealthRequest, context: Context) -> pb.HealthResponse:
         store = self.parts.store
+        is_known = callers.current.get().may(Scope.READ)
         return pb.HealthResponse(
             healthy=self.readiness.reason is None,
             inference_server_healthy=await self.parts.source.healthy(),
             loaded_models=len(store.loaded),
             max_models=store.max_avatars,
-            version=product_version(),
-            inference_server_url=self.inference_url,
+            version=product_version() if is_known else "",
+            inference_server_url=self.inference_url if is_known else "",
         )

@@ -62,6 +62,10 @@ class InferenceServerSection(Section):
     max_retries: int = Field(default=3, ge=0, le=20)
     """Retries of one request while the service cannot be reached, 50 to 500 ms apart; then UNAVAILABLE."""
 
+    api_key_file: Path | None = None
+    """A file with the API key that calls carry, where the service asks for one; it needs the scopes infer and admin there. It is
+    read again when it changes."""
+
     tls: ClientTlsSection = ClientTlsSection()
 
     @property

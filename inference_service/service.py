@@ -13,6 +13,7 @@ from inference_service.parts import InferenceParts, inference_parts
 from inference_service.servicer import InferenceServicer, described
 from inference_service.session_orders import OrderRules
 from inference_service.settings import InferenceSettings
+from service_kit.callers.caller import Scope
 from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
 from service_kit.life import run_service
 from service_kit.listening import StartError
@@ -22,6 +23,21 @@ from shared_proto import inference_pb2
 
 NAME = "inference"
 SERVICE_NAME = "inference.InferenceService"
+SCOPES = {
+    f"/{SERVICE_NAME}/{method}": scope
+    for method, scope in {
+        "InferBatch": Scope.INFER,
+        "InferStream": Scope.INFER,
+        "InferSessions": Scope.INFER,
+        "EncodeAudio": Scope.INFER,
+        "ListModels": Scope.READ,
+        "LoadModel": Scope.ADMIN,
+        "UnloadModel": Scope.ADMIN,
+        "GetModelStats": Scope.ADMIN,
+        "Health": None,
+    }.items()
+}
+"""The scope that a caller needs for each method; None: it is open to all."""
 
 
 def serve(settings: InferenceSettings) -> int:
@@ -31,7 +47,7 @@ def serve(settings: InferenceSettings) -> int:
 
 def inference_service(settings: InferenceSettings) -> GrpcService:
     """Describes the service, for `service_kit.life`."""
-    return grpc_service(NAME, (SERVICE_NAME,), settings, partial(_open, settings))
+    return grpc_service(NAME, (SERVICE_NAME,), settings, partial(_open, settings), scopes=SCOPES)
 
 
 @asynccontextmanager

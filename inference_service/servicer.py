@@ -28,6 +28,8 @@ from inference_service.scheduling.jobs import MouthGroup
 from inference_service.session_orders import OrderCall, OrderRules, SendMouths
 from inference_service.settings import LimitsSection
 from service_kit import request_context
+from service_kit.callers import caller as callers
+from service_kit.callers.caller import check_avatar
 from service_kit.deadline import HasTimeRemaining, within_deadline
 from service_kit.errors import NotFound, as_service_errors
 from service_kit.leases import Lease
@@ -104,7 +106,8 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         entries = await self.listing.entries()
-        return pb.ListModelsResponse(models=[self._info(avatar_id, listed) for avatar_id, listed in entries.items()])
+        may_use = callers.current.get().may_use
+        return pb.ListModelsResponse(models=[self._info(each, listed) for each, listed in entries.items() if may_use(each)])
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
         avatar_id = _checked_id(request.model_id)
@@ -191,6 +194,7 @@ class InferenceServicer(InferenceServiceServicer):
     ) -> AsyncIterator[tuple[MouthRequest, AsyncIterator[tuple[MouthGroup, Mouths]]]]:
         """Admits a request, and gives it as checked with its groups as they are made. Ends it at its deadline."""
         request_context.avatar_id.set(request.model_id if request_context.sane_id(request.model_id) else "")
+        check_avatar(request.model_id)
         started = time.monotonic()
         with self.runner.admitted(due=request.due_in_ms > 0):
             async with within_deadline(caller, limit_s=self.limits.request_seconds) as deadline:
@@ -240,4 +244,6 @@ def _stats(lease: Lease[LoadedModel]) -> pb.ModelStats:
 
 def _checked_id(model_id: str) -> str:
     with as_service_errors(AvatarError, field="model_id"):
-        return check_avatar_id(model_id)
+        checked = check_avatar_id(model_id)
+    check_avatar(checked)
+    return checked

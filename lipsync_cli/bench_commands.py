@@ -14,12 +14,14 @@ from typer.core import TyperGroup
 from lipsync_cli.failures import EXIT_FAILED, Command, complain
 from lipsync_cli.options import (
     DEFAULT_SERVER,
+    ApiKeyFile,
     Server,
     Tls,
     TlsAuthorities,
     TlsCertificate,
     TlsKey,
     TlsServerName,
+    api_key,
     check_suffix,
     tls_options,
 )
@@ -96,6 +98,7 @@ def stream_command(
     cert: TlsCertificate = None,
     key: TlsKey = None,
     server_name: TlsServerName = None,
+    api_key_file: ApiKeyFile = None,
 ) -> None:
     """Load a deployment with live sessions that speak, and tell which it kept in real time."""
     from lipsync_cli.load.running import Target
@@ -109,7 +112,7 @@ def stream_command(
     if not fast:
         settings |= {"idle": idle} if idle else {"ahead_s": ahead, "pause_s": pause}
     tls_used = tls_options(tls, ca=ca, certificate=cert, key=key, server_name=server_name)
-    target = Target(server, avatar, tls_used, server_pid or ())
+    target = Target(server, avatar, tls_used, server_pid or (), api_key(api_key_file))
     talking = Talking([] if idle else _utterances(audio), ahead, pause)
     if fast:
         report, drawn = _first_frames(target, talking, seconds)

@@ -15,9 +15,11 @@ import typer
 from lipsync_cli.avatar_commands import app as avatar_app
 from lipsync_cli.bench_commands import app as bench_app
 from lipsync_cli.failures import EXIT_FAILED, EXIT_INTERRUPTED, Command, RootGroup, complain
+from lipsync_cli.key_commands import app as key_app
 from lipsync_cli.options import (
     DEFAULT_MODELS_ROOT,
     DEFAULT_SERVER,
+    ApiKeyFile,
     ModelsRoot,
     Server,
     Tls,
@@ -25,6 +27,7 @@ from lipsync_cli.options import (
     TlsCertificate,
     TlsKey,
     TlsServerName,
+    api_key,
     check_suffix,
     parse_quality,
     tls_options,
@@ -43,6 +46,7 @@ app = typer.Typer(
 app.add_typer(avatar_app, name="avatar")
 app.add_typer(bench_app, name="bench")
 app.add_typer(sessions_app, name="sessions")
+app.add_typer(key_app, name="key")
 command = partial(app.command, cls=Command)
 command("talk")(talk_command)
 
@@ -104,6 +108,7 @@ def render_command(
     cert: TlsCertificate = None,
     key: TlsKey = None,
     server_name: TlsServerName = None,
+    api_key_file: ApiKeyFile = None,
 ) -> None:
     """Let an avatar speak a recording, or its own clip by its stored features, and write a film."""
     from lipsync_cli.rendering import Job, render
@@ -124,6 +129,7 @@ def render_command(
         server=server,
         quality=parse_quality(quality),
         tls=tls_options(tls, ca=ca, certificate=cert, key=key, server_name=server_name),
+        api_key=api_key(api_key_file),
         strip=strip,
     )
     with progress_bar("frames") as report:

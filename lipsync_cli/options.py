@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -29,6 +30,23 @@ TlsKey = Annotated[Path | None, typer.Option("--key", metavar="FILE", help="Its 
 TlsServerName = Annotated[
     str | None, typer.Option("--server-name", metavar="NAME", help="The name in the server's certificate, if not the host.")
 ]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option("--api-key-file", metavar="FILE", help="A file with an API key; default the variable LIPSYNC_API_KEY."),
+]
+
+
+def api_key(file: Path | None) -> str | None:
+    """Returns the API key in a file or in the environment, neither of which a list of processes shows. Raises BadParameter."""
+    from lipsync_client.headers import checked_key
+
+    try:
+        text = os.environ.get("LIPSYNC_API_KEY", "") if file is None else file.read_text("ascii")
+        checked_key(text.strip())
+    except (OSError, ValueError):
+        where = "LIPSYNC_API_KEY" if file is None else str(file)
+        raise typer.BadParameter(f"{where} does not hold one API key and nothing else", param_hint="--api-key-file") from None
+    return text.strip() or None
 
 
 def tls_options(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Job:
     server: str = "localhost:50052"
     quality: Quality | None = None
     tls: TlsOptions | None = None
+    api_key: str | None = field(default=None, repr=False)
     strip: Path | None = None
     face: Box | None = None
 
@@ -94,7 +95,7 @@ def _film(client: Client, job: Job, recording: Recording | None, receiver: Recei
 
 def _client(job: Job) -> Client:
     try:
-        return Client(job.server, tls=job.tls)
+        return Client(job.server, tls=job.tls, api_key=job.api_key)
     except ValueError as error:
         raise CliError(f"TLS: {error}") from None
 

@@ -11,12 +11,14 @@ import typer
 from lipsync_cli.failures import EXIT_FAILED, Command, complain
 from lipsync_cli.options import (
     DEFAULT_SERVER,
+    ApiKeyFile,
     Server,
     Tls,
     TlsAuthorities,
     TlsCertificate,
     TlsKey,
     TlsServerName,
+    api_key,
     check_suffix,
     parse_quality,
     tls_options,
@@ -57,6 +59,7 @@ def talk_command(
     cert: TlsCertificate = None,
     key: TlsKey = None,
     server_name: TlsServerName = None,
+    api_key_file: ApiKeyFile = None,
 ) -> None:
     """Let an avatar speak live: stream sound in real time, and show how the frames come back."""
     from lipsync_cli.screen import live_figures, table
@@ -72,6 +75,7 @@ def talk_command(
         out=out,
         server=server,
         tls=tls_options(tls, ca=ca, certificate=cert, key=key, server_name=server_name),
+        api_key=api_key(api_key_file),
         raw_rate_hz=rate,
         session_id=session_id,
     )
@@ -88,13 +92,14 @@ def list_command(
     cert: TlsCertificate = None,
     key: TlsKey = None,
     server_name: TlsServerName = None,
+    api_key_file: ApiKeyFile = None,
 ) -> None:
     """List the sessions of each server: who speaks, for how long, how late."""
     from lipsync_cli.screen import table
     from lipsync_cli.sessions import COLUMNS, listed
 
     options = tls_options(tls, ca=ca, certificate=cert, key=key, server_name=server_name)
-    rows = [row for server in servers or [DEFAULT_SERVER] for row in listed(server, options)]
+    rows = [row for server in servers or [DEFAULT_SERVER] for row in listed(server, options, api_key(api_key_file))]
     if rows:
         table(COLUMNS, rows)
     else:
@@ -110,12 +115,13 @@ def end_command(
     cert: TlsCertificate = None,
     key: TlsKey = None,
     server_name: TlsServerName = None,
+    api_key_file: ApiKeyFile = None,
 ) -> None:
     """End a session at once. Its client sees CANCELLED, and ours does not resume. The exit code is 1 if there is none."""
     from lipsync_cli.sessions import ended
 
     options = tls_options(tls, ca=ca, certificate=cert, key=key, server_name=server_name)
-    count = sum(ended(server, session_id, options) for server in servers or [DEFAULT_SERVER])
+    count = sum(ended(server, session_id, options, api_key(api_key_file)) for server in servers or [DEFAULT_SERVER])
     if not count:
         complain(f"error: there is no session {session_id!r}")
         raise typer.Exit(EXIT_FAILED)

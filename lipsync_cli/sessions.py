@@ -13,14 +13,14 @@ COLUMNS = ("server", "session", "avatar", "", ">running", ">spoken", ">frames", 
 Answer = TypeVar("Answer")
 
 
-def listed(server: str, tls: TlsOptions | None) -> list[tuple[str, ...]]:
+def listed(server: str, tls: TlsOptions | None, api_key: str | None = None) -> list[tuple[str, ...]]:
     """Returns a row of COLUMNS for each session, the oldest first. Raises CliError."""
-    return [_row(server, session) for session in _ask(server, tls, Client.list_sessions)]
+    return [_row(server, session) for session in _ask(server, tls, api_key, Client.list_sessions)]
 
 
-def ended(server: str, session_id: str, tls: TlsOptions | None) -> int:
+def ended(server: str, session_id: str, tls: TlsOptions | None, api_key: str | None = None) -> int:
     """Ends the sessions of this id, and returns their number. Raises CliError."""
-    return _ask(server, tls, lambda client: client.end_session(session_id))
+    return _ask(server, tls, api_key, lambda client: client.end_session(session_id))
 
 
 def _row(server: str, session: RunningSession) -> tuple[str, ...]:
@@ -44,9 +44,9 @@ def _duration(ms: int) -> str:
     return f"{minutes}:{seconds:02}"
 
 
-def _ask(server: str, tls: TlsOptions | None, question: Callable[[Client], Answer]) -> Answer:
+def _ask(server: str, tls: TlsOptions | None, api_key: str | None, question: Callable[[Client], Answer]) -> Answer:
     try:
-        with Client(server, tls=tls) as client:
+        with Client(server, tls=tls, api_key=api_key) as client:
             return question(client)
     except ValueError as error:
         raise CliError(f"TLS: {error}") from None

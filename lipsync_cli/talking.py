@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -32,6 +32,7 @@ class TalkJob:
     out: Path | None = None
     server: str = "localhost:50052"
     tls: TlsOptions | None = None
+    api_key: str | None = field(default=None, repr=False)
     raw_rate_hz: int = SAMPLE_RATE_HZ
     session_id: str = ""
 
@@ -88,7 +89,7 @@ def _tell(event: SessionEvent) -> None:
 
 def _client(job: TalkJob) -> Client:
     try:
-        return Client(job.server, tls=job.tls)
+        return Client(job.server, tls=job.tls, api_key=job.api_key)
     except ValueError as error:
         raise CliError(f"TLS: {error}") from None
 

@@ -16,7 +16,7 @@ from lipsync_client.blocking_session import Session
 from lipsync_client.calls import Call, Request, Response, Result, batch_call
 from lipsync_client.clips import Clip, FrameSource, Piece
 from lipsync_client.errors import LipsyncError
-from lipsync_client.headers import Headers, Metadata
+from lipsync_client.headers import ApiKey, Headers, Metadata, checked_key
 from lipsync_client.pacing import Pace
 from lipsync_client.reconnecting import Reconnecting
 from lipsync_client.requests import BatchOptions, FrameOptions, IdleOptions, SpokenFrames, StoredFrames
@@ -37,6 +37,9 @@ class Client:
     event loop.
 
     `target` is host:port, or a gRPC target such as dns:///compositors:50052. Without `tls` the connection is plaintext.
+
+    `api_key` is sent with every call: an API key or a token, or a function that returns the one in use, which is called for each
+    call. `credentials` are gRPC's own, which it sends over TLS alone. ValueError for a key that no header can hold.
 
     The client takes care of:
 
@@ -60,6 +63,8 @@ class Client:
         target: str,
         *,
         tls: TlsOptions | None = None,
+        api_key: ApiKey = None,
+        credentials: grpc.CallCredentials | None = None,
         timeout: float = 30.0,
         load_timeout: float = 120.0,
         max_message_mb: int = 100,
@@ -69,7 +74,7 @@ class Client:
         self._timeout = timeout
         self._load_timeout = load_timeout
         self._max_message_bytes = max_message_mb << 20
-        self._headers = Headers()
+        self._headers = Headers(api_key=checked_key(api_key), credentials=credentials)
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +101,8 @@ class Client:
         gRPC sends call credentials over TLS alone. Close the client that this was called on, not this one.
         """
         same = copy(self)
-        same._headers = Headers(request_id, session_id, more, credentials=credentials)
+        own = self._headers
+        same._headers = Headers(request_id, session_id, more, credentials=credentials or own.credentials, api_key=own.api_key)
         return same
 
     def session(

@@ -6,13 +6,14 @@ Everybody else asks `AsyncClient`, which has more.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
 from lipsync_client.aio_calls import Method, Sent, close_channel, open_channel
 from lipsync_client.calls import Call, Request, Response, Result
-from lipsync_client.headers import Headers
+from lipsync_client.headers import ApiKey, Headers, Metadata, checked_key
 from lipsync_client.results import check_success
 from lipsync_client.tls import TlsOptions
 from shared_proto import optimized_lipsyncsrv_pb2 as pb
@@ -55,10 +56,25 @@ class EarlierClient:
     `AsyncClient`; `timeout` is of every call, in seconds.
     """
 
-    def __init__(self, target: str, *, tls: TlsOptions | None = None, timeout: float = 30.0, max_message_mb: int = 100) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        tls: TlsOptions | None = None,
+        api_key: ApiKey = None,
+        timeout: float = 30.0,
+        max_message_mb: int = 100,
+    ) -> None:
         self._channel = open_channel(target, tls, max_message_mb=max_message_mb)
         self._stub = OptimizedLipSyncServiceStub(self._channel)
         self._timeout = timeout
+        self._headers = Headers(api_key=checked_key(api_key))
+
+    def with_metadata(self, more: Metadata) -> Self:
+        """Returns this client, on the same connection, with further metadata for its calls. Close the first one."""
+        same = copy(self)
+        same._headers = replace(self._headers, more=more)
+        return same
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,7 +118,7 @@ class EarlierClient:
         return await self._run(self._stub.GetModelMetadata, pb.GetModelMetadataRequest(model_name=avatar), _metadata)
 
     async def _run(self, method: Method[Request, Response], request: Request, parse: Callable[[Response], Result]) -> Result:
-        headers = Headers().of_call(getattr(request, "model_name", ""))
+        headers = self._headers.of_call(getattr(request, "model_name", ""))
         return await Sent(method, Call(request, parse, self._timeout, headers)).result()
 
 

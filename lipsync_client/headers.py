@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import uuid
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import grpc
 
@@ -14,6 +16,9 @@ SESSION_KEY = "x-session-id"
 # Ids have at most 64 characters. The server refuses a much longer header before it can say what is wrong with it.
 LONGEST_HEADER = 128
 
+AUTHORIZATION_KEY = "authorization"
+
+ApiKey = str | Callable[[], str] | None
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
@@ -31,6 +36,7 @@ class Headers:
     more: Metadata = ()
     avatar: str = ""
     credentials: grpc.CallCredentials | None = None
+    api_key: ApiKey = field(default=None, repr=False)
 
     def of_call(self, avatar: str = "") -> Headers:
         """Returns those of one call. The avatar's id lets a load balancer keep an avatar where it is loaded."""
@@ -52,7 +58,16 @@ class Headers:
     def metadata(self) -> Metadata:
         """Returns the pairs for gRPC, without empty ones and those that no header can hold."""
         pairs = ((REQUEST_ID_KEY, self.request_id), (AVATAR_KEY, self.avatar), (SESSION_KEY, self.session_id))
-        return (*((key, value) for key, value in pairs if value and _fits_header(value)), *self.more)
+        key = self.api_key() if callable(self.api_key) else self.api_key
+        who = ((AUTHORIZATION_KEY, f"Bearer {key}"),) if key else ()
+        return (*((key, value) for key, value in pairs if value and _fits_header(value)), *who, *self.more)
+
+
+def checked_key(api_key: ApiKey) -> ApiKey:
+    """Returns an API key that can be sent. Raises ValueError, which does not show it, for one with spaces or a line end."""
+    if isinstance(api_key, str) and not re.fullmatch(r"[!-~]*", api_key):
+        raise ValueError("the API key has characters that none has: is there a space or a line end?")
+    return api_key
 
 
 def _fits_header(value: str) -> bool:

@@ -74,10 +74,12 @@ def _own_compositing(settings: MonolithicSettings, address: BindAddress) -> Comp
     return given.model_copy(update={"url": address.reachable})
 
 
-def monolithic_service(settings: MonolithicSettings, opened: dict[str, BindAddress] | None = None) -> GrpcService:
+def monolithic_service(
+    settings: MonolithicSettings, opened: dict[str, BindAddress] | None = None, *, own_key: str | None = None
+) -> GrpcService:
     """Describes both halves as one service, for `service_kit.life`: one server with a port for the clients of each.
 
-    `opened` receives the addresses of the ports, by the names of their services.
+    `opened` receives the addresses of the ports, by the names of their services. `own_key`: a credential for the gateway.
     """
     server = settings.server
     ports = (
@@ -86,7 +88,15 @@ def monolithic_service(settings: MonolithicSettings, opened: dict[str, BindAddre
         Port("monolithic", "server.port", server.port),
     )
     names = (*SERVICE_NAMES, optimized.SERVICE_NAME) if server.optimized_lipsyncsrv else SERVICE_NAMES
-    return grpc_service(NAME, names, settings, partial(_open, settings, {} if opened is None else opened), ports=ports)
+    return grpc_service(
+        NAME,
+        names,
+        settings,
+        partial(_open, settings, {} if opened is None else opened),
+        scopes=compositing.SCOPES | inference.SCOPES | monolithic.SCOPES | optimized.SCOPES,
+        ports=ports,
+        own_key=own_key,
+    )
 
 
 @asynccontextmanager

@@ -18,6 +18,8 @@ from inference_service.engines.gpu_memory import visible_gpus
 from inference_service.models.model import LoadedModel
 from inference_service.parts import InferenceParts
 from service_kit import request_context
+from service_kit.callers import caller as callers
+from service_kit.callers.caller import Scope, check_avatar
 from service_kit.deadline import within_deadline
 from service_kit.errors import Problems
 from service_kit.leases import Lease
@@ -26,6 +28,18 @@ from shared_proto import monolithic_pb2 as pb
 from shared_proto.monolithic_pb2_grpc import MonolithicServiceServicer, add_MonolithicServiceServicer_to_server
 
 SERVICE_NAME = "monolithic.MonolithicService"
+SCOPES = {
+    f"/{SERVICE_NAME}/{method}": scope
+    for method, scope in {
+        "InferBatchComposite": Scope.INFER,
+        "ListModels": Scope.READ,
+        "LoadModel": Scope.ADMIN,
+        "UnloadModel": Scope.ADMIN,
+        "GetModelStats": Scope.ADMIN,
+        "Health": None,
+    }.items()
+}
+"""The scope that a caller needs for each method; None: it is open to all."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -51,12 +65,14 @@ class MonolithicServicer(MonolithicServiceServicer):
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         async with within_deadline(context, limit_s=LONGEST_CALL_S):
             avatar_ids = [info.model_id for info in await self.pictures.admin.list_models()]
-        return pb.ListModelsResponse(models=map(self._info, avatar_ids))
+        caller = callers.current.get()
+        return pb.ListModelsResponse(models=map(self._info, filter(caller.may_use, avatar_ids)))
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
         self._check(request)
         avatar_id, started = request.model_id, perf_counter()
         request_context.avatar_id.set(avatar_id)
+        check_avatar(avatar_id)
         gpu_id = request.preferred_gpu if request.preferred_gpu in self._gpu_ids else None
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
             lease = await self.mouths.registry.load(avatar_id, gpu_id=gpu_id)
@@ -65,6 +81,7 @@ class MonolithicServicer(MonolithicServiceServicer):
 
     async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
         request_context.avatar_id.set(read_model_id(request.model_id))
+        check_avatar(request.model_id)
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
             await self.pictures.admin.unload(request.model_id, deadline=deadline)
         return pb.UnloadModelResponse(success=True)

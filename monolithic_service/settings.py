@@ -143,6 +143,7 @@ class MonolithicSettings(GrpcSettings):
                 port=own.port, drain_seconds=server.drain_seconds, grace_seconds=server.grace_seconds
             ),
             tls=self.tls,
+            auth=self.auth,
             logging=_shared(self.logging, LoggingSection),
             metrics=own.metrics,
             compositing_server=gateway_settings.CompositingServerSection(**dict(own.compositing_server)),

@@ -54,6 +54,12 @@ class OutOfRange(ServiceError):
     code = grpc.StatusCode.OUT_OF_RANGE
 
 
+class Unauthenticated(ServiceError):
+    """The call carries no credential, or none that is good."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
 class PermissionDenied(ServiceError):
     """The caller is known, and may not do this."""
 

@@ -16,6 +16,8 @@ from grpc_reflection.v1alpha import reflection
 
 from service_kit.addresses import BindAddress
 from service_kit.admission import RunningCalls
+from service_kit.callers.authority import authority_of
+from service_kit.callers.door import Door, Scopes
 from service_kit.clock import Clock
 from service_kit.interceptors import CallInterceptor
 from service_kit.listening import Port, StartError, check_free
@@ -51,15 +53,18 @@ def grpc_service(
     settings: GrpcSettings,
     open: Callable[[GrpcHost], AbstractAsyncContextManager[WarmUp]],  # noqa: A002 - the name of the field
     *,
+    scopes: Scopes | None = None,
     ports: Sequence[Port] = (),
     problems: Callable[[], Sequence[str]] = lambda: (),
+    own_key: str | None = None,
 ) -> GrpcService:
     """Describes a service that is called over gRPC. `grpc_services`: full names, for health and reflection.
 
-    `ports`: each serves all of it; none: `server.port` alone.
+    `scopes`: the scope that a caller needs for each method. `ports`: each serves all of it; none: `server.port` alone.
+    `own_key`: a credential for calls from this process.
     """
     ports = ports or (Port(name, "server.port", settings.server.port),)
-    return Service(name, settings, partial(GrpcFace, grpc_services, settings, ports), open, problems)
+    return Service(name, settings, partial(GrpcFace, grpc_services, settings, ports, scopes or {}, own_key), open, problems)
 
 
 class GrpcFace:
@@ -72,6 +77,8 @@ class GrpcFace:
         grpc_services: Sequence[str],
         settings: GrpcSettings,
         ports: Sequence[Port],
+        scopes: Scopes,
+        own_key: str | None,
         metrics: Metrics,
         readiness: Readiness,
         clock: Clock,
@@ -79,6 +86,8 @@ class GrpcFace:
         self.addresses: dict[str, BindAddress] = {}
         self._settings = settings
         self._ports = ports
+        self._scopes = scopes
+        self._own_key = own_key
         self._metrics = metrics
         self._clock = clock
         self.calls = RunningCalls(settings.server.max_running_calls)
@@ -89,14 +98,18 @@ class GrpcFace:
         self._resources = AsyncExitStack()
 
     async def open(self) -> None:
-        """Takes the ports, with TLS if the settings say so. Raises StartError."""
+        """Takes the ports, with TLS and known callers if the settings say so. Raises StartError."""
         settings = self._settings
+        authority = await self._resources.enter_async_context(
+            authority_of(settings.auth, clock=self._clock, own_key=self._own_key)
+        )
         interceptor = CallInterceptor(
             self._metrics,
             self.calls,
             max_reply_bytes=message_limit_bytes(settings.server),
             sample_rate=settings.logging.sample_rate,
             client_names=settings.tls.allowed_client_names if settings.tls.is_on else (),
+            door=Door(authority, self._scopes) if authority else None,
         )
         self.server = grpc.aio.server(interceptors=[interceptor], options=server_options(settings.server))
         self._resources.push_async_callback(self.server.stop, None)

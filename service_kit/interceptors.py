@@ -1,9 +1,11 @@
-"""Surrounds each gRPC call: request id, metrics, exceptions as statuses, allowed clients, limit of running calls.
+"""Surrounds each gRPC call: request id, metrics, exceptions as statuses, callers, limit of running calls.
 
 A handler that streams its reply is an asynchronous generator. The interceptor iterates over it and writes each message itself.
 So the surroundings cost nothing per message, and the generator's `finally` runs before the call ends, also after a cancellation.
 
 Messages are decoded and encoded inside of that: gRPC itself would answer a message that it cannot decode with UNKNOWN.
+
+Who calls is asked before that, while no message has been read: one who may not call cannot make the service hold a large one.
 
 The request id goes back in the trailing metadata of every call. Only streams without an id of the caller's send it in headers
 too: gRPC clients never retry a call that has sent headers, so a UNAVAILABLE must leave without them, and in a unary call separate
@@ -15,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -27,7 +30,9 @@ from prometheus_client import Counter, Histogram
 
 from service_kit import request_context
 from service_kit.admission import RunningCalls
-from service_kit.errors import InvalidRequest, PermissionDenied, ResourceExhausted, Violation
+from service_kit.callers import caller as callers
+from service_kit.callers.door import Door
+from service_kit.errors import InvalidRequest, PermissionDenied, ResourceExhausted, ServiceError, Violation
 from service_kit.logs import CALLS, request_is_sampled
 from service_kit.metrics import Metrics
 from service_kit.request_context import IDS, REQUEST_ID_KEY
@@ -51,6 +56,9 @@ _KINDS = {
     (True, True): ("bidi_stream", grpc.stream_stream_rpc_method_handler),
 }
 
+# The reason why the call of the running code is refused.
+_refusal: ContextVar[ServiceError] = ContextVar("refusal")
+
 log = logging.getLogger(__name__)
 
 
@@ -58,7 +66,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     """Surrounds every call. Handlers raise ServiceError; callers get a status, never UNKNOWN.
 
     `calls` counts and limits running calls. A unary reply over `max_reply_bytes` becomes RESOURCE_EXHAUSTED with a reason. Info
-    lines are written for one request of `sample_rate`. With `client_names`, a client's certificate must have one of them.
+    lines are written for one request of `sample_rate`. With `client_names`, a client's certificate must have one of them. With a
+    `door`, it admits callers; handlers find theirs in `callers.caller.current`.
     Streams may write bytes in place of a message: one that the handler encoded itself. gRPC answers unknown methods.
     """
 
@@ -70,12 +79,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         max_reply_bytes: int,
         sample_rate: int = 1,
         client_names: Collection[str] = (),
+        door: Door | None = None,
     ) -> None:
         self._metrics = metrics
         self._calls = calls
         self._max_reply_bytes = max_reply_bytes
         self._sample_rate = sample_rate
         self._client_names = frozenset(client_names)
+        self._door = door
+        self._refusing: dict[str, Handler] = {}
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}  # by path; only known methods, so bounded
 
     async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -84,15 +96,30 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         if handler is None:
             return None
         path = str(handler_call_details.method)
+        if self._door and not path.startswith(_INFRASTRUCTURE):
+            try:
+                callers.current.set(await self._door.admit(path, handler_call_details.invocation_metadata or ()))
+            except ServiceError as error:
+                _refusal.set(error)
+                return self._refusing_handler(path, handler)
         inner, outer = self._wrapped.get(path, (None, None))
         if inner is not handler:
             outer = self._surrounded(path, handler)
             self._wrapped[path] = (handler, outer)
         return outer
 
-    def _surrounded(self, path: str, handler: Handler) -> Handler:
-        """Returns a handler of the same kind."""
+    def _refusing_handler(self, path: str, refused: Handler) -> Handler:
+        """Returns a handler that raises the refusal, and reads no message: of a stream, whatever the refused one is of."""
+        if path not in self._refusing:
+            kind, _ = _KINDS[refused.request_streaming, refused.response_streaming]
+            handler: Handler = grpc.stream_stream_rpc_method_handler(_refuse)
+            self._refusing[path] = self._surrounded(path, handler, kind)
+        return self._refusing[path]
+
+    def _surrounded(self, path: str, handler: Handler, shown_kind: str = "") -> Handler:
+        """Returns a handler of the same kind. Metrics call it `shown_kind` where that is given."""
         kind, build = _KINDS[handler.request_streaming, handler.response_streaming]
+        kind = shown_kind or kind
         rpc = _Rpc.of(path, kind, self._metrics)
         behavior = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         decode = partial(_decoded, handler.request_deserializer)
@@ -102,7 +129,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             if not handler.request_streaming:
                 request = decode(request)
             if handler.response_streaming:
-                await _write_all(behavior(request, context), headers, context)
+                with self._door.streams.of(callers.current.get()) if self._door else nullcontext():
+                    await _write_all(behavior(request, context), headers, context)
                 return None
             reply = encode(await behavior(request, context))
             if len(reply) > self._max_reply_bytes:
@@ -201,6 +229,10 @@ class _Rpc:
         CALLS.log(level, "call ended", extra=fields | ({"status": details} if details else {}))
 
 
+async def _refuse(_: Any, __: Context) -> None:
+    raise _refusal.get()
+
+
 async def _write_all(replies: Any, headers: Headers, context: Context) -> None:
     if not hasattr(replies, "__aiter__"):  # a coroutine that writes the messages itself
         await replies
@@ -226,7 +258,9 @@ def _encoded(encode: Any, reply: Any) -> bytes:
 
 
 def caller_of(context: Context) -> str:
-    """Returns the first name in the caller's certificate, or its address if it showed none."""
+    """Returns the caller's name; where nobody is asked for it, the first name in the certificate, or the address without one."""
+    if name := callers.current.get().name:
+        return name
     return next(iter(_client_names(context)), "") or str(context.peer())
 
 

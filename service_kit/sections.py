@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from service_kit.addresses import BindAddress
+from service_kit.callers.caller import Scope
 
 
 class Section(BaseModel):
@@ -113,6 +114,31 @@ class ClientTlsSection(_TlsFilesSection):
     """The name that the service's certificate must have; null: the host of the URL."""
 
 
+class AuthSection(Section):
+    """The callers, and what they may do: infer (frames, sessions), read (lists), admin (load, unload, statistics, sessions of
+    others), delegate (a gateway's: calling in the name of others). Health checks and reflection are open to all."""
+
+    enabled: bool | Literal["auto"] = "auto"
+    """true: a call without a good credential is refused; false: everybody may do everything; auto: true if another key of this
+    section except reload_seconds is given."""
+
+    keys_file: Path | None = None
+    """API keys, as `lipsync key create` writes them. It is read again when it changes. A file that is not there yet has none."""
+
+    anonymous: tuple[Scope, ...] = ()
+    """The scopes of callers without a credential, such as [infer] for older clients, which can send none."""
+
+    reload_seconds: float = Field(default=5.0, ge=0.1, le=30)
+    """Interval of looks for a changed keys_file. The sessions of a revoked caller end within two seconds more."""
+
+    @property
+    def is_on(self) -> bool:
+        """True when callers are asked who they are."""
+        if self.enabled == "auto":
+            return any(value for name, value in self if name not in {"enabled", "reload_seconds"})
+        return self.enabled
+
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -178,6 +204,7 @@ class ServiceSettings(Section):
 
     server: ServerSection = ServerSection()
     tls: TlsSection = TlsSection()
+    auth: AuthSection = AuthSection()
     logging: LoggingSection = LoggingSection()
     metrics: MetricsSection = MetricsSection()
 

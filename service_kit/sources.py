@@ -17,6 +17,8 @@ from service_kit.schema import ID, Node, is_map, member, members, types
 
 _PREFIX = "LIPSYNC_"
 _SEPARATOR = "__"
+# Of clients, which may run beside a service.
+_NO_SETTINGS = {"LIPSYNC_API_KEY"}
 MAX_FILE_BYTES = 1 << 20
 
 # Kubernetes puts such variables into every container of a namespace that has a service named "lipsync".
@@ -79,7 +81,7 @@ def from_environment(environ: Mapping[str, str], schema: Node) -> Iterator[Sourc
     """Reads variables such as LIPSYNC_SERVER__PORT. Keys may be in any case, ids of maps not. An empty value means not given."""
     for name, text in sorted(environ.items()):
         is_link = _SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and _SERVICE_LINK_VALUE.match(text))
-        if name.startswith(_PREFIX) and text and not is_link:
+        if name.startswith(_PREFIX) and text and not is_link and name not in _NO_SETTINGS:
             yield _tree(name.removeprefix(_PREFIX), text, _SEPARATOR, schema), f"environment variable {name[:100]}"
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from service_kit.clock import SYSTEM_CLOCK, Clock
+from service_kit.file_stamps import Stamp, stamp_of
 from service_kit.metrics import Metrics
 from service_kit.sections import ClientTlsSection, TlsSection
 
@@ -66,7 +67,7 @@ class _Tls:
         """
         from service_kit.certificates import CertificateError
 
-        last: list[tuple[int, ...] | None] | None = None
+        last: list[Stamp | None] | None = None
         read_at = last
         reported = ""
         while True:
@@ -87,18 +88,9 @@ class _Tls:
                         log.info("%s: renewed from changed files", self._key)
             await self._clock.sleep(self._section.reload_seconds)
 
-    def _stamps(self) -> list[tuple[int, ...] | None]:
+    def _stamps(self) -> list[Stamp | None]:
         """Returns a value that changes when a file is written or replaced, or a link to it is."""
-        return [_stamp(path) for _, path in self._section if isinstance(path, Path)]
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    """Returns device, inode, size and time of the last change of a file; None for one that does not exist."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
+        return [stamp_of(path) for _, path in self._section if isinstance(path, Path)]
 
 
 class ServerTls(_Tls):

@@ -16,6 +16,7 @@ from compositing_service.sessions.messages import Parsed, first_config
 from compositing_service.sessions.parts import Send, SessionParts
 from compositing_service.sessions.session import LiveSession, open_session
 from service_kit import request_context
+from service_kit.callers.caller import Caller, check_avatar, current
 from service_kit.errors import Cancelled, DeadlineExceeded, Unavailable
 from shared_proto import compositing_pb2 as pb
 
@@ -32,7 +33,7 @@ class Sessions:
 
     parts: SessionParts
     rules: RequestRules
-    _running: dict[LiveSession, None] = field(default_factory=dict)
+    _running: dict[LiveSession, Caller] = field(default_factory=dict)
     """The oldest first."""
     _opening: set[asyncio.Timeout] = field(default_factory=set)
     """Time-outs of the calls whose session does not run yet."""
@@ -56,6 +57,7 @@ class Sessions:
             request_context.session_id.set(session_id)
             config = read_config(message, self.rules)
             request_context.avatar_id.set(config.avatar_id)
+            check_avatar(config.avatar_id)
             session = await open_session(session_id, config, self.parts, send)
         try:
             self._check_draining()
@@ -64,9 +66,9 @@ class Sessions:
         finally:
             await session.close()
 
-    def infos(self) -> list[pb.SessionInfo]:
-        """Describes the running sessions, the oldest first."""
-        return [self._info(session) for session in self._running]
+    def infos(self, caller: Caller | None = None) -> list[pb.SessionInfo]:
+        """Describes the running sessions, the oldest first: those of a caller, or all."""
+        return [self._info(session) for session, holder in self._running.items() if caller is None or holder.name == caller.name]
 
     def end(self, session_id: str) -> int:
         """Ends the sessions of this id. Returns their number."""
@@ -121,7 +123,7 @@ class Sessions:
     @contextmanager
     def _known(self, caller: str, session: LiveSession) -> Iterator[None]:
         metrics: CompositingMetrics = self.parts.metrics
-        self._running[session] = None
+        self._running[session] = current.get()
         metrics.sessions.inc()
         if session.config.plan.is_resumed:
             metrics.session_resumes.inc()

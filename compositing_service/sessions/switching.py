@@ -18,6 +18,7 @@ from compositing_service.sessions.live_avatar import LiveAvatar, hold_avatar, ma
 from compositing_service.sessions.machine import Machine
 from compositing_service.sessions.making import Planned
 from service_kit import request_context
+from service_kit.callers.caller import check_avatar
 from service_kit.errors import Aborted, InvalidRequest, ServiceError, Violation, as_service_errors
 from shared_proto import compositing_pb2 as pb
 
@@ -178,7 +179,7 @@ def _taken_over(asked: _Asked) -> pb.SessionEvent:
 
 
 def _check(request: pb.SwitchAvatar) -> None:
-    read_model_id(request.model_id)
+    check_avatar(read_model_id(request.model_id))
     if request.start_frame_idx < 0:
         problem = f"is {request.start_frame_idx}; a position on the timeline is 0 or more"
         raise InvalidRequest([Violation("start_frame_idx", problem)])

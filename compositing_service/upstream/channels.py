@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 from grpc import aio
 
-from compositing_service.upstream.session_streams import SessionStreams
+from compositing_service.upstream.session_streams import Metadata, SessionStreams
 from service_kit.clock import Clock
+from service_kit.request_context import outgoing_metadata
 from service_kit.tls import ClientTls
 from shared_proto import inference_pb2, mouth_region
 from shared_proto.channel_options import lasting_connection
@@ -36,8 +37,18 @@ _BROKEN = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelCon
 class Endpoint:
     """One gRPC target and its channel. Make it inside a running event loop. Without `tls` it is plaintext."""
 
-    def __init__(self, target: str, *, max_message_bytes: int, clock: Clock, tls: ClientTls | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        max_message_bytes: int,
+        clock: Clock,
+        tls: ClientTls | None = None,
+        credential: Callable[[], Metadata] = tuple,
+    ) -> None:
+        """`credential` gives what calls carry for the service to know this one."""
         self.target = target
+        self._credential = credential
         self._clock = clock
         self._max_message_bytes = max_message_bytes
         self._tls = tls
@@ -58,7 +69,11 @@ class Endpoint:
         )
         # Both as bytes: what an order holds is large.
         infer_sessions: Any = self.channel.stream_stream(f"{_SERVICE}/InferSessions", None, None)
-        self.sessions = SessionStreams(lambda metadata: infer_sessions(metadata=metadata), self._clock)
+        self.sessions = SessionStreams(lambda metadata: infer_sessions(metadata=(*metadata, *self._credential())), self._clock)
+
+    def metadata(self) -> Metadata:
+        """Returns the metadata of a call: ids of the request, and the credential."""
+        return (*outgoing_metadata(), *self._credential())
 
     def rank(self) -> int:
         """Returns 0 if connected, 1 if not yet, 2 if failing. Starts connecting when idle."""
@@ -77,8 +92,19 @@ class Endpoint:
 class Endpoints:
     """All endpoints. Connected ones come first, in turn."""
 
-    def __init__(self, targets: Sequence[str], *, max_message_bytes: int, clock: Clock, tls: ClientTls | None = None) -> None:
-        self.all = tuple(Endpoint(target, max_message_bytes=max_message_bytes, clock=clock, tls=tls) for target in targets)
+    def __init__(
+        self,
+        targets: Sequence[str],
+        *,
+        max_message_bytes: int,
+        clock: Clock,
+        tls: ClientTls | None = None,
+        credential: Callable[[], Metadata] = tuple,
+    ) -> None:
+        self.all = tuple(
+            Endpoint(target, max_message_bytes=max_message_bytes, clock=clock, tls=tls, credential=credential)
+            for target in targets
+        )
         self._next = 0
 
     def pick(self, avoid: Collection[Endpoint] = ()) -> Endpoint:

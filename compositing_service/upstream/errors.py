@@ -30,6 +30,7 @@ OUT_OF_STEP = (
 )
 _TOO_OLD = "this version returns no feature rows, which live sessions need; update it"
 # CANCELLED that we did not ask for means that the server stopped.
+_NOT_LET_IN = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 
 
@@ -71,6 +72,8 @@ def as_service_error(error: grpc.aio.AioRpcError, *, waited_s: float) -> Service
         return DeadlineExceeded(
             f"the inference service did not finish within {waited_s:.3g} s; allow more time or ask for fewer frames"
         )
+    if code in _NOT_LET_IN:
+        return InferenceFailed("the inference service does not let this service in; the operators must give it another API key")
     return _refusal(error) or InferenceFailed("the inference service failed; its log has the reason under this request's id")
 
 

@@ -26,12 +26,11 @@ from compositing_service.metrics import CompositingMetrics
 from compositing_service.mouth_source import MOUTH_BYTES, GrowingSound, MouthOrder, Mouths, Rows, Sound
 from compositing_service.upstream.channels import Endpoint, Endpoints
 from compositing_service.upstream.errors import InferenceFailed, as_service_error, is_lost, without_rows
-from compositing_service.upstream.session_streams import MESSAGE_BYTES, Order
+from compositing_service.upstream.session_streams import MESSAGE_BYTES, Metadata, Order
 from service_kit import request_context
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import DeadlineExceeded, ServiceError
-from service_kit.request_context import outgoing_metadata
 from service_kit.tls import ClientTls
 from shared_proto import inference_pb2
 from shared_proto.mouth_region import MouthMessage
@@ -69,10 +68,14 @@ class InferenceClient:
         metrics: CompositingMetrics,
         tls: ClientTls | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        credential: Callable[[], Metadata] = tuple,
     ) -> None:
-        """`max_frames`: the most frames of one order, which limits the size of accepted answers."""
+        """`max_frames`: the most frames of one order, which limits the size of accepted answers.
+
+        `credential` gives the metadata by which the service knows this one.
+        """
         max_message_bytes = max_frames * MOUTH_BYTES + _REGION_OVERHEAD_BYTES
-        self._endpoints = Endpoints(targets, max_message_bytes=max_message_bytes, clock=clock, tls=tls)
+        self._endpoints = Endpoints(targets, max_message_bytes=max_message_bytes, clock=clock, tls=tls, credential=credential)
         self._asking_health = asyncio.Lock()
         self._health_until_s = -math.inf
         self._healthy = False
@@ -138,7 +141,7 @@ class InferenceClient:
             if stream:
                 timeout_s = deadline.remaining_s()
                 return stream.order(message, frames=len(order.frames), due_in_ms=order.due_in_ms, timeout_s=timeout_s)
-        return endpoint.infer_stream(message, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+        return endpoint.infer_stream(message, timeout=deadline.remaining_s(), metadata=endpoint.metadata())
 
     async def rows(
         self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline, due_in_ms: int = 0
@@ -183,7 +186,7 @@ class InferenceClient:
         while True:
             endpoint = at or self._endpoints.pick(avoid=attempts.failed_at)
             try:
-                return await method(endpoint.stub)(request, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+                return await method(endpoint.stub)(request, timeout=deadline.remaining_s(), metadata=endpoint.metadata())
             except aio.AioRpcError as error:
                 await attempts.failed(error, endpoint, until=deadline)
 

@@ -12,7 +12,7 @@ from lipsync_cli.load.processor import Used, measured
 from lipsync_cli.load.running import Target
 from lipsync_cli.load.session import now_ms, sleep_until
 from lipsync_cli.load.speaking import FIRST_FRAME_SAMPLES, Sound
-from lipsync_client import AsyncClient, AsyncSession, Frame, SegmentEnded
+from lipsync_client import AsyncSession, Frame, SegmentEnded
 from shared_proto.timing import SAMPLE_RATE_HZ
 
 # Sound comes in pieces of 20 ms at its own pace, as from a microphone.
@@ -36,7 +36,10 @@ async def time_first_frames(target: Target, utterances: Sequence[Sound], *, seco
     ends_s = loop.time() + seconds
     times_ms: list[float] = []
     with measured(target.server_pids) as used:
-        async with AsyncClient(target.server, tls=target.tls) as client, client.session(avatar, pacing="fast") as session:
+        async with (
+            target.client() as client,
+            client.session(avatar, pacing="fast") as session,
+        ):
             for utterance in itertools.cycle(utterances):
                 times_ms.append(await _first_frame_ms(session, utterance[:FIRST_FRAME_SAMPLES]))
                 if loop.time() >= ends_s:

@@ -31,6 +31,11 @@ class Target:
     tls: TlsOptions | None = None
     server_pids: Sequence[int] = ()
     """Its processes on this machine, whose processor time is measured."""
+    api_key: str | None = field(default=None, repr=False)
+
+    def client(self) -> AsyncClient:
+        """Makes a client of it, on the running event loop."""
+        return AsyncClient(self.server, tls=self.tls, api_key=self.api_key)
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ async def find_fitting(
 
 
 async def _load_avatars(target: Target) -> None:
-    async with AsyncClient(target.server, tls=target.tls) as client:
+    async with target.client() as client:
         for avatar in target.avatars:
             await client.load(avatar)
 
@@ -112,7 +117,7 @@ async def _run(target: Target, talking: Talking, *, count: int, seconds: float) 
     """Starts the sessions one after the other, and lets all of them run for `seconds` more."""
     traces = [Trace(target.avatars[place % len(target.avatars)]) for place in range(count)]
     ended = asyncio.Event()
-    clients = [AsyncClient(target.server, tls=target.tls) for _ in range(0, count, _SESSIONS_A_CONNECTION)]
+    clients = [target.client() for _ in range(0, count, _SESSIONS_A_CONNECTION)]
     starts_ms: list[float] = []
     spare_what_stays()  # else the tester's own pauses look like the server's
     try:

@@ -26,6 +26,8 @@ from monolithic_service.optimized import requests
 from monolithic_service.optimized.frames import FrameRequests, MadeFrames, Speech, check_within_clip
 from monolithic_service.optimized.pictures import VIDEO_TYPES, video_frame
 from service_kit import request_context
+from service_kit.callers import caller as callers
+from service_kit.callers.caller import Scope, check_avatar
 from service_kit.clock import Clock
 from service_kit.deadline import Deadline, within_deadline
 from service_kit.errors import InvalidRequest, Unavailable, Violation, as_service_errors
@@ -62,6 +64,24 @@ class Use:
         self.count += 1
 
 
+SCOPES = {
+    f"/{SERVICE_NAME}/{method}": scope
+    for method, scope in {
+        "GenerateInference": Scope.INFER,
+        "GenerateBatchInference": Scope.INFER,
+        "GenerateBatchWithAudio": Scope.INFER,
+        "StreamInference": Scope.INFER,
+        "GetVideoFrame": Scope.INFER,
+        "ListModels": Scope.READ,
+        "GetModelMetadata": Scope.READ,
+        "LoadPackage": Scope.ADMIN,
+        "GetStats": Scope.ADMIN,
+        "HealthCheck": None,
+    }.items()
+}
+"""The scope that a caller needs for each method; None: it is open to all."""
+
+
 @dataclass(slots=True, eq=False)
 class OptimizedServicer(OptimizedLipSyncServiceServicer):
     """Serves optimized_lipsyncsrv.OptimizedLipSyncService."""
@@ -88,12 +108,14 @@ class OptimizedServicer(OptimizedLipSyncServiceServicer):
     async def GenerateInference(self, request: pb.OptimizedInferenceRequest, context: Context) -> pb.OptimizedInferenceResponse:
         requests.check_frame_ids(request.model_name, [request.frame_id], field="frame_id")
         request_context.avatar_id.set(request.model_name)
+        check_avatar(request.model_name)
         reply = await self._of_clip(request.model_name, [request.frame_id], context, field="frame_id")
         return reply.responses[0]
 
     async def GenerateBatchInference(self, request: pb.BatchInferenceRequest, context: Context) -> pb.BatchInferenceResponse:
         requests.check_frame_ids(request.model_name, request.frame_ids, field="frame_ids")
         request_context.avatar_id.set(request.model_name)
+        check_avatar(request.model_name)
         return await self._of_clip(request.model_name, request.frame_ids, context, field="frame_ids")
 
     async def GenerateBatchWithAudio(
@@ -101,6 +123,7 @@ class OptimizedServicer(OptimizedLipSyncServiceServicer):
     ) -> pb.BatchInferenceResponse:
         heard = await asyncio.to_thread(requests.read_heard_frames, request, max_frames=self._max_heard_frames)
         request_context.avatar_id.set(heard.avatar_id)
+        check_avatar(heard.avatar_id)
         positions = range(heard.start_position, heard.start_position + heard.frame_count)
         started = perf_counter()
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
@@ -145,6 +168,7 @@ class OptimizedServicer(OptimizedLipSyncServiceServicer):
         avatar_id, named_by = _package(request)
         requests.check_name(avatar_id, field=named_by)
         request_context.avatar_id.set(avatar_id)
+        check_avatar(avatar_id)
         started = perf_counter()
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
             await self.pictures.admin.load(avatar_id, force_reload=False, deadline=deadline)
@@ -164,6 +188,7 @@ class OptimizedServicer(OptimizedLipSyncServiceServicer):
 
     async def GetStats(self, request: pb.StatsRequest, context: Context) -> pb.StatsResponse:
         requests.check_name(request.model_name)
+        check_avatar(request.model_name)
         with as_service_errors(AvatarError, field="model_name"):
             avatar = await asyncio.to_thread(self._catalog.get, request.model_name)
         use = self.uses.get(request.model_name, Use())
@@ -182,7 +207,8 @@ class OptimizedServicer(OptimizedLipSyncServiceServicer):
         )
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
-        loaded = sorted(lease.key for lease in self.mouths.registry.loaded)
+        caller = callers.current.get()
+        loaded = sorted(lease.key for lease in self.mouths.registry.loaded if caller.may_use(lease.key))
         return pb.ListModelsResponse(loaded_models=loaded, count=len(loaded))
 
     async def HealthCheck(self, request: pb.HealthRequest, context: Context) -> pb.HealthResponse:
@@ -197,6 +223,7 @@ class OptimizedServicer(OptimizedLipSyncServiceServicer):
     async def GetVideoFrame(self, request: pb.GetVideoFrameRequest, context: Context) -> pb.GetVideoFrameResponse:
         requests.check_video_frame(request)
         request_context.avatar_id.set(request.model_name)
+        check_avatar(request.model_name)
         frames, loop = self._frames, asyncio.get_running_loop()
 
         async def shown(composer: AvatarComposer) -> bytes:
@@ -212,6 +239,7 @@ class OptimizedServicer(OptimizedLipSyncServiceServicer):
 
     async def GetModelMetadata(self, request: pb.GetModelMetadataRequest, context: Context) -> pb.GetModelMetadataResponse:
         requests.check_name(request.model_name)
+        check_avatar(request.model_name)
         with as_service_errors(AvatarError, field="model_name"):
             avatar = await asyncio.to_thread(self._catalog.get, request.model_name)
         return pb.GetModelMetadataResponse(

@@ -1,0 +1,100 @@
+"""Says who calls: reads the credential of a call, and finds the caller that it belongs to."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from service_kit.callers.caller import ALL_SCOPES, ANONYMOUS, Caller, Scope
+from service_kit.callers.credentials import caller_named_in, credential_in
+from service_kit.callers.key_file import KeyFileError
+from service_kit.callers.key_ring import KeyRing
+from service_kit.callers.keys import digest, looks_like_key
+from service_kit.clock import SYSTEM_CLOCK, Clock
+from service_kit.errors import PermissionDenied, Unauthenticated
+from service_kit.listening import StartError
+from service_kit.sections import AuthSection
+from service_kit.tasks import beside
+
+# Also "anonymous", and addresses where they serve as names.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/+-]{0,127}", re.ASCII)
+# Of a gateway itself, which acts for others: what they may not do in its name.
+_NOT_DELEGATED = {Scope.ADMIN, Scope.DELEGATE}
+
+Pairs = Iterable[tuple[str, str | bytes]]
+
+
+class Authority:
+    """Identifies callers by the `auth` section. `own_key`: a credential of this process itself, with all scopes.
+
+    Raises StartError for files that cannot be used.
+    """
+
+    def __init__(
+        self,
+        section: AuthSection,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        unix_now: Callable[[], float] = time.time,
+        own_key: str | None = None,
+    ) -> None:
+        try:
+            self._keys = KeyRing(section.keys_file, reload_seconds=section.reload_seconds, clock=clock, unix_now=unix_now)
+        except KeyFileError as error:
+            raise StartError(f"auth.keys_file: {error}") from None
+        self._own = digest(own_key) if own_key else None
+        self._anonymous = Caller(ANONYMOUS, frozenset(section.anonymous), stands=self._keys.stands)
+
+    async def identify(self, pairs: Pairs) -> Caller:
+        """Returns the caller whose metadata or headers these are. Raises Unauthenticated or PermissionDenied."""
+        pairs = list(pairs)
+        credential = credential_in(pairs)
+        caller = self._without_credential() if credential is None else await self._of_credential(credential)
+        if (named := caller_named_in(pairs)) is not None:
+            caller = _in_the_name_of(named, caller)
+        if caller.is_revoked:
+            raise Unauthenticated("this caller was revoked")
+        return caller
+
+    def on_change(self, tell: Callable[[], None]) -> None:
+        """Lets `tell` be called whenever callers may have been revoked."""
+        self._keys.on_change.append(tell)
+
+    async def follow(self) -> None:
+        """Follows the files, without end."""
+        await self._keys.follow()
+
+    async def _of_credential(self, credential: str) -> Caller:
+        if self._own and hmac.compare_digest(digest(credential), self._own):
+            return Caller("own", ALL_SCOPES)
+        if looks_like_key(credential):
+            return self._keys.caller_of(credential)
+        raise Unauthenticated("this credential is not known")
+
+    def _without_credential(self) -> Caller:
+        if not self._anonymous.scopes:
+            raise Unauthenticated("send an API key: authorization: Bearer KEY, or x-api-key: KEY")
+        return self._anonymous
+
+
+@asynccontextmanager
+async def authority_of(section: AuthSection, *, clock: Clock, own_key: str | None = None) -> AsyncIterator[Authority | None]:
+    """Gives what identifies callers during the block; None where nobody is asked. Raises StartError."""
+    if not section.is_on:
+        yield None
+        return
+    authority = Authority(section, clock=clock, own_key=own_key)
+    async with beside(authority.follow()):
+        yield authority
+
+
+def _in_the_name_of(name: str, caller: Caller) -> Caller:
+    if not caller.may(Scope.DELEGATE):
+        raise PermissionDenied("this caller may not call in the name of others: it needs the scope delegate")
+    if not _NAME.fullmatch(name):
+        raise Unauthenticated("the name of the caller for whom this one calls is not well-formed")
+    return replace(caller, name=name, scopes=caller.scopes - _NOT_DELEGATED)
