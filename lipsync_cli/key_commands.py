@@ -34,13 +34,21 @@ def create_command(
     days: Annotated[
         float | None, typer.Option("--days", min=0, max=36_500, help="The key expires after so long; default never.")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the key into a new file that only you can read.")
+    ] = None,
 ) -> None:
     """Make a key and print it, once: nobody can show it again. A caller has two live ones at most."""
-    from lipsync_cli.keys import create
+    from lipsync_cli.keys import create, new_secret_file
 
-    created = create(file, caller, scopes=scopes, avatars=avatars, valid=None if days is None else timedelta(days=days))
-    complain(f"The key {created.id} of {caller} is in {file}. Keep what follows: it is shown this once.")
-    typer.echo(created.text)
+    valid = None if days is None else timedelta(days=days)
+    with new_secret_file(out) as write:
+        created = create(file, caller, scopes=scopes, avatars=avatars, valid=valid)
+        write(created.text)
+    where = f"{out} holds the key itself" if out else "Keep what follows, the key itself"
+    complain(f"{file} has the key {created.id} of {caller}. {where}: it is shown this once.")
+    if out is None:
+        typer.echo(created.text)
 
 
 @command("list")

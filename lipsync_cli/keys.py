@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -42,6 +44,27 @@ def create(
     except KeyFileError as error:
         raise CliError(str(error)) from None
     return key
+
+
+@contextmanager
+def new_secret_file(path: Path | None) -> Iterator[Callable[[str], None]]:
+    """Gives what writes a line into a new file that only its owner can read; nothing is written without a path.
+
+    Raises CliError where the file cannot be made or is there. It is removed when the block fails.
+    """
+    if path is None:
+        yield lambda _: None
+        return
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise CliError(f"{path} cannot be made: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "w") as file:
+            yield lambda text: print(text, file=file)
+    except BaseException:
+        path.unlink()
+        raise
 
 
 def listed(path: Path, now: datetime) -> list[tuple[str, ...]]:
