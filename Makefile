@@ -34,9 +34,12 @@ run: $(RUNTIME)
 
 # Many tests wait for processes or for the clock, so two run beside those that keep the cores busy.
 WORKERS ?= $(shell expr $$(nproc) + 2)
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# The tests start hundreds of processes: none compiles what another has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
-# For between two edits: under a minute.
+# For between two edits: under a minute. Few of its tests wait, and each process collects all of them.
+check: WORKERS = $(shell expr $$(nproc) + 1)
 check: lint
 	$(PYTEST) --quick -m "not slow and not gpu and not docker and not torch"
 

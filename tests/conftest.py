@@ -16,7 +16,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# They start processes, compute for long, or are of commands and of making avatars: --quick leaves them out.
+# They start processes, compute for long, are marked slow, or are of commands and of making avatars: --quick leaves them out.
 NOT_QUICK = {
     Path(__file__).parent / place
     for place in (
@@ -31,9 +31,16 @@ NOT_QUICK = {
         "compositing_core/test_filmed_avatars.py",
         "compositing_service/test_compositing_process.py",
         "compositing_service/test_mouth_sources.py",
+        "compositing_service/test_session_streams.py",
+        "deploy/test_balancer_browsers.py",
+        "deploy/test_balancer_examples.py",
+        "deploy/test_balancer_sessions.py",
+        "deploy/test_docker_compose.py",
         "deploy/test_image_requirements.py",
         "deploy/test_haproxy_start.py",
         "deploy/test_kubernetes_manifests.py",
+        "deploy/test_monitoring.py",
+        "docker",
         "docs/test_client_programs.py",
         "docs/test_doc_examples.py",
         "end_to_end",
@@ -42,12 +49,15 @@ NOT_QUICK = {
         "gateway_http/test_documented_http.py",
         "gateway_http/test_openapi.py",
         "gateway_http/test_pictures.py",
+        "gateway_http/test_polling.py",
         "gateway_page/test_lost_services.py",
         "gateway_page/test_problems.py",
         "gateway_page/test_screens.py",
         "gateway_page/test_speaking.py",
         "gateway_service",
+        "inference_engines/test_full_size_network.py",
         "inference_service/test_filmed_crops.py",
+        "inference_service/test_live_requests.py",
         "lipsync_cli",
         "packaging",
         "repository/test_generated_code.py",
@@ -63,12 +73,15 @@ NOT_QUICK = {
 }
 # No test judges the time that it takes.
 settings.register_profile("patient", deadline=None)
+settings.register_profile("quick", settings.get_profile("patient"), max_examples=20)
 settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """For `make check`."""
-    parser.addoption("--quick", action="store_true", help="leave out what starts processes or computes for long")
+    parser.addoption(
+        "--quick", action="store_true", help="leave out what starts processes or computes for long, and try few examples"
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -78,5 +91,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests that are compared with PyTorch are skipped without it, unless it is just these that are asked for."""
+    if config.option.quick:
+        settings.load_profile("quick")
     if config.option.markexpr == "torch" and importlib.util.find_spec("torch") is None:
         raise pytest.UsageError("the tests marked torch need PyTorch, which is not installed here: run `make test-torch`")

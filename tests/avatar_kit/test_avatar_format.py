@@ -250,7 +250,7 @@ def test_a_hostile_manifest_is_a_problem(avatar: Avatar, text: str) -> None:
     assert problems_of(avatar.root)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=settings().max_examples * 80 // 100)
 @given(st.binary(max_size=200) | st.text("{}[]&*!|>:-? ab1\n\t'\"#%@`", max_size=120).map(str.encode))
 def test_any_manifest_is_an_avatar_or_a_problem(avatar: Avatar, content: bytes) -> None:
     (avatar.root / "avatar.yaml").write_bytes(content)

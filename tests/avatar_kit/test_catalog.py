@@ -103,12 +103,12 @@ def test_a_found_avatar_of_the_old_layout_may_not_link_elsewhere(
     assert AvatarCatalog(models_root, {"sanders": ModelEntry()}).get("sanders").frame_count == 6, "unless the operator names it"
 
 
-def test_ten_thousand_avatars_are_listed_without_opening_one(models_root: Path) -> None:
-    for number in range(10_000):
+def test_two_thousand_avatars_are_listed_without_opening_one(models_root: Path) -> None:
+    for number in range(2_000):
         folder = models_root / f"a{number:05d}"
         folder.mkdir()
         (folder / "avatar.yaml").symlink_to("/nowhere")
-    assert AvatarCatalog(models_root).ids() == [f"a{number:05d}" for number in range(10_000)]
+    assert AvatarCatalog(models_root).ids() == [f"a{number:05d}" for number in range(2_000)]
 
 
 def test_settings_change_how_an_avatar_is_shown(avatar: Avatar, models_root: Path) -> None:

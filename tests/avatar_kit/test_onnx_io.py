@@ -175,7 +175,7 @@ def test_weights_from_elsewhere_are_refused_unread(tmp_path: Path, network: Make
     assert says in str(caught.value)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=settings().max_examples * 150 // 100)
 @given(st.data())
 def test_any_damage_gives_a_binding_or_a_problem(tmp_path: Path, network: Make, data: st.DataObject) -> None:
     content = bytearray(network().SerializeToString())

@@ -111,7 +111,7 @@ def test_a_jpeg_that_ends_properly_but_lacks_rows_is_refused(name: str) -> None:
 
 
 @each_whole
-@settings(max_examples=60)
+@settings(max_examples=settings().max_examples * 60 // 100)
 @given(st.data())
 def test_damage_near_the_end_gives_a_picture_or_a_problem_and_nothing_else(data: bytes, draw: st.DataObject) -> None:
     damaged = bytearray(data)

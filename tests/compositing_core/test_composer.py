@@ -33,7 +33,7 @@ def avatars(draw):
     return (width, height), rects
 
 
-@settings(max_examples=60)
+@settings(max_examples=settings().max_examples * 60 // 100)
 @given(avatar=avatars(), paste=st.sampled_from(Paste), quality=st.integers(1, 100), seed=st.integers(0, 1000))
 def test_frames_are_the_whole_picture_way_byte_for_byte(
     judges, make_avatar, make_composer, mouths, tmp_path_factory, avatar, paste, quality, seed

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_kit.geometry import Paste, Rect
@@ -211,7 +211,6 @@ def test_room_for_no_frame_is_a_mistake():
         FrameCache(max_bytes=1, policy="lfu").open(max_frames=0)
 
 
-@settings(max_examples=100)
 @given(
     policy=st.sampled_from(["lfu", "lru"]),
     room=st.floats(0, 8),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from compositing_service.picture.jpeg.markers import JpegLayoutError, read_layout, segment_bounds
 
 
-@settings(max_examples=60)
+@settings(max_examples=settings().max_examples * 60 // 100)
 @given(width=st.integers(1, 90), height=st.integers(1, 90), interval=st.integers(0, 40), quality=st.integers(1, 100))
 def test_the_layout_is_what_the_judge_wrote(judges, make_texture, width, height, interval, quality):
     """Any interval is understood here, also one that does not divide a row."""

@@ -42,7 +42,7 @@ def repainted(picture, rect, *, seed):
     return changed
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings().max_examples)
 @given(
     scene=scenes(),
     quality=st.integers(1, 100),
@@ -87,7 +87,7 @@ def test_a_full_size_picture_splices_at_every_divisor(judges, make_texture, inte
     assert spliced == judges.turbojpeg(changed, quality=75, restart_interval=interval)
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings().max_examples)
 @given(scene=scenes())
 def test_a_region_is_the_fewest_whole_segments_that_hold_the_rectangle(scene):
     width, height, rect, interval = scene

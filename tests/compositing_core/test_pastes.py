@@ -30,7 +30,7 @@ def paste(picture, rect, kind, mouth):
     return pixels
 
 
-@settings(max_examples=150)
+@settings(max_examples=settings().max_examples * 150 // 100)
 @given(rect=rects(), kind=st.sampled_from(Paste), which=st.integers(0, 3))
 @example(rect=Rect(0, 0, 1, 1), kind=Paste.FEATHER, which=0)
 @example(rect=Rect(50, 50, 51, 51), kind=Paste.FEATHER, which=0)
@@ -43,7 +43,7 @@ def test_each_paste_is_its_definition(judges, make_texture, mouths, rect, kind, 
     np.testing.assert_array_equal(paste(picture, rect, kind, mouths[which]), expected)
 
 
-@settings(max_examples=150)
+@settings(max_examples=settings().max_examples * 150 // 100)
 @given(rect=rects(), kind=st.sampled_from(Paste), which=st.integers(0, 3))
 def test_a_mouth_that_was_resized_before_gives_the_same(judges, make_texture, mouths, rect, kind, which):
     picture = make_texture(WIDTH, HEIGHT, seed=7)
@@ -53,7 +53,7 @@ def test_a_mouth_that_was_resized_before_gives_the_same(judges, make_texture, mo
     np.testing.assert_array_equal(paste(picture, rect, kind, resized), expected)
 
 
-@settings(max_examples=150)
+@settings(max_examples=settings().max_examples * 150 // 100)
 @given(rect=rects(), kind=st.sampled_from(Paste), margins=st.tuples(*[st.integers(0, 40)] * 4))
 def test_what_is_kept_of_the_surroundings_is_enough(judges, make_texture, mouths, rect, kind, margins):
     """Pasting into a restored region gives that region of the pasted picture, whatever lay in the working memory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def project(files: tuple[str, ...]) -> dict[str, Any]:
     """All of them merged, with variables as they stand."""
     whole: dict[str, Any] = {}
     for file in files:
-        content = yaml.safe_load((TREE / file).read_text())
+        content = dict(_content(file))
         content["services"] = {name: _extended(file, service) for name, service in content["services"].items()}
         whole = _merged(whole, content)
     return whole
@@ -46,11 +47,18 @@ def services(files: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     return found
 
 
+@cache
+def _content(file: str) -> dict[str, Any]:
+    """Of one file. Not to be changed."""
+    content: dict[str, Any] = yaml.safe_load((TREE / file).read_text())
+    return content
+
+
 def _extended(file: str, service: dict[str, Any]) -> dict[str, Any]:
     if "extends" not in service:
         return service
     source = service["extends"].get("file", file)
-    base = yaml.safe_load((TREE / source).read_text())["services"][service["extends"]["service"]]
+    base = _content(source)["services"][service["extends"]["service"]]
     return _merged(_extended(source, base), {key: value for key, value in service.items() if key != "extends"})
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from typing import Any
 
 import pytest
-import yaml
 
 from gateway_service.guard.callers import caller_address
 from gateway_service.settings import GatewaySettings
@@ -156,30 +152,6 @@ def test_files_are_small_enough_for_a_build_context() -> None:
     copied = re.findall(r"^COPY (?!--from)(\S+)", (TREE / "deploy/docker/Dockerfile").read_text(), re.MULTILINE)
     for source in copied:
         assert any(f"!{allowed}" in ignore for allowed in (source, source.partition("/")[0])), source
-
-
-@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
-@pytest.mark.parametrize("files", COMBINATIONS.values(), ids=COMBINATIONS)
-def test_docker_compose_reads_them(files: tuple[str, ...]) -> None:
-    """And means by them what the tests above do."""
-    read = compose_config(files)
-    mine = services(files)
-    assert set(read["services"]) == set(mine)
-    for name, service in mine.items():
-        for key in ("read_only", "cap_drop", "security_opt"):
-            assert read["services"][name][key] == service[key]
-        assert set(read["services"][name].get("networks") or ()) == set(service.get("networks") or ())
-        assert set(read["services"][name].get("environment", {})) == set(service.get("environment", {}))
-        assert len(read["services"][name].get("volumes", ())) == len(service.get("volumes", ()))
-
-
-def compose_config(files: tuple[str, ...]) -> dict[str, Any]:
-    """The files as docker-compose merges them."""
-    command = ["docker-compose", *(part for file in files for part in ("-f", file)), "--profile", "monitoring", "config"]
-    done = subprocess.run(command, check=False, cwd=TREE, env=os.environ, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    read: dict[str, Any] = yaml.safe_load(done.stdout)
-    return read
 
 
 def default(value: object) -> str:

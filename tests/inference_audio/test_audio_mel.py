@@ -8,7 +8,6 @@ import librosa
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from inference_service.audio.line import SoundLine
 from inference_service.audio.mel import band_magnitudes, mel_basis, mel_columns, pre_emphasised
@@ -21,6 +20,8 @@ def librosa_basis() -> NDArray[np.float32]:
 
 def librosa_bands(sound: NDArray[np.float32], basis: NDArray[np.float32]) -> NDArray[np.float64]:
     """Magnitudes in the mel bands, before the logarithm: [columns, 80]."""
+    from scipy.signal import lfilter  # takes a second
+
     emphasised = lfilter([1, -0.97], [1], sound)
     spectrum = librosa.stft(emphasised, n_fft=800, hop_length=200, win_length=800, center=True, pad_mode="constant")
     return (basis @ np.abs(spectrum)).T

@@ -69,7 +69,7 @@ def test_a_file_of_the_whole_clip(tmp_path: Path, name: str, short: int) -> None
         np.testing.assert_array_equal(windows[frame], read_by(features, frame))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings().max_examples * 40 // 100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(count=st.integers(1, 30), clip=st.integers(1, 30))
 def test_a_file_may_be_longer_but_not_much_shorter_than_the_clip(tmp_path: Path, count: int, clip: int) -> None:
     path = tmp_path / "aud_ave.bin"
