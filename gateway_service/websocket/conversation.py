@@ -21,7 +21,7 @@ from gateway_service.speaking import SpeechFailed
 from gateway_service.usage import Usage
 from gateway_service.websocket.ending import Ending, client_left, failed, invalid
 from gateway_service.websocket.events import event_text, jump_text, session_text
-from gateway_service.websocket.frames import frame_message
+from gateway_service.websocket.frames import frame_header
 from gateway_service.websocket.idleness import Idleness
 from gateway_service.websocket.inbox import Close, EndOfSegment, Inbox, SoundPieces
 from gateway_service.websocket.messages import Config, InvalidMessage, Speak, SwitchAvatar, read_text
@@ -57,6 +57,7 @@ class Conversation:
     def __init__(
         self,
         parts: GatewayParts,
+        request: web.Request,
         socket: web.WebSocketResponse,
         reader: SocketReader,
         config: Config,
@@ -70,7 +71,7 @@ class Conversation:
         self._session = session
         self._running = running
         self._usage = usage
-        self._outlet = Outlet(socket, parts.settings.sockets.reader_timeout_seconds)
+        self._outlet = Outlet(request, socket, parts.settings.sockets.reader_timeout_seconds)
         self._inbox = Inbox(self._samples(FIRST_BUFFERED_MS))
         self._voice = Voice(parts.speech, session, self._outlet, config, usage)
         self._closed = False
@@ -210,7 +211,7 @@ class Conversation:
         self._running.show(frame)
         if jump := jump_text(frame):
             await self._outlet.text(jump)
-        await self._outlet.binary(frame_message(frame))
+        await self._outlet.binary(frame_header(frame), frame.picture)
         now_s = self._parts.clock.now()
         self._usage.frame(now_s)
         self._parts.metrics.frame(now_s - began_s, len(frame.picture))

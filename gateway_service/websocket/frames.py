@@ -1,11 +1,8 @@
-"""Binary messages to browsers: a header, then a picture or sound. docs/websocket.md describes them."""
+"""Headers of the binary messages to browsers, before a picture or sound. docs/websocket.md describes them."""
 
 from __future__ import annotations
 
 import struct
-
-import numpy as np
-from numpy.typing import NDArray
 
 from lipsync_client import Frame
 
@@ -16,9 +13,9 @@ _FRAME = struct.Struct("<BBHiqqqii")
 _SOUND = struct.Struct("<BBHiqii")
 
 
-def frame_message(frame: Frame) -> bytes:
-    """Encodes a frame: its header, then the JPEG."""
-    header = _FRAME.pack(
+def frame_header(frame: Frame) -> bytes:
+    """Encodes what comes before the JPEG of a frame."""
+    return _FRAME.pack(
         FRAME_TYPE,
         SPEECH if frame.speech else 0,
         _FRAME.size,
@@ -29,10 +26,8 @@ def frame_message(frame: Frame) -> bytes:
         frame.position,
         frame.index,
     )
-    return header + frame.picture
 
 
-def sound_message(samples: NDArray[np.int16], *, segment: int, audio_us: int, rate: int) -> bytes:
-    """Encodes sound that the gateway made: [samples] of a segment, from `audio_us` of it on, at `rate` Hz."""
-    header = _SOUND.pack(SOUND_TYPE, 0, _SOUND.size, segment, audio_us, rate, len(samples))
-    return header + samples.astype("<i2", copy=False).tobytes()
+def sound_header(count: int, *, segment: int, audio_us: int, rate: int) -> bytes:
+    """Encodes what comes before `count` int16 samples that the gateway made: `audio_us` of a segment, `rate` Hz."""
+    return _SOUND.pack(SOUND_TYPE, 0, _SOUND.size, segment, audio_us, rate, count)

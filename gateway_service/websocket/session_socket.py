@@ -55,7 +55,7 @@ async def _serve(parts: GatewayParts, request: web.Request, socket: web.WebSocke
     if is_earlier(first):
         await parts.earlier.serve(request, socket, reader, first)
         return
-    await _hold(parts, socket, reader, _config(first))
+    await _hold(parts, request, socket, reader, _config(first))
 
 
 def _config(first: WSMessage) -> Config:
@@ -73,7 +73,9 @@ def _config(first: WSMessage) -> Config:
     return message.config
 
 
-async def _hold(parts: GatewayParts, socket: web.WebSocketResponse, reader: SocketReader, config: Config) -> None:
+async def _hold(
+    parts: GatewayParts, request: web.Request, socket: web.WebSocketResponse, reader: SocketReader, config: Config
+) -> None:
     """Holds a session, and notes what it used. Raises Ending."""
     request_context.avatar_id.set(config.model_id)
     usage = Usage(config.rate, parts.clock.now())
@@ -97,7 +99,7 @@ async def _hold(parts: GatewayParts, socket: web.WebSocketResponse, reader: Sock
             request_context.session_id.set(live.session_id)
             async with live as session:
                 with parts.sessions.running(session.session_id) as running:
-                    ending = await Conversation(parts, socket, reader, config, session, running, usage).run()
+                    ending = await Conversation(parts, request, socket, reader, config, session, running, usage).run()
                     raise ending
     except Ending:
         raise

@@ -11,7 +11,7 @@ import numpy as np
 from gateway_service.speaking import Samples, Speaker, SpeechFailed
 from gateway_service.usage import Usage
 from gateway_service.websocket.events import event_text
-from gateway_service.websocket.frames import sound_message
+from gateway_service.websocket.frames import sound_header
 from gateway_service.websocket.messages import Config, Speak
 from gateway_service.websocket.outlet import Outlet
 from lipsync_client import AsyncSession, PushedSound
@@ -91,7 +91,8 @@ class Voice:
                 if self._segment is None:
                     self._segment = await self._begin(text)
                 audio_us = 1_000_000 * (place - len(samples)) // rate
-                await self._outlet.binary(sound_message(samples, segment=self._segment, audio_us=audio_us, rate=rate))
+                header = sound_header(len(samples), segment=self._segment, audio_us=audio_us, rate=rate)
+                await self._outlet.binary(header, samples.astype("<i2", copy=False).tobytes())
                 await self._session.push(self._pushed(samples))
                 self._usage.samples += len(samples)
 
