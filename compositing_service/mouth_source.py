@@ -54,7 +54,9 @@ class Sound:
         request.audio_start_frame = self.start_frame
         request.audio_edges = self.edges
 
-    def rows_message(self, *, first_row: int, count: int, avatar_id: str, due_in_ms: int = 0) -> inference_pb2.EncodeAudioRequest:
+    def rows_message(
+        self, *, first_row: int, count: int, avatar_id: str, avatar_version: str, due_in_ms: int = 0
+    ) -> inference_pb2.EncodeAudioRequest:
         """Returns the order for `MouthSource.rows` as the inference service reads it."""
         return inference_pb2.EncodeAudioRequest(
             model_id=avatar_id,
@@ -65,6 +67,7 @@ class Sound:
             row_count=count,
             audio_start_frame=self.start_frame,
             due_in_ms=due_in_ms,
+            avatar_version=avatar_version,
         )
 
 
@@ -205,12 +208,19 @@ class MouthSource(Protocol):
         """
 
     async def rows(
-        self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline, due_in_ms: int = 0
+        self,
+        sound: Sound,
+        *,
+        first_row: int,
+        count: int,
+        avatar_id: str,
+        avatar_version: str,
+        deadline: Deadline,
+        due_in_ms: int = 0,
     ) -> Rows:
         """Computes feature rows `first_row` .. `first_row + count - 1` of the whole sound with the avatar's audio encoder.
 
-        Row j is for the 40 ms from 40 j ms on; `first_row` may be negative. `avatar_id` empty: the shared encoder.
-        `due_in_ms` as in `MouthOrder`.
+        Row j is for the 40 ms from 40 j ms on; `first_row` may be negative. `avatar_version` and `due_in_ms` as in `MouthOrder`.
         """
 
     async def load(self, avatar_id: str, *, force_reload: bool, deadline: Deadline) -> list[ServiceError | None]:

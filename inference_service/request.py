@@ -92,6 +92,7 @@ class EncodeRequest:
     """A checked EncodeAudioRequest."""
 
     model_id: str
+    avatar_version: str  # empty: any
     sound: Sound
     first_row: int
     row_count: int
@@ -110,8 +111,7 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
     problems = Problems()
     with problems.noting(AvatarError, field="model_id"):
         check_avatar_id(request.model_id)
-    if len(request.avatar_version) > MAX_VERSION_CHARS:
-        problems.add("avatar_version", f"has {len(request.avatar_version)} characters; send at most {MAX_VERSION_CHARS}, or none")
+    _check_version(request.avatar_version, problems)
     batch_size = request.batch_size
     if not 1 <= batch_size <= limits.max_batch_size:
         problems.add("batch_size", f"is {batch_size}; send 1 to {limits.max_batch_size}")
@@ -159,6 +159,7 @@ def check_encode_request(request: pb.EncodeAudioRequest, limits: LimitsSection) 
     if request.model_id:
         with problems.noting(AvatarError, field="model_id"):
             check_avatar_id(request.model_id)
+    _check_version(request.avatar_version, problems)
     if not 1 <= request.row_count <= limits.max_feature_rows:
         problems.add("row_count", f"is {request.row_count}; send 1 to {limits.max_feature_rows}")
     if request.audio_start_frame < 0:
@@ -170,12 +171,18 @@ def check_encode_request(request: pb.EncodeAudioRequest, limits: LimitsSection) 
         raise AssertionError("decode_pcm gave neither sound nor a problem")
     return EncodeRequest(
         model_id=request.model_id,
+        avatar_version=request.avatar_version,
         sound=sound,
         first_row=request.first_row,
         row_count=request.row_count,
         audio_start_frame=request.audio_start_frame,
         is_due=request.due_in_ms > 0,
     )
+
+
+def _check_version(version: str, problems: Problems) -> None:
+    if len(version) > MAX_VERSION_CHARS:
+        problems.add("avatar_version", f"has {len(version)} characters; send at most {MAX_VERSION_CHARS}, or none")
 
 
 def _check_due(due_in_ms: int, problems: Problems) -> None:

@@ -237,7 +237,8 @@ class Runner:
     async def encode(self, request: EncodeRequest) -> tuple[EncodedRows, float]:
         """Returns the feature rows and the seconds that they took. Raises ServiceError."""
         if request.model_id:
-            async with self.registry.acquire(request.model_id) as lease:
+            version, is_live = request.avatar_version, request.is_due
+            async with self.registry.acquire(request.model_id, version=version, is_live=is_live) as lease:
                 return await self._encode(request, lease.value.features)
         return await self._encode(request, await self.registry.shared_features())
 

@@ -59,10 +59,20 @@ class LocalMouthSource:
                     )
 
     async def rows(
-        self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline, due_in_ms: int = 0
+        self,
+        sound: Sound,
+        *,
+        first_row: int,
+        count: int,
+        avatar_id: str,
+        avatar_version: str,
+        deadline: Deadline,
+        due_in_ms: int = 0,
     ) -> Rows:
         """Does `MouthSource.rows`."""
-        message = sound.rows_message(first_row=first_row, count=count, avatar_id=avatar_id, due_in_ms=due_in_ms)
+        message = sound.rows_message(
+            first_row=first_row, count=count, avatar_id=avatar_id, avatar_version=avatar_version, due_in_ms=due_in_ms
+        )
         with self.runner.admitted(due=due_in_ms > 0):
             async with self._limited(deadline).kept():
                 request = await self.runner.checked(partial(check_encode_request, message, self.limits), message)

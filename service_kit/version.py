@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import metadata
 
 _DISTRIBUTION = "lipsync-serving"
 
 
+@cache
 def product_version() -> str:
     """Returns the installed version; "unknown" in a checkout that was not installed."""
     try:

@@ -102,11 +102,16 @@ def read_floats(
 
 def _is_finite(field: str, kind: str, values: NDArray[Any], note: Note) -> bool:
     """Notes the first value, called by its `kind`, that is NaN or infinite, and how many there are."""
+    if problem := not_finite(kind, values):
+        note(field, problem)
+    return not problem
+
+
+def not_finite(kind: str, values: NDArray[Any]) -> str:
+    """Names the first value, called by its `kind`, that is NaN or infinite, and how many there are; "" if all are finite."""
     # A sum is the quickest check; only huge finite values need the second one.
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(np.add.reduce(values)):
-            return True
+        if math.isfinite(np.add.reduce(values)):
+            return ""
     bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
-        note(field, f"{kind} {bad[0]} is {values[bad[0]]}, the first of {bad.size} that are not finite numbers")
-    return not bad.size
+    return f"{kind} {bad[0]} is {values[bad[0]]}, the first of {bad.size} that are not finite numbers" if bad.size else ""

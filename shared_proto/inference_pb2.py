@@ -24,23 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshared_proto/inference.proto\x12\tinference\"\xc8\x04\n\x11InferBatchRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rvisual_frames\x18\x02 \x01(\x0c\x12\x11\n\traw_audio\x18\x03 \x01(\x0c\x12\x16\n\x0e\x61udio_features\x18\x04 \x01(\x0c\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12\x13\n\x0bsample_rate\x18\x06 \x01(\x05\x12\x15\n\rframe_indices\x18\x10 \x03(\x05\x12\x16\n\x0elead_in_frames\x18\x11 \x01(\x05\x12,\n\x0cmouth_format\x18\x12 \x01(\x0e\x32\x16.inference.MouthFormat\x12\x30\n\x0e\x61udio_encoding\x18\x13 \x01(\x0e\x32\x18.inference.AudioEncoding\x12*\n\x0b\x61udio_edges\x18\x14 \x01(\x0e\x32\x15.inference.AudioEdges\x12\x19\n\x11\x61udio_start_frame\x18\x15 \x01(\x05\x12\x14\n\x0c\x66\x65\x61ture_rows\x18\x16 \x01(\x0c\x12\x17\n\x0fstored_features\x18\x17 \x01(\x08\x12\x16\n\x0e\x61vatar_version\x18\x18 \x01(\t\x12\x11\n\tdue_in_ms\x18\x19 \x01(\x05\x12.\n\tadmission\x18\x1e \x01(\x0e\x32\x1b.inference.SessionAdmission\x12\x13\n\x0breturn_rows\x18\x1b \x01(\x08\x12\x19\n\x11look_ahead_frames\x18\x1c \x01(\x05\x12&\n\tmouth_fit\x18\x1a \x01(\x0e\x32\x13.inference.MouthFit\"=\n\x0eRawMouthRegion\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x10 \x01(\x05\x12\x0e\n\x06height\x18\x11 \x01(\x05\"\xd2\x01\n\x12InferBatchResponse\x12*\n\x07outputs\x18\x01 \x03(\x0b\x32\x19.inference.RawMouthRegion\x12\x19\n\x11inference_time_ms\x18\x02 \x01(\x02\x12\x1b\n\x13\x61udio_processing_ms\x18\x03 \x01(\x02\x12\x0f\n\x07success\x18\x04 \x01(\x08\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x11\n\tworker_id\x18\x06 \x01(\x05\x12\x0e\n\x06gpu_id\x18\x07 \x01(\x05\x12\x15\n\rqueue_time_ms\x18\x10 \x01(\x02\"\xac\x02\n\x0bMouthRegion\x12\x13\n\x0b\x66irst_frame\x18\x01 \x01(\x05\x12\x13\n\x0b\x66rame_count\x18\x02 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12,\n\x0cmouth_format\x18\x04 \x01(\x0e\x32\x16.inference.MouthFormat\x12\x19\n\x11inference_time_ms\x18\x05 \x01(\x02\x12\x1b\n\x13\x61udio_processing_ms\x18\x06 \x01(\x02\x12\x15\n\rqueue_time_ms\x18\x07 \x01(\x02\x12\x11\n\tworker_id\x18\x08 \x01(\x05\x12\x0e\n\x06gpu_id\x18\t \x01(\x05\x12\x0e\n\x06widths\x18\x10 \x03(\x05\x12\x0f\n\x07heights\x18\x11 \x03(\x05\x12\x14\n\x0c\x66\x65\x61ture_rows\x18\x12 \x01(\x0c\x12\x0e\n\x06silent\x18\x13 \x01(\x0c\"K\n\rSessionOrders\x12\'\n\x06orders\x18\x10 \x03(\x0b\x32\x17.inference.SessionOrder\x12\x11\n\tcancelled\x18\x11 \x03(\x03\"\x85\x01\n\x0cSessionOrder\x12\n\n\x02id\x18\x10 \x01(\x03\x12\x12\n\nsession_id\x18\x11 \x01(\t\x12\x12\n\nrequest_id\x18\x12 \x01(\t\x12\x12\n\ntimeout_ms\x18\x13 \x01(\x05\x12-\n\x07request\x18\x14 \x01(\x0b\x32\x1c.inference.InferBatchRequest\"[\n\x0eSessionReplies\x12(\n\x07replies\x18\x10 \x03(\x0b\x32\x17.inference.SessionReply\x12\x0e\n\x06mouths\x18\x11 \x01(\x0c\x12\x0f\n\x07replica\x18\x12 \x01(\t\"n\n\x0cSessionReply\x12\n\n\x02id\x18\x10 \x01(\x03\x12&\n\x06region\x18\x11 \x01(\x0b\x32\x16.inference.MouthRegion\x12*\n\x07\x66\x61ilure\x18\x12 \x01(\x0b\x32\x19.inference.SessionFailure\"^\n\x0eSessionFailure\x12\x0c\n\x04\x63ode\x18\x10 \x01(\x05\x12\x0f\n\x07message\x18\x11 \x01(\t\x12-\n\x08trailing\x18\x12 \x03(\x0b\x32\x1b.inference.TrailingMetadata\".\n\x10TrailingMetadata\x12\x0b\n\x03key\x18\x10 \x01(\t\x12\r\n\x05value\x18\x11 \x01(\x0c\"\xd4\x01\n\x12\x45ncodeAudioRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x11\n\traw_audio\x18\x02 \x01(\x0c\x12\x30\n\x0e\x61udio_encoding\x18\x03 \x01(\x0e\x32\x18.inference.AudioEncoding\x12\x13\n\x0bsample_rate\x18\x04 \x01(\x05\x12\x11\n\tfirst_row\x18\x05 \x01(\x05\x12\x11\n\trow_count\x18\x06 \x01(\x05\x12\x19\n\x11\x61udio_start_frame\x18\x07 \x01(\x05\x12\x11\n\tdue_in_ms\x18\x08 \x01(\x05\"~\n\x13\x45ncodeAudioResponse\x12\x14\n\x0c\x66\x65\x61ture_rows\x18\x01 \x01(\x0c\x12\x11\n\tfirst_row\x18\x02 \x01(\x05\x12\x11\n\trow_count\x18\x03 \x01(\x05\x12\x1b\n\x13\x61udio_processing_ms\x18\x04 \x01(\x02\x12\x0e\n\x06silent\x18\x05 \x01(\x0c\"\x13\n\x11ListModelsRequest\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.inference.ModelInfo\":\n\x10LoadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66orce_reload\x18\x02 \x01(\x08\"o\n\x11LoadModelResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x14\n\x0cload_time_ms\x18\x03 \x01(\x02\x12$\n\x05stats\x18\x04 \x01(\x0b\x32\x15.inference.ModelStats\"&\n\x12UnloadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"5\n\x13UnloadModelResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"(\n\x14GetModelStatsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"\x9e\x01\n\x15GetModelStatsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.inference.ModelInfo\x12\x12\n\nmax_models\x18\x02 \x01(\x05\x12\x15\n\rloaded_models\x18\x03 \x01(\x05\x12\x1a\n\x12total_memory_bytes\x18\x04 \x01(\x03\x12\x18\n\x10max_memory_bytes\x18\x05 \x01(\x03\"\x0f\n\rHealthRequest\"\xaa\x01\n\x0eHealthResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x16\n\x0e\x63uda_available\x18\x02 \x01(\x08\x12\x15\n\rloaded_models\x18\x03 \x01(\x05\x12\x12\n\nmax_models\x18\x04 \x01(\x05\x12\x11\n\tgpu_count\x18\x05 \x01(\x05\x12\x0f\n\x07version\x18\x06 \x01(\t\x12 \n\x04gpus\x18\x07 \x03(\x0b\x32\x12.inference.GPUInfo\"u\n\x07GPUInfo\x12\x0e\n\x06gpu_id\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1a\n\x12total_memory_bytes\x18\x03 \x01(\x03\x12\x19\n\x11used_memory_bytes\x18\x04 \x01(\x03\x12\x15\n\rloaded_models\x18\x05 \x01(\x05\"\x86\x01\n\tModelInfo\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0e\n\x06loaded\x18\x02 \x01(\x08\x12\x12\n\nmodel_path\x18\x03 \x01(\t\x12$\n\x05stats\x18\x04 \x01(\x0b\x32\x15.inference.ModelStats\x12\x0e\n\x06gpu_id\x18\x05 \x01(\x05\x12\r\n\x05\x65rror\x18\x10 \x01(\t\"\x8b\x01\n\nModelStats\x12\x13\n\x0busage_count\x18\x01 \x01(\x03\x12\x19\n\x11last_used_unix_ms\x18\x02 \x01(\x03\x12\x1f\n\x17total_inference_time_ms\x18\x03 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x16\n\x0eloaded_unix_ms\x18\x05 \x01(\x03*-\n\x0bMouthFormat\x12\x0f\n\x0b\x46LOAT32_BGR\x10\x00\x12\r\n\tUINT8_BGR\x10\x01*5\n\x08MouthFit\x12\x0c\n\x08\x46IT_NONE\x10\x00\x12\x0c\n\x08\x46IT_CROP\x10\x01\x12\r\n\tFIT_MOUTH\x10\x02*/\n\rAudioEncoding\x12\x0f\n\x0bPCM_FLOAT32\x10\x00\x12\r\n\tPCM_INT16\x10\x01*4\n\nAudioEdges\x12\x11\n\rEDGES_SILENCE\x10\x00\x12\x13\n\x0f\x45\x44GES_REFERENCE\x10\x01*F\n\x10SessionAdmission\x12\x0c\n\x08\x41\x44MITTED\x10\x00\x12\x0f\n\x0bNEW_SESSION\x10\x01\x12\x13\n\x0fRESUMED_SESSION\x10\x02\x32\xb0\x05\n\x10InferenceService\x12I\n\nInferBatch\x12\x1c.inference.InferBatchRequest\x1a\x1d.inference.InferBatchResponse\x12\x45\n\x0bInferStream\x12\x1c.inference.InferBatchRequest\x1a\x16.inference.MouthRegion0\x01\x12H\n\rInferSessions\x12\x18.inference.SessionOrders\x1a\x19.inference.SessionReplies(\x01\x30\x01\x12L\n\x0b\x45ncodeAudio\x12\x1d.inference.EncodeAudioRequest\x1a\x1e.inference.EncodeAudioResponse\x12I\n\nListModels\x12\x1c.inference.ListModelsRequest\x1a\x1d.inference.ListModelsResponse\x12\x46\n\tLoadModel\x12\x1b.inference.LoadModelRequest\x1a\x1c.inference.LoadModelResponse\x12L\n\x0bUnloadModel\x12\x1d.inference.UnloadModelRequest\x1a\x1e.inference.UnloadModelResponse\x12R\n\rGetModelStats\x12\x1f.inference.GetModelStatsRequest\x1a .inference.GetModelStatsResponse\x12=\n\x06Health\x12\x18.inference.HealthRequest\x1a\x19.inference.HealthResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshared_proto/inference.proto\x12\tinference\"\xc8\x04\n\x11InferBatchRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rvisual_frames\x18\x02 \x01(\x0c\x12\x11\n\traw_audio\x18\x03 \x01(\x0c\x12\x16\n\x0e\x61udio_features\x18\x04 \x01(\x0c\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12\x13\n\x0bsample_rate\x18\x06 \x01(\x05\x12\x15\n\rframe_indices\x18\x10 \x03(\x05\x12\x16\n\x0elead_in_frames\x18\x11 \x01(\x05\x12,\n\x0cmouth_format\x18\x12 \x01(\x0e\x32\x16.inference.MouthFormat\x12\x30\n\x0e\x61udio_encoding\x18\x13 \x01(\x0e\x32\x18.inference.AudioEncoding\x12*\n\x0b\x61udio_edges\x18\x14 \x01(\x0e\x32\x15.inference.AudioEdges\x12\x19\n\x11\x61udio_start_frame\x18\x15 \x01(\x05\x12\x14\n\x0c\x66\x65\x61ture_rows\x18\x16 \x01(\x0c\x12\x17\n\x0fstored_features\x18\x17 \x01(\x08\x12\x16\n\x0e\x61vatar_version\x18\x18 \x01(\t\x12\x11\n\tdue_in_ms\x18\x19 \x01(\x05\x12.\n\tadmission\x18\x1e \x01(\x0e\x32\x1b.inference.SessionAdmission\x12\x13\n\x0breturn_rows\x18\x1b \x01(\x08\x12\x19\n\x11look_ahead_frames\x18\x1c \x01(\x05\x12&\n\tmouth_fit\x18\x1a \x01(\x0e\x32\x13.inference.MouthFit\"=\n\x0eRawMouthRegion\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x10 \x01(\x05\x12\x0e\n\x06height\x18\x11 \x01(\x05\"\xd2\x01\n\x12InferBatchResponse\x12*\n\x07outputs\x18\x01 \x03(\x0b\x32\x19.inference.RawMouthRegion\x12\x19\n\x11inference_time_ms\x18\x02 \x01(\x02\x12\x1b\n\x13\x61udio_processing_ms\x18\x03 \x01(\x02\x12\x0f\n\x07success\x18\x04 \x01(\x08\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x11\n\tworker_id\x18\x06 \x01(\x05\x12\x0e\n\x06gpu_id\x18\x07 \x01(\x05\x12\x15\n\rqueue_time_ms\x18\x10 \x01(\x02\"\xac\x02\n\x0bMouthRegion\x12\x13\n\x0b\x66irst_frame\x18\x01 \x01(\x05\x12\x13\n\x0b\x66rame_count\x18\x02 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12,\n\x0cmouth_format\x18\x04 \x01(\x0e\x32\x16.inference.MouthFormat\x12\x19\n\x11inference_time_ms\x18\x05 \x01(\x02\x12\x1b\n\x13\x61udio_processing_ms\x18\x06 \x01(\x02\x12\x15\n\rqueue_time_ms\x18\x07 \x01(\x02\x12\x11\n\tworker_id\x18\x08 \x01(\x05\x12\x0e\n\x06gpu_id\x18\t \x01(\x05\x12\x0e\n\x06widths\x18\x10 \x03(\x05\x12\x0f\n\x07heights\x18\x11 \x03(\x05\x12\x14\n\x0c\x66\x65\x61ture_rows\x18\x12 \x01(\x0c\x12\x0e\n\x06silent\x18\x13 \x01(\x0c\"K\n\rSessionOrders\x12\'\n\x06orders\x18\x10 \x03(\x0b\x32\x17.inference.SessionOrder\x12\x11\n\tcancelled\x18\x11 \x03(\x03\"\x85\x01\n\x0cSessionOrder\x12\n\n\x02id\x18\x10 \x01(\x03\x12\x12\n\nsession_id\x18\x11 \x01(\t\x12\x12\n\nrequest_id\x18\x12 \x01(\t\x12\x12\n\ntimeout_ms\x18\x13 \x01(\x05\x12-\n\x07request\x18\x14 \x01(\x0b\x32\x1c.inference.InferBatchRequest\"[\n\x0eSessionReplies\x12(\n\x07replies\x18\x10 \x03(\x0b\x32\x17.inference.SessionReply\x12\x0e\n\x06mouths\x18\x11 \x01(\x0c\x12\x0f\n\x07replica\x18\x12 \x01(\t\"n\n\x0cSessionReply\x12\n\n\x02id\x18\x10 \x01(\x03\x12&\n\x06region\x18\x11 \x01(\x0b\x32\x16.inference.MouthRegion\x12*\n\x07\x66\x61ilure\x18\x12 \x01(\x0b\x32\x19.inference.SessionFailure\"^\n\x0eSessionFailure\x12\x0c\n\x04\x63ode\x18\x10 \x01(\x05\x12\x0f\n\x07message\x18\x11 \x01(\t\x12-\n\x08trailing\x18\x12 \x03(\x0b\x32\x1b.inference.TrailingMetadata\".\n\x10TrailingMetadata\x12\x0b\n\x03key\x18\x10 \x01(\t\x12\r\n\x05value\x18\x11 \x01(\x0c\"\xec\x01\n\x12\x45ncodeAudioRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x11\n\traw_audio\x18\x02 \x01(\x0c\x12\x30\n\x0e\x61udio_encoding\x18\x03 \x01(\x0e\x32\x18.inference.AudioEncoding\x12\x13\n\x0bsample_rate\x18\x04 \x01(\x05\x12\x11\n\tfirst_row\x18\x05 \x01(\x05\x12\x11\n\trow_count\x18\x06 \x01(\x05\x12\x19\n\x11\x61udio_start_frame\x18\x07 \x01(\x05\x12\x11\n\tdue_in_ms\x18\x08 \x01(\x05\x12\x16\n\x0e\x61vatar_version\x18\t \x01(\t\"~\n\x13\x45ncodeAudioResponse\x12\x14\n\x0c\x66\x65\x61ture_rows\x18\x01 \x01(\x0c\x12\x11\n\tfirst_row\x18\x02 \x01(\x05\x12\x11\n\trow_count\x18\x03 \x01(\x05\x12\x1b\n\x13\x61udio_processing_ms\x18\x04 \x01(\x02\x12\x0e\n\x06silent\x18\x05 \x01(\x0c\"\x13\n\x11ListModelsRequest\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.inference.ModelInfo\":\n\x10LoadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66orce_reload\x18\x02 \x01(\x08\"o\n\x11LoadModelResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x14\n\x0cload_time_ms\x18\x03 \x01(\x02\x12$\n\x05stats\x18\x04 \x01(\x0b\x32\x15.inference.ModelStats\"&\n\x12UnloadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"5\n\x13UnloadModelResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"(\n\x14GetModelStatsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"\x9e\x01\n\x15GetModelStatsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.inference.ModelInfo\x12\x12\n\nmax_models\x18\x02 \x01(\x05\x12\x15\n\rloaded_models\x18\x03 \x01(\x05\x12\x1a\n\x12total_memory_bytes\x18\x04 \x01(\x03\x12\x18\n\x10max_memory_bytes\x18\x05 \x01(\x03\"\x0f\n\rHealthRequest\"\xaa\x01\n\x0eHealthResponse\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x16\n\x0e\x63uda_available\x18\x02 \x01(\x08\x12\x15\n\rloaded_models\x18\x03 \x01(\x05\x12\x12\n\nmax_models\x18\x04 \x01(\x05\x12\x11\n\tgpu_count\x18\x05 \x01(\x05\x12\x0f\n\x07version\x18\x06 \x01(\t\x12 \n\x04gpus\x18\x07 \x03(\x0b\x32\x12.inference.GPUInfo\"u\n\x07GPUInfo\x12\x0e\n\x06gpu_id\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1a\n\x12total_memory_bytes\x18\x03 \x01(\x03\x12\x19\n\x11used_memory_bytes\x18\x04 \x01(\x03\x12\x15\n\rloaded_models\x18\x05 \x01(\x05\"\x86\x01\n\tModelInfo\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0e\n\x06loaded\x18\x02 \x01(\x08\x12\x12\n\nmodel_path\x18\x03 \x01(\t\x12$\n\x05stats\x18\x04 \x01(\x0b\x32\x15.inference.ModelStats\x12\x0e\n\x06gpu_id\x18\x05 \x01(\x05\x12\r\n\x05\x65rror\x18\x10 \x01(\t\"\x8b\x01\n\nModelStats\x12\x13\n\x0busage_count\x18\x01 \x01(\x03\x12\x19\n\x11last_used_unix_ms\x18\x02 \x01(\x03\x12\x1f\n\x17total_inference_time_ms\x18\x03 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x16\n\x0eloaded_unix_ms\x18\x05 \x01(\x03*-\n\x0bMouthFormat\x12\x0f\n\x0b\x46LOAT32_BGR\x10\x00\x12\r\n\tUINT8_BGR\x10\x01*5\n\x08MouthFit\x12\x0c\n\x08\x46IT_NONE\x10\x00\x12\x0c\n\x08\x46IT_CROP\x10\x01\x12\r\n\tFIT_MOUTH\x10\x02*/\n\rAudioEncoding\x12\x0f\n\x0bPCM_FLOAT32\x10\x00\x12\r\n\tPCM_INT16\x10\x01*4\n\nAudioEdges\x12\x11\n\rEDGES_SILENCE\x10\x00\x12\x13\n\x0f\x45\x44GES_REFERENCE\x10\x01*F\n\x10SessionAdmission\x12\x0c\n\x08\x41\x44MITTED\x10\x00\x12\x0f\n\x0bNEW_SESSION\x10\x01\x12\x13\n\x0fRESUMED_SESSION\x10\x02\x32\xb0\x05\n\x10InferenceService\x12I\n\nInferBatch\x12\x1c.inference.InferBatchRequest\x1a\x1d.inference.InferBatchResponse\x12\x45\n\x0bInferStream\x12\x1c.inference.InferBatchRequest\x1a\x16.inference.MouthRegion0\x01\x12H\n\rInferSessions\x12\x18.inference.SessionOrders\x1a\x19.inference.SessionReplies(\x01\x30\x01\x12L\n\x0b\x45ncodeAudio\x12\x1d.inference.EncodeAudioRequest\x1a\x1e.inference.EncodeAudioResponse\x12I\n\nListModels\x12\x1c.inference.ListModelsRequest\x1a\x1d.inference.ListModelsResponse\x12\x46\n\tLoadModel\x12\x1b.inference.LoadModelRequest\x1a\x1c.inference.LoadModelResponse\x12L\n\x0bUnloadModel\x12\x1d.inference.UnloadModelRequest\x1a\x1e.inference.UnloadModelResponse\x12R\n\rGetModelStats\x12\x1f.inference.GetModelStatsRequest\x1a .inference.GetModelStatsResponse\x12=\n\x06Health\x12\x18.inference.HealthRequest\x1a\x19.inference.HealthResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shared_proto.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MOUTHFORMAT']._serialized_start=3254
-  _globals['_MOUTHFORMAT']._serialized_end=3299
-  _globals['_MOUTHFIT']._serialized_start=3301
-  _globals['_MOUTHFIT']._serialized_end=3354
-  _globals['_AUDIOENCODING']._serialized_start=3356
-  _globals['_AUDIOENCODING']._serialized_end=3403
-  _globals['_AUDIOEDGES']._serialized_start=3405
-  _globals['_AUDIOEDGES']._serialized_end=3457
-  _globals['_SESSIONADMISSION']._serialized_start=3459
-  _globals['_SESSIONADMISSION']._serialized_end=3529
+  _globals['_MOUTHFORMAT']._serialized_start=3278
+  _globals['_MOUTHFORMAT']._serialized_end=3323
+  _globals['_MOUTHFIT']._serialized_start=3325
+  _globals['_MOUTHFIT']._serialized_end=3378
+  _globals['_AUDIOENCODING']._serialized_start=3380
+  _globals['_AUDIOENCODING']._serialized_end=3427
+  _globals['_AUDIOEDGES']._serialized_start=3429
+  _globals['_AUDIOEDGES']._serialized_end=3481
+  _globals['_SESSIONADMISSION']._serialized_start=3483
+  _globals['_SESSIONADMISSION']._serialized_end=3553
   _globals['_INFERBATCHREQUEST']._serialized_start=44
   _globals['_INFERBATCHREQUEST']._serialized_end=628
   _globals['_RAWMOUTHREGION']._serialized_start=630
@@ -62,35 +62,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAILINGMETADATA']._serialized_start=1723
   _globals['_TRAILINGMETADATA']._serialized_end=1769
   _globals['_ENCODEAUDIOREQUEST']._serialized_start=1772
-  _globals['_ENCODEAUDIOREQUEST']._serialized_end=1984
-  _globals['_ENCODEAUDIORESPONSE']._serialized_start=1986
-  _globals['_ENCODEAUDIORESPONSE']._serialized_end=2112
-  _globals['_LISTMODELSREQUEST']._serialized_start=2114
-  _globals['_LISTMODELSREQUEST']._serialized_end=2133
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2135
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2193
-  _globals['_LOADMODELREQUEST']._serialized_start=2195
-  _globals['_LOADMODELREQUEST']._serialized_end=2253
-  _globals['_LOADMODELRESPONSE']._serialized_start=2255
-  _globals['_LOADMODELRESPONSE']._serialized_end=2366
-  _globals['_UNLOADMODELREQUEST']._serialized_start=2368
-  _globals['_UNLOADMODELREQUEST']._serialized_end=2406
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=2408
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=2461
-  _globals['_GETMODELSTATSREQUEST']._serialized_start=2463
-  _globals['_GETMODELSTATSREQUEST']._serialized_end=2503
-  _globals['_GETMODELSTATSRESPONSE']._serialized_start=2506
-  _globals['_GETMODELSTATSRESPONSE']._serialized_end=2664
-  _globals['_HEALTHREQUEST']._serialized_start=2666
-  _globals['_HEALTHREQUEST']._serialized_end=2681
-  _globals['_HEALTHRESPONSE']._serialized_start=2684
-  _globals['_HEALTHRESPONSE']._serialized_end=2854
-  _globals['_GPUINFO']._serialized_start=2856
-  _globals['_GPUINFO']._serialized_end=2973
-  _globals['_MODELINFO']._serialized_start=2976
-  _globals['_MODELINFO']._serialized_end=3110
-  _globals['_MODELSTATS']._serialized_start=3113
-  _globals['_MODELSTATS']._serialized_end=3252
-  _globals['_INFERENCESERVICE']._serialized_start=3532
-  _globals['_INFERENCESERVICE']._serialized_end=4220
+  _globals['_ENCODEAUDIOREQUEST']._serialized_end=2008
+  _globals['_ENCODEAUDIORESPONSE']._serialized_start=2010
+  _globals['_ENCODEAUDIORESPONSE']._serialized_end=2136
+  _globals['_LISTMODELSREQUEST']._serialized_start=2138
+  _globals['_LISTMODELSREQUEST']._serialized_end=2157
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2159
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2217
+  _globals['_LOADMODELREQUEST']._serialized_start=2219
+  _globals['_LOADMODELREQUEST']._serialized_end=2277
+  _globals['_LOADMODELRESPONSE']._serialized_start=2279
+  _globals['_LOADMODELRESPONSE']._serialized_end=2390
+  _globals['_UNLOADMODELREQUEST']._serialized_start=2392
+  _globals['_UNLOADMODELREQUEST']._serialized_end=2430
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=2432
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=2485
+  _globals['_GETMODELSTATSREQUEST']._serialized_start=2487
+  _globals['_GETMODELSTATSREQUEST']._serialized_end=2527
+  _globals['_GETMODELSTATSRESPONSE']._serialized_start=2530
+  _globals['_GETMODELSTATSRESPONSE']._serialized_end=2688
+  _globals['_HEALTHREQUEST']._serialized_start=2690
+  _globals['_HEALTHREQUEST']._serialized_end=2705
+  _globals['_HEALTHRESPONSE']._serialized_start=2708
+  _globals['_HEALTHRESPONSE']._serialized_end=2878
+  _globals['_GPUINFO']._serialized_start=2880
+  _globals['_GPUINFO']._serialized_end=2997
+  _globals['_MODELINFO']._serialized_start=3000
+  _globals['_MODELINFO']._serialized_end=3134
+  _globals['_MODELSTATS']._serialized_start=3137
+  _globals['_MODELSTATS']._serialized_end=3276
+  _globals['_INFERENCESERVICE']._serialized_start=3556
+  _globals['_INFERENCESERVICE']._serialized_end=4244
 # @@protoc_insertion_point(module_scope)

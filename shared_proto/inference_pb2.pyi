@@ -604,6 +604,7 @@ class EncodeAudioRequest(_message.Message):
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     AUDIO_START_FRAME_FIELD_NUMBER: _builtins.int
     DUE_IN_MS_FIELD_NUMBER: _builtins.int
+    AVATAR_VERSION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The avatar whose encoder to use; empty: the shared one at models_root/audio_encoder.onnx."""
     raw_audio: _builtins.bytes
@@ -620,6 +621,8 @@ class EncodeAudioRequest(_message.Message):
     """The 40 ms frame (and row) of the whole sound at which raw_audio begins, 0 or more."""
     due_in_ms: _builtins.int
     """As in InferBatchRequest: with it the request takes no place of the queue of batch work."""
+    avatar_version: _builtins.str
+    """As in InferBatchRequest: the rows are those of this version's encoder. Without model_id it says nothing."""
     def __init__(
         self,
         *,
@@ -631,10 +634,11 @@ class EncodeAudioRequest(_message.Message):
         row_count: _builtins.int = ...,
         audio_start_frame: _builtins.int = ...,
         due_in_ms: _builtins.int = ...,
+        avatar_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_encoding", b"audio_encoding", "audio_start_frame", b"audio_start_frame", "due_in_ms", b"due_in_ms", "first_row", b"first_row", "model_id", b"model_id", "raw_audio", b"raw_audio", "row_count", b"row_count", "sample_rate", b"sample_rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_encoding", b"audio_encoding", "audio_start_frame", b"audio_start_frame", "avatar_version", b"avatar_version", "due_in_ms", b"due_in_ms", "first_row", b"first_row", "model_id", b"model_id", "raw_audio", b"raw_audio", "row_count", b"row_count", "sample_rate", b"sample_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 
 def bytes_field_header(number: int, nbytes: int) -> bytes:
     """Returns the bytes before the content of bytes field `number` of a message."""
-    return _varint(number << 3 | 2) + _varint(nbytes)
+    return _tag(number) + _varint(nbytes)
+
+
+@cache
+def _tag(number: int) -> bytes:
+    return _varint(number << 3 | 2)
 
 
 def _varint(value: int) -> bytes:
     """Encodes seven bits a byte, the lowest first; all but the last have the highest bit set."""
-    encoded = bytearray()
+    encoded = list[int]()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
         value >>= 7

@@ -82,12 +82,11 @@ class AvatarComposer:
 
     def at_hand(self, index: int, output: Output, *, resting: bool) -> Pieces | None:
         """Returns the pieces of what `resting` or `stored` would, if it takes no time: all is in memory. Does not block."""
-        if not isinstance(output, JpegOutput) or self._cache.peek(self._frames, index, output.quality) is None:
+        if not isinstance(output, JpegOutput):
             return None
-        frame = self._cache.use(self._frames, index, output.quality)
+        frame, part = self._cache.at_hand(self._frames, index, output)
         if frame is None or not resting:
             return None if frame is None else [frame.jpeg.data]
-        part = self._cache.find_resting(self._frames, index, output)
         return None if part is None else frame.jpeg.pieces(part)
 
     def unrested(self, indices: Iterable[int], output: Output) -> list[int]:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable, Sequence
 
 from compositing_service.backgrounds.avatar_frames import AvatarFrames, EncodedFrame, WholeFrame, resting_bytes
-from compositing_service.outputs import Output
+from compositing_service.outputs import JpegOutput, Output
 from compositing_service.picture.patch import Patch
 from service_kit.leases import Policy
 
@@ -83,6 +83,16 @@ class FrameCache:
                 frames.note_use(index)
             self._note_use(frames, found is not None)
             return found
+
+    def at_hand(self, frames: AvatarFrames, index: int, output: JpegOutput) -> tuple[EncodedFrame | None, bytes | None]:
+        """Returns the frame and its mouth of silence. Counts a use of a frame that is found."""
+        with self._lock:
+            found = frames.find(index, output.quality)
+            if found is None:
+                return None, None
+            frames.note_use(index)
+            self._note_use(frames, True)
+            return found, frames.find_resting(index, output)
 
     def use_picture(self, frames: AvatarFrames, index: int) -> WholeFrame | None:
         """Returns the whole picture. Counts a use, found or not."""

@@ -68,6 +68,8 @@ class Wanted:
 
 
 _ONE_SAMPLE = bytes(4)  # float32 zero
+# Any row far before the sound is silent.
+_SILENT_ROW = -100
 _PASSING = (Aborted, DeadlineExceeded, ResourceExhausted, Unavailable)
 _Key: TypeAlias = tuple[AvatarLease, Output]
 
@@ -168,20 +170,32 @@ class RestingPictures:
         self, lease: AvatarLease, indices: Sequence[int], output: Output, deadline: Deadline, made: dict[int, bytes]
     ) -> None:
         """Makes these pictures, keeps their mouths, and adds them to `made` as they come. Raises ServiceError."""
-        composer, silence = lease.value, self._silence(lease)
-        avatar = composer.avatar
-        if silence.window is None:
-            sound = Sound(_ONE_SAMPLE)
-            rows = await self._source.rows(sound, first_row=0, count=1, avatar_id=avatar.id, deadline=deadline)
-            silence.window = Windows.of_silence(rows.data)
-        order = MouthOrder(avatar.id, avatar.version, indices, silence.window, fit=FITS[avatar.paste])
+        composer, avatar = lease.value, lease.value.avatar
+        window = await self.silence(lease, deadline=deadline)
+        order = MouthOrder(avatar.id, avatar.version, indices, window, fit=FITS[avatar.paste])
         loop, first = asyncio.get_running_loop(), 0
         async with aclosing(self._source.mouths(order, deadline=deadline)) as groups:
             async for group in groups:
                 part = indices[first : first + len(group.pixels)]
                 made |= await loop.run_in_executor(self._pool, _kept, composer, part, group, output)
                 first += len(part)
-        silence.told = ""
+        self._silence(lease).told = ""
+
+    async def silence(self, lease: AvatarLease, *, deadline: Deadline, due_in_ms: int = 0) -> Windows:
+        """Returns the window of endless silence, which is computed once for each loaded avatar. Raises ServiceError."""
+        known, avatar = self._silence(lease), lease.value.avatar
+        if known.window is None:
+            rows = await self._source.rows(
+                Sound(_ONE_SAMPLE),
+                first_row=_SILENT_ROW,
+                count=1,
+                avatar_id=avatar.id,
+                avatar_version=avatar.version,
+                deadline=deadline,
+                due_in_ms=due_in_ms,
+            )
+            known.window = Windows.of_silence(rows.data)
+        return known.window
 
     def _silence(self, lease: AvatarLease) -> _Silence:
         return self._silences.setdefault(lease, _Silence())

@@ -13,7 +13,7 @@ from avatar_kit.timeline import IdleMouth, frame_at, idle_positions, period
 from compositing_service.backgrounds.composer import Pieces
 from compositing_service.backgrounds.resting import RestingPictures, Wanted
 from compositing_service.backgrounds.store import AvatarLease, BackgroundStore
-from compositing_service.mouth_source import FITS, MouthOrder, MouthSource, Sound, Windows
+from compositing_service.mouth_source import FITS, MouthOrder, MouthSource, Windows
 from compositing_service.outputs import Output
 from compositing_service.picture.paste import Mouth
 from compositing_service.sessions.config import SessionConfig
@@ -26,9 +26,6 @@ from shared_proto import inference_pb2
 _MAX_POSITION = 2**31 - 1  # the largest int32, the type of positions on the wire
 # Longer than any avatar takes to load in the inference service.
 LOAD_SECONDS = 120.0
-# Any row far before the sound is silent.
-_SILENT_ROW = -100
-_ONE_SAMPLE = bytes(4)
 # Nobody waits for a picture yet, but the session must not wait for batch work either.
 _DUE_MS = 1000
 
@@ -129,6 +126,10 @@ class LiveAvatar:
         show = composer.resting if self.rests else composer.stored
         return [show(index, self._output) for index in self.indices(positions)]
 
+    async def silence(self, *, deadline: Deadline, due_in_ms: int) -> Windows:
+        """Returns the window of endless silence. Raises ServiceError."""
+        return await self._resting.silence(self.lease, deadline=deadline, due_in_ms=due_in_ms)
+
     async def release(self) -> None:
         """Lets go of it."""
         await self._holding.aclose()
@@ -159,10 +160,7 @@ async def make_ready(
     deadline = Deadline.after(LOAD_SECONDS)
     avatar = live.avatar
     due_in_ms = _DUE_MS if in_real_time else 0
-    silence = await source.rows(
-        Sound(_ONE_SAMPLE), first_row=_SILENT_ROW, count=1, avatar_id=avatar.id, deadline=deadline, due_in_ms=due_in_ms
-    )
-    window = Windows.of_silence(silence.data)
+    window = await live.silence(deadline=deadline, due_in_ms=due_in_ms)
     indices = live.first_at_rest(position, IDLE_FRAMES_AT_ONCE if in_real_time and live.rests else 1)
     order = MouthOrder(
         avatar.id, avatar.version, indices, window, due_in_ms=due_in_ms, admission=admission, fit=FITS[avatar.paste]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
-from compositing_service.sessions.sound import check
+from compositing_service.sessions.sound import checked
 from compositing_service.sessions.tables import INPUT, Input, Message
 from service_kit.errors import InvalidRequest, Violation
 from shared_proto import compositing_pb2 as pb
-from shared_proto.pcm import DTYPES
 
 # Decoding less takes less time than passing it to a thread.
 _LARGE_BYTES = 256 << 10
@@ -52,12 +50,12 @@ async def first_config(messages: AsyncIterator[pb.SessionRequest]) -> pb.Session
     raise InvalidRequest([Violation("config", "is missing: send it first")])
 
 
-async def sound_pieces(data: bytes, encoding: int, rate: int) -> Iterator[NDArray[Any]]:
+async def sound_pieces(data: bytes, encoding: int, rate: int) -> Iterable[NDArray[Any]]:
     """Checks sound, if long on a thread, and returns its samples as they are, in short pieces. Raises InvalidRequest."""
-    if len(data) > _LARGE_BYTES:
-        await asyncio.to_thread(check, data, encoding)
-    else:
-        check(data, encoding)
-    samples, size = np.frombuffer(data, DTYPES[encoding]), rate // _PIECES_A_SECOND
+    is_large = len(data) > _LARGE_BYTES
+    samples = await asyncio.to_thread(checked, data, encoding) if is_large else checked(data, encoding)
+    size = rate // _PIECES_A_SECOND
+    if len(samples) <= size:
+        return (samples,)
     # Copied, as a piece must not hold the whole message.
     return (samples[first : first + size].copy() for first in range(0, len(samples), size))

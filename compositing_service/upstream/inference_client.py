@@ -144,10 +144,20 @@ class InferenceClient:
         return endpoint.infer_stream(message, timeout=deadline.remaining_s(), metadata=endpoint.metadata())
 
     async def rows(
-        self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline, due_in_ms: int = 0
+        self,
+        sound: Sound,
+        *,
+        first_row: int,
+        count: int,
+        avatar_id: str,
+        avatar_version: str,
+        deadline: Deadline,
+        due_in_ms: int = 0,
     ) -> Rows:
         """Does `MouthSource.rows`, within `timeout_s`."""
-        request = sound.rows_message(first_row=first_row, count=count, avatar_id=avatar_id, due_in_ms=due_in_ms)
+        request = sound.rows_message(
+            first_row=first_row, count=count, avatar_id=avatar_id, avatar_version=avatar_version, due_in_ms=due_in_ms
+        )
         reply = await self._ask(lambda stub: stub.EncodeAudio, request, min(deadline, Deadline.after(self._timeout_s)))
         return Rows(reply.feature_rows, audio_ms=reply.audio_processing_ms, silent=reply.silent)
 

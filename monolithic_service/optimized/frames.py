@@ -49,7 +49,7 @@ class FrameRequests:
         self,
         avatar_id: str,
         positions: Sequence[int],
-        hear: Callable[[], Awaitable[Speech]],
+        hear: Callable[[Avatar], Awaitable[Speech]],
         deadline: Deadline,
         *,
         indices_of: str = "",
@@ -62,7 +62,7 @@ class FrameRequests:
         async def work(composer: AvatarComposer) -> MadeFrames:
             if indices_of:
                 check_within_clip(composer.avatar, positions, field=indices_of)
-            return await self._made(composer, positions, await hear(), deadline)
+            return await self._made(composer, positions, await hear(composer.avatar), deadline)
 
         return await self.run(avatar_id, work)
 

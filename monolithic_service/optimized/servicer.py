@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc.aio
 
+from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarError
 from avatar_kit.geometry import Rect
@@ -271,16 +272,21 @@ class OptimizedServicer(OptimizedLipSyncServiceServicer):
         """Makes frames with the features stored with the avatar."""
         started = perf_counter()
 
-        async def hear() -> Speech:
+        async def hear(_: Avatar) -> Speech:
             return StoredFeatures()
 
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
             made = await self._frames.make(avatar_id, frame_ids, hear, deadline, indices_of=field)
         return self._reply(avatar_id, frame_ids, made, started)
 
-    async def _rows(self, heard: requests.HeardFrames, deadline: Deadline) -> Rows:
+    async def _rows(self, heard: requests.HeardFrames, deadline: Deadline, avatar: Avatar) -> Rows:
         rows = await self.pictures.source.rows(
-            heard.sound, first_row=heard.first_row, count=heard.row_count, avatar_id=heard.avatar_id, deadline=deadline
+            heard.sound,
+            first_row=heard.first_row,
+            count=heard.row_count,
+            avatar_id=avatar.id,
+            avatar_version=avatar.version,
+            deadline=deadline,
         )
         return heard.completed(rows)
 

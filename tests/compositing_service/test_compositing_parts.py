@@ -39,7 +39,15 @@ class Colours:
             yield Mouths(pixels, queue_ms=0, inference_ms=1, audio_ms=0, gpu_id=-1)
 
     async def rows(
-        self, sound: Sound, *, first_row: int, count: int, avatar_id: str, deadline: Deadline, due_in_ms: int = 0
+        self,
+        sound: Sound,
+        *,
+        first_row: int,
+        count: int,
+        avatar_id: str,
+        avatar_version: str,
+        deadline: Deadline,
+        due_in_ms: int = 0,
     ) -> Rows:
         return Rows(bytes(2048 * count))
 

@@ -229,12 +229,17 @@ async def test_rows_give_the_mouths_of_their_sound(source: MouthSource, avatar: 
     """Frame k reads rows k - 9 .. k + 6 of the sound's own frames."""
     first = SOUND.start_frame + SOUND.lead_in_frames - 9
     until = Deadline.after(PATIENCE_S)
-    rows = await source.rows(SOUND, first_row=first, count=len(FRAMES) + 15, avatar_id=avatar.id, deadline=until)
+    rows = await source.rows(
+        SOUND, first_row=first, count=len(FRAMES) + 15, avatar_id=avatar.id, avatar_version=avatar.version, deadline=until
+    )
     assert len(rows.data) == (len(FRAMES) + 15) * 2048
     assert rows.audio_ms > 0
     np.testing.assert_array_equal(await pixels(source, order(avatar, rows)), await pixels(source, order(avatar)))
     parts = [
-        await source.rows(SOUND, first_row=first + start, count=11, avatar_id=avatar.id, deadline=until) for start in (0, 11)
+        await source.rows(
+            SOUND, first_row=first + start, count=11, avatar_id=avatar.id, avatar_version=avatar.version, deadline=until
+        )
+        for start in (0, 11)
     ]
     assert parts[0].data + parts[1].data == rows.data
 
@@ -243,7 +248,9 @@ async def test_rows_say_which_of_them_are_silent(source: MouthSource, avatar: Av
     """Row j reads nothing after sample 640 j + 3400, and nothing before 640 j - 600."""
     begun = Sound(bytes(640 * 20 * 4) + floats(640 * 10, 1))
     until = Deadline.after(PATIENCE_S)
-    rows = await source.rows(begun, first_row=-2, count=32, avatar_id=avatar.id, deadline=until, due_in_ms=40)
+    rows = await source.rows(
+        begun, first_row=-2, count=32, avatar_id=avatar.id, avatar_version=avatar.version, deadline=until, due_in_ms=40
+    )
     assert rows.silent == bytes(1 if row <= 14 else 0 for row in range(-2, 30))
 
 
@@ -254,7 +261,9 @@ async def test_growing_sound_gives_its_new_rows_with_the_first_mouths(
 ) -> None:
     """Frame k reads row min(j, k + look_ahead - 6) in place of each row j; what is known is not computed again."""
     until, first = Deadline.after(PATIENCE_S), SOUND.start_frame + SOUND.lead_in_frames
-    whole = await source.rows(SOUND, first_row=first - 9, count=len(FRAMES) + 15, avatar_id=avatar.id, deadline=until)
+    whole = await source.rows(
+        SOUND, first_row=first - 9, count=len(FRAMES) + 15, avatar_id=avatar.id, avatar_version=avatar.version, deadline=until
+    )
     rows = np.frombuffer(whole.data, "<f4").reshape(-1, 512)
     count = len(FRAMES) + look_ahead + 3
     known = min(known, count)

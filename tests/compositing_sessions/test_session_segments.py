@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compositing_service.sessions.segment import Segment, rows_complete
-from compositing_service.sessions.sound import SegmentSound, check, first_sample_of
+from compositing_service.sessions.sound import SegmentSound, checked, first_sample_of
 from service_kit.errors import InvalidRequest
 from shared_proto import compositing_pb2 as pb
 
@@ -119,7 +119,7 @@ def test_sound_that_begins_in_a_segment_counts_from_its_start() -> None:
 )
 def test_what_is_no_sound_is_refused(data: bytes, encoding: int, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
-        check(data, encoding)
+        checked(data, encoding)
 
 
 def test_int16_is_divided_by_32768() -> None:

@@ -168,3 +168,26 @@ async def test_a_refused_session_is_counted(make_avatar: MakeAvatar, tmp_path: P
                 await anext(opened.runner.mouths(request, deadline_s=float("inf")))
             counted = metrics.registry.get_sample_value("lipsync_inference_refused_sessions_total", {"admission": kind})
             assert counted == 1
+
+
+@pytest.mark.parametrize("due_in_ms", [0, 40])
+async def test_rows_are_of_the_version_that_the_caller_has(make_avatar: MakeAvatar, tmp_path: Path, due_in_ms: int) -> None:
+    old = make_avatar(frames=3).version
+    async with serving(tmp_path) as stub:
+
+        def rows(version: str) -> Any:
+            wanted = pb.EncodeAudioRequest(model_id="someone", raw_audio=SOUND, row_count=1, avatar_version=version)
+            wanted.due_in_ms = due_in_ms
+            return stub.EncodeAudio(wanted, **of("session"))
+
+        assert (await rows(old)).row_count == 1
+        new = make_avatar(frames=4, replace=True).version
+        assert (await rows(old)).row_count == 1
+        assert (await rows(new)).row_count == 1
+        assert (await stub.InferBatch(asked(avatar_version=new), timeout=PATIENCE_S)).success
+        with pytest.raises(aio.AioRpcError) as caught:
+            await rows("another")
+        assert caught.value.code() is grpc.StatusCode.ABORTED
+        with pytest.raises(aio.AioRpcError) as caught:
+            await rows("x" * 65)
+        assert "avatar_version" in (caught.value.details() or "")

@@ -16,6 +16,10 @@ from avatar_kit.geometry import Picture, Rect
 from compositing_service.picture.jpeg.encoder import MCU_SIZE, encode
 from compositing_service.picture.jpeg.markers import JpegLayoutError, read_layout, segment_bounds, split_segments
 
+# Entropy-coded data has no such marker: it ends a file.
+_END = b"\xff\xd9"
+_MARKERS = {number: bytes((0xFF, number)) for number in (*range(0xD0, 0xD8), _END[1])}
+
 
 @dataclass(frozen=True, slots=True)
 class Region:
@@ -49,39 +53,40 @@ def region_around(rect: Rect, *, width: int, height: int, restart_interval: int)
 
 @dataclass(frozen=True, slots=True)
 class SpliceableJpeg:
-    """A whole JPEG file, and the bounds in it of the segments that `splice` replaces."""
+    """A whole JPEG file, and the bounds in it of the stretches that `splice` replaces: segments of the region side by side."""
 
     data: bytes
     scan_start: int
-    cuts: array[int]  # start and end of each segment of the region in turn, markers left out
+    cuts: array[int]  # start and end of each stretch in turn, the markers at its ends left out
+    markers: bytes  # after each segment of the region: the number of the marker within its stretch, or of _END
 
     @property
     def nbytes(self) -> int:
         """Counts the bytes held."""
-        return len(self.data) + self.cuts.itemsize * len(self.cuts)
+        return len(self.data) + self.cuts.itemsize * len(self.cuts) + len(self.markers)
 
     def scan(self, patch: NDArray[np.uint8]) -> bytes:
-        """Returns the entropy-coded data of `patch`, new pixels of the region encoded with the same settings."""
-        return patch[self.scan_start : -2].tobytes()
+        """Returns the entropy-coded data of `patch`, new pixels of the region encoded with the same settings.
+
+        It has the markers of this file, and _END between stretches. Raises JpegLayoutError for a patch of another size.
+        """
+        bodies = split_segments(patch[self.scan_start : -2].tobytes())
+        if len(bodies) != len(self.markers):
+            raise JpegLayoutError(f"the patch has {len(bodies)} restart segments, its region {len(self.markers)}")
+        parts = [part for body, marker in zip(bodies, self.markers, strict=True) for part in (body, _MARKERS[marker])]
+        return b"".join(parts[:-1])
 
     def splice(self, scan: bytes) -> bytes:
-        """Returns the file with the region's segments replaced by those in `scan`.
-
-        All bytes between two replaced segments, including the numbered markers, come from the stored file.
-        """
+        """Returns the file with the region's segments replaced by those in `scan`. All other bytes come from the stored file."""
         return b"".join(self.pieces(scan))
 
     def pieces(self, scan: bytes) -> list[bytes | memoryview]:
         """Returns what `splice` does in pieces, which take little memory of their own: most are parts of the stored file."""
-        bodies = split_segments(scan)
-        cuts = self.cuts
-        if len(bodies) * 2 != len(cuts):
-            raise JpegLayoutError(f"the patch has {len(bodies)} restart segments, its region {len(cuts) // 2}")
-        stored = memoryview(self.data)
+        stored, cuts = memoryview(self.data), self.cuts
         pieces: list[bytes | memoryview] = []
         position = 0
-        for body, start, end in zip(bodies, cuts[::2], cuts[1::2], strict=True):
-            pieces += (stored[position:start], body)
+        for stretch, start, end in zip(scan.split(_END), cuts[::2], cuts[1::2], strict=True):
+            pieces += (stored[position:start], stretch)
             position = end
         pieces.append(stored[position:])
         return pieces
@@ -95,5 +100,14 @@ def encode_spliceable(picture: Picture, region: Region, *, quality: int, restart
     if (layout.width, layout.height, layout.restart_interval) != (width, height, restart_interval):
         raise JpegLayoutError(f"the encoder wrote {layout}")
     bounds = segment_bounds(data, layout)
-    cuts = array("I", (edge for number in region.segments for edge in bounds[number]))
-    return SpliceableJpeg(data, layout.scan_start, cuts)
+    cuts, markers = array("I"), bytearray()
+    for number, following in zip(region.segments, (*region.segments[1:], None), strict=True):
+        start, end = bounds[number]
+        if not markers or markers[-1] == _END[1]:
+            cuts.append(start)
+        if following == number + 1:
+            markers.append(data[end + 1])
+        else:
+            markers.append(_END[1])
+            cuts.append(end)
+    return SpliceableJpeg(data, layout.scan_start, cuts, bytes(markers))
