@@ -78,7 +78,11 @@ class OnnxSection(Section):
     """Operators of one run in parallel; 0 and 1: one after the other."""
 
     cuda_streams_per_worker: int = Field(default=1, ge=1, le=16)
-    """Sessions, each with a CUDA stream and weights of its own, that an avatar has on its GPU. On a CPU one serves all."""
+    """Sessions, each with a CUDA stream, that run networks of one graph on a GPU at the same time. On a CPU one serves all."""
+
+    share_sessions: bool | Literal["auto"] = "auto"
+    """Run the networks that differ in nothing but their weights in the same sessions: an avatar then takes the memory of its
+    weights and crops alone. auto: on GPUs with CUDA. true: on a CPU too, where a run takes longer; false: nowhere."""
 
 
 class BatchingSection(Section):

@@ -43,6 +43,13 @@ class EngineOutput:
     seconds: float
 
 
+@dataclass(eq=False)
+class SharedMemory:
+    """The memory of what several avatars' engines use together. It counts once."""
+
+    nbytes: int = 0  # measured at the first load
+
+
 class Engine(Protocol):
     """Runs one avatar's network on one device, open from its construction on. Methods block and may be called from any thread."""
 
@@ -77,6 +84,14 @@ class Engine(Protocol):
     @property
     def arithmetic(self) -> str:
         """The program that computes, its version and its precision. Another one, or another processor, may round otherwise."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the network's weights where all else is shared with other avatars; 0 where it shares nothing."""
+
+    @property
+    def shared_memory(self) -> SharedMemory | None:
+        """The memory that it shares with other avatars' engines; None where it shares nothing."""
 
     def warm_up(self) -> EngineOutput:
         """Runs the network as `run` will, to find now a network or a device that cannot work. Returns a run of one frame.

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import queue
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime
@@ -16,10 +12,13 @@ from avatar_kit.geometry import MOUTH_SIZE
 from inference_service.engines.batches import BatchRoom, part_of, warmed_up
 from inference_service.engines.crops import CropBank, Feed
 from inference_service.engines.devices import Device
-from inference_service.engines.engine import EngineError, EngineInput, EngineOutput
-from inference_service.engines.outputs import FloatOutputs, Mouths, PixelOutputs, RunOutputs
-from inference_service.engines.sessions import open_session, run_options
+from inference_service.engines.engine import EngineError, EngineInput, EngineOutput, SharedMemory
+from inference_service.engines.network_sessions import Lane, NetworkSessions, SharedSessions
+from inference_service.engines.outputs import Mouths
+from inference_service.engines.sessions import run_options
+from inference_service.engines.weights import DeviceWeights
 from inference_service.graphs import wrapping
+from inference_service.graphs.weights import take_weights
 from inference_service.settings import OnnxSection
 
 ARITHMETIC = f"onnxruntime-{onnxruntime.__version__}/float32"
@@ -31,12 +30,15 @@ FIRST_SLOT = np.zeros(1, np.int64)
 class OnnxEngine:
     """An `Engine` on ONNX Runtime. Each run on a GPU has a session of its own."""
 
-    def __init__(self, avatar: Avatar, device: Device, options: OnnxSection, *, max_batch: int = 0) -> None:
+    def __init__(
+        self, avatar: Avatar, device: Device, options: OnnxSection, *, max_batch: int = 0, shared: SharedSessions | None = None
+    ) -> None:
         """Opens the sessions. `max_batch`: frames of a batch at most; 0: a number that suits the device.
 
-        Raises BrokenAvatar and DeviceError.
+        With `shared` its network runs in the sessions there that other avatars use too, where they are for the device and its
+        graph can be shared. Raises BrokenAvatar and DeviceError.
         """
-        model, self._network = wrapping.wrap_network(
+        model, network = wrapping.wrap_network(
             avatar.network_path, avatar.mask, for_cpu=not device.is_gpu, fixed_reference=avatar.reference_frame is not None
         )
         self.avatar_id = avatar.id
@@ -45,13 +47,19 @@ class OnnxEngine:
         self._room = BatchRoom(configured=max_batch, is_gpu=device.is_gpu)
         # Frames of each run. On a GPU the first run of another size takes seconds, to choose kernels, and its results differ in
         # rounding: by one grey level between runs of 1 and 8 frames on an H100. On a CPU one frame stays in the cache.
-        self.run_frames = self._network.batch or (self._room.most if device.is_gpu else 1)
-        count = options.cuda_streams_per_worker if device.is_gpu else 1
+        self.run_frames = network.batch or (self._room.most if device.is_gpu else 1)
+        self.producer = network.producer
         self._name = avatar.network_path.name
-        self._sessions = [open_session(model, device, options, name=self._name) for _ in range(count)]
-        self._idle: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
-        for session in self._sessions:
-            self._idle.put(self._lane(session))
+        self._weights: DeviceWeights | None = None
+        taken = take_weights(model, network) if shared is not None and shared.are_for(device) else None
+        if shared is not None and taken is not None:
+            graph, block = taken
+            self._sessions = shared.sessions(graph, device, name=self._name, run_frames=self.run_frames)
+            self._weights = DeviceWeights(graph.places, block, device)
+        else:
+            self._sessions = NetworkSessions(model, network, device, options, name=self._name, run_frames=self.run_frames)
+        self._network = self._sessions.network
+        self._bindings: dict[Lane, onnxruntime.IOBinding] = {}
 
     @property
     def arithmetic(self) -> str:
@@ -59,9 +67,14 @@ class OnnxEngine:
         return ARITHMETIC
 
     @property
-    def producer(self) -> str:
-        """The program that wrote the network, "" when its file does not say."""
-        return self._network.producer
+    def weight_bytes(self) -> int:
+        """Bytes of the weights, where it runs in sessions that other avatars use too; else 0."""
+        return self._weights.nbytes if self._weights else 0
+
+    @property
+    def shared_memory(self) -> SharedMemory | None:
+        """The memory of those sessions; None where it has sessions of its own."""
+        return self._sessions.memory if self._weights else None
 
     @property
     def room(self) -> int:
@@ -75,7 +88,7 @@ class OnnxEngine:
 
     def warm_up(self) -> EngineOutput:
         """Runs one frame on each session. Only a real run shows a missing cuDNN or a network that fails. Raises BrokenAvatar."""
-        return [warmed_up(self) for _ in self._sessions][-1]
+        return [warmed_up(self) for _ in self._sessions.sessions][-1]
 
     def run(self, batch: EngineInput) -> EngineOutput:
         """Runs the network. Crops of `batch.frames` must be in the bank. Raises EngineError."""
@@ -99,14 +112,14 @@ class OnnxEngine:
         size = self.run_frames
         room = -(-count // size) * size  # the last run is filled up
         mouths = Mouths(room, want_float=batch.want_float, want_uint8=batch.want_uint8)
-        with self._lent_lane() as lane:
+        with self._sessions.lent_lane() as lane:
             for start in range(0, room, size):
                 here = slice(start, min(start + size, room))
                 self._run_once(lane, batch if here == slice(0, count) else part_of(batch, here.start, here.stop - here.start))
                 lane.outputs.take(mouths, here)
         return mouths
 
-    def _run_once(self, lane: _Lane, batch: EngineInput) -> None:
+    def _run_once(self, lane: Lane, batch: EngineInput) -> None:
         crops = self.bank.feed(batch.frames) if len(batch.frames) else Feed(EMPTY_BANK, batch.frames, FIRST_SLOT)
         inputs = {
             wrapping.BANK: crops.bank,
@@ -115,38 +128,23 @@ class OnnxEngine:
             wrapping.SENT_PICTURES: batch.pictures,
             self._network.windows: batch.windows.reshape(-1, 32, 16, 16),
         }
+        binding = self._binding(lane)
         for name, value in inputs.items():
             if name not in self._network.inputs:
                 continue
             if isinstance(value, np.ndarray):
-                lane.binding.bind_cpu_input(name, value)
+                binding.bind_cpu_input(name, value)
             else:
-                lane.binding.bind_ortvalue_input(name, value)
-        lane.outputs.bind(lane.binding, batch)
+                binding.bind_ortvalue_input(name, value)
+        lane.outputs.bind(binding, batch)
         with run_options(self._name) as options:
-            lane.session.run_with_iobinding(lane.binding, options)
+            lane.session.run_with_iobinding(binding, options)
 
-    def _lane(self, session: onnxruntime.InferenceSession) -> _Lane:
-        outputs = PixelOutputs if self.device.is_gpu else FloatOutputs
-        return _Lane(session, session.io_binding(), outputs(self._network.mouths_float, self.run_frames))
-
-    @contextmanager
-    def _lent_lane(self) -> Iterator[_Lane]:
-        """Lends a lane for the runs of a batch: on a GPU one of a session that no other has, on a CPU one of the one session."""
-        try:
-            lane = self._idle.get(block=self.device.is_gpu)
-        except queue.Empty:
-            lane = self._lane(self._sessions[0])
-        try:
-            yield lane
-        finally:
-            self._idle.put(lane)
-
-
-@dataclass(frozen=True, slots=True)
-class _Lane:
-    """For one run at a time: a session, and where its inputs and outputs are."""
-
-    session: onnxruntime.InferenceSession
-    binding: onnxruntime.IOBinding
-    outputs: RunOutputs
+    def _binding(self, lane: Lane) -> onnxruntime.IOBinding:
+        """Returns this avatar's binding to the lane's session. Weights are bound to it once: changing avatars costs nothing."""
+        binding = self._bindings.get(lane)
+        if binding is None:
+            binding = self._bindings[lane] = lane.session.io_binding()
+            if self._weights:
+                self._weights.bind(binding)
+        return binding

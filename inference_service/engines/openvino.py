@@ -35,6 +35,9 @@ _255 = np.float32(255)
 class OpenVinoEngine:
     """An `Engine` on OpenVINO. Runs on several threads at the same time share its threads."""
 
+    weight_bytes = 0
+    shared_memory = None
+
     def __init__(self, avatar: Avatar, device: Device, options: OnnxSection, *, precision: Precision, max_batch: int = 0) -> None:
         """Compiles the network. `max_batch`: frames of a batch at most; 0: a number that suits the CPU.
 

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -18,7 +18,8 @@ from avatar_kit.onnx_io import DEMO_PRODUCER, encoder_io
 from inference_service.audio.encoder import AudioEncoder
 from inference_service.audio.features import AudioFeatures
 from inference_service.engines.devices import Device
-from inference_service.engines.engine import Engine
+from inference_service.engines.engine import Engine, SharedMemory
+from inference_service.engines.network_sessions import SharedSessions
 from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.engines.sessions import encoder_run, open_session
 from inference_service.models.memory import MemoryMeter
@@ -39,19 +40,31 @@ class LoadedModel:
     engines: Sequence[Engine]  # one, or one a device
     features: AudioFeatures
     stored_features: StoredFeatures
-    network_bytes: int  # measured: weights and what the warm-up took
+    network_bytes: int  # its weights where all else is shared; else measured: weights and what the warm-up took
     load_seconds: float
     warm_up_seconds: float  # of one run of the network
     total_inference_ms: float = 0
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of the network and of the crops made so far."""
+        """Memory of the network and of the crops made so far, without what it shares with other avatars."""
         return self.network_bytes + sum(engine.bank.memory_bytes for engine in self.engines)
+
+    @property
+    def shared_memory(self) -> list[SharedMemory]:
+        """The memory that it shares with other avatars, in parts, one a device at most."""
+        return [engine.shared_memory for engine in self.engines if engine.shared_memory]
 
     def note_run(self, seconds: float) -> None:
         """Adds the time of one run."""
         self.total_inference_ms += seconds * 1000
+
+
+def memory_of_all(models: Iterable[LoadedModel]) -> int:
+    """Returns the memory of several avatars together: what they share counts once."""
+    models = list(models)
+    shared = dict.fromkeys(part for model in models for part in model.shared_memory)
+    return sum(model.memory_bytes for model in models) + sum(part.nbytes for part in shared)
 
 
 class ModelLoader:
@@ -62,6 +75,7 @@ class ModelLoader:
         self._options = options
         self._max_batch = max_batch
         self._memory = MemoryMeter()
+        self._shared = SharedSessions(options)
         self._encoders_lock = Lock()
         self._encoders: weakref.WeakValueDictionary[tuple[object, ...], AudioFeatures] = weakref.WeakValueDictionary()
         self._refused: list[AudioFeatures] = []  # kept alive, or the next load would open them again
@@ -70,12 +84,13 @@ class ModelLoader:
         """Opens the network on `devices` and warms it up. Raises BrokenAvatar, DeviceError."""
         started = time.monotonic()
         with self._memory.measured(devices) as taken:
-            engines = [OnnxEngine(avatar, device, self._options, max_batch=self._max_batch) for device in devices]
+            engines = [
+                OnnxEngine(avatar, device, self._options, max_batch=self._max_batch, shared=self._shared) for device in devices
+            ]
             for engine in engines:
                 self._memory.leave_out(engine.bank)
                 warm_up_seconds = engine.warm_up().seconds
-        # Other work moves the process's memory too: a network never counts less than its file.
-        network_bytes = max(taken.bytes, avatar.network_path.stat().st_size * len(engines))
+        network_bytes = _network_bytes(avatar, engines, taken.bytes)
         features = self.features(encoder_path, devices[0])
         if avatar.audio_encoder_path is None and engines[0].producer != DEMO_PRODUCER:
             _warn_of_the_demos_encoder(avatar, encoder_path)
@@ -113,6 +128,18 @@ class ModelLoader:
                 if features in self._refused:
                     del self._encoders[key]
             self._refused.clear()
+
+
+def _network_bytes(avatar: Avatar, engines: Sequence[Engine], taken: int) -> int:
+    """Returns the memory that the avatar's networks count, of what its load took. What they share gets the rest at first."""
+    weights = [engine.weight_bytes for engine in engines]
+    if not all(weights):
+        # Other work moves the process's memory too: a network never counts less than its file.
+        return max(taken, avatar.network_path.stat().st_size * len(engines))
+    new = [engine.shared_memory for engine in engines if engine.shared_memory and not engine.shared_memory.nbytes]
+    for part in new:
+        part.nbytes = max(1, taken - sum(weights)) // len(new)
+    return sum(weights)
 
 
 def _warn_of_the_demos_encoder(avatar: Avatar, encoder_path: Path) -> None:

@@ -11,7 +11,7 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.fitting import CROP_BORDER_BYTES
 from inference_service.engines.crops import CROP_BYTES
 from inference_service.engines.devices import Device
-from inference_service.models.model import LoadedModel
+from inference_service.models.model import LoadedModel, memory_of_all
 from inference_service.settings import InferenceSettings
 from service_kit.errors import ResourceExhausted
 from service_kit.leases import Lease, first_to_go
@@ -42,7 +42,7 @@ class Placement:
     @property
     def memory_bytes(self) -> int:
         """Measured memory of all loaded avatars."""
-        return sum(lease.value.memory_bytes for lease in self._loaded())
+        return memory_of_all(lease.value for lease in self._loaded())
 
     def devices_for(self, avatar_id: str, *, wanted_gpu: int | None, preferred_gpu: int) -> Sequence[Device]:
         """Chooses the devices for the avatar: the wanted one if there is such, or the preferred one, or by the strategy.
@@ -74,7 +74,8 @@ class Placement:
 
     def make_room(self, avatar: Avatar, devices: Sequence[Device]) -> None:
         """Unloads idle avatars until this one should fit. Raises ResourceExhausted when those in use leave no room."""
-        victims = self._victims(avatar.id, self._loaded(), self.max_bytes, _expected_bytes(avatar, devices))
+        expected = _expected_bytes(avatar, devices)
+        victims = self._victims(avatar.id, self._loaded(), self.max_bytes, lambda kept: memory_of_all(kept) + expected)
         if victims is None:
             raise ResourceExhausted(
                 "the service is full and every loaded avatar is in use; try again, or raise capacity.max_models or "
@@ -87,10 +88,14 @@ class Placement:
     def trim(self, coming: Lease[LoadedModel]) -> None:
         """Enforces the limits by the measured memory, which is known only after a load."""
         model = coming.value
-        victims = list(self._victims(coming.key, self._loaded(), self.max_bytes, model.memory_bytes) or [])
+
+        def with_it(kept: Sequence[LoadedModel]) -> int:
+            return memory_of_all([*kept, model])
+
+        victims = list(self._victims(coming.key, self._loaded(), self.max_bytes, with_it) or [])
         limit = int(self._settings.gpus.memory_gb_per_gpu * 2**30)
         for engine in model.engines:
-            victims += self._victims(coming.key, self._on(engine.device), limit, model.memory_bytes) or []
+            victims += self._victims(coming.key, self._on(engine.device), limit, with_it) or []
         for victim in dict.fromkeys(victims):
             self._evict(victim.key, "memory")
 
@@ -108,19 +113,23 @@ class Placement:
         return [lease for lease in self._loaded() if any(engine.device is device for engine in lease.value.engines)]
 
     def _bytes_on(self, device: Device) -> int:
-        return sum(lease.value.memory_bytes for lease in self._on(device))
+        return memory_of_all(lease.value for lease in self._on(device))
 
     def _victims(
-        self, avatar_id: str, loaded: Sequence[Lease[LoadedModel]], max_bytes: int, coming_bytes: int
+        self,
+        avatar_id: str,
+        loaded: Sequence[Lease[LoadedModel]],
+        max_bytes: int,
+        bytes_with: Callable[[Sequence[LoadedModel]], int],
     ) -> list[Lease[LoadedModel]] | None:
         """Returns the idle avatars to unload so that the other `loaded` ones and this one fit the limits; None if they cannot.
 
-        `max_bytes` 0: no limit.
+        `max_bytes` 0: no limit. `bytes_with` says the memory of this one together with those that stay.
         """
         kept = [lease for lease in loaded if lease.key != avatar_id]
         victims: list[Lease[LoadedModel]] = []
         for lease in [*first_to_go(kept, self._settings.capacity.eviction_policy), None]:
-            total = sum(each.value.memory_bytes for each in kept) + coming_bytes
+            total = bytes_with([each.value for each in kept])
             if len(kept) < self.max_models and (not max_bytes or total <= max_bytes):
                 return victims
             if lease:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from avatar_kit.avatar import Avatar
 from inference_service.engines.devices import find_devices
 from inference_service.engines.engine import NO_PICTURES, Engine, EngineInput, EngineOutput
+from inference_service.engines.network_sessions import SharedSessions
 from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.engines.openvino import OpenVinoEngine
 from inference_service.engines.openvino_models import Precision, has_bfloat16, is_installed
@@ -25,6 +26,9 @@ from ..inference_service.conftest import make_avatar, network  # noqa: F401 - a 
 
 CPU = find_devices(GpuSection(enabled=False), OnnxSection())[0]
 OPTIONS = OnnxSection(intra_op_threads=1)
+SHARING = OnnxSection(intra_op_threads=1, share_sessions=True)
+SHARED_ON_CPU = SharedSessions(SHARING)
+SHARED_ON_GPU = SharedSessions(OnnxSection())
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,23 @@ def on_openvino(precision: Precision) -> Callable[[Avatar], Engine]:
     return lambda avatar: OpenVinoEngine(avatar, CPU, OPTIONS, precision=precision)
 
 
+def sharing_on_cpu(avatar: Avatar) -> Engine:
+    """Its sessions are those of all avatars in the tests whose graphs are equal."""
+    return OnnxEngine(avatar, CPU, SHARING, shared=SHARED_ON_CPU)
+
+
 def on_gpu(avatar: Avatar) -> Engine:
     return OnnxEngine(avatar, find_devices(GpuSection(enabled=True), OnnxSection())[0], OnnxSection())
 
 
+def sharing_on_gpu(avatar: Avatar) -> Engine:
+    device = find_devices(GpuSection(enabled=True), OnnxSection())[0]
+    return OnnxEngine(avatar, device, OnnxSection(), shared=SHARED_ON_GPU)
+
+
 ENGINES = [
     pytest.param(Kind(on_cpu, 2e-6), id="ONNX Runtime on the CPU"),
+    pytest.param(Kind(sharing_on_cpu, 2e-6), id="ONNX Runtime on the CPU, sessions shared"),
     pytest.param(
         Kind(on_openvino("float32"), 2e-6, slow_network(layers=24)),
         id="OpenVINO in float32",
@@ -62,6 +77,7 @@ ENGINES = [
         marks=pytest.mark.skipif(not is_installed() or not has_bfloat16(), reason="no bfloat16 here"),
     ),
     pytest.param(Kind(on_gpu, 1e-3), id="ONNX Runtime on a GPU", marks=pytest.mark.gpu),
+    pytest.param(Kind(sharing_on_gpu, 1e-3), id="ONNX Runtime on a GPU, sessions shared", marks=pytest.mark.gpu),
 ]
 
 

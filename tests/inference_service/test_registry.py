@@ -203,3 +203,38 @@ async def test_the_demos_encoder_under_another_avatar_is_warned_of(
     await models.load("trained")
     assert "avatar trained has no audio encoder of its own" in caplog.text
     await models.close()
+
+
+async def test_what_avatars_share_counts_once(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    for avatar_id in "abc":
+        make_avatar(avatar_id)
+    models = registry(tmp_path, onnx={"share_sessions": True})
+    alone = (await models.load("a")).value
+    shared = alone.engines[0].shared_memory
+    assert shared is not None
+    assert shared.nbytes > 0
+    weights = alone.engines[0].weight_bytes
+    assert weights == alone.network_bytes
+    for avatar_id in "bc":
+        assert (await models.load(avatar_id)).value.network_bytes == weights
+    crops = sum(lease.value.engines[0].bank.memory_bytes for lease in models.loaded)
+    assert models.placement.memory_bytes == 3 * weights + crops + shared.nbytes
+    await models.close()
+
+
+async def test_shared_sessions_leave_room_for_more_avatars(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    """The limit holds what all share once, and two avatars, not three."""
+    for avatar_id in "abc":
+        make_avatar(avatar_id)
+    probe = registry(tmp_path, onnx={"share_sessions": True})
+    one = (await probe.load("a")).value
+    await probe.close()
+    limit = one.shared_memory[0].nbytes + 2 * one.memory_bytes + one.memory_bytes // 2
+    models = registry(tmp_path, onnx={"share_sessions": True}, capacity={"max_memory_gb": limit / 2**30})
+    await models.load("a")
+    models.find("a").value.shared_memory[0].nbytes = one.shared_memory[0].nbytes  # what a load takes is not the same each time
+    await models.load("b")
+    assert ids(models) == {"a", "b"}
+    await models.load("c")
+    assert ids(models) == {"b", "c"}
+    await models.close()

@@ -1,0 +1,92 @@
+"""The sessions of one graph on one device, lent for one run at a time, and those that several avatars share."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import onnx
+import onnxruntime
+
+from inference_service.engines.devices import CPU, CUDA, Device
+from inference_service.engines.engine import SharedMemory
+from inference_service.engines.outputs import FloatOutputs, PixelOutputs, RunOutputs
+from inference_service.engines.sessions import open_session
+from inference_service.graphs.weights import SharedGraph
+from inference_service.graphs.wrapping import WrappedNetwork
+from inference_service.settings import OnnxSection
+
+# Providers that take weights as inputs. Others compile them into their programs.
+_TAKES_WEIGHTS = frozenset({CPU, CUDA})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lane:
+    """A session for one run at a time, and where its outputs are. A GPU's sessions have one lane each."""
+
+    session: onnxruntime.InferenceSession
+    outputs: RunOutputs
+
+
+class NetworkSessions:
+    """The sessions of one graph on one device. Thread-safe."""
+
+    def __init__(
+        self, model: onnx.ModelProto, network: WrappedNetwork, device: Device, options: OnnxSection, *, name: str, run_frames: int
+    ) -> None:
+        """Opens the sessions. `run_frames`: of each run. Raises BrokenAvatar, naming the file `name`, and DeviceError."""
+        self.network = network
+        self.memory = SharedMemory()
+        self._is_gpu = device.is_gpu
+        self._run_frames = run_frames
+        count = options.cuda_streams_per_worker if device.is_gpu else 1
+        self.sessions = [open_session(model, device, options, name=name) for _ in range(count)]
+        self._idle: queue.SimpleQueue[Lane] = queue.SimpleQueue()
+        for session in self.sessions:
+            self._idle.put(self._lane(session))
+
+    @contextmanager
+    def lent_lane(self) -> Iterator[Lane]:
+        """Lends a lane for the runs of a batch: on a GPU one of a session that no other has, on a CPU one of the one session."""
+        try:
+            lane = self._idle.get(block=self._is_gpu)
+        except queue.Empty:
+            lane = self._lane(self.sessions[0])
+        try:
+            yield lane
+        finally:
+            self._idle.put(lane)
+
+    def _lane(self, session: onnxruntime.InferenceSession) -> Lane:
+        outputs = PixelOutputs if self._is_gpu else FloatOutputs
+        return Lane(session, outputs(self.network.mouths_float, self._run_frames))
+
+
+class SharedSessions:
+    """The sessions that avatars with equal graphs share: open while an engine of one of them lives. Thread-safe."""
+
+    def __init__(self, options: OnnxSection) -> None:
+        self._options = options
+        self._lock = threading.Lock()
+        self._opened: weakref.WeakValueDictionary[tuple[str, int, int], NetworkSessions] = weakref.WeakValueDictionary()
+
+    def are_for(self, device: Device) -> bool:
+        """Tells if avatars on the device share sessions, as far as their graphs are equal."""
+        provider = device.providers[0][0]
+        wanted = provider != CPU if self._options.share_sessions == "auto" else self._options.share_sessions
+        return wanted and provider in _TAKES_WEIGHTS
+
+    def sessions(self, graph: SharedGraph, device: Device, *, name: str, run_frames: int) -> NetworkSessions:
+        """Returns the sessions of a graph on a device, and opens them first if needed. Raises BrokenAvatar and DeviceError."""
+        key = (graph.key, device.gpu_id, run_frames)
+        with self._lock:
+            found = self._opened.get(key)
+        if found is not None:
+            return found
+        opened = NetworkSessions(graph.model, graph.network, device, self._options, name=name, run_frames=run_frames)
+        with self._lock:  # not held while they are opened: another load may be opening them too, or be stuck at it
+            return self._opened.setdefault(key, opened)
