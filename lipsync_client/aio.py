@@ -21,6 +21,7 @@ from lipsync_client.pacing import Pace
 from lipsync_client.reconnecting import Reconnecting
 from lipsync_client.requests import BatchOptions, FrameOptions, IdleOptions, SpokenFrames, StoredFrames
 from lipsync_client.results import AvatarInfo, Batch, Health, Loaded, RunningSession, ServerStats
+from lipsync_client.retrying import Retries
 from lipsync_client.session_config import Resume, SessionOptions, SessionSetup
 from lipsync_client.sound import Sound
 from lipsync_client.tls import TlsOptions
@@ -71,6 +72,7 @@ class AsyncClient:
     ) -> None:
         self._channel = open_channel(target, tls, max_message_mb=max_message_mb)
         self._stub = CompositingServiceStub(self._channel)
+        self._retries = Retries()
         self._timeout = timeout
         self._load_timeout = load_timeout
         self._max_message_bytes = max_message_mb << 20
@@ -84,6 +86,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Ends the connection; calls under way are cancelled."""
+        self._retries.close()
         await close_channel(self._channel)
 
     def with_metadata(
@@ -232,13 +235,15 @@ class AsyncClient:
 
     async def _batch(self, request: pb.CompositeBatchRequest, timeout: float | None) -> Batch:
         headers = self._headers.of_call(request.model_id)
-        return await Sent(self._stub.InferBatchComposite, batch_call(request, self._limit(timeout), headers)).result()
+        return await Sent(
+            self._stub.InferBatchComposite, batch_call(request, self._limit(timeout), headers), self._retries
+        ).result()
 
     async def _run(
         self, method: Method[Request, Response], request: Request, parse: Callable[[Response], Result], timeout: float | None
     ) -> Result:
         headers = self._headers.of_call(getattr(request, "model_id", ""))
-        return await Sent(method, Call(request, parse, self._limit(timeout), headers)).result()
+        return await Sent(method, Call(request, parse, self._limit(timeout), headers), self._retries).result()
 
     def _limit(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else timeout
@@ -260,7 +265,7 @@ class AsyncClient:
             while (due := clip.due()) is not None:
                 piece, request = due
                 call = batch_call(request, timeout, headers.of_batch(request.model_id, piece.first))
-                under_way[piece] = Sent(self._stub.InferBatchComposite, call)
+                under_way[piece] = Sent(self._stub.InferBatchComposite, call, self._retries)
 
         try:
             send_due()

@@ -14,6 +14,7 @@ from lipsync_client.calls import Call, Request, Response, Result, UnderWay
 from lipsync_client.channel import channel_options
 from lipsync_client.errors import LipsyncError, from_rpc_error
 from lipsync_client.headers import Headers
+from lipsync_client.retrying import Retries
 from lipsync_client.tls import TlsOptions
 from shared_proto import compositing_pb2 as pb
 
@@ -54,15 +55,18 @@ async def close_channel(channel: Channel) -> None:
 class Sent(UnderWay[Request, Response, Result]):
     """A call under way."""
 
-    def __init__(self, method: Method[Request, Response], call: Call[Request, Response, Result]) -> None:
-        super().__init__(call, method)
+    def __init__(self, method: Method[Request, Response], call: Call[Request, Response, Result], retries: Retries) -> None:
+        super().__init__(call, method, retries)
 
     async def result(self) -> Result:
-        """Waits for the reply. Raises LipsyncError."""
-        try:
-            return self._call.parse(await self._reply)
-        except grpc.RpcError as error:
-            raise self._call.error(error) from error
+        """Waits for the reply, and sends the call again where that helps. Raises LipsyncError."""
+        while True:
+            try:
+                return self._read(await self._reply)
+            except grpc.RpcError as error:
+                wait_s = self._wait_s(error)
+            await sleep(wait_s)
+            self._send()
 
 
 class Stream:

@@ -13,6 +13,7 @@ from lipsync_client.calls import Call, Request, Response, Result, UnderWay
 from lipsync_client.channel import channel_options
 from lipsync_client.errors import from_rpc_error
 from lipsync_client.headers import Headers
+from lipsync_client.retrying import Retries
 from lipsync_client.tls import TlsOptions
 from shared_proto import compositing_pb2 as pb
 
@@ -45,15 +46,19 @@ def close_channel(channel: Channel) -> None:
 class Sent(UnderWay[Request, Response, Result]):
     """A call under way."""
 
-    def __init__(self, method: Method[Request, Response], call: Call[Request, Response, Result]) -> None:
-        super().__init__(call, method.future)
+    def __init__(self, method: Method[Request, Response], call: Call[Request, Response, Result], retries: Retries) -> None:
+        super().__init__(call, method.future, retries)
 
     def result(self) -> Result:
-        """Waits for the reply. Raises LipsyncError."""
+        """Waits for the reply, and sends the call again where that helps. Raises LipsyncError."""
         try:
-            return self._call.parse(self._reply.result())
-        except grpc.RpcError as error:
-            raise self._call.error(error) from error
+            while True:
+                try:
+                    return self._read(self._reply.result())
+                except grpc.RpcError as error:
+                    wait_s = self._wait_s(error)
+                sleep(wait_s)
+                self._send()
         finally:
             self.cancel()  # in case the caller was interrupted while it waited
 

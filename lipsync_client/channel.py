@@ -1,4 +1,4 @@
-"""Options of a channel to the compositing service: retries, keepalive, reconnecting and balancing."""
+"""Options of a channel to the compositing service: keepalive, reconnecting and balancing."""
 
 from __future__ import annotations
 
@@ -7,23 +7,6 @@ from ipaddress import ip_address
 
 from lipsync_client.tls import TlsOptions
 from shared_proto.channel_options import lasting_connection
-
-SERVICE = "compositing.CompositingService"
-# The earlier direct server's, of `earlier`.
-EARLIER_SERVICE = "optimized_lipsyncsrv.OptimizedLipSyncService"
-# gRPC would keep a session's sound to send it again from the start; a session resumes by itself instead.
-SESSION = {"service": SERVICE, "method": "StreamComposite"}
-# Load, unload and compositing are all safe to repeat: a batch depends on its request alone. So is all of the earlier service.
-RETRY_POLICY = {
-    "maxAttempts": 4,
-    "initialBackoff": "0.05s",
-    "maxBackoff": "0.5s",
-    "backoffMultiplier": 2,
-    # A proxy whose server died in the middle of a reply sends a CANCELLED that the caller did not ask for.
-    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
-}
-# A client whose calls mostly fail stops repeating them after some fifty failures, and begins again as calls succeed.
-RETRY_THROTTLING = {"maxTokens": 100, "tokenRatio": 0.5}
 
 # Above the 10 s that servers allow as the shortest time between pings, with room for clocks and delays.
 KEEPALIVE_MS = 15_000
@@ -38,9 +21,6 @@ def channel_options(target: str, tls: TlsOptions | None = None, *, max_message_m
     return [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.enable_retries", 1),
-        # Calls larger than this are not repeated, whatever the policy says; the default is 256 KiB.
-        ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
         # Clients of one process that name the same server would share a connection, which balancers send to one replica.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.service_config", json.dumps(service_config(target))),
@@ -50,18 +30,10 @@ def channel_options(target: str, tls: TlsOptions | None = None, *, max_message_m
 
 
 def service_config(target: str) -> dict[str, object]:
-    """Returns the gRPC service config: retries, and round robin over the healthy servers of a target that names several."""
-    config: dict[str, object] = {
-        "methodConfig": [
-            {"name": [{"service": SERVICE}, {"service": EARLIER_SERVICE}], "retryPolicy": RETRY_POLICY},
-            {"name": [SESSION]},
-        ],
-        "retryThrottling": RETRY_THROTTLING,
-    }
-    if target.startswith(("dns:", "ipv4:", "ipv6:")):
-        config["loadBalancingConfig"] = [{"round_robin": {}}]
-        config["healthCheckConfig"] = {"serviceName": ""}
-    return config
+    """Returns the gRPC service config: round robin over the healthy servers of a target that names several."""
+    if not target.startswith(("dns:", "ipv4:", "ipv6:")):
+        return {}
+    return {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
 
 
 def is_loopback(target: str) -> bool:

@@ -15,6 +15,7 @@ from lipsync_client.aio_calls import Method, Sent, close_channel, open_channel
 from lipsync_client.calls import Call, Request, Response, Result
 from lipsync_client.headers import ApiKey, Headers, Metadata, checked_key
 from lipsync_client.results import check_success
+from lipsync_client.retrying import Retries
 from lipsync_client.tls import TlsOptions
 from shared_proto import optimized_lipsyncsrv_pb2 as pb
 from shared_proto.optimized_lipsyncsrv_pb2_grpc import OptimizedLipSyncServiceStub
@@ -67,6 +68,7 @@ class EarlierClient:
     ) -> None:
         self._channel = open_channel(target, tls, max_message_mb=max_message_mb)
         self._stub = OptimizedLipSyncServiceStub(self._channel)
+        self._retries = Retries()
         self._timeout = timeout
         self._headers = Headers(api_key=checked_key(api_key))
 
@@ -84,6 +86,7 @@ class EarlierClient:
 
     async def close(self) -> None:
         """Ends the connection; calls under way are cancelled."""
+        self._retries.close()
         await close_channel(self._channel)
 
     async def frame(self, avatar: str, frame_id: int) -> ClipFrame:
@@ -119,7 +122,7 @@ class EarlierClient:
 
     async def _run(self, method: Method[Request, Response], request: Request, parse: Callable[[Response], Result]) -> Result:
         headers = self._headers.of_call(getattr(request, "model_name", ""))
-        return await Sent(method, Call(request, parse, self._timeout, headers)).result()
+        return await Sent(method, Call(request, parse, self._timeout, headers), self._retries).result()
 
 
 def _frame(reply: pb.OptimizedInferenceResponse) -> ClipFrame:

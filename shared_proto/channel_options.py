@@ -15,6 +15,9 @@ def lasting_connection(*, keepalive_ms: int, last_reconnect_ms: int, through_pro
     `through_proxy` it connects directly, whatever proxy the environment names (http_proxy and its like).
     """
     return [
+        # A call that gRPC would send again can wait for ever, beyond its deadline too, when the server greets a new connection
+        # and takes leave in one breath, as one does that is just stopping. Both clients send again by themselves.
+        ("grpc.enable_retries", 0),
         ("grpc.keepalive_time_ms", keepalive_ms),
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
         ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),  # without it a dead peer is noticed a minute later

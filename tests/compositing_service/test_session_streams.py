@@ -28,6 +28,7 @@ from shared_proto import inference_pb2
 
 from ..end_to_end.avatars import slow_network, write_avatar
 from ..end_to_end.processes import running
+from ..leaving_server import leaving_server
 from .test_mouth_sources import SPEECHES, inference_settings, pixels
 
 PATIENCE_S = 120
@@ -172,6 +173,13 @@ async def test_when_the_only_service_is_lost_all_orders_fail_as_unavailable(slow
         await server.face.server.stop(0)
         errors = await asyncio.gather(*making, return_exceptions=True)
         assert {type(error) for error in errors} == {Unavailable}
+
+
+async def test_a_service_that_takes_leave_as_it_is_called_is_unavailable(avatar: Avatar) -> None:
+    with leaving_server() as target:
+        async with client(target) as source:
+            with pytest.raises(Unavailable):
+                await pixels(source, order(avatar))
 
 
 async def test_new_connections_take_the_later_orders_and_the_old_ones_end_with_theirs(slow: Avatar) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -11,6 +12,8 @@ import pytest
 
 from lipsync_client import Client, LipsyncError
 from lipsync_client.channel import channel_options, is_loopback, service_config
+
+from ..leaving_server import leaving_server
 
 SOUND = np.zeros(640, np.float32)
 # Far beyond the 256 KiB up to which gRPC repeats calls by itself.
@@ -69,6 +72,46 @@ def test_a_client_whose_calls_all_fail_stops_repeating_them(service):
         failed = [pool.submit(one_batch(SOUND), client) for _ in range(calls)]
         assert all(isinstance(call.exception(), LipsyncError) for call in failed)
     assert len(service.requests) < 4 * calls / 2
+
+
+@pytest.mark.timeout(120)  # gRPC would wait for ever
+def test_a_server_that_takes_leave_as_it_is_called_is_unavailable(face):
+    for _ in range(5):
+        with leaving_server() as target, pytest.raises(LipsyncError, match="UNAVAILABLE"):
+            face(target, lambda client: client.list_avatars(timeout=10))
+
+
+@pytest.mark.timeout(120)
+def test_so_it_is_to_a_session(face):
+    def session(client):
+        with client.session("demo") as live:
+            return next(live)
+
+    async def awaited(client):
+        async with client.session("demo") as live:
+            return await anext(live)
+
+    with leaving_server() as target, pytest.raises(LipsyncError, match="UNAVAILABLE"):
+        face(target, session if face.name == "blocking" else awaited)
+
+
+def test_a_client_that_is_closed_sends_nothing_again(service):
+    came, go_on = threading.Event(), threading.Event()
+
+    def reply(_, context):
+        came.set()
+        go_on.wait(60)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "scripted")
+
+    service.script.append(reply)
+    client = Client(service.target)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(one_batch(SOUND), client)
+        came.wait(60)
+        client.close()
+        go_on.set()
+        assert call.exception(60).code is grpc.StatusCode.CANCELLED
+    assert len(service.requests) == 1
 
 
 @pytest.mark.parametrize(
