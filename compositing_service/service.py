@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+from compositing_service.earlier import servicer as earlier
 from compositing_service.mouth_source import MouthSource
 from compositing_service.parts import UPSTREAM_TLS_KEY, CompositingParts, compositing_parts
 from compositing_service.servicer import CompositingServicer
@@ -49,10 +50,10 @@ def compositing_service(settings: CompositingSettings) -> GrpcService:
     """Describes the service, for `service_kit.life`."""
     return grpc_service(
         NAME,
-        (SERVICE_NAME,),
+        (SERVICE_NAME, earlier.SERVICE_NAME),
         settings,
         partial(_open, settings),
-        scopes=SCOPES,
+        scopes=SCOPES | earlier.CLIP_SCOPES,
         problems=partial(tls_problems, settings.inference_server.tls, key=UPSTREAM_TLS_KEY),
     )
 
@@ -60,6 +61,9 @@ def compositing_service(settings: CompositingSettings) -> GrpcService:
 @asynccontextmanager
 async def _open(settings: CompositingSettings, host: GrpcHost) -> AsyncIterator[WarmUp]:
     async with started_compositing(settings, host, inference_url=settings.inference_server.url) as parts:
+        limits = settings.limits
+        heard_frames = earlier.most_heard_frames(limits.max_audio_seconds)
+        earlier.ClipServicer(parts, host.draining, limits.max_batch_size, heard_frames).register(host.server)
         yield parts.preload
 
 

@@ -5,7 +5,7 @@ Ready means: a compositing service answers. A gateway alone may start before any
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias
@@ -73,8 +73,8 @@ async def _open(
     try:
         async with (
             beside(compositors.follow(host.readiness, host.clock)),
-            _followed(section, compositors, host),
             earlier_routes(settings, compositors, host.server, host.readiness, metrics) as earlier,
+            _followed(section, (compositors.renew, earlier.answers.upstream.renew), host),
         ):
             parts = GatewayParts(
                 settings=settings,
@@ -108,13 +108,20 @@ async def _open(
 
 
 @asynccontextmanager
-async def _followed(section: CompositingServerSection, compositors: Compositors, host: GatewayHost) -> AsyncIterator[None]:
+async def _followed(
+    section: CompositingServerSection, renewals: Iterable[Callable[[], Awaitable[None]]], host: GatewayHost
+) -> AsyncIterator[None]:
     """Renews the connections during the block when the certificates are renewed."""
+
+    async def renew() -> None:
+        for each in renewals:
+            await each()
+
     if not section.tls.is_on:
         yield
         return
     tls = ClientTls(section.tls, host.metrics, key=TLS_KEY, clock=host.clock)
-    async with beside(tls.follow(compositors.renew)):
+    async with beside(tls.follow(renew)):
         yield
 
 

@@ -99,10 +99,6 @@ class EarlierSection(Section):
     ports: tuple[BindAddress, ...] = ()
     """Further addresses for them alone, such as [":8084", ":8085"]. Port 8086 and /ws serve them too."""
 
-    server: Annotated[str, AfterValidator(_check_target)] | None = None
-    """HOST:PORT or dns:///NAME:PORT of `lipsync serve all`, which makes their frames; null: compositing_server.url, or this
-    process."""
-
     idle_seconds: float = Field(default=300.0, gt=0, le=86_400)
     """Closes a socket of theirs without a request for so long."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 from lipsync_client.aio_calls import Method, Sent, close_channel, open_channel
 from lipsync_client.calls import Call, Request, Response, Result
@@ -51,7 +51,7 @@ class ClipMetadata:
 
 
 class EarlierClient:
-    """Client of `optimized_lipsyncsrv.OptimizedLipSyncService`, which `lipsync serve all` serves.
+    """Client of `optimized_lipsyncsrv.OptimizedLipSyncService`, as far as the compositing service serves it.
 
     It holds one connection; make and use it inside one running event loop. Deadlines, retries, keepalive and errors are those of
     `AsyncClient`; `timeout` is of every call, in seconds.
@@ -95,7 +95,7 @@ class EarlierClient:
         The avatar must have stored features. Raises ValueError for a number over 32 bits.
         """
         request = pb.OptimizedInferenceRequest(model_name=avatar, frame_id=frame_id)
-        return await self._run(self._stub.GenerateInference, request, _frame)
+        return await self._run(self._stub.GenerateInference, request, lambda reply: _frame(_made(reply)))
 
     async def spoken_frame(self, avatar: str, frame_id: int, pieces: Sequence[bytes]) -> ClipFrame:
         """Makes the frame at position `frame_id` of the avatar's timeline, from sound. Raises LipsyncError.
@@ -106,7 +106,7 @@ class EarlierClient:
         request = pb.BatchInferenceWithAudioRequest(
             model_name=avatar, start_frame_id=frame_id, frame_count=1, audio_chunks=pieces
         )
-        return await self._run(self._stub.GenerateBatchWithAudio, request, lambda reply: _frame(reply.responses[0]))
+        return await self._run(self._stub.GenerateBatchWithAudio, request, lambda reply: _frame(_made(reply.responses[0])))
 
     async def picture(self, avatar: str, frame_id: int, video_type: str) -> bytes:
         """Returns a picture of the clip, or the part of it that its network sees, as a JPEG file. Raises LipsyncError.
@@ -114,19 +114,33 @@ class EarlierClient:
         `video_type`: full_body, crops_328, model_inputs, rois_320, face_regions or masked_regions.
         """
         request = pb.GetVideoFrameRequest(model_name=avatar, frame_id=frame_id, video_type=video_type)
-        return await self._run(self._stub.GetVideoFrame, request, _picture)
+        return await self._run(self._stub.GetVideoFrame, request, lambda reply: _made(reply).frame_data)
 
     async def metadata(self, avatar: str) -> ClipMetadata:
         """Describes an avatar. Raises LipsyncError."""
-        return await self._run(self._stub.GetModelMetadata, pb.GetModelMetadataRequest(model_name=avatar), _metadata)
+        request = pb.GetModelMetadataRequest(model_name=avatar)
+        return await self._run(self._stub.GetModelMetadata, request, lambda reply: _metadata(_made(reply)))
 
     async def _run(self, method: Method[Request, Response], request: Request, parse: Callable[[Response], Result]) -> Result:
         headers = self._headers.of_call(getattr(request, "model_name", ""))
         return await Sent(method, Call(request, parse, self._timeout, headers), self._retries).result()
 
 
-def _frame(reply: pb.OptimizedInferenceResponse) -> ClipFrame:
+class _Reply(Protocol):
+    success: bool
+    error: str
+
+
+R = TypeVar("R", bound=_Reply)
+
+
+def _made(reply: R) -> R:
+    """Returns a reply that tells no failure. Raises LipsyncError for others: servers of that time failed so."""
     check_success(success=reply.success, error=reply.error)
+    return reply
+
+
+def _frame(reply: pb.OptimizedInferenceResponse) -> ClipFrame:
     return ClipFrame(
         jpeg=reply.prediction_data,
         frame_id=reply.frame_id,
@@ -139,13 +153,7 @@ def _frame(reply: pb.OptimizedInferenceResponse) -> ClipFrame:
     )
 
 
-def _picture(reply: pb.GetVideoFrameResponse) -> bytes:
-    check_success(success=reply.success, error=reply.error)
-    return reply.frame_data
-
-
 def _metadata(reply: pb.GetModelMetadataResponse) -> ClipMetadata:
-    check_success(success=reply.success, error=reply.error)
     return ClipMetadata(
         avatar=reply.model_name,
         frame_count=reply.frame_count,

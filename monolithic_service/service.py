@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from compositing_service import service as compositing
+from compositing_service.earlier import servicer as earlier
 from compositing_service.parts import CompositingParts
 from compositing_service.service import started_compositing
 from compositing_service.servicer import CompositingServicer
@@ -87,7 +88,7 @@ def monolithic_service(
         Port(inference.NAME, "server.inference_port", server.inference_port),
         Port("monolithic", "server.port", server.port),
     )
-    names = (*SERVICE_NAMES, optimized.SERVICE_NAME) if server.optimized_lipsyncsrv else SERVICE_NAMES
+    names = (*SERVICE_NAMES, earlier.SERVICE_NAME) if server.optimized_lipsyncsrv else SERVICE_NAMES
     return grpc_service(
         NAME,
         names,
@@ -119,6 +120,13 @@ def _register_older(settings: MonolithicSettings, host: GrpcHost, mouths: Infere
     monolithic.MonolithicServicer(mouths, pictures, host.readiness, batches).register(host.server)
     if settings.server.optimized_lipsyncsrv:
         frames = optimized.OptimizedServicer(
-            mouths, pictures, settings.limits, host.readiness, host.clock, host.draining, started_s=host.clock.now()
+            pictures=pictures,
+            mouths=mouths,
+            max_batch_size=settings.limits.max_batch_size,
+            max_heard_frames=optimized.heard_frames(settings.limits),
+            readiness=host.readiness,
+            clock=host.clock,
+            draining=host.draining,
+            started_s=host.clock.now(),
         )
         frames.register(host.server)

@@ -13,8 +13,9 @@ from prometheus_client import Counter
 from gateway_service.earlier import binary, text
 from gateway_service.earlier.errors import BadMessage
 from gateway_service.earlier.sound import pieces_of
+from gateway_service.earlier.upstream import EarlierUpstream
 from lipsync_client import LipsyncError
-from lipsync_client.earlier import ClipFrame, EarlierClient
+from lipsync_client.earlier import ClipFrame
 
 # Calls under way, of all sockets; more wait. One connection carries about as many streams.
 MOST_CALLS = 100
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 class Answers:
     """Answers requests, each with one message: text to text, bytes to bytes, but for the bytes of `get_video_frame`."""
 
-    frames: EarlierClient
+    upstream: EarlierUpstream
     list_models: Callable[[], Awaitable[list[str]]]
     """Returns the ids of the avatars that can be served. Raises LipsyncError."""
     counted: Counter
@@ -71,10 +72,11 @@ class Answers:
             case text.MODELS:
                 return text.models_answer(await self.list_models())
             case text.METADATA:
-                return text.metadata_answer(await self.frames.metadata(request.model_name))
+                return text.metadata_answer(await self.upstream.ask(lambda client: client.metadata(request.model_name)))
             case text.PICTURE:
-                jpeg = await self.frames.picture(request.model_name, request.frame_id, request.video_type)
-                return binary.picture_reply(request.frame_id, request.video_type, jpeg)
+                name, frame_id, kind = request.model_name, request.frame_id, request.video_type
+                jpeg = await self.upstream.ask(lambda client: client.picture(name, frame_id, kind))
+                return binary.picture_reply(frame_id, kind, jpeg)
             case text.FRAME:
                 frame = await self._frame(request.model_name, request.frame_id, request.sound)
                 return text.frame_answer(request, frame)
@@ -83,5 +85,6 @@ class Answers:
 
     async def _frame(self, avatar: str, frame_id: int, sound: bytes) -> ClipFrame:
         if not sound:
-            return await self.frames.frame(avatar, frame_id)
-        return await self.frames.spoken_frame(avatar, frame_id, pieces_of(sound))
+            return await self.upstream.ask(lambda client: client.frame(avatar, frame_id))
+        pieces = pieces_of(sound)
+        return await self.upstream.ask(lambda client: client.spoken_frame(avatar, frame_id, pieces))

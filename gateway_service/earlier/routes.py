@@ -12,6 +12,7 @@ from aiohttp import WSCloseCode, WSMessage, web
 from gateway_service.compositors import Compositors
 from gateway_service.earlier.answers import Answers
 from gateway_service.earlier.socket import EarlierSocket, SocketLimits
+from gateway_service.earlier.upstream import EarlierUpstream
 from gateway_service.http_face import HttpServer
 from gateway_service.metrics import GatewayMetrics
 from gateway_service.settings import GatewaySettings
@@ -92,6 +93,9 @@ async def earlier_routes(
     async def servable() -> list[str]:
         return [avatar.id for avatar in await compositors.client.list_avatars() if not avatar.error]
 
-    async with EarlierClient(settings.earlier.server or compositors.target, tls=compositors.tls) as frames:
-        answers = Answers(frames, servable, metrics.earlier_requests)
+    upstream = EarlierUpstream(lambda: EarlierClient(compositors.target, tls=compositors.tls))
+    try:
+        answers = Answers(upstream, servable, metrics.earlier_requests)
         yield EarlierRoutes(settings, answers, server, readiness, metrics)
+    finally:
+        await upstream.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from ..end_to_end.processes import free_port, running, until
+from ..gateway_earlier.raw_socket import RawSocket
 from .authority import Authority, put
 
 
@@ -17,6 +19,13 @@ def is_ready(address: str) -> bool:
             return bool(answer.status == 200)
     except urllib.error.HTTPError:
         return False
+
+
+def answer_to_an_earlier_client(address: str) -> str:
+    """What it hears of an avatar that is not there."""
+    with RawSocket(address, "/ws") as socket:
+        socket.send(json.dumps({"type": "get_metadata", "model_name": "nobody"}))
+        return str(json.loads(socket.receive())["error"])
 
 
 def compositing(authority: Authority, port: int) -> list[str]:
@@ -34,9 +43,12 @@ def test_new_connections_have_renewed_certificates(authority: Authority, strange
     with running("gateway", f"compositing_server.url=localhost:{port}", *keys, log=tmp_path / "gateway") as gateway:
         with running("compositing", models, *compositing(authority, port), log=tmp_path / "one"):
             until(lambda: is_ready(gateway.address))
+            known = answer_to_an_earlier_client(gateway.address)
+            assert "nobody" in known
         until(lambda: not is_ready(gateway.address))
         for name in ("ca.crt", "client.crt", "client.key"):
             put(stranger.folder / name, in_use.folder / name)
         until(lambda: "compositing_server.tls: renewed from changed files" in gateway.log.read_text())
         with running("compositing", models, *compositing(stranger, port), log=tmp_path / "two"):
             until(lambda: is_ready(gateway.address))
+            assert answer_to_an_earlier_client(gateway.address) == known

@@ -9,8 +9,8 @@ import numpy as np
 
 from avatar_kit.errors import AvatarError
 from avatar_kit.ids import check_avatar_id
+from compositing_service.earlier.pictures import VIDEO_TYPES
 from compositing_service.mouth_source import Rows, Sound
-from monolithic_service.optimized.pictures import VIDEO_TYPES
 from service_kit.errors import Problems
 from shared_proto import optimized_lipsyncsrv_pb2 as pb
 from shared_proto.timing import ROW_BYTES, ROWS_BEFORE, SAMPLES_A_FRAME, WINDOW_ROWS
