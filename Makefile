@@ -9,7 +9,7 @@ NODE := .venv-node/.ready
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto shared_proto/monolithic.proto shared_proto/optimized_lipsyncsrv.proto
 PACKAGES := avatar_kit avatar_tools benchmarks compositing_service gateway_service inference_service lipsync_cli lipsync_client monolithic_service service_kit shared_proto tools
 
-.PHONY: setup demo run check test test-again test-slow test-all test-torch test-docker up down bench lint proto client docs page-image clean
+.PHONY: setup demo run check test test-slow test-all test-torch test-docker up down bench lint proto client docs page-image clean
 
 setup: $(RUNTIME)
 
@@ -34,7 +34,9 @@ run: $(RUNTIME)
 
 # Many tests wait for processes or for the clock, so two run beside those that keep the cores busy.
 WORKERS ?= $(shell expr $$(nproc) + 2)
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# AGAIN=1: those that failed last, alone, with nothing beside them.
+LAST_FAILED = --last-failed --last-failed-no-failures none
+PYTEST = $(BIN)/python -m pytest $(if $(AGAIN),-n 0 $(LAST_FAILED),-n $(WORKERS) --dist worksteal)
 # The tests start hundreds of processes: none compiles what another has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -63,16 +65,13 @@ $(TORCH_FOLDER)/.ready: | $(DEV)
 	touch $@
 
 test-torch: $(DEV) $(TORCH_FOLDER)/.ready
-	PYTHONPATH=$(CURDIR)/$(TORCH_FOLDER) $(PYTEST) -m torch -p no:cacheprovider
+	PYTHONPATH=$(CURDIR)/$(TORCH_FOLDER) $(PYTEST) -m torch -o cache_dir=.pytest_cache/torch
 
 # Builds the images and runs them. As root it installs the engine where there is none, and starts one where none runs; without an
 # engine it fails.
+test-docker: WORKERS = 0
 test-docker: $(DEV)
-	REQUIRE_DOCKER=1 $(BIN)/python -m pytest -m docker -p no:cacheprovider
-
-# Those that failed last, alone, with nothing beside them.
-test-again: $(DEV)
-	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+	REQUIRE_DOCKER=1 $(PYTEST) -m docker -o cache_dir=.pytest_cache/docker
 
 # In containers: inference, compositing, gateway and the balancer on ports 50052 and 8086. DEVICE=cpu where there is no GPU.
 DEVICE ?= gpu
