@@ -32,6 +32,8 @@ _TOO_OLD = "this version returns no feature rows, which live sessions need; upda
 # CANCELLED that we did not ask for means that the server stopped.
 _NOT_LET_IN = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+# gRPC has several codes for a connection that breaks.
+_BROKEN = frozenset({grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED, grpc.StatusCode.DATA_LOSS})
 
 
 class RefusedByInference(ServiceError):
@@ -53,7 +55,17 @@ def is_lost(error: grpc.aio.AioRpcError) -> bool:
 
 def without_rows() -> grpc.aio.AioRpcError:
     """Makes the error for a service that sent mouths of a growing sound without its rows."""
-    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), _TOO_OLD, "")
+    return lost(_TOO_OLD)
+
+
+def lost(why: str) -> grpc.aio.AioRpcError:
+    """Makes the error for a service that went away."""
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), why, "")
+
+
+def of_broken_stream(error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+    """Returns the error of the orders whose lasting call has ended so."""
+    return lost(f"{error.code().name}: {error.details()}") if error.code() in _BROKEN else error
 
 
 def _refuses_growing_sound(error: grpc.aio.AioRpcError) -> bool:

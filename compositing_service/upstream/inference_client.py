@@ -9,24 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from itertools import accumulate
-from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-import numpy as np
 from grpc import aio
-from numpy.typing import NDArray
 
-from avatar_kit.geometry import MOUTH_SIZE
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.mouth_source import MOUTH_BYTES, GrowingSound, MouthOrder, Mouths, Rows, Sound
+from compositing_service.upstream.attempts import Attempts
 from compositing_service.upstream.channels import Endpoint, Endpoints
-from compositing_service.upstream.errors import InferenceFailed, as_service_error, is_lost, without_rows
-from compositing_service.upstream.session_streams import MESSAGE_BYTES, Metadata, Order
+from compositing_service.upstream.errors import InferenceFailed
+from compositing_service.upstream.order_stream import MESSAGE_BYTES, Order
+from compositing_service.upstream.replies import read_mouths, read_rows
+from compositing_service.upstream.session_streams import Metadata
 from service_kit import request_context
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
@@ -34,7 +31,6 @@ from service_kit.errors import DeadlineExceeded, ServiceError
 from service_kit.tls import ClientTls
 from shared_proto import inference_pb2
 from shared_proto.mouth_region import MouthMessage
-from shared_proto.timing import ROW_BYTES
 
 if TYPE_CHECKING:  # the class exists for type checkers only
     from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub
@@ -99,7 +95,7 @@ class InferenceClient:
 
     async def mouths(self, order: MouthOrder, *, deadline: Deadline) -> AsyncGenerator[Mouths, None]:
         """Does `MouthSource.mouths`. `timeout_s` limits the wait for each next group, retries included; `deadline` the whole."""
-        attempts = self._attempts(deadline)
+        attempts = self._attempts(deadline, for_place=order.admission != inference_pb2.ADMITTED)
         patience = Deadline.after(self._timeout_s)
         frame_count, received = len(order.frames), 0
         while received < frame_count:
@@ -109,9 +105,9 @@ class InferenceClient:
             try:
                 call = await self._call(endpoint, order.tail(first) if first else order, patience, deadline)
                 while isinstance(reply := await self._next(call, patience, deadline), MouthMessage):
-                    mouths = _read_mouths(reply, due=received - first, end=frame_count - first)
+                    mouths = read_mouths(reply, due=received - first, end=frame_count - first)
                     if received == 0 and isinstance(order.speech, GrowingSound):
-                        mouths = replace(mouths, rows=_read_rows(reply.fields, order.speech.unknown_rows(frame_count)))
+                        mouths = replace(mouths, rows=read_rows(reply.fields, order.speech.unknown_rows(frame_count)))
                     received += len(mouths.pixels)
                     yield mouths
                     if received == frame_count and isinstance(call, Order):
@@ -215,8 +211,15 @@ class InferenceClient:
                 f"the inference service made no progress for {self._timeout_s:.3g} s; allow more time or ask for fewer frames"
             ) from None
 
-    def _attempts(self, deadline: Deadline) -> _Attempts:
-        return _Attempts(deadline, max_retries=self._max_retries, metrics=self._metrics, clock=self._clock)
+    def _attempts(self, deadline: Deadline, *, for_place: bool = False) -> Attempts:
+        return Attempts(
+            deadline,
+            self._endpoints.all,
+            for_place=for_place,
+            max_retries=self._max_retries,
+            metrics=self._metrics,
+            clock=self._clock,
+        )
 
 
 async def _is_healthy(endpoint: Endpoint) -> bool:
@@ -227,32 +230,6 @@ async def _is_healthy(endpoint: Endpoint) -> bool:
     return reply.healthy
 
 
-class _Attempts:
-    """Counts the retries of one request, and keeps the failed endpoints and the wait before the next try."""
-
-    def __init__(self, deadline: Deadline, *, max_retries: int, metrics: CompositingMetrics, clock: Clock) -> None:
-        self.failed_at: set[Endpoint] = set()
-        self._deadline = deadline
-        self._given_s = deadline.remaining_s()
-        self._retries = 0
-        self._max_retries = max_retries
-        self._metrics = metrics
-        self._clock = clock
-
-    async def failed(self, error: aio.AioRpcError, endpoint: Endpoint, *, until: Deadline) -> None:
-        """Waits until the next try, which must come before `until`, or raises the ServiceError for the caller."""
-        self._metrics.upstream_errors.labels(error.code().name).inc()
-        self.failed_at.add(endpoint)
-        spread = random.uniform(0.8, 1.2)  # noqa: S311 - keeps callers from coming back all at once
-        backoff_s = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2**self._retries) * spread
-        if not is_lost(error) or self._retries >= self._max_retries or backoff_s >= until.remaining_s():
-            log.warning("inference call failed after %d retries: %s %s", self._retries, error.code().name, error.details())
-            raise as_service_error(error, waited_s=self._given_s - self._deadline.remaining_s()) from None
-        self._retries += 1
-        self._metrics.upstream_retries.inc()
-        await self._clock.sleep(backoff_s)
-
-
 async def _message(order: MouthOrder) -> bytes:
     """Encodes the order. Older clients' own pictures, up to 59 MB, are copied twice: on a thread."""
 
@@ -260,56 +237,3 @@ async def _message(order: MouthOrder) -> bytes:
         return order.message().SerializeToString()
 
     return await asyncio.to_thread(write) if order.pictures else write()
-
-
-def _read_mouths(message: MouthMessage, *, due: int, end: int) -> Mouths:
-    """Reads the mouths of one message, which must begin with frame `due` and stay below `end`. Raises InferenceFailed."""
-    region, data = message.fields, message.data
-    count = region.frame_count
-    if region.first_frame != due or not 1 <= count <= end - due:
-        raise _unfit(f"{count} frames from {region.first_frame} on, where {due} to {end - 1} were due")
-    if region.mouth_format != inference_pb2.UINT8_BGR:
-        raise _unfit(f"mouth_format {region.mouth_format}")
-    return Mouths(
-        pixels=_pictures(data, _shapes(region)),
-        queue_ms=region.queue_time_ms,
-        inference_ms=region.inference_time_ms,
-        audio_ms=region.audio_processing_ms,
-        gpu_id=region.gpu_id,
-    )
-
-
-def _read_rows(region: inference_pb2.MouthRegion, count: int) -> Rows:
-    """Reads the rows of an order that were not known.
-
-    Raises InferenceFailed, and for an older service that sends none an error as of one that is lost.
-    """
-    rows, silent = region.feature_rows, region.silent
-    if count and not silent:
-        raise without_rows()
-    if (len(rows), len(silent)) != (ROW_BYTES * count, count):
-        raise _unfit(f"{len(rows)} bytes of rows and {len(silent)} of their silence, where {count} rows were due")
-    return Rows(rows, silent=silent)
-
-
-def _shapes(region: inference_pb2.MouthRegion) -> list[tuple[int, int, int]]:
-    """Returns the shape of each mouth. Raises InferenceFailed."""
-    count, widths, heights = region.frame_count, region.widths, region.heights
-    if not widths and not heights:
-        return [(MOUTH_SIZE, MOUTH_SIZE, 3)] * count
-    if len(widths) != count or len(heights) != count or min(*widths, *heights) < 1:
-        raise _unfit(f"widths {list(widths)} and heights {list(heights)} for {count} frames")
-    return [(height, width, 3) for width, height in zip(widths, heights, strict=True)]
-
-
-def _pictures(data: memoryview, shapes: Sequence[tuple[int, int, int]]) -> list[NDArray[np.uint8]]:
-    """Returns views of the pictures of these shapes, one after the other in `data`. Raises InferenceFailed."""
-    ends = list(accumulate(map(prod, shapes)))
-    if len(data) != ends[-1]:
-        raise _unfit(f"{len(data)} bytes for {len(shapes)} frames of {ends[-1]}")
-    pixels = np.frombuffer(data, np.uint8)
-    return [pixels[end - prod(shape) : end].reshape(shape) for shape, end in zip(shapes, ends, strict=True)]
-
-
-def _unfit(what: str) -> InferenceFailed:
-    return InferenceFailed(f"the inference service sent what does not fit: {what}; are both services of the same version?")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import psutil
 
@@ -28,21 +28,26 @@ class Placement:
         settings: InferenceSettings,
         *,
         loaded: Callable[[], Sequence[Lease[LoadedModel]]],
+        former: Callable[[], Sequence[Lease[LoadedModel]]],
         evict: Callable[[str, str], None],
     ) -> None:
-        """`loaded` returns the avatars loaded now; `evict` unloads one, named by its id, for a reason."""
+        """`loaded` returns the avatars loaded now; `evict` unloads one, named by its id, for a reason.
+
+        `former` returns the replaced ones that sessions go on with: they take memory, and make room for nobody.
+        """
         self.devices = devices
         self.max_models = settings.capacity.max_models
         self.max_bytes = int(settings.capacity.max_memory_gb * 2**30)
         self._settings = settings
         self._loaded = loaded
+        self._former = former
         self._evict = evict
         self._turn = 0
 
     @property
     def memory_bytes(self) -> int:
-        """Measured memory of all loaded avatars."""
-        return memory_of_all(lease.value for lease in self._loaded())
+        """Measured memory of all loaded avatars, and of replaced ones that sessions go on with."""
+        return memory_of_all(_models({*self._loaded(), *self._former()}))
 
     def devices_for(self, avatar_id: str, *, wanted_gpu: int | None, preferred_gpu: int) -> Sequence[Device]:
         """Chooses the devices for the avatar: the wanted one if there is such, or the preferred one, or by the strategy.
@@ -64,7 +69,7 @@ class Placement:
             return [self.devices[(self._turn - 1) % len(self.devices)]]
         taken = {device.gpu_id: self._bytes_on(device) for device in self.devices}
         device = min(self.devices, key=lambda device: taken[device.gpu_id])
-        others = [lease for lease in self._on(device) if lease.key != avatar_id]
+        others = [lease for lease in _on(device, self._loaded()) if lease.key != avatar_id]
         if strategy == "dedicated" and any(lease.in_use for lease in others):
             raise ResourceExhausted("every GPU is dedicated to another avatar in use", retry_after_ms=RETRY_WHEN_FULL_MS)
         if strategy == "dedicated":
@@ -74,8 +79,12 @@ class Placement:
 
     def make_room(self, avatar: Avatar, devices: Sequence[Device]) -> None:
         """Unloads idle avatars until this one should fit. Raises ResourceExhausted when those in use leave no room."""
-        expected = _expected_bytes(avatar, devices)
-        victims = self._victims(avatar.id, self._loaded(), self.max_bytes, lambda kept: memory_of_all(kept) + expected)
+        expected, former = _expected_bytes(avatar, devices), _models(self._former())
+
+        def with_it(kept: Sequence[LoadedModel]) -> int:
+            return memory_of_all([*kept, *former]) + expected
+
+        victims = self._victims(avatar.id, self._loaded(), self.max_bytes, with_it)
         if victims is None:
             raise ResourceExhausted(
                 "the service is full and every loaded avatar is in use; try again, or raise capacity.max_models or "
@@ -87,15 +96,17 @@ class Placement:
 
     def trim(self, coming: Lease[LoadedModel]) -> None:
         """Enforces the limits by the measured memory, which is known only after a load."""
-        model = coming.value
+        former, limit = self._former(), int(self._settings.gpus.memory_gb_per_gpu * 2**30)
 
-        def with_it(kept: Sequence[LoadedModel]) -> int:
-            return memory_of_all([*kept, model])
+        def victims_among(
+            loaded: Sequence[Lease[LoadedModel]], former: Sequence[Lease[LoadedModel]], max_bytes: int
+        ) -> Sequence[Lease[LoadedModel]]:
+            stay = [coming.value, *_models(former)]
+            return self._victims(coming.key, loaded, max_bytes, lambda kept: memory_of_all([*kept, *stay])) or []
 
-        victims = list(self._victims(coming.key, self._loaded(), self.max_bytes, with_it) or [])
-        limit = int(self._settings.gpus.memory_gb_per_gpu * 2**30)
-        for engine in model.engines:
-            victims += self._victims(coming.key, self._on(engine.device), limit, with_it) or []
+        victims = [*victims_among(self._loaded(), former, self.max_bytes)]
+        for engine in coming.value.engines:
+            victims += victims_among(_on(engine.device, self._loaded()), _on(engine.device, former), limit)
         for victim in dict.fromkeys(victims):
             self._evict(victim.key, "memory")
 
@@ -109,11 +120,8 @@ class Placement:
         room = self.max_bytes - held if self.max_bytes else psutil.virtual_memory().available // 2
         return len(coming.engines) * coming.avatar.frame_count * (CROP_BYTES + CROP_BORDER_BYTES) <= room
 
-    def _on(self, device: Device) -> list[Lease[LoadedModel]]:
-        return [lease for lease in self._loaded() if any(engine.device is device for engine in lease.value.engines)]
-
     def _bytes_on(self, device: Device) -> int:
-        return memory_of_all(lease.value for lease in self._on(device))
+        return memory_of_all(_models(_on(device, {*self._loaded(), *self._former()})))
 
     def _victims(
         self,
@@ -129,13 +137,21 @@ class Placement:
         kept = [lease for lease in loaded if lease.key != avatar_id]
         victims: list[Lease[LoadedModel]] = []
         for lease in [*first_to_go(kept, self._settings.capacity.eviction_policy), None]:
-            total = bytes_with([each.value for each in kept])
+            total = bytes_with(_models(kept))
             if len(kept) < self.max_models and (not max_bytes or total <= max_bytes):
                 return victims
             if lease:
                 kept.remove(lease)
                 victims.append(lease)
         return None
+
+
+def _on(device: Device, leases: Iterable[Lease[LoadedModel]]) -> list[Lease[LoadedModel]]:
+    return [lease for lease in leases if any(engine.device is device for engine in lease.value.engines)]
+
+
+def _models(leases: Iterable[Lease[LoadedModel]]) -> list[LoadedModel]:
+    return [lease.value for lease in leases]
 
 
 def _expected_bytes(avatar: Avatar, devices: Sequence[Device]) -> int:

@@ -60,7 +60,9 @@ class ModelRegistry:
         self._file_threads = LimitedThreads(FILE_THREADS, "files", on_lost=on_lost, clock=clock)
         self._load_threads = LimitedThreads(LOAD_THREADS, "load", on_lost=on_lost, clock=clock)
         self._fills = BackgroundFills(on_lost)
-        self.placement = Placement(devices, settings, loaded=lambda: self.loaded, evict=self._evict)
+        self.placement = Placement(
+            devices, settings, loaded=lambda: self.loaded, former=lambda: [*self._former.values()], evict=self._evict
+        )
 
     @property
     def loaded(self) -> list[Lease[LoadedModel]]:

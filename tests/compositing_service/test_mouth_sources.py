@@ -99,7 +99,7 @@ async def local(models_root: Path) -> AsyncIterator[MouthSource]:
         yield LocalMouthSource(parts.runner, settings.limits, Readiness())
 
 
-def inference_settings(models_root: Path) -> InferenceSettings:
+def inference_settings(models_root: Path, *overrides: str) -> InferenceSettings:
     return load_settings(
         InferenceSettings,
         config=None,
@@ -110,6 +110,7 @@ def inference_settings(models_root: Path) -> InferenceSettings:
             f"models_root={models_root}",
             "gpus.enabled=false",
             "batching.max_batch=3",
+            *overrides,
         ],
     )
 

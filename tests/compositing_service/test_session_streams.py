@@ -21,7 +21,7 @@ from compositing_service.upstream.inference_client import InferenceClient
 from inference_service.service import inference_service
 from service_kit import request_context
 from service_kit.deadline import Deadline
-from service_kit.errors import NotFound, Unavailable
+from service_kit.errors import NotFound, ResourceExhausted, Unavailable
 from service_kit.life import RunningService
 from service_kit.metrics import Metrics
 from shared_proto import inference_pb2
@@ -33,6 +33,7 @@ from .test_mouth_sources import SPEECHES, inference_settings, pixels
 
 PATIENCE_S = 120
 CALLS, ORDERS = "grpc_server_started_total", "lipsync_inference_session_orders_total"
+REFUSED = "lipsync_inference_refused_sessions_total"
 SPEECH = SPEECHES["growing sound"]
 
 
@@ -68,8 +69,8 @@ async def client(*targets: str, max_retries: int = 0) -> AsyncIterator[Inference
         await source.close()
 
 
-def serving(root: Path) -> RunningService[Any]:
-    return RunningService(inference_service(inference_settings(root)))
+def serving(root: Path, *overrides: str) -> RunningService[Any]:
+    return RunningService(inference_service(inference_settings(root, *overrides)))
 
 
 def target_of(server: RunningService[Any]) -> str:
@@ -148,6 +149,29 @@ async def older(target: str) -> AsyncIterator[tuple[str, Counter[str]]]:
             yield f"127.0.0.1:{port}", asked
         finally:
             await server.stop(None)
+
+
+async def test_a_session_that_one_service_refuses_gets_a_place_at_another(tmp_path: Path) -> None:
+    avatar = write_avatar(tmp_path, "slow", network=slow_network(layers=8))
+    asking = order(avatar, (0,), admission=inference_pb2.NEW_SESSION, due_in_ms=1000)
+    until = Deadline.after(PATIENCE_S)
+    async with AsyncExitStack() as services:
+        full, fuller, free = [
+            await services.enter_async_context(serving(tmp_path, f"limits.admit_sessions={admits}"))
+            for admits in ("measured", "measured", "all")
+        ]
+        for each in (full, fuller, free):
+            async with client(target_of(each)) as alone:
+                assert await alone.load(avatar.id, force_reload=False, deadline=until) == [None]
+        async with client(target_of(full), target_of(fuller), target_of(free)) as source:
+            for _ in range(3):
+                assert len(await pixels(source, asking)) == 1
+        assert count(full, REFUSED, admission="new") + count(fuller, REFUSED, admission="new") >= 3
+        async with client(target_of(full), target_of(fuller), "127.0.0.1:1", max_retries=1) as source:
+            for _ in range(3):
+                with pytest.raises(ResourceExhausted) as refusal:
+                    await pixels(source, asking)
+                assert refusal.value.retry_after_ms == 1000
 
 
 async def test_when_a_service_is_lost_the_rest_of_an_order_comes_from_another(slow: Avatar) -> None:

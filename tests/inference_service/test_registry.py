@@ -64,6 +64,30 @@ async def test_memory_is_a_limit_too(make_avatar: MakeAvatar, tmp_path: Path) ->
     await models.close()
 
 
+async def test_a_replaced_network_that_a_session_goes_on_with_takes_memory(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    """Another avatar finds room again once no session uses the replaced one."""
+    old = make_avatar("a").version
+    make_avatar("b")
+    clock = VirtualClock()
+    models = registry(tmp_path, clock=clock, capacity={"max_memory_gb": 1.5})
+    first = await models.load("a")
+    first.value.network_bytes = 2**30  # as of a large one
+    make_avatar("a", frames=6, replace=True)
+    second = await models.load("a", force_reload=True)
+    second.value.network_bytes = 3 * 2**28
+    async with models.acquire("a"):  # so that it is not unloaded for another
+        async with models.acquire("a", version=old, is_live=True) as kept:
+            assert kept is first
+        assert models.placement.memory_bytes == first.value.memory_bytes + second.value.memory_bytes
+        with pytest.raises(ResourceExhausted):
+            await models.load("b")
+        await clock.advance(11)
+        models.forget_former()
+        await models.load("b")
+    assert ids(models) == {"a", "b"}
+    await models.close()
+
+
 async def test_a_load_on_a_device_by_its_number(make_avatar: MakeAvatar, tmp_path: Path) -> None:
     make_avatar("a")
     models = registry(tmp_path, devices=3)
