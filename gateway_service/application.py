@@ -7,6 +7,7 @@ from aiohttp.typedefs import Handler
 
 from gateway_service.api import about, avatars, description, health, streams
 from gateway_service.guard.guard import HEALTH_PATHS
+from gateway_service.identity import routes as tickets
 from gateway_service.page import routes as page
 from gateway_service.parts import PARTS, GatewayParts
 from gateway_service.websocket import session_socket
@@ -21,8 +22,9 @@ def build_application(parts: GatewayParts) -> web.Application:
     application = web.Application(middlewares=[_identified])
     application[PARTS] = parts
     parts.guard.install(application)
+    application.middlewares.append(parts.callers.middleware)
     application.middlewares.append(_counted)
-    for module in (health, description, about, avatars, streams, page, session_socket):
+    for module in (health, description, about, avatars, streams, page, tickets, session_socket):
         module.add_routes(application)
     parts.earlier.add_routes(application)
     return application

@@ -7,7 +7,7 @@ connection beyond the first is closed with its last session.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -35,8 +35,9 @@ class _Connection:
 class Compositors:
     """A pool of connections to one target. `close` it."""
 
-    def __init__(self, section: CompositingServerSection) -> None:
-        """Call it on the event loop. Raises ValueError for certificates that cannot be used."""
+    def __init__(self, section: CompositingServerSection, api_key: Callable[[], str]) -> None:
+        """Call it on the event loop. `api_key` returns the key in use; "": none. Raises ValueError for unusable certificates."""
+        self.api_key = api_key
         self.target = section.url
         self._section = section
         self.tls = _tls_options(section)
@@ -106,7 +107,7 @@ class Compositors:
         return connection
 
     def _connect(self) -> AsyncClient:
-        return AsyncClient(self.target, tls=self.tls)
+        return AsyncClient(self.target, tls=self.tls, api_key=self.api_key)
 
 
 def _tls_options(section: CompositingServerSection) -> TlsOptions | None:

@@ -11,6 +11,7 @@ from gateway_service.compositors import Compositors
 from gateway_service.earlier.routes import EarlierRoutes
 from gateway_service.guard.guard import Guard
 from gateway_service.http_face import HttpServer
+from gateway_service.identity.callers import Callers
 from gateway_service.metrics import GatewayMetrics
 from gateway_service.running_sessions import RunningSessions
 from gateway_service.settings import GatewaySettings
@@ -33,6 +34,7 @@ class GatewayParts:
     speech: Speaker
     server: HttpServer
     guard: Guard
+    callers: Callers
     draining: asyncio.Event
     """Set when the gateway begins to end: sessions are told to go elsewhere."""
     clock: Clock

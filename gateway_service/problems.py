@@ -91,11 +91,21 @@ def of_code(code: grpc.StatusCode, detail: str, **more: Any) -> Problem:
 
 def of_upstream(error: LipsyncError) -> Problem:
     """Returns the problem that a failed call to a compositing service is."""
+    error = told_to_caller(error)
     more: dict[str, Any] = {"request_id": error.request_id} if error.request_id else {}
     if error.violations:
         more["violations"] = [{"field": each.field, "description": each.description} for each in error.violations]
     retry_s = None if error.retry_after_ms is None else error.retry_after_ms / 1000
     return of_code(error.code, error.message, retry_s=retry_s, **more)
+
+
+def told_to_caller(error: LipsyncError) -> LipsyncError:
+    """Returns what the caller is told of a failed call: a refusal of the gateway's own key is none of the caller's."""
+    if error.code is not grpc.StatusCode.UNAUTHENTICATED:
+        return error
+    log.error("the compositing service does not let this gateway in (compositing_server.api_key_file): %s", error.message)
+    text = "the gateway has no good key for the compositing service; its operators find it in the log"
+    return LipsyncError(grpc.StatusCode.UNAVAILABLE, text, request_id=error.request_id)
 
 
 def problem_of(error: Exception) -> Problem:

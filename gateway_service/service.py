@@ -15,12 +15,14 @@ from gateway_service.compositors import CAUSE, Compositors
 from gateway_service.earlier.routes import earlier_routes
 from gateway_service.guard.guard import Guard
 from gateway_service.http_face import HttpFace, HttpServer
+from gateway_service.identity.opening import callers_of
 from gateway_service.metrics import GatewayMetrics
 from gateway_service.parts import GatewayParts
 from gateway_service.running_sessions import RunningSessions
 from gateway_service.settings import CompositingServerSection, GatewaySettings
 from gateway_service.speaking import Speaker
 from service_kit.addresses import BindAddress
+from service_kit.callers.outgoing import OutgoingKey
 from service_kit.life import run_service
 from service_kit.listening import Port
 from service_kit.service import Host, Service, WarmUp
@@ -43,13 +45,14 @@ def gateway_service(
     settings: GatewaySettings,
     *,
     reach: Callable[[], CompositingServerSection] | None = None,
+    api_key: str | None = None,
     port_key: str = "server.port",
     earlier_key: str = "earlier.ports",
 ) -> GatewayService:
     """Describes the gateway, for `service_kit.life`.
 
-    `reach` says how to reach the compositing services when the gateway opens, in place of the settings. `port_key` and
-    `earlier_key` are the settings that chose the ports, for messages.
+    `reach` says how to reach the compositing services when the gateway opens, in place of the settings; `api_key` is the key for
+    them, in place of the one in a file. `port_key` and `earlier_key` are the settings that chose the ports, for messages.
     """
     earlier = (Port(name, earlier_key, address) for name, address in _earlier_ports(settings))
     ports = (Port(NAME, port_key, settings.server.port), *earlier)
@@ -57,23 +60,26 @@ def gateway_service(
         NAME,
         settings,
         partial(HttpFace, settings, ports),
-        partial(_open, settings, reach or (lambda: settings.compositing_server)),
+        partial(_open, settings, reach or (lambda: settings.compositing_server), api_key),
         problems=partial(tls_problems, settings.compositing_server.tls, key=TLS_KEY),
     )
 
 
 @asynccontextmanager
 async def _open(
-    settings: GatewaySettings, reach: Callable[[], CompositingServerSection], host: GatewayHost
+    settings: GatewaySettings, reach: Callable[[], CompositingServerSection], api_key: str | None, host: GatewayHost
 ) -> AsyncIterator[WarmUp]:
     section = reach()
-    compositors = Compositors(section)
+    key = OutgoingKey(section.api_key_file, key="compositing_server.api_key_file", clock=host.clock)
+    compositors = Compositors(section, lambda: api_key or key.text)
     host.readiness.block(CAUSE, f"no compositing service has answered yet at {compositors.target}")
     metrics = GatewayMetrics(host.metrics)
     try:
         async with (
             beside(compositors.follow(host.readiness, host.clock)),
-            earlier_routes(settings, compositors, host.server, host.readiness, metrics) as earlier,
+            beside(key.follow()),
+            callers_of(settings, host.clock) as callers,
+            earlier_routes(settings, compositors, host.server, host.readiness, metrics, callers) as earlier,
             _followed(section, (compositors.renew, earlier.answers.upstream.renew), host),
         ):
             parts = GatewayParts(
@@ -92,6 +98,7 @@ async def _open(
                     host.clock,
                     client_names=settings.tls.allowed_client_names if settings.tls.is_on else (),
                 ),
+                callers=callers,
                 draining=host.draining,
                 clock=host.clock,
             )
@@ -101,6 +108,7 @@ async def _open(
             for name, _ in _earlier_ports(settings):
                 application = earlier.application()
                 parts.guard.install(application)
+                application.middlewares.append(callers.middleware)
                 host.server.serve(name, application)
             yield _nothing_to_warm
     finally:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from gateway_service.api.settings import PicturesSection
 from gateway_service.guard.settings import GuardSection
+from gateway_service.identity.settings import TicketsSection
 from service_kit.addresses import BindAddress
 from service_kit.sections import ClientTlsSection, Section, ServerSection, ServiceSettings
 
@@ -47,6 +49,10 @@ class CompositingConnectionSection(Section):
 
     resume_seconds: float = Field(default=30.0, gt=0, le=3600)
     """A session whose compositing service is lost waits so long for another one; then UNAVAILABLE."""
+
+    api_key_file: Path | None = None
+    """A file with the API key that calls carry, where the compositing services ask for one. It needs the scopes infer and read,
+    and delegate where the gateway asks for keys itself. It is read again when it changes."""
 
     tls: ClientTlsSection = ClientTlsSection()
 
@@ -111,6 +117,7 @@ class GatewaySections(Section):
     speech: SpeechSection = SpeechSection()
     pictures: PicturesSection = PicturesSection()
     guard: GuardSection = GuardSection()
+    tickets: TicketsSection = TicketsSection()
 
 
 class GatewaySettings(ServiceSettings, GatewaySections):

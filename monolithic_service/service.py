@@ -22,6 +22,7 @@ from monolithic_service.mouth_source import LocalMouthSource
 from monolithic_service.optimized import servicer as optimized
 from monolithic_service.settings import MonolithicSettings
 from service_kit.addresses import BindAddress
+from service_kit.callers.keys import new_key
 from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
 from service_kit.life import run_services
 from service_kit.listening import Port
@@ -42,7 +43,8 @@ def serve(settings: MonolithicSettings) -> int:
 def all_services(settings: MonolithicSettings) -> Sequence[Service[Any]]:
     """Describes both halves, and the gateway unless it is switched off. It calls the compositing port over loopback."""
     opened: dict[str, BindAddress] = {}
-    both = monolithic_service(settings, opened)
+    own_key = new_key().text if settings.auth.is_on else None  # of the gateway, to the compositing port beside it
+    both = monolithic_service(settings, opened, own_key=own_key)
     if not settings.gateway.enabled:
         return [both]
     from gateway_service.service import gateway_service
@@ -50,6 +52,7 @@ def all_services(settings: MonolithicSettings) -> Sequence[Service[Any]]:
     gateway = gateway_service(
         settings.of_gateway,
         reach=lambda: _own_compositing(settings, opened[compositing.NAME]),
+        api_key=own_key,
         port_key="gateway.port",
         earlier_key="gateway.earlier.ports",
     )

@@ -55,6 +55,7 @@ def _content(parts: GatewayParts, voices: Voices) -> dict[str, Any]:
     speech = settings.speech
     return {
         "version": product_version(),
+        "asks_for_key": parts.callers.are_asked,
         "speech": {
             "available": parts.speech.program is not None,
             "voice": speech.voice,

@@ -13,6 +13,7 @@ from gateway_service.api.stills import Stills
 from gateway_service.parts import PARTS, GatewayParts
 from gateway_service.problems import of_code
 from lipsync_client import AvatarInfo, LipsyncError
+from service_kit.callers.caller import current
 
 LIST = web.AppKey("LIST", Kept[str, list[AvatarInfo]])
 STILLS = web.AppKey("STILLS", Stills)
@@ -47,7 +48,9 @@ async def list_avatars(request: web.Request) -> web.Response:
             raise
         avatars, age_s = last
         headers["Age"] = str(round(age_s))
-    return web.json_response({"avatars": [_described(avatar) for avatar in avatars]}, headers=headers)
+    caller = current.get()
+    content = {"avatars": [_described(avatar) for avatar in avatars if caller.may_use(avatar.id)]}
+    return web.json_response(content, headers=headers)
 
 
 async def still(request: web.Request) -> web.Response:
@@ -57,7 +60,8 @@ async def still(request: web.Request) -> web.Response:
     found = await request.app[STILLS].get(avatar, width)
     response = web.Response(body=found.jpeg, content_type="image/jpeg")
     response.etag = found.etag
-    response.headers["Cache-Control"] = f"public, max-age={int(parts.settings.pictures.still_seconds)}"
+    whose = "private" if parts.callers.are_asked else "public"
+    response.headers["Cache-Control"] = f"{whose}, max-age={int(parts.settings.pictures.still_seconds)}"
     known = request.if_none_match or ()
     if any(tag.value in {found.etag, "*"} for tag in known):
         response.set_status(304)
@@ -71,6 +75,8 @@ def avatar_id(request: web.Request) -> str:
     if not AVATAR_ID.fullmatch(given):
         text = "an avatar's id has 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit"
         raise of_code(grpc.StatusCode.INVALID_ARGUMENT, text)
+    if not current.get().may_use(given):
+        raise of_code(grpc.StatusCode.PERMISSION_DENIED, "this caller may not use this avatar")
     return given
 
 

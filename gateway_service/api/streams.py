@@ -39,9 +39,10 @@ async def at_rest(request: web.Request) -> web.StreamResponse:
     avatar = avatar_id(request)
     if request.method == "HEAD":
         return _head()
-    async with aclosing(request.app[SHOWS].watch(avatar)) as frames:
-        first = await anext(frames)  # an error is told while it can be
-        return await _send(request, _chained(first, frames))
+    with request.app[PARTS].callers.running():
+        async with aclosing(request.app[SHOWS].watch(avatar)) as frames:
+            first = await anext(frames)  # an error is told while it can be
+            return await _send(request, _chained(first, frames))
 
 
 async def of_session(request: web.Request) -> web.StreamResponse:

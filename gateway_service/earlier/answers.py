@@ -16,6 +16,8 @@ from gateway_service.earlier.sound import pieces_of
 from gateway_service.earlier.upstream import EarlierUpstream
 from lipsync_client import LipsyncError
 from lipsync_client.earlier import ClipFrame
+from service_kit.callers.caller import check_avatar, current
+from service_kit.errors import PermissionDenied
 
 # Calls under way, of all sockets; more wait. One connection carries about as many streams.
 MOST_CALLS = 100
@@ -70,10 +72,12 @@ class Answers:
     async def _done(self, request: text.TextRequest) -> text.Answer | bytes:
         match request.type:
             case text.MODELS:
-                return text.models_answer(await self.list_models())
+                return text.models_answer([each for each in await self.list_models() if current.get().may_use(each)])
             case text.METADATA:
+                _check_avatar(request.model_name)
                 return text.metadata_answer(await self.upstream.ask(lambda client: client.metadata(request.model_name)))
             case text.PICTURE:
+                _check_avatar(request.model_name)
                 name, frame_id, kind = request.model_name, request.frame_id, request.video_type
                 jpeg = await self.upstream.ask(lambda client: client.picture(name, frame_id, kind))
                 return binary.picture_reply(frame_id, kind, jpeg)
@@ -84,7 +88,16 @@ class Answers:
                 return text.binary_answer()
 
     async def _frame(self, avatar: str, frame_id: int, sound: bytes) -> ClipFrame:
+        _check_avatar(avatar)
         if not sound:
             return await self.upstream.ask(lambda client: client.frame(avatar, frame_id))
         pieces = pieces_of(sound)
         return await self.upstream.ask(lambda client: client.spoken_frame(avatar, frame_id, pieces))
+
+
+def _check_avatar(avatar: str) -> None:
+    """Raises BadMessage for an avatar that the caller may not use."""
+    try:
+        check_avatar(avatar)
+    except PermissionDenied as error:
+        raise BadMessage(error.message) from None

@@ -14,14 +14,18 @@ from gateway_service.earlier.answers import Answers
 from gateway_service.earlier.socket import EarlierSocket, SocketLimits
 from gateway_service.earlier.upstream import EarlierUpstream
 from gateway_service.http_face import HttpServer
+from gateway_service.identity.callers import Callers
 from gateway_service.metrics import GatewayMetrics
 from gateway_service.settings import GatewaySettings
 from gateway_service.socket_reader import SocketReader
 from lipsync_client.earlier import EarlierClient
+from service_kit.errors import ServiceError
 from service_kit.readiness import Readiness
 
 # The longest request: sound of 50 pieces, in base64.
 MAX_MESSAGE_BYTES = 256 << 10
+# The protocol's limit, in bytes.
+LONGEST_REASON = 123
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class EarlierRoutes:
     server: HttpServer
     readiness: Readiness
     metrics: GatewayMetrics
+    callers: Callers
 
     def add_routes(self, application: web.Application) -> None:
         """Adds /health."""
@@ -70,7 +75,12 @@ class EarlierRoutes:
     async def serve(self, request: web.Request, socket: web.WebSocketResponse, reader: SocketReader, first: WSMessage) -> None:
         """Serves a socket from its first message on."""
         limits = SocketLimits(self.settings.earlier.idle_seconds, self.settings.sockets.reader_timeout_seconds)
-        await EarlierSocket(request, socket, reader, self.answers, limits, self.server.ending).run(first)
+        try:
+            await self.callers.of_first_message("")
+            with self.callers.running():
+                await EarlierSocket(request, socket, reader, self.answers, limits, self.server.ending).run(first)
+        except ServiceError as error:  # who may not ask, or was revoked meanwhile
+            await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=error.message.encode()[:LONGEST_REASON])
 
     async def show_health(self, _request: web.Request) -> web.Response:
         """Answers GET /health: 503 while no compositing service answers, and while the gateway starts or ends."""
@@ -86,16 +96,21 @@ class EarlierRoutes:
 
 @asynccontextmanager
 async def earlier_routes(
-    settings: GatewaySettings, compositors: Compositors, server: HttpServer, readiness: Readiness, metrics: GatewayMetrics
+    settings: GatewaySettings,
+    compositors: Compositors,
+    server: HttpServer,
+    readiness: Readiness,
+    metrics: GatewayMetrics,
+    callers: Callers,
 ) -> AsyncIterator[EarlierRoutes]:
     """Connects to what makes the earlier servers' frames, and gives the routes that hand them on."""
 
     async def servable() -> list[str]:
         return [avatar.id for avatar in await compositors.client.list_avatars() if not avatar.error]
 
-    upstream = EarlierUpstream(lambda: EarlierClient(compositors.target, tls=compositors.tls))
+    upstream = EarlierUpstream(lambda: EarlierClient(compositors.target, tls=compositors.tls, api_key=compositors.api_key))
     try:
         answers = Answers(upstream, servable, metrics.earlier_requests)
-        yield EarlierRoutes(settings, answers, server, readiness, metrics)
+        yield EarlierRoutes(settings, answers, server, readiness, metrics, callers)
     finally:
         await upstream.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from gateway_service.identity.callers import caller_metadata
 from lipsync_client.earlier import EarlierClient
 
 T = TypeVar("T")
@@ -25,11 +26,11 @@ class EarlierUpstream:
         self._connection = _Connection(connect())
 
     async def ask(self, call: Callable[[EarlierClient], Awaitable[T]]) -> T:
-        """Returns the result of a call. Raises LipsyncError."""
+        """Returns the result of a call, made in the name of the caller. Raises LipsyncError."""
         connection = self._connection
         connection.calls += 1
         try:
-            return await call(connection.client)
+            return await call(connection.client.with_metadata(caller_metadata()))
         finally:
             connection.calls -= 1
             if connection is not self._connection and not connection.calls:

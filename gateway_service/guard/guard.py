@@ -132,6 +132,8 @@ class Guard:
             origin = request.headers.get("Origin")
             if is_listed(origin, allowed):
                 headers["Access-Control-Allow-Origin"] = str(origin)
+                if request.method == "OPTIONS":
+                    headers["Access-Control-Allow-Headers"] = "Authorization, X-Api-Key"
 
 
 _CODES = {

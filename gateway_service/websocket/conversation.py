@@ -15,6 +15,7 @@ import grpc
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from gateway_service.parts import GatewayParts
+from gateway_service.problems import told_to_caller
 from gateway_service.running_sessions import RunningSession
 from gateway_service.socket_reader import SocketReader
 from gateway_service.speaking import SpeechFailed
@@ -40,6 +41,8 @@ from lipsync_client import (
     Started,
     SwitchFailed,
 )
+from service_kit.callers.caller import check_avatar
+from service_kit.errors import PermissionDenied
 
 # Before the session tells how much sound it takes, the least that every service takes may wait here.
 FIRST_BUFFERED_MS = 3000
@@ -146,7 +149,7 @@ class Conversation:
             self._closed = True
             self._inbox.add(Close())
         elif message.switch_avatar:
-            self._inbox.add(message.switch_avatar)
+            await self._switch(message.switch_avatar)
         elif message.speak:
             self._speak(message.speak)
 
@@ -156,6 +159,16 @@ class Conversation:
         self._resumable = False
         # What waits must be small.
         self._inbox.add(self._parts.speech.problem(text.text) or text)
+
+    async def _switch(self, wanted: SwitchAvatar) -> None:
+        """Lets the session switch, once all before it is given; refuses an avatar that the caller may not use at once."""
+        try:
+            check_avatar(wanted.model_id)
+        except PermissionDenied as error:
+            refused = SwitchFailed(wanted.model_id, error.code, error.message)
+            await self._outlet.text(str(session_text(refused, self._running.secret)))
+        else:
+            self._inbox.add(wanted)
 
     async def _interrupt(self) -> None:
         self._inbox.drop_speech()
@@ -199,7 +212,7 @@ class Conversation:
                 else:
                     await self._event(event)
         except LipsyncError as error:
-            raise failed(error) from None
+            raise failed(told_to_caller(error)) from None
         raise Ending(WSCloseCode.OK)
 
     async def _frame(self, frame: Frame) -> None:

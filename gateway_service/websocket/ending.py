@@ -10,6 +10,7 @@ from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
 
 from gateway_service.websocket.events import error_text
 from lipsync_client import LipsyncError
+from service_kit.errors import ServiceError
 
 # Close codes of errors are this and the number of the gRPC status.
 ERROR_CODES = 4000
@@ -50,6 +51,11 @@ def failed(error: LipsyncError) -> Ending:
 def invalid(problems: str) -> Ending:
     """Ends it for a message that cannot be accepted."""
     return failed(LipsyncError(grpc.StatusCode.INVALID_ARGUMENT, problems))
+
+
+def refused(error: ServiceError) -> Ending:
+    """Ends it for a caller who may not do that."""
+    return failed(LipsyncError(error.code, error.message))
 
 
 def client_left(last: WSMessage | None = None) -> Ending:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, from_json
 
+from gateway_service.identity.tickets import MAX_TICKET_CHARS
 from lipsync_client import Resume, SessionOptions
 
 # An error message must fit a browser's console, whatever was sent.
@@ -73,6 +74,7 @@ class Config(_Content):
     look_ahead_frames: Annotated[int, Field(ge=0, le=12)] = 0
     cushion_ms: Annotated[int, Field(ge=0, le=2000)] = 0
     resume: ResumeContent | None = None
+    ticket: Annotated[str, Field(max_length=MAX_TICKET_CHARS, repr=False)] = ""
     session_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}$")] = ""
 
     @property

@@ -7,13 +7,16 @@ import asyncio
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from gateway_service.earlier.socket import is_earlier
+from gateway_service.identity.callers import caller_metadata
 from gateway_service.parts import PARTS, GatewayParts
 from gateway_service.socket_reader import SocketReader
 from gateway_service.usage import Usage
 from gateway_service.websocket.conversation import Conversation, internal_error
-from gateway_service.websocket.ending import CLOSE_SECONDS, Ending, client_left, close_socket, invalid
+from gateway_service.websocket.ending import CLOSE_SECONDS, Ending, client_left, close_socket, invalid, refused
 from gateway_service.websocket.messages import Config, InvalidMessage, read_text
 from service_kit import request_context
+from service_kit.callers.caller import current
+from service_kit.errors import ServiceError, Unauthenticated
 
 PATH = "/ws"
 
@@ -38,6 +41,8 @@ async def serve_socket(request: web.Request) -> web.WebSocketResponse:
     with parts.metrics.sockets.track_inprogress():
         try:
             await _serve(parts, request, socket)
+        except Unauthenticated as error:  # revoked meanwhile
+            await close_socket(request, socket, refused(error))
         except Ending as ending:
             parts.metrics.ended(ending.name)
             await close_socket(request, socket, ending)
@@ -55,7 +60,19 @@ async def _serve(parts: GatewayParts, request: web.Request, socket: web.WebSocke
     if is_earlier(first):
         await parts.earlier.serve(request, socket, reader, first)
         return
-    await _hold(parts, request, socket, reader, _config(first))
+    config = _config(first)
+    await _admit(parts, config)
+    with parts.callers.running():
+        await _hold(parts, request, socket, reader, config)
+
+
+async def _admit(parts: GatewayParts, config: Config) -> None:
+    """Asks who it is that sent the first message. Raises Ending."""
+    try:
+        caller = await parts.callers.of_first_message(config.ticket)
+        caller.check_avatar(config.model_id)
+    except ServiceError as error:
+        raise refused(error) from None
 
 
 def _config(first: WSMessage) -> Config:
@@ -82,7 +99,9 @@ async def _hold(
     ending = client_left()  # if this is cancelled
     try:
         async with parts.compositors.for_session() as client:
-            named = client.with_metadata(request_id=request_context.request_id.get(), session_id=config.session_id)
+            named = client.with_metadata(
+                request_id=request_context.request_id.get(), session_id=config.session_id, more=caller_metadata()
+            )
             patience_s = parts.settings.compositing_server.resume_seconds
             try:
                 # A browser that hears of a refusal at once can tell its user, and comes back by itself.
@@ -107,5 +126,7 @@ async def _hold(
         ending = internal_error()
         raise ending from None
     finally:
+        if current.get().is_revoked:
+            ending = refused(Unauthenticated("this caller was revoked"))
         message = ending.error.message if ending.error else ""
         usage.log_end(parts.clock.now(), ending.name, message)

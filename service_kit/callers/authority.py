@@ -64,6 +64,10 @@ class Authority:
         """Lets `tell` be called whenever callers may have been revoked."""
         self._keys.on_change.append(tell)
 
+    def stands(self, caller: Caller) -> bool:
+        """Tells if neither the caller nor the key by which it came was revoked."""
+        return self._keys.stands(caller)
+
     async def follow(self) -> None:
         """Follows the files, without end."""
         await self._keys.follow()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,6 +14,9 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
+from gateway_service.guard.guard import HEALTH_PATHS
+from gateway_service.identity.callers import SCOPES
+from lipsync_cli.keys import create
 from service_kit.life import RunningService
 
 from ..end_to_end.processes import Service
@@ -38,17 +42,26 @@ class Ask:
     method: str = "GET"
     headers: dict[str, str] = field(default_factory=dict)
     query: str = ""
+    key: str = ""
+    """The caller whose key is sent to "asking"."""
 
 
 WELL, ALONE, TIGHT, POST = Ask(), Ask("alone"), Ask("tight"), Ask(method="POST")
+ASKED, SINGER, READER = Ask("asking"), Ask("asking", key="infer"), Ask("asking", key="read")
+TICKETS = "/api/tickets"
 ASKS: dict[tuple[str, str], Ask] = {
-    **{("/api/avatars", status): ask for status, ask in {"200": WELL, "429": TIGHT, "503": ALONE, "default": POST}.items()},
+    **{
+        ("/api/avatars", status): ask
+        for status, ask in {"200": WELL, "401": ASKED, "403": SINGER, "429": TIGHT, "503": ALONE, "default": POST}.items()
+    },
     **{
         (path, status): ask
         for path in (STILL, STREAM)
         for status, ask in {
             "200": WELL,
             "400": Ask(avatar=".nobody"),
+            "401": ASKED,
+            "403": SINGER if path == STILL else READER,
             "404": Ask(avatar="nobody"),
             "429": TIGHT,
             "503": ALONE,
@@ -72,6 +85,13 @@ ASKS: dict[tuple[str, str], Ask] = {
         for status, ask in {"200": WELL, "503": ALONE}.items()
     },
     ("/ws", "101"): Ask(headers=WEBSOCKET),
+    (TICKETS, "200"): replace(SINGER, method="POST"),
+    (TICKETS, "401"): replace(ASKED, method="POST"),
+    (TICKETS, "403"): replace(READER, method="POST"),
+    (TICKETS, "404"): POST,
+    (TICKETS, "429"): replace(TIGHT, method="POST"),
+    (TICKETS, "default"): WELL,
+    ("/ws", "401"): Ask("asking", headers={**WEBSOCKET, "X-Api-Key": "nonsense"}),
     ("/ws", "403"): Ask(headers={**WEBSOCKET, "Origin": "http://evil.org"}),
     ("/ws", "429"): Ask("tight", headers=WEBSOCKET),
     ("/ws", "default"): POST,
@@ -80,15 +100,18 @@ ASKS: dict[tuple[str, str], Ask] = {
 
 @dataclass(frozen=True)
 class Gateways:
-    """Gateways by name, and the secret of a session that runs at "talking"."""
+    """Gateways by name, the secret of a session that runs at "talking", and the keys for "asking" by their scope."""
 
     addresses: dict[str, str]
     application: aiohttp.web.Application
     secret: str
+    keys: dict[str, str]
 
 
 @pytest.fixture
-async def gateways(compositing: Service) -> AsyncIterator[Gateways]:
+async def gateways(compositing: Service, tmp_path: Path) -> AsyncIterator[Gateways]:
+    file = tmp_path / "keys.json"
+    keys = {scope: create(file, scope, scopes=[scope], avatars=None, valid=None).text for scope in ("infer", "read")}
     async with AsyncExitStack() as stack:
 
         async def started(upstream: str, *settings: str) -> RunningService:
@@ -98,16 +121,17 @@ async def gateways(compositing: Service) -> AsyncIterator[Gateways]:
         alone = await started(NOBODY)
         alone.liveness.fail("it is stuck")
         tight = await started(NOBODY, "guard.requests_per_second=0.001", "guard.request_burst=1")
+        asking = await started(compositing.address, f"auth.keys_file={file}")
         addresses = {
             name: f"http://{each.address.reachable}"
-            for name, each in {"well": well, "talking": well, "alone": alone, "tight": tight}.items()
+            for name, each in {"well": well, "talking": well, "alone": alone, "tight": tight, "asking": asking}.items()
         }
         http = await stack.enter_async_context(aiohttp.ClientSession())
         await http.get(f"{addresses['tight']}/api/openapi.json")
         socket = await stack.enter_async_context(http.ws_connect(f"{addresses['well']}/ws"))
         await socket.send_json({"config": {"model_id": "small"}})
         secret = (await socket.receive_json())["started"]["secret"]
-        yield Gateways(addresses, well.face.server.applications["gateway"], secret)
+        yield Gateways(addresses, well.face.server.applications["gateway"], secret, keys)
 
 
 def resolved(spec: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
@@ -129,14 +153,16 @@ async def test_every_answer_that_is_described_is_given_so(gateways: Gateways) ->
         described = {
             (path, status): resolved(spec, response)
             for path, item in spec["paths"].items()
-            for status, response in item["get"]["responses"].items()
+            for operation in item.values()
+            for status, response in operation["responses"].items()
         }
         assert described.keys() == ASKS.keys()
         for (path, status), ask in ASKS.items():
             address = gateways.addresses[ask.at]
             secret = gateways.secret if ask.at == "talking" else "x"
             url = f"{address}{path.format(avatar=ask.avatar, secret=secret)}{ask.query}"
-            async with http.request(ask.method, url, headers=ask.headers) as answer:
+            headers = ask.headers | ({"Authorization": f"Bearer {gateways.keys[ask.key]}"} if ask.key else {})
+            async with http.request(ask.method, url, headers=headers) as answer:
                 await check(answer, spec, described[path, status], status, (path, status))
 
 
@@ -162,4 +188,10 @@ async def test_no_address_is_missing(gateways: Gateways) -> None:
         described = set((await answer.json())["paths"])
     routes = {(route.resource.canonical, route.method) for route in gateways.application.router.routes() if route.resource}
     assert {path for path, _ in routes if not path.startswith("/page/")} == described
-    assert {method for _, method in routes} == {"GET", "HEAD"}
+    assert {(path, method) for path, method in routes if method not in {"GET", "HEAD"}} == {(TICKETS, "POST")}
+
+
+async def test_every_address_has_its_scope_or_is_open(gateways: Gateways) -> None:
+    """What is not in the table is for operators alone."""
+    routes = {route.resource.canonical for route in gateways.application.router.routes() if route.resource}
+    assert {path for path in routes if not path.startswith("/page/")} - HEALTH_PATHS == SCOPES.keys()

@@ -1,5 +1,7 @@
 // The avatars to choose from, each by its still.
 
+import { showPicture } from "./http.js";
+
 const STILL_PX = 128;
 
 /** Fills a fieldset with a choice of avatars; `chosen` is called with an id. Broken ones are shown with the reason. */
@@ -14,7 +16,7 @@ function choice({ id, still, error }, checked, chosen) {
   input.disabled = Boolean(error);
   input.addEventListener("change", () => chosen(id));
   const image = Object.assign(document.createElement("img"), { alt: "", width: 64, height: 64, title: error || id });
-  if (!error) image.src = `${still}?width=${STILL_PX}`;
+  if (!error) showPicture(image, `${still}?width=${STILL_PX}`);
   const name = Object.assign(document.createElement("span"), { textContent: error ? `${id}: broken` : id });
   label.append(input, image, name);
   return label;

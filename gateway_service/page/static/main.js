@@ -5,7 +5,8 @@
 
 import { markAvatar, showAvatars } from "./avatars.js";
 import { getJson } from "./http.js";
-import { endedProblem, fileProblem, listProblem, microphoneProblem, speakingProblem, switchProblem, waitingProblem } from "./problems.js";
+import { hasKey, keepKey } from "./key.js";
+import { endedProblem, fileProblem, keyProblem, listProblem, microphoneProblem, speakingProblem, switchProblem, waitingProblem } from "./problems.js";
 import { Screen } from "./screen.js";
 import { Talk } from "./talk.js";
 
@@ -18,6 +19,7 @@ const screen = new Screen(talk);
 let source = "file"; // of what is played: "file" or "recording"
 let idleMs = 0; // a session that is not used for so long ends; 0: none does
 const LIST_AGAIN_MS = 3000;
+const NOT_LET_IN = new Set(["UNAUTHENTICATED", "PERMISSION_DENIED"]);
 
 Object.defineProperty(talk, "log", { get: () => talk.showing.log });
 window.lipsync = talk;
@@ -43,6 +45,7 @@ const happened = {
   failed: (error) => {
     screen.connection("ended");
     screen.say("Nothing is shown now.");
+    if (NOT_LET_IN.has(error.code)) screen.askForKey(true);
     const action = error.code === "DEADLINE_EXCEEDED" ? "Go on" : "Try again";
     screen.problem(endedProblem(error, idleMs), { action, act: goOn });
   },
@@ -61,6 +64,16 @@ const happened = {
     markAvatar(at("avatars"), talk.session.avatar);
   },
 };
+
+at("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepKey(at("key").value.trim());
+  at("key").value = "";
+  screen.askForKey(false);
+  screen.problem(null);
+  screen.say("Connecting…");
+  begin();
+});
 
 function goOn() {
   screen.problem(null);
@@ -132,8 +145,19 @@ if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
 async function begin() {
   let about, avatars;
   try {
-    [about, { avatars }] = await Promise.all([getJson("api/page.json"), getJson("api/avatars")]);
+    about = await getJson("api/page.json");
+    if (about.asks_for_key && !hasKey()) {
+      screen.askForKey(true);
+      screen.say("This server wants to know who you are.");
+      return;
+    }
+    ({ avatars } = await getJson("api/avatars"));
   } catch (error) {
+    if (NOT_LET_IN.has(error.code)) {
+      screen.askForKey(true);
+      screen.problem(keyProblem(error));
+      return;
+    }
     const wait_ms = error.retry_ms ?? LIST_AGAIN_MS;
     screen.problem(listProblem(error), { wait_ms });
     setTimeout(begin, wait_ms);

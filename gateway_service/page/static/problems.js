@@ -39,6 +39,11 @@ export function fileProblem(name) {
   return `“${name}” holds no sound that this browser can read. Try a WAV, MP3, Ogg or FLAC file.`;
 }
 
+/** The gateway does not take the key. */
+export function keyProblem({ message }) {
+  return `The server does not take this key: ${message}.`;
+}
+
 /** The avatars cannot be listed, and another attempt follows. */
 export function listProblem({ code, message }) {
   if (!code) return "The gateway does not answer. Look whether it runs; the page tries again by itself.";

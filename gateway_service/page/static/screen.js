@@ -1,5 +1,6 @@
 // What the screen says: the state in a sentence, problems, buttons, figures.
 
+import { showPicture } from "./http.js";
 import { plot } from "./plot.js";
 
 const at = (id) => document.getElementById(id);
@@ -72,7 +73,13 @@ export class Screen {
   still(avatar) {
     at("still").hidden = !avatar;
     at("person").hidden = Boolean(avatar);
-    if (avatar) at("still").src = avatar.still;
+    if (avatar) showPicture(at("still"), avatar.still);
+  }
+
+  /** Asks for the API key, or no longer. */
+  askForKey(wanted) {
+    at("key-form").hidden = !wanted;
+    if (wanted) at("key").focus();
   }
 
   /** How loud it is, 0 to 1. Told with each drawn frame, so that the screen is painted once for both. */

@@ -1,6 +1,7 @@
 // A live session that outlives its sockets: it keeps what another socket needs to go on (docs/sessions.md, "Resuming").
 
-import { readProblem } from "./http.js";
+import { readProblem, ticket } from "./http.js";
+import { keyHeaders } from "./key.js";
 import { read, write } from "./protocol.js";
 import { Segments } from "./segments.js";
 
@@ -124,9 +125,18 @@ export class Session {
     socket.binaryType = "arraybuffer";
     let ending = null; // the server's own word, if it had one
     let opened = false;
-    socket.onopen = () => {
-      socket.send(write("config", this._config()));
+    socket.onopen = async () => {
       opened = true;
+      let shown;
+      try {
+        shown = await ticket();
+      } catch (error) {
+        ending = { code: error.code ?? "UNAVAILABLE", message: error.message, retry_ms: error.retry_ms };
+        socket.close(1000);
+        return;
+      }
+      if (socket !== this._socket) return;
+      socket.send(write("config", { ...this._config(), ...shown }));
       this._slow = setTimeout(() => this._listener("slow"), PATIENT_MS);
     };
     socket.onmessage = ({ data }) => {
@@ -253,7 +263,7 @@ export class Session {
 async function refusal(url) {
   const unknown = { code: "UNAVAILABLE", message: "the connection could not be opened" };
   try {
-    const answer = await fetch(url.href.replace(/^ws/, "http"));
+    const answer = await fetch(url.href.replace(/^ws/, "http"), { headers: keyHeaders() });
     return answer.status === 400 ? unknown : await readProblem(answer); // 400: this is no socket, but could be one
   } catch {
     return { code: "UNAVAILABLE", message: "the gateway does not answer" };

@@ -1,0 +1,1 @@
+"""Callers of the gateway: what each address needs, and tickets for WebSockets."""
