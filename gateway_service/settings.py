@@ -50,10 +50,6 @@ class CompositingConnectionSection(Section):
     resume_seconds: float = Field(default=30.0, gt=0, le=3600)
     """A session whose compositing service is lost waits so long for another one; then UNAVAILABLE."""
 
-    api_key_file: Path | None = None
-    """A file with the API key that calls carry, where the compositing services ask for one. It needs the scopes infer and read,
-    and delegate where the gateway asks for keys itself. It is read again when it changes."""
-
     tls: ClientTlsSection = ClientTlsSection()
 
 
@@ -62,6 +58,10 @@ class CompositingServerSection(CompositingConnectionSection):
 
     url: Annotated[str, AfterValidator(_check_target)] = "localhost:50052"
     """HOST:PORT; or dns:///NAME:PORT, with sessions on the name's addresses in turn."""
+
+    api_key_file: Path | None = None
+    """A file with the API key that calls carry, where the compositing services ask for one. It needs the scopes infer and read,
+    and delegate where the gateway asks for keys itself. It is read again when it changes."""
 
 
 class SocketsSection(Section):
