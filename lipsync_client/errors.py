@@ -23,6 +23,10 @@ CAUSES = {
     "Connection reset": CLOSED,
 }
 
+# gRPC's asyncio client says this, and drops the server's status, when the server ends a stream before a message is written.
+# Another attempt finds out why.
+OVERTAKEN = "Internal error from Core"
+
 
 class LipsyncError(Exception):
     """A call failed.
@@ -60,6 +64,8 @@ class LipsyncError(Exception):
 def from_rpc_error(error: grpc.RpcError, request_id: str) -> LipsyncError:
     """Reads status, details and trailing metadata of a failed call, blocking or asyncio."""
     details = StatusDetails.of(error)
+    if error.code() is grpc.StatusCode.INTERNAL and error.details() == OVERTAKEN:
+        return LipsyncError(grpc.StatusCode.UNAVAILABLE, "the call ended while a message was written", request_id=request_id)
     return LipsyncError(
         error.code(),
         _explained(error.details() or "no reason given"),

@@ -36,8 +36,8 @@ Ids may contain dots and dashes, in a variable's name also `__`: the key of an a
 
 _ALL = """\
 `lipsync serve all` has the keys of both services, except `inference_server`. A key of both, such as `limits.max_batch_size`,
-holds for both. It has the gateway's keys behind `gateway.`, such as `gateway.speech.voice`, but for `server`, `tls`, `logging`
-`compositing_server.url` and `compositing_server.api_key_file`. These are different:
+holds for both. It has the gateway's keys behind `gateway.`, such as `gateway.speech.voice`, but for `server`, `tls`, `auth`,
+`logging`, `compositing_server.url` and `compositing_server.api_key_file`. These are different:
 """
 
 _GATEWAY_PREFIX = "gateway."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from compositing_service.service import SCOPES as COMPOSITING
 from inference_service.service import SCOPES as INFERENCE
-from lipsync_client import Client, Frame, LipsyncError, Session
+from lipsync_client import AsyncClient, Client, Frame, LipsyncError, Session
 from monolithic_service.optimized.servicer import SCOPES as OPTIMIZED
 from monolithic_service.servicer import SCOPES as MONOLITHIC
 from service_kit.callers.caller import Scope
@@ -218,6 +219,23 @@ def test_a_session_outlives_its_key(guarded: Guarded) -> None:
         began = time.monotonic()
         while time.monotonic() < began + 1:
             assert isinstance(next(events), Frame)
+
+
+async def test_a_refusal_arrives_however_busy_the_client_is(guarded: Guarded) -> None:
+    """gRPC drops the status of a stream that ends while its first message is written."""
+
+    async def refused_sessions() -> set[grpc.StatusCode]:
+        codes = set()
+        async with AsyncClient(guarded.compositing.address, api_key=new_key().text) as made:
+            for _ in range(25):
+                try:
+                    async with made.session("small") as session:
+                        await anext(aiter(session))
+                except LipsyncError as error:
+                    codes.add(error.code)
+        return codes
+
+    assert await asyncio.gather(*(refused_sessions() for _ in range(6))) == [{UNAUTHENTICATED}] * 6
 
 
 def test_a_gateway_calls_in_the_name_of_others(guarded: Guarded, keys: dict[str, str]) -> None:
