@@ -6,7 +6,8 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -51,8 +52,14 @@ NAMED_WHEN_MISSING = {"sounddevice"}
 TOGETHER = {"pydantic": {"annotated-types", "pydantic-core"}}
 
 
+@cache
+def installed() -> Mapping[str, list[str]]:
+    """By top module: the distributions that hold it."""
+    return packages_distributions()
+
+
 def distributions(module: str) -> set[str]:
-    return {name.lower().replace("_", "-") for name in DISTRIBUTIONS.get(module) or packages_distributions()[module]}
+    return {name.lower().replace("_", "-") for name in DISTRIBUTIONS.get(module) or installed()[module]}
 
 
 def test_the_base_installation_holds_what_callers_import() -> None:
