@@ -15,7 +15,7 @@ from service_kit.errors import ResourceExhausted
 
 from ..virtual_clock import VirtualClock
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 class Catalog:

@@ -21,7 +21,7 @@ from ..filmed import both_forms, damage, watch_decoding
 
 FRAMES = 48
 JPEG = JpegOutput(75)
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from compositing_service.backgrounds.composer import open_composer
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.outputs import JpegOutput
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 JPEG = JpegOutput(75)
 MakeAvatar = Callable[..., Avatar]
 

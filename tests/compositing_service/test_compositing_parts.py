@@ -80,7 +80,7 @@ def source() -> Colours:
 async def parts(models_root: Path, clock: VirtualClock, source: Colours) -> AsyncIterator[CompositingParts]:
     overrides = [f"models_root={models_root}", "capacity.idle_timeout_minutes=10", "models.demo.preload_backgrounds=true"]
     settings = load_settings(CompositingSettings, config=None, environ={}, overrides=overrides)
-    async with asyncio.timeout(30), compositing_parts(settings, Metrics(), clock=clock, source=source) as parts:
+    async with asyncio.timeout(60), compositing_parts(settings, Metrics(), clock=clock, source=source) as parts:
         yield parts
 
 

@@ -23,7 +23,7 @@ from .conftest import FRAMES, HEIGHT, WIDTH, FakeInference, Running, colour, fin
 
 Code = grpc.StatusCode
 RAW = {"output_format": pb.FORMAT_RAW_BGR}
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 def other_rect(index: int) -> Rect:

@@ -116,7 +116,7 @@ async def test_without_an_inference_service_the_pictures_are_the_stored_ones_unt
     inference.calls.clear()
     assert stored_frames(await idle(service, frames=FRAMES)) == [False, False, True, True, True]
     assert not inference.calls, "it is not asked again at once"
-    async with asyncio.timeout(30):  # until gRPC has connected again
+    async with asyncio.timeout(60):  # until gRPC has connected again
         while not inference.calls:
             await clock.advance(RETRY_S)
             reply = await idle(service, frames=FRAMES)

@@ -24,7 +24,7 @@ from compositing_service.outputs import JpegOutput, Output, RawOutput
 from service_kit.errors import Unavailable
 from service_kit.metrics import Metrics
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 RAW = RawOutput()
 BOUNCE = [0, 1, 2, 3, 4, 3, 2, 1]
 POSITIONS = range(3, 27)

@@ -47,7 +47,7 @@ from shared_proto import inference_pb2
 from ..inference_service.conftest import encoder, network, picture
 
 FRAMES = [4, 2, 2, 0, 1, 3, 4]
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from tests.end_to_end.processes import Service, until
 from .balancers import Balancer, balancing, compositors, gateways
 
 BALANCERS = ["nginx", "envoy", "haproxy", "front"]
-PATIENCE_S = 30
+PATIENCE_S = 60
 SOCKETS = 8
 # In place of the files' 90 s and the gateways' 20 s.
 SILENCE_S, PING_S = 6, 2

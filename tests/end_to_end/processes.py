@@ -39,7 +39,7 @@ class Service:
 
     def get(self, path: str) -> str:
         """Answer of its HTTP endpoint."""
-        with urllib.request.urlopen(f"http://{self.metrics_address}{path}", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://{self.metrics_address}{path}", timeout=60) as answer:
             return answer.read().decode()
 
     def metric(self, name: str) -> float:

@@ -172,7 +172,7 @@ def test_a_gateway_without_services_says_so_until_it_ends(tmp_path: Path) -> Non
     nobody = f"compositing_server.url=127.0.0.1:{free_port()}"
     with running("gateway", nobody, log=tmp_path / "log") as gateway, RawSocket(gateway.address) as client:
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"http://{gateway.address}/health", timeout=20)
+            urllib.request.urlopen(f"http://{gateway.address}/health", timeout=60)
         assert refused.value.code == 503
         body = json.load(refused.value)
         assert (body["healthy"], body["healthy_count"], body["total_backends"]) == (False, 0, 1)

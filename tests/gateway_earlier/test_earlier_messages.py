@@ -285,7 +285,7 @@ def test_health(gateway: Gateway, place: str) -> None:
     def is_healthy() -> bool:  # on a machine that is very busy a look at the services may fail
         with (
             suppress(urllib.error.HTTPError),
-            urllib.request.urlopen(f"http://{gateway.place(place)}/health", timeout=20) as answer,
+            urllib.request.urlopen(f"http://{gateway.place(place)}/health", timeout=60) as answer,
         ):
             assert answer.headers["Content-Type"].startswith("application/json")
             bodies.append(json.load(answer))

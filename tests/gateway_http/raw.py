@@ -9,7 +9,7 @@ from typing import Any
 
 from service_kit.life import RunningService
 
-ANSWER_S = 30
+ANSWER_S = 60
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ async def sessions(service: Service) -> int:
 
 
 async def until_sessions(service: Service, count: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await sessions(service) != count:  # noqa: ASYNC110 - another process has them
             await asyncio.sleep(0.02)
 
@@ -118,7 +118,7 @@ async def test_a_viewer_that_takes_nothing_slows_nobody_and_is_cut_off(compositi
             frames = pictures(busy)
             for _ in range(20):
                 await anext(frames)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while gateway.face.calls.running != 1:
                     await anext(frames)
         assert not ended_well(lazy)

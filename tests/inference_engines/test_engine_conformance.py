@@ -19,7 +19,7 @@ from ..end_to_end.avatars import endless_network, picky_network
 from ..inference_service.conftest import MIX, MakeAvatar, foreign_model, network
 from .conftest import Kind, linear_network, network_input, run, windows
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 def reference(pictures: NDArray[np.float32], sound: NDArray[np.float32], scale: float = 1.0) -> NDArray[np.float64]:

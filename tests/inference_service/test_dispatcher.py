@@ -28,7 +28,7 @@ from ..virtual_clock import VirtualClock
 from .conftest import MakeAvatar
 
 CPU = find_devices(GpuSection(enabled=False), OnnxSection())[0]
-PATIENCE_S = 30
+PATIENCE_S = 60
 RUN_LIMIT_S = 10
 
 

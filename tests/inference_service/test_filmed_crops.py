@@ -32,7 +32,7 @@ from .conftest import MakeAvatar
 
 CPU = find_devices(GpuSection(enabled=False), OnnxSection())[0]
 FRAMES = 30
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 @pytest.fixture

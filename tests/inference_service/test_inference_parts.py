@@ -23,7 +23,7 @@ from shared_proto import inference_pb2 as pb
 from ..virtual_clock import VirtualClock
 from .conftest import MakeAvatar
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 def settings(root: Path, **changes: object) -> InferenceSettings:

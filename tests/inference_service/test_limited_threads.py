@@ -15,7 +15,7 @@ from inference_service.limited_threads import LimitedThreads, Overrun, interrupt
 
 from ..virtual_clock import VirtualClock
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 LIMIT_S = 10.0
 
 

@@ -23,7 +23,7 @@ from service_kit.metrics import Metrics
 
 from .conftest import MakeAvatar, network
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 class Loader(ModelLoader):

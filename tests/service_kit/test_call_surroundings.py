@@ -39,7 +39,7 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 async def becomes(expected: Any, read: Callable[[], Any]) -> None:
     """A caller has its answer a moment before the call's end is counted."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while read() != expected:  # noqa: ASYNC110 - nothing tells when a metric changes
             await asyncio.sleep(0.001)
 

@@ -67,7 +67,7 @@ async def leases(things: Things, clock: VirtualClock) -> AsyncIterator[Leases[Th
     leases = Leases(
         things.open, admit=things.admit, close=things.close, clock=clock, wall_clock=lambda: 1_700_000_000 + clock.now()
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         yield leases
         await leases.close()
 

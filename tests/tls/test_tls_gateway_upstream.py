@@ -15,7 +15,7 @@ from .authority import Authority, put
 
 def is_ready(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{address}/readyz", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://{address}/readyz", timeout=60) as answer:
             return bool(answer.status == 200)
     except urllib.error.HTTPError:
         return False
