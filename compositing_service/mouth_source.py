@@ -25,6 +25,8 @@ FITS = {
     Paste.DIRECT: inference_pb2.FIT_MOUTH,
 }
 """The way to resize a mouth to its rectangle, for each way to paste it."""
+MOST_OVERDUE_MS = 60_000
+"""More is not told."""
 PICTURE_BYTES = 6 * MOUTH_SIZE * MOUTH_SIZE * 4
 
 
@@ -130,7 +132,7 @@ class MouthOrder:
     pictures: bytes = b""
     """Replaces the avatar's own crops: float32 little endian [n, 6, 320, 320], one a frame or one for all."""
     due_in_ms: int = 0
-    """The first mouth is due in so many milliseconds; 0: batch work, which takes what is left."""
+    """The first mouth is due in so many milliseconds, below 0: was due; 0: batch work, which takes what is left."""
     admission: inference_pb2.SessionAdmission.ValueType = inference_pb2.ADMITTED
     fit: inference_pb2.MouthFit.ValueType = inference_pb2.FIT_NONE
     """Asks for mouths in the size of their rectangles. A source may send any of them in full size all the same."""
@@ -158,7 +160,8 @@ class MouthOrder:
             batch_size=len(self.frames),
             mouth_format=inference_pb2.UINT8_BGR,
             visual_frames=self.pictures,
-            due_in_ms=self.due_in_ms,
+            due_in_ms=max(1, self.due_in_ms) if self.due_in_ms else 0,
+            overdue_ms=min(MOST_OVERDUE_MS, max(0, -self.due_in_ms)),
             admission=self.admission,
             mouth_fit=self.fit,
         )

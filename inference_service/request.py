@@ -83,7 +83,7 @@ class MouthRequest:
     source: Speech | GrowingSpeech | FrameWindows | None  # None: the features that are stored with the avatar
     want_float: bool
     fit: pb.MouthFit.ValueType
-    due_in_s: float | None  # None: batch work
+    due_in_s: float | None  # of the first frame, below 0 when it was due before; None: batch work
     admission: pb.SessionAdmission.ValueType
 
 
@@ -117,6 +117,8 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
         problems.add("batch_size", f"is {batch_size}; send 1 to {limits.max_batch_size}")
         batch_size = 0  # sizes that depend on it are not checked
     _check_due(request.due_in_ms, problems)
+    if not 0 <= request.overdue_ms <= MAX_DUE_MS:
+        problems.add("overdue_ms", f"is {request.overdue_ms}; send 0 to {MAX_DUE_MS}")
     if request.audio_start_frame < 0:
         problems.add("audio_start_frame", f"is {request.audio_start_frame}; send 0 or more")
     if request.lead_in_frames < 0 and not request.return_rows:
@@ -148,7 +150,7 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
         source=source,
         want_float=request.mouth_format == pb.FLOAT32_BGR,
         fit=request.mouth_fit,
-        due_in_s=request.due_in_ms / 1000 if request.due_in_ms else None,
+        due_in_s=(request.due_in_ms - request.overdue_ms) / 1000 if request.due_in_ms else None,
         admission=request.admission,
     )
 

@@ -36,7 +36,7 @@ from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import Aborted, FailedPrecondition, OutOfRange, ResourceExhausted, as_service_errors
 from service_kit.gathering import Gathered
 from shared_proto import inference_pb2 as pb
-from shared_proto.timing import ROW_SIZE, SAMPLE_RATE_HZ, WINDOW_ROWS
+from shared_proto.timing import FRAME_RATE, ROW_SIZE, SAMPLE_RATE_HZ, WINDOW_ROWS
 
 # Of one live session, under way at the same time: more than one that keeps to the contract needs, and a bound on its memory.
 MAX_SESSION_REQUESTS = 16
@@ -145,9 +145,11 @@ class Runner:
                 async with aclosing(self._dispatchers[job.engine.device.gpu_id].submit(job)) as groups:
                     async for group in groups:
                         self._metrics.stages[QUEUE if due_s is None else DUE].observe(group.queue_seconds)
-                        if session_id:
+                        mouths = await self._formed(group, job, request.fit)
+                        if session_id and due_s is not None:
                             self._admission.note_session(session_id, request.model_id)
-                        yield group, await self._formed(group, job, request.fit)
+                            self._admission.note_made(len(group.mouths), first_due_s=due_s + group.first / FRAME_RATE)
+                        yield group, mouths
                 return
 
     async def _formed(self, group: MouthGroup, job: Job, fit: pb.MouthFit.ValueType) -> Mouths:
@@ -167,8 +169,9 @@ class Runner:
             kind = "resumed" if request.admission == pb.RESUMED_SESSION else "new"
             self._metrics.refused_sessions.labels(kind).inc()
             raise ResourceExhausted(
-                f"one more session could not be kept in real time: {self._admission.carried} are carried, and the networks make "
-                f"{self._admission.frames_a_second:.0f} frames a second; try again later or on another replica",
+                f"one more session could not be kept in real time: {self._admission.carried} are carried, the networks make "
+                f"{self._admission.frames_a_second:.0f} frames a second, and {self._admission.share_behind:.0%} of their frames "
+                "come too late; try again later or on another replica",
                 retry_after_ms=RETRY_SESSION_MS,
             )
         self._admission.note_session(session_id, request.model_id, asked_frames=request.batch_size)

@@ -35,7 +35,7 @@ class LocalMouthSource:
     async def mouths(self, order: MouthOrder, *, deadline: Deadline) -> AsyncGenerator[Mouths, None]:
         """Does `MouthSource.mouths`."""
         deadline = self._limited(deadline)
-        with self.runner.admitted(due=order.due_in_ms > 0):
+        with self.runner.admitted(due=order.due_in_ms != 0):
             async with deadline.kept():
                 request = await self._request(order)
             async with aclosing(self.runner.mouths(request, deadline_s=deadline.at_s)) as groups:

@@ -153,6 +153,7 @@ class InferBatchRequest(_message.Message):
     STORED_FEATURES_FIELD_NUMBER: _builtins.int
     AVATAR_VERSION_FIELD_NUMBER: _builtins.int
     DUE_IN_MS_FIELD_NUMBER: _builtins.int
+    OVERDUE_MS_FIELD_NUMBER: _builtins.int
     ADMISSION_FIELD_NUMBER: _builtins.int
     RETURN_ROWS_FIELD_NUMBER: _builtins.int
     LOOK_AHEAD_FRAMES_FIELD_NUMBER: _builtins.int
@@ -206,6 +207,8 @@ class InferBatchRequest(_message.Message):
     """The first mouth is due in so many milliseconds: such requests run before those with 0, the earliest first within fair shares of
     avatars. 0: batch work, which takes what is left.
     """
+    overdue_ms: _builtins.int
+    """The first mouth was due so many milliseconds ago, 0 to 60000; due_in_ms is then 1. Frames that come late keep new sessions out."""
     admission: Global___SessionAdmission.ValueType
     """With due_in_ms and x-session-id: asks for a place for the session."""
     return_rows: _builtins.bool
@@ -247,6 +250,7 @@ class InferBatchRequest(_message.Message):
         stored_features: _builtins.bool = ...,
         avatar_version: _builtins.str = ...,
         due_in_ms: _builtins.int = ...,
+        overdue_ms: _builtins.int = ...,
         admission: Global___SessionAdmission.ValueType = ...,
         return_rows: _builtins.bool = ...,
         look_ahead_frames: _builtins.int = ...,
@@ -254,7 +258,7 @@ class InferBatchRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "audio_edges", b"audio_edges", "audio_encoding", b"audio_encoding", "audio_features", b"audio_features", "audio_start_frame", b"audio_start_frame", "avatar_version", b"avatar_version", "batch_size", b"batch_size", "due_in_ms", b"due_in_ms", "feature_rows", b"feature_rows", "frame_indices", b"frame_indices", "lead_in_frames", b"lead_in_frames", "look_ahead_frames", b"look_ahead_frames", "model_id", b"model_id", "mouth_fit", b"mouth_fit", "mouth_format", b"mouth_format", "raw_audio", b"raw_audio", "return_rows", b"return_rows", "sample_rate", b"sample_rate", "stored_features", b"stored_features", "visual_frames", b"visual_frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "audio_edges", b"audio_edges", "audio_encoding", b"audio_encoding", "audio_features", b"audio_features", "audio_start_frame", b"audio_start_frame", "avatar_version", b"avatar_version", "batch_size", b"batch_size", "due_in_ms", b"due_in_ms", "feature_rows", b"feature_rows", "frame_indices", b"frame_indices", "lead_in_frames", b"lead_in_frames", "look_ahead_frames", b"look_ahead_frames", "model_id", b"model_id", "mouth_fit", b"mouth_fit", "mouth_format", b"mouth_format", "overdue_ms", b"overdue_ms", "raw_audio", b"raw_audio", "return_rows", b"return_rows", "sample_rate", b"sample_rate", "stored_features", b"stored_features", "visual_frames", b"visual_frames"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

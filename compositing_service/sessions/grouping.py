@@ -72,7 +72,8 @@ class Grouping:
         return group, None
 
     def _due_in_ms(self, frame: Planned) -> int:
+        """Returns the milliseconds until a frame is due, below 0 when that is past; 0: never."""
         slots = self.machine.slots
         if slots is None:
             return 1 if self.machine.plan.in_real_time else 0
-        return max(1, round((slots.time_of(frame.number) - self.clock.now()) * 1000))
+        return round((slots.time_of(frame.number) - self.clock.now()) * 1000) or 1

@@ -1,4 +1,7 @@
-"""Decides which live sessions the devices can keep in real time, from the measured speed of the networks.
+"""Decides which live sessions can be kept in real time, from the measured speed of the networks and from how late frames come.
+
+The speed says how many more there is room for; but there is more to a frame than the network, in this service and in others on
+the machine, and only the frames that run already tell of that.
 
 Pure policy but for its clock. Loads are shares of a worker's time: a new session will ask for FRAME_RATE frames a second, one
 that shares its requests among several replicas for fewer here, and a frame costs what the last runs of its avatar took.
@@ -19,6 +22,10 @@ CARRIED_S = 2.0
 WHOLE = round(FRAME_RATE * CARRIED_S)
 # The share of the capacity that is kept for sessions which go on after they broke.
 RESERVE = 0.1
+# A frame that is made so long after its time has half of a frame's time left for the rest of its way. While more than this share
+# of those of the last CARRIED_S are so far behind, there is no room for new sessions.
+BEHIND_S = 0.5 / FRAME_RATE
+MOST_BEHIND = 0.1
 # The runs that tell a network's speed: those of the last seconds, or the last few of all. The median of them counts, since single
 # runs take many times as long when another process has the cores.
 RECENT_S = 10.0
@@ -76,6 +83,27 @@ class _Session:
         self.seen_s = now_s
 
 
+class _Timeliness:
+    """Counts the frames made in the last CARRIED_S, and those of them that came too far behind their time."""
+
+    def __init__(self) -> None:
+        self._made: deque[tuple[float, int, int]] = deque()  # moment, frames, those behind
+        self._frames = self._behind = 0
+
+    def note(self, now_s: float, *, frames: int, behind: int) -> None:
+        self._made.append((now_s, frames, behind))
+        self._frames += frames
+        self._behind += behind
+
+    def share_behind(self, now_s: float) -> float:
+        """Returns the share of those behind. A few frames alone, as at the start of a first session, do not make a large one."""
+        while self._made and now_s - self._made[0][0] > CARRIED_S:
+            _, frames, behind = self._made.popleft()
+            self._frames -= frames
+            self._behind -= behind
+        return self._behind / max(self._frames, FRAME_RATE)
+
+
 class Admission:
     """Knows the sessions that are carried and the speed of the networks. Use it on the event loop."""
 
@@ -89,6 +117,7 @@ class Admission:
         self._speeds: OrderedDict[str, _Speed] = OrderedDict()  # by avatar; the one that ran last at the end
         self._warm_up_speeds: OrderedDict[str, _Speed] = OrderedDict()
         self._all = _Speed()
+        self._timeliness = _Timeliness()
 
     @property
     def carried(self) -> int:
@@ -100,6 +129,18 @@ class Admission:
     def frames_a_second(self) -> float:
         """Frames a second that all workers make of the avatars that ran last; 0 before the first run."""
         return self._workers / self._all.seconds_a_frame(self._clock.now()) if self._all.runs else 0.0
+
+    @property
+    def share_behind(self) -> float:
+        """Share of the sessions' frames of the last CARRIED_S that were made too late to be shown in time."""
+        return self._timeliness.share_behind(self._clock.now())
+
+    def note_made(self, frames: int, *, first_due_s: float) -> None:
+        """Notes that successive frames of a session are made now, the first of which is due then, on the clock."""
+        now_s = self._clock.now()
+        behind = sum(now_s - first_due_s - place / FRAME_RATE > BEHIND_S for place in range(frames))
+        self._timeliness.share_behind(now_s)  # forgets
+        self._timeliness.note(now_s, frames=frames, behind=behind)
 
     def note_run(self, avatar_id: str, *, frames: int, run_frames: int, seconds: float) -> None:
         """Notes that a worker took `seconds` for a batch of `frames` of a network that runs `run_frames` frames at once."""
@@ -129,11 +170,14 @@ class Admission:
     def has_room(self, session_id: str, avatar_id: str, *, resumed: bool = False) -> bool:
         """Tells if this session can be kept in real time beside the others: one that is carried already, or one more.
 
-        Only a `resumed` one gets the last tenth. A session of an avatar of which no speed is known has room.
+        Only a `resumed` one gets the last tenth, and a place while frames come late. A session of an avatar of which no speed is
+        known has room.
         """
         self._forget_gone()
         if self._admits_all or session_id in self._sessions:
             return True
+        if not resumed and self.share_behind > MOST_BEHIND:
+            return False
         now_s = self._clock.now()
         asked = self._asked + Counter({avatar_id: WHOLE})
         load = sum(speed.load(each / CARRIED_S, now_s) for key, each in asked.items() if (speed := self._speed(key)))

@@ -1,7 +1,9 @@
-"""Admission of live sessions through both services, where the network is too slow for one in real time."""
+"""Admission of live sessions through both services: a network too slow for one in real time, and frames that come late."""
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from shared_proto import compositing_pb2 as pb
 from .avatars import slow_network, write_avatar
 from .conftest import CALL_S, Duo, serving
 from .processes import until
-from .talking import Talk
+from .talking import Talk, config, noise
 
 SOUND = bytes(4 * 640 * 2)
 
@@ -49,3 +51,29 @@ def test_work_without_a_clock_is_done_however_slowly(slow: Duo) -> None:
     assert len(slow.pictures.InferBatchComposite(request, timeout=CALL_S).composited_frames) == 2
     until(lambda: slow.inference.metric("lipsync_inference_capacity_frames_per_second") > 0)
     assert slow.inference.metric("lipsync_inference_sessions") == 0
+
+
+def test_while_frames_come_late_no_session_is_added(tmp_path: Path) -> None:
+    """The network could make many more, but the service was held up. Once they come in time, there is room again."""
+    write_avatar(tmp_path / "models", "small")
+    with (
+        serving(tmp_path / "models", tmp_path, inference=["limits.admit_sessions=measured"]) as duo,
+        Talk(duo.pictures, config()) as talk,
+    ):
+        talk.say(noise(60))
+        talk.wait(lambda: len(talk.speech) > 20)
+        refusals: list[str] = []
+        for _ in range(20):  # a refusal is over two seconds later, before which a busy machine may not come to ask
+            duo.inference.signal(signal.SIGSTOP)
+            time.sleep(0.7)
+            duo.inference.signal(signal.SIGCONT)
+            shown = len(talk.speech)
+            talk.wait(lambda shown=shown: len(talk.speech) > shown + 4)
+            with Talk(duo.pictures, config()) as another:
+                another.wait(lambda another=another: another.error or another.of("started"))
+                if another.error:
+                    refusals.append(another.error.details())
+                    break
+        assert ["too late" in each for each in refusals] == [True]
+        with Talk(duo.pictures, config(resume=pb.SessionResume(next_number=5, segment=1))) as resumed:
+            resumed.wait(lambda: resumed.of("started"))

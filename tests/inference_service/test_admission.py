@@ -171,3 +171,43 @@ def test_as_many_avatars_as_one_likes_take_bounded_memory(clock: VirtualClock) -
         run(admission, avatar_id, frames_a_second=1000, runs=5)
     assert not admission.is_measured("first")
     assert admission.is_measured("avatar-0")
+
+
+async def test_late_frames_keep_new_sessions_out_until_two_seconds_after(clock: VirtualClock) -> None:
+    """Whatever the cause: the network alone would keep many more."""
+    admission = Admission(workers=1, clock=clock)
+    run(admission, frames_a_second=1000)
+    for _ in range(25):
+        admission.note_made(4, first_due_s=clock.now() + 0.01)
+    assert admission.share_behind == 0
+    for _ in range(2):
+        admission.note_made(4, first_due_s=clock.now() - 0.15)  # all four are more than 20 ms behind
+    assert admission.share_behind == pytest.approx(8 / 108)
+    assert admission.has_room("first", "her")
+    admission.note_made(4, first_due_s=clock.now() - 0.15)
+    assert admission.share_behind > 0.1
+    assert not admission.has_room("first", "her")
+    assert admission.has_room("broke", "her", resumed=True)
+    admission.note_session("runs", "her")
+    assert admission.has_room("runs", "her")
+    await clock.advance(2.1)
+    assert admission.share_behind == 0
+    assert admission.has_room("first", "her")
+
+
+def test_a_few_late_frames_of_the_only_session_keep_nobody_out(clock: VirtualClock) -> None:
+    admission = Admission(workers=1, clock=clock)
+    run(admission, frames_a_second=1000)
+    admission.note_made(2, first_due_s=clock.now() - 1)
+    assert admission.has_room("first", "her")
+
+
+@given(frames=st.integers(1, 50), after_ms=st.floats(-2000, 2000))
+def test_each_frame_has_its_own_time(frames: int, after_ms: float) -> None:
+    clock = VirtualClock()
+    admission = Admission(workers=1, clock=clock)
+    admission.note_made(frames, first_due_s=clock.now() - after_ms / 1000)
+    late = [place for place in range(frames) if after_ms - 40 * place > 20 + 1e-6]
+    unsure = [place for place in range(frames) if abs(after_ms - 40 * place - 20) <= 1e-6]
+    assert len(late) <= admission.share_behind * max(frames, 25) + 1e-6
+    assert admission.share_behind * max(frames, 25) <= len(late) + len(unsure) + 1e-6

@@ -170,6 +170,21 @@ async def test_a_refused_session_is_counted(make_avatar: MakeAvatar, tmp_path: P
             assert counted == 1
 
 
+async def test_no_session_is_added_to_those_whose_frames_come_late(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    """The network alone would keep many more. A session that broke may go on."""
+    make_avatar()
+    async with serving(tmp_path, "limits.admit_sessions=measured") as stub:
+        await stub.InferBatch(asked(due_in_ms=1000, admission=pb.NEW_SESSION), **of("first"))
+        late = asked(20, due_in_ms=1, overdue_ms=60_000)
+        await asyncio.gather(*(stub.InferBatch(late, **of("first")) for _ in range(3)))
+        error = await refused(stub.InferBatch(asked(due_in_ms=1000, admission=pb.NEW_SESSION), **of("second")))
+        assert "too late" in (error.details() or "")
+        await stub.InferBatch(asked(due_in_ms=1000, admission=pb.RESUMED_SESSION), **of("broken"))
+        await stub.InferBatch(asked(due_in_ms=1000), **of("first"))
+        with pytest.raises(aio.AioRpcError, match="overdue_ms"):
+            await stub.InferBatch(asked(due_in_ms=1, overdue_ms=-1), **of("first"))
+
+
 @pytest.mark.parametrize("due_in_ms", [0, 40])
 async def test_rows_are_of_the_version_that_the_caller_has(make_avatar: MakeAvatar, tmp_path: Path, due_in_ms: int) -> None:
     old = make_avatar(frames=3).version
