@@ -107,7 +107,8 @@ def _machine(machine: Mapping[str, Any]) -> str:
 def _docstring(benchmark: str) -> str:
     """Returns the docstring of the benchmark's module; nothing when there is no such module."""
     try:
-        text = (TREE / "benchmarks" / f"{module_name(benchmark)}.py").read_text(encoding="utf-8")
+        path = f"{module_name(benchmark).replace('.', '/')}.py"
+        text = (TREE / "benchmarks" / path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
     return ast.get_docstring(ast.parse(text)) or ""

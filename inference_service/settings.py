@@ -80,6 +80,12 @@ class OnnxSection(Section):
     cuda_streams_per_worker: int = Field(default=1, ge=1, le=16)
     """Sessions, each with a CUDA stream, that run networks of one graph on a GPU at the same time. On a CPU one serves all."""
 
+    tensorrt_cache: Path | None = None
+    """Folder where TensorRT keeps what it compiles, which the service must be able to write; null: it compiles at each load."""
+
+    prefer_nhwc: bool = False
+    """Let CUDA keep channels last. With shared sessions it must turn the weights in every run."""
+
     share_sessions: bool | Literal["auto"] = "auto"
     """Run the networks that differ in nothing but their weights in the same sessions: an avatar then takes the memory of its
     weights and crops alone. auto: on GPUs with CUDA. true: on a CPU too, where a run takes longer; false: nowhere."""

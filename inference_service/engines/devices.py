@@ -77,18 +77,19 @@ def _find_gpus(gpus: GpuSection, onnx: OnnxSection, installed: Sequence[str]) ->
         )
     limit = int(gpus.memory_gb_per_gpu * 2**30)
     return [
-        Device(gpu.index, gpu.name, tuple((name, _gpu_options(name, gpu, limit)) for name in onnx.providers or [CUDA]))
+        Device(gpu.index, gpu.name, tuple((name, _gpu_options(name, gpu, limit, onnx)) for name in onnx.providers or [CUDA]))
         for gpu in present[:count]
     ]
 
 
-def _gpu_options(provider: str, gpu: GpuMemory, limit_bytes: int) -> Mapping[str, Any]:
+def _gpu_options(provider: str, gpu: GpuMemory, limit_bytes: int, onnx: OnnxSection) -> Mapping[str, Any]:
     if provider not in GPU_PROVIDERS:
         return {}
     options: dict[str, Any] = {"device_id": gpu.index}
     if provider == CUDA:
         # HEURISTIC: an exhaustive search would run again for every new batch size, inside a request.
         options |= {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+        options |= {"prefer_nhwc": int(onnx.prefer_nhwc)}
         if limit_bytes:
             options["gpu_mem_limit"] = limit_bytes
     return options

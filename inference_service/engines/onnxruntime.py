@@ -22,6 +22,7 @@ from inference_service.graphs.weights import take_weights
 from inference_service.settings import OnnxSection
 
 ARITHMETIC = f"onnxruntime-{onnxruntime.__version__}/float32"
+ARITHMETIC_FLOAT16 = f"onnxruntime-{onnxruntime.__version__}/float16"
 # A bank must have at least one slot, also when no crop is taken from it.
 EMPTY_BANK = np.zeros((1, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
 FIRST_SLOT = np.zeros(1, np.int64)
@@ -31,16 +32,28 @@ class OnnxEngine:
     """An `Engine` on ONNX Runtime. Each run on a GPU has a session of its own."""
 
     def __init__(
-        self, avatar: Avatar, device: Device, options: OnnxSection, *, max_batch: int = 0, shared: SharedSessions | None = None
+        self,
+        avatar: Avatar,
+        device: Device,
+        options: OnnxSection,
+        *,
+        max_batch: int = 0,
+        shared: SharedSessions | None = None,
+        float16: bool = False,
     ) -> None:
         """Opens the sessions. `max_batch`: frames of a batch at most; 0: a number that suits the device.
 
         With `shared` its network runs in the sessions there that other avatars use too, where they are for the device and its
-        graph can be shared. Raises BrokenAvatar and DeviceError.
+        graph can be shared. With `float16` it computes in that, but for its last layer. Raises BrokenAvatar and DeviceError.
         """
         model, network = wrapping.wrap_network(
-            avatar.network_path, avatar.mask, for_cpu=not device.is_gpu, fixed_reference=avatar.reference_frame is not None
+            avatar.network_path,
+            avatar.mask,
+            for_cpu=not device.is_gpu,
+            fixed_reference=avatar.reference_frame is not None,
+            float16=float16,
         )
+        self.arithmetic = ARITHMETIC_FLOAT16 if float16 else ARITHMETIC
         self.avatar_id = avatar.id
         self.device = device
         self.bank = CropBank(avatar, device)
@@ -60,11 +73,6 @@ class OnnxEngine:
             self._sessions = NetworkSessions(model, network, device, options, name=self._name, run_frames=self.run_frames)
         self._network = self._sessions.network
         self._bindings: dict[Lane, onnxruntime.IOBinding] = {}
-
-    @property
-    def arithmetic(self) -> str:
-        """Says that it is ONNX Runtime, and its version: in float32, as the network's file is."""
-        return ARITHMETIC
 
     @property
     def weight_bytes(self) -> int:

@@ -17,6 +17,7 @@ from avatar_kit.onnx_files import runtime_reason
 from avatar_kit.onnx_io import EncoderIO
 from inference_service.engines.devices import CPU, SILENT, Device, DeviceError
 from inference_service.engines.engine import EngineError
+from inference_service.engines.tensorrt import TENSORRT, tensorrt_options
 from inference_service.limited_threads import interruptible
 from inference_service.settings import OnnxSection
 
@@ -31,13 +32,13 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
     does not take the model: there is no silent fall-back to another.
     """
     chosen = _session_options(model, device, options)
+    serialized = model.SerializeToString()
+    providers = [
+        (provider, dict(choices) | _options_for(provider, model, serialized, options)) for provider, choices in device.providers
+    ]
     try:
         with interruptible(f"opening {name}", lambda: chosen.set_load_cancellation_flag(True)):
-            session = onnxruntime.InferenceSession(
-                model.SerializeToString(),
-                sess_options=chosen,
-                providers=[(provider, dict(choices)) for provider, choices in device.providers],
-            )
+            session = onnxruntime.InferenceSession(serialized, sess_options=chosen, providers=providers)
     except Exception as error:  # its errors have no common base
         raise BrokenAvatar(f"{name}: ONNX Runtime refuses it: {runtime_reason(error)}") from error
     # The session keeps the serialized model, as much memory as the weights, to fall back to other providers, which it must not.
@@ -79,6 +80,13 @@ def encoder_run(
         return rows
 
     return run
+
+
+def _options_for(provider: str, model: onnx.ModelProto, serialized: bytes, options: OnnxSection) -> dict[str, str]:
+    if provider != TENSORRT:
+        return {}
+    is_float16 = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    return dict(tensorrt_options(serialized, options.tensorrt_cache, float16=is_float16))
 
 
 def _refuse_heavy_cpu_nodes(session: onnxruntime.InferenceSession, device: Device) -> None:

@@ -22,6 +22,7 @@ from avatar_kit.geometry import MOUTH_SIZE, Mask
 from avatar_kit.onnx_files import load_model, runtime_reason
 from avatar_kit.onnx_io import NetworkIO, network_io
 from inference_service.graphs.cpu_form import cpu_form
+from inference_service.graphs.float16 import to_float16
 from inference_service.graphs.graph import needed_nodes
 
 log = logging.getLogger(__name__)
@@ -48,10 +49,13 @@ class WrappedNetwork:
 
 
 @as_broken_avatar("the network")
-def wrap_network(path: Path, mask: Mask, *, for_cpu: bool, fixed_reference: bool) -> tuple[onnx.ModelProto, WrappedNetwork]:
+def wrap_network(
+    path: Path, mask: Mask, *, for_cpu: bool, fixed_reference: bool, float16: bool = False
+) -> tuple[onnx.ModelProto, WrappedNetwork]:
     """Reads the network at `path` and wraps it. The model may be dropped once sessions are open on it.
 
     With `fixed_reference` the first three channels are of the crop at REFERENCE_SLOT, whichever crop is masked in the others.
+    With `float16` the network computes in it, but for its last convolution (`graphs.float16`).
 
     Numerics: bank values / 255 in float32, the masked copy is the product with a 0/1 mask; pixels are the output x 255 in
     float32, clamped to 0..255 and truncated (reference: SyncTalk_2D's inference script).
@@ -74,6 +78,8 @@ def wrap_network(path: Path, mask: Mask, *, for_cpu: bool, fixed_reference: bool
         except Exception as error:  # weights that do not fit their shapes, and the like
             log.warning("%s cannot be rewritten for the CPU and runs as it is: %s", path.name, error)
     io = network_io(model)
+    if float16:
+        model = to_float16(model, io.output)
     graph = model.graph
     # The nodes that the network does not read are left out: ONNX Runtime would run them all the same.
     before = _before(io, mask, fixed_reference=fixed_reference)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,10 +21,11 @@ from grpc import aio
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.onnx_io import network_io
-from avatar_tools.benchmark_avatar import build_benchmark
+from avatar_tools.benchmark_avatar import BenchmarkNetwork, build_benchmark
 from benchmarks.figures import Figure, cpu_seconds, figure
+from benchmarks.gpu.steps import step_from
 from benchmarks.services import speech_like
-from inference_service.engines.devices import CUDA, DeviceError, find_devices
+from inference_service.engines.devices import CPU, CUDA, DeviceError, find_devices
 from inference_service.settings import GpuSection, OnnxSection
 from lipsync_cli.processes import LOOPBACK, ServiceProcess, serve_command
 from shared_proto import inference_pb2
@@ -33,15 +34,11 @@ from shared_proto.inference_pb2_grpc import InferenceServiceStub
 if TYPE_CHECKING:  # the class exists for type checkers only
     from shared_proto.inference_pb2_grpc import InferenceServiceAsyncStub
 
-AVATARS = 3
 FRAMES = 32
 BATCH = 24
 LEAD_IN, LOOK_AHEAD = 10, 12
 PLAIN_BATCH = 8
-SECONDS = 3.0
-ROUNDS = 3
 GOAL_SHARE = 0.9
-CALLERS = (1, 4, 16)
 
 
 @dataclass(frozen=True)
@@ -53,47 +50,77 @@ class Round:
     processor_ms: float  # of the service's process, a frame
 
 
+@dataclass(frozen=True)
+class Extent:
+    """What is measured, and for how long."""
+
+    on_gpu: bool = True
+    network: BenchmarkNetwork = "full"
+    avatars: int = 3
+    callers: tuple[int, ...] = (1, 4, 16)
+    seconds: float = 3.0  # of a round
+    rounds: int = 3
+
+
+ON_CPU = Extent(on_gpu=False, network="free", avatars=2, callers=(1,), seconds=0.1, rounds=1)
+
+
 def run() -> list[Figure]:
     """Measures the GPU. About a minute and a half."""
     try:
         find_devices(GpuSection(enabled=True), OnnxSection())
     except DeviceError:
         return []
+    figures: list[Figure] = []
+    measure(Extent(), figures.append)
+    return figures
+
+
+def measure(extent: Extent, show: Callable[[Figure], None]) -> None:
+    """Measures, and calls `show` with each figure as soon as it is there."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        avatars = [build_benchmark(root, f"full{number}", frame_count=FRAMES) for number in range(AVATARS)]
-        plain = Plain(avatars[0])
-        command = serve_command("inference", [f"models_root={root}", "gpus.enabled=true", *LOOPBACK])
+        avatars = [
+            build_benchmark(root, f"benchmark{number}", frame_count=FRAMES, network=extent.network)
+            for number in range(extent.avatars)
+        ]
+        plain = Plain(avatars[0], extent)
+        enabled = f"gpus.enabled={str(extent.on_gpu).lower()}"
+        command = serve_command("inference", [f"models_root={root}", enabled, *LOOPBACK])
         with ServiceProcess("inference", command, log=root / "inference.log") as service:
             address = service.wait_ready()
-            return asyncio.run(measured(address, service, [avatar.id for avatar in avatars], plain))
+            asyncio.run(measured(address, service, [avatar.id for avatar in avatars], plain, extent, show))
 
 
 class Plain:
-    """A CUDA session of the exported file with its inputs and output on the GPU."""
+    """A session of the exported file with its inputs and output on the device."""
 
-    def __init__(self, avatar: Avatar) -> None:
+    def __init__(self, avatar: Avatar, extent: Extent) -> None:
         io = network_io(avatar.network_path)
         options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
-        self._session = onnxruntime.InferenceSession(str(avatar.network_path), providers=[(CUDA, options)])
+        provider, kind = ((CUDA, options), "cuda") if extent.on_gpu else ((CPU, {}), "cpu")
+        self._seconds = extent.seconds / 2
+        self._session = onnxruntime.InferenceSession(str(avatar.network_path), providers=[provider])
         self._binding = self._session.io_binding()
         for name, shape in ((io.visual, (PLAIN_BATCH, 6, 320, 320)), (io.audio, (PLAIN_BATCH, 32, 16, 16))):
             values = np.random.default_rng(1).uniform(0, 1, shape).astype(np.float32)
-            self._binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(values, "cuda", 0))
-        self._binding.bind_output(io.output, "cuda", 0)
+            self._binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(values, kind, 0))
+        self._binding.bind_output(io.output, kind, 0)
 
     def frames_s(self) -> float:
         """Measures frames a second, after runs that choose the kernels."""
         for _ in range(3):
             self._session.run_with_iobinding(self._binding)
         runs, started = 0, perf_counter()
-        while perf_counter() - started < SECONDS / 2:
+        while perf_counter() - started < self._seconds:
             self._session.run_with_iobinding(self._binding)
             runs += 1
         return runs * PLAIN_BATCH / (perf_counter() - started)
 
 
-async def measured(address: str, process: ServiceProcess, ids: Sequence[str], plain: Plain) -> list[Figure]:
+async def measured(
+    address: str, process: ServiceProcess, ids: Sequence[str], plain: Plain, extent: Extent, show: Callable[[Figure], None]
+) -> None:
     """Measures the service at `address`."""
     options = [("grpc.max_receive_message_length", -1)]
     async with aio.insecure_channel(address, options=options) as channel:
@@ -102,16 +129,16 @@ async def measured(address: str, process: ServiceProcess, ids: Sequence[str], pl
             started = perf_counter()
             reply = await stub.LoadModel(inference_pb2.LoadModelRequest(model_id=avatar_id))
             loaded = perf_counter() - started
-        figures = [
-            figure("LoadModel of another avatar", loaded, "s"),
-            figure("GPU memory of an avatar", reply.stats.memory_bytes / 1e6, "MB"),
-            await first_call(stub, ids[0]),
-            await differing_frames(stub, ids[0]),
-        ]
-        for avatars, callers in [*((ids[:1], callers) for callers in CALLERS), (ids, 4 * len(ids))]:
-            rounds = [(plain.frames_s(), await one_round(stub, process, avatars, callers)) for _ in range(ROUNDS)]
+        show(figure("LoadModel of another avatar", loaded, "s"))
+        show(figure("memory of another avatar, crops made so far", reply.stats.memory_bytes / 1e6, "MB"))
+        show(await first_call(stub, ids[0]))
+        show(await differing_frames(stub, ids[0]))
+        for avatars, callers in [*((ids[:1], callers) for callers in extent.callers), (ids, 4 * len(ids))]:
+            rounds = [
+                (plain.frames_s(), await one_round(stub, process, avatars, callers, extent.seconds)) for _ in range(extent.rounds)
+            ]
             name = f"{len(avatars)} avatar{'s' * (len(avatars) > 1)}, {callers} caller{'s' * (callers > 1)}"
-            figures += [
+            show(
                 figure(
                     f"{name}: frames over gRPC",
                     median(ours.frames_s for _, ours in rounds),
@@ -119,11 +146,10 @@ async def measured(address: str, process: ServiceProcess, ids: Sequence[str], pl
                     ratio=median(ours.frames_s / theirs for theirs, ours in rounds),
                     compared_with=f"plain ONNX Runtime, batch {PLAIN_BATCH}",
                     ratio_at_least=GOAL_SHARE,
-                ),
-                figure(f"{name}: a call", median(ours.call_ms for _, ours in rounds), "ms"),
-                figure(f"{name}: processor time of a frame", median(ours.processor_ms for _, ours in rounds), "ms"),
-            ]
-        return figures
+                )
+            )
+            show(figure(f"{name}: a call", median(ours.call_ms for _, ours in rounds), "ms"))
+            show(figure(f"{name}: processor time of a frame", median(ours.processor_ms for _, ours in rounds), "ms"))
 
 
 async def first_call(stub: InferenceServiceAsyncStub, avatar_id: str) -> Figure:
@@ -163,19 +189,26 @@ async def mouths(
     return found
 
 
-async def one_round(stub: InferenceServiceAsyncStub, process: ServiceProcess, ids: Sequence[str], callers: int) -> Round:
-    """Calls for SECONDS by `callers` callers, each with one avatar."""
+async def one_round(
+    stub: InferenceServiceAsyncStub, process: ServiceProcess, ids: Sequence[str], callers: int, seconds: float
+) -> Round:
+    """Calls for some seconds by `callers` callers, each with one avatar."""
     made, times = 0, []
     spent, started = cpu_seconds(process), perf_counter()
 
     async def call(number: int) -> None:
         nonlocal made
-        while perf_counter() - started < SECONDS:
+        while perf_counter() - started < seconds:
             began = perf_counter()
             await mouths(stub, ids[number % len(ids)], BATCH, lead_in=LEAD_IN)
             times.append(perf_counter() - began)
             made += BATCH
 
     await asyncio.gather(*map(call, range(callers)))
-    seconds = perf_counter() - started
-    return Round(made / seconds, median(times) * 1000, (cpu_seconds(process) - spent) / made * 1000)
+    passed = perf_counter() - started
+    return Round(made / passed, median(times) * 1000, (cpu_seconds(process) - spent) / made * 1000)
+
+
+if __name__ == "__main__":
+    chosen = step_from()
+    measure(Extent() if chosen.on_gpu else ON_CPU, chosen.write)

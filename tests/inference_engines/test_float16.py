@@ -1,0 +1,47 @@
+"""Networks in float16: close to float32 where they are sound, and told apart where they are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from benchmarks.varied_avatars import full_network, small_network
+from inference_service.engines.network_sessions import SharedSessions
+from inference_service.engines.onnxruntime import OnnxEngine
+from inference_service.graphs.float16 import to_float16
+
+from ..inference_service.conftest import MakeAvatar, network
+from .conftest import CPU, SHARING, on_cpu, run, windows
+
+
+@pytest.mark.parametrize(
+    ("model", "least_db"),
+    [(network(scale=-0.5), 50), (small_network(), 50), pytest.param(full_network(), 50, marks=pytest.mark.slow)],
+    ids=["one layer", "two layers", "full size"],
+)
+@pytest.mark.parametrize("share", [False, True], ids=["sessions of its own", "shared"])
+def test_mouths_in_float16_are_close(make_avatar: MakeAvatar, model: onnx.ModelProto, least_db: float, share: bool) -> None:
+    avatar = make_avatar(model=model)
+    shared = SharedSessions(SHARING) if share else None
+    engine = OnnxEngine(avatar, CPU, SHARING, shared=shared, float16=True)
+    exact, _ = run(on_cpu(avatar), [1, 0], windows(2) / 4)
+    mouths, _ = run(engine, [1, 0], windows(2) / 4)
+    error = np.square(mouths.astype(np.float64) - exact).mean()
+    assert -10 * np.log10(error) >= least_db
+    assert (engine.shared_memory is not None) == share
+    assert engine.arithmetic.endswith("/float16")
+
+
+def test_the_last_convolution_and_the_mean_stay_in_float32() -> None:
+    model = to_float16(small_network(), "output")
+    onnx.checker.check_model(model, full_check=True)
+    halves = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    first, last = (node for node in model.graph.node if node.op_type == "Conv")
+    assert first.input[1] in halves
+    assert last.input[1] not in halves
+    assert [value.type.tensor_type.elem_type for value in [*model.graph.input, *model.graph.output]] == [TensorProto.FLOAT] * 3
+    kinds = {value.name: value.type.tensor_type.elem_type for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    mean = next(node for node in model.graph.node if node.op_type == "ReduceMean")
+    assert kinds[mean.output[0]] == TensorProto.FLOAT
