@@ -31,7 +31,7 @@ NAMES = (
     "import",
 )
 COLUMNS = ("benchmark", "figure", ">measured", ">ratio", ">goal", "reached")
-PACKAGES = ("grpcio", "numpy", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless", "av", "protobuf")
+PACKAGES = ("grpcio", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "opencv-python-headless", "av", "protobuf")
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,10 @@ class CompositingMetrics:
         self.upstream_retries = metrics.counter(
             "lipsync_compositing_inference_retries_total", "Calls of the inference service that were tried again."
         )
+        self.numerics_changes = metrics.counter(
+            "lipsync_compositing_numerics_changes_total",
+            "Times that a request or a session got mouths computed in another way than those before them.",
+        )
         self.inference_up = metrics.gauge(
             "lipsync_compositing_inference_up", "1 when the inference service last said that it is well."
         )

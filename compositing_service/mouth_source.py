@@ -136,6 +136,8 @@ class MouthOrder:
     admission: inference_pb2.SessionAdmission.ValueType = inference_pb2.ADMITTED
     fit: inference_pb2.MouthFit.ValueType = inference_pb2.FIT_NONE
     """Asks for mouths in the size of their rectangles. A source may send any of them in full size all the same."""
+    numerics: str = ""
+    """The way that earlier mouths were computed, which is preferred for these."""
 
     def tail(self, first: int) -> Self:
         """Returns the order for the frames from place `first` on, with the same mouths as in the whole order."""
@@ -199,6 +201,8 @@ class Mouths:
     """-1 on a CPU."""
     rows: Rows | None = None
     """In the first group of an order with a `GrowingSound`: the rows that were not known."""
+    numerics: str = ""
+    """The way that they were computed: equal ones give equal bytes. Empty: not known."""
 
 
 class MouthSource(Protocol):

@@ -25,6 +25,7 @@ class Mouths:
     data: NDArray[np.uint8] | NDArray[np.float32]  # C-contiguous, one after the other
     sizes: Sequence[tuple[int, int]] = ()  # width and height of each; empty: all are 320 x 320
     new_rows: EncodedRows | None = None  # the request's rows that its caller did not know, with its first mouths
+    numerics: str = ""  # the way that they were computed: equal ones give equal bytes
 
     def each(self) -> Iterator[NDArray[np.uint8] | NDArray[np.float32]]:
         """Yields a view of each mouth."""

@@ -16,6 +16,7 @@ from inference_service.engines.devices import Device, DeviceError, find_devices
 from inference_service.engines.gpu_memory import visible_gpus
 from inference_service.limited_threads import LimitedThreads
 from inference_service.metrics import InferenceMetrics
+from inference_service.models.choosing import choose_engine
 from inference_service.models.model import ModelLoader
 from inference_service.models.registry import FORMER_S, ModelRegistry
 from inference_service.runner import Runner
@@ -43,6 +44,7 @@ class InferenceParts:
     runner: Runner
     registry: ModelRegistry
     devices: Sequence[Device]
+    numerics: str  # of networks, unless bfloat16 is too coarse for one
     orders: Counter  # of live sessions over lasting calls, by status
     preload: Callable[[], Awaitable[None]]  # loads the avatars that the configuration asks for; to be called once
 
@@ -59,11 +61,12 @@ async def inference_parts(
     # Crops and mouths are spread over our own threads; those of OpenCV would compete with them.
     cv2.setNumThreads(1)
     devices = find_devices(settings.gpus, settings.onnx)
+    choice = choose_engine(settings.engine, settings.precision, devices)
     own_metrics = InferenceMetrics(metrics)
     async with AsyncExitStack() as stack:
         threads = LimitedThreads(usable_cores(), "request", on_lost=on_lost, clock=clock)
         stack.push_async_callback(threads.close)
-        loader = ModelLoader(settings.onnx, max_batch=settings.batching.max_batch)
+        loader = ModelLoader(settings.onnx, max_batch=settings.batching.max_batch, choice=choice)
         catalog = AvatarCatalog(settings.models_root, settings.models, audio_encoder=settings.audio_encoder_path)
         registry = ModelRegistry(catalog, devices, loader, settings, own_metrics, on_lost=on_lost, clock=clock)
         stack.push_async_callback(registry.close)
@@ -132,7 +135,7 @@ async def inference_parts(
             periodic += [(GPU_CHECK_S, measure_gpus)] + ([(interval_s, log_gpus)] if settings.logging.log_gpu_utilization else [])
         for seconds, work in periodic:
             await stack.enter_async_context(beside(every(clock, seconds, work)))
-        yield InferenceParts(runner, registry, devices, own_metrics.orders, lambda: _preload(settings, registry))
+        yield InferenceParts(runner, registry, devices, choice.numerics, own_metrics.orders, lambda: _preload(settings, registry))
 
 
 async def _preload(settings: InferenceSettings, registry: ModelRegistry) -> None:

@@ -156,12 +156,12 @@ class Runner:
         """Makes the mouths as they are sent. Not on the device's thread, so that its next run need not wait."""
         new_rows = job.new_rows if group.first == 0 else None
         if fit == pb.FIT_NONE or job.frames is None:
-            return Mouths(group.mouths, new_rows=new_rows)
+            return Mouths(group.mouths, new_rows=new_rows, numerics=job.numerics)
         pixels = np.asarray(group.mouths, np.uint8)  # they are: a fit is of no floats
         frames = job.frames[group.first : group.first + len(pixels)].tolist()
         work = functools.partial(fitted, pixels, frames, job.engine.bank, fit)
         run = self.on_thread if job.due_s is None else self._fitting.run
-        return replace(await run(work), new_rows=new_rows)
+        return replace(await run(work), new_rows=new_rows, numerics=job.numerics)
 
     async def _take_on(self, session_id: str, request: MouthRequest) -> None:
         """Counts the session of a request as carried. Raises ResourceExhausted when it asks for a place that there is not."""
@@ -218,6 +218,7 @@ class Runner:
             due_s=due_s,
             audio_seconds=audio_seconds,
             new_rows=new_rows,
+            numerics=model.numerics,
             on_run=model.note_run,
         )
 

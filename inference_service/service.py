@@ -66,7 +66,7 @@ async def started_inference(settings: InferenceSettings, host: GrpcHost) -> Asyn
         ):
             rules = OrderRules(host.calls, settings.logging.sample_rate, partial(_drained, settings, host), parts.orders)
             InferenceServicer(
-                parts.runner, parts.registry, listing, parts.devices, host.readiness, settings.limits, rules
+                parts.runner, parts.registry, listing, parts.devices, parts.numerics, host.readiness, settings.limits, rules
             ).register(host.server)
             yield parts
     except DeviceError as error:

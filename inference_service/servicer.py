@@ -53,6 +53,8 @@ class InferenceServicer(InferenceServiceServicer):
     listing: AvatarListing[pb.ModelInfo]
     """With what `described` says."""
     devices: Sequence[Device]
+    numerics: str
+    """Of networks, unless bfloat16 is too coarse for one."""
     readiness: Readiness
     limits: LimitsSection
     rules: OrderRules
@@ -78,6 +80,7 @@ class InferenceServicer(InferenceServiceServicer):
                 response.audio_processing_ms = group.audio_seconds * 1000
                 response.queue_time_ms = max(response.queue_time_ms, group.queue_seconds * 1000)
                 response.worker_id, response.gpu_id = group.worker_id, group.gpu_id
+                response.numerics = mouths.numerics
         return response
 
     # Writes instead of yielding: a yield would leave the deadline's scope while gRPC waits for a slow reader.
@@ -115,7 +118,10 @@ class InferenceServicer(InferenceServiceServicer):
             before = self.registry.find(avatar_id)
             lease = await self.registry.load(avatar_id, force_reload=request.force_reload)
         load_ms = 0.0 if lease is before else lease.value.load_seconds * 1000
-        return pb.LoadModelResponse(success=True, load_time_ms=load_ms, stats=_stats(lease))
+        model = lease.value
+        return pb.LoadModelResponse(
+            success=True, load_time_ms=load_ms, stats=_stats(lease), numerics=model.numerics, psnr_db=model.psnr_db
+        )
 
     async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
         avatar_id = _checked_id(request.model_id)
@@ -151,6 +157,7 @@ class InferenceServicer(InferenceServiceServicer):
             max_models=self.registry.placement.max_models,
             gpu_count=len(gpus),
             version=product_version(),
+            numerics=self.numerics,
             gpus=[
                 pb.GPUInfo(
                     gpu_id=gpu.index,
@@ -185,6 +192,7 @@ class InferenceServicer(InferenceServiceServicer):
                     heights=[height for _, height in mouths.sizes],
                     feature_rows=rows,
                     silent=silent,
+                    numerics=mouths.numerics,
                 )
                 await send(fields, mouths.data.data)
 

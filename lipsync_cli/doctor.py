@@ -88,6 +88,8 @@ def _inference() -> Iterator[Finding]:
     onnxruntime, _ = _imported("onnxruntime")
     providers = onnxruntime.get_available_providers() if onnxruntime else []
     named = "; ".join(gpus) or "none found by nvidia-smi"
+    if onnxruntime and "CUDAExecutionProvider" not in providers:
+        yield _engine()
     if onnxruntime is None or (not gpus and "CUDAExecutionProvider" not in providers):
         yield Finding("GPU", State.NOTE, named, "networks run on the CPU" if onnxruntime else "")
     elif "CUDAExecutionProvider" not in providers:
@@ -100,6 +102,13 @@ def _inference() -> Iterator[Finding]:
         yield Finding("GPU", State.MISSING, f"{named}; {problem}", advice)
     else:
         yield Finding("GPU", State.GOOD, f"{named}; a convolution ran on it")
+
+
+def _engine() -> Finding:
+    from monolithic_service.cpu_engine import cpu_engine
+
+    engine = cpu_engine()
+    return Finding("engine", State.NOTE if engine.advice else State.GOOD, engine.told, engine.advice)
 
 
 def _providers(onnxruntime: ModuleType) -> Finding:

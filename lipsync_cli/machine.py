@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 # Instruction sets that change the speed of the network by more than a little.
-CPU_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "sve")
+CPU_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "sve")
 NVIDIA_SMI_TIMEOUT_S = 10.0
 
 

@@ -56,6 +56,7 @@ class LocalMouthSource:
                         audio_ms=group.audio_seconds * 1000,
                         gpu_id=group.gpu_id,
                         rows=_rows(mouths.new_rows) if mouths.new_rows else None,
+                        numerics=mouths.numerics,
                     )
 
     async def rows(

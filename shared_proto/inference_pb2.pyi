@@ -304,6 +304,7 @@ class InferBatchResponse(_message.Message):
     WORKER_ID_FIELD_NUMBER: _builtins.int
     GPU_ID_FIELD_NUMBER: _builtins.int
     QUEUE_TIME_MS_FIELD_NUMBER: _builtins.int
+    NUMERICS_FIELD_NUMBER: _builtins.int
     inference_time_ms: _builtins.float
     """Sum over the network's runs; a run shared with other callers counts whole."""
     audio_processing_ms: _builtins.float
@@ -318,6 +319,8 @@ class InferBatchResponse(_message.Message):
     """Its GPU; -1 for a CPU."""
     queue_time_ms: _builtins.float
     """The longest wait of a frame of this request for its run."""
+    numerics: _builtins.str
+    """As in MouthRegion."""
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RawMouthRegion]:
         """The mouths, one a frame, in order."""
@@ -333,10 +336,11 @@ class InferBatchResponse(_message.Message):
         worker_id: _builtins.int = ...,
         gpu_id: _builtins.int = ...,
         queue_time_ms: _builtins.float = ...,
+        numerics: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_processing_ms", b"audio_processing_ms", "error", b"error", "gpu_id", b"gpu_id", "inference_time_ms", b"inference_time_ms", "outputs", b"outputs", "queue_time_ms", b"queue_time_ms", "success", b"success", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_processing_ms", b"audio_processing_ms", "error", b"error", "gpu_id", b"gpu_id", "inference_time_ms", b"inference_time_ms", "numerics", b"numerics", "outputs", b"outputs", "queue_time_ms", b"queue_time_ms", "success", b"success", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -359,6 +363,7 @@ class MouthRegion(_message.Message):
     HEIGHTS_FIELD_NUMBER: _builtins.int
     FEATURE_ROWS_FIELD_NUMBER: _builtins.int
     SILENT_FIELD_NUMBER: _builtins.int
+    NUMERICS_FIELD_NUMBER: _builtins.int
     first_frame: _builtins.int
     """Place in the batch of the first frame in data."""
     frame_count: _builtins.int
@@ -381,6 +386,10 @@ class MouthRegion(_message.Message):
     """With return_rows, in the first message: the rows that were not known, float32 little endian, 512 each."""
     silent: _builtins.bytes
     """One byte for each of feature_rows: 1 where every value of the row's spectrum is at its floor, else 0."""
+    numerics: _builtins.str
+    """Names how the mouths were computed: program and version, precision, and a digest of what they give on this processor. Orders
+    that are equal get equal bytes wherever this is equal. Empty: not known.
+    """
     @_builtins.property
     def widths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Width of each mouth in data, where some or all were resized to their rectangles. Empty: all are 320 x 320."""
@@ -405,10 +414,11 @@ class MouthRegion(_message.Message):
         heights: _abc.Iterable[_builtins.int] | None = ...,
         feature_rows: _builtins.bytes = ...,
         silent: _builtins.bytes = ...,
+        numerics: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_processing_ms", b"audio_processing_ms", "data", b"data", "feature_rows", b"feature_rows", "first_frame", b"first_frame", "frame_count", b"frame_count", "gpu_id", b"gpu_id", "heights", b"heights", "inference_time_ms", b"inference_time_ms", "mouth_format", b"mouth_format", "queue_time_ms", b"queue_time_ms", "silent", b"silent", "widths", b"widths", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_processing_ms", b"audio_processing_ms", "data", b"data", "feature_rows", b"feature_rows", "first_frame", b"first_frame", "frame_count", b"frame_count", "gpu_id", b"gpu_id", "heights", b"heights", "inference_time_ms", b"inference_time_ms", "mouth_format", b"mouth_format", "numerics", b"numerics", "queue_time_ms", b"queue_time_ms", "silent", b"silent", "widths", b"widths", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -753,12 +763,18 @@ class LoadModelResponse(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     LOAD_TIME_MS_FIELD_NUMBER: _builtins.int
     STATS_FIELD_NUMBER: _builtins.int
+    NUMERICS_FIELD_NUMBER: _builtins.int
+    PSNR_DB_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     """Always true: a failure is a gRPC status."""
     error: _builtins.str
     """Always empty."""
     load_time_ms: _builtins.float
     """Time of the load, 0 when the avatar was loaded already."""
+    numerics: _builtins.str
+    """As in MouthRegion."""
+    psnr_db: _builtins.float
+    """For an avatar that runs in bfloat16: peak signal-to-noise ratio of the worst of its frames that were compared with float32."""
     @_builtins.property
     def stats(self) -> Global___ModelStats:
         """Memory and use of the avatar."""
@@ -770,12 +786,16 @@ class LoadModelResponse(_message.Message):
         error: _builtins.str = ...,
         load_time_ms: _builtins.float = ...,
         stats: Global___ModelStats | None = ...,
+        numerics: _builtins.str = ...,
+        psnr_db: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["stats", b"stats"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_psnr_db", b"_psnr_db", "psnr_db", b"psnr_db", "stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "load_time_ms", b"load_time_ms", "stats", b"stats", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_psnr_db", b"_psnr_db", "error", b"error", "load_time_ms", b"load_time_ms", "numerics", b"numerics", "psnr_db", b"psnr_db", "stats", b"stats", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__psnr_db: _TypeAlias = _typing.Literal["psnr_db"]  # noqa: Y015
+    _WhichOneofArgType__psnr_db: _TypeAlias = _typing.Literal["_psnr_db", b"_psnr_db"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__psnr_db) -> _WhichOneofReturnType__psnr_db | None: ...
 
 Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
 
@@ -907,6 +927,7 @@ class HealthResponse(_message.Message):
     GPU_COUNT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
+    NUMERICS_FIELD_NUMBER: _builtins.int
     healthy: _builtins.bool
     """This service is ready: started, preloaded, not shutting down."""
     cuda_available: _builtins.bool
@@ -919,6 +940,8 @@ class HealthResponse(_message.Message):
     """Number of GPUs that the driver shows; 0 when networks run on the CPU."""
     version: _builtins.str
     """Version of the product."""
+    numerics: _builtins.str
+    """Program, version and precision of networks, unless bfloat16 would change the mouths of one too much."""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___GPUInfo]:
         """The GPUs in use."""
@@ -933,10 +956,11 @@ class HealthResponse(_message.Message):
         gpu_count: _builtins.int = ...,
         version: _builtins.str = ...,
         gpus: _abc.Iterable[Global___GPUInfo] | None = ...,
+        numerics: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cuda_available", b"cuda_available", "gpu_count", b"gpu_count", "gpus", b"gpus", "healthy", b"healthy", "loaded_models", b"loaded_models", "max_models", b"max_models", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cuda_available", b"cuda_available", "gpu_count", b"gpu_count", "gpus", b"gpus", "healthy", b"healthy", "loaded_models", b"loaded_models", "max_models", b"max_models", "numerics", b"numerics", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

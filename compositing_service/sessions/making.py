@@ -73,6 +73,8 @@ class FrameMaking:
     times: StageTimes = field(default_factory=StageTimes)
     _rows: SegmentRows = field(init=False)
     _rows_of: tuple[Segment, object] | None = None
+    _numerics: dict[str, str] = field(default_factory=dict)
+    """Those of the latest mouths of each avatar that was shown."""
 
     async def make(self, frames: Sequence[Planned], *, due_in_ms: int) -> None:
         """Makes the pictures of successive frames of one segment and one avatar. Tries again while inference is away.
@@ -142,10 +144,12 @@ class FrameMaking:
             self._sound_for(frames, segment, live),
             due_in_ms=due_in_ms,
             fit=FITS[avatar.paste],
+            numerics=self._numerics.get(avatar.id, ""),
         )
         first = 0
         async with aclosing(self.source.mouths(order, deadline=self._deadline())) as groups:
             async for group in groups:
+                self._numerics[avatar.id] = group.numerics or order.numerics
                 if group.rows:
                     self._hear(frames, group.rows, group.audio_ms)
                 here = slice(first, first + len(group.pixels))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 from grpc import aio
 
+from compositing_service.upstream.numerics import KnownNumerics
 from compositing_service.upstream.session_streams import Metadata, SessionStreams
 from service_kit.clock import Clock
 from service_kit.request_context import outgoing_metadata
@@ -30,6 +31,7 @@ InferStream: TypeAlias = "aio.UnaryStreamMultiCallable[bytes, mouth_region.Mouth
 
 
 _SERVICE = f"/{inference_pb2.DESCRIPTOR.services_by_name['InferenceService'].full_name}"
+_FAILING = 2
 _READY = grpc.ChannelConnectivity.READY
 _BROKEN = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN})
 
@@ -52,6 +54,7 @@ class Endpoint:
         self._clock = clock
         self._max_message_bytes = max_message_bytes
         self._tls = tls
+        self.numerics = KnownNumerics()
         self._open()
 
     def _open(self) -> None:
@@ -78,7 +81,7 @@ class Endpoint:
     def rank(self) -> int:
         """Returns 0 if connected, 1 if not yet, 2 if failing. Starts connecting when idle."""
         state = self.channel.get_state(try_to_connect=True)
-        return 0 if state is _READY else 2 if state in _BROKEN else 1
+        return 0 if state is _READY else _FAILING if state in _BROKEN else 1
 
     async def reconnect(self, *, grace_s: float) -> None:
         """Opens a new channel for later calls, with the current certificates; calls under way keep the old one for `grace_s`."""
@@ -107,14 +110,22 @@ class Endpoints:
         )
         self._next = 0
 
-    def pick(self, avoid: Collection[Endpoint] = ()) -> Endpoint:
-        """Returns the next endpoint to use; one of `avoid` only if there is no other."""
+    def pick(self, avoid: Collection[Endpoint] = (), *, avatar_id: str = "", numerics: str = "") -> Endpoint:
+        """Returns the next endpoint to use; one of `avoid` only if there is no other.
+
+        With `numerics`, first those that are not known to compute this avatar's mouths in another way.
+        """
         count = len(self.all)
         if count == 1:
             return self.all[0]
         turn = [self.all[(self._next + step) % count] for step in range(count)]
         self._next = (self._next + 1) % count
-        return min(turn, key=lambda endpoint: (endpoint in avoid, endpoint.rank()))
+
+        def order(endpoint: Endpoint) -> tuple[bool, bool, bool, int]:
+            rank = endpoint.rank()
+            return endpoint in avoid, rank == _FAILING, endpoint.numerics.differ(avatar_id, numerics), rank
+
+        return min(turn, key=order)
 
     async def reconnect(self, *, grace_s: float) -> None:
         """Opens new channels to all endpoints; returns when calls on the old ones have ended, after `grace_s` at most."""

@@ -21,6 +21,7 @@ from compositing_service.mouth_source import MOUTH_BYTES, GrowingSound, MouthOrd
 from compositing_service.upstream.attempts import Attempts
 from compositing_service.upstream.channels import Endpoint, Endpoints
 from compositing_service.upstream.errors import InferenceFailed
+from compositing_service.upstream.numerics import NumericsWatch
 from compositing_service.upstream.order_stream import MESSAGE_BYTES, Order
 from compositing_service.upstream.replies import read_mouths, read_rows
 from compositing_service.upstream.session_streams import Metadata
@@ -98,16 +99,19 @@ class InferenceClient:
         attempts = self._attempts(deadline, for_place=order.admission != inference_pb2.ADMITTED)
         patience = Deadline.after(self._timeout_s)
         frame_count, received = len(order.frames), 0
+        watch = NumericsWatch(order.avatar_id, order.numerics, self._metrics.numerics_changes)
         while received < frame_count:
             first = received
-            endpoint = self._endpoints.pick(avoid=attempts.failed_at)
+            endpoint = self._endpoints.pick(avoid=attempts.failed_at, avatar_id=order.avatar_id, numerics=watch.numerics)
             call: MouthCall | Order | None = None
             try:
-                call = await self._call(endpoint, order.tail(first) if first else order, patience, deadline)
+                rest = replace(order.tail(first), numerics=watch.numerics) if first else order
+                call = await self._call(endpoint, rest, patience, deadline)
                 while isinstance(reply := await self._next(call, patience, deadline), MouthMessage):
                     mouths = read_mouths(reply, due=received - first, end=frame_count - first)
                     if received == 0 and isinstance(order.speech, GrowingSound):
                         mouths = replace(mouths, rows=read_rows(reply.fields, order.speech.unknown_rows(frame_count)))
+                    watch.see(mouths.numerics, endpoint.numerics, *([call.stream.numerics] if isinstance(call, Order) else []))
                     received += len(mouths.pixels)
                     yield mouths
                     if received == frame_count and isinstance(call, Order):
@@ -130,10 +134,12 @@ class InferenceClient:
         message = await _message(order)
         if order.due_in_ms and request_context.session_id.get() and len(message) <= MESSAGE_BYTES:
             asks_for_place = order.admission != inference_pb2.ADMITTED
-            stream = None if asks_for_place else endpoint.sessions.ready(order.avatar_id)
+            stream = None if asks_for_place else endpoint.sessions.ready(order.avatar_id, order.numerics)
             if not stream:
                 async with self._progress_within(patience):
-                    stream = await endpoint.sessions.pick(order.avatar_id, for_new_session=asks_for_place)
+                    stream = await endpoint.sessions.pick(
+                        order.avatar_id, for_new_session=asks_for_place, numerics=order.numerics
+                    )
             if stream:
                 timeout_s = deadline.remaining_s()
                 return stream.order(message, frames=len(order.frames), due_in_ms=order.due_in_ms, timeout_s=timeout_s)

@@ -16,6 +16,7 @@ from grpc import aio
 
 from compositing_service.mouth_source import MOUTH_BYTES
 from compositing_service.upstream.errors import lost, of_broken_stream
+from compositing_service.upstream.numerics import KnownNumerics
 from service_kit import request_context
 from shared_proto import inference_pb2 as pb
 from shared_proto import mouth_region
@@ -42,7 +43,8 @@ class Order:
     """An order under way, read as the call of its own that it replaces."""
 
     def __init__(self, stream: OrderStream, order_id: int, frames: int) -> None:
-        self._stream, self._id, self._left = stream, order_id, frames
+        self.stream = stream
+        self._id, self._left = order_id, frames
         self._replies: deque[MouthMessage | aio.AioRpcError] = deque()
         self._came = asyncio.Event()
 
@@ -60,7 +62,7 @@ class Order:
 
     def cancel(self) -> None:
         """Gives up the mouths that have not come."""
-        self._stream.drop(self._id)
+        self.stream.drop(self._id)
 
     def take(self, reply: MouthMessage | aio.AioRpcError) -> bool:
         """Takes what has come for it. Returns True if nothing more will come."""
@@ -75,6 +77,7 @@ class OrderStream:
 
     def __init__(self, call: StreamCall, replica: str, ended: Callable[[OrderStream], None]) -> None:
         self.replica = replica
+        self.numerics = KnownNumerics()
         self._call = call
         self._ended = ended
         self._ids = count(1)

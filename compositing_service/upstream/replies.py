@@ -31,6 +31,7 @@ def read_mouths(message: MouthMessage, *, due: int, end: int) -> Mouths:
         inference_ms=region.inference_time_ms,
         audio_ms=region.audio_processing_ms,
         gpu_id=region.gpu_id,
+        numerics=region.numerics,
     )
 
 

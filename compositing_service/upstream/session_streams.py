@@ -61,18 +61,22 @@ class SessionStreams:
     _lacking_until_s: float = float("-inf")
     """The service is older, and lacks the RPC."""
 
-    def ready(self, avatar_id: str) -> OrderStream | None:
-        """Returns the stream for an order of this avatar, if `pick` would return one at once."""
+    def ready(self, avatar_id: str, numerics: str = "") -> OrderStream | None:
+        """Returns the stream for an order of this avatar, if `pick` would return one at once.
+
+        With `numerics`, first one that is not known to compute this avatar's mouths in another way.
+        """
         avatar = self._avatars.get(avatar_id)
         if avatar is None or self.clock.now() > avatar.looked_s + _LOOK_AGAIN_S:
             return None
-        for replica in avatar.replicas:
-            if stream := self._streams.get(replica):
-                avatar.replicas[replica] = avatar.replicas.pop(replica)  # at the end now
-                return stream
-        return None
+        streams = [stream for replica in avatar.replicas if (stream := self._streams.get(replica))]
+        if not streams:
+            return None
+        stream = min(streams, key=lambda stream: stream.numerics.differ(avatar_id, numerics))  # of equal ones the first
+        avatar.replicas[stream.replica] = avatar.replicas.pop(stream.replica)  # at the end now
+        return stream
 
-    async def pick(self, avatar_id: str, *, for_new_session: bool) -> OrderStream | None:
+    async def pick(self, avatar_id: str, *, for_new_session: bool, numerics: str = "") -> OrderStream | None:
         """Returns the stream for an order of this avatar; None: the service is older. Raises grpc.aio.AioRpcError."""
         if self.clock.now() < self._lacking_until_s:
             return None
@@ -86,7 +90,7 @@ class SessionStreams:
         avatar.replicas = {each: None for each in avatar.replicas if each in self._streams}
         if self.clock.now() < self._lacking_until_s:
             return None
-        if stream := self.ready(avatar_id):
+        if stream := self.ready(avatar_id, numerics):
             return stream
         raise lost("the stream ended as soon as it began")
 

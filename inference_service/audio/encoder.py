@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,11 @@ class AudioEncoder:
         self._rows_per_run = rows_per_run or _MAX_ROWS_PER_RUN
         self._silence = self._encode_chunk(_silent_rows(1))[0].copy()
 
+    @cached_property
+    def sample_rows(self) -> Rows:
+        """The rows of `sample_columns`, [16, 512], which show how it computes. Raises FailedPrecondition."""
+        return self.encode(sample_columns()).rows
+
     def encode(self, columns: RowColumns) -> EncodedRows:
         """Encodes columns, [rows, 80, 16]. Each row depends on its own columns alone."""
         rows = np.empty((len(columns), ROW_SIZE), np.float32)
@@ -79,6 +85,11 @@ class AudioEncoder:
         if not np.isfinite(rows).all():
             raise FailedPrecondition("The audio encoder gives values that are not finite numbers: its file is broken.")
         return rows[:count]
+
+
+def sample_columns() -> RowColumns:
+    """Returns columns of noise, never as loud as can be, for a whole run of rows; the same each time: [16, 80, 16]."""
+    return np.random.default_rng(2).uniform(SILENCE, 3, (_MAX_ROWS_PER_RUN, BANDS, ROW_COLUMNS)).astype(np.float32)
 
 
 def _silent_rows(count: int) -> RowColumns:

@@ -24,6 +24,11 @@ class AudioFeatures:
         self._encoder = encoder
         self._refusal = ""
 
+    @property
+    def sample_rows(self) -> Rows:
+        """The encoder's rows of noise, [16, 512], which show how it computes. Raises FailedPrecondition."""
+        return self._encoder.sample_rows
+
     def refuse(self, reason: str) -> None:
         """Refuses all sound from now on with `reason`."""
         self._refusal = reason

@@ -64,7 +64,8 @@ def part_of(batch: EngineInput, start: int, size: int) -> EngineInput:
 
 def warmed_up(engine: Engine) -> EngineOutput:
     """Runs an engine on its avatar's first picture, in both formats. Raises BrokenAvatar where the network cannot be served."""
-    windows, frames = np.zeros((1, 16, 512), np.float32), np.zeros(1, np.int64)
+    windows = np.random.default_rng(1).uniform(0, 1, (1, 16, 512)).astype(np.float32)  # the same each time, as pictures may be
+    frames = np.zeros(1, np.int64)
     engine.bank.ensure([0])
     try:
         output = engine.run(EngineInput(windows, frames, NO_PICTURES, want_float=True, want_uint8=True))

@@ -54,6 +54,11 @@ class CropBank:
         self._on_device: onnxruntime.OrtValue | None = None
 
     @property
+    def frame_count(self) -> int:
+        """The avatar's pictures."""
+        return len(self._ready)
+
+    @property
     def memory_bytes(self) -> int:
         """Bytes of the crops made so far and of their borders, wherever they are."""
         return int(self._ready.sum()) * (CROP_BYTES + CROP_BORDER_BYTES)

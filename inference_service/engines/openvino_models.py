@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,6 +26,9 @@ from inference_service.settings import OnnxSection
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
+_CALLS_HOME = ("openvino.tools.ovc", "openvino_telemetry")
+_CPUINFO = Path("/proc/cpuinfo")
+_BFLOAT16 = frozenset({"amx_bf16", "avx512_bf16"})
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 # OpenVINO ends a run between two operators: one that goes on for ever inside an operator would never end.
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
@@ -38,9 +45,7 @@ def is_installed() -> bool:
 def core() -> Any:
     """Returns OpenVINO's one entry, and loads it first. Raises DeviceError where it is missing or cannot be loaded."""
     try:
-        import openvino  # noqa: PLC0415  # takes a quarter of a second, and is not there on every processor
-
-        made = openvino.Core()
+        made = _openvino().Core()
         devices = made.available_devices
     except ImportError as error:
         raise DeviceError(f"OpenVINO is not installed, or cannot be loaded ({error}): install the extra [cpu]") from error
@@ -51,16 +56,30 @@ def core() -> Any:
     return made
 
 
-def has_bfloat16() -> bool:
-    """Tells if OpenVINO computes in bfloat16 on this processor, with instructions of its own. Raises DeviceError."""
-    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+@cache
+def _openvino() -> Any:
+    """Imports OpenVINO, without its converter of models, which would tell its makers of each import. Raises ImportError."""
+    silenced = [name for name in _CALLS_HOME if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(silenced))  # type: ignore[arg-type]  # None: importing it fails
+    try:
+        return importlib.import_module("openvino")  # takes a tenth of a second, and is not there on every processor
+    finally:
+        for name in silenced:
+            del sys.modules[name]
+
+
+def processor_has_bfloat16() -> bool:
+    """Tells if this processor multiplies bfloat16 by itself; False where the system does not say."""
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", _CPUINFO.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return False
+    return flags is not None and not _BFLOAT16.isdisjoint(flags[1].split())
 
 
 def arithmetic(precision: Precision) -> str:
     """Returns the name of what computes, as in `Engine.arithmetic`."""
-    import openvino  # noqa: PLC0415  # loaded by now
-
-    return f"openvino-{openvino.__version__.split('-')[0]}/{precision}"
+    return f"openvino-{metadata.version('openvino')}/{precision}"
 
 
 def compiled(
@@ -93,10 +112,9 @@ def compiled(
 
 def bind(request: Any, arrays: Mapping[str, NDArray[np.float32]]) -> None:
     """Lets a request read and write these arrays in place. They must outlive it."""
-    import openvino  # noqa: PLC0415  # loaded by now
-
+    tensor = _openvino().Tensor
     for name, array in arrays.items():
-        request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+        request.set_tensor(name, tensor(array, shared_memory=True))
 
 
 def run(request: Any, name: str) -> None:

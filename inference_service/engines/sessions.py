@@ -22,7 +22,8 @@ from inference_service.limited_threads import interruptible
 from inference_service.settings import OnnxSection
 
 # Operators that take nearly all of the time: a GPU must run them itself, and a CPU shares them among its cores.
-HEAVY_OPERATORS = frozenset({"Conv", "FusedConv", "ConvTranspose", "MatMul", "Gemm", "Resize"})
+PRODUCTS = frozenset({"Conv", "FusedConv", "ConvTranspose", "MatMul", "Gemm"})
+HEAVY_OPERATORS = PRODUCTS | {"Resize"}
 
 
 def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *, name: str) -> onnxruntime.InferenceSession:

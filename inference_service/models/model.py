@@ -11,25 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+import numpy as np
+from numpy.typing import NDArray
+
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.onnx_files import load_model
-from avatar_kit.onnx_io import DEMO_PRODUCER, encoder_io
-from inference_service.audio.encoder import AudioEncoder
+from avatar_kit.onnx_io import DEMO_PRODUCER
 from inference_service.audio.features import AudioFeatures
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import Engine, SharedMemory
 from inference_service.engines.network_sessions import SharedSessions
 from inference_service.engines.onnxruntime import OnnxEngine
-from inference_service.engines.sessions import encoder_run, open_session
+from inference_service.engines.openvino import OpenVinoEngine
+from inference_service.models.choosing import IN_FLOAT32, EngineChoice
+from inference_service.models.encoders import open_encoder
 from inference_service.models.memory import MemoryMeter
+from inference_service.models.numerics import numerics_name
+from inference_service.models.opening import Opened, open_exactly, open_quickly, reference_mouths
 from inference_service.models.stored_features import StoredFeatures
 from inference_service.settings import OnnxSection
+from service_kit.errors import FailedPrecondition
+from service_kit.malloc import return_free_memory
 
 log = logging.getLogger(__name__)
-
-# Rows of each run on a GPU: of any other number it would round otherwise, and first take seconds to look for kernels.
-GPU_ROWS = 16
 
 
 @dataclass(eq=False)
@@ -43,6 +48,8 @@ class LoadedModel:
     network_bytes: int  # its weights where all else is shared; else measured: weights and what the warm-up took
     load_seconds: float
     warm_up_seconds: float  # of one run of the network
+    numerics: str  # the way that its mouths are computed: equal ones give equal bytes
+    psnr_db: float | None  # how close its mouths in bfloat16 are to those in float32; None: they are in float32
     total_inference_ms: float = 0
 
     @property
@@ -70,9 +77,10 @@ def memory_of_all(models: Iterable[LoadedModel]) -> int:
 class ModelLoader:
     """Opens avatars on devices. Blocking; loads on several threads do not wait for each other."""
 
-    def __init__(self, options: OnnxSection, *, max_batch: int = 0) -> None:
+    def __init__(self, options: OnnxSection, *, max_batch: int = 0, choice: EngineChoice = IN_FLOAT32) -> None:
         """`max_batch`: frames of a batch at most; 0: a number that suits the device."""
         self._options = options
+        self._choice = choice
         self._max_batch = max_batch
         self._memory = MemoryMeter()
         self._shared = SharedSessions(options)
@@ -83,19 +91,51 @@ class ModelLoader:
     def load(self, avatar: Avatar, encoder_path: Path, devices: Sequence[Device]) -> LoadedModel:
         """Opens the network on `devices` and warms it up. Raises BrokenAvatar, DeviceError."""
         started = time.monotonic()
-        with self._memory.measured(devices) as taken:
-            engines = [
-                OnnxEngine(avatar, device, self._options, max_batch=self._max_batch, shared=self._shared) for device in devices
-            ]
-            for engine in engines:
-                self._memory.leave_out(engine.bank)
-                warm_up_seconds = engine.warm_up().seconds
-        network_bytes = _network_bytes(avatar, engines, taken.bytes)
+        stored = StoredFeatures(avatar.features_path, frame_count=avatar.frame_count)
+        opened, taken_bytes = self._opened(avatar, stored, devices)
+        engines = [each.engine for each in opened]
         features = self.features(encoder_path, devices[0])
         if avatar.audio_encoder_path is None and engines[0].producer != DEMO_PRODUCER:
             _warn_of_the_demos_encoder(avatar, encoder_path)
-        stored = StoredFeatures(avatar.features_path, frame_count=avatar.frame_count)
-        return LoadedModel(avatar, engines, features, stored, network_bytes, time.monotonic() - started, warm_up_seconds)
+        return LoadedModel(
+            avatar,
+            engines,
+            features,
+            stored,
+            network_bytes=_network_bytes(avatar, engines, taken_bytes),
+            load_seconds=time.monotonic() - started,
+            warm_up_seconds=opened[0].run_seconds,
+            numerics=numerics_name(engines[0].arithmetic, [opened[0].mouths, *_sample_rows(features)]),
+            psnr_db=opened[0].psnr_db,
+        )
+
+    def _opened(self, avatar: Avatar, stored: StoredFeatures, devices: Sequence[Device]) -> tuple[list[Opened], int]:
+        """Opens the network on each device. Returns also the memory that it takes, in bytes, without its crops."""
+
+        def open_in_float32(device: Device) -> Engine:
+            if self._choice.float32_by_openvino:
+                return OpenVinoEngine(avatar, device, self._options, precision="float32", max_batch=self._max_batch)
+            return OnnxEngine(avatar, device, self._options, max_batch=self._max_batch, shared=self._shared)
+
+        def open_in_bfloat16() -> Engine:
+            return OpenVinoEngine(avatar, devices[0], self._options, precision="bfloat16", max_batch=self._max_batch)
+
+        if self._choice.bfloat16:
+            reference = reference_mouths(avatar, stored, lambda: self._noted(open_in_float32(devices[0])))
+            if reference is not None:
+                with self._memory.measured(devices) as taken:
+                    quick = open_quickly(avatar, stored, lambda: self._noted(open_in_bfloat16()), reference, self._choice)
+                    return_free_memory()
+                if quick is not None:
+                    return [quick], taken.bytes
+        with self._memory.measured(devices) as taken:
+            opened = [open_exactly(self._noted(open_in_float32(device))) for device in devices]
+            return_free_memory()
+        return opened, taken.bytes
+
+    def _noted(self, engine: Engine) -> Engine:
+        self._memory.leave_out(engine.bank)
+        return engine
 
     def features(self, encoder_path: Path, device: Device) -> AudioFeatures:
         """Returns the features of the encoder at `encoder_path`, opened once for all avatars with it. Raises BrokenAvatar."""
@@ -108,11 +148,7 @@ class ModelLoader:
             found = self._encoders.get(key)
         if found is not None:
             return found
-        model = load_model(encoder_path)
-        io = encoder_io(model)
-        session = open_session(model, device, self._options, name=encoder_path.name)
-        run = encoder_run(session, io, encoder_path.name)
-        opened = AudioFeatures(AudioEncoder(run, rows_per_run=io.batch or (GPU_ROWS if device.is_gpu else None)))
+        opened = AudioFeatures(open_encoder(encoder_path, device, self._options, self._choice))
         with self._encoders_lock:  # not held while it is opened: another load may be opening it too, or be stuck at it
             return self._encoders.setdefault(key, opened)
 
@@ -140,6 +176,14 @@ def _network_bytes(avatar: Avatar, engines: Sequence[Engine], taken: int) -> int
     for part in new:
         part.nbytes = max(1, taken - sum(weights)) // len(new)
     return sum(weights)
+
+
+def _sample_rows(features: AudioFeatures) -> list[NDArray[np.float32]]:
+    """Returns rows of the encoder; none of one that cannot encode noise, and that requests with sound will tell of."""
+    try:
+        return [features.sample_rows]
+    except FailedPrecondition:
+        return []
 
 
 def _warn_of_the_demos_encoder(avatar: Avatar, encoder_path: Path) -> None:

@@ -44,6 +44,7 @@ class Job:
     due_s: float | None = None  # when the first frame is due, on the same clock; None: batch work
     audio_seconds: float = 0.0
     new_rows: EncodedRows | None = None  # computed for the request, for its caller to keep
+    numerics: str = ""  # the way that its mouths are computed
     on_run: Callable[[float], None] = lambda _seconds: None
     queued_at_s: float = field(default=0.0, init=False)
     context: Context = field(default_factory=copy_context, init=False)  # of the request, for log lines

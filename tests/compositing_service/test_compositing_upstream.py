@@ -340,6 +340,46 @@ async def test_an_endpoint_that_says_it_does_not_serve_gets_no_calls(serve: Any,
     await other.stop()
 
 
+class Computing(FakeInference):
+    """Says how it computes, and is lost in the middle of the next batch when it or another is to be."""
+
+    def __init__(self, numerics: str, to_lose: list[bool], calls: list[str]) -> None:
+        super().__init__()
+        self.numerics, self.to_lose, self.order = numerics, to_lose, calls
+
+    async def InferStream(self, request: Any, context: Any) -> Any:
+        self.order.append(self.numerics)
+        is_lost = bool(self.to_lose and self.to_lose.pop())
+        async for each in fine(request, context, until=4 if is_lost else None):
+            each.numerics = self.numerics
+            yield each
+        if is_lost:
+            await context.abort(Code.UNAVAILABLE, "lost")
+
+
+async def test_a_tail_is_asked_for_where_it_is_computed_in_the_same_way(serve: Any) -> None:
+    to_lose, order = list[bool](), list[str]()
+    places = [Computing(numerics, to_lose, order) for numerics in ("this way", "that way", "this way")]
+    for place in places:
+        await place.start()
+    urls = ",".join(f"127.0.0.1:{place.port}" for place in places)
+    async with serve(f"inference_server.url={urls}") as service:
+        async with asyncio.timeout(60):
+            while order[-6:].count("that way") < 2 or len(order) < 6:  # until all are connected, and known
+                await service.composite()
+        assert service.metric("lipsync_compositing_numerics_changes_total") == 0
+        both = []
+        for _ in range(3):
+            order.clear()
+            to_lose.append(True)
+            await service.composite(batch_size=8)
+            both.append(tuple(order))
+        assert sorted(both) == [("that way", "this way"), ("this way", "this way"), ("this way", "this way")]
+        assert service.metric("lipsync_compositing_numerics_changes_total") == 1
+    for place in places:
+        await place.stop()
+
+
 DYING = """
 import asyncio, os, sys
 import grpc

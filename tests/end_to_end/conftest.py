@@ -70,16 +70,16 @@ def demo(models_root: Path) -> Avatar:
 
 @pytest.fixture(scope="session")
 def duo(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
-    """Shared by all tests that only ask."""
-    own_encoders = f"audio_encoder_path={models_root / 'none.onnx'}"
-    with serving(models_root, tmp_path_factory.mktemp("logs"), inference=[own_encoders], compositing=[PATIENT]) as both:
+    """Shared by all tests that only ask. In float32, as their judges compute."""
+    settings = f"audio_encoder_path={models_root / 'none.onnx'}", "precision=float32"
+    with serving(models_root, tmp_path_factory.mktemp("logs"), inference=settings, compositing=[PATIENT]) as both:
         yield both
 
 
 @pytest.fixture(scope="session")
 def solo(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
     """Both halves in one process, before the same avatars; shared as `duo` is."""
-    overrides = f"models_root={models_root}", f"audio_encoder_path={models_root / 'none.onnx'}"
+    overrides = f"models_root={models_root}", f"audio_encoder_path={models_root / 'none.onnx'}", "precision=float32"
     with (
         running_all(*overrides, log=tmp_path_factory.mktemp("solo") / "all") as (compositing, inference, _),
         connected(inference, compositing) as both,

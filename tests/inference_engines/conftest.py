@@ -18,7 +18,7 @@ from inference_service.engines.engine import NO_PICTURES, Engine, EngineInput, E
 from inference_service.engines.network_sessions import SharedSessions
 from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.engines.openvino import OpenVinoEngine
-from inference_service.engines.openvino_models import Precision, has_bfloat16, is_installed
+from inference_service.engines.openvino_models import Precision, is_installed, processor_has_bfloat16
 from inference_service.settings import GpuSection, OnnxSection
 
 from ..end_to_end.avatars import looping_network, slow_network
@@ -74,7 +74,7 @@ ENGINES = [
     pytest.param(
         Kind(on_openvino("bfloat16"), 2e-2, slow_network(layers=24)),
         id="OpenVINO in bfloat16",
-        marks=pytest.mark.skipif(not is_installed() or not has_bfloat16(), reason="no bfloat16 here"),
+        marks=pytest.mark.skipif(not is_installed() or not processor_has_bfloat16(), reason="no bfloat16 here"),
     ),
     pytest.param(Kind(on_gpu, 1e-3), id="ONNX Runtime on a GPU", marks=pytest.mark.gpu),
     pytest.param(Kind(sharing_on_gpu, 1e-3), id="ONNX Runtime on a GPU, sessions shared", marks=pytest.mark.gpu),
