@@ -5,7 +5,17 @@ from __future__ import annotations
 # Modules that are not part of the base installation, which has what the client needs.
 EXTRAS = {
     "cli": ("av", "cv2", "psutil", "pydantic", "pydantic_core", "rich", "soxr", "typer"),
-    "services": ("cryptography", "grpc_health", "grpc_reflection", "grpc_status", "onnx", "prometheus_client", "pynvml", "yaml"),
+    "services": (
+        "cryptography",
+        "grpc_health",
+        "grpc_reflection",
+        "grpc_status",
+        "jwt",
+        "onnx",
+        "prometheus_client",
+        "pynvml",
+        "yaml",
+    ),
     "gateway": ("aiohttp",),
     "cpu": ("onnxruntime", "openvino"),
 }

@@ -31,7 +31,7 @@ from prometheus_client import Counter, Histogram
 from service_kit import request_context
 from service_kit.admission import RunningCalls
 from service_kit.callers import caller as callers
-from service_kit.callers.door import Door
+from service_kit.callers.door import NOBODY, Door
 from service_kit.errors import InvalidRequest, PermissionDenied, ResourceExhausted, ServiceError, Violation
 from service_kit.logs import CALLS, request_is_sampled
 from service_kit.metrics import Metrics
@@ -98,7 +98,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         path = str(handler_call_details.method)
         if self._door and not path.startswith(_INFRASTRUCTURE):
             try:
-                callers.current.set(await self._door.admit(path, handler_call_details.invocation_metadata or ()))
+                caller = await self._door.admit(path, handler_call_details.invocation_metadata or ())
+                callers.current.set(caller or NOBODY)
             except ServiceError as error:
                 _refusal.set(error)
                 return self._refusing_handler(path, handler)
@@ -174,6 +175,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                 return await self._calls.open_ended(work())
             if self._client_names:
                 _check_client(context, self._client_names)
+            if self._door and callers.current.get() is NOBODY:  # the certificate tells; metadata did not
+                metadata = context.invocation_metadata() or ()
+                callers.current.set(await self._door.admit(rpc.path, metadata, _client_names(context)) or NOBODY)
             with self._calls.admit():
                 return await work()
         except (asyncio.CancelledError, Exception) as error:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
+from gateway_service.guard.clients import names_in
 from gateway_service.guard.guard import HEALTH_PATHS
 from gateway_service.identity.tickets import Tickets
 from gateway_service.problems import Problem, of_code
@@ -88,8 +89,12 @@ class Callers:
 
     async def _identify(self, authority: Authority, request: web.Request, scope: Scope) -> Caller:
         if opens_socket(request) and not _shows_credential(request):
-            return STRANGER
-        caller = await authority.identify(request.headers.items())
+            try:  # a certificate may tell
+                caller = await authority.identify((), names_in(request.get_extra_info("peercert")))
+            except Unauthenticated:
+                return STRANGER
+            return caller if caller.may(scope) else STRANGER
+        caller = await authority.identify(request.headers.items(), names_in(request.get_extra_info("peercert")))
         caller.check(scope)
         return caller
 

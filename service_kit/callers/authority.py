@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from service_kit.callers.caller import ALL_SCOPES, ANONYMOUS, Caller, Scope
 from service_kit.callers.credentials import caller_named_in, credential_in
@@ -17,8 +19,11 @@ from service_kit.callers.keys import digest, looks_like_key
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import PermissionDenied, Unauthenticated
 from service_kit.listening import StartError
-from service_kit.sections import AuthSection
+from service_kit.sections import AuthSection, JwtSection
 from service_kit.tasks import beside
+
+if TYPE_CHECKING:  # PyJWT and what it needs take a while to import, and few services check tokens
+    from service_kit.callers.tokens import Tokens
 
 # Also "anonymous", and addresses where they serve as names.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/+-]{0,127}", re.ASCII)
@@ -46,14 +51,23 @@ class Authority:
             self._keys = KeyRing(section.keys_file, reload_seconds=section.reload_seconds, clock=clock, unix_now=unix_now)
         except KeyFileError as error:
             raise StartError(f"auth.keys_file: {error}") from None
+        self._tokens = _tokens(section.jwt, clock, self.stands) if section.jwt.is_on else None
+        self._certificates = section.certificates
         self._own = digest(own_key) if own_key else None
         self._anonymous = Caller(ANONYMOUS, frozenset(section.anonymous), stands=self._keys.stands)
 
-    async def identify(self, pairs: Pairs) -> Caller:
-        """Returns the caller whose metadata or headers these are. Raises Unauthenticated or PermissionDenied."""
+    def asks_certificate(self, pairs: Pairs) -> bool:
+        """Tells if the names in the caller's certificate count. Raises Unauthenticated."""
+        return bool(self._certificates.names) and credential_in(pairs) is None
+
+    async def identify(self, pairs: Pairs, names: Iterable[str] = ()) -> Caller:
+        """Returns the caller whose metadata or headers these are. `names`: those in its certificate, which TLS has checked.
+
+        Raises Unauthenticated or PermissionDenied.
+        """
         pairs = list(pairs)
         credential = credential_in(pairs)
-        caller = self._without_credential() if credential is None else await self._of_credential(credential)
+        caller = self._without_credential(names) if credential is None else await self._of_credential(credential)
         if (named := caller_named_in(pairs)) is not None:
             caller = _in_the_name_of(named, caller)
         if caller.is_revoked:
@@ -69,20 +83,47 @@ class Authority:
         return self._keys.stands(caller)
 
     async def follow(self) -> None:
-        """Follows the files, without end."""
-        await self._keys.follow()
+        """Follows the files and the keys of tokens, without end."""
+        async with beside(self._tokens.keys.follow()) if self._tokens else nullcontext():
+            await self._keys.follow()
+            await asyncio.Event().wait()
 
     async def _of_credential(self, credential: str) -> Caller:
         if self._own and hmac.compare_digest(digest(credential), self._own):
             return Caller("own", ALL_SCOPES)
         if looks_like_key(credential):
             return self._keys.caller_of(credential)
+        if self._tokens:
+            return await self._tokens.caller_of(credential)
         raise Unauthenticated("this credential is not known")
 
-    def _without_credential(self) -> Caller:
+    def _without_credential(self, names: Iterable[str]) -> Caller:
+        known = next((name for name in names if name in self._certificates.names), None)
+        if known is not None:
+            return Caller(known, frozenset(self._certificates.scopes), stands=self._keys.stands)
         if not self._anonymous.scopes:
             raise Unauthenticated("send an API key: authorization: Bearer KEY, or x-api-key: KEY")
         return self._anonymous
+
+
+def _tokens(section: JwtSection, clock: Clock, stands: Callable[[Caller], bool]) -> Tokens:
+    """Makes what checks tokens. Raises StartError with every problem of the section."""
+    from service_kit.callers.signing_keys import SigningKeysError, from_file, read_keys
+    from service_kit.callers.tokens import Tokens
+
+    problems = [
+        f"auth.jwt.{name}: not given, and tokens need it" for name in ("issuer", "audience") if not getattr(section, name)
+    ]
+    if bool(section.jwks_url) == bool(section.jwks_file):
+        problems.append("auth.jwt.jwks_url: give it or jwks_file, and not both")
+    elif section.jwks_file:
+        try:
+            read_keys(from_file(section.jwks_file))
+        except (OSError, ValueError, SigningKeysError) as error:
+            problems.append(f"auth.jwt.jwks_file: {section.jwks_file} cannot be used: {error}")
+    if problems:
+        raise StartError("; ".join(problems))
+    return Tokens(section, clock=clock, stands=stands)
 
 
 @asynccontextmanager

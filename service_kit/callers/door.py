@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from service_kit.callers.authority import Authority, Pairs
 from service_kit.callers.caller import Caller, Scope
@@ -23,18 +23,20 @@ class Door:
         self._scopes = scopes
         self.streams = RunningWork(authority)
 
-    async def admit(self, path: str, metadata: Pairs) -> Caller:
-        """Returns the caller of a method. Raises Unauthenticated or PermissionDenied."""
-        scope = self._scopes.get(path, Scope.ADMIN)
-        if scope is None:
-            return await self._at_an_open_method(metadata)
-        caller = await self._authority.identify(metadata)
-        caller.check(scope)
-        return caller
+    async def admit(self, path: str, metadata: Pairs, names: Sequence[str] | None = None) -> Caller | None:
+        """Returns the caller of a method. `names`: those in the certificate; None: they are not known yet.
 
-    async def _at_an_open_method(self, metadata: Pairs) -> Caller:
-        """Returns the caller as far as it is known: an open method may tell more to those who may read."""
+        Returns None where they are needed. Raises Unauthenticated or PermissionDenied.
+        """
+        scope = self._scopes.get(path, Scope.ADMIN)
         try:
-            return await self._authority.identify(metadata)
+            if names is None and self._authority.asks_certificate(metadata):
+                return None
+            caller = await self._authority.identify(metadata, names or ())
         except ServiceError:
-            return NOBODY
+            if scope is None:  # an open method may tell more to those who may read
+                return NOBODY
+            raise
+        if scope is not None:
+            caller.check(scope)
+        return caller
