@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soxr
 from playwright.sync_api import Browser, Page
 
 HERE = Path(__file__).parent
@@ -85,19 +86,22 @@ class Visit:
     def watched(self) -> Watched:
         """Ends watching."""
         told: dict[str, Any] = self.page.evaluate("readWatched()")
-        mouths = np.array(told["mouths"])
+        mouths, rate = np.array(told["mouths"]), told["rate"]
         start = told["heard"][0][0]
-        places = [round((at - start) * RATE_HZ) for at, _ in told["heard"]]
+        places = [round((at - start) * rate) for at, _ in told["heard"]]
         sound = np.zeros(places[-1] + len(told["heard"][-1][1]), np.int16)
         for place, (_, samples) in zip(places, told["heard"], strict=True):
             sound[place : place + len(samples)] = samples
+        if rate != RATE_HZ:
+            sound = soxr.resample(sound, rate, RATE_HZ)
         return Watched(mouths[:, 0], mouths[:, 1], mouths[:, 3], mouths[:, 4], start, sound)
 
 
-def visit(browser: Browser, address: str, *, watched: bool = False, **context: Any) -> Visit:
+def visit(browser: Browser, address: str, *, watched: bool = False, script: str = "", **context: Any) -> Visit:
     """Opens the page, and waits until the person moves. Close its context afterwards.
 
-    `watched`: with what hears and sees it; that needs a script that the page's own policy would forbid.
+    `watched`: with what hears and sees it; that needs a script that the page's own policy would forbid. `script` runs before the
+    page's own, to make the browser another one.
     """
     # A small screen costs a busy machine less.
     viewport = {"width": 480, "height": 800} if watched else {"width": 1440, "height": 900}
@@ -105,6 +109,8 @@ def visit(browser: Browser, address: str, *, watched: bool = False, **context: A
     page = opened.new_page()
     if watched:
         page.add_init_script(path=HERE / "watching.js")
+    if script:
+        page.add_init_script(script=script)
     visited = Visit(page, [])
     page.on("console", lambda message: visited.complaints.append(message.text) if message.type in {"error", "warning"} else None)
     page.on("pageerror", lambda error: visited.complaints.append(str(error)))

@@ -11,6 +11,7 @@ from tests.end_to_end.processes import free_port, running, running_all, running_
 
 from .browsing import Visit, visit
 from .conftest import chromium
+from .test_screens import complaints
 
 
 def told(page: Visit) -> str:
@@ -56,6 +57,7 @@ def test_what_the_gateway_is_set_to_shows(browser: Browser, models_root: Path, t
         assert page.page.get_by_role("button", name="Say it").is_disabled()
         assert told(page) == "Nobody has spoken or typed for 3 s, so the session ended to leave its place to others."
         assert page.text("#connection") == "Ended"
+        assert complaints(page) == []
         (*_, last) = page.frames()
         page.page.get_by_role("button", name="Go on").click()
         page.until(f"lipsync.log.at(-1)[0] > {last[0]}")

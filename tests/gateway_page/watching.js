@@ -71,7 +71,8 @@ function watch([left, top, width, height]) {
 function watched() {
   const { mouths } = window.watched;
   window.watched = null;
-  return { mouths, heard: heard.map(({ start, samples }) => [start, Array.from(samples)]) };
+  const { sampleRate: rate } = window.lipsync.clock.context;
+  return { mouths, rate, heard: heard.map(({ start, samples }) => [start, Array.from(samples)]) };
 }
 
 Object.assign(window, { watch, readWatched: watched });

@@ -6,7 +6,17 @@
 import { markAvatar, showAvatars } from "./avatars.js";
 import { getJson } from "./http.js";
 import { hasKey, keepKey } from "./key.js";
-import { endedProblem, fileProblem, keyProblem, listProblem, microphoneProblem, speakingProblem, switchProblem, waitingProblem } from "./problems.js";
+import {
+  SILENT,
+  endedProblem,
+  fileProblem,
+  keyProblem,
+  listProblem,
+  microphoneProblem,
+  speakingProblem,
+  switchProblem,
+  waitingProblem,
+} from "./problems.js";
 import { Screen } from "./screen.js";
 import { Talk } from "./talk.js";
 
@@ -44,7 +54,7 @@ const happened = {
   },
   failed: (error) => {
     screen.connection("ended");
-    screen.say("Nothing is shown now.");
+    screen.say("The session has ended.");
     if (NOT_LET_IN.has(error.code)) screen.askForKey(true);
     const action = error.code === "DEADLINE_EXCEEDED" ? "Go on" : "Try again";
     screen.problem(endedProblem(error, idleMs), { action, act: goOn });
@@ -55,6 +65,7 @@ const happened = {
     at("guard").checked = false;
     screen.problem("The microphone was taken away. Plug it in, and try again.");
   },
+  silent: () => screen.problem(SILENT),
   overheard: () => screen.say("Interrupted: you spoke."),
   resumed: ({ seconds }) => screen.say(`The server lost a service for ${seconds.toFixed(1)} s; it goes on.`),
   speak_failed: (error) => screen.problem(speakingProblem(error)),
@@ -179,8 +190,8 @@ function offerTexts({ available, voice, voices, max_characters }) {
   at("text").disabled = at("say").disabled = !available;
   at("no-texts").hidden = available;
   at("voices").hidden = !voices.length;
-  const known = voices.some(({ id }) => id === voice) ? voices : [{ id: voice, name: voice }, ...voices];
-  at("voice").replaceChildren(...known.map(({ id, name }) => new Option(name, id, id === voice, id === voice)));
+  const names = voices.filter(({ id }) => id !== voice).map(({ id, name }) => new Option(name, id));
+  at("voice").replaceChildren(new Option("server’s choice", ""), ...names);
 }
 
 begin();

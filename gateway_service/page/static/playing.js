@@ -18,7 +18,7 @@ export class Playing {
   /** Plays frame `place` of a segment from `at` on, a time of the context. Returns the loudness of its sound, 0 to 1. */
   play(segment, place, at, audible) {
     const samples = segment.slice(place * SAMPLES_A_FRAME, (place + 1) * SAMPLES_A_FRAME);
-    if (audible && this._bus && samples.length) this._schedule(samples, at);
+    if (audible && this._context?.state === "running" && samples.length) this._schedule(samples, at);
     return loudness(samples);
   }
 
@@ -37,7 +37,8 @@ export class Playing {
     const source = this._context.createBufferSource();
     source.buffer = buffer;
     source.connect(this._bus);
-    source.start(at);
+    // On the context's own grid, so that each piece begins where the one before it ends.
+    source.start(Math.round(at * this._context.sampleRate) / this._context.sampleRate);
   }
 
   _newBus() {

@@ -4,6 +4,8 @@ const MICROPHONE = {
   NotAllowedError: "The browser was not allowed to use the microphone. Allow it beside the page's address, then try again.",
   NotFoundError: "No microphone was found. Plug one in, or use the recording, a file or a text.",
   NotReadableError: "Another program holds the microphone. Close that, then try again.",
+  NoOutput:
+    "The browser has no output for sound, and runs the microphone only with one. Connect a loudspeaker or headphones, then try again.",
   InsecureContext:
     "Browsers give the microphone only to pages over HTTPS, or opened as localhost on the machine itself. " +
     "Give the gateway a certificate (tls.certificate_file and tls.key_file), and open the page with https://.",
@@ -28,6 +30,9 @@ const LISTING = {
 export function microphoneProblem(error) {
   return MICROPHONE[error.name] ?? `The microphone does not work here (${error.message}). Use the recording, a file or a text.`;
 }
+
+/** Sound is not heard. */
+export const SILENT = "The browser has no output for sound: the picture comes without it. Connect a loudspeaker or headphones to hear it.";
 
 /** A text was not spoken. */
 export function speakingProblem({ code, message }) {

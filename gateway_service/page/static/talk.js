@@ -16,6 +16,8 @@ const SETTLES_FRAMES = 12;
 // Sound that is shown so much later than at best is caught up with in a pause.
 const CATCH_UP_S = 0.08;
 const CAUGHT_UP_S = 0.02;
+// A context that does not run after so long has no loudspeaker. Should it run later, everything follows it from then on.
+const RESUMES_MS = 1500;
 // Chunks of the microphone, 32 ms each, from before the moment at which a voice is noticed.
 const KEPT_CHUNKS = 10;
 
@@ -50,8 +52,7 @@ export class Talk {
 
   /** Begins to listen. Raises what the browser says against it. */
   async listen() {
-    const context = await this._audio();
-    await this._microphone.start(context, { echo: this.hearYourself });
+    await this._microphone.start(await this._running(), { echo: this.hearYourself });
     if (this.session.busy) this.interrupt();
     this._voice = new VoiceActivity();
     this._shortest = Infinity;
@@ -70,8 +71,8 @@ export class Talk {
 
   /** Speaks a sound file of any format that the browser reads. Raises DOMException for others. */
   async play(data) {
-    const context = await this._audio();
-    const samples = mono(await context.decodeAudioData(data));
+    await this._audio();
+    const samples = mono(await new OfflineAudioContext(1, 1, RATE_HZ).decodeAudioData(data));
     this._stopAll();
     this._begin("file");
     const segment = this.session.begin("file");
@@ -99,7 +100,7 @@ export class Talk {
   /** Lets the microphone interrupt files and texts, or no longer. Raises what the browser says against it. */
   async guard(on) {
     if (!on) this._guard.stop();
-    else await this._guard.start(await this._audio(), { echo: true });
+    else await this._guard.start(await this._running(), { echo: true });
   }
 
   _stopAll() {
@@ -119,17 +120,25 @@ export class Talk {
     this._changed("mode", null);
   }
 
-  /** The context for sound; it runs once somebody has touched the page. */
+  /** The context for sound, which runs once somebody has touched the page; not where there is nothing to play it. */
   async _audio() {
     if (!this._context) {
-      this._context = new AudioContext({ sampleRate: RATE_HZ, latencyHint: "interactive" });
+      this._context = newContext();
       this._playing.use(this._context);
       // It can be taken away, by a telephone call for one: then it stands still for a while.
       this._context.onstatechange = () => this._follow();
     }
-    await this._context.resume();
-    if (!this.clock.context) this._follow();
+    await Promise.race([this._context.resume(), new Promise((over) => setTimeout(over, RESUMES_MS))]);
+    if (this._context.state !== "running") this._changed("silent");
+    else if (!this.clock.context) this._follow();
     return this._context;
+  }
+
+  /** The same for the microphone, which nothing gives without it. */
+  async _running() {
+    const context = await this._audio();
+    if (context.state !== "running") throw new DOMException("there is no output for sound", "NoOutput");
+    return context;
   }
 
   /** Everything is shown by the sound, from where it is now. */
@@ -232,6 +241,17 @@ function captured(segment, seconds, due) {
   const moment = segment.start + seconds;
   if (segment.delay === null || Math.abs(due - moment - segment.delay) > 0.002) segment.delay = due - moment;
   return moment + segment.delay;
+}
+
+/** A context at the rate of the session, or at that of the machine where the browser knows no other. */
+function newContext() {
+  const options = { latencyHint: "interactive" };
+  try {
+    return new AudioContext({ ...options, sampleRate: RATE_HZ });
+  } catch (error) {
+    if (error.name !== "NotSupportedError") throw error;
+    return new AudioContext(options);
+  }
 }
 
 /** The mean of all channels as int16. */
