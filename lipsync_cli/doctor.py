@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import platform
@@ -19,6 +20,7 @@ import psutil
 from avatar_kit.cores import usable_cores
 from lipsync_cli import machine
 
+TENSORRT_LIBRARY = "libnvinfer.so.10"
 OLDEST_PYTHON = (3, 11)
 LEAST_MEMORY_GB = 2.0
 PORTS = {50051: "inference gRPC", 50052: "compositing gRPC", 53051: "inference metrics", 53052: "compositing metrics"}
@@ -102,6 +104,9 @@ def _inference() -> Iterator[Finding]:
         yield Finding("GPU", State.MISSING, f"{named}; {problem}", advice)
     else:
         yield Finding("GPU", State.GOOD, f"{named}; a convolution ran on it")
+    if gpus and onnxruntime:
+        yield _tensorrt(providers)
+        yield _tensorrt_rtx()
 
 
 def _engine() -> Finding:
@@ -135,6 +140,28 @@ def _cuda_problem(onnxruntime: ModuleType) -> str:
     except Exception as error:  # the runtime's errors have no common base
         return f"a convolution fails: {str(error).splitlines()[0][:200]}"
     return ""
+
+
+def _tensorrt(providers: list[str]) -> Finding:
+    """Looks for the library that ONNX Runtime's own provider is built for."""
+    if "TensorrtExecutionProvider" not in providers:
+        return Finding("TensorRT", State.NOTE, "not in this onnxruntime", "to use it, install the extra `gpu`")
+    try:
+        ctypes.CDLL(TENSORRT_LIBRARY)
+    except OSError:
+        advice = "to use it, install tensorrt-cu13 10.16, whose libraries are then on the library path"
+        return Finding("TensorRT", State.NOTE, f"{TENSORRT_LIBRARY} is not found", advice)
+    return Finding("TensorRT", State.GOOD, f"{TENSORRT_LIBRARY} is there; name it in onnx.providers, with onnx.tensorrt_cache")
+
+
+def _tensorrt_rtx() -> Finding:
+    from inference_service.engines.plugins import TENSORRT_RTX, PluginError, plugin_devices
+
+    try:
+        plugin_devices(TENSORRT_RTX)
+    except PluginError as error:
+        return Finding("TensorRT-RTX", State.NOTE, "not used", str(error))
+    return Finding("TensorRT-RTX", State.GOOD, f"it finds a GPU; name {TENSORRT_RTX} in onnx.providers")
 
 
 def _jpeg_library(cv2: ModuleType) -> Finding:

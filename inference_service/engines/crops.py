@@ -95,7 +95,7 @@ class CropBank:
                     problems += error.problems
         if problems:
             raise BrokenAvatar(list(dict.fromkeys(problems)))
-        if self.device.is_gpu and self._on_device is None:
+        if self.device.holds_tensors and self._on_device is None:
             self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(self._host, "cuda", self.device.gpu_id)
             self._host = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 from inference_service.engines.gpu_memory import GpuMemory, visible_gpus
+from inference_service.engines.plugins import PLUGINS, TENSORRT_RTX, PluginError, plugin_devices
 from inference_service.settings import GpuSection, OnnxSection
 
 onnxruntime.disable_telemetry_events()
@@ -19,7 +20,7 @@ SILENT = 4  # for ONNX Runtime's own log lines: every fault is raised as an exce
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
-GPU_PROVIDERS = frozenset({CUDA, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"})
+GPU_PROVIDERS = frozenset({CUDA, "TensorrtExecutionProvider", TENSORRT_RTX})
 CPU_DEVICE_ID = -1
 
 
@@ -37,8 +38,13 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
-        """Tells if its tensors are kept in a GPU's memory."""
+        """Tells if a GPU computes."""
         return self.providers[0][0] in GPU_PROVIDERS
+
+    @property
+    def holds_tensors(self) -> bool:
+        """Tells if crops can be kept in a GPU's memory: ONNX Runtime's own providers can, a plug-in gets them with each run."""
+        return self.is_gpu and self.providers[0][0] not in PLUGINS
 
 
 def find_devices(gpus: GpuSection, onnx: OnnxSection) -> list[Device]:
@@ -48,9 +54,15 @@ def find_devices(gpus: GpuSection, onnx: OnnxSection) -> list[Device]:
     """
     installed = onnxruntime.get_available_providers()
     for provider in onnx.providers:
-        if provider not in installed:
+        if provider in PLUGINS:
+            try:
+                plugin_devices(provider)
+            except PluginError as error:
+                raise DeviceError(f"onnx.providers: {error}") from error
+        elif provider not in installed:
             raise DeviceError(f"onnx.providers: {provider} is not in the installed onnxruntime, which has {', '.join(installed)}")
-    wanted = CUDA in installed if gpus.enabled == "auto" else gpus.enabled
+    by_plugin = not PLUGINS.keys().isdisjoint(onnx.providers)
+    wanted = CUDA in installed or by_plugin if gpus.enabled == "auto" else gpus.enabled
     if not wanted:
         asked_for = [provider for provider in onnx.providers if provider in GPU_PROVIDERS]
         if asked_for:
@@ -58,16 +70,17 @@ def find_devices(gpus: GpuSection, onnx: OnnxSection) -> list[Device]:
         # Not on a GPU: there these lines may be all that names a missing library.
         onnxruntime.set_default_logger_severity(SILENT)
         return [Device(CPU_DEVICE_ID, "CPU", tuple((name, {}) for name in onnx.providers or [CPU]))]
-    return _find_gpus(gpus, onnx, installed)
-
-
-def _find_gpus(gpus: GpuSection, onnx: OnnxSection, installed: Sequence[str]) -> list[Device]:
-    if CUDA not in installed:
+    if CUDA not in installed and not by_plugin:
         raise DeviceError(
             "gpus.enabled is true, but the installed onnxruntime has no CUDA: install the extra [gpu] instead of [cpu], "
             "or set gpus.enabled=false to run on the CPU"
         )
-    onnxruntime.preload_dlls()
+    if CUDA in installed:
+        onnxruntime.preload_dlls()
+    return _find_gpus(gpus, onnx)
+
+
+def _find_gpus(gpus: GpuSection, onnx: OnnxSection) -> list[Device]:
     present = visible_gpus()
     count = gpus.count or len(present)
     if not present or count > len(present):
@@ -83,7 +96,7 @@ def _find_gpus(gpus: GpuSection, onnx: OnnxSection, installed: Sequence[str]) ->
 
 
 def _gpu_options(provider: str, gpu: GpuMemory, limit_bytes: int, onnx: OnnxSection) -> Mapping[str, Any]:
-    if provider not in GPU_PROVIDERS:
+    if provider not in GPU_PROVIDERS or provider in PLUGINS:
         return {}
     options: dict[str, Any] = {"device_id": gpu.index}
     if provider == CUDA:

@@ -17,6 +17,7 @@ from avatar_kit.onnx_files import runtime_reason
 from avatar_kit.onnx_io import EncoderIO
 from inference_service.engines.devices import CPU, SILENT, Device, DeviceError
 from inference_service.engines.engine import EngineError
+from inference_service.engines.plugins import PLUGINS, plugin_devices
 from inference_service.engines.tensorrt import TENSORRT, tensorrt_options
 from inference_service.limited_threads import interruptible
 from inference_service.settings import OnnxSection
@@ -34,12 +35,16 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
     """
     chosen = _session_options(model, device, options)
     serialized = model.SerializeToString()
+    # A plug-in is chosen by its device, and then providers may not be named.
+    plugin = next((provider for provider, _ in device.providers if provider in PLUGINS), None)
     providers = [
         (provider, dict(choices) | _options_for(provider, model, serialized, options)) for provider, choices in device.providers
     ]
+    if plugin:
+        chosen.add_provider_for_devices([plugin_devices(plugin)[device.gpu_id]], {})
     try:
         with interruptible(f"opening {name}", lambda: chosen.set_load_cancellation_flag(True)):
-            session = onnxruntime.InferenceSession(serialized, sess_options=chosen, providers=providers)
+            session = onnxruntime.InferenceSession(serialized, sess_options=chosen, providers=None if plugin else providers)
     except Exception as error:  # its errors have no common base
         raise BrokenAvatar(f"{name}: ONNX Runtime refuses it: {runtime_reason(error)}") from error
     # The session keeps the serialized model, as much memory as the weights, to fall back to other providers, which it must not.

@@ -75,6 +75,21 @@ def test_a_gpu_build_that_cannot_use_a_gpu_is_missing_something(monkeypatch, tmp
     assert words in finding.found
 
 
+def test_what_tensorrt_needs_is_told_where_there_is_a_gpu(monkeypatch, tmp_path):
+    assert "TensorRT" not in findings(tmp_path)
+    monkeypatch.setattr(machine, "gpus", lambda: ["NVIDIA L4"])
+    found = findings(tmp_path)
+    assert (found["TensorRT"].state, found["TensorRT-RTX"].state) == (State.NOTE, State.NOTE)
+    assert "onnxruntime-ep-nv-tensorrt-rtx-cu13" in found["TensorRT-RTX"].advice
+    monkeypatch.setitem(sys.modules, "onnxruntime", TensorRtBuild())
+    assert findings(tmp_path)["TensorRT"].found == "libnvinfer.so.10 is not found"
+
+
+class TensorRtBuild(GpuBuild):
+    def get_available_providers(self):
+        return ["TensorrtExecutionProvider", *super().get_available_providers()]
+
+
 def test_a_port_in_use_is_told(monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
