@@ -78,7 +78,9 @@ def loading(avatar: Avatar, root: Path, device: Device, choice: EngineChoice) ->
         figure(f"memory of an avatar, {name}", model.network_bytes / 1e6, "MB"),
     ]
     if model.psnr_db is not None:
-        figures.append(figure("mouths in bfloat16, from those in float32", model.psnr_db, "dB", at_least=LEAST_PSNR_DB))
+        figures.append(
+            figure("mouths in bfloat16, from those in float32", model.psnr_db, "dB", at_least=LEAST_PSNR_DB["bfloat16"])
+        )
     return figures
 
 

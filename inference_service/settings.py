@@ -13,7 +13,7 @@ from service_kit.addresses import BindAddress
 from service_kit.sections import GrpcServerSection, GrpcSettings, LoggingSection, Section
 
 EngineName: TypeAlias = Literal["auto", "onnxruntime", "openvino"]
-PrecisionName: TypeAlias = Literal["auto", "float32", "bfloat16"]
+PrecisionName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class InferenceServerSection(GrpcServerSection):
@@ -162,8 +162,9 @@ class InferenceSettings(GrpcSettings):
     """The program that runs networks on a CPU: ONNX Runtime, OpenVINO, or (auto) OpenVINO where it can use precision bfloat16."""
 
     precision: PrecisionName = "auto"
-    """That of networks on a CPU. auto: bfloat16 where the processor has it (AMX, AVX512_BF16) and the avatar's mouths come within
-    45 dB of those in float32, else float32. bfloat16: also where they do not."""
+    """That of networks. auto: on a CPU bfloat16 where the processor has it (AMX, AVX512_BF16) and the avatar's mouths come within
+    45 dB of those in float32, else float32. bfloat16: also where they do not. float16: on GPUs, of avatars whose mouths come
+    within 50 dB."""
 
     models_root: Path = Path("models")
     """The folder of the avatars."""

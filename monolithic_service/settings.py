@@ -95,8 +95,9 @@ class MonolithicSettings(GrpcSettings):
     """The program that runs networks on a CPU: ONNX Runtime, OpenVINO, or (auto) OpenVINO where it can use precision bfloat16."""
 
     precision: inference.PrecisionName = "auto"
-    """That of networks on a CPU. auto: bfloat16 where the processor has it (AMX, AVX512_BF16) and the avatar's mouths come within
-    45 dB of those in float32, else float32. bfloat16: also where they do not."""
+    """That of networks. auto: on a CPU bfloat16 where the processor has it (AMX, AVX512_BF16) and the avatar's mouths come within
+    45 dB of those in float32, else float32. bfloat16: also where they do not. float16: on GPUs, of avatars whose mouths come
+    within 50 dB."""
 
     models_root: Path = Path("models")
     """The folder of the avatars. The service serves every avatar in it."""

@@ -47,6 +47,10 @@ class Device:
         return self.is_gpu and self.providers[0][0] not in PLUGINS
 
 
+THE_CPU = Device(CPU_DEVICE_ID, "CPU", ((CPU, {}),))
+"""The CPU with ONNX Runtime's own provider."""
+
+
 def find_devices(gpus: GpuSection, onnx: OnnxSection) -> list[Device]:
     """Finds the devices that the configuration asks for, at least one.
 

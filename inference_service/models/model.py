@@ -19,7 +19,7 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.onnx_files import load_model
 from avatar_kit.onnx_io import DEMO_PRODUCER
 from inference_service.audio.features import AudioFeatures
-from inference_service.engines.devices import Device
+from inference_service.engines.devices import THE_CPU, Device
 from inference_service.engines.engine import Engine, SharedMemory
 from inference_service.engines.network_sessions import SharedSessions
 from inference_service.engines.onnxruntime import OnnxEngine
@@ -49,7 +49,7 @@ class LoadedModel:
     load_seconds: float
     warm_up_seconds: float  # of one run of the network
     numerics: str  # the way that its mouths are computed: equal ones give equal bytes
-    psnr_db: float | None  # how close its mouths in bfloat16 are to those in float32; None: they are in float32
+    psnr_db: float | None  # how close its mouths in another precision are to those in float32; None: they are in float32
     total_inference_ms: float = 0
 
     @property
@@ -117,17 +117,21 @@ class ModelLoader:
                 return OpenVinoEngine(avatar, device, self._options, precision="float32", max_batch=self._max_batch)
             return OnnxEngine(avatar, device, self._options, max_batch=self._max_batch, shared=self._shared)
 
-        def open_in_bfloat16() -> Engine:
-            return OpenVinoEngine(avatar, devices[0], self._options, precision="bfloat16", max_batch=self._max_batch)
+        def open_quick(device: Device) -> Engine:
+            if self._choice.bfloat16:
+                return OpenVinoEngine(avatar, device, self._options, precision="bfloat16", max_batch=self._max_batch)
+            return OnnxEngine(avatar, device, self._options, max_batch=self._max_batch, shared=self._shared, float16=True)
 
-        if self._choice.bfloat16:
-            reference = reference_mouths(avatar, stored, lambda: self._noted(open_in_float32(devices[0])))
+        if self._choice.quick_precision:
+            # On the CPU also for a GPU: there its sessions would take seconds to open, and memory.
+            reference = reference_mouths(avatar, stored, lambda: self._noted(open_in_float32(THE_CPU)))
             if reference is not None:
                 with self._memory.measured(devices) as taken:
-                    quick = open_quickly(avatar, stored, lambda: self._noted(open_in_bfloat16()), reference, self._choice)
+                    first = open_quickly(avatar, stored, lambda: self._noted(open_quick(devices[0])), reference, self._choice)
+                    others = [open_exactly(self._noted(open_quick(device))) for device in devices[1:]] if first else []
                     return_free_memory()
-                if quick is not None:
-                    return [quick], taken.bytes
+                if first is not None:
+                    return [first, *others], taken.bytes
         with self._memory.measured(devices) as taken:
             opened = [open_exactly(self._noted(open_in_float32(device))) for device in devices]
             return_free_memory()

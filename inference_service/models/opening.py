@@ -1,6 +1,7 @@
-"""Opens an avatar's network in the engine that the choice and the network itself allow: bfloat16 must not be seen.
+"""Opens an avatar's network in the engine that the choice and the network itself allow: another precision must not be seen.
 
-The network first runs in ONNX Runtime in float32, which any file can be tried in safely; then in bfloat16, on the same frames.
+The network first runs in ONNX Runtime in float32, which any file can be tried in safely; then, on the same frames, in the other
+precision.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from service_kit.malloc import return_free_memory
 from shared_proto.timing import ROW_SIZE, WINDOW_ROWS
 
 # Of the worst of the frames that are tried, against float32, on pixels of 0..255.
-LEAST_PSNR_DB = 45.0
+LEAST_PSNR_DB = {"bfloat16": 45.0, "float16": 50.0}
 TRIED_FRAMES = 3
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def open_exactly(engine: Engine) -> Opened:
 
 
 def reference_mouths(avatar: Avatar, stored: StoredFeatures, open_exact: Open) -> NDArray[np.float32] | None:
-    """Returns mouths of the avatar in float32, to compare with. None for a network that bfloat16 would not make quicker.
+    """Returns mouths of the avatar in float32, to compare with. None for a network that another precision would not make quicker.
 
     Raises BrokenAvatar and DeviceError.
     """
@@ -77,34 +78,41 @@ def reference_mouths(avatar: Avatar, stored: StoredFeatures, open_exact: Open) -
 def open_quickly(
     avatar: Avatar,
     stored: StoredFeatures,
-    open_bfloat16: Open,
+    open_quick: Open,
     reference: NDArray[np.float32],
     choice: EngineChoice,
 ) -> Opened | None:
-    """Opens the network in bfloat16, and compares. Returns None, with a line in the log, where float32 must be used."""
+    """Opens the network in the choice's quick precision, and compares.
+
+    Returns None, with a line in the log, where float32 must be used.
+    """
+    precision = choice.quick_precision
+    if precision is None:
+        return None
     try:
-        engine = open_bfloat16()
+        engine = open_quick()
         warm_up = engine.warm_up()
         mouths, run_seconds = _tried(engine, stored)  # the first run of all took longer
         psnr_db = worst_psnr_db(mouths, reference)
     except (BrokenAvatar, DeviceError, EngineError) as error:
         if choice.bfloat16_always:
             raise
-        log.warning("avatar %s runs in float32, as it cannot run in bfloat16: %s", avatar.id, error)
+        log.warning("avatar %s runs in float32, as it cannot run in %s: %s", avatar.id, precision, error)
         return None
-    told = f"{psnr_db:.1f} dB from float32 on its own frames, where {LEAST_PSNR_DB:g} are asked for"
-    if psnr_db >= LEAST_PSNR_DB:
-        log.info("avatar %s runs in bfloat16: %s", avatar.id, told)
+    least_db = LEAST_PSNR_DB[precision]
+    told = f"{psnr_db:.1f} dB from float32 on its own frames, where {least_db:g} are asked for"
+    if psnr_db >= least_db:
+        log.info("avatar %s runs in %s: %s", avatar.id, precision, told)
     elif choice.bfloat16_always:
-        log.warning("avatar %s runs in bfloat16, as precision says, and its mouths are coarse: %s", avatar.id, told)
+        log.warning("avatar %s runs in %s, as precision says, and its mouths are coarse: %s", avatar.id, precision, told)
     else:
-        log.warning("avatar %s runs in float32, as bfloat16 would be seen: %s", avatar.id, told)
+        log.warning("avatar %s runs in float32, as %s would be seen: %s", avatar.id, precision, told)
         return None
     return Opened(engine, warm_up, run_seconds, psnr_db)
 
 
 def multiplies(avatar: Avatar) -> bool:
-    """Tells if the network has operators that bfloat16 makes quicker. Raises BrokenAvatar."""
+    """Tells if the network has operators that another precision makes quicker. Raises BrokenAvatar."""
     return any(node.op_type in PRODUCTS for node in load_model(avatar.network_path).graph.node)
 
 

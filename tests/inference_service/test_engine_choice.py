@@ -23,7 +23,7 @@ from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.settings import EngineName, GpuSection, OnnxSection, PrecisionName
 
 from ..end_to_end.avatars import exact_network
-from .conftest import MakeAvatar, network
+from .conftest import MIX, MakeAvatar, network
 
 CPU = find_devices(GpuSection(enabled=False), OnnxSection())
 IN_BFLOAT16 = EngineChoice(bfloat16=True)
@@ -79,6 +79,45 @@ def test_a_network_that_bfloat16_would_change_runs_in_float32(
     assert forced.engines[0].arithmetic == IN_BFLOAT16.numerics
     assert forced.psnr_db is not None
     assert forced.psnr_db < 45
+
+
+def faint_network(factor: float) -> onnx.ModelProto:
+    """The small network whose first layer makes values that are so much smaller, and whose second makes up for it."""
+    model = network()
+    first = model.graph.node[0]
+    mixed, first.output[0] = first.output[0], "faint"
+    model.graph.node.insert(1, helper.make_node("Conv", ["faint", "restoring"], [mixed]))
+    restoring = (np.eye(3, dtype=np.float32) / np.float32(factor)).reshape(3, 3, 1, 1)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(MIX * np.float32(factor), "mix"))
+    model.graph.initializer.append(numpy_helper.from_array(restoring, "restoring"))
+    return model
+
+
+@pytest.mark.parametrize("share", [False, True], ids=["a session of its own", "shared"])
+@pytest.mark.parametrize(("factor", "is_float16"), [(0.5, True), (1e-7, False)], ids=["fine", "coarse"])
+def test_a_network_runs_in_float16_where_nobody_would_see_it(
+    make_avatar: MakeAvatar, tmp_path: Path, caplog: pytest.LogCaptureFixture, factor: float, is_float16: bool, share: bool
+) -> None:
+    """On the CPU here, where only the weights are in float16. Its smallest number is 6e-8."""
+    caplog.set_level(logging.INFO)
+    loader = ModelLoader(OnnxSection(intra_op_threads=1, share_sessions=share), choice=EngineChoice(float16=True))
+    avatar = make_avatar("her", model=faint_network(factor))
+    model = loader.load(avatar, AvatarCatalog(tmp_path / "models").audio_encoder_path(avatar), CPU)
+    assert model.engines[0].arithmetic == EngineChoice(float16=is_float16).numerics
+    if is_float16:
+        assert model.psnr_db is not None
+        assert model.psnr_db >= 50
+        assert f"avatar her runs in float16: {model.psnr_db:.1f} dB from float32" in caplog.text
+    else:
+        assert model.psnr_db is None
+        assert "avatar her runs in float32, as float16 would be seen: " in caplog.text
+
+
+def test_float16_is_for_gpus() -> None:
+    gpu = Device(0, "a GPU", ((CUDA, {}),))
+    assert choose_engine("auto", "float16", [gpu]) == EngineChoice(float16=True)
+    with pytest.raises(DeviceError, match="float16 is for GPUs"):
+        choose_engine("auto", "float16", CPU)
 
 
 def test_a_network_without_work_runs_in_float32(make_avatar: MakeAvatar, tmp_path: Path) -> None:
