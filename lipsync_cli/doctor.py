@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 import os
 import platform
 import re
@@ -21,6 +22,7 @@ from avatar_kit.cores import usable_cores
 from lipsync_cli import machine
 
 TENSORRT_LIBRARY = "libnvinfer.so.10"
+TENSORRT_RTX_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
 OLDEST_PYTHON = (3, 11)
 LEAST_MEMORY_GB = 2.0
 PORTS = {50051: "inference gRPC", 50052: "compositing gRPC", 53051: "inference metrics", 53052: "compositing metrics"}
@@ -155,13 +157,10 @@ def _tensorrt(providers: list[str]) -> Finding:
 
 
 def _tensorrt_rtx() -> Finding:
-    from inference_service.engines.plugins import TENSORRT_RTX, PluginError, plugin_devices
-
-    try:
-        plugin_devices(TENSORRT_RTX)
-    except PluginError as error:
-        return Finding("TensorRT-RTX", State.NOTE, "not used", str(error))
-    return Finding("TensorRT-RTX", State.GOOD, f"it finds a GPU; name {TENSORRT_RTX} in onnx.providers")
+    if importlib.util.find_spec(TENSORRT_RTX_MODULE) is None:
+        advice = "to use it on a GPU of compute capability 7.5, 8.6, 8.9 or 12.0, install onnxruntime-ep-nv-tensorrt-rtx-cu13"
+        return Finding("TensorRT-RTX", State.NOTE, "not installed", advice)
+    return Finding("TensorRT-RTX", State.GOOD, "installed; name NvTensorRTRTXExecutionProvider in onnx.providers")
 
 
 def _jpeg_library(cv2: ModuleType) -> Finding:
