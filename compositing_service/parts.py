@@ -115,7 +115,7 @@ async def compositing_parts(
             output_format=_FORMATS[settings.output.format],
         )
         sessions = Sessions(SessionParts(store, resting, source, maker, metrics, _session_limits(settings), clock), rules)
-        await resources.enter_async_context(beside(sessions.watch_readers()))
+        await resources.enter_async_context(beside(sessions.watch()))
         yield CompositingParts(
             store=store,
             source=source,

@@ -13,6 +13,9 @@ from compositing_service.sessions.tables import Input
 from service_kit.errors import DeadlineExceeded, ServiceError
 from shared_proto import compositing_pb2 as pb
 
+# A session ends by itself, between two frames, so long before it is cut off.
+_CUT_S = 0.05
+
 
 @dataclass(eq=False, slots=True)
 class Lifetime:
@@ -24,6 +27,8 @@ class Lifetime:
     """Lets an event leave before the next frame."""
     last_sign_s: float
     """When the client sent its last message."""
+    cut_in: Callable[[float], None]
+    """Called when it begins to leave: ends it after so many seconds, if something holds it up that long."""
     end: ServiceError | None = None
     """The error with which a session that leaves will end."""
     _ends_at_s: float = float("inf")
@@ -40,22 +45,28 @@ class Lifetime:
         """Ends it after the running segment, or when the time for that is over, with `error`."""
         if self.end is None:
             self.end = error
-            self._ends_at_s = now_s + within_s
+            self._ends_at_s = now_s + max(0.0, within_s - _CUT_S)
+            self.cut_in(max(within_s, _CUT_S))
             self.machine.leave()
             self.note(events.going_away(reason, within_s))
 
     def check(self, now_s: float) -> None:
-        """Begins to leave when its time has come. Raises ServiceError when its end has."""
+        """Begins to leave when its time has come. Raises ServiceError when its end has, or no message has come for too long."""
+        self.check_length(now_s)
         limits, machine = self.limits, self.machine
-        if now_s >= self._leave_at_s and self.end is None:
-            error = DeadlineExceeded("the session has lasted for as long as one may")
-            self.leave(pb.GOING_AWAY_SESSION_LENGTH, error, now_s, within_s=self._leaving_s)
-        if now_s >= self._ends_at_s and self.end:
-            raise self.end
         if machine.planned or machine.input is Input.CLOSED:
             self.last_sign_s = now_s
         if limits.idle_timeout_s and now_s >= self.last_sign_s + limits.idle_timeout_s:
             raise DeadlineExceeded(f"no message came for {limits.idle_timeout_s:g} s")
+
+    def check_length(self, now_s: float) -> None:
+        """Begins to leave when its time has come. Raises ServiceError when its end has."""
+        if now_s >= self._leave_at_s and self.end is None:
+            error = DeadlineExceeded("the session has lasted for as long as one may")
+            within_s = max(0.0, self._leave_at_s + self._leaving_s - now_s)
+            self.leave(pb.GOING_AWAY_SESSION_LENGTH, error, now_s, within_s=within_s)
+        if now_s >= self._ends_at_s and self.end:
+            raise self.end
 
     def next_check_s(self) -> float:
         """Returns the time at which `check` may have something to do."""

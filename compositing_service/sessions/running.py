@@ -22,7 +22,7 @@ from shared_proto import compositing_pb2 as pb
 
 _DRAINING = "the service is shutting down; resume on another replica"
 
-_READERS_CHECK_S = 1.0
+_CHECK_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -89,13 +89,13 @@ class Sessions:
         for session in list(self._running):
             session.leave(pb.GOING_AWAY_DRAINING, Unavailable(_DRAINING), within_s=self.parts.limits.leaving_s)
 
-    async def watch_readers(self) -> None:
-        """Ends the sessions whose clients take nothing, without end."""
-        pause_s = min(_READERS_CHECK_S, self.parts.limits.reader_timeout_s / 4)
+    async def watch(self) -> None:
+        """Ends the sessions whose time is over, and those whose clients take nothing, without end."""
+        pause_s = min(_CHECK_S, self.parts.limits.reader_timeout_s / 4)
         while True:
             await self.parts.clock.sleep(pause_s)
             for session in list(self._running):
-                session.check_reader()
+                session.check()
 
     def _check_draining(self) -> None:
         if self._draining:

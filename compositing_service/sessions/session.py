@@ -77,13 +77,14 @@ class LiveSession:
         )
         self.reporting = Reporting(machine, making, now_s, parts.metrics)
         self._idle_pictures = IdlePictures(parts.maker)
-        self._lifetime = Lifetime(machine, parts.limits, outbox.append, now_s)
+        self._lifetime = Lifetime(machine, parts.limits, outbox.append, now_s, self._cut_in)
         self._grouping = Grouping(machine, making, clock)
         self._sending = Sending(machine, self.switching, self.reporting, outbox, clock, send)
         self._hearing = Hearing(
             machine, config.encoding, self.switching, self._sending, self._lifetime, clock, self._interrupt, self._wake
         )
         self._changed = asyncio.Event()
+        self._cut: asyncio.Task[None] | None = None
         self._failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     async def run(self, messages: AsyncIterator[pb.SessionRequest]) -> None:
@@ -104,6 +105,8 @@ class LiveSession:
             for task in tasks:
                 task.cancel()
             self._grouping.drop()
+            if self._cut:
+                self._cut.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         is_whole = self.machine.input is Input.CLOSED and self.machine.has_nothing_to_show
         if self._lifetime.end and not is_whole:
@@ -141,12 +144,27 @@ class LiveSession:
         """Ends it now, with `error`."""
         self._fail(error)
 
-    def check_reader(self) -> None:
-        """Ends it if its client has taken nothing for too long. Called now and then: a timer for each write would cost more."""
+    def check(self) -> None:
+        """Ends it if its time is over, or its client has taken nothing for too long, also while a write is held up.
+
+        Called now and then: a timer for each write would cost more.
+        """
+        try:
+            self._lifetime.check_length(self._clock.now())
+        except ServiceError as over:
+            self._fail(over)
         if error := self._sending.check_reader(self._limits.reader_timeout_s):
             self._fail(error)
 
     # Within
+
+    def _cut_in(self, seconds: float) -> None:
+        async def cut() -> None:
+            await self._clock.sleep(seconds)
+            if self._lifetime.end:
+                self._fail(self._lifetime.end)
+
+        self._cut = asyncio.create_task(cut())
 
     def _interrupt(self) -> None:
         answer = self.machine.interrupt(self._clock.now())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +16,8 @@ import pytest
 from shared_proto import compositing_pb2 as pb
 
 from .avatars import write_avatar
-from .conftest import CALL_S, Duo, connected
-from .processes import running
+from .conftest import CALL_S, Duo, connected, serving
+from .processes import running, until
 from .talking import Talk, config, noise
 
 
@@ -153,3 +155,26 @@ def test_a_session_outlives_the_age_of_its_connection(pair: Duo) -> None:
         talk.end()
     assert [frame.number for frame in talk.frames] == list(range(len(talk.frames)))
     assert len(talk.speech) == 10
+
+
+@pytest.mark.parametrize("how", ["drain", "length"])
+def test_a_session_whose_reader_has_stopped_ends_when_it_was_told_to(own_models: Path, tmp_path: Path, how: str) -> None:
+    """A write that is held up holds up no end: the client finds the status once it reads on, and no call is cut off."""
+    limit = ["sessions.max_seconds=6", "server.grace_seconds=2"] if how == "length" else ["server.grace_seconds=4"]
+    with serving(own_models, tmp_path, compositing=["sessions.reader_timeout_seconds=600", *limit]) as both:
+        requests: queue.SimpleQueue[pb.SessionRequest] = queue.SimpleQueue()
+        requests.put(pb.SessionRequest(config=config(output_format=pb.FORMAT_RAW_BGR)))
+        call = both.pictures.StreamComposite(iter(requests.get, None), timeout=3 * CALL_S)
+        next(call)
+        time.sleep(2)  # until the windows are full
+        if how == "drain":
+            both.compositing.signal(signal.SIGTERM)
+            assert both.compositing.process.wait(30) == 0
+        else:
+            until(lambda: not both.pictures.ListSessions(pb.ListSessionsRequest(), timeout=CALL_S).sessions)
+        with pytest.raises(grpc.RpcError):
+            for _ in call:
+                pass
+        assert call.code() is (grpc.StatusCode.UNAVAILABLE if how == "drain" else grpc.StatusCode.DEADLINE_EXCEEDED)
+        assert how == "drain" or "lasted for as long as one may" in call.details()
+        assert "cut off" not in both.compositing.log.read_text()
