@@ -117,6 +117,17 @@ def until(true: Callable[[], bool], *, within_s: float = UNTIL_S) -> None:
         threading.Event().wait(0.02)
 
 
+def resident_mb(service: Service) -> float:
+    """The resident memory in MiB."""
+    pages = int(Path(f"/proc/{service.process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def threads_of(service: Service) -> int:
+    """The number of its threads."""
+    return len(list(Path(f"/proc/{service.process.pid}/task").iterdir()))
+
+
 def assert_no_trace(service: Service, *, of: str = "") -> None:
     """No call failed by a mistake of ours: of those whose lines have the words `of`, as a session's id.
 

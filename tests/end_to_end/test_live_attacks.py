@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -18,15 +17,10 @@ from shared_proto import compositing_pb2 as pb
 
 from .avatars import slow_network, write_avatar
 from .conftest import CALL_S, Duo, serving
-from .processes import Service, assert_no_trace, until
+from .processes import assert_no_trace, resident_mb, until
 from .talking import FAST, Talk, config, noise
 
 MEBIBYTE = 1 << 20
-
-
-def resident_mb(service: Service) -> float:
-    pages = int(Path(f"/proc/{service.process.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / MEBIBYTE
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from pathlib import Path
+from contextlib import AsyncExitStack
+from typing import Any
 
 import grpc
+import pytest
 
 from shared_proto import compositing_pb2 as pb
+from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
-from .conftest import Duo, connected
-from .processes import until
+from .conftest import CALL_S, Duo, connected
+from .processes import resident_mb, threads_of, until
 from .talking import FAST, Talk, config, noise
 
 
@@ -39,27 +43,42 @@ def test_a_reader_that_stops_makes_the_session_wait_and_loses_nothing(duo: Duo) 
     assert [frame.number for frame in talk.frames] == list(range(len(talk.frames)))
 
 
-def test_a_hundred_sessions_that_say_nothing_are_kept(duo: Duo) -> None:
-    """Beside them another one speaks."""
-    talks = [Talk(duo.pictures, config(idle=pb.IDLE_NONE)) for _ in range(100)]
-    try:
-        for talk in talks:
-            talk.__enter__()
-        for talk in talks:
-            talk.wait(lambda talk=talk: talk.of("started"))
-        with Talk(duo.pictures, config(pacing=FAST)) as speaking:
-            speaking.say(noise(0.4))
-            speaking.end()
-        assert len(speaking.speech) == 10
-    finally:
-        for talk in talks:
-            talk.__exit__(None, None, None)
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+async def test_many_sessions_that_say_nothing_are_kept(duo: Duo, count: int) -> None:
+    """Beside them another one speaks. They take no threads, and a tenth of a megabyte each at the most."""
+    opening = asyncio.Semaphore(20)
+
+    async def begun(channel: grpc.aio.Channel) -> Any:
+        async with opening:
+            call: Any = CompositingServiceStub(channel).StreamComposite(timeout=3 * CALL_S)
+            await call.write(pb.SessionRequest(config=config(idle=pb.IDLE_NONE)))
+            assert (await call.read()).HasField("started")
+            return call
+
+    def speak() -> Talk:
+        with Talk(duo.pictures, config(pacing=FAST)) as talk:
+            talk.say(noise(0.4))
+            return talk.end()
+
+    await asyncio.to_thread(speak)
+    async with AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(grpc.aio.insecure_channel(duo.compositing.address)) for _ in range(10)]
+        warm = [await begun(channel) for channel in channels]
+        before = resident_mb(duo.compositing), threads_of(duo.compositing)
+        calls = warm + await asyncio.gather(*(begun(channels[number % 10]) for number in range(count)))
+        assert duo.compositing.metric("lipsync_sessions") >= count
+        assert resident_mb(duo.compositing) - before[0] < 0.1 * count
+        assert threads_of(duo.compositing) - before[1] < 10
+        assert len((await asyncio.to_thread(speak)).speech) == 10
+        for call in calls:
+            await call.done_writing()
+        assert [await call.code() for call in calls] == [grpc.StatusCode.OK] * len(calls)
     until(lambda: not duo.pictures.ListSessions(pb.ListSessionsRequest()).sessions)
 
 
 def test_clients_that_vanish_leave_nothing_behind(duo: Duo) -> None:
     def figures() -> tuple[float, int]:
-        return duo.compositing.metric("process_open_fds"), len(list(Path(f"/proc/{duo.compositing.process.pid}/task").iterdir()))
+        return duo.compositing.metric("process_open_fds"), threads_of(duo.compositing)
 
     before: tuple[float, int] | None = None
     for turn in range(40):
