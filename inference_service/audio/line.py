@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from inference_service.audio.mel import BANDS, HALF, HOP, SILENCE, WINDOW, Columns, mel_columns, pre_emphasised
@@ -71,4 +70,4 @@ def row_columns(line: SoundLine, starts: Starts) -> RowColumns:
     """Returns the columns of each row, C-contiguous. Computes those from the first start to the end of the last row."""
     first = int(starts[0])
     columns = line.columns(first, int(starts[-1]) - first + ROW_COLUMNS)
-    return np.ascontiguousarray(sliding_window_view(columns, ROW_COLUMNS, axis=0)[starts - first])
+    return np.ascontiguousarray(columns[(starts - first)[:, np.newaxis] + np.arange(ROW_COLUMNS)].transpose(0, 2, 1))

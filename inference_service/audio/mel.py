@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from shared_proto.timing import SAMPLE_RATE_HZ
@@ -55,7 +54,9 @@ def mel_columns(line: Line) -> Columns:
 
 def band_magnitudes(line: Line) -> NDArray[np.float64]:
     """Computes the columns before the logarithm: [columns, 80]."""
-    frames = sliding_window_view(line, WINDOW)[::HOP] * _hann()
+    # A view, as by sliding_window_view, which takes a tenth of the time of a short sound's features for its checks.
+    count, step = (len(line) - WINDOW) // HOP + 1, line.itemsize
+    frames = np.ndarray((count, WINDOW), line.dtype, line, strides=(HOP * step, step)) * _hann()
     spectrum = np.fft.rfft(frames)
     # Not np.abs: hypot is slower, and its guard against overflow is not needed for what float32 sound can reach.
     magnitude = np.sqrt(spectrum.real**2 + spectrum.imag**2)
