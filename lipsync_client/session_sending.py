@@ -52,6 +52,8 @@ class Sending:
     @property
     def has_message(self) -> bool:
         """Tells if there is something to send now."""
+        if not self._segments.kept:  # as while nobody speaks, with each frame
+            return bool(self.urgent) or self._may_half_close
         return bool(self.urgent) or self._next_sound() is not None or self._next_end() is not None or self._may_half_close
 
     def take(self) -> Outgoing | None:

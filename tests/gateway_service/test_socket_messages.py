@@ -112,7 +112,8 @@ async def test_a_message_that_is_too_large(stack: Stack) -> None:
         await opened.socket.send_bytes(b"\0" * (1 << 20))
         await opened.wait(lambda: opened.frames)
         await opened.socket.send_bytes(b"\0" * ((1 << 20) + 2))
-        assert await opened.closed() == 1009
+        # A reset because of what was not read may overtake the close.
+        assert await opened.closed() in {1009, 1006}
         ended = running.metrics.registry.get_sample_value
         await eventually(lambda: ended("lipsync_gateway_ended_total", {"code": "TOO_LARGE"}) == 1)
 
