@@ -83,6 +83,10 @@ class OnnxSection(Section):
     cuda_streams_per_worker: int = Field(default=1, ge=1, le=16)
     """Sessions, each with a CUDA stream, that run networks of one graph on a GPU at the same time. On a CPU one serves all."""
 
+    cuda_graphs: bool = False
+    """Let CUDA replay each run as one captured graph, except those with pictures that a caller sent. Crops then stay in the
+    process's memory and cross with each run. Not run on a GPU yet."""
+
     tensorrt_cache: Path | None = None
     """Folder where TensorRT keeps what it compiles, which the service must be able to write; null: it compiles at each load."""
 

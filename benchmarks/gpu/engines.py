@@ -36,6 +36,7 @@ class Way:
     float16: bool = False
     nhwc: bool = False
     shared: bool = True
+    cuda_graphs: bool = False
     avatars: int = 1
 
 
@@ -44,9 +45,12 @@ WAYS = (
     Way(8, shared=False),
     Way(8),
     Way(8, float16=True),
+    Way(8, float16=True, cuda_graphs=True),
     Way(8, float16=True, avatars=40),
+    Way(8, float16=True, cuda_graphs=True, avatars=8),
     Way(8, float16=True, nhwc=True, shared=False),
-    *(Way(batch, float16=True) for batch in (1, 2, 4, 16)),
+    *(Way(batch, float16=True, cuda_graphs=captured) for batch in (1, 4, 16, 2) for captured in (True, False)),
+    Way(8, cuda_graphs=True),
     Way(8, avatars=8),
     Way(8, avatars=40),
     Way(8, float16=True, avatars=8),
@@ -72,7 +76,7 @@ def main() -> None:
 
 def measured(step: Step, way: Way, avatars: Iterator[Avatar], seconds: float) -> dict[str, Any]:
     """Loads the avatars, and runs batches of each in turn."""
-    options = OnnxSection(prefer_nhwc=way.nhwc, share_sessions=way.shared)
+    options = OnnxSection(prefer_nhwc=way.nhwc, share_sessions=way.shared, cuda_graphs=way.cuda_graphs)
     device = find_devices(GpuSection(enabled=step.on_gpu), options)[0]
     shared, before = SharedSessions(options), used_mb(device)
     engines, loads, memory = [], [], []

@@ -42,9 +42,11 @@ class CropBank:
     Frames are indices of the clip here. The avatar's reference frame is always among those that are made or fed.
     """
 
-    def __init__(self, avatar: Avatar, device: Device) -> None:
+    def __init__(self, avatar: Avatar, device: Device, *, stays_on_host: bool = False) -> None:
+        """`stays_on_host`: on a GPU too, so that each run brings its crops along."""
         self._avatar = avatar
         self.device = device
+        self._moves = device.holds_tensors and not stays_on_host
         self._reference = [] if avatar.reference_frame is None else [avatar.reference_frame]
         # Pages of frames that no request needed are never touched and cost nothing.
         self._host: NDArray[np.uint8] | None = np.empty((avatar.frame_count, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
@@ -95,7 +97,7 @@ class CropBank:
                     problems += error.problems
         if problems:
             raise BrokenAvatar(list(dict.fromkeys(problems)))
-        if self.device.holds_tensors and self._on_device is None:
+        if self._moves and self._on_device is None:
             self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(self._host, "cuda", self.device.gpu_id)
             self._host = None
 

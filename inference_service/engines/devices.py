@@ -42,6 +42,11 @@ class Device:
         return self.providers[0][0] in GPU_PROVIDERS
 
     @property
+    def memory(self) -> tuple[str, int]:
+        """The device of its tensors by ONNX Runtime's names: kind and number."""
+        return ("cuda", self.gpu_id) if self.is_gpu else ("cpu", 0)
+
+    @property
     def holds_tensors(self) -> bool:
         """Tells if crops can be kept in a GPU's memory: ONNX Runtime's own providers can, a plug-in gets them with each run."""
         return self.is_gpu and self.providers[0][0] not in PLUGINS
@@ -106,7 +111,7 @@ def _gpu_options(provider: str, gpu: GpuMemory, limit_bytes: int, onnx: OnnxSect
     if provider == CUDA:
         # HEURISTIC: an exhaustive search would run again for every new batch size, inside a request.
         options |= {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
-        options |= {"prefer_nhwc": int(onnx.prefer_nhwc)}
+        options |= {"prefer_nhwc": int(onnx.prefer_nhwc), "enable_cuda_graph": int(onnx.cuda_graphs)}
         if limit_bytes:
             options["gpu_mem_limit"] = limit_bytes
     return options

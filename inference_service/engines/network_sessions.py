@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,9 +14,10 @@ import onnxruntime
 
 from inference_service.engines.devices import CPU, CUDA, Device
 from inference_service.engines.engine import SharedMemory
+from inference_service.engines.fixed_buffers import FixedBuffers
 from inference_service.engines.outputs import FloatOutputs, PixelOutputs, RunOutputs
 from inference_service.engines.sessions import open_session
-from inference_service.graphs.weights import SharedGraph
+from inference_service.graphs.weights import Place, SharedGraph
 from inference_service.graphs.wrapping import WrappedNetwork
 from inference_service.settings import OnnxSection
 
@@ -30,16 +31,31 @@ class Lane:
 
     session: onnxruntime.InferenceSession
     outputs: RunOutputs
+    fixed: FixedBuffers | None  # for a CUDA graph
 
 
 class NetworkSessions:
     """The sessions of one graph on one device. Thread-safe."""
 
     def __init__(
-        self, model: onnx.ModelProto, network: WrappedNetwork, device: Device, options: OnnxSection, *, name: str, run_frames: int
+        self,
+        model: onnx.ModelProto,
+        network: WrappedNetwork,
+        device: Device,
+        options: OnnxSection,
+        *,
+        name: str,
+        run_frames: int,
+        places: Sequence[Place] = (),
     ) -> None:
-        """Opens the sessions. `run_frames`: of each run. Raises BrokenAvatar, naming the file `name`, and DeviceError."""
+        """Opens the sessions. `run_frames`: of each run; `places`: of weights that are inputs.
+
+        Raises BrokenAvatar, naming the file `name`, and DeviceError.
+        """
         self.network = network
+        self._device = device
+        self._places = places
+        self._captures = options.cuda_graphs and device.providers[0][0] == CUDA
         self.memory = SharedMemory()
         self._is_gpu = device.is_gpu
         self._run_frames = run_frames
@@ -63,7 +79,8 @@ class NetworkSessions:
 
     def _lane(self, session: onnxruntime.InferenceSession) -> Lane:
         outputs = PixelOutputs if self._is_gpu else FloatOutputs
-        return Lane(session, outputs(self.network.mouths_float, self._run_frames))
+        fixed = FixedBuffers(session, self.network, self._places, self._device, self._run_frames) if self._captures else None
+        return Lane(session, outputs(self.network.mouths_float, self._run_frames), fixed)
 
 
 class SharedSessions:
@@ -87,6 +104,8 @@ class SharedSessions:
             found = self._opened.get(key)
         if found is not None:
             return found
-        opened = NetworkSessions(graph.model, graph.network, device, self._options, name=name, run_frames=run_frames)
+        opened = NetworkSessions(
+            graph.model, graph.network, device, self._options, name=name, run_frames=run_frames, places=graph.places
+        )
         with self._lock:  # not held while they are opened: another load may be opening them too, or be stuck at it
             return self._opened.setdefault(key, opened)

@@ -15,7 +15,7 @@ from inference_service.engines.devices import Device
 from inference_service.engines.engine import EngineError, EngineInput, EngineOutput, SharedMemory
 from inference_service.engines.network_sessions import Lane, NetworkSessions, SharedSessions
 from inference_service.engines.outputs import Mouths
-from inference_service.engines.sessions import run_options
+from inference_service.engines.sessions import CAPTURED, NOT_CAPTURED, run_options
 from inference_service.engines.weights import DeviceWeights
 from inference_service.graphs import wrapping
 from inference_service.graphs.weights import take_weights
@@ -56,7 +56,7 @@ class OnnxEngine:
         self.arithmetic = ARITHMETIC_FLOAT16 if float16 else ARITHMETIC
         self.avatar_id = avatar.id
         self.device = device
-        self.bank = CropBank(avatar, device)
+        self.bank = CropBank(avatar, device, stays_on_host=options.cuda_graphs)
         self._room = BatchRoom(configured=max_batch, is_gpu=device.is_gpu)
         # Frames of each run. On a GPU the first run of another size takes seconds, to choose kernels, and its results differ in
         # rounding: by one grey level between runs of 1 and 8 frames on an H100. On a CPU one frame stays in the cache.
@@ -123,11 +123,12 @@ class OnnxEngine:
         with self._sessions.lent_lane() as lane:
             for start in range(0, room, size):
                 here = slice(start, min(start + size, room))
-                self._run_once(lane, batch if here == slice(0, count) else part_of(batch, here.start, here.stop - here.start))
-                lane.outputs.take(mouths, here)
+                part = batch if here == slice(0, count) else part_of(batch, here.start, here.stop - here.start)
+                self._run_once(lane, part, mouths, here)
         return mouths
 
-    def _run_once(self, lane: Lane, batch: EngineInput) -> None:
+    def _run_once(self, lane: Lane, batch: EngineInput, mouths: Mouths, here: slice) -> None:
+        """Runs `batch` and puts what it gives into frames `here` of the mouths."""
         crops = self.bank.feed(batch.frames) if len(batch.frames) else Feed(EMPTY_BANK, batch.frames, FIRST_SLOT)
         inputs = {
             wrapping.BANK: crops.bank,
@@ -136,6 +137,11 @@ class OnnxEngine:
             wrapping.SENT_PICTURES: batch.pictures,
             self._network.windows: batch.windows.reshape(-1, 32, 16, 16),
         }
+        if lane.fixed is not None and len(batch.frames) == self.run_frames:
+            arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray)}
+            lane.fixed.run(self._weights, arrays, self._name)
+            lane.fixed.take(mouths, here)
+            return
         binding = self._binding(lane)
         for name, value in inputs.items():
             if name not in self._network.inputs:
@@ -145,8 +151,9 @@ class OnnxEngine:
             else:
                 binding.bind_ortvalue_input(name, value)
         lane.outputs.bind(binding, batch)
-        with run_options(self._name) as options:
+        with run_options(self._name, graph=NOT_CAPTURED if lane.fixed else CAPTURED) as options:
             lane.session.run_with_iobinding(binding, options)
+        lane.outputs.take(mouths, here)
 
     def _binding(self, lane: Lane) -> onnxruntime.IOBinding:
         """Returns this avatar's binding to the lane's session. Weights are bound to it once: changing avatars costs nothing."""

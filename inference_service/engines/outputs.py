@@ -93,11 +93,22 @@ class PixelOutputs:
             _bind(binding, wrapping.MOUTHS_UINT8, self._planes)
 
     def take(self, mouths: Mouths, here: slice) -> None:
-        mouths.finite[here] = np.isfinite(self._sums)
-        if mouths.floats is not None:
-            mouths.floats[here] = self._values
-        if mouths.pixels is not None:
-            _interleave(self._planes, mouths.pixels[here])
+        take_pixels(mouths, here, self._sums, self._values, self._planes)
+
+
+def take_pixels(
+    mouths: Mouths,
+    here: slice,
+    sums: NDArray[np.float32],
+    floats: NDArray[np.float32] | None,
+    planes: NDArray[np.uint8] | None,
+) -> None:
+    """Puts sums [n], values and planes [n, 3, 320, 320] of a run into frames `here`: those that the batch wants."""
+    mouths.finite[here] = np.isfinite(sums)
+    if mouths.floats is not None and floats is not None:
+        mouths.floats[here] = floats
+    if mouths.pixels is not None and planes is not None:
+        _interleave(planes, mouths.pixels[here])
 
 
 def _bind(binding: onnxruntime.IOBinding, name: str, array: NDArray[np.float32] | NDArray[np.uint8]) -> None:

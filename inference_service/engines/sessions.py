@@ -57,13 +57,17 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
     return session
 
 
+# Of a run, where the session captures CUDA graphs: replay the one graph, or do without.
+CAPTURED, NOT_CAPTURED = "0", "-1"
+
+
 @contextmanager
-def run_options(name: str) -> Iterator[onnxruntime.RunOptions]:
+def run_options(name: str, *, graph: str = CAPTURED) -> Iterator[onnxruntime.RunOptions]:
     """Gives options for one run of a session of the file `name`. Cutting this thread's work short ends the run."""
     options = onnxruntime.RunOptions()
     options.log_severity_level = SILENT
-    # The default. ONNX Runtime's Python layer asks for it in every run, and an entry that is not there costs it an exception.
-    options.add_run_config_entry("gpu_graph_id", "0")
+    # ONNX Runtime's Python layer asks for it in every run, and an entry that is not there costs it an exception.
+    options.add_run_config_entry("gpu_graph_id", graph)
 
     def end() -> None:
         options.terminate = True

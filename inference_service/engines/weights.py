@@ -18,16 +18,28 @@ class DeviceWeights:
     def __init__(self, places: Sequence[Place], block: NDArray[np.uint8], device: Device) -> None:
         """Copies `block`, uint8 [bytes], to a GPU; on a CPU the block itself is the memory."""
         self._places = places
-        self._kind = "cuda" if device.is_gpu else "cpu"
-        self._device_id = max(device.gpu_id, 0)
+        self._device = device
         self.nbytes = block.nbytes
         # Not made a value on a CPU: ONNX Runtime would copy it, to where the places are not aligned.
-        on_device = onnxruntime.OrtValue.ortvalue_from_numpy(block, self._kind, self._device_id) if device.is_gpu else None
-        self._memory = block if on_device is None else on_device
-        self._address = block.ctypes.data if on_device is None else on_device.data_ptr()
+        self._on_host = None if device.is_gpu else block
+        self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(block, *device.memory) if device.is_gpu else None
 
     def bind(self, binding: onnxruntime.IOBinding) -> None:
         """Binds each tensor to its input. The binding then reads this block in every run."""
-        for place in self._places:
-            address = self._address + place.offset
-            binding.bind_input(place.name, self._kind, self._device_id, place.dtype.type, place.shape, address)
+        if self._on_device is not None:
+            bind_places(binding, self._places, self._on_device.data_ptr(), self._device)
+        elif self._on_host is not None:
+            bind_places(binding, self._places, self._on_host.ctypes.data, self._device)
+
+    def copy_to(self, block: onnxruntime.OrtValue) -> None:
+        """Copies all to another block on the same device."""
+        if self._on_device is not None:
+            onnxruntime.copy_tensors([self._on_device], [block])
+        elif self._on_host is not None:
+            block.update_inplace(self._on_host)
+
+
+def bind_places(binding: onnxruntime.IOBinding, places: Sequence[Place], address: int, device: Device) -> None:
+    """Binds the tensors of a block at `address` in the device's memory."""
+    for place in places:
+        binding.bind_input(place.name, *device.memory, place.dtype.type, place.shape, address + place.offset)

@@ -47,6 +47,11 @@ class Place:
         """Bytes of the tensor."""
         return self.dtype.itemsize * math.prod(self.shape)
 
+    @property
+    def room(self) -> int:
+        """Bytes of the block up to the next place."""
+        return _aligned(self.nbytes)
+
 
 @dataclass(frozen=True, slots=True)
 class SharedGraph:
@@ -60,7 +65,7 @@ class SharedGraph:
     @property
     def block_bytes(self) -> int:
         """Bytes of a block of weights."""
-        return _aligned(self.places[-1].offset + self.places[-1].nbytes)
+        return sum(place.room for place in self.places)
 
 
 @as_broken_avatar("the network")
@@ -147,7 +152,7 @@ def _places(tensors: Sequence[onnx.TensorProto], names: Sequence[str]) -> tuple[
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
         place = Place(name, dtype, tuple(tensor.dims), offset)
         places.append(place)
-        offset = _aligned(offset + place.nbytes)
+        offset += place.room
     return tuple(places)
 
 

@@ -1,0 +1,86 @@
+"""Runs a session whose inputs and outputs always lie in the same places, as a captured CUDA graph needs them.
+
+A graph is captured at the first run and replayed at all others, so nothing may move: crops and sound are copied to the device's
+buffers, and so are an avatar's weights, within the device, when the run before was of another avatar. It has been run on CPUs
+only, where nothing is captured.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from avatar_kit.geometry import MOUTH_SIZE
+from inference_service.engines.devices import Device
+from inference_service.engines.outputs import Mouths, take_pixels
+from inference_service.engines.sessions import CAPTURED, run_options
+from inference_service.engines.weights import DeviceWeights, bind_places
+from inference_service.graphs import wrapping
+from inference_service.graphs.weights import Place
+
+_SIDE = MOUTH_SIZE
+
+
+class FixedBuffers:
+    """The buffers of one session of a graph that makes pixels, for runs of the same number of the avatar's own pictures."""
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        network: wrapping.WrappedNetwork,
+        places: Sequence[Place],
+        device: Device,
+        run_frames: int,
+    ) -> None:
+        """Allocates the buffers. `places` are those of weights that are inputs, of one block."""
+        self._session = session
+        self._float_name = network.mouths_float
+        kind, device_id = device.memory
+        crops = run_frames + (wrapping.REFERENCE_SLOT in network.inputs)
+
+        def buffer(dtype: type[np.generic], *shape: int) -> onnxruntime.OrtValue:
+            return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, kind, device_id)
+
+        inputs = {
+            wrapping.BANK: buffer(np.uint8, crops, 3, _SIDE, _SIDE),
+            wrapping.SLOTS: buffer(np.int64, run_frames),
+            wrapping.REFERENCE_SLOT: buffer(np.int64, 1),
+            wrapping.SENT_PICTURES: buffer(np.float32, 0, 6, _SIDE, _SIDE),
+            network.windows: buffer(np.float32, run_frames, 32, 16, 16),
+        }
+        self._inputs = {name: value for name, value in inputs.items() if name in network.inputs}
+        self._outputs = {
+            network.mouths_float: buffer(np.float32, run_frames, 3, _SIDE, _SIDE),
+            wrapping.MOUTHS_UINT8: buffer(np.uint8, run_frames, 3, _SIDE, _SIDE),
+            wrapping.SUMS: buffer(np.float32, run_frames),
+        }
+        self._binding = session.io_binding()
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name, value in self._outputs.items():
+            self._binding.bind_ortvalue_output(name, value)
+        self._block = buffer(np.uint8, max(1, sum(place.room for place in places)))
+        bind_places(self._binding, places, self._block.data_ptr(), device)
+        self._loaded: weakref.ref[DeviceWeights] | None = None
+
+    def run(self, weights: DeviceWeights | None, inputs: Mapping[str, NDArray[np.generic]], name: str) -> None:
+        """Runs a batch of the avatar with these weights, of the file `name`. `inputs` have the shapes of the buffers."""
+        if weights is not None and (self._loaded is None or self._loaded() is not weights):
+            self._loaded = None
+            weights.copy_to(self._block)
+            self._loaded = weakref.ref(weights)
+        for key, buffer in self._inputs.items():
+            if inputs[key].size:
+                buffer.update_inplace(np.ascontiguousarray(inputs[key]))
+        with run_options(name, graph=CAPTURED) as options:
+            self._session.run_with_iobinding(self._binding, options)
+
+    def take(self, mouths: Mouths, here: slice) -> None:
+        """Puts the outputs of the last run into frames `here` of a batch. Only what is wanted is copied from the device."""
+        floats = None if mouths.floats is None else self._outputs[self._float_name].numpy()
+        planes = None if mouths.pixels is None else self._outputs[wrapping.MOUTHS_UINT8].numpy()
+        take_pixels(mouths, here, self._outputs[wrapping.SUMS].numpy(), floats, planes)
