@@ -20,12 +20,20 @@ import psutil
 
 from avatar_kit.cores import usable_cores
 from lipsync_cli import machine
+from lipsync_cli.open_ports import open_to_all
 
 TENSORRT_LIBRARY = "libnvinfer.so.10"
 TENSORRT_RTX_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
 OLDEST_PYTHON = (3, 11)
 LEAST_MEMORY_GB = 2.0
-PORTS = {50051: "inference gRPC", 50052: "compositing gRPC", 53051: "inference metrics", 53052: "compositing metrics"}
+PORTS = {
+    50051: "inference gRPC",
+    50052: "compositing gRPC",
+    8086: "gateway",
+    53051: "inference metrics",
+    53052: "compositing metrics",
+}
+ASK_FOR_KEYS = "give the service auth.keys_file (`lipsync key create`), or let it listen on 127.0.0.1 alone"
 INSTALL = "install this project's requirements (`make setup`)"
 
 
@@ -216,6 +224,8 @@ def _port(port: int) -> Finding:
         try:
             probe.bind(("0.0.0.0", port))  # noqa: S104 - where the services listen by default
         except OSError as error:
+            if open_port := open_to_all(port):
+                return Finding(f"port {port}", State.NOTE, f"{PORTS[port]}: {open_port}", ASK_FOR_KEYS)
             advice = "another service uses it; choose others with --set server.port=:N"
             return Finding(f"port {port}", State.NOTE, f"{PORTS[port]}: {error.strerror}", advice)
     return Finding(f"port {port}", State.GOOD, f"{PORTS[port]}: free")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compositing_service.settings import CompositingSettings
 from gateway_service.guard.callers import caller_address
 from gateway_service.settings import GatewaySettings
+from inference_service.settings import InferenceSettings
+from service_kit.callers.key_file import read_key_file
 from service_kit.life import CLOSE_SECONDS
 from service_kit.settings import load_settings
 
-from .compose_files import COMBINATIONS, CPU, GPU, MAIN, MULTI, MULTI_TLS, TLS, TREE, project, services
+from .compose_files import COMBINATIONS, CPU, GPU, KEYS, MAIN, MULTI, MULTI_TLS, TLS, TREE, project, services
 
 OURS = {"init", "inference", "inference-1", "compositing", "gateway"}
 WITHOUT_MODELS = {"gateway"}
@@ -127,6 +134,34 @@ def test_with_tls_every_side_has_its_own_key_only() -> None:
     }.items():
         mounted = {volume.rpartition("/")[2] for volume in found[name]["volumes"] if "/etc/lipsync/tls/" in volume}
         assert mounted == {f"{file}:ro" for file in own}
+
+
+def test_with_keys_every_side_has_its_own_key_only(tmp_path: Path) -> None:
+    """What the script has made is what the services' settings name, and lets each of them call as far as it must."""
+    made = tmp_path / "own"
+    program = Path(sys.executable).with_name("lipsync")
+    script = TREE / "deploy" / "keys" / "make_service_keys.sh"
+    subprocess.run([script, made], env={**os.environ, "LIPSYNC": str(program)}, check=True, capture_output=True)
+    assert subprocess.run([script, made], check=False, capture_output=True).returncode != 0
+    known = read_key_file(made / "known" / "keys.json")
+    assert {record.caller: set(record.scopes) for record in known.keys} == {
+        "compositing": {"infer", "admin"},
+        "gateway": {"infer", "read", "delegate"},
+    }
+    found = services((MAIN, CPU, KEYS))
+    for name, kind in {"inference": InferenceSettings, "compositing": CompositingSettings, "gateway": GatewaySettings}.items():
+        folders = dict(volume.split(":")[:2][::-1] for volume in map(default, found[name]["volumes"]) if "/keys/" in volume)
+        assert all(volume.endswith(":ro") for volume in found[name]["volumes"] if "/keys/" in volume)
+        assert {folder.rpartition("/")[2] for folder in folders.values()} == {"known", name} - {"inference"}
+        environment = {key: default(value) for key, value in found[name]["environment"].items() if key.startswith("LIPSYNC_")}
+        settings = load_settings(kind, config=None, environ=environment)
+        assert settings.auth.is_on
+        named = {key: value for key, value in environment.items() if value.startswith("/etc/lipsync/keys/")}
+        assert len(named) == {"inference": 1, "compositing": 2, "gateway": 3}[name]
+        for file in map(Path, named.values()):
+            there = made / Path(folders[str(file.parent)]).name / file.name
+            assert there.is_file()
+            assert there.stat().st_mode & 0o077 == (0o044 if file.name == "keys.json" else 0)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from service_kit.life import CLOSE_SECONDS
 from service_kit.listening import METRICS_PORT_OFFSET
 from service_kit.settings import load_settings
 
-OVERLAYS = ("cpu", "gpu", "tls", "monitoring")
+OVERLAYS = ("cpu", "gpu", "tls", "keys", "monitoring")
 HARDWARE = ("cpu", "gpu")
 VERSIONS = ("1.28", "1.32", "1.36")
 NOT_KUBERNETES_OWN = {"cert-manager.io", "monitoring.coreos.com"}
@@ -75,10 +75,11 @@ def test_every_overlay_fits_the_schemas(rendered: dict[str, list[Manifest]], ove
 
 
 @pytest.mark.parametrize("overlay", HARDWARE)
-def test_what_pods_refer_to_is_there(rendered: dict[str, list[Manifest]], overlay: str) -> None:
-    manifests = rendered[overlay] + rendered["tls"]
+def test_what_pods_refer_to_is_there(rendered: dict[str, list[Manifest]], repository: Path, overlay: str) -> None:
+    manifests = rendered[overlay] + rendered["tls"] + rendered["keys"]
     there = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
     there |= {("Secret", manifest["spec"]["secretName"]) for manifest in of_kind(manifests, "Certificate")}
+    there |= {("Secret", name) for name in secrets_in_readme(repository)}
     for name, template in pods(manifests):
         for volume in template["spec"]["volumes"]:
             for field, kind, key in (
@@ -146,7 +147,7 @@ def test_probes_ask_what_the_service_answers(rendered: dict[str, list[Manifest]]
 @pytest.mark.parametrize("workload", ["inference", "compositing", "gateway"])
 @pytest.mark.parametrize("tls", [False, True])
 def test_services_accept_their_settings(
-    rendered: dict[str, list[Manifest]], tmp_path: Path, overlay: str, workload: str, tls: bool
+    rendered: dict[str, list[Manifest]], repository: Path, tmp_path: Path, overlay: str, workload: str, tls: bool
 ) -> None:
     kinds = {"inference": InferenceSettings, "compositing": CompositingSettings, "gateway": GatewaySettings}
     manifests = rendered[overlay]
@@ -161,11 +162,26 @@ def test_services_accept_their_settings(
     environ = {entry["name"]: entry["value"] for entry in one.get("env", ())}
     if tls:
         environ |= named(rendered["tls"], "ConfigMap", f"tls-of-{workload}")["data"]
+        keys: dict[str, str] = named(rendered["keys"], "ConfigMap", f"keys-of-{workload}")["data"]
+        mounts = {mount["mountPath"]: volumes[mount["name"]].get("secret") for mount in one["volumeMounts"]}
+        for file in map(Path, keys.values()):
+            assert file.name in secrets_in_readme(repository)[mounts[str(file.parent)]["secretName"]]
+        environ |= keys
     loaded = load_settings(kinds[workload], config=config, environ=environ)
     models = [mount["mountPath"] for mount in one["volumeMounts"] if mount["name"] == "models"]
     assert models == ([str(loaded.models_root)] if hasattr(loaded, "models_root") else [])
     life = loaded.server.drain_seconds + loaded.server.grace_seconds + CLOSE_SECONDS
     assert life < template["spec"]["terminationGracePeriodSeconds"]
+    assert loaded.auth.is_on == tls
+
+
+def secrets_in_readme(repository: Path) -> dict[str, set[str]]:
+    """The files of each secret that the README makes by hand."""
+    text = (repository / "deploy/kubernetes/README.md").read_text()
+    return {
+        name: {Path(file).name for file in re.findall(r"--from-file=(\S+)", files)}
+        for name, files in re.findall(r"^kubectl -n lipsync create secret generic (\S+) (.*)$", text, re.MULTILINE)
+    }
 
 
 def test_inference_has_a_gpu_or_none(rendered: dict[str, list[Manifest]]) -> None:
