@@ -29,7 +29,7 @@ def try_network(avatar: Avatar, frames: tuple[int, ...]) -> tuple[list[str], lis
         loud = np.random.default_rng(1).uniform(0, _TYPICAL_ROWS_MAX, quiet.shape).astype(np.float32)
         outputs = []
         for index in frames:
-            visual = _network_input(avatar, index)
+            visual = network_input(avatar, index)
             for audio in (quiet, loud):
                 feeds = {ends.visual: visual, ends.audio: audio}
                 outputs += run_session(session, path.name, _repeated(feeds, ends.batch), [ends.output])
@@ -60,8 +60,11 @@ def try_encoder(path: Path) -> tuple[list[str], list[str]]:
     return [], [f"{path.name}: gives the same row for silence and for noise"]
 
 
-def _network_input(avatar: Avatar, index: int) -> NDArray[np.float32]:
-    """[1, 6, 320, 320]: the reference, which is the frame's own crop or a fixed one, and the frame's masked crop; 0..1, BGR."""
+def network_input(avatar: Avatar, index: int) -> NDArray[np.float32]:
+    """Returns what the network sees of a frame, float32 [1, 6, 320, 320], 0..1, BGR.
+
+    That is the reference, which is the frame's own crop or a fixed one, and the frame's masked crop.
+    """
     own = _crop(avatar, index)
     reference = own if avatar.reference_frame is None else _crop(avatar, avatar.reference_frame)
     return np.concatenate([reference, own * avatar.mask.kept()])[None]

@@ -31,7 +31,7 @@ def open_session(model: bytes | Path, name: str) -> Any:
     Weights in other files are found for a path, and not for bytes. Raises BrokenAvatar when the model cannot be loaded, and
     OnnxRuntimeMissing.
     """
-    onnxruntime = _onnxruntime(name)
+    onnxruntime = runtime(name)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _NO_LOG
     # The default is a thread for each core of the machine, tied to it, also for cores that this process may not use.
@@ -54,7 +54,8 @@ def run_session(
         raise BrokenAvatar(f"{name}: ONNX Runtime cannot run it: {runtime_reason(error)}") from None
 
 
-def _onnxruntime(name: str) -> Any:
+def runtime(name: str) -> Any:
+    """Returns the module onnxruntime, silenced. `name` is what needs it. Raises OnnxRuntimeMissing."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the library is loaded
     try:
         import onnxruntime  # noqa: PLC0415  # heavy, and optional

@@ -29,6 +29,8 @@ HEADLINES = (
     ("live", "sessions kept in real time", "live sessions kept in real time by two processes, a network that costs nothing"),
     ("live", "first frame, p95", "first frame of a live session, from its sound, p95"),
     ("network", "engine, batch 8", "full-size network on the CPU"),
+    ("network", "OpenVINO, bfloat16, batch 4", "full-size network on the CPU, bfloat16"),
+    ("network", "ONNX Runtime, float32, batch 4", "full-size network on the CPU, float32"),
     (
         "start",
         "full-size network, 523 frames: processes started to first frame",

@@ -194,6 +194,31 @@ def verify_command(
         raise typer.Exit(EXIT_FAILED)
 
 
+@command("optimise")
+def optimise_command(
+    avatar_id: AvatarId,
+    precision: Annotated[
+        Literal["float16", "int8", "float32"],
+        typer.Option("--precision", help="Of the variant; float32 goes back to the network that variants are made of."),
+    ],
+    models_root: ModelsRoot = DEFAULT_MODELS_ROOT,
+    use: Annotated[bool, typer.Option("--use", help="Serve the variant, if it is close enough and not slower.")] = False,
+) -> None:
+    """Make a variant of an avatar's network in fewer bits, and measure it here. The exit code is 1 when --use is refused."""
+    from lipsync_cli.optimising import COLUMNS, go_back, optimise
+    from lipsync_cli.screen import table
+
+    if precision == "float32":
+        typer.echo(go_back(models_root, avatar_id))
+        return
+    typer.echo("calibrating and measuring: some minutes for the full-size network ...", err=True)
+    done = optimise(models_root, avatar_id, precision, use=use)
+    table(COLUMNS, done.rows)
+    typer.echo(done.told)
+    if done.is_refused:
+        raise typer.Exit(EXIT_FAILED)
+
+
 @command("inspect")
 def inspect_command(
     avatar_id: AvatarId,

@@ -134,13 +134,33 @@ class Graph:
 
 
 def needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
-    """Returns the nodes, in their order, that lead to one of the outputs. ONNX Runtime would run the others too."""
-    needed, kept = set(outputs), []
-    for node in reversed(nodes):
-        if needed.intersection(node.output):
-            needed.update(_tensors_read(node))
-            kept.append(node)
-    return kept[::-1]
+    """Returns the nodes that lead to one of the outputs, each after those that it reads. ONNX Runtime would run the others too.
+
+    ONNX asks for that order, but converters to half precision leave their casts at the end. Nodes in order keep theirs.
+    """
+    makers: dict[str, list[int]] = {}  # by tensor; two while a node is being replaced
+    for index, node in enumerate(nodes):
+        for output in node.output:
+            makers.setdefault(output, []).append(index)
+    sources: dict[int, list[int]] = {}
+    waiting = [index for name in outputs for index in makers.get(name, [])]
+    while waiting:
+        index = waiting.pop()
+        if index not in sources:
+            sources[index] = [maker for name in _tensors_read(nodes[index]) for maker in makers.get(name, [])]
+            waiting += sources[index]
+    placed: dict[int, None] = {}
+    opened = set[int]()
+    for start in sorted(sources):
+        waiting = [start]
+        while waiting:
+            index = waiting[-1]
+            if index in opened:  # its sources are placed, or lead back to it, which ONNX Runtime refuses
+                placed.setdefault(waiting.pop())
+            else:
+                opened.add(index)
+                waiting += [source for source in sources[index] if source not in opened]
+    return [nodes[index] for index in placed]
 
 
 def _tensors_read(node: onnx.NodeProto) -> Iterator[str]:

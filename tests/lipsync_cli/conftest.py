@@ -21,6 +21,8 @@ from typer.testing import CliRunner
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceServicer, add_CompositingServiceServicer_to_server
 
+from ..inference_service.conftest import make_avatar  # noqa: F401 - a fixture
+
 TREE = Path(__file__).resolve().parents[2]
 
 
