@@ -235,7 +235,7 @@ def test_a_thread_that_never_ends_does_not_keep_the_process(launch: Launch) -> N
 
 
 def test_two_services_in_one_process_end_together_when_the_last_call_of_either_has(launch: Launch) -> None:
-    process = launch("two 127.0.0.1:0")
+    process = launch("two 127.0.0.1:0", "logging.buffered_logging=false")  # for the order of lines
     addresses = [process.ready(), process.ready()]
     with grpc.insecure_channel(addresses[0]) as first, grpc.insecure_channel(addresses[1]) as second:
         calls = [channel.unary_stream("/test.Test/Rpc")(b"wait", timeout=60) for channel in (first, second)]
