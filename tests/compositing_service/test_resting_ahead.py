@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -224,15 +224,17 @@ async def test_mouths_that_find_no_room_are_made_when_there_is_some(
     write_avatar(models_root, "calm")
     small_gb = 0.00023  # all frames of one avatar, and two mouths
     async with opened(f"capacity.max_memory_gb={small_gb}") as parts, parts.store.acquire("calm") as lease:
-        with parts.resting.wanted(lease, OUTPUT, 0):
-            async with parts.store.acquire("demo"):
-                await parts.store.load("demo", preload=True)
-                await until(lambda: source.orders and lease.value.unrested(ALL, OUTPUT))
+        async with AsyncExitStack() as other:
+            await other.enter_async_context(parts.store.acquire("demo"))
+            await parts.store.load("demo", preload=True)  # before the mouths, which would keep the room that they have
+            with parts.resting.wanted(lease, OUTPUT, 0):
+                await until(lambda: source.orders)
                 await settled()
                 assert len(source.orders) <= 3, "no order follows one of which nothing could be kept"
                 missing = lease.value.unrested(ALL, OUTPUT)
                 assert missing
-            await in_time(clock, lambda: not lease.value.unrested(ALL, OUTPUT))
+                await other.aclose()
+                await in_time(clock, lambda: not lease.value.unrested(ALL, OUTPUT))
     assert set(source.orders[-1]) <= set(missing)
 
 
