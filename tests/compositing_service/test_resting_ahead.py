@@ -37,6 +37,8 @@ class Counted(Colours):
     def __init__(self) -> None:
         super().__init__()
         self.orders: list[list[int]] = []
+        self.done = 0
+        """The orders that were made whole."""
         self.refusals: deque[ServiceError] = deque()
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
@@ -51,6 +53,7 @@ class Counted(Colours):
         for frame in order.frames:
             pixels = np.full((1, 320, 320, 3), (frame, 0, 9), np.uint8)
             yield Mouths(pixels, queue_ms=0, inference_ms=1, audio_ms=0, gpu_id=-1)
+        self.done += 1
 
     async def rows(self, sound: Sound, **fields: Any) -> Rows:
         assert not any(sound.data)
@@ -223,18 +226,21 @@ async def test_mouths_that_find_no_room_are_made_when_there_is_some(
 ) -> None:
     write_avatar(models_root, "calm")
     small_gb = 0.00023  # all frames of one avatar, and two mouths
-    async with opened(f"capacity.max_memory_gb={small_gb}") as parts, parts.store.acquire("calm") as lease:
-        async with AsyncExitStack() as other:
-            await other.enter_async_context(parts.store.acquire("demo"))
-            await parts.store.load("demo", preload=True)  # before the mouths, which would keep the room that they have
-            with parts.resting.wanted(lease, OUTPUT, 0):
-                await until(lambda: source.orders)
-                await settled()
-                assert len(source.orders) <= 3, "no order follows one of which nothing could be kept"
-                missing = lease.value.unrested(ALL, OUTPUT)
-                assert missing
-                await other.aclose()
-                await in_time(clock, lambda: not lease.value.unrested(ALL, OUTPUT))
+    async with (
+        opened(f"capacity.max_memory_gb={small_gb}") as parts,
+        parts.store.acquire("calm") as lease,
+        AsyncExitStack() as other,
+    ):
+        await other.enter_async_context(parts.store.acquire("demo"))
+        await parts.store.load("demo", preload=True)  # before the mouths, which would keep the room that they have
+        with parts.resting.wanted(lease, OUTPUT, 0):
+            await until(lambda: source.done)
+            await settled()
+            assert len(source.orders) <= 3, "no order follows one of which nothing could be kept"
+            missing = lease.value.unrested(ALL, OUTPUT)
+            assert missing
+            await other.aclose()
+            await in_time(clock, lambda: not lease.value.unrested(ALL, OUTPUT))
     assert set(source.orders[-1]) <= set(missing)
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -37,11 +38,13 @@ class Stream(io.StringIO):
         super().__init__()
         self.gate = threading.Event()
         self.gate.set()
+        self.reached = threading.Event()
         self.written = threading.Event()
         self.writers: set[int] = set()
 
     def write(self, text: str) -> int:
-        self.gate.wait(30)
+        self.reached.set()
+        self.gate.wait(60)
         self.writers.add(threading.get_ident())
         count = super().write(text)
         self.written.set()
@@ -130,9 +133,15 @@ def test_without_auto_flush_the_interval_ends_the_waiting(stream: Stream) -> Non
 def test_a_stuck_stream_holds_nobody_up_and_what_is_dropped_is_counted(stream: Stream) -> None:
     stream.gate.clear()
     with configure_logging(LoggingSection(format="json"), "s", stream=stream):
+        log.info("first")
+        assert stream.reached.wait(30)  # from now on nothing is taken
         for number in range(MAX_WAITING_LINES + 5000):
             log.info("%d", number)
         stream.gate.set()  # the calls above came back while it was closed
+        until_s = time.monotonic() + 60
+        while "dropped" not in stream.getvalue():  # it is the last to be told
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
     messages = [line["message"] for line in logged(stream)]
     [dropped] = [message for message in messages if "dropped" in message]
     arrived = [int(message) for message in messages if message.isdigit()]
