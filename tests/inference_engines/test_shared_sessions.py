@@ -65,12 +65,12 @@ def test_each_is_as_if_it_were_alone_in_any_order(make_avatar: MakeAvatar) -> No
 
 @pytest.mark.slow
 def test_full_size_networks_share_sessions_and_keep_their_bytes(make_avatar: MakeAvatar) -> None:
-    avatars = [make_avatar(f"a{seed}", model=UNET.graph(random_weights(UNET, seed))) for seed in range(3)]
+    avatars = [make_avatar(f"a{seed}", model=UNET.graph(random_weights(UNET, seed))) for seed in range(2)]
     engines = opened(SharedSessions(SHARING), *avatars)
     assert len({engine.shared_memory for engine in engines}) == 1
-    sound, frames = windows(2), [3, 1]
+    sound, frames = windows(1), [3]
     alone = [pixels(engine, frames, sound) for engine in engines]
-    for place in (2, 0, 1, 0, 2):
+    for place in (1, 0):
         np.testing.assert_array_equal(pixels(engines[place], frames, sound), alone[place])
     for avatar, ours in zip(avatars, alone, strict=True):
         theirs = pixels(on_cpu(avatar), frames, sound)
