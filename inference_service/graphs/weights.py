@@ -88,7 +88,7 @@ def take_weights(model: onnx.ModelProto, network: WrappedNetwork) -> tuple[Share
     names = _new_names(graph, constants, fixed)
     places = _places([constants[name] for name in weights], [names[name] for name in weights])
     shared = _rebuilt(model, names, constants, places)
-    inputs = frozenset(names[name] for name in network.inputs)
+    inputs = frozenset(names[name] for name in network.inputs if name not in constants)
     taken = replace(network, windows=WINDOWS, mouths_float=MOUTHS_FLOAT, inputs=inputs, producer="")
     key = hashlib.sha256(shared.SerializeToString(deterministic=True)).hexdigest()
     found = SharedGraph(key, shared, taken, places)

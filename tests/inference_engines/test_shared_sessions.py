@@ -36,6 +36,30 @@ def mixing(seed: int, *, scale: float = 1.0, visual: str = "input", batch: int |
     return model
 
 
+def with_weights_among_inputs(ir_version: int) -> onnx.ModelProto:
+    """As files before version 4 have them, and some later ones; one of them is read by nobody."""
+    model = mixing(2)
+    model.ir_version = ir_version
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((4, 4), np.float32), "idle"))
+    for tensor in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return model
+
+
+def with_shared_weights() -> onnx.ModelProto:
+    """A weight that two nodes read, and one that is a weight for one node and data for another."""
+    model = mixing(2)
+    graph = model.graph
+    mixed = graph.node[0].output[0]
+    graph.node[0].output[0] = "once"
+    graph.initializer.append(numpy_helper.from_array(np.full((3, 3, 1, 1), 0.3, np.float32), "square"))
+    graph.node.insert(1, onnx.helper.make_node("Conv", ["once", "square"], ["twice"]))
+    graph.node.insert(2, onnx.helper.make_node("Conv", ["twice", "square"], ["thrice"]))
+    graph.node.insert(3, onnx.helper.make_node("ReduceSum", ["mix"], ["total"], keepdims=0))
+    graph.node.insert(4, onnx.helper.make_node("Add", ["thrice", "total"], [mixed]))
+    return model
+
+
 def opened(shared: SharedSessions, *avatars: Avatar) -> list[OnnxEngine]:
     return [OnnxEngine(avatar, CPU, SHARING, shared=shared) for avatar in avatars]
 
@@ -94,11 +118,23 @@ def test_masks_are_weights_too(make_avatar: MakeAvatar) -> None:
     [
         (mixing(2), True),
         (mixing(2, visual="pictures of another exporter"), True),
+        (with_weights_among_inputs(8), True),
+        (with_weights_among_inputs(3), False),
+        (with_shared_weights(), False),
         (mixing(2, scale=0.5), False),
         (mixing(2, batch=1), False),
         (mixing(2, batch=2), False),
     ],
-    ids=["weights", "names", "a constant", "a batch of one", "a batch of two"],
+    ids=[
+        "weights",
+        "names",
+        "weights among inputs",
+        "an old file",
+        "weights read twice",
+        "a constant",
+        "a batch of one",
+        "a batch of two",
+    ],
 )
 def test_graphs_that_differ_in_more_than_weights_and_names_have_sessions_of_their_own(
     make_avatar: MakeAvatar, other: onnx.ModelProto, *, is_shared: bool
