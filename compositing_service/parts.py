@@ -32,6 +32,7 @@ from compositing_service.upstream.inference_client import InferenceClient
 from service_kit.callers.outgoing import OutgoingKey
 from service_kit.clock import Clock
 from service_kit.errors import ServiceError
+from service_kit.limits.quotas import Quotas
 from service_kit.logs import CACHE_STATS
 from service_kit.metrics import Metrics
 from service_kit.tasks import beside, every
@@ -64,6 +65,7 @@ class CompositingParts:
     admin: ModelAdmin
     rules: RequestRules
     sessions: Sessions
+    quotas: Quotas
     preloaded: tuple[str, ...]
     """The avatars to load at the start, from the configuration."""
 
@@ -114,7 +116,8 @@ async def compositing_parts(
             jpeg_quality=settings.output.jpeg_quality,
             output_format=_FORMATS[settings.output.format],
         )
-        sessions = Sessions(SessionParts(store, resting, source, maker, metrics, _session_limits(settings), clock), rules)
+        quotas = Quotas(settings.quotas, clock, registry)
+        sessions = Sessions(SessionParts(store, resting, source, maker, metrics, _session_limits(settings), clock), rules, quotas)
         await resources.enter_async_context(beside(sessions.watch()))
         yield CompositingParts(
             store=store,
@@ -125,6 +128,7 @@ async def compositing_parts(
             admin=ModelAdmin(listing, catalog, store, source, inference_ms=batches.inference_ms),
             rules=rules,
             sessions=sessions,
+            quotas=quotas,
             preloaded=tuple(avatar_id for avatar_id, entry in settings.models.items() if entry.preload_backgrounds),
         )
 

@@ -12,6 +12,7 @@ from avatar_kit.cores import usable_cores
 from avatar_kit.ids import AvatarId
 from avatar_kit.model_entry import ModelEntry
 from service_kit.addresses import BindAddress
+from service_kit.limits.settings import QuotasSection
 from service_kit.sections import ClientTlsSection, GrpcServerSection, GrpcSettings, LoggingSection, Section
 
 _BYTES_PER_GB = 1 << 30
@@ -169,6 +170,7 @@ class CompositingSettings(GrpcSettings):
     output: OutputSection = OutputSection()
     limits: LimitsSection = LimitsSection()
     sessions: SessionsSection = SessionsSection()
+    quotas: QuotasSection = QuotasSection()
     workers: WorkersSection = WorkersSection()
 
     models_root: Path = Path("models")

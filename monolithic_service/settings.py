@@ -14,6 +14,7 @@ from compositing_service import settings as compositing
 from gateway_service import settings as gateway_settings
 from inference_service import settings as inference
 from service_kit.addresses import BindAddress
+from service_kit.limits.settings import QuotasSection
 from service_kit.sections import GrpcSettings, LoggingSection, MetricsSection, Section, ServerSection, ServiceSettings
 
 T = TypeVar("T", bound=Section)
@@ -88,6 +89,7 @@ class MonolithicSettings(GrpcSettings):
     limits: inference.LimitsSection = inference.LimitsSection()
     output: compositing.OutputSection = compositing.OutputSection()
     sessions: compositing.SessionsSection = compositing.SessionsSection()
+    quotas: QuotasSection = QuotasSection()
     workers: compositing.WorkersSection = compositing.WorkersSection()
     gateway: GatewaySection = GatewaySection()
 
@@ -137,6 +139,7 @@ class MonolithicSettings(GrpcSettings):
             output=self.output,
             limits=_shared(self.limits, compositing.LimitsSection),
             sessions=self.sessions,
+            quotas=self.quotas,
             workers=self.workers,
             models_root=self.models_root,
             models=self.models,

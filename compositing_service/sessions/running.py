@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from compositing_service.metrics import CompositingMetrics
@@ -18,6 +18,7 @@ from compositing_service.sessions.session import LiveSession, open_session
 from service_kit import request_context
 from service_kit.callers.caller import Caller, check_avatar, current
 from service_kit.errors import Cancelled, DeadlineExceeded, Unavailable
+from service_kit.limits.quotas import Quotas
 from shared_proto import compositing_pb2 as pb
 
 _DRAINING = "the service is shutting down; resume on another replica"
@@ -27,13 +28,22 @@ _CHECK_S = 1.0
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class _Holder:
+    """Who holds a session, and the speech that was counted already."""
+
+    caller: Caller
+    charged_us: int = 0
+
+
 @dataclass(eq=False, slots=True)
 class Sessions:
     """All sessions that run."""
 
     parts: SessionParts
     rules: RequestRules
-    _running: dict[LiveSession, Caller] = field(default_factory=dict)
+    quotas: Quotas
+    _running: dict[LiveSession, _Holder] = field(default_factory=dict)
     """The oldest first."""
     _opening: set[asyncio.Timeout] = field(default_factory=set)
     """Time-outs of the calls whose session does not run yet."""
@@ -46,7 +56,10 @@ class Sessions:
 
     async def serve(self, messages: AsyncIterator[bytes], send: Send, caller: str) -> None:
         """Runs one session over encoded messages. Raises ServiceError unless it ends well. Log lines name the caller."""
-        requests = Parsed(messages)
+        with ExitStack() as place:
+            await self._serve(Parsed(messages), send, caller, place)
+
+    async def _serve(self, requests: Parsed, send: Send, caller: str, place: ExitStack) -> None:
         async with self._opening_in_time() as limit:
             self._check_draining()
             message = await first_config(requests)
@@ -58,6 +71,7 @@ class Sessions:
             config = read_config(message, self.rules)
             request_context.avatar_id.set(config.avatar_id)
             check_avatar(config.avatar_id)
+            place.enter_context(self.quotas.session(config.avatar_id, session_id))
             session = await open_session(session_id, config, self.parts, send)
         try:
             self._check_draining()
@@ -68,7 +82,11 @@ class Sessions:
 
     def infos(self, caller: Caller | None = None) -> list[pb.SessionInfo]:
         """Describes the running sessions, the oldest first: those of a caller, or all."""
-        return [self._info(session) for session, holder in self._running.items() if caller is None or holder.name == caller.name]
+        return [
+            self._info(session)
+            for session, holder in self._running.items()
+            if caller is None or holder.caller.name == caller.name
+        ]
 
     def end(self, session_id: str) -> int:
         """Ends the sessions of this id. Returns their number."""
@@ -96,6 +114,7 @@ class Sessions:
             await self.parts.clock.sleep(pause_s)
             for session in list(self._running):
                 session.check()
+                self._charge(session)
 
     def _check_draining(self) -> None:
         if self._draining:
@@ -123,7 +142,7 @@ class Sessions:
     @contextmanager
     def _known(self, caller: str, session: LiveSession) -> Iterator[None]:
         metrics: CompositingMetrics = self.parts.metrics
-        self._running[session] = current.get()
+        self._running[session] = _Holder(current.get())
         metrics.sessions.inc()
         if session.config.plan.is_resumed:
             metrics.session_resumes.inc()
@@ -131,9 +150,17 @@ class Sessions:
         try:
             yield
         finally:
+            self._charge(session)
             del self._running[session]
             metrics.sessions.dec()
             _log_usage(caller, self._info(session))
+
+    def _charge(self, session: LiveSession) -> None:
+        """Counts the speech since the last time."""
+        holder, speech_us = self._running[session], session.machine.speech_us
+        if said_us := speech_us - holder.charged_us:
+            holder.charged_us = speech_us
+            self.quotas.spoken(holder.caller.name, session.switching.live.avatar.id, said_us / 1e6)
 
     def _info(self, session: LiveSession) -> pb.SessionInfo:
         return session.reporting.info(session.id, session.switching.live.avatar.id, self.parts.clock.now())

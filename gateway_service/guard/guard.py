@@ -14,10 +14,10 @@ from gateway_service.guard.clients import names_in
 from gateway_service.guard.headers import SECURITY_HEADERS
 from gateway_service.guard.origins import is_allowed, is_known_host, is_listed
 from gateway_service.guard.places import NoPlace, Places
-from gateway_service.guard.rates import Rates
 from gateway_service.guard.settings import GuardSection
 from gateway_service.problems import Problem, of_http, problem_of
 from service_kit.clock import Clock
+from service_kit.limits.rates import Rates
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/health", "/health/live", "/health/ready"})
 # Addresses of this service are far shorter.

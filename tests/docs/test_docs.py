@@ -25,6 +25,9 @@ from inference_service.metrics import InferenceMetrics
 from inference_service.settings import InferenceSettings
 from lipsync_cli.main import app
 from monolithic_service.settings import SETTINGS
+from service_kit.clock import SYSTEM_CLOCK
+from service_kit.limits.quotas import Quotas
+from service_kit.limits.settings import QuotasSection
 from service_kit.metrics import Metrics
 from service_kit.settings import load_settings
 from shared_proto import compositing_pb2, inference_pb2, monolithic_pb2, optimized_lipsyncsrv_pb2
@@ -165,6 +168,7 @@ def test_the_documented_metrics_are_those_of_the_services() -> None:
         AvatarCatalog(Path("nowhere")), max_bytes=1, max_avatars=1, frames_per_avatar=1, policy="lfu", default_quality=75
     )
     CompositingMetrics(compositing).watch_store(store)
+    Quotas(QuotasSection(), SYSTEM_CLOCK, compositing)
     gateway = Metrics()
     GatewayMetrics(gateway)
     exported = collected(inference) | collected(compositing) | collected(gateway)

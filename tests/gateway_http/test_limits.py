@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway_service.guard.places import NoPlace, Places
-from gateway_service.guard.rates import Rates
+from service_kit.limits.rates import Rates
 
 
 class Bucket:

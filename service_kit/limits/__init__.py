@@ -1,0 +1,1 @@
+"""How much callers may use at once and in a while."""
