@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from service_kit.callers.caller import current
+
 log = logging.getLogger(__name__)
 
 
@@ -36,6 +38,7 @@ class Usage:
             "browser session ended",
             extra={
                 "code": code,
+                **({"caller": current.get().name} if current.get().name else {}),
                 "seconds": now_s - self.began_s,
                 "frames": self.frames,
                 "bytes": self.bytes,

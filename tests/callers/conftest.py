@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 
 from lipsync_cli.keys import create, revoke_caller, revoke_key
+from service_kit.callers.key_file import changing
 from service_kit.callers.keys import NewKey
 
 from ..end_to_end.avatars import write_avatar
@@ -28,9 +28,18 @@ class Guarded:
     keys: Path
     channel: grpc.Channel
 
-    def key(self, caller: str, *scopes: str, avatars: tuple[str, ...] = ("*",), days: float | None = None) -> NewKey:
+    def key(self, caller: str, *scopes: str) -> NewKey:
         """Makes a key. The services know it soon."""
-        return create(self.keys, caller, scopes=scopes, avatars=avatars, valid=None if days is None else timedelta(days=days))
+        return create(self.keys, caller, scopes=scopes, avatars=None, valid=None)
+
+    def expire(self, key: NewKey) -> None:
+        """Lets a key expire now."""
+        with changing(self.keys) as held:
+            records = [
+                record.model_copy(update={"expires": record.created}) if record.id == key.id else record
+                for record in held[0].keys
+            ]
+            held[0] = held[0].model_copy(update={"keys": tuple(records)})
 
     def revoke(self, key: NewKey) -> None:
         revoke_key(self.keys, key.id)

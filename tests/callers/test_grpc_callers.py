@@ -211,10 +211,10 @@ def test_the_sessions_of_a_revoked_caller_end_and_no_others(guarded: Guarded, ke
 
 
 def test_a_session_outlives_its_key(guarded: Guarded) -> None:
-    seconds = 3.0
-    key = guarded.key("erin", "infer", "read", days=seconds / 86_400)
+    key = guarded.key("erin", "infer", "read")
     until(lambda: known(guarded, key.text))
     with running_session(guarded, key.text) as (_, events):
+        guarded.expire(key)
         until(lambda: not known(guarded, key.text))
         began = time.monotonic()
         while time.monotonic() < began + 1:
