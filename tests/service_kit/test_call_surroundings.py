@@ -124,10 +124,18 @@ async def test_metrics_count_calls_by_status(start: Any, metrics: Metrics) -> No
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
 async def test_metrics_name_the_kind_of_call(start: Any, metrics: Metrics, kind: str) -> None:
+    async def read(request: Any) -> None:
+        """All of it: to a client that still sends, an answer is at times an error of its own."""
+        if kind.startswith("stream"):
+            async for _ in request:
+                pass
+
     async def unary(request: Any, context: Any) -> bytes:
+        await read(request)
         return b""
 
     async def stream(request: Any, context: Any) -> AsyncIterator[bytes]:
+        await read(request)
         yield b""
 
     build = getattr(grpc, f"{kind}_rpc_method_handler")
