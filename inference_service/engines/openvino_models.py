@@ -135,9 +135,10 @@ def encoder_run(
     network = compiled(model, shapes, output=io.rows, precision=precision, options=options, name=name)
 
     def encode(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        read = np.ascontiguousarray(windows)  # in place, so it must be kept until the run has ended
         try:
-            request = network.create_infer_request()
-            bind(request, {io.mel: np.ascontiguousarray(windows)})
+            request = network.create_infer_request()  # takes some microseconds
+            bind(request, {io.mel: read})
             run(request, name)
             rows: NDArray[np.float32] = request.get_output_tensor(0).data.copy()
         except Exception as error:
