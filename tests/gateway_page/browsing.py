@@ -87,6 +87,8 @@ class Visit:
         """Ends watching."""
         told: dict[str, Any] = self.page.evaluate("readWatched()")
         mouths, rate = np.array(told["mouths"]), told["rate"]
+        # Before the first sound the page goes by the system's clock, and then by the sound's.
+        mouths = mouths[np.flatnonzero(np.diff(mouths[:, 0], prepend=np.inf) < 0)[-1] :]
         start = told["heard"][0][0]
         places = [round((at - start) * rate) for at, _ in told["heard"]]
         sound = np.zeros(places[-1] + len(told["heard"][-1][1]), np.int16)
@@ -115,5 +117,5 @@ def visit(browser: Browser, address: str, *, watched: bool = False, script: str 
     page.on("console", lambda message: visited.complaints.append(message.text) if message.type in {"error", "warning"} else None)
     page.on("pageerror", lambda error: visited.complaints.append(str(error)))
     page.goto(address)
-    visited.until("Boolean(window.lipsync && lipsync.log.length > 5)")
+    visited.until("Boolean(window.lipsync && lipsync.log.length > (lipsync.showing.stillAtRest ? 0 : 5))")
     return visited

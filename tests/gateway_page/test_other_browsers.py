@@ -40,6 +40,7 @@ window.AudioContext = class extends Running {
     this.suspend();
   }
   resume() {
+    window.plugIn = () => super.resume();
     return new Promise(() => {});
   }
 };
@@ -95,6 +96,12 @@ def test_a_machine_without_a_loudspeaker_shows_the_picture(browser: Browser, add
     page.page.get_by_role("button", name="Speak", exact=True).click()
     page.until("document.getElementById('problem-text').textContent.includes('runs the microphone only with one')")
     assert page.page.evaluate("lipsync.listening") is False
+    page.page.get_by_role("button", name="Recording").click()
+    page.until("document.getElementById('problem-text').textContent.startsWith('The browser has no output for sound: the')")
+    page.page.evaluate("plugIn()")
+    page.until("lipsync.clock.isAudio && document.getElementById('problem').hidden")
+    page.until("lipsync.mode === null")
+    assert max(frame[2] for frame in page.frames()) > 11e6
     page.page.context.close()
 
 

@@ -114,12 +114,15 @@ def test_what_keeps_the_page_waiting_at_its_start(browser: Browser, models_root:
         page = Visit(opened.new_page(), [])
         page.page.goto(f"http://{gateway.address}/")
         assert told(page).startswith("The gateway runs, but no compositing service answers it.")
+        for name in ("Speak", "Recording", "Sound file", "Say it"):
+            assert page.page.get_by_role("button", name=name, exact=True).is_disabled()
         page.page.route("**/api/avatars", lambda route: route.abort())
         page.wait(lambda: page.text("#problem-text").startswith("The gateway does not answer."), "nothing answers")
         page.page.unroute("**/api/avatars")
         with running_all(f"models_root={models_root}", f"server.port={upstream}", log=tmp_path / "all"):
             page.until("Boolean(lipsync.log.length > 5)")
             assert page.text("#problem-text") == ""
+            assert page.page.get_by_role("button", name="Speak", exact=True).is_enabled()
         opened.close()
 
 

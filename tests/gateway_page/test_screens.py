@@ -84,10 +84,17 @@ def test_the_state_is_told_to_screen_readers(browser: Browser, address: str) -> 
 def test_the_person_rests_where_motion_is_unwanted(browser: Browser, address: str) -> None:
     page = visit(browser, address, reduced_motion="reduce")
     assert not page.page.get_by_label("Move while silent").is_checked()
-    page.page.wait_for_timeout(1000)
+
+    def stands_still() -> bool:
+        before = page.page.evaluate("lipsync.log.length")
+        page.page.wait_for_timeout(500)
+        return bool(page.page.evaluate("lipsync.log.length") == before)
+
+    page.wait(stands_still, "the picture stands still")
     drawn = page.page.evaluate("lipsync.log.length")
-    page.page.wait_for_timeout(500)
-    assert page.page.evaluate("lipsync.log.length") == drawn
+    page.page.get_by_role("radio", name="second").check()
+    page.until("lipsync.session.avatar === 'second'")
+    page.until(f"lipsync.log.length > {drawn}")
     page.page.get_by_role("button", name="Recording").click()
-    page.until(f"lipsync.log.length > {drawn} + 10")
+    page.until("lipsync.log.at(-1)[2] > 0.4e6")
     page.page.context.close()

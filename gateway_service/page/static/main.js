@@ -43,6 +43,7 @@ const happened = {
   slow: () => screen.say("The server prepares the person. This can take a while the first time."),
   connected: ({ resumed, seconds }) => {
     screen.connection("live");
+    screen.offer();
     screen.problem(null);
     if (!talk.mode) screen.mode(null);
     if (resumed && seconds > 0.5) screen.say(`The connection was lost for ${seconds.toFixed(1)} s; it goes on.`);
@@ -66,6 +67,7 @@ const happened = {
     screen.problem("The microphone was taken away. Plug it in, and try again.");
   },
   silent: () => screen.problem(SILENT),
+  audible: () => screen.retract(SILENT),
   overheard: () => screen.say("Interrupted: you spoke."),
   resumed: ({ seconds }) => screen.say(`The server lost a service for ${seconds.toFixed(1)} s; it goes on.`),
   speak_failed: (error) => screen.problem(speakingProblem(error)),
@@ -187,7 +189,7 @@ async function begin() {
 /** Sets up what the server can say of texts: the voices that it has, or nothing. */
 function offerTexts({ available, voice, voices, max_characters }) {
   at("text").maxLength = max_characters;
-  at("text").disabled = at("say").disabled = !available;
+  screen.speaksTexts = available;
   at("no-texts").hidden = available;
   at("voices").hidden = !voices.length;
   const names = voices.filter(({ id }) => id !== voice).map(({ id, name }) => new Option(name, id));

@@ -19,6 +19,7 @@ export class Screen {
   constructor(talk) {
     this._talk = talk;
     this._counting = 0;
+    this.speaksTexts = false;
     at("problem-close").addEventListener("click", () => this.problem(null));
     setInterval(() => this._figures(), BETWEEN_FIGURES_MS);
   }
@@ -42,6 +43,11 @@ export class Screen {
     this._count(wait_ms);
   }
 
+  /** Takes a problem away, if it is the one that is shown. */
+  retract(sentence) {
+    if (at("problem-text").textContent === sentence) this.problem(null);
+  }
+
   _count(wait_ms) {
     clearInterval(this._counting);
     const end = performance.now() + wait_ms;
@@ -58,6 +64,12 @@ export class Screen {
   connection(state) {
     at("connection").dataset.state = state;
     at("connection").querySelector(".word").textContent = CONNECTIONS[state];
+  }
+
+  /** Opens the ways to speak: before the first connection there is nobody to hear. */
+  offer() {
+    for (const id of ["microphone", "recording", "file"]) at(id).disabled = false;
+    at("text").disabled = at("say").disabled = !this.speaksTexts;
   }
 
   /** What is spoken: "microphone", "rest" of that, "file", "recording", "text", or null. */

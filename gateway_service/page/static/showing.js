@@ -24,6 +24,8 @@ export class Showing {
     this._decoding = 0;
     this._last = -Infinity; // when a frame was drawn
     this._cut = 0; // dropped speech is not drawn after this
+    this._moved = -1; // number of the last frame that moves also where the person rests
+    this._shown = -1; // of the last one drawn
     this.stillAtRest = false;
     this.dropped = 0;
     /** Each drawn frame: [number, segment, audio_us, audio clock at its sound, audio clock when it was drawn], in seconds. */
@@ -37,6 +39,7 @@ export class Showing {
       this.dropped += 1;
       return;
     }
+    if (frame.moves) this._moved = frame.number;
     this._waiting.push({ frame, due, heard, came: performance.now(), decoding: false, bitmap: null });
     this._decode();
   }
@@ -103,7 +106,9 @@ export class Showing {
 
   _draw({ frame, heard, bitmap }, now) {
     this._last = now;
-    if (this.stillAtRest && !frame.moves) return;
+    // One that came too late to be drawn is made up for.
+    if (this.stillAtRest && !frame.moves && this._shown >= this._moved) return;
+    this._shown = frame.number;
     if (this._canvas.width !== bitmap.width || this._canvas.height !== bitmap.height) {
       this._canvas.width = bitmap.width;
       this._canvas.height = bitmap.height;

@@ -11,13 +11,13 @@ import { Showing } from "./showing.js";
 import { VoiceActivity } from "./voice.js";
 
 const MESSAGE_SAMPLES = 3200;
-// At first and after speech the picture moves for so many frames before it rests, where it is to rest at all.
+// At first, with another person and after speech the picture moves for so many frames before it rests, where it is to rest at all.
 const SETTLES_FRAMES = 12;
 // Sound that is shown so much later than at best is caught up with in a pause.
 const CATCH_UP_S = 0.08;
 const CAUGHT_UP_S = 0.02;
 // A context that does not run after so long has no loudspeaker. Should it run later, everything follows it from then on.
-const RESUMES_MS = 1500;
+const RESUMES_MS = 2500;
 // Chunks of the microphone, 32 ms each, from before the moment at which a voice is noticed.
 const KEPT_CHUNKS = 10;
 
@@ -144,6 +144,7 @@ export class Talk {
   /** Everything is shown by the sound, from where it is now. */
   _follow() {
     if (this._context.state !== "running") return;
+    this._changed("audible");
     const step = this.clock.follow(this._context);
     this.cushion.step(step);
     this.showing.step(step);
@@ -205,6 +206,7 @@ export class Talk {
       return;
     }
     if (name === "status") this.figures.told(content);
+    if (name === "avatar_switched") this._settling = SETTLES_FRAMES;
     if (name === "failed") this._microphone.stop();
     if (name === "speak_failed" || name === "failed") this._end();
     this._changed(name, content);
