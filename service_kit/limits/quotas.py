@@ -33,7 +33,7 @@ class _Quota:
     """One section's limits, by key. `words` says of whom they are."""
 
     words: str
-    sessions: SessionPlaces | None
+    sessions: SessionPlaces
     rates: Mapping[str, Rates]
     """By what they limit: speech, frames, loads."""
 
@@ -46,7 +46,7 @@ class _Quota:
         }
         return cls(
             words,
-            SessionPlaces(section.sessions) if section.sessions is not None else None,
+            SessionPlaces(math.inf if section.sessions is None else section.sessions),
             {name: Rates(amount / seconds, amount) for name, (amount, seconds) in per_s.items() if amount is not None},
         )
 
@@ -69,11 +69,13 @@ class Quotas:
     @contextmanager
     def session(self, avatar_id: str, session_id: str) -> Iterator[None]:
         """Has a place for a stream of a session as long as the block lasts."""
-        keys = [(quota.sessions, key) for quota, key in self._keys(avatar_id) if quota.sessions]
+        keys = [(quota.sessions, key) for quota, key in self._keys(avatar_id)]
         now_s = self._clock.now()
-        self._check("speech", avatar_id, 0.0)
+        session_id = f"{current.get().name}/{session_id}"  # callers choose their ids, perhaps those of others
+        if not self._in_all.sessions.holds("", session_id, now_s):  # one that goes on was admitted before
+            self._check("speech", avatar_id, 0.0)
         for quota, key in self._keys(avatar_id):
-            if quota.sessions and not quota.sessions.has_room(key, session_id, now_s):
+            if not quota.sessions.has_room(key, session_id, now_s):
                 raise self._refusal("sessions", f"{quota.words} may hold no more sessions at once", SESSION_RETRY_MS)
         for places, key in keys:
             places.begin(key, session_id)

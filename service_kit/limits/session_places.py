@@ -23,7 +23,7 @@ class _Lease:
 class SessionPlaces:
     """Places for sessions, at most `most` a key."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: float) -> None:
         self._most = most
         self._leases: dict[str, dict[str, _Lease]] = {}
 
@@ -31,6 +31,11 @@ class SessionPlaces:
         """Returns the number of sessions that have a place."""
         self._forget(key, now_s)
         return sum(lease.sessions for lease in self._leases.get(key, {}).values())
+
+    def holds(self, key: str, session_id: str, now_s: float) -> bool:
+        """Tells if a session has a place already: it runs, or has lost its connection and may come back."""
+        self._forget(key, now_s)
+        return session_id in self._leases.get(key, {})
 
     def has_room(self, key: str, session_id: str, now_s: float) -> bool:
         """Tells if a stream of a session may begin."""

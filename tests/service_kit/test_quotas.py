@@ -165,6 +165,29 @@ def test_speech_keeps_new_sessions_out_and_ends_none() -> None:
     assert counted.value("lipsync_caller_speech_seconds_total", caller="alice") == 90
 
 
+def test_a_session_that_comes_back_is_not_kept_out_by_its_own_speech() -> None:
+    counted = Counted(per_caller={"speech_seconds_per_minute": 10})
+    with called_by("alice"), ExitStack() as running:
+        with pytest.raises(asyncio.CancelledError), counted.quotas.session("demo", "first"):
+            raise asyncio.CancelledError
+        counted.quotas.spoken("alice", "demo", 100)
+        refused(lambda: opened(counted, running, "second"))
+        opened(counted, running, "first", "other")  # it had switched
+        running.close()
+        refused(lambda: opened(counted, running, "first"))  # it was over
+
+
+def test_another_callers_session_id_opens_nothing() -> None:
+    counted = Counted(per_caller={"speech_seconds_per_minute": 10}, in_all={"sessions": 1})
+    counted.quotas.spoken("bob", "demo", 100)
+    with called_by("alice"), ExitStack() as running:
+        opened(counted, running, "first")
+        with called_by("bob"):
+            refused(lambda: opened(counted, running, "first"))
+        with called_by("carol"):
+            refused(lambda: opened(counted, running, "first"))
+
+
 def test_without_names_only_the_others_count() -> None:
     counted = Counted(per_caller={"sessions": 0, "batch_frames_per_minute": 1})
     counted.quotas.batch("demo", 50)
