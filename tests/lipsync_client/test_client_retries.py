@@ -132,13 +132,15 @@ def test_targets_of_several_servers_are_balanced(target, balanced):
 
 
 def test_calls_are_spread_over_every_server(face, service, other_service):
-    frames = face(
-        f"ipv4:{service.target},{other_service.target}",
-        lambda client: client.frames("demo", np.zeros(640 * 40, np.float32), batch_size=1),
-    )
-    assert frames == [str(k).encode() for k in range(40)]
-    assert service.requests
-    assert other_service.requests
+    for _ in range(20):
+        frames = face(
+            f"ipv4:{service.target},{other_service.target}",
+            lambda client: client.frames("demo", np.zeros(640 * 40, np.float32), batch_size=1),
+        )
+        assert frames == [str(k).encode() for k in range(40)]
+        if service.requests and other_service.requests:  # a client may be done before it has connected to both
+            return
+    pytest.fail("one server was asked for all")
 
 
 @pytest.mark.parametrize(
