@@ -1,6 +1,6 @@
 """Lets one avatar speak offline: the engine, the audio features and the composer of the services, without servers.
 
-The pictures are those that the services would send.
+The pictures are those that the services would send in float32.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Speaker:
     """An avatar that speaks. Use it in one thread. Methods block, and raise AvatarError or ServiceError."""
 
     def __init__(self, avatar: Avatar, catalog: AvatarCatalog) -> None:
-        """Opens the network on the GPU or CPU that a service would take without configuration."""
+        """Opens the network on the GPU or CPU that a service would take without configuration, in float32."""
         self.avatar = avatar
         self._catalog = catalog
         try:
