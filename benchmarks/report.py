@@ -28,7 +28,6 @@ HEADLINES = (
     ("services", "24 frames, demo network: extra time of two services", "time that two services add to one process, 24 frames"),
     ("live", "sessions kept in real time", "live sessions kept in real time by two processes, a network that costs nothing"),
     ("live", "first frame, p95", "first frame of a live session, from its sound, p95"),
-    ("network", "engine, batch 8", "full-size network on the CPU"),
     ("network", "OpenVINO, bfloat16, batch 4", "full-size network on the CPU, bfloat16"),
     ("network", "ONNX Runtime, float32, batch 4", "full-size network on the CPU, float32"),
     (

@@ -167,8 +167,8 @@ class InferenceSettings(GrpcSettings):
 
     precision: PrecisionName = "auto"
     """That of networks. auto: on a CPU bfloat16 where the processor has it (AMX, AVX512_BF16) and the avatar's mouths come within
-    45 dB of those in float32, else float32. bfloat16: also where they do not. float16: on GPUs, of avatars whose mouths come
-    within 50 dB."""
+    45 dB of those in float32, else float32. bfloat16: also where they do not, and for the audio encoder. float16: on GPUs, of
+    avatars whose mouths come within 50 dB."""
 
     models_root: Path = Path("models")
     """The folder of the avatars."""

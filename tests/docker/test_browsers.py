@@ -27,15 +27,25 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
     await asyncio.sleep(0.25)
 
 
+@asynccontextmanager
+async def session(url: str, context: ssl.SSLContext | None = None) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    """A session that has started. A machine that is busy with other tests may have no room for it at first."""
+    async with client() as http:
+        while True:
+            async with http.ws_connect(f"{url}/ws", ssl=context or True) as socket:
+                await socket.send_json({"config": {"model_id": "demo"}})
+                first = await socket.receive_json()
+                if "started" in first:
+                    yield socket
+                    return
+                assert first["error"]["code"] == "RESOURCE_EXHAUSTED", first
+                await asyncio.sleep(first["error"]["retry_ms"] / 1000)
+
+
 async def spoken(url: str, context: ssl.SSLContext | None = None) -> int:
     """The number of frames with speech that a session with a second of sound gets."""
     speech = 0
-    async with (
-        asyncio.timeout(CALL_S),
-        client() as http,
-        http.ws_connect(f"{url}/ws", ssl=context or True) as socket,
-    ):
-        await socket.send_json({"config": {"model_id": "demo"}})
+    async with asyncio.timeout(CALL_S), session(url, context) as socket:
         await socket.send_bytes(sound(SPEECH_FRAMES).astype("<f4").tobytes())
         await socket.send_json({"close": {}})
         async for message in socket:
@@ -56,8 +66,7 @@ def test_a_rolling_restart_tells_browsers_to_go_elsewhere(stack: Stack) -> None:
     url = f"http://{stack.browser_address}"
 
     async def watch() -> list[str]:
-        async with client() as http, http.ws_connect(f"{url}/ws") as socket:
-            await socket.send_json({"config": {"model_id": "demo"}})
+        async with session(url) as socket:
             restart = asyncio.create_task(asyncio.to_thread(restart_gateway))
             told = [next(iter(message.json())) async for message in socket if message.type is aiohttp.WSMsgType.TEXT]
             assert socket.close_code == aiohttp.WSCloseCode.GOING_AWAY
@@ -69,7 +78,6 @@ def test_a_rolling_restart_tells_browsers_to_go_elsewhere(stack: Stack) -> None:
         stack.run(["env", "SERVICE=gateway", "deploy/compose/rolling-restart.sh", *stack.files])
 
     told = asyncio.run(watch())
-    assert told[0] == "started"
     assert "going_away" in told
     assert stack.one("gateway").id != before
     assert asyncio.run(spoken(url)) == SPEECH_FRAMES

@@ -27,6 +27,7 @@ from .conftest import MIX, MakeAvatar, network
 
 CPU = find_devices(GpuSection(enabled=False), OnnxSection())
 IN_BFLOAT16 = EngineChoice(bfloat16=True)
+ALWAYS_IN_BFLOAT16 = EngineChoice(bfloat16=True, bfloat16_always=True)
 HAS_BFLOAT16 = openvino_models.is_installed() and openvino_models.processor_has_bfloat16()
 needs_bfloat16 = pytest.mark.skipif(not HAS_BFLOAT16, reason="no bfloat16 here")
 
@@ -75,7 +76,7 @@ def test_a_network_that_bfloat16_would_change_runs_in_float32(
     assert model.engines[0].arithmetic == IN_FLOAT32.numerics
     assert model.psnr_db is None
     assert "avatar her runs in float32, as bfloat16 would be seen" in caplog.text
-    forced = load(avatar, tmp_path, EngineChoice(bfloat16=True, bfloat16_always=True))
+    forced = load(avatar, tmp_path, ALWAYS_IN_BFLOAT16)
     assert forced.engines[0].arithmetic == IN_BFLOAT16.numerics
     assert forced.psnr_db is not None
     assert forced.psnr_db < 45
@@ -145,8 +146,9 @@ def test_a_network_that_openvino_cannot_run_runs_in_float32(make_avatar: MakeAva
 def test_the_audio_encoder_runs_in_bfloat16_with_the_same_bytes_in_any_number_of_rows(tmp_path: Path) -> None:
     path = tmp_path / "encoder.onnx"
     path.write_bytes(AUDIO_ENCODER.graph(random_weights(AUDIO_ENCODER, 3)).SerializeToString())
-    quick, exact = (
-        ModelLoader(OnnxSection(intra_op_threads=1), choice=choice).features(path, CPU[0]) for choice in (IN_BFLOAT16, IN_FLOAT32)
+    choices = ALWAYS_IN_BFLOAT16, IN_BFLOAT16, IN_FLOAT32
+    quick, auto, exact = (
+        ModelLoader(OnnxSection(intra_op_threads=1), choice=choice).features(path, CPU[0]) for choice in choices
     )
     sound = np.random.default_rng(4).normal(0, 0.1, 16000).astype(np.float32)
     rows = quick.rows(sound, first_row=0, row_count=20)
@@ -154,6 +156,7 @@ def test_the_audio_encoder_runs_in_bfloat16_with_the_same_bytes_in_any_number_of
     np.testing.assert_array_equal(np.concatenate(apart), rows)
     expected = exact.rows(sound, first_row=0, row_count=20)
     assert 0 < np.square(rows - expected).sum() < np.square(expected).sum() / 1000
+    np.testing.assert_array_equal(auto.rows(sound, first_row=0, row_count=20), expected)  # avatars share it, also sharp ones
 
 
 @pytest.mark.parametrize("choice", [IN_FLOAT32, pytest.param(IN_BFLOAT16, marks=needs_bfloat16)], ids=["float32", "bfloat16"])
