@@ -30,7 +30,7 @@ ROUNDS = 3
 
 
 class Measured(NamedTuple):
-    """What many avatars take in one process."""
+    """Memory and times of many avatars in one process."""
 
     first_mb: float
     another_mb: float

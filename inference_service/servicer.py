@@ -54,7 +54,7 @@ class InferenceServicer(InferenceServiceServicer):
     """With what `described` says."""
     devices: Sequence[Device]
     numerics: str
-    """Of networks, unless bfloat16 is too coarse for one."""
+    """Numerics of networks, unless bfloat16 is too coarse for one."""
     readiness: Readiness
     limits: LimitsSection
     rules: OrderRules

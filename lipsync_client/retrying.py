@@ -19,7 +19,7 @@ MOST_TOKENS, TOKENS_OF_A_SUCCESS = 100.0, 0.5
 
 
 class Retries:
-    """What the calls of one client share, for any number of threads."""
+    """State that the calls of one client share, for any number of threads."""
 
     def __init__(self) -> None:
         self._tokens = MOST_TOKENS

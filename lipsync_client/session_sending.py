@@ -27,7 +27,7 @@ Outgoing = pb.SessionRequest | HalfClose
 
 @dataclass(slots=True, eq=False)
 class Sending:
-    """What one stream after the other gets of a session."""
+    """The part of a session that one stream after the other gets."""
 
     _segments: Segments
     urgent: deque[pb.SessionRequest] = field(default_factory=deque)

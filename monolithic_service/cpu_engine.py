@@ -10,11 +10,11 @@ from inference_service.engines.devices import DeviceError
 
 @dataclass(frozen=True)
 class CpuEngine:
-    """What runs networks, and why not something quicker."""
+    """The program that runs networks, and the reason why it is not a quicker one."""
 
     told: str
     advice: str = ""
-    """What would make it quicker; "": nothing."""
+    """A way to make it quicker; "": none."""
 
 
 def cpu_engine() -> CpuEngine:

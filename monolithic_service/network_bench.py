@@ -23,7 +23,7 @@ from inference_service.models.stored_features import StoredFeatures
 from inference_service.settings import GpuSection, OnnxSection
 
 LEAST_DB = LEAST_PSNR_DB["bfloat16"]
-"""What the service asks of a network in bfloat16, and we of a variant."""
+"""The least that the service asks of a network in bfloat16, and we of a variant."""
 MEASURED = 8
 ROUNDS = 5
 

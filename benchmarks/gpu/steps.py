@@ -1,4 +1,4 @@
-"""What the steps have in common: their options, their device, and files with a line of JSON for each result."""
+"""Common parts of the steps: their options, their device, and files with a line of JSON for each result."""
 
 from __future__ import annotations
 

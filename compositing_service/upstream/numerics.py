@@ -40,7 +40,7 @@ class NumericsWatch:
 
     avatar_id: str
     numerics: str
-    """Of the last mouths; "": not known."""
+    """Name of the last mouths' numerics; "": not known."""
     changes: Counter
 
     def see(self, numerics: str, *places: KnownNumerics) -> None:

@@ -22,7 +22,7 @@ NOT_INSTALLED = "this processor has bfloat16, but OpenVINO, which would use it, 
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """How networks run. In float32 where they cannot run, or may not, in bfloat16 or float16."""
+    """The way in which networks run. In float32 where they cannot run, or may not, in bfloat16 or float16."""
 
     float32_by_openvino: bool = False
     """OpenVINO runs those in float32 too, else ONNX Runtime."""

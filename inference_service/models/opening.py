@@ -41,7 +41,7 @@ class Opened(NamedTuple):
     run_seconds: float
     """The time of one run of the network."""
     psnr_db: float | None
-    """How close its mouths are to those in float32; None when it computes in float32."""
+    """Closeness of its mouths to those in float32; None when it computes in float32."""
 
     @property
     def mouths(self) -> NDArray[np.float32]:
