@@ -69,15 +69,15 @@ def serve_command(
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
     """Run a service until SIGTERM or Ctrl-C."""
+    if service == "gateway":
+        from gateway_service.polling import read_where_it_waits
+
+        read_where_it_waits()  # before the settings, which import grpc
     from lipsync_cli.processes import end_with_stdin
     from service_kit.settings import load_settings
 
     if until_stdin_closes:
         end_with_stdin()
-    if service == "gateway":
-        from gateway_service.polling import read_where_it_waits
-
-        read_where_it_waits()
     name = "monolithic" if service == "all" else service
     settings_class = getattr(import_module(f"{name}_service.settings"), f"{name.capitalize()}Settings")
     settings = load_settings(settings_class, config=config, overrides=overrides or ())
