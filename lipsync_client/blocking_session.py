@@ -73,11 +73,12 @@ class Session:
         """The number of the segment that the next sound belongs to."""
         return self._state.next_segment
 
-    def push(self, sound: Sound) -> None:
+    def push(self, sound: Sound, *, wait: bool = True) -> None:
         """Sends sound, of any length, in the session's sample rate. It begins a segment if none is open.
 
-        Waits until the server has room for it. Raises LipsyncError when the session has failed, ValueError when it was closed
-        and for sound that is no row of finite numbers, TypeError for samples that are neither int16 nor floats, or not as before.
+        Waits until the server has room for it; without `wait` the sound waits here. Raises LipsyncError when the session has
+        failed, ValueError when it was closed and for sound that is no row of finite numbers, TypeError for samples that are
+        neither int16 nor floats, or not as before.
         """
         samples = read_pushed(sound)
         if self._dtype not in (None, samples.dtype):
@@ -87,6 +88,8 @@ class Session:
             self._check_open()
             mark = self._state.push(samples)
             self._changed.notify_all()
+            if not wait:
+                return
             self._changed.wait_for(lambda: self._failure or self._state.is_sent(mark))
             if self._failure:
                 raise self._failure

@@ -171,10 +171,15 @@ class Conversation:
             self._inbox.add(wanted)
 
     async def _interrupt(self) -> None:
-        self._inbox.drop_speech()
+        dropped = self._inbox.drop_speech()
         await self._voice.stop()
         self._unanswered += 1
         try:
+            for item in dropped:  # the browser has counted these segments
+                if isinstance(item, SoundPieces):
+                    await self._session.push(item.together(), wait=False)
+                else:
+                    await self._session.end_segment()
             await self._session.interrupt()
         except LipsyncError:  # the task that writes tells why
             await asyncio.Event().wait()
@@ -194,8 +199,7 @@ class Conversation:
                         self._unanswered += 1
                         await self._session.switch(item.model_id, start_frame=item.start_frame_idx)
                     case Speak():
-                        await self._started.wait()
-                        await self._voice.speak(item)
+                        await self._voice.speak(item, after=self._started)
                     case SpeechFailed():
                         await self._voice.refuse(item)
             await self._session.close()

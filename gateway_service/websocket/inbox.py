@@ -33,6 +33,10 @@ class SoundPieces:
         self.pieces.append(samples)
         self.count += len(samples)
 
+    def first(self) -> SoundPieces:
+        """Returns its first sample."""
+        return SoundPieces([self.pieces[0][:1]], 1)
+
     def together(self) -> PushedSound:
         """Returns all of it."""
         pieces: Any = self.pieces
@@ -94,11 +98,17 @@ class Inbox:
         self._note()
         return item
 
-    def drop_speech(self) -> None:
-        """Drops the sound and the texts that wait, and the ends of their segments."""
+    def drop_speech(self) -> list[SoundPieces | EndOfSegment]:
+        """Drops the sound and the texts that wait. Returns the same segments with a sample of each.
+
+        A text is no segment until it is begun, but it ends the one before it.
+        """
+        speech = [item for item in self._items if not isinstance(item, SwitchAvatar | Close)]
+        first = [item.first() if isinstance(item, SoundPieces) else EndOfSegment() for item in speech]
         self._items = deque(item for item in self._items if isinstance(item, SwitchAvatar | Close))
         self._samples = 0
         self._note()
+        return first
 
     def _note(self) -> None:
         if self._items:

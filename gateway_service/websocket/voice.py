@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import grpc
 import numpy as np
@@ -14,7 +14,7 @@ from gateway_service.websocket.events import event_text
 from gateway_service.websocket.frames import sound_header
 from gateway_service.websocket.messages import Config, Speak
 from gateway_service.websocket.outlet import Outlet
-from lipsync_client import AsyncSession, PushedSound
+from lipsync_client import AsyncSession, LipsyncError, PushedSound
 from lipsync_client.cutting import sample_of_frame
 
 _INT16_SCALE = np.float32(1 / 32768)
@@ -33,12 +33,12 @@ class Voice:
         self._segment: int | None = None
         """That of the text that is spoken, once it has begun."""
 
-    async def speak(self, text: Speak) -> None:
-        """Speaks a text after the sound so far, and returns when the session has taken all of it, or `stop` was called.
+    async def speak(self, text: Speak, *, after: asyncio.Event) -> None:
+        """Speaks a text after the sound so far, and not before the event.
 
-        Raises Ending and LipsyncError.
+        Returns when the session has taken all of it, or `stop` was called. Raises Ending and LipsyncError.
         """
-        self._speaking = asyncio.create_task(self._speak(text))
+        self._speaking = asyncio.create_task(self._speak(text, after))
         try:
             await asyncio.wait([self._speaking])
         finally:
@@ -59,16 +59,31 @@ class Voice:
         if not speaking.cancelled() and (error := speaking.exception()):
             raise error
 
-    async def _speak(self, text: Speak) -> None:
+    async def _speak(self, text: Speak, after: asyncio.Event) -> None:
+        try:
+            await after.wait()
+            await self._say_all(text)
+            await self._session.end_segment()
+        except asyncio.CancelledError:
+            if self._segment is not None:
+                await self._count()
+            raise
+        finally:
+            self._segment = None
+
+    async def _count(self) -> None:
+        """Lets the session count the segment that the browser was told of: there may be no sound of it yet."""
+        with suppress(LipsyncError):  # it has ended
+            await self._session.push(self._pushed(np.zeros(1, np.int16)), wait=False)
+            await self._session.end_segment()
+
+    async def _say_all(self, text: Speak) -> None:
         try:
             await self._say(text)
             if self._segment is None:
                 await self._give_up(text)
         except SpeechFailed as error:
             await self.refuse(error)
-        finally:
-            self._segment = None
-        await self._session.end_segment()
 
     async def _give_up(self, text: Speak) -> None:
         """Ends the segment of a text that gives no sound. Raises SpeechFailed."""
@@ -89,7 +104,8 @@ class Voice:
                 if not len(samples):
                     continue
                 if self._segment is None:
-                    self._segment = await self._begin(text)
+                    await self._begin(text)
+                    assert self._segment is not None
                 audio_us = 1_000_000 * (place - len(samples)) // rate
                 header = sound_header(len(samples), segment=self._segment, audio_us=audio_us, rate=rate)
                 await self._outlet.binary(header, samples.astype("<i2", copy=False).tobytes())
@@ -101,13 +117,12 @@ class Voice:
         resume = self._config.resume
         return sample_of_frame(resume.audio_start_frame, self._config.rate) if text.resumed and resume else 0
 
-    async def _begin(self, text: Speak) -> int:
-        """Tells the browser the segment that the text is, and returns it."""
+    async def _begin(self, text: Speak) -> None:
+        """Tells the browser the segment that the text is."""
         if not text.resumed:
             await self._session.end_segment()
-        segment = self._session.next_segment
-        await self._outlet.text(event_text("speaking", segment=segment, text=text.text))
-        return segment
+        self._segment = self._session.next_segment
+        await self._outlet.text(event_text("speaking", segment=self._segment, text=text.text))
 
     def _pushed(self, samples: Samples) -> PushedSound:
         """Returns the sound in the session's own encoding, of the same values."""

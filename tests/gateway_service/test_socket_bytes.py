@@ -118,6 +118,24 @@ async def test_an_interrupt_is_heard_while_sound_waits(stack: Stack, speech: np.
     assert [frame.audio_us for frame in opened.spoken if frame.segment == 1] == [0, 40_000, 80_000, 120_000, 160_000]
 
 
+async def test_segments_that_an_interrupt_drops_in_the_gateway_count(stack: Stack, speech: np.ndarray) -> None:
+    """The first one is more than the session takes at once, so the others wait when the interrupt comes."""
+    async with page(stack.url, {"model_id": "small"}) as opened:
+        await opened.wait(lambda: opened.of("started"))
+        await opened.socket.send_bytes(np.tile(speech, 3).tobytes())
+        for _ in range(2):
+            await opened.send(end_of_segment={})
+            await opened.socket.send_bytes(speech[:3200].tobytes())
+        await opened.send(interrupt={})
+        await opened.socket.send_bytes(speech[:3200].tobytes())
+        await opened.send(close={})
+        assert await opened.closed() == 1000
+        (answer,) = opened.of("interrupted")
+    assert answer["segment"] == 0
+    assert [event["segment"] for event in opened.of("segment_ended")] == [3]
+    assert {frame.segment for frame in opened.spoken} <= {0, 3}
+
+
 async def test_a_jump_of_the_timeline_is_told_before_its_frame(stack: Stack) -> None:
     """The idle range of an avatar ends, and the timeline goes on from its other end."""
     async with page(stack.url, {"model_id": "small", "idle": "IDLE_STORED"}) as opened:

@@ -95,6 +95,16 @@ async def test_an_interrupt_ends_a_text(stack: Stack) -> None:
     assert all(frame.segment == 1 for frame in opened.came[answer:] if isinstance(frame, Shown) and frame.audio_us >= 0)
 
 
+async def test_an_interrupt_before_the_start_drops_a_text(stack: Stack) -> None:
+    async with page(stack.url, FAST) as opened:
+        await opened.send(speak={"text": "This one is never begun."})
+        await opened.send(interrupt={})
+        await opened.send(speak={"text": "Yes."})
+        await opened.send(close={})
+        assert await opened.closed() == 1000
+    assert [event["text"] for event in opened.of("speaking")] == ["Yes."]
+
+
 def resume_after(frame: Shown, opened: Page, *, lead_in: int = 10) -> dict[str, object]:
     """What `config` says to go on after a frame, as docs/websocket.md tells it."""
     jumps = {each["number"]: each["next_position"] for each in opened.of("jump")}
