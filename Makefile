@@ -6,10 +6,11 @@ RUNTIME := .venv/.runtime-$(EXTRA)
 DEV := .venv/.dev
 PROTO := .venv-proto/.ready
 NODE := .venv-node/.ready
+ADAPTERS := .venv-adapters/.ready
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto shared_proto/monolithic.proto shared_proto/optimized_lipsyncsrv.proto
 PACKAGES := avatar_kit avatar_tools benchmarks compositing_service gateway_service inference_service lipsync_cli lipsync_client monolithic_service service_kit shared_proto tools
 
-.PHONY: setup demo run check test test-slow test-all test-torch test-docker up down bench lint proto client docs page-image clean
+.PHONY: setup demo run check test test-slow test-all test-torch test-adapters lint-adapters test-docker up down bench lint proto client docs page-image clean
 
 setup: $(RUNTIME)
 
@@ -66,6 +67,23 @@ $(TORCH_FOLDER)/.ready: | $(DEV)
 
 test-torch: $(DEV) $(TORCH_FOLDER)/.ready
 	PYTHONPATH=$(CURDIR)/$(TORCH_FOLDER) $(PYTEST) -m torch -o cache_dir=.pytest_cache/torch
+
+# Pipecat and LiveKit have an environment of their own: a hundred packages that nothing else needs, and Pipecat wants protobuf below
+# 7. The services that their tests talk to run in the usual one.
+ADAPTERS_BIN := .venv-adapters/bin
+ADAPTER_PROJECTS := lipsync_adapters/pipecat-lipsync
+
+$(ADAPTERS): requirements/adapters.txt pyproject.toml $(ADAPTER_PROJECTS:%=%/pyproject.toml)
+	$(PYTHON) -m venv .venv-adapters
+	$(ADAPTERS_BIN)/pip install --quiet --no-compile --require-hashes -r requirements/adapters.txt
+	$(ADAPTERS_BIN)/pip install --quiet --no-deps -e . $(ADAPTER_PROJECTS:%=-e %)
+	touch $@
+
+test-adapters: $(DEV) $(ADAPTERS) lint-adapters
+	SERVICES_PYTHON=$(CURDIR)/$(BIN)/python $(PYTEST:$(BIN)/%=$(ADAPTERS_BIN)/%) -o cache_dir=.pytest_cache/adapters tests/lipsync_adapters
+
+lint-adapters: $(ADAPTERS)
+	$(ADAPTERS_BIN)/mypy -p pipecat_lipsync
 
 # Builds the images and runs them. As root it installs the engine where there is none, and starts one where none runs; without an
 # engine it fails.
@@ -132,4 +150,4 @@ page-image: $(DEV)
 	PAGE_IMAGE=docs/images/page.png $(BIN)/python -m pytest tests/gateway_page/test_screens.py -k 1440-900-light
 
 clean:
-	rm -rf .venv .venv-proto .venv-node out build *.egg-info
+	rm -rf .venv .venv-proto .venv-node .venv-adapters out build *.egg-info

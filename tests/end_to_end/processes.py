@@ -22,6 +22,8 @@ START_S = 90
 END_S = 60
 UNTIL_S = 60
 TREE = Path(__file__).resolve().parents[2]
+# Tests of adapters run in an environment without the services.
+PYTHON = os.environ.get("SERVICES_PYTHON", sys.executable)
 
 
 @dataclass
@@ -85,7 +87,7 @@ def _running(
     options = [part for override in (*first, *overrides) for part in ("--set", override)]
     if config:
         options += ["--config", str(config)]
-    command = [*before, sys.executable, "-m", "lipsync_cli", "serve", name, "--until-stdin-closes", *options]
+    command = [*before, PYTHON, "-m", "lipsync_cli", "serve", name, "--until-stdin-closes", *options]
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             command, cwd=TREE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "monolithic_service": SERVICE | HALVES | {"gateway_service"},
     "lipsync_client": {"shared_proto"},
     "gateway_service": {"service_kit", "lipsync_client"},
+    "pipecat_lipsync": {"lipsync_client"},
     "lipsync_cli": COMMAND,
     "benchmarks": COMMAND | HALVES | {"lipsync_cli"},
     "tools": COMMAND | HALVES | {"lipsync_cli"},

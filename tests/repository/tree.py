@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parents[2]
-_NOT_OURS = {".git", ".venv", ".venv-proto", ".venv-node", "build", "models", "out"}
+_NOT_OURS = {".git", ".venv", ".venv-proto", ".venv-node", ".venv-adapters", "build", "models", "out"}
 
 
 def files() -> list[Path]:
@@ -20,10 +20,14 @@ def files() -> list[Path]:
 
 
 def modules() -> dict[str, Path]:
-    """Every Python module of ours by its dotted name; a package is its `__init__`. Tests are no modules that others import."""
+    """Every Python module of ours by its dotted name; a package is its `__init__`. Tests are no modules that others import.
+
+    Names begin in the folder of the distribution, which has a pyproject.toml.
+    """
     named = {}
+    projects = {path.parent for path in files() if path.name == "pyproject.toml"}
     for path in files():
-        relative = path.relative_to(TREE)
+        relative = path.relative_to(next(folder for folder in path.parents if folder in projects))
         if path.suffix == ".py" and relative.parts[0] != "tests" and len(relative.parts) > 1:
             parts = relative.with_suffix("").parts
             named[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path

@@ -1,0 +1,27 @@
+"""Says in Pipecat's words why the lip-sync server failed."""
+
+from __future__ import annotations
+
+import grpc
+from pipecat.utils.errors import ErrorCategory
+
+from lipsync_client import LipsyncError
+
+_CATEGORIES = {
+    grpc.StatusCode.UNAUTHENTICATED: ErrorCategory.AUTHENTICATION,
+    grpc.StatusCode.PERMISSION_DENIED: ErrorCategory.AUTHORIZATION,
+    grpc.StatusCode.INVALID_ARGUMENT: ErrorCategory.INVALID_REQUEST,
+    grpc.StatusCode.NOT_FOUND: ErrorCategory.INVALID_REQUEST,
+    grpc.StatusCode.FAILED_PRECONDITION: ErrorCategory.INVALID_REQUEST,
+    grpc.StatusCode.UNIMPLEMENTED: ErrorCategory.INVALID_REQUEST,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorCategory.RATE_LIMIT,
+    grpc.StatusCode.UNAVAILABLE: ErrorCategory.CONNECTIVITY,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ErrorCategory.CONNECTIVITY,
+}
+
+
+def category_of(error: Exception) -> ErrorCategory | None:
+    """Returns the category of a failure of the server; None for others."""
+    if not isinstance(error, LipsyncError):
+        return None
+    return _CATEGORIES.get(error.code, ErrorCategory.SERVER)

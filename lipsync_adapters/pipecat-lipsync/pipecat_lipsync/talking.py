@@ -1,0 +1,127 @@
+"""Holds the session with the lip-sync server, one after the other if need be, and brings it the sound of the replies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import grpc
+
+from lipsync_client import AsyncClient, AsyncSession, Frame, LipsyncError, SessionEvent, SessionOptions, TlsOptions
+from pipecat_lipsync.replies import Replies
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """How a server is reached, and what for."""
+
+    address: str
+    """host:port, or a gRPC target."""
+    api_key: str | None
+    tls: TlsOptions | None
+    session_id: str
+    """Empty: made up for each session."""
+    options: SessionOptions
+    patience_s: float
+    """The longest time without an event of a session."""
+
+
+class Silent(Exception):
+    """The session gave no sign of life for too long. It is still held: it may come back."""
+
+
+class Talking:
+    """A conversation by way of sessions. `take` gets each event, `lose` each failure; `run` it as a task."""
+
+    def __init__(
+        self,
+        server: Server,
+        replies: Replies,
+        *,
+        take: Callable[[SessionEvent], Awaitable[None]],
+        lose: Callable[[Exception], Awaitable[bool]],
+    ) -> None:
+        """`lose` tells if another session is of use."""
+        self._server = server
+        self._replies = replies
+        self._take, self._lose = take, lose
+        self._session: AsyncSession | None = None
+        self._more = asyncio.Event()
+        self._position = 0
+        """On the avatar's timeline, for the next session."""
+
+    async def run(self, avatar: Callable[[], str]) -> None:
+        """Holds sessions with the avatar of that moment until `lose` says that none is of use."""
+        server, wait_s = self._server, _FIRST_WAIT_S
+        async with AsyncClient(server.address, tls=server.tls, api_key=server.api_key) as client:
+            own = client.with_metadata(session_id=server.session_id)
+            while True:
+                try:
+                    options: SessionOptions = {**server.options, "start_frame": self._position}
+                    async with own.session(avatar(), **options) as session:
+                        await self._hold(session)
+                        wait_s = _FIRST_WAIT_S
+                except (LipsyncError, ValueError) as error:
+                    if not await self._lose(error):
+                        return
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+
+    async def interrupt(self) -> None:
+        """Drops all sound that the session has."""
+        if self._session:
+            with suppress(LipsyncError):  # whoever reads the session hears of it
+                await self._session.interrupt()
+
+    async def switch(self, avatar: str) -> None:
+        """Asks the session that runs for another avatar."""
+        if self._session:
+            with suppress(LipsyncError):
+                await self._session.switch(avatar)
+
+    def more(self) -> None:
+        """Says that the replies have something to push."""
+        self._more.set()
+
+    async def _hold(self, session: AsyncSession) -> None:
+        """Reads a session to its end. Raises LipsyncError."""
+        self._session = session
+        pushing = asyncio.create_task(self._push(session))
+        try:
+            while True:
+                await self._read(session)
+        except StopAsyncIteration:
+            raise LipsyncError(grpc.StatusCode.UNAVAILABLE, "the session has ended") from None
+        finally:
+            self._session = None
+            pushing.cancel()
+            await asyncio.wait([pushing])
+
+    async def _read(self, session: AsyncSession) -> None:
+        try:
+            async with asyncio.timeout(self._server.patience_s):
+                event = await anext(session)
+        except TimeoutError:
+            await self._lose(Silent(f"no picture for {self._server.patience_s:g} s"))
+            return
+        if isinstance(event, Frame):
+            self._position = event.next_position
+        await self._take(event)
+
+    async def _push(self, session: AsyncSession) -> None:
+        """Brings a session the sound of the replies, for as long as it runs."""
+        with suppress(LipsyncError):
+            while True:
+                self._more.clear()
+                while reply := self._replies.next_to_push():
+                    reply.segment = session.next_segment if reply.segment is None else reply.segment
+                    if reply.pushed < reply.received:
+                        await session.push(reply.to_push())
+                    if reply.ended and reply.pushed == reply.received:
+                        reply.end_pushed = True
+                        await session.end_segment()
+                await self._more.wait()
