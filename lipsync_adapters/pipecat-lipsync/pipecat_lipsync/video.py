@@ -131,6 +131,7 @@ class LipsyncVideoService(AIService):
         self._tls = tls
         self._session_id = session_id
         self._patience_s = patience
+        self._shown = settings.model
         self._rate = 0
         self._avatar = _Avatar.OPENING
         self._passes_on = False
@@ -317,14 +318,16 @@ class LipsyncVideoService(AIService):
             case Started():
                 logger.info(f"{self}: session {event.session_id}, pictures of {event.width}x{event.height}")
                 await self._call_event_handler("on_avatar_started", event.width, event.height)
+            case AvatarSwitched():
+                self._shown = event.avatar
             case SwitchFailed() if event.code is not grpc.StatusCode.ABORTED:
-                await self.push_error(
-                    f"the avatar {event.avatar} cannot be shown: {event.message}", category=ErrorCategory.UNKNOWN
-                )
+                self._settings.model = self._shown
+                self._sync_model_name_to_metrics()
+                await self.push_error(f"{self._shown} stays: {event.message}", category=ErrorCategory.UNKNOWN)
             case Resumed():
                 logger.info(f"{self}: goes on after {event.seconds:.1f} s without a connection ({event.cause})")
-            case AvatarSwitched() | GoingAway():
-                logger.info(f"{self}: {event}")
+            case GoingAway():
+                logger.info(f"{self}: the server goes away: {event.reason}")
 
     async def _show(self, event: AvatarFrame) -> None:
         """Pushes a picture, and its sound if it belongs to a reply that was not interrupted."""
