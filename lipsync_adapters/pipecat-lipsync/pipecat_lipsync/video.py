@@ -322,7 +322,7 @@ class LipsyncVideoService(AIService):
                 self._shown = event.avatar
             case SwitchFailed() if event.code is not grpc.StatusCode.ABORTED:
                 self._settings.model = self._shown
-                self._sync_model_name_to_metrics()
+                self._sync_model_name_to_metrics()  # type: ignore[no-untyped-call]
                 await self.push_error(f"{self._shown} stays: {event.message}", category=ErrorCategory.UNKNOWN)
             case Resumed():
                 logger.info(f"{self}: goes on after {event.seconds:.1f} s without a connection ({event.cause})")
