@@ -73,7 +73,7 @@ test-torch: $(DEV) $(TORCH_FOLDER)/.ready
 ADAPTERS_BIN := .venv-adapters/bin
 ADAPTER_PROJECTS := lipsync_adapters/pipecat-lipsync
 
-$(ADAPTERS): requirements/adapters.txt pyproject.toml $(ADAPTER_PROJECTS:%=%/pyproject.toml)
+$(ADAPTERS): requirements/adapters.txt $(ADAPTER_PROJECTS:%=%/pyproject.toml)
 	$(PYTHON) -m venv .venv-adapters
 	$(ADAPTERS_BIN)/pip install --quiet --no-compile --require-hashes -r requirements/adapters.txt
 	$(ADAPTERS_BIN)/pip install --quiet --no-deps -e . $(ADAPTER_PROJECTS:%=-e %)
@@ -83,7 +83,7 @@ test-adapters: $(DEV) $(ADAPTERS) lint-adapters
 	SERVICES_PYTHON=$(CURDIR)/$(BIN)/python $(PYTEST:$(BIN)/%=$(ADAPTERS_BIN)/%) -o cache_dir=.pytest_cache/adapters tests/lipsync_adapters
 
 lint-adapters: $(ADAPTERS)
-	$(ADAPTERS_BIN)/mypy -p pipecat_lipsync
+	MYPYPATH=lipsync_adapters/pipecat-lipsync $(ADAPTERS_BIN)/mypy -p pipecat_lipsync
 
 # Builds the images and runs them. As root it installs the engine where there is none, and starts one where none runs; without an
 # engine it fails.

@@ -6,7 +6,7 @@ import numpy as np
 from pipecat.audio.utils import create_stream_resampler
 from pipecat.frames.frames import TTSAudioRawFrame
 
-from pipecat_lipsync.replies import Samples
+from lipsync_client.utterances import Samples
 
 
 class SoundReader:

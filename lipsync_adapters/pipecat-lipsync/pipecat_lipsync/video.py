@@ -42,11 +42,12 @@ from lipsync_client import (
     TlsOptions,
 )
 from lipsync_client import Frame as AvatarFrame
+from lipsync_client.conversation import Conversation, Server
+from lipsync_client.utterances import Samples, Utterances
 from pipecat_lipsync.errors import category_of
 from pipecat_lipsync.pictures import read_picture
-from pipecat_lipsync.replies import Replies, Reply, Samples
+from pipecat_lipsync.replies import Reply
 from pipecat_lipsync.sound import SoundReader
-from pipecat_lipsync.talking import Server, Talking
 
 SERVER_VARIABLE, KEY_VARIABLE = "LIPSYNC_SERVER", "LIPSYNC_API_KEY"
 # Beyond the length of the sound that is to be shown.
@@ -136,10 +137,10 @@ class LipsyncVideoService(AIService):
         self._avatar = _Avatar.OPENING
         self._passes_on = False
         """The reply that comes goes on without the avatar."""
-        self._replies = Replies()
+        self._replies: Utterances[Reply] = Utterances()
         self._reader: SoundReader | None = None
         self._drained = asyncio.Event()
-        self._talking: Talking | None = None
+        self._conversation: Conversation[Reply] | None = None
         self._task: asyncio.Task[None] | None = None
         self._register_event_handler("on_avatar_started")
         self._register_event_handler("on_avatar_lost")
@@ -200,8 +201,8 @@ class LipsyncVideoService(AIService):
             options={**self._options, "sample_rate": self._rate},
             patience_s=self._patience_s,
         )
-        self._talking = Talking(server, self._replies, take=self._take, lose=self._lose)
-        self._task = self.create_task(self._talking.run(lambda: str(self._settings.model)))
+        self._conversation = Conversation(server, self._replies, take=self._take, lose=self._lose)
+        self._task = self.create_task(self._conversation.run(lambda: str(self._settings.model)))
 
     async def _teardown(self) -> None:
         task, self._task = self._task, None
@@ -260,7 +261,9 @@ class LipsyncVideoService(AIService):
         if not self._replies:
             await self.start_ttfb_metrics()
         self._reader = SoundReader(self._rate)
-        return self._replies.begin(Reply(frame.context_id, frame.transport_destination, frame.interruptible))
+        return self._replies.begin(
+            Reply(context_id=frame.context_id, destination=frame.transport_destination, interruptible=frame.interruptible)
+        )
 
     async def _end(self, frame: TTSStoppedFrame | None) -> None:
         """Ends the reply that comes; the frame that says so follows its last sound."""
@@ -284,16 +287,16 @@ class LipsyncVideoService(AIService):
         dropped = [reply for reply in self._replies if reply.interruptible]
         for reply in dropped:
             self._forget(reply)
-        if self._talking and any(reply.pushed for reply in dropped):
+        if self._conversation and any(reply.pushed for reply in dropped):
             for reply in self._replies:
                 reply.begin_again()
-            await self._talking.interrupt()
+            await self._conversation.interrupt()
             self._more()
         return [frame for reply in dropped for frame in reply.held() if not frame.interruptible]
 
     def _more(self) -> None:
-        if self._talking:
-            self._talking.more()
+        if self._conversation:
+            self._conversation.more()
 
     async def _update_settings(self, delta: ServiceSettings) -> dict[str, Any]:
         """Show another avatar. The session goes on; where there is none, another is tried.
@@ -302,11 +305,11 @@ class LipsyncVideoService(AIService):
             delta: `model` is the avatar's id.
         """
         changed = await super()._update_settings(delta)
-        if "model" in changed and self._talking:
+        if "model" in changed and self._conversation:
             if self._task and self._task.done():
                 self._open()
             else:
-                await self._talking.switch(str(self._settings.model))
+                await self._conversation.switch(str(self._settings.model))
         return changed
 
     # From the avatar
@@ -378,6 +381,6 @@ class LipsyncVideoService(AIService):
         for reply in self._replies.take_all():
             for part in reply.rest():
                 await (self.push_frame(part) if isinstance(part, Frame) else self._say(reply, part))
-        if self._talking:
-            await self._talking.interrupt()
+        if self._conversation:
+            await self._conversation.interrupt()
         self._drained.set()

@@ -1,4 +1,7 @@
-"""Holds the session with the lip-sync server, one after the other if need be, and brings it the sound of the replies."""
+"""Holds a conversation whose voice must not be lost: in sessions one after the other, and without any while none can be had.
+
+For adapters to other protocols, on asyncio.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Generic
 
 import grpc
 
-from lipsync_client import AsyncClient, AsyncSession, Frame, LipsyncError, SessionEvent, SessionOptions, TlsOptions
-from pipecat_lipsync.replies import Replies
+from lipsync_client.aio import AsyncClient
+from lipsync_client.aio_session import AsyncSession
+from lipsync_client.errors import LipsyncError
+from lipsync_client.headers import ApiKey
+from lipsync_client.session_config import SessionOptions
+from lipsync_client.session_events import Frame, SessionEvent
+from lipsync_client.tls import TlsOptions
+from lipsync_client.utterances import Utterances, UtteranceT
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 10.0
 
@@ -21,7 +31,7 @@ class Server:
 
     address: str
     """host:port, or a gRPC target."""
-    api_key: str | None
+    api_key: ApiKey
     tls: TlsOptions | None
     session_id: str
     """Empty: made up for each session."""
@@ -34,29 +44,30 @@ class Silent(Exception):
     """The session gave no sign of life for too long. It is still held: it may come back."""
 
 
-class Talking:
+class Conversation(Generic[UtteranceT]):
     """A conversation by way of sessions. `take` gets each event, `lose` each failure; `run` it as a task."""
 
     def __init__(
         self,
         server: Server,
-        replies: Replies,
+        utterances: Utterances[UtteranceT],
         *,
         take: Callable[[SessionEvent], Awaitable[None]],
         lose: Callable[[Exception], Awaitable[bool]],
     ) -> None:
         """`lose` tells if another session is of use."""
         self._server = server
-        self._replies = replies
+        self._utterances = utterances
         self._take, self._lose = take, lose
         self._session: AsyncSession | None = None
         self._more = asyncio.Event()
         self._position = 0
         """On the avatar's timeline, for the next session."""
+        self._wait_s = _FIRST_WAIT_S
 
     async def run(self, avatar: Callable[[], str]) -> None:
         """Holds sessions with the avatar of that moment until `lose` says that none is of use."""
-        server, wait_s = self._server, _FIRST_WAIT_S
+        server = self._server
         async with AsyncClient(server.address, tls=server.tls, api_key=server.api_key) as client:
             own = client.with_metadata(session_id=server.session_id)
             while True:
@@ -64,12 +75,11 @@ class Talking:
                     options: SessionOptions = {**server.options, "start_frame": self._position}
                     async with own.session(avatar(), **options) as session:
                         await self._hold(session)
-                        wait_s = _FIRST_WAIT_S
                 except (LipsyncError, ValueError) as error:
                     if not await self._lose(error):
                         return
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+                await asyncio.sleep(self._wait_s)
+                self._wait_s = min(self._wait_s * 2, _LONGEST_WAIT_S)
 
     async def interrupt(self) -> None:
         """Drops all sound that the session has."""
@@ -84,7 +94,7 @@ class Talking:
                 await self._session.switch(avatar)
 
     def more(self) -> None:
-        """Says that the replies have something to push."""
+        """Says that there is something to push."""
         self._more.set()
 
     async def _hold(self, session: AsyncSession) -> None:
@@ -110,18 +120,19 @@ class Talking:
             return
         if isinstance(event, Frame):
             self._position = event.next_position
+            self._wait_s = _FIRST_WAIT_S
         await self._take(event)
 
     async def _push(self, session: AsyncSession) -> None:
-        """Brings a session the sound of the replies, for as long as it runs."""
+        """Brings a session the sound of the utterances, for as long as it runs."""
         with suppress(LipsyncError):
             while True:
                 self._more.clear()
-                while reply := self._replies.next_to_push():
-                    reply.segment = session.next_segment if reply.segment is None else reply.segment
-                    if reply.pushed < reply.received:
-                        await session.push(reply.to_push())
-                    if reply.ended and reply.pushed == reply.received:
-                        reply.end_pushed = True
+                while utterance := self._utterances.next_to_push():
+                    utterance.segment = session.next_segment if utterance.segment is None else utterance.segment
+                    if utterance.pushed < utterance.received:
+                        await session.push(utterance.to_push())
+                    if utterance.ended and utterance.pushed == utterance.received:
+                        utterance.end_pushed = True
                         await session.end_segment()
                 await self._more.wait()
