@@ -26,3 +26,17 @@ class RawOutput:
 
 
 Output: TypeAlias = JpegOutput | RawOutput
+"""Of pictures, each of which stands alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class H264Output:
+    """Access units of H.264 in Annex B, encoded from JPEG files. In sessions alone, as each needs those before it."""
+
+    wire_format: ClassVar = pb.FORMAT_H264
+
+    quality: int
+    """1 to 100."""
+
+
+SessionOutput: TypeAlias = Output | H264Output

@@ -22,7 +22,7 @@ from compositing_service.mouth_source import (
     StoredFeatures,
     Windows,
 )
-from compositing_service.outputs import JpegOutput, Output, RawOutput
+from compositing_service.outputs import H264Output, JpegOutput, Output, RawOutput, SessionOutput
 from service_kit.errors import Problems, as_service_errors
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
@@ -99,6 +99,9 @@ def read_order(request: pb.CompositeBatchRequest, rules: RequestRules) -> Compos
         case Rows(data):
             read_floats("feature_rows", data, (ROW_SIZE,), rows_of(frame_count), problems.add)
     output = read_output(request, rules, problems)
+    if isinstance(output, H264Output):
+        problems.add("output_format", "is FORMAT_H264, whose frames need those before them: it is for sessions alone")
+        output = RawOutput()
     problems.raise_if_any()
     return CompositeOrder(request.model_id, frame_count, request.start_frame_idx, output, source, pictures)
 
@@ -163,7 +166,7 @@ def _check_sound(sound: Sound, max_seconds: float, problems: Problems) -> None:
         check_edges(sound.edges, len(samples), sound.sample_rate, sound.start_frame, problems.add)
 
 
-def read_output(request: pb.CompositeBatchRequest | pb.SessionConfig, rules: RequestRules, problems: Problems) -> Output:
+def read_output(request: pb.CompositeBatchRequest | pb.SessionConfig, rules: RequestRules, problems: Problems) -> SessionOutput:
     """Checks the quality and the form of frames, and returns what they ask for."""
     quality, preset = request.jpeg_quality, request.quality_preset
     check_enum("quality_preset", preset, pb.QualityPreset.DESCRIPTOR, problems.add)
@@ -172,6 +175,8 @@ def read_output(request: pb.CompositeBatchRequest | pb.SessionConfig, rules: Req
     elif quality and preset:
         problems.add("jpeg_quality", "is given together with quality_preset; send one of them")
     check_enum("output_format", request.output_format, pb.OutputFormat.DESCRIPTOR, problems.add)
-    if (request.output_format or rules.output_format) == pb.FORMAT_RAW_BGR:
+    output_format = request.output_format or rules.output_format
+    if output_format == pb.FORMAT_RAW_BGR:
         return RawOutput()
-    return JpegOutput(quality or _PRESETS.get(preset, rules.jpeg_quality))
+    kind = H264Output if output_format == pb.FORMAT_H264 else JpegOutput
+    return kind(quality or _PRESETS.get(preset, rules.jpeg_quality))

@@ -13,7 +13,7 @@ from lipsync_client.blocking import Client
 from lipsync_client.blocking_session import Session
 from lipsync_client.cutting import Cut, cut, frame_count
 from lipsync_client.errors import LipsyncError, Violation
-from lipsync_client.requests import BatchOptions, FrameOptions, IdleOptions, Output, Quality
+from lipsync_client.requests import BatchOptions, FrameOptions, IdleOptions, Output, Quality, SessionOutput
 from lipsync_client.results import AvatarInfo, AvatarStats, Batch, Health, Loaded, RunningSession, ServerStats, Timings
 from lipsync_client.session_config import Idle, Pacing, Resume, SessionOptions
 from lipsync_client.session_events import (
@@ -65,6 +65,7 @@ __all__ = [
     "Session",
     "SessionEvent",
     "SessionOptions",
+    "SessionOutput",
     "Sound",
     "Started",
     "Status",

@@ -115,6 +115,13 @@ class AsyncSession:
             self._state.switch(avatar, start_frame)
             self._changed.notify_all()
 
+    async def request_key_frame(self) -> None:
+        """Has the next frame that the server encodes made a key frame, for a viewer who joins or has lost one. H.264 alone."""
+        async with self._changed:
+            self._check_open()
+            self._state.request_key_frame()
+            self._changed.notify_all()
+
     async def close(self) -> None:
         """Ends the open segment, and says that nothing more comes. The iteration ends after the last frame of the sound."""
         async with self._changed:

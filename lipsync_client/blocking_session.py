@@ -115,6 +115,13 @@ class Session:
             self._state.switch(avatar, start_frame)
             self._changed.notify_all()
 
+    def request_key_frame(self) -> None:
+        """Has the next frame that the server encodes made a key frame, for a viewer who joins or has lost one. H.264 alone."""
+        with self._changed:
+            self._check_open()
+            self._state.request_key_frame()
+            self._changed.notify_all()
+
     def close(self) -> None:
         """Ends the open segment, and says that nothing more comes. The iteration ends after the last frame of the sound."""
         with self._changed:

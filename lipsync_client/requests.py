@@ -5,7 +5,7 @@ The server checks the values; only those that the wire cannot carry are refused 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, TypedDict
 
 from lipsync_client.cutting import check_sample_rate, cut_of, frame_count
@@ -19,17 +19,30 @@ Quality = int | Literal["low", "medium", "high"]
 Output = Literal["jpeg", "raw"]
 """JPEG files, or uint8 [height, width, 3] BGR bytes."""
 
+SessionOutput = Literal["jpeg", "raw", "h264"]
+"""Of a live session, also access units of H.264 in Annex B, each of which needs those before it back to a key frame."""
+
 PRESETS = {"low": pb.QUALITY_LOW, "medium": pb.QUALITY_MEDIUM, "high": pb.QUALITY_HIGH}
-FORMATS = {"jpeg": pb.FORMAT_JPEG, "raw": pb.FORMAT_RAW_BGR}
+FORMATS: dict[Output, pb.OutputFormat.ValueType] = {"jpeg": pb.FORMAT_JPEG, "raw": pb.FORMAT_RAW_BGR}
+SESSION_FORMATS: dict[SessionOutput, pb.OutputFormat.ValueType] = {
+    "jpeg": pb.FORMAT_JPEG,
+    "raw": pb.FORMAT_RAW_BGR,
+    "h264": pb.FORMAT_H264,
+}
 
 
-class IdleOptions(TypedDict, total=False):
-    """Options of any frames, with or without speech."""
+class PictureOptions(TypedDict, total=False):
+    """Options of any frames, in any form."""
 
     start_frame: int
     """Position of the first frame on the avatar's endless timeline; 0 by default."""
     quality: Quality | None
     """The server's own by default or when None."""
+
+
+class IdleOptions(PictureOptions, total=False):
+    """Options of frames that stand alone, with or without speech."""
+
     output: Output
     """JPEG by default."""
 
@@ -154,10 +167,10 @@ class SpokenFrames:
         self._sound.forget(cut_of(before, 1, sample_rate=self._sample_rate).first_sample)
 
 
-def check_output(quality: Quality | None, output: Output) -> None:
+def check_output(quality: Quality | None, output: str, known: Iterable[str] = FORMATS) -> None:
     """Raises ValueError for an unknown quality or output."""
-    if output not in FORMATS:
-        raise ValueError(f"output is {output!r}; expected jpeg or raw")
+    if output not in known:
+        raise ValueError(f"output is {output!r}; expected {' or '.join(known)}")
     if quality is None or (isinstance(quality, str) and quality in PRESETS) or (isinstance(quality, int) and 1 <= quality <= 100):
         return
     raise ValueError(f"quality is {quality!r}; expected 1 to 100, low, medium or high")

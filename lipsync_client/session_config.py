@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from lipsync_client.cutting import LEAD_IN_FRAMES, RESAMPLER_FRAMES, check_sample_rate
-from lipsync_client.requests import FORMATS, PRESETS, FrameOptions, check_output
+from lipsync_client.requests import PRESETS, SESSION_FORMATS, PictureOptions, SessionOutput, check_output
 from shared_proto import compositing_pb2 as pb
 from shared_proto.timing import SAMPLE_RATE_HZ
 
@@ -20,9 +20,13 @@ _PACINGS = {"realtime": pb.REALTIME, "fast": pb.AS_FAST_AS_POSSIBLE}
 _IDLES = {"avatar": pb.IDLE_AVATAR, "rest": pb.IDLE_REST, "stored": pb.IDLE_STORED, "none": pb.IDLE_NONE}
 
 
-class SessionOptions(FrameOptions, total=False):
+class SessionOptions(PictureOptions, total=False):
     """Options of a live session."""
 
+    sample_rate: int
+    """Hz, 8000 to 192000; 16000 by default."""
+    output: SessionOutput
+    """JPEG by default."""
     pacing: Pacing
     """In real time by default."""
     idle: Idle
@@ -73,7 +77,7 @@ class SessionSetup:
 
     def __post_init__(self) -> None:
         """Raises ValueError."""
-        check_output(self.options.get("quality"), self.options.get("output", "jpeg"))
+        check_output(self.options.get("quality"), self.options.get("output", "jpeg"), SESSION_FORMATS)
         check_sample_rate(self.sample_rate)
         for name, value, known in (
             ("pacing", self.options.get("pacing", "realtime"), _PACINGS),
@@ -111,7 +115,7 @@ class SessionSetup:
             audio_encoding=pb.PCM_FLOAT32,
             jpeg_quality=quality if isinstance(quality, int) else 0,
             quality_preset=PRESETS[quality] if isinstance(quality, str) else pb.QUALITY_UNSET,
-            output_format=FORMATS[options.get("output", "jpeg")],
+            output_format=SESSION_FORMATS[options.get("output", "jpeg")],
             pacing=_PACINGS[options.get("pacing", "realtime")],
             idle=_IDLES[options.get("idle", "avatar")],
             look_ahead_frames=options.get("look_ahead_frames", 0),

@@ -9,8 +9,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_client.requests import Output
-from lipsync_client.results import OUTPUTS
+from lipsync_client.requests import SESSION_FORMATS, SessionOutput
 from shared_proto import compositing_pb2 as pb
 
 PushedSound: TypeAlias = NDArray[np.int16] | NDArray[np.float32]
@@ -24,7 +23,7 @@ class Started:
     server_version: str
     width: int
     height: int
-    output: Output
+    output: SessionOutput
     look_ahead_ms: int
     """Sound from a frame's start on with which it can be made."""
     max_buffered_ms: int
@@ -53,7 +52,7 @@ class Frame:
     """40 ms of picture and sound."""
 
     picture: bytes = field(repr=False)
-    """A JPEG file, or BGR bytes of height x width x 3."""
+    """A JPEG file, BGR bytes of height x width x 3, or an access unit of H.264."""
     number: int
     """Grows by one a frame; with `idle="none"` also by one for each 40 ms without a frame."""
     pts_us: int
@@ -72,6 +71,8 @@ class Frame:
     """Start of its sound in the segment, in microseconds; -1: idle."""
     audio: PushedSound | None = field(repr=False)
     """Its sound, [samples] as they were pushed: 40 ms, less at a segment's end. None: idle."""
+    key_frame: bool = False
+    """H.264: a decoder can begin here, as `picture` has the parameter sets. Other pictures stand alone, and are not marked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,7 @@ SessionEvent: TypeAlias = (
     Started | Resumed | Frame | SegmentEnded | Interrupted | AvatarSwitched | SwitchFailed | Status | GoingAway
 )
 
+_OUTPUTS: dict[int, SessionOutput] = {number: output for output, number in SESSION_FORMATS.items()}
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -152,7 +154,7 @@ def read_started(message: pb.SessionStarted) -> Started:
         server_version=message.server_version,
         width=message.width,
         height=message.height,
-        output=OUTPUTS.get(message.output_format, "jpeg"),
+        output=_OUTPUTS.get(message.output_format, "jpeg"),
         look_ahead_ms=message.look_ahead_ms,
         max_buffered_ms=message.max_buffered_ms,
         fps=message.fps,
@@ -174,6 +176,7 @@ def read_frame(message: pb.SessionFrame, audio: PushedSound | None) -> Frame:
         segment=message.segment,
         audio_us=message.audio_us,
         audio=audio,
+        key_frame=message.key_frame,
     )
 
 

@@ -99,6 +99,10 @@ class SessionState:
         self._switches.append(switch)
         self._sending.urgent.append(pb.SessionRequest(switch_avatar=switch))
 
+    def request_key_frame(self) -> None:
+        """Asks for a key frame. The next stream begins with one, asked or not."""
+        self._sending.urgent.append(pb.SessionRequest(request_key_frame=pb.RequestKeyFrame()))
+
     def close(self) -> None:
         """Says that nothing more comes."""
         self._segments.close()

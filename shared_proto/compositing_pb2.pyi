@@ -103,6 +103,8 @@ class _OutputFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutputFo
     """Baseline 4:2:0 JPEG files with restart markers, which every decoder reads."""
     FORMAT_RAW_BGR: _OutputFormat.ValueType  # 2
     """uint8, height rows of width pixels of B, G, R."""
+    FORMAT_H264: _OutputFormat.ValueType  # 3
+    """H.264 access units in Annex B, each with the ones before it as its reference. In sessions alone."""
 
 class OutputFormat(_OutputFormat, metaclass=_OutputFormatEnumTypeWrapper): ...
 
@@ -112,6 +114,8 @@ FORMAT_JPEG: OutputFormat.ValueType  # 1
 """Baseline 4:2:0 JPEG files with restart markers, which every decoder reads."""
 FORMAT_RAW_BGR: OutputFormat.ValueType  # 2
 """uint8, height rows of width pixels of B, G, R."""
+FORMAT_H264: OutputFormat.ValueType  # 3
+"""H.264 access units in Annex B, each with the ones before it as its reference. In sessions alone."""
 Global___OutputFormat: _TypeAlias = OutputFormat  # noqa: Y015
 
 class _Pacing:
@@ -723,6 +727,7 @@ class SessionRequest(_message.Message):
     END_OF_SEGMENT_FIELD_NUMBER: _builtins.int
     INTERRUPT_FIELD_NUMBER: _builtins.int
     SWITCH_AVATAR_FIELD_NUMBER: _builtins.int
+    REQUEST_KEY_FRAME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def config(self) -> Global___SessionConfig:
         """First, and only once."""
@@ -741,9 +746,11 @@ class SessionRequest(_message.Message):
 
     @_builtins.property
     def switch_avatar(self) -> Global___SwitchAvatar:
-        """Go on with another avatar.
-        6 is kept for the request of a key frame.
-        """
+        """Go on with another avatar."""
+
+    @_builtins.property
+    def request_key_frame(self) -> Global___RequestKeyFrame:
+        """FORMAT_H264: the next frame is to be a key frame. It does nothing in other formats."""
 
     def __init__(
         self,
@@ -753,12 +760,13 @@ class SessionRequest(_message.Message):
         end_of_segment: Global___EndOfSegment | None = ...,
         interrupt: Global___Interrupt | None = ...,
         switch_avatar: Global___SwitchAvatar | None = ...,
+        request_key_frame: Global___RequestKeyFrame | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "config", b"config", "end_of_segment", b"end_of_segment", "interrupt", b"interrupt", "message", b"message", "switch_avatar", b"switch_avatar"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "config", b"config", "end_of_segment", b"end_of_segment", "interrupt", b"interrupt", "message", b"message", "request_key_frame", b"request_key_frame", "switch_avatar", b"switch_avatar"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "config", b"config", "end_of_segment", b"end_of_segment", "interrupt", b"interrupt", "message", b"message", "switch_avatar", b"switch_avatar"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "config", b"config", "end_of_segment", b"end_of_segment", "interrupt", b"interrupt", "message", b"message", "request_key_frame", b"request_key_frame", "switch_avatar", b"switch_avatar"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["config", "audio", "end_of_segment", "interrupt", "switch_avatar"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["config", "audio", "end_of_segment", "interrupt", "switch_avatar", "request_key_frame"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -915,6 +923,21 @@ class Interrupt(_message.Message):
 Global___Interrupt: _TypeAlias = Interrupt  # noqa: Y015
 
 @_typing.final
+class RequestKeyFrame(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestKeyFrame: _TypeAlias = RequestKeyFrame  # noqa: Y015
+
+@_typing.final
 class SwitchAvatar(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1037,7 +1060,7 @@ class SessionStarted(_message.Message):
     max_session_ms: _builtins.int
     """The longest that a session may last; 0: no limit."""
     output_format: Global___OutputFormat.ValueType
-    """FORMAT_JPEG or FORMAT_RAW_BGR."""
+    """Never FORMAT_UNSET."""
     def __init__(
         self,
         *,
@@ -1095,6 +1118,7 @@ class SessionFrame(_message.Message):
     SEGMENT_FIELD_NUMBER: _builtins.int
     AUDIO_US_FIELD_NUMBER: _builtins.int
     NEXT_POSITION_FIELD_NUMBER: _builtins.int
+    KEY_FRAME_FIELD_NUMBER: _builtins.int
     picture: _builtins.bytes
     """The picture in output_format."""
     number: _builtins.int
@@ -1112,9 +1136,9 @@ class SessionFrame(_message.Message):
     audio_us: _builtins.int
     """40,000 x its place in the segment; -1: idle, it belongs to no sound."""
     next_position: _builtins.int
-    """Position of the frame that follows without a jump: start_frame_idx of a resumed session.
-    10 is kept for the mark of a key frame.
-    """
+    """Position of the frame that follows without a jump: start_frame_idx of a resumed session."""
+    key_frame: _builtins.bool
+    """FORMAT_H264: a decoder can begin here. False in other formats, where it always can."""
     def __init__(
         self,
         *,
@@ -1127,10 +1151,11 @@ class SessionFrame(_message.Message):
         segment: _builtins.int = ...,
         audio_us: _builtins.int = ...,
         next_position: _builtins.int = ...,
+        key_frame: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_us", b"audio_us", "frame_index", b"frame_index", "next_position", b"next_position", "number", b"number", "picture", b"picture", "position", b"position", "pts_us", b"pts_us", "segment", b"segment", "speech", b"speech"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_us", b"audio_us", "frame_index", b"frame_index", "key_frame", b"key_frame", "next_position", b"next_position", "number", b"number", "picture", b"picture", "position", b"position", "pts_us", b"pts_us", "segment", b"segment", "speech", b"speech"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

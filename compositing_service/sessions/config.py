@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compositing_service.outputs import Output
+from compositing_service.outputs import H264Output, JpegOutput, Output, SessionOutput
 from compositing_service.request import RequestRules, check_model_id, read_output
 from compositing_service.sessions.plan import Plan
 from service_kit.errors import Problems
@@ -31,9 +31,14 @@ class SessionConfig:
     avatar_id: str
     start_position: int
     encoding: pb.AudioEncoding.ValueType
-    output: Output
+    output: SessionOutput
     idle: pb.IdlePolicy.ValueType
     plan: Plan
+
+    @property
+    def pictures(self) -> Output:
+        """The form in which each frame's picture is made."""
+        return JpegOutput(self.output.quality) if isinstance(self.output, H264Output) else self.output
 
 
 def read_config(message: pb.SessionConfig, rules: RequestRules) -> SessionConfig:

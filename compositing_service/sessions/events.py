@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from avatar_kit.avatar import Avatar
+from compositing_service.backgrounds.composer import Pieces
 from compositing_service.sessions.config import SessionConfig
 from compositing_service.sessions.limits import SessionLimits
 from compositing_service.sessions.machine import InterruptedAt
@@ -83,13 +84,12 @@ class FrameBatch:
     def __len__(self) -> int:
         return self._bytes
 
-    def is_full(self, frame: Planned) -> bool:
-        """Tells if the frame does not fit beside those that are there."""
-        return bool(self._bytes) and self._bytes + sum(map(len, frame.picture or ())) > _MOST_BYTES
+    def is_full(self, picture: Pieces) -> bool:
+        """Tells if the picture does not fit beside those that are there."""
+        return bool(self._bytes) and self._bytes + sum(map(len, picture)) > _MOST_BYTES
 
-    def add(self, frame: Planned, index: int) -> None:
+    def add(self, frame: Planned, picture: Pieces, *, index: int, key_frame: bool) -> None:
         """Appends a finished frame that shows the avatar's picture `index`."""
-        picture = frame.picture or ()
         nbytes = sum(map(len, picture))
         fields = pb.SessionFrame(
             number=frame.number,
@@ -100,6 +100,7 @@ class FrameBatch:
             segment=frame.segment_number,
             audio_us=US_A_FRAME * frame.frame if frame.segment else -1,
             next_position=frame.next_position,
+            key_frame=key_frame,
         ).SerializeToString()
         before = bytes_field_header(pb.SessionFrame.PICTURE_FIELD_NUMBER, nbytes)
         size = len(fields) + len(before) + nbytes

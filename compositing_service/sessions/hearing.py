@@ -66,6 +66,10 @@ class Hearing:
             case "switch_avatar":
                 machine.message(Message.SWITCH_AVATAR)
                 await self.switching.begin(message.switch_avatar)
+            case "request_key_frame":
+                machine.message(Message.REQUEST_KEY_FRAME)
+                self.sending.request_key_frame()
+                return
             case "config":
                 machine.message(Message.CONFIG)
             case _:

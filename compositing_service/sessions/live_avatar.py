@@ -142,7 +142,7 @@ async def hold_avatar(store: BackgroundStore, resting: RestingPictures, avatar_i
         lease = await holding.enter_async_context(store.acquire(avatar_id))
     chosen = config.idle == pb.IDLE_AVATAR and lease.value.avatar.idle_mouth is IdleMouth.STORED
     rests = config.idle != pb.IDLE_STORED and not chosen
-    return LiveAvatar(lease, rests, resting, config.output, holding)
+    return LiveAvatar(lease, rests, resting, config.pictures, holding)
 
 
 async def make_ready(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from avatar_kit.timeline import frame_at
 from compositing_service.sessions import events
+from compositing_service.sessions.encoding import Encoding
 from compositing_service.sessions.live_avatar import LiveAvatar
 from compositing_service.sessions.machine import Machine
 from compositing_service.sessions.making import Planned
@@ -37,6 +38,8 @@ class Sending:
     """Events that leave before the next frame."""
     clock: Clock
     _write: Send
+    _encoding: Encoding | None = None
+    """None: pictures leave as they are."""
     _room: asyncio.Event = field(default_factory=asyncio.Event)
     _writing_since_s: float = float("inf")
     """When a message began to be written that the client has not taken."""
@@ -61,6 +64,11 @@ class Sending:
             return ResourceExhausted(f"the reader took nothing for {limit_s:g} s")
         return None
 
+    def request_key_frame(self) -> None:
+        """Makes the next frame a key frame."""
+        if self._encoding:
+            self._encoding.request_key_frame()
+
     async def send_noted(self, now_s: float) -> None:
         """Sends the events that are noted, and the status if it is due."""
         while self.outbox:
@@ -74,7 +82,11 @@ class Sending:
         now_s = self.clock.now()
         batch = events.FrameBatch()
         for frame in frames:
-            if batch.is_full(frame):
+            picture, is_key = frame.picture or (), False
+            if self._encoding and self.machine.is_next(frame):
+                packet = await self._encoding.encode(frame)
+                picture, is_key = [packet.data], packet.is_key
+            if batch.is_full(picture):
                 await self.send(batch.take())
             if self.machine.is_next(frame) and (announcements := self.switching.announcements(frame)):
                 if len(batch):
@@ -86,7 +98,9 @@ class Sending:
             ended = self.machine.sent(frame, now_s)
             self.reporting.sent(frame, now_s)
             avatar = frame.shown.avatar.avatar
-            batch.add(frame, frame_at(frame.position, avatar.frame_count, avatar.loop))
+            batch.add(frame, picture, index=frame_at(frame.position, avatar.frame_count, avatar.loop), key_frame=is_key)
+            if self._encoding:
+                self._encoding.sent()
             if ended:
                 await self.send(batch.take())
                 await self.send(events.segment_ended(ended))

@@ -13,8 +13,10 @@ from math import ceil
 from typing import Any
 
 from avatar_kit.errors import AvatarError, AvatarReplaced
+from compositing_service.outputs import H264Output
 from compositing_service.sessions import events
 from compositing_service.sessions.config import SessionConfig
+from compositing_service.sessions.encoding import Encoding
 from compositing_service.sessions.frames import Finished, MakeIdle, SendFrames, WaitForChange, WaitUntil
 from compositing_service.sessions.grouping import Grouping
 from compositing_service.sessions.hearing import Hearing
@@ -28,6 +30,7 @@ from compositing_service.sessions.reporting import Reporting
 from compositing_service.sessions.sending import Sending
 from compositing_service.sessions.switching import Switching
 from compositing_service.sessions.tables import Input
+from compositing_service.video.h264 import H264Encoder
 from service_kit.errors import ServiceError, as_service_errors
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
@@ -68,7 +71,7 @@ class LiveSession:
         making = FrameMaking(
             parts.source,
             parts.maker,
-            config.output,
+            config.pictures,
             plan.look_ahead,
             parts.limits.patience_s,
             clock,
@@ -79,7 +82,10 @@ class LiveSession:
         self._idle_pictures = IdlePictures(parts.maker)
         self._lifetime = Lifetime(machine, parts.limits, outbox.append, now_s, self._cut_in)
         self._grouping = Grouping(machine, making, clock)
-        self._sending = Sending(machine, self.switching, self.reporting, outbox, clock, send)
+        encoding = (
+            Encoding(H264Encoder(config.output.quality), parts.maker.pool) if isinstance(config.output, H264Output) else None
+        )
+        self._sending = Sending(machine, self.switching, self.reporting, outbox, clock, send, encoding)
         self._hearing = Hearing(
             machine, config.encoding, self.switching, self._sending, self._lifetime, clock, self._interrupt, self._wake
         )

@@ -25,6 +25,7 @@ class Message(StrEnum):
     END_OF_SEGMENT = "end of segment"
     INTERRUPT = "interrupt"
     SWITCH_AVATAR = "switch avatar"
+    REQUEST_KEY_FRAME = "request key frame"
     HALF_CLOSE = "half-close"
 
 
@@ -35,6 +36,7 @@ INPUT: dict[Input, dict[Message, Input]] = {
         Message.END_OF_SEGMENT: Input.BETWEEN_SEGMENTS,
         Message.INTERRUPT: Input.BETWEEN_SEGMENTS,
         Message.SWITCH_AVATAR: Input.BETWEEN_SEGMENTS,
+        Message.REQUEST_KEY_FRAME: Input.BETWEEN_SEGMENTS,
         Message.HALF_CLOSE: Input.CLOSED,
     },
     Input.IN_SEGMENT: {
@@ -42,6 +44,7 @@ INPUT: dict[Input, dict[Message, Input]] = {
         Message.END_OF_SEGMENT: Input.BETWEEN_SEGMENTS,
         Message.INTERRUPT: Input.BETWEEN_SEGMENTS,
         Message.SWITCH_AVATAR: Input.IN_SEGMENT,
+        Message.REQUEST_KEY_FRAME: Input.IN_SEGMENT,
         Message.HALF_CLOSE: Input.CLOSED,
     },
     Input.CLOSED: {},

@@ -59,7 +59,7 @@ def test_every_message_of_sessions_has_the_contract_s_fields() -> None:
         ("GoingAwayReason", ["GOING_AWAY_DRAINING", "GOING_AWAY_SESSION_LENGTH"]),
         ("AudioEncoding", ["PCM_FLOAT32", "PCM_INT16"]),
         ("QualityPreset", ["QUALITY_UNSET", "QUALITY_LOW", "QUALITY_MEDIUM", "QUALITY_HIGH"]),
-        ("OutputFormat", ["FORMAT_UNSET", "FORMAT_JPEG", "FORMAT_RAW_BGR"]),
+        ("OutputFormat", ["FORMAT_UNSET", "FORMAT_JPEG", "FORMAT_RAW_BGR", "FORMAT_H264"]),
     ],
 )
 def test_enumerations_of_sessions_have_the_contract_s_numbers(enum: str, values: list[str]) -> None:

@@ -1,0 +1,1 @@
+"""Turns pictures that follow each other into a video stream."""
