@@ -32,6 +32,7 @@ from compositing_service.upstream.inference_client import InferenceClient
 from service_kit.callers.outgoing import OutgoingKey
 from service_kit.clock import Clock
 from service_kit.errors import ServiceError
+from service_kit.limits.opening import store_of
 from service_kit.limits.quotas import Quotas
 from service_kit.logs import CACHE_STATS
 from service_kit.metrics import Metrics
@@ -116,7 +117,9 @@ async def compositing_parts(
             jpeg_quality=settings.output.jpeg_quality,
             output_format=_FORMATS[settings.output.format],
         )
-        quotas = Quotas(settings.quotas, clock, registry)
+        limits = await resources.enter_async_context(store_of(settings.quotas.store, clock, registry))
+        quotas = Quotas(settings.quotas, limits, clock, registry)
+        await resources.enter_async_context(beside(quotas.follow()))
         sessions = Sessions(SessionParts(store, resting, source, maker, metrics, _session_limits(settings), clock), rules, quotas)
         await resources.enter_async_context(beside(sessions.watch()))
         yield CompositingParts(

@@ -92,7 +92,7 @@ class CompositingServicer(CompositingServiceServicer):
         order = await asyncio.to_thread(read) if request.nbytes > LARGE_REQUEST_BYTES else read()
         request_context.avatar_id.set(order.avatar_id)
         check_avatar(order.avatar_id)
-        self.parts.quotas.batch(order.avatar_id, order.frame_count)
+        await self.parts.quotas.batch(order.avatar_id, order.frame_count)
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
             return await self.parts.batches.run(order, deadline)
 
@@ -116,7 +116,7 @@ class CompositingServicer(CompositingServiceServicer):
     async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
         request_context.avatar_id.set(read_model_id(request.model_id))
         check_avatar(request.model_id)
-        self.parts.quotas.load(request.model_id)
+        await self.parts.quotas.load(request.model_id)
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
             return await self.parts.admin.load(request.model_id, force_reload=request.force_reload, deadline=deadline)
 

@@ -14,6 +14,7 @@ EXTRAS = {
         "onnx",
         "prometheus_client",
         "pynvml",
+        "redis",
         "yaml",
     ),
     "gateway": ("aiohttp",),

@@ -73,7 +73,7 @@ class MonolithicServicer(MonolithicServiceServicer):
         avatar_id, started = request.model_id, perf_counter()
         request_context.avatar_id.set(avatar_id)
         check_avatar(avatar_id)
-        self.pictures.quotas.load(avatar_id)
+        await self.pictures.quotas.load(avatar_id)
         gpu_id = request.preferred_gpu if request.preferred_gpu in self._gpu_ids else None
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
             lease = await self.mouths.registry.load(avatar_id, gpu_id=gpu_id)

@@ -70,6 +70,8 @@ NOT_QUICK = {
         "repository/test_generated_code.py",
         "service_kit/test_service_process.py",
         "service_kit/test_settings_text.py",
+        "service_kit/test_limit_stores.py",
+        "service_kit/test_redis_store.py",
         "tls/test_certificate_files.py",
         "tls/test_making_test_certificates.py",
         "tls/test_tls_callers.py",

@@ -118,7 +118,7 @@ class ClipServicer:
         heard = await asyncio.to_thread(requests.read_heard_frames, request, max_frames=self.max_heard_frames)
         request_context.avatar_id.set(heard.avatar_id)
         check_avatar(heard.avatar_id)
-        self.pictures.quotas.batch(heard.avatar_id, heard.frame_count)
+        await self.pictures.quotas.batch(heard.avatar_id, heard.frame_count)
         positions = range(heard.start_position, heard.start_position + heard.frame_count)
         started = perf_counter()
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
@@ -202,7 +202,7 @@ class ClipServicer:
         self, avatar_id: str, frame_ids: Sequence[int], context: Context, *, field: str
     ) -> pb.BatchInferenceResponse:
         """Makes frames with the features stored with the avatar."""
-        self.pictures.quotas.batch(avatar_id, len(frame_ids))
+        await self.pictures.quotas.batch(avatar_id, len(frame_ids))
         started = perf_counter()
 
         async def hear(_: Avatar) -> Speech:

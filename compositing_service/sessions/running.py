@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from compositing_service.metrics import CompositingMetrics
@@ -56,10 +56,10 @@ class Sessions:
 
     async def serve(self, messages: AsyncIterator[bytes], send: Send, caller: str) -> None:
         """Runs one session over encoded messages. Raises ServiceError unless it ends well. Log lines name the caller."""
-        with ExitStack() as place:
+        async with AsyncExitStack() as place:
             await self._serve(Parsed(messages), send, caller, place)
 
-    async def _serve(self, requests: Parsed, send: Send, caller: str, place: ExitStack) -> None:
+    async def _serve(self, requests: Parsed, send: Send, caller: str, place: AsyncExitStack) -> None:
         async with self._opening_in_time() as limit:
             self._check_draining()
             message = await first_config(requests)
@@ -71,7 +71,7 @@ class Sessions:
             config = read_config(message, self.rules)
             request_context.avatar_id.set(config.avatar_id)
             check_avatar(config.avatar_id)
-            place.enter_context(self.quotas.session(config.avatar_id, session_id))
+            await place.enter_async_context(self.quotas.session(config.avatar_id, session_id))
             session = await open_session(session_id, config, self.parts, send)
         try:
             self._check_draining()
@@ -160,7 +160,7 @@ class Sessions:
         holder, speech_us = self._running[session], session.machine.speech_us
         if said_us := speech_us - holder.charged_us:
             holder.charged_us = speech_us
-            self.quotas.spoken(holder.caller.name, session.switching.live.avatar.id, said_us / 1e6)
+            self.quotas.spoken(holder.caller, session.switching.live.avatar.id, said_us / 1e6)
 
     def _info(self, session: LiveSession) -> pb.SessionInfo:
         return session.reporting.info(session.id, session.switching.live.avatar.id, self.parts.clock.now())

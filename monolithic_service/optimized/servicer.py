@@ -68,7 +68,7 @@ class OptimizedServicer(ClipServicer, OptimizedLipSyncServiceServicer):  # type:
         requests.check_name(avatar_id, field=named_by)
         request_context.avatar_id.set(avatar_id)
         check_avatar(avatar_id)
-        self.pictures.quotas.load(avatar_id)
+        await self.pictures.quotas.load(avatar_id)
         started = perf_counter()
         async with within_deadline(context, limit_s=LONGEST_CALL_S) as deadline:
             await self.pictures.admin.load(avatar_id, force_reload=False, deadline=deadline)

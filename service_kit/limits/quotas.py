@@ -8,57 +8,61 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 
-from service_kit.callers.caller import current
+from service_kit.callers.caller import Caller, current
 from service_kit.clock import Clock
 from service_kit.errors import ResourceExhausted, Unavailable
-from service_kit.limits.rates import Rates
-from service_kit.limits.session_places import SessionPlaces
 from service_kit.limits.settings import QuotaSection, QuotasSection
+from service_kit.limits.store import LEASE_S, Refusal, Store, Stream, Use
 from service_kit.metrics import Metrics
 
 # Nobody knows when a session ends.
 SESSION_RETRY_MS = 2000
 # Names of callers in metrics; those that come later share one.
 MOST_NAMES, OTHERS = 200, "other"
+# Speech is counted this often.
+CHARGE_S = 1.0
+# Places are renewed often enough to outlast a store that is lost for a while.
+RENEW_S = LEASE_S / 6
 
-_MINUTE_S, _HOUR_S = 60.0, 3600.0
+_SESSIONS = "sessions"
+# By what they limit: the setting, and the seconds that it is for.
+_RATES = {
+    "speech": ("speech_seconds_per_minute", 60.0),
+    "frames": ("batch_frames_per_minute", 60.0),
+    "loads": ("loads_per_hour", 3600.0),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class _Quota:
-    """One section's limits, by key. `words` says of whom they are."""
+    """The limits of one caller, of one avatar or of all. `words` says of whom they are."""
 
     words: str
-    sessions: SessionPlaces
-    rates: Mapping[str, Rates]
-    """By what they limit: speech, frames, loads."""
+    key: str
+    section: QuotaSection
 
-    @classmethod
-    def of(cls, section: QuotaSection, words: str) -> _Quota:
-        per_s = {
-            "speech": (section.speech_seconds_per_minute, _MINUTE_S),
-            "frames": (section.batch_frames_per_minute, _MINUTE_S),
-            "loads": (section.loads_per_hour, _HOUR_S),
-        }
-        return cls(
-            words,
-            SessionPlaces(math.inf if section.sessions is None else section.sessions),
-            {name: Rates(amount / seconds, amount) for name, (amount, seconds) in per_s.items() if amount is not None},
-        )
+    def use(self, limit: str, amount: float) -> Use | None:
+        """Returns the use of a rate; None where there is no limit."""
+        setting, seconds = _RATES[limit]
+        most = getattr(self.section, setting)
+        return None if most is None else Use(f"{self.key}:{limit}", most / seconds, most, amount)
 
 
 class Quotas:
-    """Counts and refuses. All methods are of the running code's caller; they raise ResourceExhausted with a time to come back."""
+    """Counts for the running code's caller. What refuses raises ResourceExhausted, with a time to come back."""
 
-    def __init__(self, section: QuotasSection, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, section: QuotasSection, store: Store, clock: Clock, metrics: Metrics) -> None:
+        self._section = section
+        self._store = store
         self._clock = clock
-        self._by_caller = _Quota.of(section.per_caller, "this caller")
-        self._by_avatar = _Quota.of(section.per_avatar, "this avatar")
-        self._in_all = _Quota.of(section.in_all, "all callers together")
+        self._running: set[Stream] = set()
+        self._spoken: dict[str, Use] = {}
+        """Speech that the store has not counted yet, by key."""
         self._names: set[str] = set()
         self._speech = metrics.counter("lipsync_caller_speech_seconds_total", "Speech of live sessions, by caller.", ("caller",))
         self._frames = metrics.counter("lipsync_caller_batch_frames_total", "Frames of batches, by caller.", ("caller",))
@@ -66,19 +70,18 @@ class Quotas:
             "lipsync_quota_refused_total", "Requests beyond a quota, by caller and by what it limits.", ("caller", "limit")
         )
 
-    @contextmanager
-    def session(self, avatar_id: str, session_id: str) -> Iterator[None]:
+    @asynccontextmanager
+    async def session(self, avatar_id: str, session_id: str) -> AsyncIterator[None]:
         """Has a place for a stream of a session as long as the block lasts."""
-        keys = [(quota.sessions, key) for quota, key in self._keys(avatar_id)]
-        now_s = self._clock.now()
-        session_id = f"{current.get().name}/{session_id}"  # callers choose their ids, perhaps those of others
-        if not self._in_all.sessions.holds("", session_id, now_s):  # one that goes on was admitted before
-            self._check("speech", avatar_id, 0.0)
-        for quota, key in self._keys(avatar_id):
-            if not quota.sessions.has_room(key, session_id, now_s):
-                raise self._refusal("sessions", f"{quota.words} may hold no more sessions at once", SESSION_RETRY_MS)
-        for places, key in keys:
-            places.begin(key, session_id)
+        caller = current.get()
+        quotas = list(self._quotas(caller, avatar_id))
+        # Callers choose their ids, perhaps those of others.
+        keys = tuple(f"{quota.key}:{_SESSIONS}" for quota in quotas)
+        stream = Stream(f"{caller.name}/{session_id}", uuid.uuid4().hex, keys)
+        most = [quota.section.sessions for quota in quotas]
+        if refusal := await self._store.begin(stream, most, _uses(quotas, "speech", 0.0)):
+            raise self._refusal(refusal, quotas)
+        self._running.add(stream)
         is_over = True
         try:
             yield
@@ -86,49 +89,65 @@ class Quotas:
             is_over = False
             raise
         finally:
-            for places, key in keys:
-                places.end(key, session_id, self._clock.now(), is_over=is_over)
+            self._running.remove(stream)
+            await self._charge()
+            await self._store.end(stream, is_over=is_over)
 
-    def spoken(self, caller: str, avatar_id: str, seconds: float) -> None:
-        """Counts speech of a session that runs."""
-        self._speech.labels(self._label(caller)).inc(seconds)
-        for quota, key in self._keys(avatar_id, caller):
-            if (rates := quota.rates.get("speech")) is not None:
-                rates.charge(key, self._clock.now(), seconds)
+    def spoken(self, caller: Caller, avatar_id: str, seconds: float) -> None:
+        """Notes speech of a session that runs. It counts when the session ends, CHARGE_S later at most."""
+        self._speech.labels(self._label(caller.name)).inc(seconds)
+        for use in _uses(self._quotas(caller, avatar_id), "speech", seconds):
+            noted = self._spoken.get(use.key)
+            self._spoken[use.key] = replace(use, amount=use.amount + noted.amount) if noted else use
 
-    def batch(self, avatar_id: str, frames: int) -> None:
+    async def batch(self, avatar_id: str, frames: int) -> None:
         """Counts the frames of a batch."""
-        self._take("frames", avatar_id, frames)
+        await self._take("frames", avatar_id, frames)
         self._frames.labels(self._label(current.get().name)).inc(frames)
 
-    def load(self, avatar_id: str) -> None:
+    async def load(self, avatar_id: str) -> None:
         """Counts a load of an avatar."""
-        self._take("loads", avatar_id, 1)
+        await self._take("loads", avatar_id, 1)
 
-    def _take(self, limit: str, avatar_id: str, amount: float) -> None:
-        self._check(limit, avatar_id, amount)
-        for quota, key in self._keys(avatar_id):
-            if (rates := quota.rates.get(limit)) is not None:
-                rates.charge(key, self._clock.now(), amount)
+    async def follow(self) -> None:
+        """Counts speech, and renews the places of sessions that run, without end. Without any, it still tries the store."""
+        renew_s = self._clock.now() + RENEW_S
+        while True:
+            await self._clock.sleep(CHARGE_S)
+            await self._charge()
+            if self._clock.now() >= renew_s:
+                renew_s = self._clock.now() + RENEW_S
+                await self._store.renew(list(self._running))
 
-    def _check(self, limit: str, avatar_id: str, amount: float) -> None:
-        now_s = self._clock.now()
-        for quota, key in self._keys(avatar_id):
-            rates = quota.rates.get(limit)
-            if rates is not None and (wait_s := rates.wait_s(key, now_s, amount)):
-                raise self._refusal(limit, f"{quota.words} has used its {limit} for now", math.ceil(round(1000 * wait_s, 3)))
+    async def _charge(self) -> None:
+        """Counts what was spoken since the last time."""
+        if self._spoken:
+            uses, self._spoken = list(self._spoken.values()), {}
+            await self._store.charge(uses)
 
-    def _keys(self, avatar_id: str, caller: str | None = None) -> Iterator[tuple[_Quota, str]]:
-        """Yields the quotas that apply, each with its key. Where nobody is asked for a name, no caller has one."""
-        name = current.get().name if caller is None else caller
-        if name:
-            yield self._by_caller, name
-        yield self._by_avatar, avatar_id
-        yield self._in_all, ""
+    async def _take(self, limit: str, avatar_id: str, amount: float) -> None:
+        quotas = list(self._quotas(current.get(), avatar_id))
+        uses = _uses(quotas, limit, amount)
+        if uses and (refusal := await self._store.take(uses)):
+            raise self._refusal(refusal, quotas)
 
-    def _refusal(self, limit: str, words: str, retry_after_ms: int) -> ResourceExhausted:
+    def _quotas(self, caller: Caller, avatar_id: str) -> Iterator[_Quota]:
+        """Yields the quotas that apply. Where nobody is asked for a name, no caller has one."""
+        if caller.name:
+            yield _Quota("this caller", f"caller:{caller.name}", self._section.per_caller)
+        yield _Quota("this avatar", f"avatar:{avatar_id}", self._section.per_avatar)
+        yield _Quota("all callers together", "all", self._section.in_all)
+
+    def _refusal(self, refusal: Refusal, quotas: list[_Quota]) -> ResourceExhausted:
+        key, _, limit = refusal.key.rpartition(":")
+        words = next(quota.words for quota in quotas if quota.key == key)
         self._refused.labels(self._label(current.get().name), limit).inc()
-        return ResourceExhausted(f"{words}; try again later", retry_after_ms=retry_after_ms)
+        if refusal.wait_s is None:
+            return ResourceExhausted(
+                f"{words} may hold no more sessions at once; try again later", retry_after_ms=SESSION_RETRY_MS
+            )
+        retry_after_ms = math.ceil(round(1000 * refusal.wait_s, 3))
+        return ResourceExhausted(f"{words} has used its {limit} for now; try again later", retry_after_ms=retry_after_ms)
 
     def _label(self, name: str) -> str:
         """Returns a name for metrics, whose number is bounded."""
@@ -137,3 +156,7 @@ class Quotas:
                 return OTHERS
             self._names.add(name)
         return name
+
+
+def _uses(quotas: Iterator[_Quota] | list[_Quota], limit: str, amount: float) -> list[Use]:
+    return [use for quota in quotas if (use := quota.use(limit, amount)) is not None]

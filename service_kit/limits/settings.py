@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
 
 from service_kit.sections import Section
+
+
+def _check_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"redis", "rediss"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("this is not redis://HOST:PORT/DATABASE, or rediss:// for TLS")
+    if parts.username or parts.password:
+        raise ValueError("give the name as username, and the password as password_file: addresses are seen by others")
+    return url
 
 
 class QuotaSection(Section):
@@ -23,9 +36,43 @@ class QuotaSection(Section):
     """LoadModel; null: no limit."""
 
 
+class QuotaStoreSection(Section):
+    """A Valkey or Redis server that counts for several processes together. While it is lost, quotas let everything through."""
+
+    url: Annotated[str, AfterValidator(_check_url)] | None = None
+    """redis://HOST:PORT/DATABASE, rediss:// for TLS; null: each process counts for itself."""
+
+    username: str | None = Field(default=None, min_length=1, max_length=256)
+    """The user's name there, with password_file; null: the default user."""
+
+    password_file: Path | None = None
+    """A file with the password. It is read again for each new connection."""
+
+    ca_file: Path | None = None
+    """The authorities that may have signed the server's certificate, PEM; null: those of this machine."""
+
+    certificate_file: Path | None = None
+    """This service's certificate, PEM, for servers that ask for one."""
+
+    key_file: Path | None = None
+    """The private key of certificate_file, PEM, without a password."""
+
+    timeout_seconds: float = Field(default=0.25, ge=0.01, le=30)
+    """A decision without an answer for so long lets the request through, and further ones for two seconds do not ask."""
+
+    prefix: str = Field(default="lipsync", pattern=r"^[A-Za-z0-9._:-]{1,64}$")
+    """What the names of all keys there begin with: services with the same count together."""
+
+    @property
+    def has_tls(self) -> bool:
+        """True when the connection is encrypted."""
+        return bool(self.url and self.url.startswith("rediss:"))
+
+
 class QuotasSection(Section):
-    """How much may be used, counted by this process. Beyond it: RESOURCE_EXHAUSTED, with the time after which to come back."""
+    """How much may be used. Beyond it: RESOURCE_EXHAUSTED, with the time after which to come back."""
 
     per_caller: QuotaSection = QuotaSection()
     per_avatar: QuotaSection = QuotaSection()
     in_all: QuotaSection = QuotaSection()
+    store: QuotaStoreSection = QuotaStoreSection()

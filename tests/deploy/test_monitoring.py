@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 import yaml
+from redis.asyncio import Redis
 
 from avatar_kit.catalog import AvatarCatalog
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.metrics import CompositingMetrics
 from gateway_service.metrics import GatewayMetrics
 from inference_service.metrics import InferenceMetrics
+from service_kit.clock import SYSTEM_CLOCK
+from service_kit.limits.redis_store import RedisStore
+from service_kit.limits.settings import QuotaStoreSection
 from service_kit.metrics import Metrics
 
 PROXY = re.compile(r"\bhaproxy_[a-z_]+")
@@ -46,6 +50,7 @@ def known_metrics() -> set[str]:
     compositing.watch_store(store)
     InferenceMetrics(metrics)
     GatewayMetrics(metrics)
+    RedisStore(Redis(), QuotaStoreSection(), SYSTEM_CLOCK, metrics)
     names = set()
     for family in metrics.registry.collect():
         plain = {f"{family.name}{end}" for end in ("", "_total", "_bucket", "_count", "_sum")}

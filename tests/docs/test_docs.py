@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import typer.main
 import yaml
+from redis.asyncio import Redis
 
 from avatar_kit.catalog import AvatarCatalog
 from benchmarks.report import BEGIN, END, README, every_figure, headlines, rewrite, with_figures
@@ -27,7 +28,8 @@ from lipsync_cli.main import app
 from monolithic_service.settings import SETTINGS
 from service_kit.clock import SYSTEM_CLOCK
 from service_kit.limits.quotas import Quotas
-from service_kit.limits.settings import QuotasSection
+from service_kit.limits.redis_store import RedisStore
+from service_kit.limits.settings import QuotasSection, QuotaStoreSection
 from service_kit.metrics import Metrics
 from service_kit.settings import load_settings
 from shared_proto import compositing_pb2, inference_pb2, monolithic_pb2, optimized_lipsyncsrv_pb2
@@ -168,7 +170,8 @@ def test_the_documented_metrics_are_those_of_the_services() -> None:
         AvatarCatalog(Path("nowhere")), max_bytes=1, max_avatars=1, frames_per_avatar=1, policy="lfu", default_quality=75
     )
     CompositingMetrics(compositing).watch_store(store)
-    Quotas(QuotasSection(), SYSTEM_CLOCK, compositing)
+    store_of_quotas = RedisStore(Redis(), QuotaStoreSection(), SYSTEM_CLOCK, compositing)
+    Quotas(QuotasSection(), store_of_quotas, SYSTEM_CLOCK, compositing)
     gateway = Metrics()
     GatewayMetrics(gateway)
     exported = collected(inference) | collected(compositing) | collected(gateway)
