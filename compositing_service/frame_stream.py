@@ -19,6 +19,7 @@ from compositing_service.backgrounds.composer import AvatarComposer, Mouth, Piec
 from compositing_service.metrics import STAGE_COMPOSITE, CompositingMetrics
 from compositing_service.mouth_source import Mouths
 from compositing_service.outputs import Output
+from service_kit import tracing
 from service_kit.gathering import Gathered
 
 # A job is about a millisecond of work: long against the cost of handing it over, short enough that a large group occupies
@@ -81,7 +82,9 @@ class FrameMaker:
         return made
 
     def _observe(self, pictures: Sequence[object], times: Times) -> None:
-        self.metrics.stages[STAGE_COMPOSITE].observe(times.composite_ms * len(pictures) / 1000)
+        seconds = times.composite_ms * len(pictures) / 1000
+        self.metrics.stages[STAGE_COMPOSITE].observe(seconds)
+        tracing.past("paste", seconds, frames=len(pictures))
 
     async def frame_stream(
         self,

@@ -18,6 +18,7 @@ from compositing_service.metrics import STAGE_INFERENCE_WAIT, STAGE_LOAD, Compos
 from compositing_service.mouth_source import MouthOrder, Mouths, MouthSource
 from compositing_service.outputs import Output, RawOutput
 from compositing_service.request import CompositeOrder, Idle
+from service_kit import tracing
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, ResourceExhausted, as_service_errors
@@ -96,6 +97,7 @@ class BatchCompositor:
                 if must_load:
                     load_ms = ms_since(started)
                     self.metrics.stages[STAGE_LOAD].observe(load_ms / 1000)
+                    tracing.past("load", load_ms / 1000)
                 try:
                     reply = await self._reply(order, lease, deadline)
                 except (AvatarReplaced, Aborted):
@@ -143,9 +145,10 @@ class BatchCompositor:
     async def _mouths(self, order: MouthOrder, deadline: Deadline, reply: BatchReply) -> AsyncGenerator[Mouths, None]:
         """Yields the mouths of an order, and notes in `reply` the time that they all took."""
         started = perf_counter()
-        async with aclosing(self.source.mouths(order, deadline=deadline)) as mouths:
-            async for group in mouths:
-                yield group
+        with tracing.span("mouths", frames=len(order.frames)):
+            async with aclosing(self.source.mouths(order, deadline=deadline)) as mouths:
+                async for group in mouths:
+                    yield group
         reply.wait_ms = ms_since(started)
         self.metrics.stages[STAGE_INFERENCE_WAIT].observe(reply.wait_ms / 1000)
 

@@ -11,8 +11,9 @@ from gateway_service.identity import routes as tickets
 from gateway_service.page import routes as page
 from gateway_service.parts import PARTS, GatewayParts
 from gateway_service.websocket import session_socket
-from service_kit import request_context
+from service_kit import request_context, tracing
 from service_kit.errors import Unavailable
+from service_kit.request_context import TRACEPARENT_KEY
 
 REQUEST_ID = "X-Request-Id"
 
@@ -32,10 +33,17 @@ def build_application(parts: GatewayParts) -> web.Application:
 
 @web.middleware
 async def _identified(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Gives the request its id: the caller's own if it may be used."""
+    """Gives the request its id, the caller's own if it may be used, and its place in a trace."""
     given = request.headers.get(REQUEST_ID, "")
     request_context.request_id.set(given if request_context.sane_id(given) else request_context.new_request_id())
-    return await handler(request)
+    trace = request.headers.get(TRACEPARENT_KEY, "")
+    request_context.traceparent.set(trace if request_context.sane_id(trace) else "")
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource else ""  # not the path: some have secrets
+    if request.path in HEALTH_PATHS:
+        return await handler(request)
+    with tracing.call(f"{request.method} {route}".strip(), **{"http.request.method": request.method, "http.route": route}):
+        return await handler(request)
 
 
 @web.middleware

@@ -31,7 +31,7 @@ from inference_service.request import EncodeRequest, GrowingSpeech, MouthRequest
 from inference_service.scheduling.admission import ENOUGH_RUNS, Admission
 from inference_service.scheduling.dispatcher import Dispatcher
 from inference_service.scheduling.jobs import Job, MouthGroup
-from service_kit import request_context
+from service_kit import request_context, tracing
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import Aborted, FailedPrecondition, OutOfRange, ResourceExhausted, as_service_errors
 from service_kit.gathering import Gathered
@@ -145,6 +145,8 @@ class Runner:
                 async with aclosing(self._dispatchers[job.engine.device.gpu_id].submit(job)) as groups:
                     async for group in groups:
                         self._metrics.stages[QUEUE if due_s is None else DUE].observe(group.queue_seconds)
+                        tracing.past("queue", group.queue_seconds, ended_s_ago=group.run_seconds)
+                        tracing.past("network", group.run_seconds, frames=len(group.mouths))
                         mouths = await self._formed(group, job, request.fit)
                         if session_id and due_s is not None:
                             self._admission.note_session(session_id, request.model_id)
@@ -256,7 +258,10 @@ class Runner:
     async def _encoded(self, work: Callable[[], T], features: AudioFeatures, model_id: str, *, due: bool) -> T:
         """Runs an encoder on a thread. When it takes too long, refuses all its sound and raises FailedPrecondition."""
         try:
-            return await (self._due_encoding(features).run(work) if due else self._threads.run(work, limit_s=self._run_limit_s))
+            with tracing.span("audio"):
+                return await (
+                    self._due_encoding(features).run(work) if due else self._threads.run(work, limit_s=self._run_limit_s)
+                )
         except Overrun as error:
             reason = f"avatar {model_id}: {error}" if model_id else f"the shared audio encoder: {error}"
             log.error("%s; no sound is encoded with it until an avatar is loaded with force_reload", reason)
@@ -275,7 +280,7 @@ class Runner:
         missing = engine.bank.missing(frames.tolist())
         if missing:
             started = time.monotonic()
-            with as_service_errors(AvatarError, field="model_id"):
+            with tracing.span("crops", frames=len(missing)), as_service_errors(AvatarError, field="model_id"):
                 await self.on_thread(functools.partial(engine.bank.ensure, missing), due=due)
             self._metrics.stages[CROPS].observe(time.monotonic() - started)
 

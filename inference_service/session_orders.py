@@ -13,11 +13,11 @@ from typing import Any, Final, Protocol, TypeAlias
 import grpc.aio
 from prometheus_client import Counter
 
-from service_kit import request_context
+from service_kit import request_context, tracing
 from service_kit.admission import RunningCalls
 from service_kit.deadline import HasTimeRemaining
 from service_kit.errors import InvalidRequest, Violation
-from service_kit.request_context import REQUEST_ID_KEY, SESSION_ID_KEY
+from service_kit.request_context import REQUEST_ID_KEY, SESSION_ID_KEY, TRACEPARENT_KEY
 from service_kit.statuses import Status, status_of
 from shared_proto import inference_pb2 as pb
 from shared_proto import mouth_region
@@ -29,6 +29,7 @@ _MOST_UNSENT_BYTES = 32 << 20
 REPLICA: Final = uuid.uuid4().hex
 """Names this process."""
 
+_METHOD = "inference.InferenceService/InferSessions"
 _END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in the stubs
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,11 @@ class OrderCall:
 
     async def _serve(self, order: pb.SessionOrder) -> None:
         """Serves one order. Whatever happens to it is told in a reply, and happens to no other."""
-        ids: Mapping[str, str] = {REQUEST_ID_KEY: order.request_id, SESSION_ID_KEY: order.session_id}
+        ids: Mapping[str, str] = {
+            REQUEST_ID_KEY: order.request_id,
+            SESSION_ID_KEY: order.session_id,
+            TRACEPARENT_KEY: order.traceparent,
+        }
         request_context.take_over(ids, sample_rate=self.rules.sample_rate)
         left = _TimeLeft(time.monotonic() + order.timeout_ms / 1000 if order.timeout_ms > 0 else None)
 
@@ -143,7 +148,7 @@ class OrderCall:
             await self._reply(pb.SessionReply(id=order.id, region=region), mouths)
 
         try:
-            with self.rules.calls.admit():
+            with self.rules.calls.admit(), tracing.call(_METHOD, **{"rpc.system.name": "grpc"}):
                 await self.make(order.request, left, send)
             self._count(grpc.StatusCode.OK)
         except asyncio.CancelledError:

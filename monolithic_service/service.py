@@ -37,7 +37,7 @@ HERE = "in this process"
 
 def serve(settings: MonolithicSettings) -> int:
     """Runs everything in this process until SIGTERM or SIGINT; returns the exit code."""
-    return run_services(all_services(settings), name=NAME, section=settings.logging)
+    return run_services(all_services(settings), name=NAME, section=settings.logging, traces=settings.tracing)
 
 
 def all_services(settings: MonolithicSettings) -> Sequence[Service[Any]]:

@@ -17,18 +17,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import aclosing, nullcontext
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import grpc.aio
 from prometheus_client import Counter, Histogram
 
-from service_kit import request_context
+from service_kit import request_context, tracing
 from service_kit.admission import RunningCalls
 from service_kit.callers import caller as callers
 from service_kit.callers.door import NOBODY, Door
@@ -37,6 +37,9 @@ from service_kit.logs import CALLS, request_is_sampled
 from service_kit.metrics import Metrics
 from service_kit.request_context import IDS, REQUEST_ID_KEY
 from service_kit.statuses import status_of
+
+if TYPE_CHECKING:  # see service_kit.tracing
+    from service_kit.span_recorder import Span
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 Handler = Any  # grpc.RpcMethodHandler, whose stub lacks its attributes
@@ -145,16 +148,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             headers = self._identify(rpc, context)
             rpc.started.inc()
             start, code = perf_counter(), grpc.StatusCode.OK
-            try:
-                reply = await self._answer(rpc, context, partial(work, headers, request, context))
-                set_by_handler: grpc.StatusCode | None = context.code()
-                code = set_by_handler or code
-                return reply
-            except BaseException as error:
-                code = _code_of(error, context)
-                raise
-            finally:
-                rpc.ended(context, code, perf_counter() - start)
+            with rpc.traced() as span:
+                try:
+                    reply = await self._answer(rpc, context, partial(work, headers, request, context))
+                    set_by_handler: grpc.StatusCode | None = context.code()
+                    code = set_by_handler or code
+                    return reply
+                except BaseException as error:
+                    code = _code_of(error, context)
+                    raise
+                finally:
+                    if span:
+                        span.set_attribute("rpc.response.status_code", code.name)
+                    rpc.ended(context, code, perf_counter() - start)
 
         make: Any = build
         return make(run, decode if handler.request_streaming else None, encode if handler.response_streaming else None)
@@ -220,6 +226,10 @@ class _Rpc:
 
         started, seconds = metrics.grpc_started.labels(*labels), metrics.grpc_seconds.labels(*labels)
         return cls(path, path.startswith(_INFRASTRUCTURE), started, seconds, handled)
+
+    def traced(self) -> AbstractContextManager[Span | None]:
+        """Returns the span of a call, to enter. Infrastructure has none: nobody looks for it, and some of it never ends."""
+        return nullcontext() if self.is_infrastructure else tracing.call(self.path.lstrip("/"), **{"rpc.system.name": "grpc"})
 
     def ended(self, context: Context, code: grpc.StatusCode, seconds: float) -> None:
         """Counts and logs the end of a call."""

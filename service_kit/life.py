@@ -13,6 +13,7 @@ from itertools import count
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from service_kit import tracing
 from service_kit.addresses import BindAddress
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.collector import spare_what_stays
@@ -23,7 +24,7 @@ from service_kit.malloc import tune_malloc
 from service_kit.metrics import Metrics
 from service_kit.process_end import ProcessEnd
 from service_kit.readiness import Liveness, Readiness
-from service_kit.sections import LoggingSection
+from service_kit.sections import LoggingSection, TracingSection
 from service_kit.service import Host, Service
 from service_kit.settings import effective
 from service_kit.tasks import beside
@@ -149,15 +150,16 @@ class RunningService(Generic[S]):
 
 def run_service(service: Service[Any]) -> int:
     """Runs one service in this process, as `run_services` does."""
-    return run_services([service], name=service.name, section=service.settings.logging)
+    settings = service.settings
+    return run_services([service], name=service.name, section=settings.logging, traces=settings.tracing)
 
 
-def run_services(services: Sequence[Service[Any]], *, name: str, section: LoggingSection) -> int:
+def run_services(services: Sequence[Service[Any]], *, name: str, section: LoggingSection, traces: TracingSection) -> int:
     """Runs services in this process until SIGTERM or SIGINT. Returns the exit code.
 
     They open one after the other, warm up at the same time, drain and finish their calls at the same time, and close in reverse
     order. One that cannot start ends all. Each that is ready prints a line for each port to stdout: `ready <name> <host>:<port>
-    metrics <host>:<port>` (or `metrics off`). `name` and `section` are of the log, which they share.
+    metrics <host>:<port>` (or `metrics off`). `name` and `section` are of the log, which they share, as they do `traces`.
 
     Call it last: a process that lives longer than THREADS_SECONDS after it is ended by force.
     """
@@ -171,7 +173,8 @@ def run_services(services: Sequence[Service[Any]], *, name: str, section: Loggin
             for warning in service.settings.warnings:
                 log.warning("%s", warning)
         try:
-            asyncio.run(_life(services, end))
+            with tracing.exporting(traces, name):
+                asyncio.run(_life(services, end))
         except StartError as error:
             log.error("cannot start: %s", error)
             return 1

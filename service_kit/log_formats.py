@@ -11,7 +11,7 @@ from typing import Any
 
 _OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # Attributes of the record and their fields, in the order in which they end a line.
-_REQUEST_FIELDS = {"request_id": "request_id", "session_id": "session_id", "avatar_id": "avatar"}
+_REQUEST_FIELDS = {"request_id": "request_id", "session_id": "session_id", "avatar_id": "avatar", "traceparent": "traceparent"}
 # Messages hold text of callers, which must not begin new lines or control a terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 

@@ -15,12 +15,15 @@ from contextvars import ContextVar
 REQUEST_ID_KEY = "x-request-id"
 SESSION_ID_KEY = "x-session-id"
 AVATAR_ID_KEY = "x-avatar-id"
+TRACEPARENT_KEY = "traceparent"
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 session_id: ContextVar[str] = ContextVar("session_id", default="")
 avatar_id: ContextVar[str] = ContextVar("avatar_id", default="")
+# The place in a trace, as W3C Trace Context writes it; `service_kit.tracing` sets it anew for each span.
+traceparent: ContextVar[str] = ContextVar("traceparent", default="")
 # The ids that travel with a request, by their keys in the metadata.
-IDS = {REQUEST_ID_KEY: request_id, SESSION_ID_KEY: session_id, AVATAR_ID_KEY: avatar_id}
+IDS = {REQUEST_ID_KEY: request_id, SESSION_ID_KEY: session_id, AVATAR_ID_KEY: avatar_id, TRACEPARENT_KEY: traceparent}
 # True where info lines about this request are written; see logging.sample_rate.
 sampled: ContextVar[bool] = ContextVar("sampled", default=True)
 
@@ -53,5 +56,5 @@ def take_over(ids: Mapping[str, str], *, sample_rate: int) -> str:
 
 
 def outgoing_metadata() -> tuple[tuple[str, str], ...]:
-    """Returns metadata for a call to the next service: those of request id, session id and avatar id that are set."""
+    """Returns metadata for a call to the next service: the ids that are set."""
     return tuple((key, value) for key, variable in IDS.items() if (value := variable.get()))

@@ -255,6 +255,24 @@ class MetricsSection(Section):
     """Its address; null: the host of server.port at that port + 3000, or, with a warning, any free port if that is taken."""
 
 
+def _check_collector(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query or parts.username:
+        raise ValueError(f"{url[:80]!r} is not http://HOST:PORT or https://HOST:PORT")
+    return url
+
+
+class TracingSection(Section):
+    """Spans of OpenTelemetry: calls, waiting, sound, network, frames. OTEL_EXPORTER_OTLP_* in the environment, which are the
+    library's own, give headers and certificates."""
+
+    endpoint: Annotated[str, AfterValidator(_check_collector)] | None = None
+    """The collector, which takes OTLP over gRPC, such as http://jaeger:4317; null: none, and a caller's trace is passed on."""
+
+    sample_ratio: float = Field(default=1.0, ge=0, le=1)
+    """The share of traces that begin here and are recorded. Of a caller's trace, what the caller decided."""
+
+
 class ServiceSettings(Section):
     """The settings of one service. Subclasses add sections and override defaults.
 
@@ -269,6 +287,7 @@ class ServiceSettings(Section):
     auth: AuthSection = AuthSection()
     logging: LoggingSection = LoggingSection()
     metrics: MetricsSection = MetricsSection()
+    tracing: TracingSection = TracingSection()
 
     _warnings: tuple[str, ...] = PrivateAttr(default=())
 

@@ -461,6 +461,7 @@ class SessionOrder(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The caller's choice; of no other order of this call that has not ended."""
     session_id: _builtins.str
@@ -469,6 +470,8 @@ class SessionOrder(_message.Message):
     """As its metadata x-request-id."""
     timeout_ms: _builtins.int
     """The time that the caller waits, as the deadline of a call of its own; 0: no limit but the service's."""
+    traceparent: _builtins.str
+    """As its metadata traceparent (W3C Trace Context)."""
     @_builtins.property
     def request(self) -> Global___InferBatchRequest:
         """As for InferStream, with mouth_format UINT8_BGR."""
@@ -481,10 +484,11 @@ class SessionOrder(_message.Message):
         request_id: _builtins.str = ...,
         timeout_ms: _builtins.int = ...,
         request: Global___InferBatchRequest | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request", b"request", "request_id", b"request_id", "session_id", b"session_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request", b"request", "request_id", b"request_id", "session_id", b"session_id", "timeout_ms", b"timeout_ms", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,6 +15,7 @@ from compositing_service.frame_stream import Frame
 from compositing_service.mouth_source import MouthOrder, Mouths, Rows, StoredFeatures
 from compositing_service.outputs import JpegOutput
 from compositing_service.parts import CompositingParts
+from service_kit import tracing
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, OutOfRange, as_service_errors
 from shared_proto.timing import CONTEXT_ROWS, ROW_BYTES
@@ -95,9 +96,10 @@ class FrameRequests:
         for start in range(0, len(indices), self.max_batch_size):
             part = indices[start : start + self.max_batch_size]
             order = MouthOrder(avatar.id, avatar.version, part, _part(speech, start, len(part)))
-            async with aclosing(self.parts.source.mouths(order, deadline=deadline)) as mouths:
-                async for group in mouths:
-                    yield group
+            with tracing.span("mouths", frames=len(part)):
+                async with aclosing(self.parts.source.mouths(order, deadline=deadline)) as mouths:
+                    async for group in mouths:
+                        yield group
 
 
 def check_within_clip(avatar: Avatar, frame_ids: Sequence[int], *, field: str) -> None:

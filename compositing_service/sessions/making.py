@@ -19,7 +19,7 @@ from compositing_service.sessions.frames import PlannedFrame
 from compositing_service.sessions.live_avatar import LiveAvatar
 from compositing_service.sessions.rows import SegmentRows
 from compositing_service.sessions.segment import SOUND_KEPT_FRAMES, Segment
-from service_kit import request_context
+from service_kit import request_context, tracing
 from service_kit.clock import Clock
 from service_kit.deadline import Deadline
 from service_kit.errors import Aborted, DeadlineExceeded, ResourceExhausted, ServiceError, Unavailable, as_service_errors
@@ -146,7 +146,14 @@ class FrameMaking:
             fit=FITS[avatar.paste],
             numerics=self._numerics.get(avatar.id, ""),
         )
-        first = 0
+        with tracing.span("mouths", frames=len(frames)):
+            await self._paint(live, frames, order)
+        if quiet := [frame for frame in frames if frame.picture is None]:  # as is known only now
+            await self._make_silent(live, quiet)
+
+    async def _paint(self, live: LiveAvatar, frames: Sequence[Planned], order: MouthOrder) -> None:
+        """Paints the mouths of an order as they come."""
+        avatar, first = live.avatar, 0
         async with aclosing(self.source.mouths(order, deadline=self._deadline())) as groups:
             async for group in groups:
                 self._numerics[avatar.id] = group.numerics or order.numerics
@@ -156,8 +163,6 @@ class FrameMaking:
                 first = here.stop
                 painted = await self.maker.paint(live.lease.value, order.frames[here], group, self.output)
                 self._take(live, frames[here], painted)
-        if quiet := [frame for frame in frames if frame.picture is None]:  # as is known only now
-            await self._make_silent(live, quiet)
 
     def _sound_for(self, frames: Sequence[Planned], segment: Segment, live: LiveAvatar) -> GrowingSound:
         """Returns the known rows of successive frames, and the sound of the others."""

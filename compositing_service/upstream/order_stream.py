@@ -98,6 +98,7 @@ class OrderStream:
             id=order_id,
             session_id=request_context.session_id.get(),
             request_id=request_context.request_id.get(),
+            traceparent=request_context.traceparent.get(),
             timeout_ms=max(1, round(timeout_s * 1000)),
         ).SerializeToString()
         header = bytes_field_header(pb.SessionOrder.REQUEST_FIELD_NUMBER, len(request))

@@ -16,6 +16,7 @@ from service_kit.callers.caller import EVERYBODY, Caller, Scope, current
 from service_kit.callers.credentials import API_KEY_KEY, AUTHORIZATION_KEY, CALLER_KEY
 from service_kit.callers.revoking import RunningWork
 from service_kit.errors import PermissionDenied, ServiceError, Unauthenticated
+from service_kit.request_context import TRACEPARENT_KEY, traceparent
 
 SCOPES: Mapping[str, Scope | None] = {
     "/": None,
@@ -120,9 +121,10 @@ def opens_socket(request: web.Request) -> bool:
 
 
 def caller_metadata() -> tuple[tuple[str, str], ...]:
-    """Returns what a call to a compositing service carries, so that it knows for whom the gateway calls."""
-    caller = current.get()
-    return ((CALLER_KEY, caller.name),) if caller is not EVERYBODY and caller.name else ()
+    """Returns what a call to a compositing service carries, so that it knows for whom the gateway calls, and in which trace."""
+    caller, trace = current.get(), traceparent.get()
+    named = ((CALLER_KEY, caller.name),) if caller is not EVERYBODY and caller.name else ()
+    return (*named, *(((TRACEPARENT_KEY, trace),) if trace else ()))
 
 
 def _shows_credential(request: web.Request) -> bool:

@@ -76,7 +76,7 @@ def test_inference_is_on_the_inner_network_alone(every: dict[str, dict[str, Any]
     for name in OURS & set(every) - {"init", "compositing", "gateway"}:
         assert set(every[name]["networks"]) == {"inference"}
     on_it = {name for name, service in every.items() if "inference" in service.get("networks", ())}
-    assert on_it <= {"inference", "inference-1", "compositing", "inference-balancer", "prometheus"}
+    assert on_it <= {"inference", "inference-1", "compositing", "inference-balancer", "prometheus", "jaeger"}
     assert "haproxy" not in on_it
 
 
@@ -88,7 +88,7 @@ def test_the_inner_network_leads_nowhere(name: str, files: tuple[str, ...]) -> N
 def test_ports_are_those_of_the_balancer_and_of_monitoring_on_loopback(every: dict[str, dict[str, Any]]) -> None:
     ports = {name: service["ports"] for name, service in every.items() if "ports" in service}
     assert ports.pop("haproxy") == ["${API_PORT:-50052}:50052", "${GATEWAY_PORT:-8086}:8086"]
-    assert set(ports) == {"prometheus", "grafana"}
+    assert set(ports) == {"prometheus", "grafana", "jaeger"}
     assert all(port.startswith("127.0.0.1:") for each in ports.values() for port in each)
 
 
