@@ -6,11 +6,12 @@ RUNTIME := .venv/.runtime-$(EXTRA)
 DEV := .venv/.dev
 PROTO := .venv-proto/.ready
 NODE := .venv-node/.ready
+SUPPLY := .venv-supply/.ready
 ADAPTERS := .venv-adapters/.ready
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto shared_proto/monolithic.proto shared_proto/optimized_lipsyncsrv.proto
 PACKAGES := avatar_kit avatar_tools benchmarks compositing_service gateway_service inference_service lipsync_cli lipsync_client monolithic_service service_kit shared_proto tools
 
-.PHONY: setup demo run check test test-slow test-all test-torch test-adapters lint-adapters test-docker up down bench lint proto client docs page-image clean
+.PHONY: setup demo run check test test-slow test-all test-torch test-adapters lint-adapters test-docker up down bench lint proto client docs page-image audit sbom licences clean
 
 setup: $(RUNTIME)
 
@@ -49,11 +50,11 @@ check: lint
 test: $(DEV) $(PROTO) $(NODE)
 	$(PYTEST) -m "not slow and not gpu and not docker"
 
-test-slow: $(DEV)
+test-slow: $(DEV) $(SUPPLY)
 	$(PYTEST) -m "slow and not gpu and not docker"
 
 # Both of these in one go, in which some wait while others compute.
-test-all: $(DEV) $(PROTO) $(NODE)
+test-all: $(DEV) $(PROTO) $(NODE) $(SUPPLY)
 	$(PYTEST) -m "not gpu and not docker and not torch"
 
 # What is compared with PyTorch, which only converting checkpoints needs. It has a folder of its own, so that the other tests go
@@ -145,9 +146,33 @@ docs: $(DEV)
 	$(BIN)/python -m tools.session_tables docs/sessions.md
 	$(BIN)/python -m tools.session_timeline docs/images/session.svg
 
+# Licences, advisories and bills of materials of the pinned packages, by programs in an environment of their own.
+SUPPLY_BIN := .venv-supply/bin
+IMAGE_PINS := gateway compositing cpu gpu
+SBOM ?= out/sbom
+
+$(SUPPLY): requirements/supply.txt
+	$(PYTHON) -m venv .venv-supply
+	$(SUPPLY_BIN)/pip install --quiet --require-hashes -r requirements/supply.txt
+	touch $@
+
+# Fails when a source that answers knows an advisory.
+audit: $(SUPPLY)
+	$(SUPPLY_BIN)/python -m tools.advisories $(IMAGE_PINS:%=requirements/%.txt)
+
+# CycloneDX, one for each image.
+sbom: $(SUPPLY)
+	mkdir -p $(SBOM)
+	for image in $(IMAGE_PINS); do \
+	  $(SUPPLY_BIN)/cyclonedx-py requirements requirements/$$image.txt --pyproject pyproject.toml \
+	    --output-reproducible --of JSON -o $(SBOM)/$$image.cdx.json || exit 1; done
+
+licences: $(SUPPLY) $(DEV)
+	$(SUPPLY_BIN)/python -m tools.licence_list docs/licences.md $(BIN)/python
+
 # The picture of the page in the README, taken by its test.
 page-image: $(DEV)
 	PAGE_IMAGE=docs/images/page.png $(BIN)/python -m pytest tests/gateway_page/test_screens.py -k 1440-900-light
 
 clean:
-	rm -rf .venv .venv-proto .venv-node .venv-adapters out build *.egg-info
+	rm -rf .venv .venv-proto .venv-node .venv-supply .venv-adapters out build *.egg-info

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parents[2]
-_NOT_OURS = {".git", ".venv", ".venv-proto", ".venv-node", ".venv-adapters", "build", "models", "out"}
+_NOT_OURS = {".git", ".venv", ".venv-proto", ".venv-node", ".venv-adapters", ".venv-supply", "build", "models", "out"}
 
 
 def files() -> list[Path]:
