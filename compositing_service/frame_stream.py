@@ -19,12 +19,16 @@ from compositing_service.backgrounds.composer import AvatarComposer, Mouth, Piec
 from compositing_service.metrics import STAGE_COMPOSITE, CompositingMetrics
 from compositing_service.mouth_source import Mouths
 from compositing_service.outputs import Output
+from compositing_service.overload import Overload
 from service_kit import tracing
+from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.gathering import Gathered
 
 # A job is about a millisecond of work: long against the cost of handing it over, short enough that a large group occupies
 # all threads.
 FRAMES_PER_JOB = 4
+# A job of batch work waits no longer for sessions.
+_LONGEST_WAIT_S = 0.25
 
 T = TypeVar("T")
 
@@ -56,30 +60,48 @@ class Frame:
 class FrameMaker:
     """Makes frames on the threads of `pool`, for any number of streams on one event loop."""
 
-    def __init__(self, pool: Executor, metrics: CompositingMetrics) -> None:
+    def __init__(self, pool: Executor, metrics: CompositingMetrics, overload: Overload, clock: Clock = SYSTEM_CLOCK) -> None:
         self.pool = pool
         self.metrics = metrics
+        self._overload = overload
+        self._clock = clock
+        self._live_jobs = 0
+        self._no_live_job = asyncio.Event()
         self._painting = Gathered(self._on_thread, most=FRAMES_PER_JOB)
 
     def _on_thread(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self.pool, work)
 
     async def paint(
-        self, composer: AvatarComposer, indices: Sequence[int], group: Mouths, output: Output
+        self, composer: AvatarComposer, indices: Sequence[int], group: Mouths, output: Output, *, repeated: bool = False
     ) -> list[tuple[list[Pieces], Times]]:
-        """Makes the pictures of a group's mouths, in pieces, some in each job. Raises as its composer does.
+        """Makes the pictures of a session's group of mouths, in pieces, some in each job. Raises as its composer does.
 
-        The caller holds the avatar. Small groups that come at the same moment share a job.
+        The caller holds the avatar. Small groups that come at the same moment share a job. `repeated`: some of the mouths were
+        made for other pictures.
         """
+        make = composer.repeated_pieces if repeated else composer.composite_pieces
         jobs = []
         for start in range(0, len(indices), FRAMES_PER_JOB):
             some = indices[start : start + FRAMES_PER_JOB]
-            work = partial(_paint, composer.composite_pieces, some, output, group, start)
+            work = partial(_paint, make, some, output, group, start)
             jobs.append(self._painting.run(work, weight=len(some)))
-        made = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
+        self._live_jobs += len(jobs)
+        try:
+            made = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
+        finally:
+            self._live_jobs -= len(jobs)
+            if not self._live_jobs:
+                self._no_live_job.set()
         for pictures, times in made:
             self._observe(pictures, times)
         return made
+
+    async def wait_for_sessions(self) -> None:
+        """Lets batch work wait under overload while frames of sessions are made, for a while."""
+        if self._live_jobs and self._overload.level:
+            self._no_live_job.clear()
+            await self._clock.wait(self._no_live_job, _LONGEST_WAIT_S)
 
     def _observe(self, pictures: Sequence[object], times: Times) -> None:
         seconds = times.composite_ms * len(pictures) / 1000
@@ -102,7 +124,7 @@ class FrameMaker:
         (`contextlib.aclosing`): that drops waiting work. Raises the errors of `mouths`, after the frames before it, and those
         of `AvatarComposer.composite`.
         """
-        work = _Work(self.pool, composer, positions, output, ahead)
+        work = _Work(self, composer, positions, output, ahead)
         feeding = asyncio.create_task(work.feed(mouths))
         try:
             place = 0
@@ -127,12 +149,12 @@ _Job: TypeAlias = "asyncio.Future[tuple[list[bytes], Times]]"
 class _Work:
     """The frames of one stream that are begun and not yet taken."""
 
-    def __init__(self, pool: Executor, composer: AvatarComposer, positions: Sequence[int], output: Output, ahead: int) -> None:
+    def __init__(self, maker: FrameMaker, composer: AvatarComposer, positions: Sequence[int], output: Output, ahead: int) -> None:
         avatar = composer.avatar
         self.indices = [frame_at(position, avatar.frame_count, avatar.loop) for position in positions]
         self.begun: asyncio.Queue[_Job | None] = asyncio.Queue()
         """Jobs in order; None is the end."""
-        self._pool, self._composer, self._output, self._ahead = pool, composer, output, ahead
+        self._maker, self._composer, self._output, self._ahead = maker, composer, output, ahead
         self._first = 0  # the first frame not begun
         self._waiting = 0
         self._taken = asyncio.Event()
@@ -158,9 +180,10 @@ class _Work:
             while self._waiting and self._waiting + len(indices) > self._ahead:
                 self._taken.clear()
                 await self._taken.wait()
+            await self._maker.wait_for_sessions()
             self._first += len(indices)
             self._waiting += len(indices)
-            job = loop.run_in_executor(self._pool, self._made, indices, group, start)
+            job = loop.run_in_executor(self._maker.pool, self._made, indices, group, start)
             self.begun.put_nowait(job)
 
     def _made(self, indices: Sequence[int], group: Mouths | None, start: int) -> tuple[list[bytes], Times]:

@@ -53,6 +53,10 @@ class CompositingMetrics:
         self.session_buffered = metrics.gauge(
             "lipsync_session_buffered_seconds", "Sound received and not shown, of all live sessions."
         )
+        self.overload = metrics.gauge(
+            "lipsync_compositing_overload",
+            "How far live sessions are degraded: 0 not at all, 1 larger groups, 2 half rate where allowed, 3 new ones refused.",
+        )
         self.upstream_errors = metrics.counter(
             "lipsync_compositing_inference_errors_total",
             "Failed calls of the inference service, by status, retried ones included.",

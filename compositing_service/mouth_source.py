@@ -122,7 +122,7 @@ Speech: TypeAlias = Sound | Windows | Rows | StoredFeatures | GrowingSound
 
 @dataclass(frozen=True, slots=True)
 class MouthOrder:
-    """One mouth for each of `frames`, which are indices of the avatar's frames."""
+    """A mouth for each of `frames`, which are indices of the avatar's frames."""
 
     avatar_id: str
     avatar_version: str
@@ -138,9 +138,22 @@ class MouthOrder:
     """Asks for mouths in the size of their rectangles. A source may send any of them in full size all the same."""
     numerics: str = ""
     """The way that earlier mouths were computed, which is preferred for these."""
+    rate: inference_pb2.MouthRate.ValueType = inference_pb2.MOUTH_RATE_FULL
+    """Halved: mouths for the first of the frames, the third, the fifth ... only."""
 
-    def tail(self, first: int) -> Self:
-        """Returns the order for the frames from place `first` on, with the same mouths as in the whole order."""
+    @property
+    def step(self) -> int:
+        """Frames that each mouth is for."""
+        return 2 if self.rate == inference_pb2.MOUTH_RATE_HALVED else 1
+
+    @property
+    def mouths(self) -> int:
+        """The number of mouths that come."""
+        return -(-len(self.frames) // self.step)
+
+    def tail(self, first_mouth: int) -> Self:
+        """Returns the order for the mouths from `first_mouth` on, the same as in the whole order."""
+        first = first_mouth * self.step
         match self.speech:
             case Sound() as sound:
                 speech: Speech = sound.after(first)
@@ -166,6 +179,7 @@ class MouthOrder:
             overdue_ms=min(MOST_OVERDUE_MS, max(0, -self.due_in_ms)),
             admission=self.admission,
             mouth_fit=self.fit,
+            mouth_rate=self.rate,
         )
         match self.speech:
             case Sound() as sound:
@@ -203,6 +217,8 @@ class Mouths:
     """In the first group of an order with a `GrowingSound`: the rows that were not known."""
     numerics: str = ""
     """The way that they were computed: equal ones give equal bytes. Empty: not known."""
+    overload: inference_pb2.Overload.ValueType = inference_pb2.OVERLOAD_NONE
+    """How far live sessions are to be degraded now."""
 
 
 class MouthSource(Protocol):

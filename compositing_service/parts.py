@@ -22,6 +22,7 @@ from compositing_service.frame_stream import FrameMaker
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.model_admin import ModelAdmin, described
 from compositing_service.mouth_source import MouthSource
+from compositing_service.overload import Overload
 from compositing_service.request import RequestRules
 from compositing_service.sessions.limits import SessionLimits
 from compositing_service.sessions.parts import SessionParts
@@ -47,6 +48,7 @@ _SECONDS_PER_MINUTE = 60.0
 _IDLE_CHECKS = 10
 # The metric of the inference service's health stays current without calls of Health.
 _HEALTH_CHECKS_S = 5.0
+_OVERLOAD_CHECKS_S = 1.0
 # Sessions that leave end so much before the service cuts them off.
 _LEAVING_MARGIN_S = 1.0
 _FORMATS = {"jpeg": compositing_pb2.FORMAT_JPEG, "raw": compositing_pb2.FORMAT_RAW_BGR}
@@ -104,12 +106,16 @@ async def compositing_parts(
             source = await resources.enter_async_context(_inference_service(settings, registry, metrics, clock))
         else:
             metrics.inference_up.set(1)
-        maker = FrameMaker(pool, metrics)
+        overload = Overload(clock)
+        maker = FrameMaker(pool, metrics, overload, clock)
         resting = RestingPictures(source, pool, metrics, clock=clock)
         batches = BatchCompositor(store, source, maker, resting, metrics, max_reply_bytes=settings.max_message_bytes, clock=clock)
         listing = AvatarListing(catalog, partial(described, catalog))
         resources.callback(listing.close)
-        for seconds, work in _periodic(settings, store, source, listing):
+        for seconds, work in (
+            *_periodic(settings, store, source, listing),
+            (_OVERLOAD_CHECKS_S, lambda: metrics.overload.set(overload.level)),
+        ):
             await resources.enter_async_context(beside(every(clock, seconds, work)))
         rules = RequestRules(
             max_batch_size=settings.limits.max_batch_size,
@@ -120,7 +126,8 @@ async def compositing_parts(
         limits = await resources.enter_async_context(store_of(settings.quotas.store, clock, registry))
         quotas = Quotas(settings.quotas, limits, clock, registry)
         await resources.enter_async_context(beside(quotas.follow()))
-        sessions = Sessions(SessionParts(store, resting, source, maker, metrics, _session_limits(settings), clock), rules, quotas)
+        parts = SessionParts(store, resting, source, maker, metrics, _session_limits(settings), overload, clock)
+        sessions = Sessions(parts, rules, quotas)
         await resources.enter_async_context(beside(sessions.watch()))
         yield CompositingParts(
             store=store,

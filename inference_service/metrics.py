@@ -21,6 +21,10 @@ class InferenceMetrics:
         self.queued = metrics.gauge("lipsync_inference_queued_frames", "Frames waiting for a run.", ("gpu_id",))
         self.requests = metrics.gauge("lipsync_inference_requests", "Requests under way or waiting.")
         self.sessions = metrics.gauge("lipsync_inference_sessions", "Live sessions that had a request in the last two seconds.")
+        self.overload = metrics.gauge(
+            "lipsync_inference_overload",
+            "How far live sessions are degraded: 0 not at all, 1 larger groups, 2 half rate where allowed, 3 new ones refused.",
+        )
         self.capacity = metrics.gauge(
             "lipsync_inference_capacity_frames_per_second", "Frames a second that all workers make, as measured; 0: not yet."
         )

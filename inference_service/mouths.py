@@ -26,6 +26,7 @@ class Mouths:
     sizes: Sequence[tuple[int, int]] = ()  # width and height of each; empty: all are 320 x 320
     new_rows: EncodedRows | None = None  # the request's rows that its caller did not know, with its first mouths
     numerics: str = ""  # the way that they were computed: equal ones give equal bytes
+    overload: pb.Overload.ValueType = pb.OVERLOAD_NONE  # how far the service asks to degrade live sessions
 
     def each(self) -> Iterator[NDArray[np.uint8] | NDArray[np.float32]]:
         """Yields a view of each mouth."""

@@ -22,6 +22,7 @@ from inference_service.models.registry import FORMER_S, ModelRegistry
 from inference_service.runner import Runner
 from inference_service.scheduling.admission import Admission
 from inference_service.scheduling.dispatcher import Dispatcher
+from inference_service.scheduling.overload import Overload
 from inference_service.settings import InferenceSettings
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import ServiceError
@@ -89,11 +90,13 @@ async def inference_parts(
             )
             dispatcher.start()
             stack.push_async_callback(dispatcher.stop)
+        overload = Overload(admission, clock)
         runner = Runner(
             registry,
             dispatchers,
             loader,
             admission,
+            overload,
             threads=threads,
             due_threads=due_threads,
             run_limit_s=settings.limits.run_seconds,
@@ -107,6 +110,7 @@ async def inference_parts(
 
         def show_sessions() -> None:  # here, as another thread collects the metrics
             own_metrics.sessions.set(admission.carried)
+            own_metrics.overload.set(overload.level)
             own_metrics.capacity.set(admission.frames_a_second)
 
         def log_models() -> None:

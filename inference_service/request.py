@@ -85,6 +85,12 @@ class MouthRequest:
     fit: pb.MouthFit.ValueType
     due_in_s: float | None  # of the first frame, below 0 when it was due before; None: batch work
     admission: pb.SessionAdmission.ValueType
+    rate: pb.MouthRate.ValueType
+
+    @property
+    def asked_frames(self) -> int:
+        """The frames that its caller shows, those with a mouth shown twice included."""
+        return self.batch_size + self.batch_size % 2 if self.rate == pb.MOUTH_RATE_HALVED else self.batch_size
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,10 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
     if request.mouth_fit and request.mouth_format != pb.UINT8_BGR:
         problems.add("mouth_fit", "is for mouth_format UINT8_BGR; send FIT_NONE with others")
     check_enum("admission", request.admission, pb.SessionAdmission.DESCRIPTOR, problems.add)
+    check_enum("mouth_rate", request.mouth_rate, pb.MouthRate.DESCRIPTOR, problems.add)
     pictures = request.visual_frames
+    if request.mouth_rate == pb.MOUTH_RATE_HALVED and pictures:
+        problems.add("mouth_rate", "is for the avatar's own pictures; send no MOUTH_RATE_HALVED with visual_frames")
     frame_indices = tuple(request.frame_indices)
     if frame_indices and pictures and not request.stored_features:
         problems.add("frame_indices", "not together with visual_frames, unless for stored_features: send one of them")
@@ -152,6 +161,7 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
         fit=request.mouth_fit,
         due_in_s=(request.due_in_ms - request.overdue_ms) / 1000 if request.due_in_ms else None,
         admission=request.admission,
+        rate=request.mouth_rate,
     )
 
 

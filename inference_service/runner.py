@@ -31,6 +31,7 @@ from inference_service.request import EncodeRequest, GrowingSpeech, MouthRequest
 from inference_service.scheduling.admission import ENOUGH_RUNS, Admission
 from inference_service.scheduling.dispatcher import Dispatcher
 from inference_service.scheduling.jobs import Job, MouthGroup
+from inference_service.scheduling.overload import Overload
 from service_kit import request_context, tracing
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import Aborted, FailedPrecondition, OutOfRange, ResourceExhausted, as_service_errors
@@ -61,6 +62,7 @@ class Runner:
         dispatchers: Mapping[int, Dispatcher],
         loader: ModelLoader,
         admission: Admission,
+        overload: Overload,
         *,
         threads: LimitedThreads,
         due_threads: LimitedThreads,
@@ -74,6 +76,7 @@ class Runner:
         self._dispatchers = dispatchers
         self._loader = loader
         self._admission = admission
+        self._overload = overload
         self._threads = threads
         self._due_threads = due_threads
         self._fitting = Gathered(due_threads.run, most=_GATHERED)
@@ -150,8 +153,10 @@ class Runner:
                         mouths = await self._formed(group, job, request.fit)
                         if session_id and due_s is not None:
                             self._admission.note_session(session_id, request.model_id)
-                            self._admission.note_made(len(group.mouths), first_due_s=due_s + group.first / FRAME_RATE)
-                        yield group, mouths
+                            each = 2 if request.rate == pb.MOUTH_RATE_HALVED else 1
+                            first_due_s = due_s + each * group.first / FRAME_RATE
+                            self._admission.note_made(len(group.mouths), first_due_s=first_due_s, apart=each)
+                        yield group, replace(mouths, overload=self._overload.level)
                 return
 
     async def _formed(self, group: MouthGroup, job: Job, fit: pb.MouthFit.ValueType) -> Mouths:
@@ -170,17 +175,20 @@ class Runner:
         if request.admission != pb.ADMITTED and not await self._has_room(session_id, request):
             kind = "resumed" if request.admission == pb.RESUMED_SESSION else "new"
             self._metrics.refused_sessions.labels(kind).inc()
+            self._overload.note_refused()
             raise ResourceExhausted(
                 f"one more session could not be kept in real time: {self._admission.carried} are carried, the networks make "
                 f"{self._admission.frames_a_second:.0f} frames a second, and {self._admission.share_behind:.0%} of their frames "
                 "come too late; try again later or on another replica",
                 retry_after_ms=RETRY_SESSION_MS,
             )
-        self._admission.note_session(session_id, request.model_id, asked_frames=request.batch_size)
+        may_halve = request.rate != pb.MOUTH_RATE_FULL
+        self._admission.note_session(session_id, request.model_id, asked_frames=request.asked_frames, may_halve=may_halve)
 
     async def _has_room(self, session_id: str, request: MouthRequest) -> bool:
         lease, resumed = self.registry.find(request.model_id), request.admission == pb.RESUMED_SESSION
-        has_room = functools.partial(self._admission.has_room, session_id, request.model_id, resumed=resumed)
+        may_halve = request.rate != pb.MOUTH_RATE_FULL
+        has_room = functools.partial(self._admission.has_room, session_id, request.model_id, resumed=resumed, may_halve=may_halve)
         if lease is None:
             return has_room()
         engine = lease.value.engines[0]
@@ -205,6 +213,8 @@ class Runner:
         frames = None if request.pictures is not None else np.array(indices, np.int64)
         started = time.monotonic()
         windows, new_rows = await self._windows(request, model, indices)
+        if request.rate == pb.MOUTH_RATE_HALVED and frames is not None:
+            windows, frames = windows[::2], frames[::2]
         audio_seconds = time.monotonic() - started
         self._metrics.stages[AUDIO].observe(audio_seconds)
         engine = min(model.engines, key=lambda engine: self._dispatchers[engine.device.gpu_id].waiting_frames)

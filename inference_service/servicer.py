@@ -193,6 +193,7 @@ class InferenceServicer(InferenceServiceServicer):
                     feature_rows=rows,
                     silent=silent,
                     numerics=mouths.numerics,
+                    overload=mouths.overload,
                 )
                 await send(fields, mouths.data.data)
 

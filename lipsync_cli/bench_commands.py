@@ -84,6 +84,9 @@ def stream_command(
         Path | None, typer.Option("--audio", metavar="FILE", help="Speech: any audio or video file; default the demo's.")
     ] = None,
     idle: Annotated[bool, typer.Option("--idle", help="Sessions that rest: no sound.")] = False,
+    half_rate: Annotated[
+        bool, typer.Option("--allow-half-rate", help="Let an overloaded server repeat every second mouth.")
+    ] = False,
     ramp: Annotated[bool, typer.Option("--ramp", help="Find how many sessions fit.")] = False,
     most: Annotated[int, typer.Option("--most", min=1, help="Of --ramp: try no more sessions.")] = 4096,
     fast: Annotated[bool, typer.Option("--fast", help="Instead: the first frame of one session without a clock.")] = False,
@@ -113,7 +116,7 @@ def stream_command(
         settings |= {"idle": idle} if idle else {"ahead_s": ahead, "pause_s": pause}
     tls_used = tls_options(tls, ca=ca, certificate=cert, key=key, server_name=server_name)
     target = Target(server, avatar, tls_used, server_pid or (), api_key(api_key_file))
-    talking = Talking([] if idle else _utterances(audio), ahead, pause)
+    talking = Talking([] if idle else _utterances(audio), ahead, pause, allow_half_rate=half_rate)
     if fast:
         report, drawn = _first_frames(target, talking, seconds)
     elif ramp:

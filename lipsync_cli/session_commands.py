@@ -52,6 +52,9 @@ def talk_command(
     cushion: Annotated[
         int, typer.Option("--cushion", metavar="MS", min=0, max=2000, help="Sound to wait for before a frame, against stalls.")
     ] = 0,
+    half_rate: Annotated[
+        bool, typer.Option("--allow-half-rate", help="Let an overloaded server repeat every second mouth.")
+    ] = False,
     rate: Annotated[int, typer.Option("--rate", metavar="HZ", min=1, help="Of raw sound from standard input.")] = 16_000,
     session_id: Annotated[str, typer.Option("--session-id", metavar="ID", help="The session's id; default a new one.")] = "",
     tls: Tls = False,
@@ -71,7 +74,13 @@ def talk_command(
     job = TalkJob(
         avatar=avatar,
         audio=audio,
-        options=SessionOptions(quality=parse_quality(quality), idle=idle, look_ahead_frames=look_ahead, cushion_ms=cushion),
+        options=SessionOptions(
+            quality=parse_quality(quality),
+            idle=idle,
+            look_ahead_frames=look_ahead,
+            cushion_ms=cushion,
+            allow_half_rate=half_rate,
+        ),
         out=out,
         server=server,
         tls=tls_options(tls, ca=ca, certificate=cert, key=key, server_name=server_name),

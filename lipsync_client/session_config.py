@@ -35,6 +35,8 @@ class SessionOptions(PictureOptions, total=False):
     """6 to 12; 12, the default, is exact; less has less delay, 40 ms for each frame."""
     cushion_ms: int
     """0 to 2000; 0 by default. In real time so much more sound must be there before a segment begins, or goes on once stalled."""
+    allow_half_rate: bool
+    """Lets a server that is overloaded repeat every second mouth, before it refuses sessions. False by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,5 +122,6 @@ class SessionSetup:
             idle=_IDLES[options.get("idle", "avatar")],
             look_ahead_frames=options.get("look_ahead_frames", 0),
             cushion_ms=options.get("cushion_ms", 0),
+            allow_half_rate=options.get("allow_half_rate", False),
             resume=start.resume,
         )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lipsync_client.requests import SESSION_FORMATS, SessionOutput
 from shared_proto import compositing_pb2 as pb
 
+Overload: TypeAlias = Literal["none", "larger groups", "half rate", "refusing"]
 PushedSound: TypeAlias = NDArray[np.int16] | NDArray[np.float32]
 
 
@@ -129,6 +130,8 @@ class Status:
     audio_ms: float
     inference_ms: float
     composite_ms: float
+    overload: Overload = "none"
+    """How far the server degrades live sessions; each level includes those before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,12 @@ SessionEvent: TypeAlias = (
 )
 
 _OUTPUTS: dict[int, SessionOutput] = {number: output for output, number in SESSION_FORMATS.items()}
+_LEVELS: dict[pb.Overload.ValueType, Overload] = {
+    pb.OVERLOAD_NONE: "none",
+    pb.OVERLOAD_LARGER_GROUPS: "larger groups",
+    pb.OVERLOAD_HALF_RATE: "half rate",
+    pb.OVERLOAD_REFUSING: "refusing",
+}
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -208,4 +217,5 @@ def _status(status: pb.SessionStatus) -> Status:
         audio_ms=status.audio_ms,
         inference_ms=status.inference_ms,
         composite_ms=status.composite_ms,
+        overload=_LEVELS.get(status.overload, "refusing"),
     )

@@ -57,6 +57,7 @@ class LocalMouthSource:
                         gpu_id=group.gpu_id,
                         rows=_rows(mouths.new_rows) if mouths.new_rows else None,
                         numerics=mouths.numerics,
+                        overload=mouths.overload,
                     )
 
     async def rows(

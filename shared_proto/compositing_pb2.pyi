@@ -164,6 +164,34 @@ IDLE_NONE: IdlePolicy.ValueType  # 3
 """No frame while nobody speaks."""
 Global___IdlePolicy: _TypeAlias = IdlePolicy  # noqa: Y015
 
+class _Overload:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OverloadEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Overload.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OVERLOAD_NONE: _Overload.ValueType  # 0
+    """Not at all."""
+    OVERLOAD_LARGER_GROUPS: _Overload.ValueType  # 1
+    """More frames are made together, and batch work waits."""
+    OVERLOAD_HALF_RATE: _Overload.ValueType  # 2
+    """Sessions with allow_half_rate show every second mouth twice."""
+    OVERLOAD_REFUSING: _Overload.ValueType  # 3
+    """New sessions are refused."""
+
+class Overload(_Overload, metaclass=_OverloadEnumTypeWrapper):
+    """How far live sessions are degraded, so that those that run stay in time. Each level includes those before it."""
+
+OVERLOAD_NONE: Overload.ValueType  # 0
+"""Not at all."""
+OVERLOAD_LARGER_GROUPS: Overload.ValueType  # 1
+"""More frames are made together, and batch work waits."""
+OVERLOAD_HALF_RATE: Overload.ValueType  # 2
+"""Sessions with allow_half_rate show every second mouth twice."""
+OVERLOAD_REFUSING: Overload.ValueType  # 3
+"""New sessions are refused."""
+Global___Overload: _TypeAlias = Overload  # noqa: Y015
+
 class _GoingAwayReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -788,6 +816,7 @@ class SessionConfig(_message.Message):
     LOOK_AHEAD_FRAMES_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     CUSHION_MS_FIELD_NUMBER: _builtins.int
+    ALLOW_HALF_RATE_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The avatar. Required."""
     start_frame_idx: _builtins.int
@@ -810,6 +839,8 @@ class SessionConfig(_message.Message):
     """6 to 12; 0 means 12, which is exact. Frames are made that many times 40 ms after their sound begins, less 27.5 to 37.5 ms."""
     cushion_ms: _builtins.int
     """0 to 2000. REALTIME only: so much more sound must be there before a segment begins, or goes on after a stall."""
+    allow_half_rate: _builtins.bool
+    """Lets the service repeat every second mouth while it is overloaded. The sound, the clock and the number of frames stay as they are."""
     @_builtins.property
     def resume(self) -> Global___SessionResume:
         """Absent: a new session."""
@@ -829,10 +860,11 @@ class SessionConfig(_message.Message):
         look_ahead_frames: _builtins.int = ...,
         resume: Global___SessionResume | None = ...,
         cushion_ms: _builtins.int = ...,
+        allow_half_rate: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resume", b"resume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_encoding", b"audio_encoding", "cushion_ms", b"cushion_ms", "idle", b"idle", "jpeg_quality", b"jpeg_quality", "look_ahead_frames", b"look_ahead_frames", "model_id", b"model_id", "output_format", b"output_format", "pacing", b"pacing", "quality_preset", b"quality_preset", "resume", b"resume", "sample_rate", b"sample_rate", "start_frame_idx", b"start_frame_idx"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_half_rate", b"allow_half_rate", "audio_encoding", b"audio_encoding", "cushion_ms", b"cushion_ms", "idle", b"idle", "jpeg_quality", b"jpeg_quality", "look_ahead_frames", b"look_ahead_frames", "model_id", b"model_id", "output_format", b"output_format", "pacing", b"pacing", "quality_preset", b"quality_preset", "resume", b"resume", "sample_rate", b"sample_rate", "start_frame_idx", b"start_frame_idx"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1290,6 +1322,7 @@ class SessionStatus(_message.Message):
     AUDIO_MS_FIELD_NUMBER: _builtins.int
     INFERENCE_MS_FIELD_NUMBER: _builtins.int
     COMPOSITE_MS_FIELD_NUMBER: _builtins.int
+    OVERLOAD_FIELD_NUMBER: _builtins.int
     meets_realtime: _builtins.bool
     """No frame was late in the last five seconds."""
     buffered_ms: _builtins.int
@@ -1308,6 +1341,8 @@ class SessionStatus(_message.Message):
     """The network."""
     composite_ms: _builtins.float
     """Pasting and encoding."""
+    overload: Global___Overload.ValueType
+    """How far live sessions are degraded."""
     def __init__(
         self,
         *,
@@ -1320,10 +1355,11 @@ class SessionStatus(_message.Message):
         audio_ms: _builtins.float = ...,
         inference_ms: _builtins.float = ...,
         composite_ms: _builtins.float = ...,
+        overload: Global___Overload.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_ms", b"audio_ms", "buffered_ms", b"buffered_ms", "clock_resets", b"clock_resets", "composite_ms", b"composite_ms", "inference_ms", b"inference_ms", "late_frames", b"late_frames", "meets_realtime", b"meets_realtime", "queue_ms", b"queue_ms", "stalls", b"stalls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_ms", b"audio_ms", "buffered_ms", b"buffered_ms", "clock_resets", b"clock_resets", "composite_ms", b"composite_ms", "inference_ms", b"inference_ms", "late_frames", b"late_frames", "meets_realtime", b"meets_realtime", "overload", b"overload", "queue_ms", b"queue_ms", "stalls", b"stalls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -110,6 +110,58 @@ EDGES_REFERENCE: AudioEdges.ValueType  # 1
 """
 Global___AudioEdges: _TypeAlias = AudioEdges  # noqa: Y015
 
+class _MouthRate:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MouthRateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MouthRate.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MOUTH_RATE_FULL: _MouthRate.ValueType  # 0
+    """Every mouth, whatever happens."""
+    MOUTH_RATE_MAY_HALVE: _MouthRate.ValueType  # 1
+    """Every mouth; the caller halves them while overload asks for it. So the session counts as half of one in its admission."""
+    MOUTH_RATE_HALVED: _MouthRate.ValueType  # 2
+    """Those of frames 0, 2, 4 ... of the batch: (batch_size + 1) / 2 mouths. Places, counts and sizes in the reply are of these."""
+
+class MouthRate(_MouthRate, metaclass=_MouthRateEnumTypeWrapper):
+    """The mouths of a session: every one, or each second one under overload."""
+
+MOUTH_RATE_FULL: MouthRate.ValueType  # 0
+"""Every mouth, whatever happens."""
+MOUTH_RATE_MAY_HALVE: MouthRate.ValueType  # 1
+"""Every mouth; the caller halves them while overload asks for it. So the session counts as half of one in its admission."""
+MOUTH_RATE_HALVED: MouthRate.ValueType  # 2
+"""Those of frames 0, 2, 4 ... of the batch: (batch_size + 1) / 2 mouths. Places, counts and sizes in the reply are of these."""
+Global___MouthRate: _TypeAlias = MouthRate  # noqa: Y015
+
+class _Overload:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OverloadEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Overload.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OVERLOAD_NONE: _Overload.ValueType  # 0
+    """Not at all."""
+    OVERLOAD_LARGER_GROUPS: _Overload.ValueType  # 1
+    """More frames are made together."""
+    OVERLOAD_HALF_RATE: _Overload.ValueType  # 2
+    """Sessions that allow it get every second mouth."""
+    OVERLOAD_REFUSING: _Overload.ValueType  # 3
+    """New sessions are refused."""
+
+class Overload(_Overload, metaclass=_OverloadEnumTypeWrapper):
+    """How far live sessions are degraded, so that those that run stay in time. Each level includes those before it."""
+
+OVERLOAD_NONE: Overload.ValueType  # 0
+"""Not at all."""
+OVERLOAD_LARGER_GROUPS: Overload.ValueType  # 1
+"""More frames are made together."""
+OVERLOAD_HALF_RATE: Overload.ValueType  # 2
+"""Sessions that allow it get every second mouth."""
+OVERLOAD_REFUSING: Overload.ValueType  # 3
+"""New sessions are refused."""
+Global___Overload: _TypeAlias = Overload  # noqa: Y015
+
 class _SessionAdmission:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -158,6 +210,7 @@ class InferBatchRequest(_message.Message):
     RETURN_ROWS_FIELD_NUMBER: _builtins.int
     LOOK_AHEAD_FRAMES_FIELD_NUMBER: _builtins.int
     MOUTH_FIT_FIELD_NUMBER: _builtins.int
+    MOUTH_RATE_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The avatar's id: 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit. Required."""
     visual_frames: _builtins.bytes
@@ -224,6 +277,8 @@ class InferBatchRequest(_message.Message):
     """Resizes each mouth to its picture's rectangle, bicubically, where that has fewer pixels than 320 x 320; the reply says the
     sizes. Only with UINT8_BGR. Mouths of visual_frames stay as they are.
     """
+    mouth_rate: Global___MouthRate.ValueType
+    """With due_in_ms and x-session-id: says if the session's mouths may be halved under overload."""
     @_builtins.property
     def frame_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Index of the avatar's picture for each frame: batch_size numbers, 0 or more (INVALID_ARGUMENT) and below the avatar's frame
@@ -255,10 +310,11 @@ class InferBatchRequest(_message.Message):
         return_rows: _builtins.bool = ...,
         look_ahead_frames: _builtins.int = ...,
         mouth_fit: Global___MouthFit.ValueType = ...,
+        mouth_rate: Global___MouthRate.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "audio_edges", b"audio_edges", "audio_encoding", b"audio_encoding", "audio_features", b"audio_features", "audio_start_frame", b"audio_start_frame", "avatar_version", b"avatar_version", "batch_size", b"batch_size", "due_in_ms", b"due_in_ms", "feature_rows", b"feature_rows", "frame_indices", b"frame_indices", "lead_in_frames", b"lead_in_frames", "look_ahead_frames", b"look_ahead_frames", "model_id", b"model_id", "mouth_fit", b"mouth_fit", "mouth_format", b"mouth_format", "overdue_ms", b"overdue_ms", "raw_audio", b"raw_audio", "return_rows", b"return_rows", "sample_rate", b"sample_rate", "stored_features", b"stored_features", "visual_frames", b"visual_frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "audio_edges", b"audio_edges", "audio_encoding", b"audio_encoding", "audio_features", b"audio_features", "audio_start_frame", b"audio_start_frame", "avatar_version", b"avatar_version", "batch_size", b"batch_size", "due_in_ms", b"due_in_ms", "feature_rows", b"feature_rows", "frame_indices", b"frame_indices", "lead_in_frames", b"lead_in_frames", "look_ahead_frames", b"look_ahead_frames", "model_id", b"model_id", "mouth_fit", b"mouth_fit", "mouth_format", b"mouth_format", "mouth_rate", b"mouth_rate", "overdue_ms", b"overdue_ms", "raw_audio", b"raw_audio", "return_rows", b"return_rows", "sample_rate", b"sample_rate", "stored_features", b"stored_features", "visual_frames", b"visual_frames"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,6 +420,7 @@ class MouthRegion(_message.Message):
     FEATURE_ROWS_FIELD_NUMBER: _builtins.int
     SILENT_FIELD_NUMBER: _builtins.int
     NUMERICS_FIELD_NUMBER: _builtins.int
+    OVERLOAD_FIELD_NUMBER: _builtins.int
     first_frame: _builtins.int
     """Place in the batch of the first frame in data."""
     frame_count: _builtins.int
@@ -390,6 +447,8 @@ class MouthRegion(_message.Message):
     """Names how the mouths were computed: program and version, precision, and a digest of what they give on this processor. Orders
     that are equal get equal bytes wherever this is equal. Empty: not known.
     """
+    overload: Global___Overload.ValueType
+    """How far the service asks its callers to degrade live sessions now."""
     @_builtins.property
     def widths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Width of each mouth in data, where some or all were resized to their rectangles. Empty: all are 320 x 320."""
@@ -415,10 +474,11 @@ class MouthRegion(_message.Message):
         feature_rows: _builtins.bytes = ...,
         silent: _builtins.bytes = ...,
         numerics: _builtins.str = ...,
+        overload: Global___Overload.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_processing_ms", b"audio_processing_ms", "data", b"data", "feature_rows", b"feature_rows", "first_frame", b"first_frame", "frame_count", b"frame_count", "gpu_id", b"gpu_id", "heights", b"heights", "inference_time_ms", b"inference_time_ms", "mouth_format", b"mouth_format", "numerics", b"numerics", "queue_time_ms", b"queue_time_ms", "silent", b"silent", "widths", b"widths", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_processing_ms", b"audio_processing_ms", "data", b"data", "feature_rows", b"feature_rows", "first_frame", b"first_frame", "frame_count", b"frame_count", "gpu_id", b"gpu_id", "heights", b"heights", "inference_time_ms", b"inference_time_ms", "mouth_format", b"mouth_format", "numerics", b"numerics", "overload", b"overload", "queue_time_ms", b"queue_time_ms", "silent", b"silent", "widths", b"widths", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

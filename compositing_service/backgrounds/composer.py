@@ -18,7 +18,7 @@ from compositing_service.outputs import JpegOutput, Output, RawOutput
 from compositing_service.picture.jpeg.encoder import encode
 from compositing_service.picture.jpeg.interval import choose_restart_interval
 from compositing_service.picture.jpeg.splicing import encode_spliceable, region_around
-from compositing_service.picture.paste import Mouth, check_mouth, paste_mouth, place_in
+from compositing_service.picture.paste import Mouth, check_mouth, paste_mouth, place_in, refit_mouth
 from compositing_service.picture.patch import Patch, scratch
 
 Pieces: TypeAlias = Sequence[bytes | memoryview]
@@ -56,6 +56,10 @@ class AvatarComposer:
     def composite_pieces(self, index: int, mouth: Mouth, output: Output) -> Pieces:
         """Returns what `composite` does in pieces: those of a JPEG take little memory beside the background's."""
         return self._composite(index, mouth, output)[0]
+
+    def repeated_pieces(self, index: int, mouth: Mouth, output: Output) -> Pieces:
+        """Returns what `composite_pieces` does, with a mouth that may have been made for another picture."""
+        return self.composite_pieces(index, refit_mouth(mouth, self.avatar.rects[index]), output)
 
     def keep_resting(self, index: int, mouth: Mouth, output: Output) -> bytes:
         """Returns the frame as `composite` does, and keeps its part with the mouth, the one of silence, for `resting`.

@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,6 +44,14 @@ def check_mouth(mouth: Mouth, rect: Rect) -> None:
     if mouth.dtype == np.uint8 and (mouth.shape == _WHOLE or _is_fitted(mouth, rect)):
         return
     raise ValueError(f"a mouth of {mouth.dtype} {mouth.shape}, expected uint8 {_WHOLE}, or resized to {rect.width}x{rect.height}")
+
+
+def refit_mouth(mouth: Mouth, rect: Rect) -> Mouth:
+    """Returns a mouth that was made for another picture of the avatar in a size that fits this rectangle."""
+    if mouth.shape == _WHOLE or _is_fitted(mouth, rect):
+        return mouth
+    size = (rect.width, rect.height) if is_smaller(rect) else (MOUTH_SIZE, MOUTH_SIZE)
+    return cv2.resize(mouth, size, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
 
 def _is_fitted(mouth: Mouth, rect: Rect) -> bool:

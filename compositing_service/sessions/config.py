@@ -34,6 +34,7 @@ class SessionConfig:
     output: SessionOutput
     idle: pb.IdlePolicy.ValueType
     plan: Plan
+    allow_half_rate: bool = False
 
     @property
     def pictures(self) -> Output:
@@ -73,7 +74,15 @@ def read_config(message: pb.SessionConfig, rules: RequestRules) -> SessionConfig
         audio_start_frame=message.resume.audio_start_frame,
         is_resumed=message.HasField("resume"),
     )
-    return SessionConfig(message.model_id, message.start_frame_idx, message.audio_encoding, output, message.idle, plan)
+    return SessionConfig(
+        message.model_id,
+        message.start_frame_idx,
+        message.audio_encoding,
+        output,
+        message.idle,
+        plan,
+        allow_half_rate=message.allow_half_rate and in_real_time,
+    )
 
 
 def _check_resume(resume: pb.SessionResume, rate: int, problems: Problems) -> None:

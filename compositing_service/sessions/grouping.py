@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from compositing_service.overload import Overload
 from compositing_service.sessions.live_avatar import LiveAvatar
 from compositing_service.sessions.machine import Machine
 from compositing_service.sessions.making import FrameMaking, Planned
 from service_kit.clock import Clock
+from shared_proto import compositing_pb2 as pb
 
 # Frames of one call of the network: several cost less than each alone, and more would come later.
 _GROUP = 4
+_GROUP_OVERLOADED = 8
 _GROUP_UNPACED = 16
 # A group waits to become full until its first frame is due within this time.
 _HURRY_S = 0.12
@@ -23,6 +26,7 @@ class Grouping:
 
     machine: Machine[LiveAvatar]
     making: FrameMaking
+    overload: Overload
     clock: Clock
     planned: asyncio.Event = field(default_factory=asyncio.Event)
     """Set it when frames were planned."""
@@ -59,7 +63,7 @@ class Grouping:
     def _next(self) -> tuple[list[Planned], float | None]:
         """Returns the frames to make together, and for how long to wait for more of them first; None: not at all."""
         todo = [frame for frame in self.machine.planned if frame.picture is None]
-        most = _GROUP if self.machine.plan.in_real_time else _GROUP_UNPACED
+        most = self._most()
         group: list[Planned] = []
         for frame in todo[:most]:
             if group and (frame.segment is not group[0].segment or frame.shown is not group[0].shown):
@@ -70,6 +74,15 @@ class Grouping:
             if spare_s > 0:
                 return group, spare_s
         return group, None
+
+    def _most(self) -> int:
+        """Returns the most frames to make together. Larger groups have room ahead of the clock."""
+        plan = self.machine.plan
+        if not plan.in_real_time:
+            return _GROUP_UNPACED
+        most = _GROUP_OVERLOADED if self.overload.level >= pb.OVERLOAD_LARGER_GROUPS else _GROUP
+        self.machine.frames_ahead = plan.frames_ahead + most - _GROUP
+        return most
 
     def _due_in_ms(self, frame: Planned) -> int:
         """Returns the milliseconds until a frame is due, below 0 when that is past; 0: never."""

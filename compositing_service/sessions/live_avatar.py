@@ -152,6 +152,7 @@ async def make_ready(
     *,
     in_real_time: bool,
     admission: inference_pb2.SessionAdmission.ValueType = inference_pb2.ADMITTED,
+    rate: inference_pb2.MouthRate.ValueType = inference_pb2.MOUTH_RATE_FULL,
 ) -> None:
     """Loads the avatar's network by mouths of silence, and asks for a place for a session in real time. Raises ServiceError.
 
@@ -163,7 +164,14 @@ async def make_ready(
     window = await live.silence(deadline=deadline, due_in_ms=due_in_ms)
     indices = live.first_at_rest(position, IDLE_FRAMES_AT_ONCE if in_real_time and live.rests else 1)
     order = MouthOrder(
-        avatar.id, avatar.version, indices, window, due_in_ms=due_in_ms, admission=admission, fit=FITS[avatar.paste]
+        avatar.id,
+        avatar.version,
+        indices,
+        window,
+        due_in_ms=due_in_ms,
+        admission=admission,
+        fit=FITS[avatar.paste],
+        rate=rate,
     )
     waiting = iter(indices)
     async with aclosing(source.mouths(order, deadline=deadline)) as groups:

@@ -55,6 +55,8 @@ class Machine(Heard, Generic[A]):
     """The clock; None as fast as possible, and before a resumed session's first frame."""
     planned: deque[PlannedFrame[A]] = field(default_factory=deque)
     """Not sent yet, in order."""
+    frames_ahead: int = field(init=False)
+    """The most frames that are planned and not sent."""
     _number: int = field(init=False)
     _position: int = field(init=False)
     _idle: PlannedFrame[A] | None = None
@@ -66,6 +68,7 @@ class Machine(Heard, Generic[A]):
 
     def __post_init__(self) -> None:
         Heard.__post_init__(self)  # `super()` does not work in a dataclass with slots
+        self.frames_ahead = self.plan.frames_ahead
         self._number = self.plan.first_number
         self._position = self.shown.first_position
         self._last_shown = self.plan.first_segment if self.plan.resumes_in_a_segment else self.plan.first_segment - 1
@@ -136,13 +139,13 @@ class Machine(Heard, Generic[A]):
         segment = next((segment for segment in self.segments if not segment.is_finished()), None)
         if segment is None or (self._leaving and segment.number > self._last_number):
             return new
-        while segment.next_frame < self._makeable(segment) and len(self.planned) < self.plan.frames_ahead:
+        while segment.next_frame < self._makeable(segment) and len(self.planned) < self.frames_ahead:
             new.append(self._plan_frame(segment, now_s))
         return new
 
     def can_plan(self) -> bool:
         """Tells if `plan_frames` has frames to plan."""
-        if len(self.planned) >= self.plan.frames_ahead:
+        if len(self.planned) >= self.frames_ahead:
             return False
         segment = next((segment for segment in self.segments if not segment.is_finished()), None)
         return segment is not None and segment.next_frame < self._makeable(segment)

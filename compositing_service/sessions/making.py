@@ -6,19 +6,21 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TypeAlias
 
 from avatar_kit.errors import AvatarError, AvatarReplaced
-from compositing_service.backgrounds.composer import Pieces
+from compositing_service.backgrounds.composer import Mouth, Pieces
 from compositing_service.frame_stream import FrameMaker, Times
-from compositing_service.mouth_source import FITS, GrowingSound, MouthOrder, MouthSource, Rows, Sound
+from compositing_service.mouth_source import FITS, GrowingSound, MouthOrder, Mouths, MouthSource, Rows, Sound
 from compositing_service.outputs import Output
 from compositing_service.sessions.frames import PlannedFrame
+from compositing_service.sessions.halving import Halving
 from compositing_service.sessions.live_avatar import LiveAvatar
 from compositing_service.sessions.rows import SegmentRows
 from compositing_service.sessions.segment import SOUND_KEPT_FRAMES, Segment
+from compositing_service.upstream.errors import InferenceFailed
 from service_kit import request_context, tracing
 from service_kit.clock import Clock
 from service_kit.deadline import Deadline
@@ -66,6 +68,7 @@ class FrameMaking:
     patience_s: float
     """Seconds that the inference service may be away before the session fails."""
     clock: Clock
+    halving: Halving
     made: Callable[[], None]
     """Called when a picture is there."""
     replaced: Callable[[LiveAvatar], Awaitable[bool]]
@@ -97,6 +100,9 @@ class FrameMaking:
                     log.warning("a session waits for the inference service: %s", error)
                     is_told = True
                 await self._wait(error, given_up_s)
+            except InferenceFailed:
+                if not self.halving.give_up():
+                    raise
             except (AvatarReplaced, Aborted):
                 if not await self.replaced(todo[0].shown.avatar):
                     raise
@@ -135,8 +141,12 @@ class FrameMaking:
         self.made()
 
     async def _make_spoken(self, live: LiveAvatar, frames: Sequence[Planned], due_in_ms: int) -> None:
+        """Makes these frames, or at half rate the first of them alone, where it repeats the mouth before it."""
         avatar, segment = live.avatar, frames[0].segment
         assert segment
+        if (mouth := self.halving.mouth_before(frames[0])) is not None:
+            await self._repeat(live, frames[0], mouth)
+            return
         order = MouthOrder(
             avatar.id,
             avatar.version,
@@ -145,6 +155,7 @@ class FrameMaking:
             due_in_ms=due_in_ms,
             fit=FITS[avatar.paste],
             numerics=self._numerics.get(avatar.id, ""),
+            rate=self.halving.rate,
         )
         with tracing.span("mouths", frames=len(frames)):
             await self._paint(live, frames, order)
@@ -157,12 +168,24 @@ class FrameMaking:
         async with aclosing(self.source.mouths(order, deadline=self._deadline())) as groups:
             async for group in groups:
                 self._numerics[avatar.id] = group.numerics or order.numerics
+                self.halving.overload.note(group.overload)
                 if group.rows:
                     self._hear(frames, group.rows, group.audio_ms)
-                here = slice(first, first + len(group.pixels))
+                here = slice(first, first + order.step * len(group.pixels))
                 first = here.stop
-                painted = await self.maker.paint(live.lease.value, order.frames[here], group, self.output)
-                self._take(live, frames[here], painted)
+                shown = frames[here]
+                is_halved = order.step > 1
+                each = replace(group, pixels=[mouth for mouth in group.pixels for _ in range(order.step)][: len(shown)])
+                painted = await self.maker.paint(live.lease.value, order.frames[here], each, self.output, repeated=is_halved)
+                self._take(live, shown, painted)
+                if is_halved and len(shown) % order.step and shown[-1].picture is not None:
+                    self.halving.made(shown[-1], group.pixels[-1])
+
+    async def _repeat(self, live: LiveAvatar, frame: Planned, mouth: Mouth) -> None:
+        """Makes a frame with the mouth of the one before it."""
+        again = Mouths([mouth], queue_ms=0.0, inference_ms=0.0, audio_ms=0.0, gpu_id=-1)
+        indices = live.indices([frame.position])
+        self._take(live, [frame], await self.maker.paint(live.lease.value, indices, again, self.output, repeated=True))
 
     def _sound_for(self, frames: Sequence[Planned], segment: Segment, live: LiveAvatar) -> GrowingSound:
         """Returns the known rows of successive frames, and the sound of the others."""

@@ -11,6 +11,7 @@ from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.frame_stream import FrameMaker
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.mouth_source import MouthSource
+from compositing_service.overload import Overload
 from compositing_service.sessions.limits import SessionLimits
 from service_kit.clock import Clock
 
@@ -28,4 +29,5 @@ class SessionParts:
     maker: FrameMaker
     metrics: CompositingMetrics
     limits: SessionLimits
+    overload: Overload
     clock: Clock

@@ -16,7 +16,7 @@ class Plan:
     in_real_time: bool
     cushion_ms: int
     frames_ahead: int
-    """The most frames that are planned and not sent."""
+    """The most frames that are planned and not sent, without overload."""
     first_number: int = 0
     first_segment: int = 0
     first_frame: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compositing_service.metrics import CompositingMetrics
+from compositing_service.overload import Level, Overload
 from compositing_service.sessions.live_avatar import LiveAvatar
 from compositing_service.sessions.machine import Machine
 from compositing_service.sessions.making import FrameMaking, Planned, StageTimes
@@ -22,10 +23,11 @@ class Reporting:
     making: FrameMaking
     started_s: float
     metrics: CompositingMetrics
+    overload: Overload
     frames: int = 0
     _counted: tuple[int, int] = (0, 0)
     """Late frames and stalls that the metrics have."""
-    _told: tuple[bool, int, int, int] = (True, 0, 0, 0)
+    _told: tuple[bool, int, int, int, Level] = (True, 0, 0, 0, pb.OVERLOAD_NONE)
     _told_s: float = 0.0
     _event_s: float = 0.0
 
@@ -39,7 +41,7 @@ class Reporting:
         self.metrics.session_frames[kind].inc()
         if frame.frame == 0:
             self.metrics.session_first_frames.observe(now_s - frame.planned_s)
-        _, late_frames, stalls, _ = self._figures(now_s)
+        _, late_frames, stalls, _, _ = self._figures(now_s)
         if (late_frames, stalls) != self._counted:
             self.metrics.session_late_frames.inc(late_frames - self._counted[0])
             self.metrics.session_stalls.inc(stalls - self._counted[1])
@@ -51,7 +53,7 @@ class Reporting:
 
     def next_s(self, now_s: float) -> float:
         """Returns the time at which to ask for a status again."""
-        if self._figures(now_s) != self._told or not self._told[0]:
+        if self._figures(now_s) != self._told or not self._told[0] or self._told[-1]:
             return max(now_s, self._told_s) + _LEAST_PERIOD_S
         return self._event_s + _SILENCE_S
 
@@ -61,7 +63,7 @@ class Reporting:
         if not changed and now_s < self._event_s + _SILENCE_S:
             return None
         self._told, self._told_s = self._figures(now_s), now_s
-        meets_realtime, late_frames, stalls, resets = self._told
+        meets_realtime, late_frames, stalls, resets, level = self._told
         times, self.making.times = self.making.times, StageTimes()
         frames = max(1, times.frames)
         return pb.SessionEvent(
@@ -75,12 +77,13 @@ class Reporting:
                 audio_ms=times.audio_ms / frames,
                 inference_ms=times.inference_ms / frames,
                 composite_ms=times.composite_ms / frames,
+                overload=level,
             )
         )
 
     def info(self, session_id: str, avatar_id: str, now_s: float) -> pb.SessionInfo:
         """Describes the session to an operator."""
-        meets_realtime, late_frames, stalls, _ = self._figures(now_s)
+        meets_realtime, late_frames, stalls, _, _ = self._figures(now_s)
         return pb.SessionInfo(
             session_id=session_id,
             model_id=avatar_id,
@@ -94,8 +97,8 @@ class Reporting:
             meets_realtime=meets_realtime,
         )
 
-    def _figures(self, now_s: float) -> tuple[bool, int, int, int]:
-        slots = self.machine.slots
+    def _figures(self, now_s: float) -> tuple[bool, int, int, int, Level]:
+        slots, level = self.machine.slots, self.overload.level
         if slots is None:
-            return True, 0, self.machine.stalls, 0
-        return slots.meets_realtime(now_s), slots.late_frames, self.machine.stalls, slots.resets
+            return True, 0, self.machine.stalls, 0, level
+        return slots.meets_realtime(now_s), slots.late_frames, self.machine.stalls, slots.resets, level

@@ -19,6 +19,7 @@ from compositing_service.sessions.config import SessionConfig
 from compositing_service.sessions.encoding import Encoding
 from compositing_service.sessions.frames import Finished, MakeIdle, SendFrames, WaitForChange, WaitUntil
 from compositing_service.sessions.grouping import Grouping
+from compositing_service.sessions.halving import Halving
 from compositing_service.sessions.hearing import Hearing
 from compositing_service.sessions.idle_pictures import IdlePictures
 from compositing_service.sessions.lifetime import Lifetime
@@ -48,7 +49,8 @@ async def open_session(session_id: str, config: SessionConfig, parts: SessionPar
         in_real_time = config.plan.in_real_time
         admission = inference_pb2.RESUMED_SESSION if config.plan.is_resumed else inference_pb2.NEW_SESSION
         admission = admission if in_real_time else inference_pb2.ADMITTED
-        await make_ready(parts.source, live, config.start_position, in_real_time=in_real_time, admission=admission)
+        rate = inference_pb2.MOUTH_RATE_MAY_HALVE if config.allow_half_rate else inference_pb2.MOUTH_RATE_FULL
+        await make_ready(parts.source, live, config.start_position, in_real_time=in_real_time, admission=admission, rate=rate)
         return LiveSession(session_id, config, parts, send, live)
     except BaseException:
         await live.release()
@@ -75,13 +77,14 @@ class LiveSession:
             plan.look_ahead,
             parts.limits.patience_s,
             clock,
+            halving=Halving(config.allow_half_rate, parts.overload),
             made=self._note_made,
             replaced=self.switching.renew,
         )
-        self.reporting = Reporting(machine, making, now_s, parts.metrics)
+        self.reporting = Reporting(machine, making, now_s, parts.metrics, parts.overload)
         self._idle_pictures = IdlePictures(parts.maker)
         self._lifetime = Lifetime(machine, parts.limits, outbox.append, now_s, self._cut_in)
-        self._grouping = Grouping(machine, making, clock)
+        self._grouping = Grouping(machine, making, parts.overload, clock)
         encoding = (
             Encoding(H264Encoder(config.output.quality), parts.maker.pool) if isinstance(config.output, H264Output) else None
         )

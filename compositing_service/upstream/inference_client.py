@@ -98,9 +98,9 @@ class InferenceClient:
         """Does `MouthSource.mouths`. `timeout_s` limits the wait for each next group, retries included; `deadline` the whole."""
         attempts = self._attempts(deadline, for_place=order.admission != inference_pb2.ADMITTED)
         patience = Deadline.after(self._timeout_s)
-        frame_count, received = len(order.frames), 0
+        count, received = order.mouths, 0
         watch = NumericsWatch(order.avatar_id, order.numerics, self._metrics.numerics_changes)
-        while received < frame_count:
+        while received < count:
             first = received
             endpoint = self._endpoints.pick(avoid=attempts.failed_at, avatar_id=order.avatar_id, numerics=watch.numerics)
             call: MouthCall | Order | None = None
@@ -108,19 +108,19 @@ class InferenceClient:
                 rest = replace(order.tail(first), numerics=watch.numerics) if first else order
                 call = await self._call(endpoint, rest, patience, deadline)
                 while isinstance(reply := await self._next(call, patience, deadline), MouthMessage):
-                    mouths = read_mouths(reply, due=received - first, end=frame_count - first)
+                    mouths = read_mouths(reply, due=received - first, end=count - first)
                     if received == 0 and isinstance(order.speech, GrowingSound):
-                        mouths = replace(mouths, rows=read_rows(reply.fields, order.speech.unknown_rows(frame_count)))
+                        mouths = replace(mouths, rows=read_rows(reply.fields, order.speech.unknown_rows(len(order.frames))))
                     watch.see(mouths.numerics, endpoint.numerics, *([call.stream.numerics] if isinstance(call, Order) else []))
                     received += len(mouths.pixels)
                     yield mouths
-                    if received == frame_count and isinstance(call, Order):
+                    if received == count and isinstance(call, Order):
                         return  # it ends with its last mouth
                     patience = Deadline.after(self._timeout_s)
-                if received < frame_count:
-                    raise InferenceFailed(f"the inference service sent {received} of {frame_count} frames")
+                if received < count:
+                    raise InferenceFailed(f"the inference service sent {received} of {count} mouths")
             except aio.AioRpcError as error:
-                if received < frame_count:
+                if received < count:
                     await attempts.failed(error, endpoint, until=min(patience, deadline))
             except (DeadlineExceeded, InferenceFailed) as error:
                 self._metrics.upstream_errors.labels(error.code.name).inc()
@@ -142,7 +142,7 @@ class InferenceClient:
                     )
             if stream:
                 timeout_s = deadline.remaining_s()
-                return stream.order(message, frames=len(order.frames), due_in_ms=order.due_in_ms, timeout_s=timeout_s)
+                return stream.order(message, mouths=order.mouths, due_in_ms=order.due_in_ms, timeout_s=timeout_s)
         return endpoint.infer_stream(message, timeout=deadline.remaining_s(), metadata=endpoint.metadata())
 
     async def rows(

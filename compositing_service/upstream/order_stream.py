@@ -42,9 +42,9 @@ StreamCall: TypeAlias = Any
 class Order:
     """An order under way, read as the call of its own that it replaces."""
 
-    def __init__(self, stream: OrderStream, order_id: int, frames: int) -> None:
+    def __init__(self, stream: OrderStream, order_id: int, mouths: int) -> None:
         self.stream = stream
-        self._id, self._left = order_id, frames
+        self._id, self._left = order_id, mouths
         self._replies: deque[MouthMessage | aio.AioRpcError] = deque()
         self._came = asyncio.Event()
 
@@ -91,8 +91,8 @@ class OrderStream:
         self._writing = asyncio.create_task(self._write(), context=Context())
         self._reading = asyncio.create_task(self._read(), context=Context())
 
-    def order(self, request: bytes, *, frames: int, due_in_ms: int, timeout_s: float) -> Order:
-        """Sends an encoded InferBatchRequest for so many frames."""
+    def order(self, request: bytes, *, mouths: int, due_in_ms: int, timeout_s: float) -> Order:
+        """Sends an encoded InferBatchRequest for so many mouths."""
         order_id = next(self._ids)
         fields = pb.SessionOrder(
             id=order_id,
@@ -105,7 +105,7 @@ class OrderStream:
         size = len(fields) + len(header) + len(request)
         whole = bytes_field_header(pb.SessionOrders.ORDERS_FIELD_NUMBER, size), fields, header, request
         self._unsent.append(b"".join(whole))
-        order = self._orders[order_id] = Order(self, order_id, frames)
+        order = self._orders[order_id] = Order(self, order_id, mouths)
         self._send_in(min(_GATHER_S, due_in_ms / 1000 - _HURRY_S))
         return order
 

@@ -18,7 +18,7 @@ from shared_proto.timing import ROW_BYTES
 
 
 def read_mouths(message: MouthMessage, *, due: int, end: int) -> Mouths:
-    """Reads the mouths of one message, which must begin with frame `due` and stay below `end`. Raises InferenceFailed."""
+    """Reads the mouths of one message, which must begin with number `due` and stay below `end`. Raises InferenceFailed."""
     region, data = message.fields, message.data
     count = region.frame_count
     if region.first_frame != due or not 1 <= count <= end - due:
@@ -32,6 +32,7 @@ def read_mouths(message: MouthMessage, *, due: int, end: int) -> Mouths:
         audio_ms=region.audio_processing_ms,
         gpu_id=region.gpu_id,
         numerics=region.numerics,
+        overload=region.overload,
     )
 
 

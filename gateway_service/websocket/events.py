@@ -55,7 +55,7 @@ def session_text(event: SessionEvent, secret: str) -> str | None:
             name, content = "switch_failed", {"model_id": event.avatar, "code": event.code.name, "message": event.message}
         case Status():
             rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(event).items()}
-            name, content = "status", rounded
+            name, content = "status", {**rounded, "overload": f"OVERLOAD_{event.overload.replace(' ', '_').upper()}"}
         case Resumed():
             name, content = "resumed", {**asdict(event), "seconds": round(event.seconds, 3)}
         case GoingAway() | Frame():

@@ -73,6 +73,7 @@ class Config(_Content):
     idle: Idle = "IDLE_AVATAR"
     look_ahead_frames: Annotated[int, Field(ge=0, le=12)] = 0
     cushion_ms: Annotated[int, Field(ge=0, le=2000)] = 0
+    allow_half_rate: bool = False
     resume: ResumeContent | None = None
     ticket: Annotated[str, Field(max_length=MAX_TICKET_CHARS, repr=False)] = ""
     session_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}$")] = ""
@@ -98,6 +99,7 @@ class Config(_Content):
             idle=_IDLES[self.idle],
             look_ahead_frames=self.look_ahead_frames,
             cushion_ms=self.cushion_ms,
+            allow_half_rate=self.allow_half_rate,
         )
 
 

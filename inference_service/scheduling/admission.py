@@ -10,6 +10,7 @@ that shares its requests among several replicas for fewer here, and a frame cost
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -69,6 +70,7 @@ class _Session:
     seen_s: float
     frames: int = 0
     most: int = 0  # in such a time; 0: none is over yet
+    may_halve: bool = False  # under overload it asks for every second frame
 
     @property
     def asked(self) -> int:
@@ -114,6 +116,7 @@ class Admission:
         self._clock = clock
         self._sessions: OrderedDict[str, _Session] = OrderedDict()  # by id; the one seen last at the end
         self._asked: Counter[str] = Counter()  # sum of their `asked` by avatar
+        self._halvable: Counter[str] = Counter()  # the part of it that may be halved
         self._speeds: OrderedDict[str, _Speed] = OrderedDict()  # by avatar; the one that ran last at the end
         self._warm_up_speeds: OrderedDict[str, _Speed] = OrderedDict()
         self._all = _Speed()
@@ -135,10 +138,16 @@ class Admission:
         """Share of the sessions' frames of the last CARRIED_S that were made too late to be shown in time."""
         return self._timeliness.share_behind(self._clock.now())
 
-    def note_made(self, frames: int, *, first_due_s: float) -> None:
-        """Notes that successive frames of a session are made now, the first of which is due then, on the clock."""
+    @property
+    def load(self) -> float:
+        """Share of all workers' time that the sessions ask for at full rate."""
+        self._forget_gone()
+        return self._load(self._asked) / self._workers
+
+    def note_made(self, frames: int, *, first_due_s: float, apart: int = 1) -> None:
+        """Notes that frames of a session are made now, so many `apart`, the first of which is due then, on the clock."""
         now_s = self._clock.now()
-        behind = sum(now_s - first_due_s - place / FRAME_RATE > BEHIND_S for place in range(frames))
+        behind = sum(now_s - first_due_s - apart * place / FRAME_RATE > BEHIND_S for place in range(frames))
         self._timeliness.share_behind(now_s)  # forgets
         self._timeliness.note(now_s, frames=frames, behind=behind)
 
@@ -157,31 +166,41 @@ class Admission:
         speed = self._speeds.get(avatar_id)
         return speed is not None and len(speed.recent(self._clock.now())) >= ENOUGH_RUNS
 
-    def note_session(self, session_id: str, avatar_id: str, *, asked_frames: int = 0) -> None:
-        """Notes a sign of a session: a request for `asked_frames`, or frames made for it. It is carried from now on."""
+    def note_session(self, session_id: str, avatar_id: str, *, asked_frames: int = 0, may_halve: bool | None = None) -> None:
+        """Notes a sign of a session: a request for `asked_frames`, or frames made for it. It is carried from now on.
+
+        `asked_frames` are those that it shows, also where it shows each mouth twice. `may_halve`: it would; None: as before.
+        """
         self._forget_gone()
         now_s = self._clock.now()
         session = self._forget(session_id) if session_id in self._sessions else _Session(avatar_id, now_s, now_s)
         session.avatar_id = avatar_id
+        session.may_halve = session.may_halve if may_halve is None else may_halve
         session.note(now_s, asked_frames)
         self._sessions[session_id] = session
         self._asked[avatar_id] += session.asked
+        self._halvable[avatar_id] += session.asked if session.may_halve else 0
 
-    def has_room(self, session_id: str, avatar_id: str, *, resumed: bool = False) -> bool:
+    def has_room(self, session_id: str, avatar_id: str, *, resumed: bool = False, may_halve: bool = False) -> bool:
         """Tells if this session can be kept in real time beside the others: one that is carried already, or one more.
 
-        Only a `resumed` one gets the last tenth, and a place while frames come late. A session of an avatar of which no speed is
-        known has room.
+        Sessions that `may_halve` the frames that they ask for are expected to, before others are refused. Only a `resumed` one
+        gets the last tenth, and a place while frames come late. A session of an avatar of which no speed is known has room.
         """
         self._forget_gone()
         if self._admits_all or session_id in self._sessions:
             return True
         if not resumed and self.share_behind > MOST_BEHIND:
             return False
-        now_s = self._clock.now()
         asked = self._asked + Counter({avatar_id: WHOLE})
-        load = sum(speed.load(each / CARRIED_S, now_s) for key, each in asked.items() if (speed := self._speed(key)))
+        halved = self._halvable + Counter({avatar_id: WHOLE if may_halve else 0})
+        load = self._load({key: frames - halved[key] / 2 for key, frames in asked.items()})
         return load <= self._workers * (1 if resumed else 1 - RESERVE)
+
+    def _load(self, asked: Mapping[str, float]) -> float:
+        """Returns the workers' time that so many frames in CARRIED_S take, by avatar."""
+        now_s = self._clock.now()
+        return sum(speed.load(frames / CARRIED_S, now_s) for key, frames in asked.items() if (speed := self._speed(key)))
 
     def _speed(self, avatar_id: str) -> _Speed | None:
         """Returns what is known best: of the avatar's own runs, of all runs, or of its warm-up."""
@@ -198,8 +217,9 @@ class Admission:
     def _forget(self, session_id: str) -> _Session:
         session = self._sessions.pop(session_id)
         self._asked[session.avatar_id] -= session.asked
+        self._halvable[session.avatar_id] -= session.asked if session.may_halve else 0
         if not self._asked[session.avatar_id]:
-            del self._asked[session.avatar_id]
+            del self._asked[session.avatar_id], self._halvable[session.avatar_id]
         return session
 
 

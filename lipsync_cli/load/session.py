@@ -23,6 +23,8 @@ class Talking:
     """Seconds by which the sound is pushed ahead of its time."""
     pause_s: float
     """From the end of an utterance to the start of the next."""
+    allow_half_rate: bool = False
+    """Lets an overloaded server repeat every second mouth."""
 
 
 @dataclass(eq=False)
@@ -112,7 +114,7 @@ def now_ms() -> float:
 
 async def run_session(client: AsyncClient, talking: Talking, place: int, trace: Trace, ended: asyncio.Event) -> None:
     """Runs a session until `ended`, or until it fails; `trace.error` then says why."""
-    session = client.session(trace.avatar, resume_timeout=0.0)
+    session = client.session(trace.avatar, resume_timeout=0.0, allow_half_rate=talking.allow_half_rate)
     try:
         async with session, asyncio.TaskGroup() as tasks:
             loops = [tasks.create_task(_listen(session, trace))]

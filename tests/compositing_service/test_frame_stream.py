@@ -21,8 +21,13 @@ from compositing_service.frame_stream import FRAMES_PER_JOB, Frame, FrameMaker
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.mouth_source import Mouths
 from compositing_service.outputs import JpegOutput, Output, RawOutput
+from compositing_service.overload import Overload
+from service_kit.clock import SYSTEM_CLOCK
 from service_kit.errors import Unavailable
 from service_kit.metrics import Metrics
+from shared_proto import inference_pb2
+
+from ..virtual_clock import VirtualClock
 
 PATIENCE_S = 60
 RAW = RawOutput()
@@ -55,7 +60,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 def maker(pool: ThreadPoolExecutor) -> FrameMaker:
-    return FrameMaker(pool, CompositingMetrics(Metrics()))
+    return FrameMaker(pool, CompositingMetrics(Metrics()), Overload(SYSTEM_CLOCK))
 
 
 def mouths_of(count: int, *, first: int = 0) -> Mouths:
@@ -159,7 +164,7 @@ async def test_a_large_group_is_shared_out(composer: AvatarComposer) -> None:
             return super().submit(meet_first) if self.jobs <= 2 else super().submit(work, *args, **options)
 
     with Meeting(2) as pool:
-        maker = FrameMaker(pool, CompositingMetrics(Metrics()))
+        maker = FrameMaker(pool, CompositingMetrics(Metrics()), Overload(SYSTEM_CLOCK))
         frames = await taken(maker.frame_stream(composer, POSITIONS, Source(24).groups(24), RAW, ahead=24))
     assert [frame.picture for frame in frames] == expected(composer, RAW)
 
@@ -190,7 +195,7 @@ async def test_closing_drops_what_has_not_begun(store: BackgroundStore, composer
     with ThreadPoolExecutor(1) as pool:
         pool.submit(busy.wait, PATIENCE_S)
         source = Source()
-        maker = FrameMaker(pool, CompositingMetrics(Metrics()))
+        maker = FrameMaker(pool, CompositingMetrics(Metrics()), Overload(SYSTEM_CLOCK))
         taking = asyncio.create_task(taken(maker.frame_stream(composer, POSITIONS, source.groups(24), RAW, ahead=24)))
         await source.exhausted.wait()
         taking.cancel()
@@ -207,3 +212,30 @@ async def test_who_takes_no_more_frames_leaves_nothing_behind(maker: FrameMaker,
     assert [frame.picture for frame in frames] == expected(composer, RAW)[:2]
     assert source.closed
     assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+@pytest.mark.parametrize("overloaded", [False, True])
+async def test_under_overload_batch_work_waits_while_a_session_paints(composer: AvatarComposer, overloaded: bool) -> None:
+    """For a while: it must not wait for ever."""
+    busy, clock = threading.Event(), VirtualClock()
+    with ThreadPoolExecutor(2) as pool:
+        overload = Overload(clock)
+        if overloaded:
+            overload.note(inference_pb2.OVERLOAD_LARGER_GROUPS)
+        maker = FrameMaker(pool, CompositingMetrics(Metrics()), overload, clock)
+        pool.submit(busy.wait, PATIENCE_S)
+        pool.submit(busy.wait, PATIENCE_S)
+        painting = asyncio.create_task(maker.paint(composer, [0], mouths_of(1), RAW))
+        source = Source()
+        taking = asyncio.create_task(taken(maker.frame_stream(composer, POSITIONS[:2], source.groups(2), RAW, ahead=1)))
+        await asyncio.sleep(0)
+        if overloaded:
+            await clock.asleep()
+            assert source.asked == 1, "the first frame is not begun"
+            await clock.advance(0.3)
+        busy.set()
+        await painting
+        while not taking.done():  # the second one may wait again, if the session still paints
+            await clock.advance(0.3)
+            await asyncio.sleep(0.01)
+        assert [frame.picture for frame in await taking] == expected(composer, RAW)[:2]

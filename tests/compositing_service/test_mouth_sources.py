@@ -181,6 +181,14 @@ async def test_a_mouth_for_each_frame_and_a_tail_gives_the_same(source: MouthSou
         np.testing.assert_array_equal(await pixels(source, order(avatar, speech).tail(first)), whole[first:])
 
 
+@pytest.mark.parametrize("speech", SPEECHES.values(), ids=SPEECHES)
+async def test_at_half_rate_every_second_mouth_comes_as_it_is(source: MouthSource, avatar: Avatar, speech: Speech) -> None:
+    whole = await pixels(source, order(avatar, speech, fit=inference_pb2.FIT_CROP))
+    halved = order(avatar, speech, fit=inference_pb2.FIT_CROP, rate=inference_pb2.MOUTH_RATE_HALVED)
+    np.testing.assert_array_equal(await pixels(source, halved), whole[::2])
+    np.testing.assert_array_equal(await pixels(source, halved.tail(1)), whole[2::2])
+
+
 @pytest.mark.parametrize("count", [1, len(FRAMES)])
 async def test_the_callers_own_pictures(source: MouthSource, avatar: Avatar, count: int) -> None:
     """Of the avatar's frames they ask nothing."""
