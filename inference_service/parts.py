@@ -73,6 +73,7 @@ async def inference_parts(
         stack.push_async_callback(registry.close)
         workers = settings.server.worker_count_per_gpu * len(devices)
         admission = Admission(workers=workers, admits_all=settings.limits.admit_sessions == "all", clock=clock)
+        overload = Overload(admission, clock)
         due_threads = LimitedThreads(usable_cores(), "due", on_lost=on_lost, clock=clock)
         stack.push_async_callback(due_threads.close)
         dispatchers = {}
@@ -83,6 +84,7 @@ async def inference_parts(
                 max_delay_s=settings.batching.max_delay_ms / 1000,
                 run_limit_s=settings.limits.run_seconds,
                 admission=admission,
+                overload=overload,
                 metrics=own_metrics,
                 on_overrun=registry.refuse_engine,
                 on_lost=on_lost,
@@ -90,7 +92,6 @@ async def inference_parts(
             )
             dispatcher.start()
             stack.push_async_callback(dispatcher.stop)
-        overload = Overload(admission, clock)
         runner = Runner(
             registry,
             dispatchers,

@@ -18,9 +18,11 @@ from inference_service.metrics import NETWORK, InferenceMetrics
 from inference_service.scheduling.admission import Admission
 from inference_service.scheduling.fair_queue import Slice
 from inference_service.scheduling.jobs import Job, MouthGroup, run_batch
+from inference_service.scheduling.overload import Overload
 from inference_service.scheduling.waiting import WaitingJobs
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import DeadlineExceeded, FailedPrecondition, ServiceError, Unavailable
+from shared_proto import inference_pb2 as pb
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ class Dispatcher:
         max_delay_s: float,
         run_limit_s: float,
         admission: Admission,
+        overload: Overload,
         metrics: InferenceMetrics,
         on_overrun: Callable[[Engine, str], None],
         on_lost: Callable[[str], None],
@@ -54,7 +57,12 @@ class Dispatcher:
         metrics.queued.labels(device.gpu_id).set_function(lambda: self.waiting_frames)
         self._on_overrun = on_overrun
         self._clock = clock
-        self._waiting = WaitingJobs(max_delay_s=max_delay_s, clock=clock, on_late=self._fail_late)
+        self._waiting = WaitingJobs(
+            max_delay_s=max_delay_s,
+            clock=clock,
+            is_overloaded=lambda: overload.level != pb.OVERLOAD_NONE,
+            on_late=self._fail_late,
+        )
         self._threads = LimitedThreads(workers, f"device{device.gpu_id}", on_lost=on_lost, clock=clock)
         self._overrun: WeakSet[Engine] = WeakSet()
         self._tasks: list[asyncio.Task[None]] = []

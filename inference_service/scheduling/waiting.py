@@ -13,19 +13,26 @@ from inference_service.scheduling.jobs import Job
 from inference_service.scheduling.work_queue import WorkQueue
 from service_kit.clock import Clock
 
+# Under overload one run of batch work in so many seconds, so that its callers see that it goes on.
+OVERLOAD_PAUSE_S = 0.25
+
 
 class WaitingJobs:
     """A queue with a way to wait for it. Used from one event loop only."""
 
-    def __init__(self, *, max_delay_s: float, clock: Clock, on_late: Callable[[Job], None]) -> None:
+    def __init__(
+        self, *, max_delay_s: float, clock: Clock, is_overloaded: Callable[[], bool], on_late: Callable[[Job], None]
+    ) -> None:
         """`max_delay_s`: how long a batch waits to become fuller. `on_late` is called with a job whose deadline has passed when
-        its turn comes; none of its frames are taken.
+        its turn comes; none of its frames are taken. While `is_overloaded`, batch work gets a run in OVERLOAD_PAUSE_S.
         """
         self._max_delay_s = max_delay_s
         self._clock = clock
+        self._is_overloaded = is_overloaded
         self._on_late = on_late
         self._queue: WorkQueue[Engine, Job] = WorkQueue()
-        self._due_submitted_s = -math.inf
+        self._due_submitted_s = self._batch_taken_s = -math.inf
+        self._alarm: asyncio.Task[None] | None = None  # for batch work that waits
         self._work = asyncio.Condition()
         self._is_closed = False
 
@@ -60,6 +67,8 @@ class WaitingJobs:
     async def close(self) -> None:
         """Lets no batch be taken any more, and wakes who waits for one."""
         self._is_closed = True
+        if self._alarm:
+            self._alarm.cancel()
         await self._notify()
 
     async def next_batch(self) -> Sequence[Slice[Job]]:
@@ -68,15 +77,30 @@ class WaitingJobs:
         While sessions speak, every run is short where that helps: what is due next waits for at most one.
         """
         async with self._work:
-            await self._work.wait_for(lambda: self._is_closed or len(self._queue))
+            await self._work.wait_for(lambda: self._is_closed or self._has_turn())
             if self._max_delay_s and not self._is_closed:
                 await self._wait_for_more()
         engine = self._queue.head
         if engine is None or self._is_closed:
             return []
-        taken = self._queue.take(self._room(engine), run_frames=engine.run_frames)
+        taken = self._queue.take(self._room(engine), run_frames=engine.run_frames, batch_waits=self._batch_pause_s() > 0)
+        if taken and all(piece.request.due_s is None for piece in taken):
+            self._batch_taken_s = self._clock.now()
         pieces = [piece for piece in taken if self._is_in_time(piece.request)]
         return sorted(pieces, key=lambda piece: piece.request.frames is None)
+
+    def _has_turn(self) -> bool:
+        """Tells if the next batch may be taken now. Else, if only batch work waits, it is looked at again after its pause."""
+        if self._queue.has_due or not len(self._queue):
+            return self._queue.has_due
+        pause_s = self._batch_pause_s()
+        if pause_s > 0 and (self._alarm is None or self._alarm.done()):
+            self._alarm = asyncio.create_task(self._notify_after(pause_s))
+        return pause_s <= 0
+
+    def _batch_pause_s(self) -> float:
+        """Returns the seconds for which batch work has to wait."""
+        return self._batch_taken_s + OVERLOAD_PAUSE_S - self._clock.now() if self._is_overloaded() else 0.0
 
     def _room(self, engine: Engine) -> int:
         return engine.short_room if self._clock.now() - self._due_submitted_s < CARRIED_S else engine.room

@@ -59,16 +59,16 @@ class WorkQueue(Generic[K, R]):
         """Forgets all requests of a key, and returns them."""
         return self._due.remove_key(key) + self._batch.remove_key(key)
 
-    def take(self, max_frames: int, *, run_frames: int = 1) -> list[Slice[R]]:
+    def take(self, max_frames: int, *, run_frames: int = 1, batch_waits: bool = False) -> list[Slice[R]]:
         """Takes the next batch, empty when nothing waits: up to `max_frames` frames of the key whose turn it is.
 
-        Room beside due frames is for batch work of the same key. While more is due, it gets only what costs no time: a network
-        runs `run_frames` frames at once, and a run of fewer takes as long.
+        Room beside due frames is for batch work of the same key. While more is due, or `batch_waits`, it gets only what costs no
+        time: a network runs `run_frames` frames at once, and a run of fewer takes as long.
         """
         key = self._due.head
         if key is None:
-            return self._batch.take(max_frames)
+            return [] if batch_waits else self._batch.take(max_frames)
         taken = self._due.take(max_frames)
         frames = sum(piece.count for piece in taken)
-        end = -(-frames // run_frames) * run_frames if self.has_due else max_frames
+        end = -(-frames // run_frames) * run_frames if self.has_due or batch_waits else max_frames
         return taken + self._batch.take_of(key, min(end, max_frames) - frames)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +19,8 @@ from inference_service.metrics import InferenceMetrics
 from inference_service.scheduling.admission import Admission
 from inference_service.scheduling.dispatcher import Dispatcher
 from inference_service.scheduling.jobs import Job
+from inference_service.scheduling.overload import Overload
+from inference_service.scheduling.waiting import OVERLOAD_PAUSE_S
 from inference_service.settings import GpuSection, OnnxSection
 from service_kit import request_context
 from service_kit.clock import SYSTEM_CLOCK, Clock
@@ -68,14 +71,17 @@ async def running(
     max_delay_s: float = 0,
     metrics: Metrics | None = None,
     admission: Admission | None = None,
+    overload: Overload | None = None,
     clock: Clock = SYSTEM_CLOCK,
     on_overrun: Callable[[Engine, str], None] = lambda _, reason: pytest.fail(reason),
     on_lost: Callable[[str], None] = pytest.fail,
 ) -> AsyncIterator[Dispatcher]:
+    admission = admission or Admission(workers=workers, clock=clock)
     dispatcher = Dispatcher(
         CPU,
         workers=workers,
-        admission=admission or Admission(workers=workers, clock=clock),
+        admission=admission,
+        overload=overload or Overload(admission, clock),
         max_delay_s=max_delay_s,
         run_limit_s=RUN_LIMIT_S,
         metrics=InferenceMetrics(metrics or Metrics()),
@@ -361,3 +367,29 @@ async def test_stopping_refuses_what_waits(engine: OnnxEngine) -> None:
             await waiting
         with pytest.raises(Unavailable):
             await collected(dispatcher, job(engine, 1))
+
+
+async def test_under_overload_batch_work_waits_and_what_is_due_does_not(recorder: Recorder) -> None:
+    clock = VirtualClock()
+    overload = Overload(Admission(workers=1, clock=clock), clock)
+    overload.note_refused()
+
+    async def runs(count: int) -> None:
+        for _ in itertools.takewhile(lambda _: len(recorder.sizes) < count, itertools.count()):
+            await asyncio.sleep(0.01)
+
+    async with running(clock=clock, overload=overload) as dispatcher:
+        batch = asyncio.create_task(collected(dispatcher, job(recorder, 12)))
+        await runs(1)
+        await collected(dispatcher, job(recorder, 2, due_s=clock.now()))
+        assert recorder.sizes == [4, 1, 1], "what is due runs at once, and batch work not before it"
+        while len(recorder.sizes) < 4:
+            await clock.advance(OVERLOAD_PAUSE_S / 4)
+            await asyncio.sleep(0.01)
+        await collected(dispatcher, job(recorder, 1, due_s=clock.now()))
+        assert recorder.sizes == [4, 1, 1, 1, 1]
+        while not batch.done():
+            await clock.advance(OVERLOAD_PAUSE_S)
+            await asyncio.sleep(0.01)
+        await batch
+    assert sum(recorder.sizes) == 15

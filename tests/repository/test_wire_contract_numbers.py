@@ -84,13 +84,20 @@ def test_enums_mean_by_0_what_clients_that_do_not_know_them_expect(package: str)
     zeros = {enum.name: enum.value[0].name for enum in ours(package).enum_type}
     wanted = {"AudioEncoding": "PCM_FLOAT32", "AudioEdges": "EDGES_SILENCE"}
     more = {
-        "inference": {"MouthFormat": "FLOAT32_BGR", "SessionAdmission": "ADMITTED", "MouthFit": "FIT_NONE"},
+        "inference": {
+            "MouthFormat": "FLOAT32_BGR",
+            "SessionAdmission": "ADMITTED",
+            "MouthFit": "FIT_NONE",
+            "MouthRate": "MOUTH_RATE_FULL",
+            "Overload": "OVERLOAD_NONE",
+        },
         "compositing": {
             "QualityPreset": "QUALITY_UNSET",
             "OutputFormat": "FORMAT_UNSET",
             "Pacing": "REALTIME",
             "IdlePolicy": "IDLE_AVATAR",
             "GoingAwayReason": "GOING_AWAY_DRAINING",
+            "Overload": "OVERLOAD_NONE",
         },
     }
     assert zeros == wanted | more[package]
