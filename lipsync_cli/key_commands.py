@@ -18,7 +18,7 @@ KeysFile = Annotated[
     Path, typer.Option("--file", metavar="FILE", help="The services' auth.keys_file; it holds digests of keys, not the keys.")
 ]
 DEFAULT_FILE = Path("keys.json")
-COLUMNS = ("id", "caller", "scopes", "avatars", "created", "expires")
+COLUMNS = ("id", "caller", "scopes", "avatars", "limits", "created", "expires")
 
 
 @command("create")
@@ -30,6 +30,10 @@ def create_command(
     ] = None,
     avatars: Annotated[
         list[str] | None, typer.Option("--avatar", metavar="PATTERN", help="Avatars that may be used, with * and ?; default all.")
+    ] = None,
+    limits: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="NAME=NUMBER", help="A quota of this caller, as sessions=4, or sessions=none."),
     ] = None,
     days: Annotated[
         float | None, typer.Option("--days", min=0, max=36_500, help="The key expires after so long; default never.")
@@ -43,7 +47,7 @@ def create_command(
 
     valid = None if days is None else timedelta(days=days)
     with new_secret_file(out) as write:
-        created = create(file, caller, scopes=scopes, avatars=avatars, valid=valid)
+        created = create(file, caller, scopes=scopes, avatars=avatars, valid=valid, limits=limits)
         write(created.text)
     where = f"{out} holds the key itself" if out else "Keep what follows, the key itself"
     complain(f"{file} has the key {created.id} of {caller}. {where}: it is shown this once.")

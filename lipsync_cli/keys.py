@@ -14,14 +14,21 @@ from lipsync_cli.failures import CliError
 from service_kit.callers.caller import Scope
 from service_kit.callers.key_file import KeyFileError, KeyRecord, changing, read_key_file
 from service_kit.callers.keys import NewKey, digest, new_key
+from service_kit.limits.settings import limits_of
 
 _DEFAULT_SCOPES = (Scope.INFER, Scope.READ)
 
 
 def create(
-    path: Path, caller: str, *, scopes: Sequence[str] | None, avatars: Sequence[str] | None, valid: timedelta | None
+    path: Path,
+    caller: str,
+    *,
+    scopes: Sequence[str] | None,
+    avatars: Sequence[str] | None,
+    valid: timedelta | None,
+    limits: Sequence[str] | None = None,
 ) -> NewKey:
-    """Makes a key, and adds its record. Raises CliError."""
+    """Makes a key, and adds its record. `limits` are texts such as "sessions=4" or "sessions=none". Raises CliError."""
     key, now = new_key(), datetime.now(UTC).replace(microsecond=0)
     try:
         record = KeyRecord.model_validate(
@@ -31,13 +38,14 @@ def create(
                 "sha256": digest(key.text).hex(),
                 "scopes": scopes or _DEFAULT_SCOPES,
                 "avatars": avatars or ("*",),
+                "limits": dict(map(_limit, limits or ())),
                 "created": now,
                 "expires": None if valid is None else now + valid,
             }
         )
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise CliError(f"{first['loc'][0]}: {first['msg']}") from None
+        raise CliError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     try:
         with changing(path) as held:
             held[0] = held[0].with_key(record, now)
@@ -76,7 +84,7 @@ def listed(path: Path, now: datetime) -> list[tuple[str, ...]]:
     except FileNotFoundError:
         raise CliError(f"there is no file {path}") from None
     rows = [_row(record, now) for record in content.keys]
-    return rows + [("", name, "revoked", "", "", "") for name in content.revoked_callers]
+    return rows + [("", name, "revoked", "", "", "", "") for name in content.revoked_callers]
 
 
 def revoke_key(path: Path, key_id: str) -> None:
@@ -99,6 +107,13 @@ def revoke_caller(path: Path, name: str) -> None:
         raise CliError(str(error)) from None
 
 
+def _limit(text: str) -> tuple[str, str | None]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise CliError(f"{text[:64]!r} is not NAME=NUMBER or NAME=none")
+    return name, None if value == "none" else value
+
+
 def _row(record: KeyRecord, now: datetime) -> tuple[str, ...]:
     expires = "never" if record.expires is None else f"{record.expires:%Y-%m-%d %H:%M}"
     return (
@@ -106,6 +121,7 @@ def _row(record: KeyRecord, now: datetime) -> tuple[str, ...]:
         record.caller,
         " ".join(record.scopes),
         " ".join(record.avatars),
+        " ".join(f"{name}={'none' if most is None else f'{most:g}'}" for name, most in limits_of(record.limits)),
         f"{record.created:%Y-%m-%d %H:%M}",
         expires if record.is_live(now) else f"expired {expires}",
     )

@@ -156,6 +156,9 @@ class JwtSection(Section):
     avatars_claim: str = "avatars"
     """The claim with patterns of the avatars that the caller may use, a list; without it all."""
 
+    limits_claim: str = "limits"
+    """The claim with the caller's own quotas, an object such as {"sessions": 4}; without it those of the settings."""
+
     @property
     def is_on(self) -> bool:
         """True when tokens are accepted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ from gateway_service.identity.tickets import Tickets
 from gateway_service.problems import Problem, of_code
 from service_kit.callers.authority import Authority
 from service_kit.callers.caller import EVERYBODY, Caller, Scope, current
-from service_kit.callers.credentials import API_KEY_KEY, AUTHORIZATION_KEY, CALLER_KEY
+from service_kit.callers.credentials import API_KEY_KEY, AUTHORIZATION_KEY, CALLER_KEY, LIMITS_KEY
 from service_kit.callers.revoking import RunningWork
 from service_kit.errors import PermissionDenied, ServiceError, Unauthenticated
 from service_kit.request_context import TRACEPARENT_KEY, traceparent
@@ -123,7 +124,11 @@ def opens_socket(request: web.Request) -> bool:
 def caller_metadata() -> tuple[tuple[str, str], ...]:
     """Returns what a call to a compositing service carries, so that it knows for whom the gateway calls, and in which trace."""
     caller, trace = current.get(), traceparent.get()
-    named = ((CALLER_KEY, caller.name),) if caller is not EVERYBODY and caller.name else ()
+    named: tuple[tuple[str, str], ...] = ()
+    if caller is not EVERYBODY and caller.name:
+        named = ((CALLER_KEY, caller.name),)
+        if caller.limits:
+            named = (*named, (LIMITS_KEY, json.dumps(dict(caller.limits))))
     return (*named, *(((TRACEPARENT_KEY, trace),) if trace else ()))
 
 

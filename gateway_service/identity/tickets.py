@@ -31,6 +31,7 @@ class _Content(BaseModel):
     scopes: list[str]
     avatars: list[str]
     key_id: str
+    limits: dict[str, float | None]
     expires: float
     nonce: Annotated[str, Field(min_length=16)]
 
@@ -53,6 +54,7 @@ class Tickets:
             scopes=sorted(caller.scopes & {Scope.INFER, Scope.READ}),
             avatars=list(caller.avatars),
             key_id=caller.key_id,
+            limits=dict(caller.limits),
             expires=self._unix_now() + self.seconds,
             nonce=secrets.token_urlsafe(16),
         )
@@ -75,7 +77,14 @@ class Tickets:
         if content.nonce in self._used:
             raise Unauthenticated("the ticket was used already: get another one")
         self._used[content.nonce] = content.expires
-        caller = Caller(content.name, frozenset(map(Scope, content.scopes)), tuple(content.avatars), content.key_id, self._stands)
+        caller = Caller(
+            content.name,
+            frozenset(map(Scope, content.scopes)),
+            tuple(content.avatars),
+            content.key_id,
+            tuple(content.limits.items()),
+            stands=self._stands,
+        )
         if caller.is_revoked:
             raise Unauthenticated("this caller was revoked")
         return caller

@@ -11,13 +11,16 @@ from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from service_kit.callers.caller import ALL_SCOPES, ANONYMOUS, Caller, Scope
-from service_kit.callers.credentials import caller_named_in, credential_in
+from service_kit.callers.credentials import caller_limits_in, caller_named_in, credential_in
 from service_kit.callers.key_file import KeyFileError
 from service_kit.callers.key_ring import KeyRing
 from service_kit.callers.keys import digest, looks_like_key
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import PermissionDenied, Unauthenticated
+from service_kit.limits.settings import QuotaSection, limits_of
 from service_kit.listening import StartError
 from service_kit.sections import AuthSection, JwtSection
 from service_kit.tasks import beside
@@ -69,7 +72,7 @@ class Authority:
         credential = credential_in(pairs)
         caller = self._without_credential(names) if credential is None else await self._of_credential(credential)
         if (named := caller_named_in(pairs)) is not None:
-            caller = _in_the_name_of(named, caller)
+            caller = _in_the_name_of(named, caller_limits_in(pairs), caller)
         if caller.is_revoked:
             raise Unauthenticated("this caller was revoked")
         return caller
@@ -137,9 +140,13 @@ async def authority_of(section: AuthSection, *, clock: Clock, own_key: str | Non
         yield authority
 
 
-def _in_the_name_of(name: str, caller: Caller) -> Caller:
+def _in_the_name_of(name: str, limits: str | None, caller: Caller) -> Caller:
     if not caller.may(Scope.DELEGATE):
         raise PermissionDenied("this caller may not call in the name of others: it needs the scope delegate")
     if not _NAME.fullmatch(name):
         raise Unauthenticated("the name of the caller for whom this one calls is not well-formed")
-    return replace(caller, name=name, scopes=caller.scopes - _NOT_DELEGATED)
+    try:
+        own = limits_of(QuotaSection.model_validate_json("{}" if limits is None else limits))
+    except ValidationError:
+        raise Unauthenticated("the limits of the caller for whom this one calls are not well-formed") from None
+    return replace(caller, name=name, scopes=caller.scopes - _NOT_DELEGATED, limits=own)

@@ -13,6 +13,9 @@ from service_kit.errors import PermissionDenied
 ANONYMOUS = "anonymous"
 
 
+Limits = tuple[tuple[str, float | None], ...]
+
+
 class Scope(StrEnum):
     """A kind of work that a caller may ask for."""
 
@@ -31,12 +34,16 @@ ALL_SCOPES = frozenset(Scope)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One who calls. `avatars`: patterns of the ids that it may use, with `*` and `?`. `key_id` is empty without an API key."""
+    """One who calls. `avatars`: patterns of the ids that it may use, with `*` and `?`. `key_id` is empty without an API key.
+
+    `limits` are those of its credential, by the keys of a quota; they go before what the settings say. None: no limit.
+    """
 
     name: str
     scopes: frozenset[Scope]
     avatars: tuple[str, ...] = ("*",)
     key_id: str = ""
+    limits: Limits = ()
     stands: Callable[[Caller], bool] = field(default=lambda _: True, compare=False, repr=False)
     """Tells if the caller was not revoked meanwhile."""
 

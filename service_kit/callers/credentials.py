@@ -12,6 +12,9 @@ API_KEY_KEY = "x-api-key"
 CALLER_KEY = "x-lipsync-caller"
 """Names the caller for whom a gateway calls."""
 
+LIMITS_KEY = "x-lipsync-caller-limits"
+"""Tells that caller's own limits, as JSON."""
+
 MAX_CREDENTIAL_CHARS = 8192
 
 _BEARER = re.compile(r"bearer +", re.IGNORECASE | re.ASCII)
@@ -44,11 +47,20 @@ def credential_in(pairs: Iterable[tuple[str, str | bytes]]) -> str | None:
     return value
 
 
+def caller_limits_in(pairs: Iterable[tuple[str, str | bytes]]) -> str | None:
+    """Returns the text with the limits of the caller for whom another one calls. Raises Unauthenticated for several."""
+    return _only(pairs, LIMITS_KEY)
+
+
 def caller_named_in(pairs: Iterable[tuple[str, str | bytes]]) -> str | None:
     """Returns the name of the caller for whom another one calls; None if no name is given. Raises Unauthenticated for several."""
-    names = [value for key, value in pairs if key.lower() == CALLER_KEY]
-    if not names:
+    return _only(pairs, CALLER_KEY)
+
+
+def _only(pairs: Iterable[tuple[str, str | bytes]], wanted: str) -> str | None:
+    values = [value for key, value in pairs if key.lower() == wanted]
+    if not values:
         return None
-    if len(names) > 1 or not isinstance(names[0], str):
-        raise Unauthenticated(f"send {CALLER_KEY} once")
-    return names[0]
+    if len(values) > 1 or not isinstance(values[0], str):
+        raise Unauthenticated(f"send {wanted} once")
+    return values[0]

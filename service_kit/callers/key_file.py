@@ -14,9 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_serializer
 
 from service_kit.callers.caller import Scope
+from service_kit.limits.settings import QuotaSection, limits_of
 
 MAX_FILE_BYTES = 4 << 20
 # One in use, and its successor while callers change over.
@@ -42,8 +43,14 @@ class KeyRecord(_Entry):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] = Field(repr=False)
     scopes: tuple[Scope, ...]
     avatars: tuple[AvatarPattern, ...] = ("*",)
+    limits: QuotaSection = QuotaSection()
+    """Those that are given go before the settings; null: no limit."""
     created: AwareDatetime
     expires: AwareDatetime | None = None
+
+    @field_serializer("limits")
+    def _given(self, limits: QuotaSection) -> dict[str, float | None]:
+        return dict(limits_of(limits))
 
     def is_live(self, now: datetime) -> bool:
         """Tells if the key has not expired."""

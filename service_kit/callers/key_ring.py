@@ -17,6 +17,7 @@ from service_kit.callers.keys import digest, key_id_of
 from service_kit.clock import Clock
 from service_kit.errors import Unauthenticated
 from service_kit.file_stamps import stamp_of
+from service_kit.limits.settings import limits_of
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,14 @@ class KeyRing:
             record.id: _Known(
                 record,
                 bytes.fromhex(record.sha256),
-                Caller(record.caller, frozenset(record.scopes), record.avatars, record.id, self.stands),
+                Caller(
+                    record.caller,
+                    frozenset(record.scopes),
+                    record.avatars,
+                    record.id,
+                    limits_of(record.limits),
+                    stands=self.stands,
+                ),
             )
             for record in content.keys
         }

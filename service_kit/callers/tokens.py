@@ -18,6 +18,7 @@ from service_kit.callers.key_file import AvatarPattern, CallerName
 from service_kit.callers.signing_keys import SigningKeys, from_file, from_url
 from service_kit.clock import Clock
 from service_kit.errors import Unauthenticated, Unavailable
+from service_kit.limits.settings import QuotaSection, limits_of
 from service_kit.sections import JwtSection
 
 MAX_KEY_ID_CHARS = 256
@@ -73,10 +74,11 @@ class Tokens:
     def _caller(self, claims: dict[str, Any]) -> Caller:
         try:
             name = _NAMES.validate_python(claims["sub"])
+            limits = QuotaSection.model_validate(claims.get(self._section.limits_claim, {}))
             avatars = _PATTERNS.validate_python(claims.get(self._section.avatars_claim, ["*"]))
         except ValidationError:
-            raise Unauthenticated("the token names a caller or avatars in a form that none have") from None
-        return Caller(name, frozenset(self._scopes(claims)), avatars, stands=self._stands)
+            raise Unauthenticated("the token names a caller, avatars or limits in a form that none have") from None
+        return Caller(name, frozenset(self._scopes(claims)), avatars, limits=limits_of(limits), stands=self._stands)
 
     def _scopes(self, claims: dict[str, Any]) -> Iterator[Scope]:
         """Yields the scopes that we know, of `scope` (a text with spaces, as in RFC 9068) or `scp` (a list of some issuers)."""

@@ -12,11 +12,12 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from service_kit.callers.caller import Caller, current
 from service_kit.clock import Clock
 from service_kit.errors import ResourceExhausted, Unavailable
-from service_kit.limits.settings import QuotaSection, QuotasSection
+from service_kit.limits.settings import QuotaSection, QuotasSection, limits_of
 from service_kit.limits.store import LEASE_S, Refusal, Store, Stream, Use
 from service_kit.metrics import Metrics
 
@@ -134,9 +135,15 @@ class Quotas:
     def _quotas(self, caller: Caller, avatar_id: str) -> Iterator[_Quota]:
         """Yields the quotas that apply. Where nobody is asked for a name, no caller has one."""
         if caller.name:
-            yield _Quota("this caller", f"caller:{caller.name}", self._section.per_caller)
+            yield _Quota("this caller", f"caller:{caller.name}", self._of_caller(caller))
         yield _Quota("this avatar", f"avatar:{avatar_id}", self._section.per_avatar)
         yield _Quota("all callers together", "all", self._section.in_all)
+
+    def _of_caller(self, caller: Caller) -> QuotaSection:
+        """Returns a caller's limits: the defaults, then those of its name, then those of its credential."""
+        named = next((each for each in self._section.callers if fnmatchcase(caller.name, each.names)), None)
+        changes = dict(limits_of(named) if named else ()) | dict(caller.limits)
+        return self._section.per_caller.model_copy(update=changes) if changes else self._section.per_caller
 
     def _refusal(self, refusal: Refusal, quotas: list[_Quota]) -> ResourceExhausted:
         key, _, limit = refusal.key.rpartition(":")

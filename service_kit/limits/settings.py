@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
+from service_kit.callers.caller import Limits
 from service_kit.sections import Section
 
 
@@ -34,6 +35,18 @@ class QuotaSection(Section):
 
     loads_per_hour: float | None = Field(default=None, gt=0, le=1e9)
     """LoadModel; null: no limit."""
+
+
+class NamedQuotaSection(QuotaSection):
+    """What callers with certain names may use. A key that is not given leaves what per_caller says."""
+
+    names: str = Field(min_length=1, max_length=128)
+    """A pattern with * and ?."""
+
+
+def limits_of(given: QuotaSection) -> Limits:
+    """Returns what was given of a section, null included."""
+    return tuple(given.model_dump(include=set(QuotaSection.model_fields), exclude_unset=True).items())
 
 
 class QuotaStoreSection(Section):
@@ -73,6 +86,11 @@ class QuotasSection(Section):
     """How much may be used. Beyond it: RESOURCE_EXHAUSTED, with the time after which to come back."""
 
     per_caller: QuotaSection = QuotaSection()
+
+    callers: tuple[NamedQuotaSection, ...] = ()
+    """For callers by their names, in place of per_caller: [{names: "batch-*", sessions: 50}]. The first pattern that fits counts.
+    What a key or a token says of its limits goes before both."""
+
     per_avatar: QuotaSection = QuotaSection()
     in_all: QuotaSection = QuotaSection()
     store: QuotaStoreSection = QuotaStoreSection()

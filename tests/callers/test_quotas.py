@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -20,10 +21,12 @@ EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 @pytest.fixture(scope="module")
 def services(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Service, list[str]]]:
-    """The gateway, the compositing service, and the keys of four callers."""
+    """The gateway, the compositing service, and the keys of five callers, the last with two sessions."""
     folder = tmp_path_factory.mktemp("quotas")
     file = folder / "keys.json"
     keys = [create(file, name, scopes=["infer", "admin"], avatars=None, valid=None).text for name in ("ann", "ben", "cat", "dan")]
+    limits = ["sessions=2"]
+    keys.append(create(file, "eva", scopes=["infer"], avatars=None, valid=None, limits=limits).text)
     settings = (
         f"models_root={models_root}",
         f"audio_encoder_path={models_root / 'none.onnx'}",
@@ -85,3 +88,17 @@ async def test_browsers_are_told_when_to_come_back(services: tuple[Service, Serv
             error = (await second.receive_json(timeout=60))["error"]
             assert error["code"] == "RESOURCE_EXHAUSTED"
             assert error["retry_ms"] > 0
+
+
+async def test_limits_of_a_key_hold_behind_a_gateway(services: tuple[Service, Service, list[str]]) -> None:
+    gateway, _, keys = services
+    headers = {"Authorization": f"Bearer {keys[4]}"}
+    async with aiohttp.ClientSession(f"http://{gateway.address}") as http, AsyncExitStack() as sockets:
+        for wanted in ("started", "started", "error"):
+            async with http.post("/api/tickets", headers=headers) as answer:
+                ticket = (await answer.json())["ticket"]
+            socket = await sockets.enter_async_context(http.ws_connect("/ws"))
+            await socket.send_json({"config": {"model_id": "small", "ticket": ticket}})
+            first = await socket.receive_json(timeout=60)
+            assert wanted in first
+        assert first["error"]["code"] == "RESOURCE_EXHAUSTED"

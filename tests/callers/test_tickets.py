@@ -29,13 +29,14 @@ class Made:
         return caught.value.message
 
 
-ALICE = Caller("alice", ALL_SCOPES, ("anna-*", "demo"), "0123456789")
+ALICE = Caller("alice", ALL_SCOPES, ("anna-*", "demo"), "0123456789", (("sessions", 4), ("loads_per_hour", None)))
 
 
 def test_a_ticket_gives_the_caller_without_the_scopes_of_operators() -> None:
     made = Made()
     caller = made.tickets.take(made.tickets.make(ALICE))
     assert (caller.name, caller.avatars, caller.key_id) == (ALICE.name, ALICE.avatars, ALICE.key_id)
+    assert caller.limits == ALICE.limits
     assert caller.scopes == {Scope.INFER, Scope.READ}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from service_kit.callers.key_file import read_key_file
 from service_kit.callers.keys import digest, key_id_of
+from service_kit.limits.settings import limits_of
 
 
 def test_a_key_is_made_shown_once_listed_and_revoked(run, tmp_path: Path) -> None:
@@ -33,6 +34,17 @@ def test_a_key_is_made_shown_once_listed_and_revoked(run, tmp_path: Path) -> Non
     assert json.loads(file.read_text())["revoked_callers"] == []
 
 
+def test_a_key_may_have_limits_of_its_own(run, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    assert run("key", "create", "bob", "--file", str(file)).exit_code == 0
+    made = run("key", "create", "alice", "--file", str(file), "--limit", "sessions=4", "--limit", "loads_per_hour=none")
+    assert made.exit_code == 0
+    assert run("key", "create", "carol", "--file", str(file)).exit_code == 0  # the file is written anew
+    kept = {record.caller: dict(limits_of(record.limits)) for record in read_key_file(file).keys}
+    assert kept == {"bob": {}, "alice": {"sessions": 4, "loads_per_hour": None}, "carol": {}}
+    assert "sessions=4 loads_per_hour=none" in " ".join(run("key", "list", "--file", str(file)).stdout.split())
+
+
 def test_a_key_in_a_file_is_for_its_owner_alone(run, tmp_path: Path) -> None:
     file, out = tmp_path / "keys.json", tmp_path / "alice.key"
     made = run("key", "create", "alice", "--file", str(file), "--out", str(out))
@@ -52,6 +64,9 @@ def test_mistakes_are_told_in_one_sentence(run, tmp_path: Path) -> None:
         (("create", "../etc"), "caller"),
         (("create", "bob", "--scope", "root"), "scopes"),
         (("create", "bob", "--avatar", "a/b"), "avatars"),
+        (("create", "bob", "--limit", "sessions"), "NAME=NUMBER"),
+        (("create", "bob", "--limit", "sessions=-1"), "limits.sessions"),
+        (("create", "bob", "--limit", "frames=4"), "limits.frames"),
         (("revoke", "nobody"), "there is no key"),
         (("revoke", "--caller", "a b"), "no name of a caller"),
         (("list",), ""),

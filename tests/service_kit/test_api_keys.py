@@ -299,7 +299,7 @@ async def test_only_a_gateway_may_call_in_the_name_of_others(path: Path) -> None
     gateway, alice = new_key(), new_key()
     write(
         path,
-        record(gateway, "gateway", scopes=tuple(Scope), avatars=("demo",)),
+        record(gateway, "gateway", scopes=tuple(Scope), avatars=("demo",), limits={"sessions": 1}),
         record(alice, scopes=(Scope.INFER, Scope.ADMIN)),
         revoked=("mallory",),
     )
@@ -310,6 +310,7 @@ async def test_only_a_gateway_may_call_in_the_name_of_others(path: Path) -> None
 
     bob = await named(gateway, "bob@example.com")
     assert (bob.name, bob.scopes, bob.avatars) == ("bob@example.com", {Scope.INFER, Scope.READ}, ("demo",))
+    assert bob.limits == ()  # not those of the gateway
     with pytest.raises(Unauthenticated, match="revoked"):
         await named(gateway, "mallory")
     with pytest.raises(PermissionDenied):
@@ -317,3 +318,19 @@ async def test_only_a_gateway_may_call_in_the_name_of_others(path: Path) -> None
     for names in (("bob", "carol"), ("",), ("a\nb",), ("b" * 200,)):
         with pytest.raises(ServiceError):
             await named(gateway, *names)
+
+
+async def test_a_gateway_passes_the_limits_of_others_on(path: Path) -> None:
+    gateway, alice = new_key(), new_key()
+    write(path, record(gateway, "gateway", scopes=tuple(Scope)), record(alice, limits={"sessions": 1}))
+    identify = Known(path).authority.identify
+    assert (await identify([("x-api-key", alice.text)])).limits == (("sessions", 1),)
+    for_bob = [("x-api-key", gateway.text), ("x-lipsync-caller", "bob")]
+    bob = await identify([*for_bob, ("x-lipsync-caller-limits", '{"sessions": 2.0, "loads_per_hour": null}')])
+    assert bob.limits == (("sessions", 2), ("loads_per_hour", None))
+    for wrong in ("", "{", "[]", '{"sessions": -1}', '{"more": 1}', "[" * 5000):
+        with pytest.raises(Unauthenticated):
+            await identify([*for_bob, ("x-lipsync-caller-limits", wrong)])
+    # Nobody raises a limit for itself.
+    alone = await identify([("x-api-key", alice.text), ("x-lipsync-caller-limits", '{"sessions": 99}')])
+    assert alone.limits == (("sessions", 1),)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service_kit.callers.caller import ALL_SCOPES, Caller, current
+from service_kit.callers.caller import ALL_SCOPES, Caller, Limits, current
 from service_kit.errors import NotFound, ResourceExhausted, Unavailable
 from service_kit.limits.memory_store import MemoryStore
 from service_kit.limits.quotas import CHARGE_S, MOST_NAMES, Quotas
@@ -31,8 +31,8 @@ class Counted:
 
 
 @contextmanager
-def called_by(name: str) -> Iterator[None]:
-    token = current.set(Caller(name, ALL_SCOPES))
+def called_by(name: str, limits: Limits = ()) -> Iterator[None]:
+    token = current.set(Caller(name, ALL_SCOPES, limits=limits))
     try:
         yield
     finally:
@@ -210,6 +210,40 @@ async def test_without_names_only_the_others_count() -> None:
     await counted.quotas.batch("demo", 50)
     async with AsyncExitStack() as running:
         await opened(counted, running, "first")
+
+
+async def test_limits_of_a_name_go_before_the_defaults_and_those_of_a_credential_before_both() -> None:
+    counted = Counted(
+        per_caller={"batch_frames_per_minute": 10, "loads_per_hour": 1},
+        callers=[{"names": "batch-*", "batch_frames_per_minute": 50}, {"names": "*-1", "batch_frames_per_minute": 5}],
+    )
+    for name, limits, most in (
+        ("alice", (), 10),
+        ("alice-1", (), 5),
+        ("batch-1", (), 50),
+        ("batch-2", (("batch_frames_per_minute", 7.0),), 7),
+        ("bob", (("batch_frames_per_minute", 20.0),), 20),
+    ):
+        with called_by(name, limits):
+            await counted.quotas.batch("demo", most)
+            await refused(counted.quotas.batch("demo", 1))
+            await counted.quotas.load("demo")
+            await refused(counted.quotas.load("demo"))
+    with called_by("free", (("batch_frames_per_minute", None),)):
+        for _ in range(5):
+            await counted.quotas.batch("demo", 1000)
+
+
+async def test_sessions_of_a_caller_with_a_limit_of_its_own() -> None:
+    counted = Counted(per_caller={"sessions": 1, "speech_seconds_per_minute": 10})
+    caller = Caller("alice", ALL_SCOPES, limits=(("sessions", 2), ("speech_seconds_per_minute", 60.0)))
+    async with AsyncExitStack() as running:
+        running.enter_context(called_by(caller.name, caller.limits))
+        await opened(counted, running, "first")
+        counted.quotas.spoken(caller, "demo", 30.0)
+        await pass_time(counted, CHARGE_S)
+        await opened(counted, running, "second")
+        await refused(opened(counted, running, "third"))
 
 
 async def test_names_in_metrics_are_bounded() -> None:

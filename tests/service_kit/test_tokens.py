@@ -125,6 +125,14 @@ async def test_a_token_gives_its_caller(checked: Checked) -> None:
     assert (await checked.caller(signed(claims(aud=["another", AUDIENCE])))).name == "alice"
 
 
+async def test_a_token_may_hold_the_limits_of_its_caller(checked: Checked) -> None:
+    limits = {"sessions": 4, "loads_per_hour": None}
+    assert dict((await checked.caller(signed(claims(limits=limits)))).limits) == limits
+    assert (await checked.caller(signed(claims()))).limits == ()
+    for wrong in ([], "sessions=4", {"sessions": -1}, {"sessions": 0.5}, {"sesions": 4}, {"names": "*"}):
+        assert "form" in await checked.refusal(signed(claims(limits=wrong)))
+
+
 async def test_scopes_may_have_a_prefix(jwks_file: Path) -> None:
     checked = Checked(section(jwks_file=jwks_file, scope_prefix="lipsync:"))
     assert (await checked.caller(signed(claims(scope="lipsync:infer admin lipsync:root")))).scopes == {Scope.INFER}
