@@ -20,6 +20,7 @@ NAMES = (
     "compositor",
     "services",
     "live",
+    "overload",
     "gateway",
     "network",
     "avatars",

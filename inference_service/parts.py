@@ -36,6 +36,8 @@ GPU_UTILIZATION = topic("gpu_utilization")
 IDLE_CHECK_S = 5.0
 GPU_CHECK_S = 10.0
 SESSIONS_CHECK_S = 1.0
+# The share of its time that a session takes at half rate. On a CPU the rest of each frame takes the same cores.
+_HALVED_ON_GPU, _HALVED_ON_CPU = 0.5, 0.75
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,12 @@ async def inference_parts(
         registry = ModelRegistry(catalog, devices, loader, settings, own_metrics, on_lost=on_lost, clock=clock)
         stack.push_async_callback(registry.close)
         workers = settings.server.worker_count_per_gpu * len(devices)
-        admission = Admission(workers=workers, admits_all=settings.limits.admit_sessions == "all", clock=clock)
+        admission = Admission(
+            workers=workers,
+            admits_all=settings.limits.admit_sessions == "all",
+            halved=_HALVED_ON_GPU if devices[0].is_gpu else _HALVED_ON_CPU,
+            clock=clock,
+        )
         overload = Overload(admission, clock)
         due_threads = LimitedThreads(usable_cores(), "due", on_lost=on_lost, clock=clock)
         stack.push_async_callback(due_threads.close)

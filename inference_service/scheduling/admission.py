@@ -109,10 +109,14 @@ class _Timeliness:
 class Admission:
     """Knows the sessions that are carried and the speed of the networks. Use it on the event loop."""
 
-    def __init__(self, *, workers: int, clock: Clock, admits_all: bool = False) -> None:
-        """`workers`: runs at the same time, on all devices together. `admits_all`: there is always room."""
+    def __init__(self, *, workers: int, clock: Clock, admits_all: bool = False, halved: float = 0.5) -> None:
+        """`workers`: runs at the same time, on all devices together. `admits_all`: there is always room.
+
+        `halved`: the share of its time that a session takes at half rate.
+        """
         self._workers = workers
         self._admits_all = admits_all
+        self._saved = 1 - halved
         self._clock = clock
         self._sessions: OrderedDict[str, _Session] = OrderedDict()  # by id; the one seen last at the end
         self._asked: Counter[str] = Counter()  # sum of their `asked` by avatar
@@ -194,7 +198,7 @@ class Admission:
             return False
         asked = self._asked + Counter({avatar_id: WHOLE})
         halved = self._halvable + Counter({avatar_id: WHOLE if may_halve else 0})
-        load = self._load({key: frames - halved[key] / 2 for key, frames in asked.items()})
+        load = self._load({key: frames - self._saved * halved[key] for key, frames in asked.items()})
         return load <= self._workers * (1 if resumed else 1 - RESERVE)
 
     def _load(self, asked: Mapping[str, float]) -> float:

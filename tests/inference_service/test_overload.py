@@ -87,6 +87,15 @@ async def test_sessions_that_may_be_halved_count_half_before_others_are_refused(
     assert number == 6, "1 + (9 + 7) / 2 of ten, and no other half beside the reserve"
 
 
+async def test_where_halving_saves_less_fewer_have_room(clock: VirtualClock) -> None:
+    admission = Admission(workers=1, clock=clock, halved=0.75)
+    run(admission, frames_a_second=250)
+    carry(admission, 11, may_halve=True)
+    assert admission.has_room("one more", "her", may_halve=True), "twelve times three quarters of a tenth"
+    carry(admission, 12, may_halve=True)
+    assert not admission.has_room("one more", "her", may_halve=True)
+
+
 @pytest.mark.parametrize(
     ("frames", "rate", "asked"),
     [(1, pb.MOUTH_RATE_MAY_HALVE, 1), (1, pb.MOUTH_RATE_HALVED, 2), (4, pb.MOUTH_RATE_HALVED, 4), (5, pb.MOUTH_RATE_HALVED, 6)],

@@ -1,0 +1,137 @@
+"""Live sessions at twice the capacity: those that run stay in time, and as much is shown as at the capacity.
+
+Both services and the load tester share this machine. A network of three convolutions takes most of a frame's time. Sessions speak
+the shipped recording, pushed 500 ms ahead, with pauses of a second. The capacity is the number of sessions that are admitted of
+many more. Then twice as many ask for a place, beside a caller of batches without pause: first none may be halved, then all may.
+Goodput is the frames a second that came within 40 ms of their time, against those at the capacity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from avatar_kit.geometry import MOUTH_SIZE
+from avatar_tools.benchmark_avatar import build_benchmark
+from avatar_tools.demo import SPEECH_PATH
+from avatar_tools.networks.graph import BATCH as ANY
+from avatar_tools.networks.graph import Graph
+from avatar_tools.networks.unet import AUDIO, OUTPUT, VISUAL
+from benchmarks.figures import Figure, figure
+from benchmarks.live import AHEAD_S, PAUSE_S
+from benchmarks.services import BATCH, LEAD_IN, LOOK_AHEAD, speech_like
+from lipsync_cli.load.running import LoadRun, Target, load
+from lipsync_cli.load.session import Talking
+from lipsync_cli.load.speaking import utterances
+from lipsync_cli.processes import both_services
+from lipsync_cli.recording import read_recording
+from lipsync_client import AsyncClient
+
+AVATAR, PICTURES, CHANNELS = "costly", 60, 8
+FEW, MANY, SECONDS = 1, 16, 8.0
+GOODPUT_GOAL = 90.0
+# The levels of one measurement must not be those of the next.
+PAUSE_BETWEEN_S = 12.0
+
+
+def run() -> list[Figure]:
+    """Measures everything. Some two minutes."""
+    talking = Talking(utterances(read_recording(SPEECH_PATH).speech()), AHEAD_S, PAUSE_S)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        avatar = build_benchmark(root, AVATAR, frame_count=PICTURES, network="free")
+        avatar.network_path.write_bytes(costly_network().SerializeToString())
+        with both_services(root, inference=["limits.admit_sessions=measured"]) as services:
+            return asyncio.run(measured(Target(services.address, [AVATAR]), talking))
+
+
+def costly_network() -> onnx.ModelProto:
+    """Returns three convolutions of the whole picture, and the mean of the sound: some milliseconds a frame."""
+    generator, graph = np.random.default_rng(6), Graph()
+    values = graph.input(VISUAL, [ANY, 6, MOUTH_SIZE, MOUTH_SIZE])
+    mean = graph.node("ReduceMean", graph.input(AUDIO, [ANY, 32, 16, 16]), axes=[1, 2, 3], keepdims=1)
+    for before, after in ((6, CHANNELS), (CHANNELS, CHANNELS), (CHANNELS, 3)):
+        weights = generator.normal(0, 0.05, (after, before, 3, 3)).astype(np.float32)
+        values = graph.node(
+            "Conv", values, graph.constant(weights, f"weights of {before} by {after}"), kernel_shape=[3, 3], pads=[1, 1, 1, 1]
+        )
+    mouth = graph.node("Sigmoid", graph.node("Add", values, mean))
+    return graph.model("costly_network", {OUTPUT: (mouth, [ANY, 3, MOUTH_SIZE, MOUTH_SIZE])})
+
+
+async def measured(target: Target, talking: Talking) -> list[Figure]:
+    """Measures services that are ready."""
+    await load(target, talking, count=FEW, seconds=SECONDS)  # each picture is shown once before anything is measured
+    unloaded = await load(target, talking, count=FEW, seconds=SECONDS)
+    full = await load(target, talking, count=MANY, seconds=SECONDS)
+    capacity = admitted(full)
+    figures = [
+        figure(f"{FEW} session: frames behind their time, p99", p99(unloaded), "ms"),
+        figure(f"sessions admitted of {MANY}", capacity, "sessions"),
+        figure("at the capacity: frames behind their time, p99", p99(full), "ms"),
+    ]
+    for name, each in (("none may be halved", talking), ("all may be halved", replace(talking, allow_half_rate=True))):
+        await asyncio.sleep(PAUSE_BETWEEN_S)
+        async with batches_without_pause(target):
+            crowd = await load(target, each, count=2 * capacity, seconds=SECONDS)
+        goodput = 100 * in_time_a_second(crowd) / in_time_a_second(full)
+        before = f"twice the capacity, {name}"
+        figures += [
+            figure(f"{before}: sessions admitted of {2 * capacity}", admitted(crowd), "sessions"),
+            figure(f"{before}: goodput", goodput, "%", at_least=GOODPUT_GOAL),
+            figure(
+                f"{before}: frames behind their time, p99",
+                p99(crowd),
+                "ms",
+                ratio=p99(unloaded) / p99(crowd),
+                compared_with=f"{FEW} session alone",
+            ),
+        ]
+    return figures
+
+
+def admitted(run: LoadRun) -> int:
+    """Counts the sessions that were not refused. Raises RuntimeError when one of them failed."""
+    failed = [outcome.error for outcome in run.outcomes if outcome.started and outcome.error]
+    if failed:
+        raise RuntimeError(f"admitted sessions failed: {failed}")
+    return sum(outcome.started for outcome in run.outcomes)
+
+
+def in_time_a_second(run: LoadRun) -> float:
+    """Counts the frames of all sessions that came in time."""
+    return sum(outcome.frames - outcome.late for outcome in run.outcomes) / run.seconds
+
+
+def p99(run: LoadRun) -> float:
+    """Returns how far all but one in a hundred frames of the admitted sessions were behind at most, in ms."""
+    if run.behind is None:
+        raise RuntimeError(f"no session was admitted: {run.outcomes[0].error}")
+    return run.behind.p99
+
+
+@asynccontextmanager
+async def batches_without_pause(target: Target) -> AsyncIterator[None]:
+    """Asks for batches again and again while the block runs."""
+    sound = speech_like(LEAD_IN + BATCH + LOOK_AHEAD)
+
+    async def ask() -> None:
+        async with AsyncClient(target.server) as client:
+            while True:
+                await client.composite(AVATAR, sound, batch_size=BATCH, lead_in_frames=LEAD_IN)
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield
+    finally:
+        asking.cancel()
+        await asyncio.wait([asking])
+        if not asking.cancelled():
+            asking.result()
