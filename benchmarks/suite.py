@@ -21,6 +21,7 @@ NAMES = (
     "services",
     "live",
     "overload",
+    "h264",
     "gateway",
     "network",
     "avatars",

@@ -14,6 +14,7 @@ from service_kit.metrics import Metrics
 STAGE_LOAD = "load"
 STAGE_INFERENCE_WAIT = "inference_wait"
 STAGE_COMPOSITE = "composite"
+STAGE_ENCODE = "encode"
 
 
 class CompositingMetrics:
@@ -28,8 +29,9 @@ class CompositingMetrics:
         )
         self.stages = metrics.stages(
             "lipsync_compositing_stage_seconds",
-            "Time by stage: loading a request's avatar, waiting for all its mouths, pasting and encoding a group of frames.",
-            (STAGE_LOAD, STAGE_INFERENCE_WAIT, STAGE_COMPOSITE),
+            "Time by stage: loading a request's avatar, waiting for all its mouths, pasting and encoding a group of frames, "
+            "encoding a frame of H.264.",
+            (STAGE_LOAD, STAGE_INFERENCE_WAIT, STAGE_COMPOSITE, STAGE_ENCODE),
         )
         self.batch_frames = metrics.counts("lipsync_compositing_batch_frames", "Frames asked for in one request.")
         self.late_requests = metrics.counter(
@@ -52,6 +54,9 @@ class CompositingMetrics:
         self.session_resumes = metrics.counter("lipsync_session_resumes_total", "Sessions that went on after they broke.")
         self.session_buffered = metrics.gauge(
             "lipsync_session_buffered_seconds", "Sound received and not shown, of all live sessions."
+        )
+        self.encoding_places = metrics.gauge(
+            "lipsync_session_encoding_places", "Places that sessions with H.264 take, one for each 1280x720 pixels of a frame."
         )
         self.overload = metrics.gauge(
             "lipsync_compositing_overload",

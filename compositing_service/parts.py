@@ -24,6 +24,7 @@ from compositing_service.model_admin import ModelAdmin, described
 from compositing_service.mouth_source import MouthSource
 from compositing_service.overload import Overload
 from compositing_service.request import RequestRules
+from compositing_service.sessions.encoding import Encoders
 from compositing_service.sessions.limits import SessionLimits
 from compositing_service.sessions.parts import SessionParts
 from compositing_service.sessions.running import Sessions
@@ -51,6 +52,8 @@ _HEALTH_CHECKS_S = 5.0
 _OVERLOAD_CHECKS_S = 1.0
 # Sessions that leave end so much before the service cuts them off.
 _LEAVING_MARGIN_S = 1.0
+# Leaves about half of a core for all else.
+_H264_PLACES_A_CORE = 3
 _FORMATS = {"jpeg": compositing_pb2.FORMAT_JPEG, "raw": compositing_pb2.FORMAT_RAW_BGR}
 
 log = logging.getLogger(__name__)
@@ -126,7 +129,9 @@ async def compositing_parts(
         limits = await resources.enter_async_context(store_of(settings.quotas.store, clock, registry))
         quotas = Quotas(settings.quotas, limits, clock, registry)
         await resources.enter_async_context(beside(quotas.follow()))
-        parts = SessionParts(store, resting, source, maker, metrics, _session_limits(settings), overload, clock)
+        encoders = _encoders(settings, metrics)
+        resources.callback(encoders.pool.shutdown, cancel_futures=True)
+        parts = SessionParts(store, resting, source, maker, encoders, metrics, _session_limits(settings), overload, clock)
         sessions = Sessions(parts, rules, quotas)
         await resources.enter_async_context(beside(sessions.watch()))
         yield CompositingParts(
@@ -141,6 +146,13 @@ async def compositing_parts(
             quotas=quotas,
             preloaded=tuple(avatar_id for avatar_id, entry in settings.models.items() if entry.preload_backgrounds),
         )
+
+
+def _encoders(settings: CompositingSettings, metrics: CompositingMetrics) -> Encoders:
+    """Makes the encoders of video. On threads of their own: making a frame would wait long behind encoding one."""
+    threads, places = settings.workers.thread_count, settings.sessions.max_h264
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
+    return Encoders(_H264_PLACES_A_CORE * threads if places is None else places, pool, metrics)
 
 
 def _session_limits(settings: CompositingSettings) -> SessionLimits:

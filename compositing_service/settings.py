@@ -130,6 +130,10 @@ class SessionsSection(Section):
     reader_timeout_seconds: float = Field(default=30.0, gt=0, le=3600)
     """Ends a session whose client takes no frames for so long, with RESOURCE_EXHAUSTED."""
 
+    max_h264: int | None = Field(default=None, ge=0, le=10_000)
+    """Sessions at the same time that are sent H.264, of 1280x720; larger pictures count for more, by their pixels. Encoding one
+    takes about a sixth of a core. Unset: three for each core; 0: none."""
+
     inference_timeout_seconds: float = Field(default=10.0, gt=0, le=3600)
     """Sessions wait for the inference service for so long while it cannot be reached; then UNAVAILABLE."""
 

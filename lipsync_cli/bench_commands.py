@@ -6,7 +6,7 @@ import asyncio
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -54,7 +54,7 @@ def suite_command(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write figures and machine.")] = None,
 ) -> None:
-    """Measure: compositor, services, live, gateway, network, avatars, gpu, audio, memory, start, listing, import; or all.
+    """Measure: compositor, services, live, h264, gateway, network, avatars, gpu, audio, memory, start, listing, import; or all.
 
     `bench NAME` is the same as `bench suite NAME`. Needs the source tree.
     """
@@ -83,6 +83,7 @@ def stream_command(
     audio: Annotated[
         Path | None, typer.Option("--audio", metavar="FILE", help="Speech: any audio or video file; default the demo's.")
     ] = None,
+    output: Annotated[Literal["jpeg", "h264"], typer.Option("--output", help="The form in which frames come.")] = "jpeg",
     idle: Annotated[bool, typer.Option("--idle", help="Sessions that rest: no sound.")] = False,
     half_rate: Annotated[
         bool, typer.Option("--allow-half-rate", help="Let an overloaded server repeat every second mouth.")
@@ -111,11 +112,11 @@ def stream_command(
         raise typer.BadParameter("goes with neither --ramp nor --idle", param_hint="--fast")
     if plot is not None:
         check_suffix(plot, ".svg", "--plot")
-    settings = {"server": server, "avatars": avatar, "seconds": seconds}
+    settings = {"server": server, "avatars": avatar, "seconds": seconds, "output": output}
     if not fast:
         settings |= {"idle": idle} if idle else {"ahead_s": ahead, "pause_s": pause}
     tls_used = tls_options(tls, ca=ca, certificate=cert, key=key, server_name=server_name)
-    target = Target(server, avatar, tls_used, server_pid or (), api_key(api_key_file))
+    target = Target(server, avatar, tls_used, server_pid or (), api_key(api_key_file), output)
     talking = Talking([] if idle else _utterances(audio), ahead, pause, allow_half_rate=half_rate)
     if fast:
         report, drawn = _first_frames(target, talking, seconds)

@@ -13,8 +13,9 @@ import numpy as np
 
 from lipsync_cli.files import replacing
 from lipsync_cli.mixing import Samples
-from lipsync_cli.movie import Picture, decode_jpeg, write_movie
+from lipsync_cli.movie import decode_jpeg, write_movie
 from lipsync_cli.recording import Track
+from lipsync_cli.unit_movie import Unit, write_units
 from lipsync_client import Frame
 from shared_proto.timing import SAMPLE_RATE_HZ, SAMPLES_A_FRAME
 
@@ -25,8 +26,9 @@ _MOST_WAITING = 1500
 class LiveFilm:
     """Takes the frames of a film, each with its own sound, or silence."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_h264: bool) -> None:
         self._path = path
+        self._is_h264 = is_h264
         self._frames: queue.Queue[Frame | None] = queue.Queue(_MOST_WAITING)
         self._sound: deque[Samples] = deque()
         self._error: Exception | None = None
@@ -59,17 +61,21 @@ class LiveFilm:
 
     def _write(self) -> None:
         try:
-            write_movie(self._path, self._pictures(), Track(self._pieces(), 1, SAMPLE_RATE_HZ))
+            sound = Track(self._pieces(), 1, SAMPLE_RATE_HZ)
+            if self._is_h264:
+                write_units(self._path, (Unit(frame.picture, frame.key_frame) for frame in self._taken()), sound)
+            else:
+                write_movie(self._path, (decode_jpeg(frame.picture) for frame in self._taken()), sound)
         except Exception as error:  # raised where frames are added
             self._error = error
 
-    def _pictures(self) -> Iterator[Picture]:
+    def _taken(self) -> Iterator[Frame]:
         for frame in iter(self._frames.get, None):
             sound = np.zeros((SAMPLES_A_FRAME, 1), np.float32)
             if frame.audio is not None:
                 sound[: len(frame.audio), 0] = frame.audio
             self._sound.append(sound)
-            yield decode_jpeg(frame.picture)
+            yield frame
 
     def _pieces(self) -> Iterator[Samples]:
         """Yields the sound of each picture after it was taken: the film asks for no more."""
@@ -78,14 +84,14 @@ class LiveFilm:
 
 
 @contextmanager
-def live_film(path: Path | None) -> Iterator[LiveFilm | None]:
+def live_film(path: Path | None, *, is_h264: bool) -> Iterator[LiveFilm | None]:
     """Gives a film that is whole when the block succeeds, and leaves nothing behind if not; None without a path."""
     if path is None:
         yield None
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        film = LiveFilm(stack.enter_context(replacing(path)))
+        film = LiveFilm(stack.enter_context(replacing(path)), is_h264=is_h264)
         stack.callback(film.stop)
         yield film
         film.finish()

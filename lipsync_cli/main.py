@@ -100,6 +100,10 @@ def render_command(
     quality: Annotated[
         str | None, typer.Option("--quality", metavar="1-100|low|medium|high", help="JPEG quality; default the server's own.")
     ] = None,
+    output: Annotated[
+        Literal["jpeg", "h264"],
+        typer.Option("--output", help="The form in which frames come; h264 goes into the film as it is, without --strip."),
+    ] = "jpeg",
     strip: Annotated[
         Path | None, typer.Option("--strip", metavar="FILE.png", help="Also write a picture of frames over the clip.")
     ] = None,
@@ -118,6 +122,8 @@ def render_command(
         raise typer.BadParameter("give it, or --stored-features, and not both", param_hint="--audio")
     if frames is not None and not stored_features:
         raise typer.BadParameter("goes with --stored-features alone", param_hint="--frames")
+    if output == "h264" and (stored_features or strip):
+        raise typer.BadParameter("h264 goes with --audio, and without --strip", param_hint="--output")
     check_suffix(out, ".mp4", "--out")
     if strip is not None:
         check_suffix(strip, ".png", "--strip")
@@ -128,6 +134,7 @@ def render_command(
         out=out,
         server=server,
         quality=parse_quality(quality),
+        output=output,
         tls=tls_options(tls, ca=ca, certificate=cert, key=key, server_name=server_name),
         api_key=api_key(api_key_file),
         strip=strip,

@@ -8,14 +8,27 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
+from typing import Literal
 
 from avatar_tools.progress import Progress
 from lipsync_cli.failures import CliError, complain
 from lipsync_cli.files import replacing, write_png
 from lipsync_cli.movie import Picture, decode_jpeg, write_movie
 from lipsync_cli.recording import Recording, Track, opened_recording
+from lipsync_cli.speaker import Speaker
 from lipsync_cli.strip import Box, Strip
-from lipsync_client import Batch, Client, LipsyncError, Quality, Timings, TlsOptions, frame_count
+from lipsync_cli.unit_movie import Unit, write_units
+from lipsync_client import (
+    Batch,
+    Client,
+    Frame,
+    LipsyncError,
+    Quality,
+    SessionEvent,
+    Timings,
+    TlsOptions,
+    frame_count,
+)
 from shared_proto.timing import FRAME_RATE, SAMPLE_RATE_HZ
 
 
@@ -31,6 +44,8 @@ class Job:
     """The length of a film from stored features. None means that of the avatar's clip."""
     server: str = "localhost:50052"
     quality: Quality | None = None
+    output: Literal["jpeg", "h264"] = "jpeg"
+    """The form in which frames come. H.264 goes into the film as it is; of speech alone, and without a strip."""
     tls: TlsOptions | None = None
     api_key: str | None = field(default=None, repr=False)
     strip: Path | None = None
@@ -48,13 +63,18 @@ class Rendered:
     server: Timings
 
     def rows(self) -> list[tuple[str, str]]:
-        """Returns the rows of the table of times."""
+        """Returns the rows of the table of times; those of a server that told them."""
         per_frame = 1 / max(self.frames, 1)
-        return [
+        rows = [
             ("clip", f"{self.clip_s:.2f} s, {self.frames} frames"),
             ("first frame", f"{self.first_frame_s * 1000:.0f} ms"),
             ("total", f"{self.seconds:.2f} s"),
             ("frames/s", f"{self.frames / self.seconds:.1f} ({self.clip_s / self.seconds:.1f}x real time)"),
+        ]
+        if self.server == Timings():
+            return rows
+        return [
+            *rows,
             ("inference", f"{self.server.inference_ms * per_frame:.2f} ms a frame"),
             ("composite", f"{self.server.composite_ms * per_frame:.2f} ms a frame"),
             ("audio", f"{self.server.audio_ms * per_frame:.2f} ms a frame"),
@@ -74,8 +94,12 @@ def render(job: Job, report: Progress) -> Rendered:
         partial = stack.enter_context(replacing(job.out))
         total = frame_count(recording.speech_samples, SAMPLE_RATE_HZ) if recording else job.frames or _clip_frames(client, job)
         receiver = Receiver(job, report, total)
-        batches, track = _film(client, job, recording, receiver)
-        write_movie(partial, receiver.pictures(batches), track)
+        if job.output == "h264":
+            assert recording
+            _write_units(client, job, recording, receiver, partial)
+        else:
+            batches, track = _film(client, job, recording, receiver)
+            write_movie(partial, receiver.pictures(batches), track)
         seconds = time.perf_counter() - receiver.started
     if job.strip:
         write_png(job.strip, receiver.strip.draw())
@@ -91,6 +115,16 @@ def _film(client: Client, job: Job, recording: Recording | None, receiver: Recei
     for_server, for_track = tee(recording.read())
     speech = receiver.strip.with_sound(recording.speech_of(for_server))
     return client.batches(job.avatar, speech, quality=job.quality), recording.track_of(for_track)
+
+
+def _write_units(client: Client, job: Job, recording: Recording, receiver: Receiver, path: Path) -> None:
+    """Writes the access units of a session that says the recording as fast as its frames are made."""
+    with client.session(job.avatar, pacing="fast", output="h264", quality=job.quality) as session:
+        speaker = Speaker(session, recording.speech_of(recording.read()))
+        try:
+            write_units(path, receiver.units(session), recording.track())
+        finally:
+            speaker.raise_error()
 
 
 def _client(job: Job) -> Client:
@@ -116,7 +150,7 @@ def _clip_frames(client: Client, job: Job) -> int:
 
 
 class Receiver:
-    """Decodes the frames of a film, and collects its figures and its strip."""
+    """Takes the frames of a film, and collects its figures and its strip."""
 
     def __init__(self, job: Job, report: Progress, total: int) -> None:
         self._job = job
@@ -135,14 +169,26 @@ class Receiver:
             for batch in batches:
                 self.server += batch.timings
                 for jpeg in batch.frames:
-                    yield self._note(decode_jpeg(jpeg))
+                    picture = decode_jpeg(jpeg)
+                    self.strip.add_frame(self.frames, picture)
+                    self._note()
+                    yield picture
         except LipsyncError as error:
             raise CliError(f"{self._job.server} answered {error}") from error
 
-    def _note(self, picture: Picture) -> Picture:
+    def units(self, events: Iterable[SessionEvent]) -> Iterator[Unit]:
+        """Yields the access units of a session in order. Raises CliError."""
+        self._report("frames", 0, self.total)
+        try:
+            for event in events:
+                if isinstance(event, Frame):
+                    self._note()
+                    yield Unit(event.picture, event.key_frame)
+        except LipsyncError as error:
+            raise CliError(f"{self._job.server} answered {error}") from error
+
+    def _note(self) -> None:
         if self.frames == 0:
             self.first_frame_s = time.perf_counter() - self.started
-        self.strip.add_frame(self.frames, picture)
         self.frames += 1
         self._report("frames", self.frames, self.total)
-        return picture

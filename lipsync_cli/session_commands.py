@@ -41,8 +41,14 @@ def talk_command(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.mp4", help="Also write the film.")] = None,
     server: Server = DEFAULT_SERVER,
     quality: Annotated[
-        str | None, typer.Option("--quality", metavar="1-100|low|medium|high", help="JPEG quality; default the server's own.")
+        str | None,
+        typer.Option(
+            "--quality",
+            metavar="1-100|low|medium|high",
+            help="JPEG quality, from which that of H.264 follows; default the server's own.",
+        ),
     ] = None,
+    output: Annotated[Literal["jpeg", "h264"], typer.Option("--output", help="The form in which frames come.")] = "jpeg",
     idle: Annotated[
         Literal["avatar", "rest", "stored", "none"], typer.Option("--idle", help="The picture while nobody speaks.")
     ] = "avatar",
@@ -76,6 +82,7 @@ def talk_command(
         audio=audio,
         options=SessionOptions(
             quality=parse_quality(quality),
+            output=output,
             idle=idle,
             look_ahead_frames=look_ahead,
             cushion_ms=cushion,

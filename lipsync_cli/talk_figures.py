@@ -23,6 +23,8 @@ class TalkFigures:
 
     started_s: float
     frames: int = 0
+    nbytes: int = 0
+    """Of all pictures."""
     speech_frames: int = 0
     first_frame_s: float | None = None
     """From the start to the first frame."""
@@ -92,6 +94,7 @@ class TalkFigures:
             ("first frame", _ms(self.first_frame_s)),
             ("first of speech", _ms(self.first_speech_s)),
             ("frames/s", f"{self.frames / seconds:.1f}"),
+            ("pictures", f"{self.nbytes / max(1, self.frames) / 1000:.1f} KB each, {self.nbytes * 8 / seconds / 1e6:.2f} Mbit/s"),
             ("late", str(self.late_frames)),
             ("stalls", str(self.stalls)),
             ("drift", f"{self.drift_ms:+.0f} ms at the end, {self.most_drift_ms:+.0f} ms at most"),
@@ -100,6 +103,7 @@ class TalkFigures:
 
     def _note_frame(self, frame: Frame, now_s: float) -> None:
         self.frames += 1
+        self.nbytes += len(frame.picture)
         self._times.append(now_s)
         self.speaking = frame.audio is not None
         self._levels.append(_level(frame))

@@ -48,6 +48,8 @@ class StageTimes:
     audio_ms: float = 0.0
     inference_ms: float = 0.0
     composite_ms: float = 0.0
+    encoded_frames: int = 0
+    encode_ms: float = 0.0
 
     def add(self, times: Times) -> None:
         """Adds those of one frame."""

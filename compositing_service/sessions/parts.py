@@ -12,6 +12,7 @@ from compositing_service.frame_stream import FrameMaker
 from compositing_service.metrics import CompositingMetrics
 from compositing_service.mouth_source import MouthSource
 from compositing_service.overload import Overload
+from compositing_service.sessions.encoding import Encoders
 from compositing_service.sessions.limits import SessionLimits
 from service_kit.clock import Clock
 
@@ -27,6 +28,7 @@ class SessionParts:
     resting: RestingPictures
     source: MouthSource
     maker: FrameMaker
+    encoders: Encoders
     metrics: CompositingMetrics
     limits: SessionLimits
     overload: Overload

@@ -47,6 +47,11 @@ class Reporting:
             self.metrics.session_stalls.inc(stalls - self._counted[1])
             self._counted = late_frames, stalls
 
+    def encoded(self, ms: float) -> None:
+        """Notes the time that a frame took to become a part of a video stream."""
+        self.making.times.encoded_frames += 1
+        self.making.times.encode_ms += ms
+
     def event_sent(self, now_s: float) -> None:
         """Notes that the client has heard of the session."""
         self._event_s = now_s
@@ -76,7 +81,7 @@ class Reporting:
                 queue_ms=times.queue_ms / frames,
                 audio_ms=times.audio_ms / frames,
                 inference_ms=times.inference_ms / frames,
-                composite_ms=times.composite_ms / frames,
+                composite_ms=times.composite_ms / frames + times.encode_ms / max(1, times.encoded_frames),
                 overload=level,
             )
         )

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from compositing_service.metrics import CompositingMetrics
+from compositing_service.outputs import H264Output
 from compositing_service.request import RequestRules
 from compositing_service.sessions.config import read_config
 from compositing_service.sessions.messages import Parsed, first_config
@@ -72,7 +73,11 @@ class Sessions:
             request_context.avatar_id.set(config.avatar_id)
             check_avatar(config.avatar_id)
             await place.enter_async_context(self.quotas.session(config.avatar_id, session_id))
-            session = await open_session(session_id, config, self.parts, send)
+            encoding = None
+            if isinstance(config.output, H264Output):
+                stream = self.parts.encoders.stream(config.output, is_resumed=config.plan.is_resumed)
+                encoding = place.enter_context(stream)
+            session = await open_session(session_id, config, self.parts, send, encoding)
         try:
             self._check_draining()
             with self._known(caller, session):

@@ -84,8 +84,10 @@ class Sending:
         for frame in frames:
             picture, is_key = frame.picture or (), False
             if self._encoding and self.machine.is_next(frame):
-                packet = await self._encoding.encode(frame)
+                packet, ms = await self._encoding.encode(frame)
+                self.reporting.encoded(ms)
                 picture, is_key = [packet.data], packet.is_key
+                now_s = self.clock.now()
             if batch.is_full(picture):
                 await self.send(batch.take())
             if self.machine.is_next(frame) and (announcements := self.switching.announcements(frame)):
@@ -101,8 +103,9 @@ class Sending:
             batch.add(frame, picture, index=frame_at(frame.position, avatar.frame_count, avatar.loop), key_frame=is_key)
             if self._encoding:
                 self._encoding.sent()
-            if ended:
+            if self._encoding or ended:  # encoding the next one takes long beside a message
                 await self.send(batch.take())
+            if ended:
                 await self.send(events.segment_ended(ended))
         if len(batch):
             await self.send(batch.take())

@@ -13,7 +13,6 @@ from math import ceil
 from typing import Any
 
 from avatar_kit.errors import AvatarError, AvatarReplaced
-from compositing_service.outputs import H264Output
 from compositing_service.sessions import events
 from compositing_service.sessions.config import SessionConfig
 from compositing_service.sessions.encoding import Encoding
@@ -31,7 +30,6 @@ from compositing_service.sessions.reporting import Reporting
 from compositing_service.sessions.sending import Sending
 from compositing_service.sessions.switching import Switching
 from compositing_service.sessions.tables import Input
-from compositing_service.video.h264 import H264Encoder
 from service_kit.errors import ServiceError, as_service_errors
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
@@ -42,8 +40,13 @@ _TICK_S = 0.02
 _LOOK_FOR_FIRST_S = 0.1
 
 
-async def open_session(session_id: str, config: SessionConfig, parts: SessionParts, send: Send) -> LiveSession:
-    """Loads a session's avatar, and asks for a place. Close it at the end. Raises ServiceError."""
+async def open_session(
+    session_id: str, config: SessionConfig, parts: SessionParts, send: Send, encoding: Encoding | None
+) -> LiveSession:
+    """Loads a session's avatar, and asks for a place. Close it at the end. Raises ServiceError.
+
+    `encoding`: the stream that its frames become; None: they leave as pictures.
+    """
     live = await hold_avatar(parts.store, parts.resting, config.avatar_id, config)
     try:
         in_real_time = config.plan.in_real_time
@@ -51,7 +54,7 @@ async def open_session(session_id: str, config: SessionConfig, parts: SessionPar
         admission = admission if in_real_time else inference_pb2.ADMITTED
         rate = inference_pb2.MOUTH_RATE_MAY_HALVE if config.allow_half_rate else inference_pb2.MOUTH_RATE_FULL
         await make_ready(parts.source, live, config.start_position, in_real_time=in_real_time, admission=admission, rate=rate)
-        return LiveSession(session_id, config, parts, send, live)
+        return LiveSession(session_id, config, parts, send, encoding, live)
     except BaseException:
         await live.release()
         raise
@@ -60,7 +63,15 @@ async def open_session(session_id: str, config: SessionConfig, parts: SessionPar
 class LiveSession:
     """One session, from the time on that it is admitted."""
 
-    def __init__(self, session_id: str, config: SessionConfig, parts: SessionParts, send: Send, live: LiveAvatar) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        config: SessionConfig,
+        parts: SessionParts,
+        send: Send,
+        encoding: Encoding | None,
+        live: LiveAvatar,
+    ) -> None:
         self.id, self.config = session_id, config
         self._clock, self._limits, self._metrics = parts.clock, parts.limits, parts.metrics
         plan, clock, now_s = config.plan, parts.clock, parts.clock.now()
@@ -85,9 +96,6 @@ class LiveSession:
         self._idle_pictures = IdlePictures(parts.maker)
         self._lifetime = Lifetime(machine, parts.limits, outbox.append, now_s, self._cut_in)
         self._grouping = Grouping(machine, making, parts.overload, clock)
-        encoding = (
-            Encoding(H264Encoder(config.output.quality), parts.maker.pool) if isinstance(config.output, H264Output) else None
-        )
         self._sending = Sending(machine, self.switching, self.reporting, outbox, clock, send, encoding)
         self._hearing = Hearing(
             machine, config.encoding, self.switching, self._sending, self._lifetime, clock, self._interrupt, self._wake

@@ -38,7 +38,7 @@ async def time_first_frames(target: Target, utterances: Sequence[Sound], *, seco
     with measured(target.server_pids) as used:
         async with (
             target.client() as client,
-            client.session(avatar, pacing="fast") as session,
+            client.session(avatar, pacing="fast", output=target.output) as session,
         ):
             for utterance in itertools.cycle(utterances):
                 times_ms.append(await _first_frame_ms(session, utterance[:FIRST_FRAME_SAMPLES]))

@@ -36,6 +36,7 @@ def run_rows(run: LoadRun) -> Rows:
     return [
         ("sessions kept in real time", f"{run.kept} of {run.sessions}"),
         ("frames", f"{run.frames} in {run.seconds:.1f} s"),
+        ("pictures of a session", f"{run.megabits_a_second:.2f} Mbit/s"),
         ("frames late by 40 ms or more", f"{late}; the server counted {counted}"),
         ("behind their time", f"{run.behind or '-'}"),
         ("first frame of an utterance", f"{run.first_frames or '-'}"),
@@ -114,6 +115,7 @@ def run_report(run: LoadRun) -> dict[str, Any]:
         "kept": run.kept,
         "seconds": run.seconds,
         "frames": run.frames,
+        "megabits_a_second": run.megabits_a_second,
         "behind_ms": _spread(run.behind),
         "first_frame_ms": _spread(run.first_frames),
         "processor_s": _used(run.used),

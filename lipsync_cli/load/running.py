@@ -12,7 +12,7 @@ from lipsync_cli.load.arrivals import Arrivals, Spread, Times
 from lipsync_cli.load.processor import OwnDelay, Used, measured
 from lipsync_cli.load.ramp import Ramp
 from lipsync_cli.load.session import Outcome, Talking, Trace, now_ms, run_session
-from lipsync_client import AsyncClient, TlsOptions
+from lipsync_client import AsyncClient, SessionOutput, TlsOptions
 from service_kit.collector import spare_what_stays
 
 # Each session starts so long after the one before. It is no multiple of a frame, so their clocks tick at different moments.
@@ -32,6 +32,7 @@ class Target:
     server_pids: Sequence[int] = ()
     """Its processes on this machine, whose processor time is measured."""
     api_key: str | None = field(default=None, repr=False)
+    output: SessionOutput = "jpeg"
 
     def client(self) -> AsyncClient:
         """Makes a client of it, on the running event loop."""
@@ -71,6 +72,11 @@ class LoadRun:
     def frames(self) -> int:
         """Number of frames of all sessions."""
         return sum(outcome.frames for outcome in self.outcomes)
+
+    @property
+    def megabits_a_second(self) -> float:
+        """The rate of the pictures of one session."""
+        return sum(outcome.nbytes for outcome in self.outcomes) * 8 / 1e6 / self.session_seconds
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ async def _run(target: Target, talking: Talking, *, count: int, seconds: float) 
                 for place, trace in enumerate(traces):
                     starts_ms.append(now_ms())
                     client = clients[place // _SESSIONS_A_CONNECTION]
-                    tasks.create_task(run_session(client, talking, place, trace, ended))
+                    tasks.create_task(run_session(client, talking, place, trace, ended, output=target.output))
                     await asyncio.sleep(START_APART_S)
                 await asyncio.sleep(seconds)
                 end_ms = now_ms()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from lipsync_cli.load.arrivals import IDLE, Arrivals, Spread
 from lipsync_cli.load.speaking import Sound, pieces
-from lipsync_client import AsyncClient, AsyncSession, Frame, LipsyncError, Resumed, SessionEvent, Started, Status
+from lipsync_client import AsyncClient, AsyncSession, Frame, LipsyncError, Resumed, SessionEvent, SessionOutput, Started, Status
 from shared_proto.timing import SAMPLE_RATE_HZ
 
 
@@ -34,6 +34,8 @@ class Trace:
     avatar: str
     frames: list[tuple[int, float, int]] = field(default_factory=list)
     """Number, time of arrival, and segment or IDLE."""
+    nbytes: int = 0
+    """Of all pictures."""
     first_frames_ms: list[float] = field(default_factory=list)
     """The time for each utterance from pushing the last sample that its first frame needs to that frame."""
     status: Status | None = None
@@ -52,6 +54,7 @@ class Trace:
         match event:
             case Frame():
                 at_ms = now_ms()
+                self.nbytes += len(event.picture)
                 self.frames.append((event.number, at_ms, IDLE if event.audio_us < 0 else event.segment))
                 if event.audio_us == 0 and (pushed_ms := self._pushed_ms.pop(event.segment, None)) is not None:
                     self.first_frames_ms.append(at_ms - pushed_ms)
@@ -70,6 +73,7 @@ class Trace:
             error=self.error,
             started=self.started.is_set(),
             frames=len(self.frames),
+            nbytes=self.nbytes,
             late=arrivals.late(until_ms),
             stalls=arrivals.stalls(),
             resumes=self.resumes,
@@ -91,6 +95,7 @@ class Outcome:
     """That ended it; empty: none did."""
     started: bool
     frames: int
+    nbytes: int
     late: int
     stalls: int
     resumes: int
@@ -112,9 +117,11 @@ def now_ms() -> float:
     return time.monotonic() * 1000
 
 
-async def run_session(client: AsyncClient, talking: Talking, place: int, trace: Trace, ended: asyncio.Event) -> None:
+async def run_session(
+    client: AsyncClient, talking: Talking, place: int, trace: Trace, ended: asyncio.Event, *, output: SessionOutput
+) -> None:
     """Runs a session until `ended`, or until it fails; `trace.error` then says why."""
-    session = client.session(trace.avatar, resume_timeout=0.0, allow_half_rate=talking.allow_half_rate)
+    session = client.session(trace.avatar, output=output, resume_timeout=0.0, allow_half_rate=talking.allow_half_rate)
     try:
         async with session, asyncio.TaskGroup() as tasks:
             loops = [tasks.create_task(_listen(session, trace))]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import av
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,12 +24,14 @@ messages = st.one_of(
     st.tuples(st.just("end"), st.none()),
     st.tuples(st.just("interrupt"), st.none()),
     st.tuples(st.just("switch"), st.sampled_from(["small", "other", "forward", "nobody", ""])),
+    st.tuples(st.just("key frame"), st.none()),
     st.tuples(st.just("wait"), st.floats(0, 0.5)),
     st.tuples(st.just("nothing"), st.none()),
 )
 configs = st.fixed_dictionaries(
     {
         "pacing": st.sampled_from([pb.REALTIME, pb.REALTIME, FAST]),
+        "output_format": st.sampled_from([pb.FORMAT_JPEG, pb.FORMAT_H264]),
         "idle": st.sampled_from([pb.IDLE_REST, pb.IDLE_STORED, pb.IDLE_NONE]),
         "look_ahead_frames": st.sampled_from([6, 12]),
         "cushion_ms": st.sampled_from([0, 0, 120]),
@@ -46,6 +49,8 @@ def send(talk: Talk, kind: str, value: Any) -> None:
             talk.send(interrupt=pb.Interrupt())
         case "switch":
             talk.send(switch_avatar=pb.SwitchAvatar(model_id=value, start_frame_idx=100))
+        case "key frame":
+            talk.send(request_key_frame=pb.RequestKeyFrame())
         case "wait":
             time.sleep(value)
         case _:
@@ -135,4 +140,19 @@ def follow(duo: Duo, fields: dict[str, Any], script: list[tuple[str, Any]]) -> N
     assert switches - 1 <= len(talk.of("avatar_switched")) + len(talk.of("switch_failed")) <= switches
     assert follower.has_ended
     assert talk.of("segment_ended")[-1].frames == 3
+    if fields["output_format"] == pb.FORMAT_H264:
+        check_stream(talk)
     assert_no_trace(duo.compositing, of=talk.of("started")[0].session_id)
+
+
+def check_stream(talk: Talk) -> None:
+    """FFmpeg's decoder makes a picture of each access unit, and each avatar begins with a key frame."""
+    assert talk.frames[0].key_frame
+    switched = {event.number for event in talk.of("avatar_switched")}
+    assert switched & {frame.number for frame in talk.frames} <= {frame.number for frame in talk.frames if frame.key_frame}
+    decoder = av.CodecContext.create("h264", "r")
+    decoder.thread_count = 1
+    pictures = [picture for frame in talk.frames for picture in decoder.decode(av.Packet(frame.picture))]
+    pictures += decoder.decode(None)
+    assert len(pictures) == len(talk.frames)
+    assert not any(picture.is_corrupt for picture in pictures)

@@ -53,11 +53,12 @@ def film_of(path: Path) -> tuple[int, np.ndarray]:
     return pictures, sound
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-def test_a_film_has_every_frame_beside_its_own_sound(duo: Duo, tmp_path: Path, channels: int) -> None:
+@pytest.mark.parametrize(("channels", "output"), [(1, "jpeg"), (2, "h264")])
+def test_a_film_has_every_frame_beside_its_own_sound(duo: Duo, tmp_path: Path, channels: int, output: str) -> None:
     recording, film = tmp_path / "a.wav", tmp_path / "films" / "a.mp4"
     recording.write_bytes(beeps(channels=channels, rate=22_050))
-    done = run("talk", "--avatar", "small", "--audio", recording, "--server", duo.compositing.address, "--out", film)
+    server = "--server", duo.compositing.address
+    done = run("talk", "--avatar", "small", "--audio", recording, *server, "--out", film, "--output", output)
     assert done.returncode == 0, done.stderr
     figures = dict(line.split(None, 1) for line in done.stdout.splitlines() if line.startswith(("  late", "  stalls", "  drift")))
     assert set(figures) == {"late", "stalls", "drift"}
