@@ -10,6 +10,7 @@ from gateway_service.guard.guard import HEALTH_PATHS
 from gateway_service.identity import routes as tickets
 from gateway_service.page import routes as page
 from gateway_service.parts import PARTS, GatewayParts
+from gateway_service.webrtc import routes as webrtc
 from gateway_service.websocket import session_socket
 from service_kit import request_context, tracing
 from service_kit.errors import Unavailable
@@ -25,7 +26,7 @@ def build_application(parts: GatewayParts) -> web.Application:
     parts.guard.install(application)
     application.middlewares.append(parts.callers.middleware)
     application.middlewares.append(_counted)
-    for module in (health, description, about, avatars, streams, page, tickets, session_socket):
+    for module in (health, description, about, avatars, streams, webrtc, page, tickets, session_socket):
         module.add_routes(application)
     parts.earlier.add_routes(application)
     return application

@@ -13,10 +13,14 @@ from gateway_service.watching import Watched
 class RunningSession(Watched):
     """A session that a socket holds."""
 
-    def __init__(self, secret: str, session_id: str) -> None:
+    def __init__(self, secret: str, session_id: str, *, rate: int, is_paced: bool) -> None:
         super().__init__()
         self.secret = secret
         self.session_id = session_id
+        self.rate = rate
+        """Of its sound, in Hz."""
+        self.is_paced = is_paced
+        """Its frames come at the pace at which they are to be seen."""
 
 
 class RunningSessions:
@@ -29,9 +33,9 @@ class RunningSessions:
         return len(self._by_digest)
 
     @contextmanager
-    def running(self, session_id: str) -> Iterator[RunningSession]:
+    def running(self, session_id: str, *, rate: int, is_paced: bool) -> Iterator[RunningSession]:
         """Lists a session during the block, under a new secret."""
-        session = RunningSession(secrets.token_urlsafe(24), session_id)
+        session = RunningSession(secrets.token_urlsafe(24), session_id, rate=rate, is_paced=is_paced)
         digest = _digest(session.secret)
         self._by_digest[digest] = session
         try:

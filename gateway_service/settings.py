@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from gateway_service.api.settings import PicturesSection
 from gateway_service.guard.settings import GuardSection
 from gateway_service.identity.settings import TicketsSection
+from gateway_service.webrtc.settings import WebrtcSection
 from service_kit.addresses import BindAddress
 from service_kit.sections import ClientTlsSection, Section, ServerSection, ServiceSettings
 
@@ -116,6 +117,7 @@ class GatewaySections(Section):
     earlier: EarlierSection = EarlierSection()
     speech: SpeechSection = SpeechSection()
     pictures: PicturesSection = PicturesSection()
+    webrtc: WebrtcSection = WebrtcSection()
     guard: GuardSection = GuardSection()
     tickets: TicketsSection = TicketsSection()
 

@@ -18,6 +18,7 @@ EXTRAS = {
         "yaml",
     ),
     "gateway": ("aiohttp",),
+    "webrtc": ("aiortc",),
     "cpu": ("onnxruntime", "openvino"),
 }
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 
 import grpc
 
-from gateway_service.watching import Watched
+from gateway_service.watching import Watched, Watcher
 from lipsync_client import AsyncSession, Frame, LipsyncError
 
 OpenSession = Callable[[str], AbstractAsyncContextManager[AsyncSession]]
@@ -19,12 +19,11 @@ log = logging.getLogger(__name__)
 
 
 class _Show(Watched):
-    """The frames of one avatar, and the reason for their end."""
+    """The frames of one avatar."""
 
     def __init__(self) -> None:
         super().__init__()
         self.running: asyncio.Task[None] | None = None
-        self.error = LipsyncError(grpc.StatusCode.UNAVAILABLE, "the session has ended")
 
 
 class RestShows:
@@ -35,14 +34,13 @@ class RestShows:
         self._most = most
         self._shows: dict[str, _Show] = {}
 
-    async def watch(self, avatar: str) -> AsyncGenerator[bytes, None]:
-        """Yields JPEG files, the newest one when one is asked for. Raises LipsyncError; close it to leave."""
+    @contextmanager
+    def watched(self, avatar: str, most: int = 1) -> Iterator[Watcher]:
+        """Watches an avatar during the block; at most so many frames wait. Raises LipsyncError, as the watcher does."""
         show = self._shows.get(avatar) or self._begin(avatar)
         try:
-            with show.watched() as watcher:
-                while (frame := await watcher.next()) is not None:
-                    yield frame.picture
-            raise show.error
+            with show.watched(most) as watcher:
+                yield watcher
         finally:
             if not show.watchers:
                 self._end(avatar, show)
@@ -69,17 +67,18 @@ class RestShows:
             show.running.cancel()
 
     async def _run(self, avatar: str, show: _Show) -> None:
+        ended = LipsyncError(grpc.StatusCode.UNAVAILABLE, "the session has ended")
         try:
             async with self._open_session(avatar) as session:
                 async for event in session:
                     if isinstance(event, Frame):
                         show.show(event)
         except LipsyncError as error:
-            show.error = error
+            ended = error
         except Exception:
             log.exception("showing %s at rest failed", avatar)
-            show.error = LipsyncError(grpc.StatusCode.INTERNAL, "internal error; the operators find it in the log")
+            ended = LipsyncError(grpc.StatusCode.INTERNAL, "internal error; the operators find it in the log")
         finally:
-            show.end()
+            show.end(ended)
             if self._shows.get(avatar) is show:
                 del self._shows[avatar]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import grpc
 from aiohttp import web
@@ -13,8 +13,8 @@ from gateway_service.api.motion_jpeg import CONTENT_TYPE, send_frames
 from gateway_service.api.showing import RestShows
 from gateway_service.parts import PARTS
 from gateway_service.problems import of_code
-from gateway_service.running_sessions import RunningSession
-from lipsync_client import AsyncSession
+from gateway_service.watching import Watcher
+from lipsync_client import AsyncSession, Frame
 
 SHOWS = web.AppKey("SHOWS", RestShows)
 
@@ -39,10 +39,9 @@ async def at_rest(request: web.Request) -> web.StreamResponse:
     avatar = avatar_id(request)
     if request.method == "HEAD":
         return _head()
-    with request.app[PARTS].callers.running():
-        async with aclosing(request.app[SHOWS].watch(avatar)) as frames:
-            first = await anext(frames)  # an error is told while it can be
-            return await _send(request, _chained(first, frames))
+    with request.app[PARTS].callers.running(), request.app[SHOWS].watched(avatar) as watcher:
+        first = await watcher.next()  # an error is told while it can be
+        return await _send(request, _pictures(watcher, first))
 
 
 async def of_session(request: web.Request) -> web.StreamResponse:
@@ -52,8 +51,8 @@ async def of_session(request: web.Request) -> web.StreamResponse:
         raise of_code(grpc.StatusCode.NOT_FOUND, "no session that runs here has this secret")
     if request.method == "HEAD":
         return _head()
-    async with aclosing(_frames(session)) as frames:
-        return await _send(request, frames)
+    with session.watched() as watcher:
+        return await _send(request, _pictures(watcher))
 
 
 async def _send(request: web.Request, frames: AsyncIterator[bytes]) -> web.StreamResponse:
@@ -63,16 +62,12 @@ async def _send(request: web.Request, frames: AsyncIterator[bytes]) -> web.Strea
         return await send_frames(request, frames, ending=parts.draining, stall_s=stall_s)
 
 
-async def _chained(first: bytes, frames: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    yield first
-    async for frame in frames:
-        yield frame
-
-
-async def _frames(session: RunningSession) -> AsyncGenerator[bytes, None]:
-    with session.watched() as watcher:
-        while (frame := await watcher.next()) is not None:
-            yield frame.picture
+async def _pictures(watcher: Watcher, first: Frame | None = None) -> AsyncIterator[bytes]:
+    """Yields JPEG files to the end, the newest one when one is asked for."""
+    frame = first or await watcher.next()
+    while frame is not None:
+        yield frame.picture
+        frame = await watcher.next()
 
 
 def _head() -> web.Response:

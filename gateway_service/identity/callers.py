@@ -27,6 +27,9 @@ SCOPES: Mapping[str, Scope | None] = {
     "/api/avatars": Scope.READ,
     "/api/avatars/{avatar}/still.jpg": Scope.READ,
     "/api/avatars/{avatar}/stream.mjpeg": Scope.INFER,
+    "/api/avatars/{avatar}/whep": Scope.INFER,
+    "/api/sessions/{secret}/whep": None,  # as its other pictures
+    "/api/whep/{secret}": None,  # the same
     "/api/tickets": Scope.INFER,
     "/ws": Scope.INFER,
 }

@@ -20,6 +20,7 @@ from lipsync_cli.keys import create
 from service_kit.life import RunningService
 
 from ..end_to_end.processes import Service
+from ..gateway_webrtc.watching import new_connection, offer_of
 from .conftest import running_gateway
 
 NOBODY = "127.0.0.1:1"
@@ -39,16 +40,24 @@ class Ask:
 
     at: str = "well"
     avatar: str = "small"
-    method: str = "GET"
+    method: str = ""
+    """"": that of the operation."""
+    body: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     query: str = ""
     key: str = ""
     """The caller whose key is sent to "asking"."""
 
 
-WELL, ALONE, TIGHT, POST = Ask(), Ask("alone"), Ask("tight"), Ask(method="POST")
+WELL, ALONE, TIGHT, POST, PUT = Ask(), Ask("alone"), Ask("tight"), Ask(method="POST"), Ask(method="PUT")
 ASKED, SINGER, READER = Ask("asking"), Ask("asking", key="infer"), Ask("asking", key="read")
-TICKETS = "/api/tickets"
+TICKETS = "POST /api/tickets"
+OF_AVATAR, OF_SESSION, VIEWER = "/api/avatars/{avatar}/whep", "/api/sessions/{secret}/whep", "/api/whep/{secret}"
+SDP, FRAGMENT = {"Content-Type": "application/sdp"}, {"Content-Type": "application/trickle-ice-sdpfrag"}
+OFFER, TAG = "an offer that can be answered", "the viewer's ETag"
+"""Placeholders in asks."""
+OFFERS = Ask(headers=SDP, body=OFFER)
+CANDIDATES = Ask("watching", headers={**FRAGMENT, "If-Match": TAG}, body="a=end-of-candidates\r\n")
 ASKS: dict[tuple[str, str], Ask] = {
     **{
         ("/api/avatars", status): ask
@@ -85,12 +94,56 @@ ASKS: dict[tuple[str, str], Ask] = {
         for status, ask in {"200": WELL, "503": ALONE}.items()
     },
     ("/ws", "101"): Ask(headers=WEBSOCKET),
-    (TICKETS, "200"): replace(SINGER, method="POST"),
-    (TICKETS, "401"): replace(ASKED, method="POST"),
-    (TICKETS, "403"): replace(READER, method="POST"),
-    (TICKETS, "404"): POST,
-    (TICKETS, "429"): replace(TIGHT, method="POST"),
-    (TICKETS, "default"): WELL,
+    (TICKETS, "200"): SINGER,
+    (TICKETS, "401"): ASKED,
+    (TICKETS, "403"): READER,
+    (TICKETS, "404"): WELL,
+    (TICKETS, "429"): TIGHT,
+    (TICKETS, "default"): PUT,
+    (OF_AVATAR, "200"): WELL,
+    (OF_AVATAR, "401"): ASKED,
+    (OF_AVATAR, "403"): READER,
+    (OF_SESSION, "200"): WELL,
+    **{
+        (f"{method}{path}", status): ask
+        for path in (OF_AVATAR, OF_SESSION)
+        for method in ("", "POST ")
+        for status, ask in {"429": TIGHT, "default": PUT}.items()
+    },
+    **{
+        (f"POST {path}", status): replace(ask, at="talking" if path == OF_SESSION else "well")
+        for path in (OF_AVATAR, OF_SESSION)
+        for status, ask in {
+            "201": OFFERS,
+            "400": replace(OFFERS, body="v=0"),
+            "413": replace(OFFERS, body="v" * 70_000),
+            "415": replace(OFFERS, headers={"Content-Type": "application/json"}),
+        }.items()
+    },
+    (f"POST {OF_AVATAR}", "401"): ASKED,
+    (f"POST {OF_AVATAR}", "403"): READER,
+    (f"POST {OF_AVATAR}", "404"): replace(OFFERS, avatar="nobody"),
+    (f"POST {OF_AVATAR}", "503"): replace(OFFERS, at="alone"),
+    (f"POST {OF_SESSION}", "404"): OFFERS,
+    (f"POST {OF_SESSION}", "409"): replace(OFFERS, at="hurrying"),
+    **{
+        (f"PATCH {VIEWER}", status): ask
+        for status, ask in {
+            "204": CANDIDATES,
+            "400": replace(CANDIDATES, body="a=candidate:nonsense"),
+            "404": WELL,
+            "412": replace(CANDIDATES, headers={**FRAGMENT, "If-Match": '"another"'}),
+            "415": replace(CANDIDATES, headers={"If-Match": TAG}),
+            "422": replace(CANDIDATES, body="a=ice-ufrag:another\r\n"),
+            "428": replace(CANDIDATES, headers=FRAGMENT),
+            "429": TIGHT,
+            "default": PUT,
+        }.items()
+    },
+    **{
+        (f"DELETE {VIEWER}", status): ask
+        for status, ask in {"200": Ask("watching"), "404": WELL, "429": TIGHT, "default": PUT}.items()
+    },
     ("/ws", "401"): Ask("asking", headers={**WEBSOCKET, "X-Api-Key": "nonsense"}),
     ("/ws", "403"): Ask(headers={**WEBSOCKET, "Origin": "http://evil.org"}),
     ("/ws", "429"): Ask("tight", headers=WEBSOCKET),
@@ -100,11 +153,16 @@ ASKS: dict[tuple[str, str], Ask] = {
 
 @dataclass(frozen=True)
 class Gateways:
-    """Gateways by name, the secret of a session that runs at "talking", and the keys for "asking" by their scope."""
+    """Gateways by name, the secrets of what runs at some of them, and the keys for "asking" by their scope.
+
+    At "talking" a session runs, at "hurrying" one without a pace; "watching" has a viewer, whose ETag is `etag`.
+    """
 
     addresses: dict[str, str]
     application: aiohttp.web.Application
-    secret: str
+    secrets: dict[str, str]
+    etag: str
+    offer: str
     keys: dict[str, str]
 
 
@@ -124,14 +182,27 @@ async def gateways(compositing: Service, tmp_path: Path) -> AsyncIterator[Gatewa
         asking = await started(compositing.address, f"auth.keys_file={file}")
         addresses = {
             name: f"http://{each.address.reachable}"
-            for name, each in {"well": well, "talking": well, "alone": alone, "tight": tight, "asking": asking}.items()
+            for name, each in {
+                **dict.fromkeys(("well", "talking", "hurrying", "watching"), well),
+                "alone": alone,
+                "tight": tight,
+                "asking": asking,
+            }.items()
         }
         http = await stack.enter_async_context(aiohttp.ClientSession())
         await http.get(f"{addresses['tight']}/api/openapi.json")
-        socket = await stack.enter_async_context(http.ws_connect(f"{addresses['well']}/ws"))
-        await socket.send_json({"config": {"model_id": "small"}})
-        secret = (await socket.receive_json())["started"]["secret"]
-        yield Gateways(addresses, well.face.server.applications["gateway"], secret, keys)
+        secrets = {}
+        for name, pacing in (("talking", "REALTIME"), ("hurrying", "AS_FAST_AS_POSSIBLE")):
+            socket = await stack.enter_async_context(http.ws_connect(f"{addresses['well']}/ws"))
+            await socket.send_json({"config": {"model_id": "small", "pacing": pacing}})
+            secrets[name] = (await socket.receive_json())["started"]["secret"]
+        connection = new_connection()
+        stack.push_async_callback(connection.close)
+        offer = await offer_of(connection)
+        async with http.post(f"{addresses['well']}/api/avatars/small/whep", data=offer, headers=SDP) as answer:
+            secrets["watching"] = answer.headers["Location"].removeprefix("/api/whep/")
+            etag = answer.headers["ETag"]
+        yield Gateways(addresses, well.face.server.applications["gateway"], secrets, etag, offer, keys)
 
 
 def resolved(spec: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
@@ -151,19 +222,22 @@ async def test_every_answer_that_is_described_is_given_so(gateways: Gateways) ->
             spec = await answer.json()
         validate(spec)
         described = {
-            (path, status): resolved(spec, response)
+            (path if method == "get" else f"{method.upper()} {path}", status): resolved(spec, response)
             for path, item in spec["paths"].items()
-            for operation in item.values()
+            for method, operation in item.items()
             for status, response in operation["responses"].items()
         }
         assert described.keys() == ASKS.keys()
-        for (path, status), ask in ASKS.items():
+        for (operation, status), ask in ASKS.items():
+            method, _, path = operation.rpartition(" ")
             address = gateways.addresses[ask.at]
-            secret = gateways.secret if ask.at == "talking" else "x"
+            secret = gateways.secrets.get(ask.at, "x")
             url = f"{address}{path.format(avatar=ask.avatar, secret=secret)}{ask.query}"
             headers = ask.headers | ({"Authorization": f"Bearer {gateways.keys[ask.key]}"} if ask.key else {})
-            async with http.request(ask.method, url, headers=headers) as answer:
-                await check(answer, spec, described[path, status], status, (path, status))
+            headers = {name: gateways.etag if value == TAG else value for name, value in headers.items()}
+            body = gateways.offer if ask.body == OFFER else ask.body or None
+            async with http.request(ask.method or method or "GET", url, headers=headers, data=body) as answer:
+                await check(answer, spec, described[operation, status], status, (operation, status))
 
 
 async def check(
@@ -188,7 +262,8 @@ async def test_no_address_is_missing(gateways: Gateways) -> None:
         described = set((await answer.json())["paths"])
     routes = {(route.resource.canonical, route.method) for route in gateways.application.router.routes() if route.resource}
     assert {path for path, _ in routes if not path.startswith("/page/")} == described
-    assert {(path, method) for path, method in routes if method not in {"GET", "HEAD"}} == {(TICKETS, "POST")}
+    others = {f"{method} {path}" for path, method in routes if method not in {"GET", "HEAD", "OPTIONS"}}
+    assert others == {TICKETS, f"POST {OF_AVATAR}", f"POST {OF_SESSION}", f"PATCH {VIEWER}", f"DELETE {VIEWER}"}
 
 
 async def test_every_address_has_its_scope_or_is_open(gateways: Gateways) -> None:

@@ -76,7 +76,18 @@ def test_one_process_has_the_keys_of_both() -> None:
         "server.optimized_lipsyncsrv",
         "capacity.max_background_memory_gb",
     }
-    sections = ("sockets", "earlier", "speech", "pictures", "guard", "tickets", "compositing_server", "metrics", "server.port")
+    sections = (
+        "sockets",
+        "earlier",
+        "speech",
+        "pictures",
+        "webrtc",
+        "guard",
+        "tickets",
+        "compositing_server",
+        "metrics",
+        "server.port",
+    )
     not_here = {"compositing_server.url", "compositing_server.api_key_file"}
     gateway = {key for key in keys["gateway"] if key.startswith(sections)} - not_here
     more |= {"gateway.enabled", *(f"gateway.{key.removeprefix('server.')}" for key in gateway)}
