@@ -23,6 +23,7 @@ NAMES = (
     "overload",
     "h264",
     "gateway",
+    "webrtc",
     "network",
     "avatars",
     "gpu",

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from gateway_service.api.kept import Kept
 from gateway_service.parts import PARTS, GatewayParts
+from gateway_service.webrtc.routes import is_available
 from service_kit.version import product_version
 
 Voices = list[dict[str, str]]
@@ -62,6 +63,7 @@ def _content(parts: GatewayParts, voices: Voices) -> dict[str, Any]:
             "voices": voices,
             "max_characters": speech.max_characters,
         },
+        "webrtc": {"available": is_available(settings.webrtc)},
         "limits": {
             "max_message_kb": settings.sockets.max_message_kb,
             "max_sockets_per_address": settings.guard.max_sockets_per_address,

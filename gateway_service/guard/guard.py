@@ -132,8 +132,10 @@ class Guard:
             origin = request.headers.get("Origin")
             if is_listed(origin, allowed):
                 headers["Access-Control-Allow-Origin"] = str(origin)
+                headers["Access-Control-Expose-Headers"] = "ETag, Link, Location, Retry-After"
                 if request.method == "OPTIONS":
-                    headers["Access-Control-Allow-Headers"] = "Authorization, X-Api-Key"
+                    headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, If-Match, X-Api-Key"
+                    headers["Access-Control-Allow-Methods"] = "DELETE, GET, HEAD, PATCH, POST"
 
 
 _CODES = {

@@ -65,7 +65,7 @@ class Broadcast:
         self._clock = clock
         self._viewings: set[Viewing] = set()
         self._timeline = MediaTimeline()
-        self._video = VideoEncoder(section.video_kbps)
+        self._video = VideoEncoder(section.video_quality)
         self._sound = SoundEncoder(source.rate, section.audio_kbps)
         self._key_wanted = True
         self._since_key = FRAMES_BETWEEN_KEYS

@@ -15,6 +15,7 @@ from gateway_service.parts import GatewayParts
 from gateway_service.problems import Problem, of_code, of_upstream
 from gateway_service.webrtc.addresses import FRAGMENT, SDP, VIEWER
 from gateway_service.webrtc.broadcast import Source
+from gateway_service.webrtc.ice import IceServers
 from gateway_service.webrtc.offers import read_candidates, read_offer
 from gateway_service.webrtc.viewers import Viewer, Viewers, Wish
 from lipsync_client import LipsyncError
@@ -29,11 +30,17 @@ class Endpoint:
 
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
-        self._viewers = Viewers(parts.settings.webrtc, parts.clock)
+        section = parts.settings.webrtc
+        self._servers = IceServers(section)
+        self._viewers = Viewers(section, self._servers, parts.clock)
 
     async def close(self) -> None:
         """Ends all viewers."""
         await self._viewers.close()
+
+    async def describe(self, _request: web.Request) -> web.Response:
+        """Says that offers are taken here, and which servers may help to connect."""
+        return self._linked(web.Response(content_type=SDP))
 
     async def at_rest(self, request: web.Request) -> web.Response:
         """Shows an avatar while nobody speaks, until the viewer leaves."""
@@ -85,8 +92,13 @@ class Endpoint:
             raise _of_upstream(error) from None
         response = web.Response(status=201, text=viewer.answer.result(), content_type=SDP)
         response.headers["Location"] = VIEWER.format(secret=viewer.secret)
-        response.headers["Cache-Control"] = "no-store"
         response.etag = viewer.etag
+        return self._linked(response)
+
+    def _linked(self, response: web.Response) -> web.Response:
+        response.headers["Cache-Control"] = "no-store"
+        for link in self._servers.links():
+            response.headers.add("Link", link)
         return response
 
     def _places(self, request: web.Request, *, at_rest: bool) -> ExitStack:

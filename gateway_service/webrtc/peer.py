@@ -9,8 +9,6 @@ from contextlib import suppress
 from typing import Any
 
 from aiortc import (
-    RTCBundlePolicy,
-    RTCConfiguration,
     RTCIceCandidate,
     RTCPeerConnection,
     RTCRtpSender,
@@ -19,13 +17,14 @@ from aiortc import (
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
 
 from gateway_service.webrtc.broadcast import Viewing
+from gateway_service.webrtc.ice import LOOPBACK, IceServers, with_public
 from gateway_service.webrtc.offers import Offer, invalid
 from gateway_service.webrtc.sender import UnitSender, UnitTrack
+from gateway_service.webrtc.settings import WebrtcSection
 from service_kit.clock import Clock
 
 _CODECS = {"video": ("video/H264", "video/rtx"), "audio": ("audio/opus",)}
 _CLOSE_S = 5.0
-_LOOPBACK = "127.0.0.1"
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +32,15 @@ log = logging.getLogger(__name__)
 class Peer:
     """Sends a viewing to one viewer. Close it."""
 
-    def __init__(self, viewing: Viewing, offer: Offer, clock: Clock, *, is_local: bool) -> None:
+    def __init__(
+        self, viewing: Viewing, offer: Offer, servers: IceServers, section: WebrtcSection, clock: Clock, *, is_local: bool
+    ) -> None:
         """`is_local`: the viewer is on this machine, and may have no other address."""
         self._offer = offer
+        self._section = section
         self._clock = clock
         self._is_local = is_local
-        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+        self._connection = RTCPeerConnection(servers.configuration())
         self._connection.on("connectionstatechange", self._changed)
         self.is_connected = False
         self.is_closed = False
@@ -57,7 +59,7 @@ class Peer:
     async def answer(self) -> str:
         """Accepts the offer. Returns the answer, with all of this machine's candidates. Raises Problem."""
         connection = self._connection
-        self._add_loopback()
+        self._choose_addresses()
         try:
             await connection.setRemoteDescription(RTCSessionDescription(self._offer.sdp, "offer"))
             await connection.setLocalDescription(await connection.createAnswer())
@@ -66,7 +68,7 @@ class Peer:
         except (InvalidAccessError, InvalidStateError, ValueError) as error:
             log.info("an offer could not be answered: %s", error)
             raise invalid("the offer cannot be answered") from None
-        return connection.localDescription.sdp
+        return with_public(connection.localDescription.sdp, self._section.public_addresses)
 
     async def add_candidates(self, candidates: Sequence[RTCIceCandidate]) -> None:
         """Tries more addresses of the viewer."""
@@ -86,17 +88,18 @@ class Peer:
         units = viewing.video if kind == "video" else viewing.audio
         return UnitSender(transceiver.sender, units, unix_s=viewing.unix_s, heard=self._hear)
 
-    def _add_loopback(self) -> None:
-        """Lets a viewer on this machine come by its own address, which is given to nobody else."""
-        if not self._is_local:
-            return
+    def _choose_addresses(self) -> None:
+        """Sees to it that the connection has the addresses of the settings. aioice takes all but 127.0.0.1, without a choice."""
         ice = self._connection.getSenders()[0].transport.transport._connection
         gather = ice.get_component_candidates
 
-        async def gather_too(component: int, addresses: list[str], timeout: int = 5) -> list[Any]:
-            return await gather(component, [*addresses, _LOOPBACK], timeout)
+        async def gather_chosen(component: int, addresses: list[str], timeout: int = 5) -> list[Any]:
+            if self._section.relay_only:
+                return await gather(component, addresses, timeout)
+            chosen = [*(self._section.addresses or addresses), *([LOOPBACK] if self._is_local else [])]
+            return await gather(component, list(dict.fromkeys(chosen)), timeout)
 
-        vars(ice).update(get_component_candidates=gather_too)
+        vars(ice).update(get_component_candidates=gather_chosen)
 
     @property
     def _sent(self) -> int:

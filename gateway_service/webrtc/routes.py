@@ -29,13 +29,23 @@ def is_available(section: WebrtcSection) -> bool:
     return bool(section.enabled) and is_installed
 
 
+def _check_secret(section: WebrtcSection) -> None:
+    """Raises StartError for a secret that will be needed, and cannot be read."""
+    path = section.turn_secret_file
+    try:
+        if path and not path.read_bytes().strip():
+            raise StartError(f"webrtc.turn_secret_file: {path} is empty")
+    except OSError as error:
+        raise StartError(f"webrtc.turn_secret_file: {path} cannot be read: {error.strerror}") from None
+
+
 def add_routes(application: web.Application) -> None:
     """Adds the addresses where offers are posted, and those of viewers."""
     endpoint = _Lazy(application[PARTS])
     router = application.router
     for path, name in ((OF_AVATAR, "at_rest"), (OF_SESSION, "of_session")):
         router.add_post(path, endpoint.handler(name))
-        router.add_get(path, endpoint.describe)
+        router.add_get(path, endpoint.handler("describe"))
         router.add_route("OPTIONS", path, _options("GET, HEAD, OPTIONS, POST", ("Accept-Post", SDP)))
     router.add_patch(VIEWER, endpoint.handler("add_candidates"))
     router.add_delete(VIEWER, endpoint.handler("end"))
@@ -55,6 +65,7 @@ class _Lazy:
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
         self._is_available = is_available(parts.settings.webrtc)
+        _check_secret(parts.settings.webrtc)
         self._making = asyncio.Lock()
         self._made: _Endpoint | None = None
 
@@ -67,28 +78,20 @@ class _Lazy:
 
         return handle
 
-    async def describe(self, _request: web.Request) -> web.Response:
-        """Says that offers are taken here."""
-        self._check_available()
-        return web.Response(content_type=SDP)
-
     async def close(self, _application: web.Application) -> None:
         """Ends all viewers."""
         if self._made:
             await self._made.close()
 
     async def _get(self) -> _Endpoint:
-        self._check_available()
+        if not self._is_available:
+            detail = "this gateway has no WebRTC: it needs the extra lipsync-serving[webrtc], and webrtc.enabled"
+            raise of_code(grpc.StatusCode.UNIMPLEMENTED, detail)
         async with self._making:
             if self._made is None:
                 module = await asyncio.to_thread(importlib.import_module, "gateway_service.webrtc.endpoint")
                 self._made = module.Endpoint(self._parts)
         return self._made
-
-    def _check_available(self) -> None:
-        if not self._is_available:
-            detail = "this gateway has no WebRTC: it needs the extra lipsync-serving[webrtc], and webrtc.enabled"
-            raise of_code(grpc.StatusCode.UNIMPLEMENTED, detail)
 
 
 def _options(allow: str, accept: tuple[str, str]) -> Handler:

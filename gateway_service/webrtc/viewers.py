@@ -13,6 +13,7 @@ from hashlib import sha256
 
 from gateway_service.problems import problem_of
 from gateway_service.webrtc.broadcast import Broadcasts, Source, Viewing
+from gateway_service.webrtc.ice import IceServers
 from gateway_service.webrtc.offers import Offer
 from gateway_service.webrtc.peer import Peer
 from gateway_service.webrtc.settings import WebrtcSection
@@ -42,12 +43,13 @@ class Wish:
 class Viewer:
     """One who watches. `secret` names it in its address, `etag` its connection."""
 
-    def __init__(self, wish: Wish, broadcasts: Broadcasts, section: WebrtcSection, clock: Clock) -> None:
+    def __init__(self, wish: Wish, broadcasts: Broadcasts, servers: IceServers, section: WebrtcSection, clock: Clock) -> None:
         self.secret = secrets.token_urlsafe(24)
         self.etag = secrets.token_hex(8)
         self.offer = wish.offer
         self._wish = wish
         self._broadcasts = broadcasts
+        self._servers = servers
         self._section = section
         self._clock = clock
         self._peer: Peer | None = None
@@ -71,7 +73,9 @@ class Viewer:
             with self._wish.places(), self._broadcasts.viewed(self._wish.source) as (broadcast, viewing):
                 if self._wish.source.always_shows:
                     await broadcast.begun
-                self._peer = Peer(viewing, self._wish.offer, self._clock, is_local=self._wish.is_local)
+                self._peer = Peer(
+                    viewing, self._wish.offer, self._servers, self._section, self._clock, is_local=self._wish.is_local
+                )
                 try:
                     self.answer.set_result(await self._peer.answer())
                     log.info("a viewer over WebRTC ended: %s", await self._end(viewing))
@@ -105,8 +109,9 @@ class Viewer:
 class Viewers:
     """Lets viewers watch. Close it."""
 
-    def __init__(self, section: WebrtcSection, clock: Clock) -> None:
+    def __init__(self, section: WebrtcSection, servers: IceServers, clock: Clock) -> None:
         self._section = section
+        self._servers = servers
         self._clock = clock
         self._broadcasts = Broadcasts(section, clock, threads=len(os.sched_getaffinity(0)))
         self._viewers: dict[bytes, Viewer] = {}
@@ -119,7 +124,7 @@ class Viewers:
         """Begins to show what is wished. Returns the viewer once there is an answer. Raises what the wish raises."""
         if len(self._viewers) >= self._section.max_viewers:
             raise ResourceExhausted("as many viewers watch over WebRTC as may")
-        viewer = Viewer(wish, self._broadcasts, self._section, self._clock)
+        viewer = Viewer(wish, self._broadcasts, self._servers, self._section, self._clock)
         key = _digest(viewer.secret)
         self._viewers[key] = viewer
         viewer.running.add_done_callback(lambda _: self._viewers.pop(key))

@@ -228,10 +228,10 @@ class Conversation:
         self._running.show(frame)
         if jump := jump_text(frame):
             await self._outlet.text(jump)
-        await self._outlet.binary(frame_header(frame), frame.picture)
+        await self._outlet.binary(frame_header(frame), frame.picture if self._config.pictures else b"")
         now_s = self._parts.clock.now()
         self._usage.frame(now_s)
-        self._parts.metrics.frame(now_s - began_s, len(frame.picture))
+        self._parts.metrics.frame(now_s - began_s, len(frame.picture) if self._config.pictures else 0)
 
     async def _event(self, event: SessionEvent) -> None:
         match event:

@@ -74,6 +74,7 @@ class Config(_Content):
     look_ahead_frames: Annotated[int, Field(ge=0, le=12)] = 0
     cushion_ms: Annotated[int, Field(ge=0, le=2000)] = 0
     allow_half_rate: bool = False
+    pictures: bool = True
     resume: ResumeContent | None = None
     ticket: Annotated[str, Field(max_length=MAX_TICKET_CHARS, repr=False)] = ""
     session_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}$")] = ""

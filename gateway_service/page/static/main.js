@@ -14,6 +14,7 @@ import {
   listProblem,
   microphoneProblem,
   speakingProblem,
+  streamProblem,
   switchProblem,
   waitingProblem,
 } from "./problems.js";
@@ -24,7 +25,7 @@ const at = (id) => document.getElementById(id);
 const url = new URL("ws", document.baseURI);
 url.protocol = url.protocol.replace("http", "ws");
 const options = { quality_preset: at("quality").value, look_ahead_frames: Number(at("look-ahead").value), cushion_ms: 60 };
-const talk = new Talk(url, at("person"), options, (name, content) => happened[name]?.(content));
+const talk = new Talk(url, at("person"), at("stream"), options, (name, content) => happened[name]?.(content));
 const screen = new Screen(talk);
 let source = "file"; // of what is played: "file" or "recording"
 let idleMs = 0; // a session that is not used for so long ends; 0: none does
@@ -62,6 +63,13 @@ const happened = {
   },
   mode: (mode) => screen.mode(mode === "file" ? source : mode),
   level: (loudness) => screen.level(loudness),
+  streaming: (on) => {
+    at("transport").value = on ? "webrtc" : "websocket";
+    screen.streaming(on);
+  },
+  stream_shown: () => screen.streamShown(),
+  stream_figures: (figures) => screen.streamFigures(figures),
+  stream_lost: (error) => screen.problem(streamProblem(error)),
   unplugged: () => {
     at("guard").checked = false;
     screen.problem("The microphone was taken away. Plug it in, and try again.");
@@ -139,6 +147,7 @@ at("text-form").addEventListener("submit", (event) => {
 at("interrupt").addEventListener("click", () => talk.interrupt());
 at("quality").addEventListener("change", ({ target }) => talk.session.configure({ quality_preset: target.value }));
 at("look-ahead").addEventListener("change", ({ target }) => talk.session.configure({ look_ahead_frames: Number(target.value) }));
+at("transport").addEventListener("change", ({ target }) => talk.showStream(target.value === "webrtc"));
 at("hear").addEventListener("change", ({ target }) => (talk.hearYourself = target.checked));
 at("rest").addEventListener("change", ({ target }) => (talk.showing.stillAtRest = !target.checked));
 at("guard").addEventListener("change", async ({ target }) => {
@@ -177,6 +186,7 @@ async function begin() {
     return;
   }
   offerTexts(about.speech);
+  at("transports").hidden = !about.webrtc.available || !window.RTCPeerConnection;
   const asked = new URLSearchParams(location.search).get("avatar");
   const first = avatars.find(({ id }) => id === asked) ?? avatars.find(({ error }) => !error);
   screen.problem(first ? null : "The server has no avatar to show. Make one with `lipsync avatar demo`, then reload the page.");

@@ -76,6 +76,12 @@ export function switchProblem({ model_id, message }) {
   return `“${model_id}” cannot be shown: ${message}. The present one stays.`;
 }
 
+/** WebRTC did not show the session, with an error of the gateway or without. */
+export function streamProblem(error) {
+  const reason = error?.message ? `: ${error.message}` : ": a firewall may keep UDP away";
+  return `WebRTC does not get through${reason}. The picture goes on over the WebSocket.`;
+}
+
 function duration(milliseconds) {
   const seconds = Math.round(milliseconds / 1000);
   return seconds >= 120 ? `${Math.round(seconds / 60)} minutes` : `${seconds} s`;

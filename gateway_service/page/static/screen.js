@@ -19,6 +19,7 @@ export class Screen {
   constructor(talk) {
     this._talk = talk;
     this._counting = 0;
+    this._stream = null; // figures of WebRTC, while it shows the picture
     this.speaksTexts = false;
     at("problem-close").addEventListener("click", () => this.problem(null));
     setInterval(() => this._figures(), BETWEEN_FIGURES_MS);
@@ -88,6 +89,29 @@ export class Screen {
     if (avatar) showPicture(at("still"), avatar.still);
   }
 
+  /** The picture comes over WebRTC from the moment on that `streamShown` is called, or no longer. */
+  streaming(on) {
+    at("stream-figures").hidden = !on;
+    at("drift-plot").hidden = on;
+    if (!on) at("stream").hidden = true;
+    this._stream = null;
+  }
+
+  streamShown() {
+    at("stream").hidden = false;
+  }
+
+  /** What the browser says of the stream. */
+  streamFigures(figures) {
+    this._stream = figures;
+    at("stream-rate").textContent = `${(figures.kbps / 1000).toFixed(2)} Mbit/s`;
+    at("stream-buffer").textContent = milliseconds(figures.bufferMs);
+    at("stream-freezes").textContent = figures.freezes;
+    at("stream-lost").textContent = figures.lost;
+    at("stream-round-trip").textContent = milliseconds(figures.roundTripMs);
+    at("stream-decoded").textContent = figures.decoded;
+  }
+
   /** Asks for the API key, or no longer. */
   askForKey(wanted) {
     at("key-form").hidden = !wanted;
@@ -100,22 +124,30 @@ export class Screen {
   }
 
   _figures() {
-    const { figures, clock, cushion, showing } = this._talk;
+    const { figures, clock, cushion, showing, streaming } = this._talk;
     const now = clock.now();
-    const drift = figures.drift();
     const { status } = figures;
     const show = (id, value) => (at(id).textContent = value ?? "–");
-    show("first-frame", figures.firstFrameMs === null ? null : milliseconds(figures.firstFrameMs));
-    show("fps", figures.framesASecond(now).toFixed(1));
-    show("drift", drift && `${milliseconds(drift[0])}, at most ${milliseconds(drift[1])}`);
-    show("cushion", milliseconds(1000 * cushion.seconds));
     show("stalls", status?.stalls);
-    show("late", `${(status?.late_frames ?? 0) + cushion.shifts}, ${showing.dropped}`);
+    if (streaming) {
+      const apart = this._stream?.apartMs;
+      for (const id of ["first-frame", "cushion"]) show(id, null);
+      show("fps", this._stream?.framesASecond.toFixed(1));
+      show("drift", apart == null ? null : milliseconds(apart));
+      show("late", `${status?.late_frames ?? 0}, ${this._stream?.dropped ?? 0}`);
+    } else {
+      const drift = figures.drift();
+      show("first-frame", figures.firstFrameMs === null ? null : milliseconds(figures.firstFrameMs));
+      show("fps", figures.framesASecond(now).toFixed(1));
+      show("drift", drift && `${milliseconds(drift[0])}, at most ${milliseconds(drift[1])}`);
+      show("cushion", milliseconds(1000 * cushion.seconds));
+      show("late", `${(status?.late_frames ?? 0) + cushion.shifts}, ${showing.dropped}`);
+    }
     show("queue", status?.queue_ms.toFixed(1));
     show("audio", status?.audio_ms.toFixed(1));
     show("network", status?.inference_ms.toFixed(1));
     show("composite", status?.composite_ms.toFixed(1));
-    plot(at("plot"), figures.points, now);
+    if (!streaming) plot(at("plot"), figures.points, now);
   }
 }
 

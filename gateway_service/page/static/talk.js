@@ -8,6 +8,7 @@ import { Playing } from "./playing.js";
 import { FRAME_MS, RATE_HZ } from "./protocol.js";
 import { Session } from "./session.js";
 import { Showing } from "./showing.js";
+import { Stream } from "./stream.js";
 import { VoiceActivity } from "./voice.js";
 
 const MESSAGE_SAMPLES = 3200;
@@ -20,10 +21,12 @@ const CAUGHT_UP_S = 0.02;
 const RESUMES_MS = 2500;
 // Chunks of the microphone, 32 ms each, from before the moment at which a voice is noticed.
 const KEPT_CHUNKS = 10;
+// A stream that has shown nothing after so long does not get through.
+const STREAM_MS = 8000;
 
 export class Talk {
   /** `changed` is called with (name, content) for everything that the screen should know. */
-  constructor(url, canvas, options, changed) {
+  constructor(url, canvas, video, options, changed) {
     this._changed = changed;
     this.clock = new Clock();
     this.cushion = new Cushion();
@@ -33,6 +36,8 @@ export class Talk {
       decoded: (seconds) => this.cushion.decoded(seconds),
     });
     this.session = new Session(url, options, (name, content) => this._event(name, content));
+    this.stream = new Stream(video, (name, content) => this._streamed(name, content));
+    this.streaming = false; // picture and sound come over WebRTC
     this.hearYourself = false;
     this.mode = null; // "microphone", "file" or "text" while it is so; "rest" after the microphone
     this.level = 0;
@@ -101,6 +106,16 @@ export class Talk {
   async guard(on) {
     if (!on) this._guard.stop();
     else await this._guard.start(await this._running(), { echo: true });
+  }
+
+  /** Shows the session over WebRTC, or frame by frame again. */
+  showStream(on) {
+    this.streaming = on;
+    clearTimeout(this._streamTimer);
+    if (!on) this.stream.close();
+    this._playing.stop();
+    this._changed("streaming", on);
+    this.session.configure({ pictures: !on }); // `started` tells where the stream is
   }
 
   _stopAll() {
@@ -206,6 +221,7 @@ export class Talk {
       return;
     }
     if (name === "status") this.figures.told(content);
+    if (name === "started" && this.streaming) this._openStream(content.secret);
     if (name === "avatar_switched") this._settling = SETTLES_FRAMES;
     if (name === "failed") this._microphone.stop();
     if (name === "speak_failed" || name === "failed") this._end();
@@ -217,6 +233,10 @@ export class Talk {
     const due = this.cushion.arrived(frame.number, this.clock.next(), !source);
     this._settling = source ? SETTLES_FRAMES : this._settling - 1;
     frame.moves = this._settling > 0;
+    if (this.streaming) {
+      this._pass(frame);
+      return;
+    }
     let heard = due;
     if (source) {
       const audible = source.kind !== "microphone" || this.hearYourself;
@@ -226,8 +246,38 @@ export class Talk {
     this.showing.add(frame, heard, heard);
   }
 
+  /** A frame that the stream shows. */
+  _pass(frame) {
+    const { source } = frame;
+    if (source) frame.loudness = this._playing.play(source, frame.audio_us / 1000 / FRAME_MS, 0, false);
+    if (source && this._context) this.stream.audible(source.kind !== "microphone" || this.hearYourself);
+    this._shown(frame);
+  }
+
+  async _openStream(secret) {
+    clearTimeout(this._streamTimer);
+    this._streamTimer = setTimeout(() => this._streamed("lost"), STREAM_MS);
+    try {
+      await this.stream.open(`api/sessions/${secret}/whep`);
+    } catch (error) {
+      this._streamed("lost", error);
+    }
+  }
+
+  /** What becomes of the stream. Without it the session is shown frame by frame. */
+  _streamed(name, content) {
+    if (!this.streaming) return;
+    if (name === "shown") clearTimeout(this._streamTimer);
+    if (name === "lost") this.showStream(false);
+    this._changed(`stream_${name}`, content);
+  }
+
   _drawn(frame, heard, now) {
     this.figures.drawn(frame, heard, now);
+    this._shown(frame);
+  }
+
+  _shown(frame) {
     if (this.mode !== "microphone") this.level = frame.source ? Math.min(1, 4 * frame.loudness) : 0;
     this._changed("level", this.level);
     const over = !frame.source && !this.session.busy && !this._microphone.on;
