@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -12,7 +13,7 @@ import grpc.aio
 from compositing_service.parts import CompositingParts
 from compositing_service.request import read_model_id, read_order
 from compositing_service.unary import BatchReply
-from service_kit import request_context
+from service_kit import receiving, request_context
 from service_kit.callers import caller as callers
 from service_kit.callers.caller import Scope, check_avatar
 from service_kit.deadline import within_deadline
@@ -44,21 +45,28 @@ class _Sized(NamedTuple):
         return cls(pb.CompositeBatchRequest.FromString(data), len(data))
 
 
-class _Messages:
-    """The messages of a call. gRPC's own iterator keeps each until the next one comes, and a long sound is heard for minutes."""
+class _Messages(ExitStack):
+    """The messages of a call. gRPC's own iterator keeps each until the next one comes, and a long sound is heard for minutes.
+
+    A large one counts as a request under way until the next one is wanted. Raises ResourceExhausted where there is no room.
+    """
 
     def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
+        self._receiving = receiving.current.get()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
         """Returns the next message, encoded."""
+        self.close()
         message = await self._context.read()
         if message is _END:
             raise StopAsyncIteration
         encoded: bytes = message
+        self.enter_context(self._receiving.held(len(encoded)))
         return encoded
 
 
@@ -98,7 +106,8 @@ class CompositingServicer(CompositingServiceServicer):
 
     # Writes instead of yielding: a session knows from the time of a write that its reader is slow.
     async def StreamComposite(self, request_iterator: Any, context: Context) -> None:  # type: ignore[override]  # it writes
-        await self.parts.sessions.serve(_Messages(context), context.write, caller_of(context))
+        with _Messages(context) as messages:
+            await self.parts.sessions.serve(messages, context.write, caller_of(context))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
         caller = callers.current.get()

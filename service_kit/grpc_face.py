@@ -23,6 +23,7 @@ from service_kit.interceptors import CallInterceptor
 from service_kit.listening import Port, StartError, check_free
 from service_kit.metrics import Metrics
 from service_kit.readiness import Readiness
+from service_kit.receiving import Receiving
 from service_kit.sections import GrpcServerSection, GrpcSettings
 from service_kit.service import Host, Service, WarmUp
 from service_kit.tasks import beside
@@ -38,6 +39,8 @@ NO_LIMIT_SECONDS = 1e6
 MESSAGE_SLACK_BYTES = 8 << 10
 # gRPC takes ints of C: as milliseconds, 24 days.
 MAX_OPTION = 2**31 - 1
+# A bit for each algorithm.
+IDENTITY_ALONE = 1
 # Closes connections without a complete handshake. gRPC's own default is two minutes.
 HANDSHAKE_SECONDS = 10.0
 
@@ -92,6 +95,11 @@ class GrpcFace:
         self._clock = clock
         self.calls = RunningCalls(settings.server.max_running_calls)
         metrics.watch_calls(lambda: self.calls.running, limit=self.calls.limit)
+        self.receiving = Receiving(
+            seconds=settings.server.receive_seconds,
+            most_calls=settings.server.max_running_calls,
+            most_bytes=max(settings.server.max_requests_in_memory_mb << 20, request_limit_bytes(settings.server)),
+        )
         self._readiness = readiness
         self._grpc_services = grpc_services
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
@@ -106,7 +114,8 @@ class GrpcFace:
         interceptor = CallInterceptor(
             self._metrics,
             self.calls,
-            max_reply_bytes=message_limit_bytes(settings.server),
+            self.receiving,
+            max_reply_bytes=message_limit_bytes(settings.server.max_message_size_mb),
             sample_rate=settings.logging.sample_rate,
             client_names=settings.tls.allowed_client_names if settings.tls.is_on else (),
             door=Door(authority, self._scopes) if authority else None,
@@ -161,9 +170,14 @@ class GrpcFace:
                 await self.calls.none_runs.wait()
 
 
-def message_limit_bytes(section: GrpcServerSection) -> int:
-    """Returns the largest message that gRPC lets through, in both directions."""
-    return min((section.max_message_size_mb << 20) + MESSAGE_SLACK_BYTES, MAX_OPTION)
+def request_limit_bytes(section: GrpcServerSection) -> int:
+    """Returns the largest message from a caller that gRPC lets through."""
+    return message_limit_bytes(min(section.max_request_size_mb, section.max_message_size_mb))
+
+
+def message_limit_bytes(megabytes: int) -> int:
+    """Returns gRPC's limit for messages of so many MiB."""
+    return min((megabytes << 20) + MESSAGE_SLACK_BYTES, MAX_OPTION)
 
 
 def server_options(section: GrpcServerSection) -> list[tuple[str, int]]:
@@ -172,8 +186,11 @@ def server_options(section: GrpcServerSection) -> list[tuple[str, int]]:
     options = [
         # On by default: a second server on the same port would start silently and take half of the connections.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", message_limit_bytes(section)),
-        ("grpc.max_send_message_length", message_limit_bytes(section)),
+        ("grpc.max_receive_message_length", request_limit_bytes(section)),
+        ("grpc.max_send_message_length", message_limit_bytes(section.max_message_size_mb)),
+        ("grpc.max_concurrent_streams", section.max_streams_per_connection),
+        # A few kilobytes could unpack to a message of the largest size, and sound and pictures hardly shrink.
+        ("grpc.compression_enabled_algorithms_bitset", IDENTITY_ALONE),
         ("grpc.keepalive_time_ms", _ms(section.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", timeout_ms),
         # Without it a dead peer is noticed a minute later than the timeout says.

@@ -1,4 +1,4 @@
-"""Surrounds each gRPC call: request id, metrics, exceptions as statuses, callers, limit of running calls.
+"""Surrounds each gRPC call: request id, metrics, exceptions as statuses, callers, limits of requests and of running calls.
 
 A handler that streams its reply is an asynchronous generator. The interceptor iterates over it and writes each message itself.
 So the surroundings cost nothing per message, and the generator's `finally` runs before the call ends, also after a cancellation.
@@ -6,6 +6,7 @@ So the surroundings cost nothing per message, and the generator's `finally` runs
 Messages are decoded and encoded inside of that: gRPC itself would answer a message that it cannot decode with UNKNOWN.
 
 Who calls is asked before that, while no message has been read: one who may not call cannot make the service hold a large one.
+The one message of other calls is read by `service_kit.receiving`, so gRPC knows streams of requests alone.
 
 The request id goes back in the trailing metadata of every call. Only streams without an id of the caller's send it in headers
 too: gRPC clients never retry a call that has sent headers, so a UNAVAILABLE must leave without them, and in a unary call separate
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -28,13 +29,14 @@ import grpc
 import grpc.aio
 from prometheus_client import Counter, Histogram
 
-from service_kit import request_context, tracing
+from service_kit import receiving, request_context, tracing
 from service_kit.admission import RunningCalls
 from service_kit.callers import caller as callers
 from service_kit.callers.door import NOBODY, Door
 from service_kit.errors import InvalidRequest, PermissionDenied, ResourceExhausted, ServiceError, Violation
 from service_kit.logs import CALLS, request_is_sampled
 from service_kit.metrics import Metrics
+from service_kit.receiving import Receiving
 from service_kit.request_context import IDS, REQUEST_ID_KEY
 from service_kit.statuses import status_of
 
@@ -45,6 +47,7 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 Handler = Any  # grpc.RpcMethodHandler, whose stub lacks its attributes
 Headers = tuple[tuple[str, str], ...]
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs alone
+Work: TypeAlias = Callable[[Any, Context], Awaitable[Any]]  # of a request, or of the messages of a stream
 
 # A client that gives up at its deadline may be noticed this long before the deadline passes here.
 DEADLINE_SLACK_S = 0.05
@@ -68,9 +71,9 @@ log = logging.getLogger(__name__)
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
     """Surrounds every call. Handlers raise ServiceError; callers get a status, never UNKNOWN.
 
-    `calls` counts and limits running calls. A unary reply over `max_reply_bytes` becomes RESOURCE_EXHAUSTED with a reason. Info
-    lines are written for one request of `sample_rate`. With `client_names`, a client's certificate must have one of them. With a
-    `door`, it admits callers; handlers find theirs in `callers.caller.current`.
+    `calls` counts and limits running calls, `requests` what comes. A unary reply over `max_reply_bytes` becomes
+    RESOURCE_EXHAUSTED with a reason. Info lines are written for one request of `sample_rate`. With `client_names`, a client's
+    certificate must have one of them. With a `door`, it admits callers; handlers find theirs in `callers.caller.current`.
     Streams may write bytes in place of a message: one that the handler encoded itself. gRPC answers unknown methods.
     """
 
@@ -78,6 +81,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self,
         metrics: Metrics,
         calls: RunningCalls,
+        requests: Receiving,
         *,
         max_reply_bytes: int,
         sample_rate: int = 1,
@@ -86,6 +90,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     ) -> None:
         self._metrics = metrics
         self._calls = calls
+        self._receiving = requests
         self._max_reply_bytes = max_reply_bytes
         self._sample_rate = sample_rate
         self._client_names = frozenset(client_names)
@@ -121,17 +126,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         return self._refusing[path]
 
     def _surrounded(self, path: str, handler: Handler, shown_kind: str = "") -> Handler:
-        """Returns a handler of the same kind. Metrics call it `shown_kind` where that is given."""
-        kind, build = _KINDS[handler.request_streaming, handler.response_streaming]
-        kind = shown_kind or kind
+        """Returns a handler that looks the same to callers. Metrics call it `shown_kind` where that is given."""
+        kind = shown_kind or _KINDS[handler.request_streaming, handler.response_streaming][0]
+        _, build = _KINDS[True, handler.response_streaming]
         rpc = _Rpc.of(path, kind, self._metrics)
         behavior = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         decode = partial(_decoded, handler.request_deserializer)
         encode = partial(_encoded, handler.response_serializer)
 
         async def work(headers: Headers, request: Any, context: Context) -> Any:
-            if not handler.request_streaming:
-                request = decode(request)
             if handler.response_streaming:
                 with self._door.streams.of(callers.current.get()) if self._door else nullcontext():
                     await _write_all(behavior(request, context), headers, context)
@@ -144,13 +147,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                 )
             return reply
 
-        async def run(request: Any, context: Context) -> Any:
+        async def run(messages: Any, context: Context) -> Any:
             headers = self._identify(rpc, context)
             rpc.started.inc()
             start, code = perf_counter(), grpc.StatusCode.OK
+            receiving.current.set(self._receiving)
+            many = handler.request_streaming
+            request = nullcontext(messages) if many else self._receiving.request(context.read, decode)
             with rpc.traced() as span:
                 try:
-                    reply = await self._answer(rpc, context, partial(work, headers, request, context))
+                    reply = await self._answer(rpc, context, request, partial(work, headers))
                     set_by_handler: grpc.StatusCode | None = context.code()
                     code = set_by_handler or code
                     return reply
@@ -174,18 +180,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         context.set_trailing_metadata(headers)
         return () if ids.get(REQUEST_ID_KEY) == request_id or rpc.is_infrastructure else headers
 
-    async def _answer(self, rpc: _Rpc, context: Context, work: Callable[[], Awaitable[Any]]) -> Any:
+    async def _answer(self, rpc: _Rpc, context: Context, request: AbstractAsyncContextManager[Any], work: Work) -> Any:
         """Runs a call. Ends it with a status for each exception but cancellation and gRPC's own."""
         try:
             if rpc.is_infrastructure:
-                return await self._calls.open_ended(work())
+                return await self._calls.open_ended(_served(request, context, work, nullcontext()))
             if self._client_names:
                 _check_client(context, self._client_names)
             if self._door and callers.current.get() is NOBODY:  # the certificate tells; metadata did not
                 metadata = context.invocation_metadata() or ()
                 callers.current.set(await self._door.admit(rpc.path, metadata, _client_names(context)) or NOBODY)
-            with self._calls.admit():
-                return await work()
+            return await _served(request, context, work, self._calls.admit())
         except (asyncio.CancelledError, Exception) as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
@@ -196,12 +201,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             status = status_of(error)
             if status.code is grpc.StatusCode.INTERNAL:
                 log.error("%s failed", rpc.path, exc_info=error)
-            try:
-                await context.abort(status.code, status.message, status.trailing_metadata)
-            except grpc.aio.AbortError:
-                raise
-            except grpc.aio.BaseError as lost:  # the caller went before it could be told
-                raise asyncio.CancelledError from lost
+        # Not within the handling: gRPC keeps the exception of an abort in a ring of references, and with it all that hangs on it,
+        # as the request.
+        try:
+            await context.abort(status.code, status.message, status.trailing_metadata)
+        except grpc.aio.AbortError:
+            raise
+        except grpc.aio.BaseError as lost:  # the caller went before it could be told
+            raise asyncio.CancelledError from lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +248,15 @@ class _Rpc:
         fields = {"method": self.path, "code": code.name, "duration_ms": seconds * 1000, "peer": context.peer()}
         details = context.details()  # the caller gets this text too, so it is fit for the log
         CALLS.log(level, "call ended", extra=fields | ({"status": details} if details else {}))
+
+
+async def _served(
+    request: AbstractAsyncContextManager[Any], context: Context, work: Work, admitted: AbstractContextManager[None]
+) -> Any:
+    """Reads the request, and does the work for it."""
+    async with request as received:
+        with admitted:
+            return await work(received, context)
 
 
 async def _refuse(_: Any, __: Context) -> None:

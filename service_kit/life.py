@@ -29,6 +29,7 @@ from service_kit.service import Host, Service
 from service_kit.settings import effective
 from service_kit.tasks import beside
 from service_kit.tls import tls_problems
+from service_kit.trimming import trim_when_idle
 
 # Closing may take so long, once the last call has ended: enough for the end of a load or a run under way.
 CLOSE_SECONDS = 5.0
@@ -203,6 +204,7 @@ async def _life(services: Sequence[Service[Any]], end: ProcessEnd) -> None:
 
     try:
         async with AsyncExitStack() as opened:
+            await opened.enter_async_context(beside(trim_when_idle(SYSTEM_CLOCK)))
             running = [RunningService(service, stop=stop) for service in services]
             if await _first_of(_start(running, opened), wanted()):
                 await stop.wanted.wait()

@@ -37,6 +37,8 @@ def topic(name: str) -> logging.Logger:
 # Each call's end: info when it failed, debug when it did not.
 CALLS = topic("calls")
 CACHE_STATS = topic("cache_stats")
+# gRPC logs a traceback here for each header of a caller's that is no UTF-8, takes it as Latin-1, and goes on.
+_GRPC = logging.getLogger("grpc._cython.cygrpc")
 
 
 def request_is_sampled() -> bool:
@@ -62,6 +64,8 @@ def configure_logging(section: LoggingSection, service: str, *, stream: TextIO |
             stack.callback(thread.stop)
             handler = thread.handler
         handler.addFilter(_note_request)
+        _GRPC.addFilter(_is_worth_a_line)
+        stack.callback(_GRPC.removeFilter, _is_worth_a_line)
         root.handlers[:] = [handler]
         root.setLevel(section.level.upper())
         for each, is_on in topics.items():
@@ -74,6 +78,11 @@ def configure_logging(section: LoggingSection, service: str, *, stream: TextIO |
             for each, level in levels_before.items():
                 each.setLevel(level)
             root.handlers[:] = handlers_before
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Leaves out what any caller could have written as often as it likes."""
+    return not str(record.msg).startswith("Invalid encoding on")
 
 
 def _note_request(record: logging.LogRecord) -> bool:

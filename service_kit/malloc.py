@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import suppress
+from pathlib import Path
 
 # <malloc.h>
 _M_TRIM_THRESHOLD = -1
@@ -24,6 +25,9 @@ MMAP_THRESHOLD_BYTES = 32 << 20
 TRIM_THRESHOLD_BYTES = 256 << 20
 # With one arena all threads would wait for each other.
 LEAST_ARENAS = 2
+
+_STATM = Path("/proc/self/statm")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def tune_malloc() -> bool:
@@ -46,6 +50,36 @@ def tune_malloc() -> bool:
     }
     taken = [mallopt(option, value) for option, value in options.items()]
     return all(taken)
+
+
+class _Mallinfo2(ctypes.Structure):
+    """What mallinfo2 returns."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    )
+
+
+def free_bytes() -> int:
+    """Returns the bytes that were freed and are kept, also those that the system has back; 0 without glibc 2.33.
+
+    It takes up to some tens of milliseconds.
+    """
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError, TypeError):
+        return 0
+    mallinfo.restype = _Mallinfo2
+    return int(mallinfo().fordblks)
+
+
+def resident_bytes() -> int:
+    """Returns the resident memory of this process; 0 where the system does not tell."""
+    try:
+        return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0
 
 
 def return_free_memory() -> None:

@@ -53,6 +53,18 @@ class GrpcServerSection(ServerSection):
     max_message_size_mb: int = Field(default=100, ge=1, le=2047)
     """Size limit of requests and replies, in MiB; larger ones are refused with RESOURCE_EXHAUSTED."""
 
+    max_request_size_mb: int = Field(default=64, ge=1, le=2047)
+    """A smaller limit for requests, and for each message of a stream, in MiB: 60 s of sound at 192 kHz have 44."""
+
+    max_requests_in_memory_mb: int = Field(default=256, ge=1, le=1_000_000)
+    """Requests of 1 MiB and more under way may have so much in all; one more is refused with RESOURCE_EXHAUSTED."""
+
+    receive_seconds: float = Field(default=30.0, ge=1, le=3600)
+    """A request must be there so long after its call began, or the call ends with DEADLINE_EXCEEDED."""
+
+    max_streams_per_connection: int = Field(default=500, ge=1, le=1_000_000)
+    """Calls at the same time over one connection; further ones wait at the client."""
+
     keepalive_seconds: float = Field(default=30.0, ge=1, le=86400)
     """Pings a connection after so long without traffic, to notice peers that are gone."""
 

@@ -44,6 +44,7 @@ NOT_QUICK = {
         "docs/test_client_programs.py",
         "docs/test_doc_examples.py",
         "end_to_end",
+        "faults",
         "gateway_earlier",
         "gateway_http/test_attacks.py",
         "gateway_http/test_busy_services.py",

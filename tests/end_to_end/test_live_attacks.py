@@ -82,8 +82,8 @@ def test_a_resumed_session_that_is_interrupted_at_once_speaks_the_next_segment_w
 
 
 def test_one_message_with_much_sound_is_taken_as_there_is_room(duo: Duo) -> None:
-    """90 MB, 47 minutes: the message itself stays in memory while it is heard, and little else."""
-    sound = np.random.default_rng(1).integers(-3000, 3000, 45_000_000, np.int16).tobytes()
+    """60 MB, 31 minutes: the message itself stays in memory while it is heard, and little else."""
+    sound = np.random.default_rng(1).integers(-3000, 3000, 30_000_000, np.int16).tobytes()
     with Talk(duo.pictures, config(pacing=FAST, audio_encoding=pb.PCM_INT16)) as small:
         small.say(noise(0.2))
         small.end()

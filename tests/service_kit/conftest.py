@@ -13,6 +13,7 @@ import pytest
 from service_kit.admission import RunningCalls
 from service_kit.interceptors import CallInterceptor
 from service_kit.metrics import Metrics
+from service_kit.receiving import Receiving
 
 from .hosting import Parts
 
@@ -32,13 +33,20 @@ async def start(metrics: Metrics) -> AsyncIterator[Start]:
         async def start_server(
             *,
             calls: RunningCalls | None = None,
+            receiving: Receiving | None = None,
             max_reply_bytes: int = 1 << 30,
             sample_rate: int = 1,
             client_options: Sequence[tuple[str, Any]] = (),
             **rpcs: Any,
         ) -> grpc.aio.Channel:
             running = calls or RunningCalls(1000)
-            interceptor = CallInterceptor(metrics, running, max_reply_bytes=max_reply_bytes, sample_rate=sample_rate)
+            interceptor = CallInterceptor(
+                metrics,
+                running,
+                receiving or Receiving(seconds=30, most_calls=1000, most_bytes=1 << 30),
+                max_reply_bytes=max_reply_bytes,
+                sample_rate=sample_rate,
+            )
             server = grpc.aio.server(interceptors=[interceptor], options=[("grpc.so_reuseport", 0)])
             handlers = {
                 name: rpc if isinstance(rpc, grpc.RpcMethodHandler) else grpc.unary_unary_rpc_method_handler(rpc)
