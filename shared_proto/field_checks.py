@@ -17,6 +17,9 @@ from shared_proto.inference_pb2 import EDGES_REFERENCE, AudioEncoding
 from shared_proto.pcm import DTYPES
 from shared_proto.timing import CONTEXT_ROWS, MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, REFERENCE_MIN_SAMPLES, SAMPLE_RATE_HZ
 
+# Of features and pictures that a caller sends. Encoders give rows of less than 100, and float16 ends at 65,504.
+LARGEST_VALUE = 10_000
+
 Note: TypeAlias = Callable[[str, str], None]
 
 
@@ -95,9 +98,21 @@ def read_floats(
         note(field, f"{len(data)} bytes, expected {' or '.join(expected)}")
     elif len(data) % item:
         note(field, f"{len(data)} bytes, not a multiple of {item}")
-    elif _is_finite(field, "value", values := np.frombuffer(data, "<f4"), note):
+    elif problem := _not_moderate(values := np.frombuffer(data, "<f4")):
+        note(field, problem)
+    else:
         return values.astype(np.float32, copy=False).reshape(-1, *shape)
     return None
+
+
+def _not_moderate(values: NDArray[Any]) -> str:
+    """Names the first value that no network could be blamed for, if it made of it what is not finite; "" if there is none."""
+    if not values.size or (np.minimum.reduce(values) >= -LARGEST_VALUE and np.maximum.reduce(values) <= LARGEST_VALUE):
+        return ""  # a NaN is neither
+    if problem := not_finite("value", values):
+        return problem
+    bad = np.flatnonzero(np.abs(values) > LARGEST_VALUE)
+    return f"value {bad[0]} is {values[bad[0]]}, the first of {bad.size} beyond the {LARGEST_VALUE} allowed either way"
 
 
 def _is_finite(field: str, kind: str, values: NDArray[Any], note: Note) -> bool:

@@ -16,6 +16,8 @@ from avatar_kit.numbering import MAX_FRAMES
 from avatar_kit.safe_files import FileProblem
 from avatar_kit.video.files import decoded, opened_video
 
+# Frames, on average, of one picture of a video: 2 s. A lecture's slides are shown for longer, but no person.
+MOST_REPEATS = 50
 # With these codecs every packet is a shown picture, so counting them needs no decoding.
 _PACKET_IS_PICTURE = frozenset({"h264", "hevc", "mpeg4", "mjpeg", "prores", "ffv1", "rawvideo"})
 
@@ -94,13 +96,18 @@ def index_video(path: Path) -> VideoIndex:
 def at_25(index: VideoIndex) -> NDArray[np.int32]:
     """Returns for each frame at 25 a second the last picture that has begun, its beginning rounded to the nearest 1/25 s.
 
-    Raises FileProblem for more frames than are allowed.
+    Raises FileProblem for more frames than are allowed, or out of proportion to the pictures: a header may say any rate.
     """
     ticks = np.floor(index.times * FPS + 0.5).astype(np.int64)
     end = int(np.floor((index.times[-1] + 1 / index.rate) * FPS + 0.5))
     count = max(end, int(ticks[-1]) + 1) if end <= MAX_FRAMES else end
     if count > MAX_FRAMES:
         raise FileProblem(f"lasts longer than the {MAX_FRAMES} frames allowed")
+    if count > index.count * MOST_REPEATS:
+        raise FileProblem(
+            f"would give {count} frames, 25 a second, of {index.count} pictures: its rate or its times are wrong; "
+            f"make another of it, with a picture every {MOST_REPEATS / FPS:g} s or more often"
+        )
     return (np.searchsorted(ticks, np.arange(count), side="right") - 1).astype(np.int32)
 
 

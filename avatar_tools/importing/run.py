@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def run_import(plan: Plan, progress: Progress = silent) -> Imported:
             if options.keep_video:
                 _keep_video(writer, plan.frames, framing.rects, progress)
             else:
-                written = _write_frames(writer, plan.frames, framing.rects, progress)
+                written = _write_frames(writer, plan.frames, framing.rects, options.models_root, progress)
                 notes += written[0]
                 warnings += written[1]
             avatar = writer.finish()
@@ -126,7 +127,7 @@ def _keep_video(writer: AvatarWriter, frames: FrameSource, rects: list[Rect], pr
 
 
 def _write_frames(
-    writer: AvatarWriter, frames: FrameSource, rects: list[Rect], progress: Progress
+    writer: AvatarWriter, frames: FrameSource, rects: list[Rect], models_root: Path, progress: Progress
 ) -> tuple[list[str], list[str]]:
     """Writes all frames. After a bad one it writes no more, and only checks the others.
 
@@ -137,6 +138,8 @@ def _write_frames(
     progress("frames", 0, frames.count)
     try:
         for index, file in enumerate(frames.files()):
+            if index == 0 and isinstance(frames, VideoClip):
+                _check_room(len(file.data) * frames.count, models_root)
             problems += file.problems
             turned += file.turned
             see_through += file.see_through
@@ -154,6 +157,16 @@ def _write_frames(
         told = f"{frames.name}: {_pictures(see_through)} transparent in places"
         warnings.append(f"{told}: transparency is dropped, and the colours beneath show")
     return notes, warnings
+
+
+def _check_room(size: int, models_root: Path) -> None:
+    """Raises ImportRefused where frames of so many bytes, as the first one tells, do not fit the disk."""
+    free = shutil.disk_usage(models_root).free
+    if size > free:
+        needs = (
+            f"the frames of the video would take some {size / 1e9:.2g} GB in {models_root}, where {free / 1e9:.2g} GB are free"
+        )
+        raise ImportRefused(f"{needs}; nothing was kept; make room there or choose another --models-root")
 
 
 def _pictures(count: int) -> str:

@@ -50,6 +50,17 @@ def test_other_rates_become_25(tmp_path: Path, rate: Fraction | int) -> None:
     assert [number_of(shown) for shown in decoded] == wanted
 
 
+@pytest.mark.parametrize(("rate", "fits"), [(Fraction(1, 2), True), (Fraction(2, 5), False), (Fraction(1, 1000), False)], ids=str)
+def test_a_video_out_of_proportion_is_refused(tmp_path: Path, rate: Fraction, fits: bool) -> None:
+    """A header that says any rate could plan hundreds of thousands of frames, gigabytes of them, of a small file."""
+    video = write_video(tmp_path / "a.mkv", 6, stamps=[int(1000 / rate) * number for number in range(6)], rate=rate)
+    if fits:
+        assert open_video(video).count == 300
+        return
+    with pytest.raises(FileProblem, match=r"would give \d+ frames, 25 a second, of 6 pictures"):
+        open_video(video)
+
+
 def test_a_rate_that_varies(tmp_path: Path) -> None:
     stamps = [0, 40, 55, 70, 200, 240, 400]
     clip = open_video(write_video(tmp_path / "a.mkv", 7, stamps=stamps))

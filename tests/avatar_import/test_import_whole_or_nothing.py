@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -17,7 +18,7 @@ import pytest
 from avatar_kit.writer import AvatarWriter
 from avatar_tools.importing import ImportOptions, ImportRefused, plan_import, run_import
 
-from .conftest import Layouts, jpeg
+from .conftest import Layouts, jpeg, network, square, write_video
 
 TREE = Path(__file__).resolve().parents[2]
 
@@ -128,6 +129,19 @@ def test_a_full_disk(layouts: Layouts) -> None:
         with pytest.raises(ImportRefused, match=r"cannot be written to .*No space left on device; nothing was kept; make room"):
             run_import(plan)
         assert [path.name for path in disk.iterdir()] == ["notes"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tmpfs")
+def test_a_video_whose_frames_do_not_fit_is_refused_before_they_are_written(layouts: Layouts, tmp_path: Path) -> None:
+    with small_disk("1m") as disk:
+        video = write_video(tmp_path / "take.mp4", 100, rate=5)
+        rects = tmp_path / "rects.json"
+        rects.write_text(json.dumps([square(index) for index in range(100)]))
+        net = layouts.onnx(tmp_path / "nets" / "net.onnx", network())
+        plan = plan_import(ImportOptions(video, "ada", disk, checkpoint=net, rectangles=rects))
+        with pytest.raises(ImportRefused, match=r"would take some .* GB in .*, where .* GB are free; nothing was kept"):
+            run_import(plan)
+        assert list(disk.iterdir()) == []
 
 
 def test_a_limit_on_the_size_of_files(refused, layouts, models_root: Path) -> None:

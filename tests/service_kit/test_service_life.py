@@ -221,10 +221,13 @@ async def test_messages_up_to_the_limit_pass_both_ways(parts: Parts, over_bytes:
 
 
 def test_options_are_numbers_that_grpc_takes() -> None:
-    largest = GrpcServerSection(max_message_size_mb=2047, max_connection_age_seconds=31_536_000, keepalive_seconds=86_400)
+    sizes = {"max_message_size_mb": 2047, "max_request_size_mb": 2047}
+    largest = GrpcServerSection(**sizes, max_connection_age_seconds=31_536_000, keepalive_seconds=86_400)
     for section in (GrpcServerSection(), largest):
         options = dict(server_options(section))
         assert all(isinstance(value, int) for value in options.values())
-        assert options["grpc.max_receive_message_length"] == options["grpc.max_send_message_length"] <= 2**31 - 1
+        assert options["grpc.max_receive_message_length"] <= options["grpc.max_send_message_length"] <= 2**31 - 1
+    small = dict(server_options(GrpcServerSection(max_message_size_mb=1)))
+    assert small["grpc.max_receive_message_length"] == small["grpc.max_send_message_length"], "requests have no larger limit"
     assert "grpc.max_connection_age_ms" not in dict(server_options(GrpcServerSection()))
     assert dict(server_options(largest))["grpc.max_connection_age_ms"] == 2**31 - 1
