@@ -27,6 +27,7 @@ from inference_service.metrics import AUDIO, CROPS, DUE, QUEUE, InferenceMetrics
 from inference_service.models.model import LoadedModel, ModelLoader
 from inference_service.models.registry import ModelRegistry
 from inference_service.mouths import Mouths, fitted
+from inference_service.readers import Readers
 from inference_service.request import EncodeRequest, GrowingSpeech, MouthRequest, Speech
 from inference_service.scheduling.admission import ENOUGH_RUNS, Admission
 from inference_service.scheduling.dispatcher import Dispatcher
@@ -83,6 +84,7 @@ class Runner:
         self._encoding: WeakKeyDictionary[AudioFeatures, Gathered] = WeakKeyDictionary()
         self._run_limit_s = run_limit_s
         self._max_requests = max_requests
+        self.readers = Readers()
         self._requests: Counter[str] = Counter()  # by session; "": batch work
         self._metrics = metrics
         self._clock = clock
@@ -96,11 +98,13 @@ class Runner:
     def admitted(self, *, due: bool) -> Iterator[None]:
         """Takes a place for one request. Raises ResourceExhausted when there is none.
 
-        A request with a due time takes one of its session's own places, so that batch work does not shut sessions out.
+        A request with a due time takes one of its session's own places, so that batch work does not shut sessions out. Other work
+        may take the place of a caller that reads nothing.
         """
         session_id = request_context.session_id.get() if due else ""
         under_way = self._requests[session_id]
-        if under_way >= (MAX_SESSION_REQUESTS if session_id else self._max_requests):
+        most = MAX_SESSION_REQUESTS if session_id else self._max_requests
+        if under_way >= most and not (not session_id and self.readers.give_up_one()):
             self._metrics.dropped.labels("full").inc()
             whose = "this session's queue" if session_id else "the queue"
             raise ResourceExhausted(f"{whose} is full: {under_way} requests are under way; try again shortly", retry_after_ms=100)

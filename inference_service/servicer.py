@@ -86,7 +86,7 @@ class InferenceServicer(InferenceServiceServicer):
     # Writes instead of yielding: a yield would leave the deadline's scope while gRPC waits for a slow reader.
     async def InferStream(self, request: pb.InferBatchRequest, context: Context) -> None:  # type: ignore[override]  # it writes
         async def send(fields: pb.MouthRegion, mouths: memoryview) -> None:
-            await context.write(mouth_region.encode(fields, mouths))
+            await self.runner.readers.taken(context.write(mouth_region.encode(fields, mouths)))
 
         await self._send_mouths(request, context, send)
 

@@ -54,8 +54,8 @@ class MonolithicMetricsSection(MetricsSection):
     """The HTTP endpoint with /metrics, /health/live and /health/ready."""
 
     port: BindAddress | None = None
-    """Its address; null: the host of server.compositing_port at that port + 3000, or, with a warning, any free port if that is
-    taken."""
+    """Its address; null: the host of server.compositing_port, or 127.0.0.1 in place of all interfaces, at that port + 3000, or,
+    with a warning, any free port if that is taken."""
 
 
 class GatewaySection(gateway_settings.GatewaySections):

@@ -78,6 +78,10 @@ class _Handler(MetricsHandler):
 
     checks: dict[str, Check]
 
+    def version_string(self) -> str:
+        """Returns the header `Server`, without the versions that the library tells."""
+        return "lipsync"
+
     def do_GET(self) -> None:  # noqa: N802 - the library's name
         path = self.path.partition("?")[0]
         if path == "/metrics":

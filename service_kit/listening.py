@@ -34,8 +34,12 @@ class StartError(Exception):
 
 
 def open_metrics_port(wanted: BindAddress | None, own_address: BindAddress, open_at: Callable[[BindAddress], T]) -> T:
-    """Calls `open_at` with the wanted address. Without one, with the usual one next to the service's, else with any free port."""
-    usual = BindAddress(own_address.host, own_address.port + METRICS_PORT_OFFSET)
+    """Calls `open_at` with the wanted address. Without one, with the usual one next to the service's, else with any free port.
+
+    A service on all interfaces has it on loopback: what it tells is for its operators.
+    """
+    host = "127.0.0.1" if own_address.is_wildcard else own_address.host
+    usual = BindAddress(host, own_address.port + METRICS_PORT_OFFSET)
     if wanted or usual.port <= MAX_PORT:
         try:
             return open_at(wanted or usual)
@@ -44,7 +48,7 @@ def open_metrics_port(wanted: BindAddress | None, own_address: BindAddress, open
             if wanted:
                 raise StartError(problem) from None
             log.warning("%s; metrics and health take any free port instead", problem)
-    return open_at(BindAddress(own_address.host, 0))
+    return open_at(BindAddress(host, 0))
 
 
 def check_free(address: BindAddress, *, key: str) -> None:

@@ -267,7 +267,8 @@ class MetricsSection(Section):
     """Opens the endpoint."""
 
     port: BindAddress | None = None
-    """Its address; null: the host of server.port at that port + 3000, or, with a warning, any free port if that is taken."""
+    """Its address; null: the host of server.port, or 127.0.0.1 in place of all interfaces, at that port + 3000, or, with a
+    warning, any free port if that is taken."""
 
 
 def _check_collector(url: str) -> str:

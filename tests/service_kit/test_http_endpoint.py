@@ -56,7 +56,9 @@ def test_ready_and_live_follow_the_service(endpoint: HttpEndpoint, state: State)
     assert get(endpoint, "/health/live")[:2] == (200, "ok\n")
     state.ready, state.live = None, "the event loop hangs"
     assert get(endpoint, "/health/ready")[:2] == (200, "ok\n")
-    assert get(endpoint, "/health/live")[:2] == (503, "the event loop hangs\n")
+    status, text, headers = get(endpoint, "/health/live")
+    assert (status, text) == (503, "the event loop hangs\n")
+    assert headers["Server"] == "lipsync", "no versions of anything for strangers"
 
 
 def test_metrics_are_what_prometheus_reads(endpoint: HttpEndpoint, metrics: Metrics) -> None:

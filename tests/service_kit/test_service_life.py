@@ -15,7 +15,7 @@ import pytest
 from service_kit.addresses import BindAddress
 from service_kit.grpc_face import server_options
 from service_kit.life import RunningService
-from service_kit.listening import METRICS_PORT_OFFSET, StartError
+from service_kit.listening import METRICS_PORT_OFFSET, StartError, open_metrics_port
 from service_kit.sections import GrpcServerSection, GrpcSettings, MetricsSection
 from shared_proto import inference_pb2, inference_pb2_grpc
 
@@ -187,6 +187,14 @@ async def test_metrics_listen_beside_grpc_unless_that_port_is_taken(parts: Parts
             assert server.metrics_address.port not in {0, port + METRICS_PORT_OFFSET}
             assert (await asyncio.to_thread(get, server, "/health/ready"))[0] == 200
     assert "take any free port instead" in caplog.text
+
+
+@pytest.mark.parametrize(("own", "host"), [("", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("10.1.2.3",) * 2])
+def test_metrics_of_a_service_on_all_interfaces_are_on_loopback(own: str, host: str) -> None:
+    tried: list[BindAddress] = []
+    open_metrics_port(None, BindAddress(own, 50051), tried.append)
+    open_metrics_port(BindAddress("", 53051), BindAddress(own, 50051), tried.append)
+    assert tried == [BindAddress(host, 50051 + METRICS_PORT_OFFSET), BindAddress("", 53051)]
 
 
 async def test_metrics_can_be_switched_off(parts: Parts) -> None:
