@@ -62,7 +62,7 @@ class GrpcServerSection(ServerSection):
     receive_seconds: float = Field(default=30.0, ge=1, le=3600)
     """A request must be there so long after its call began, or the call ends with DEADLINE_EXCEEDED."""
 
-    max_streams_per_connection: int = Field(default=500, ge=1, le=1_000_000)
+    max_streams_per_connection: int = Field(default=1024, ge=1, le=1_000_000)
     """Calls at the same time over one connection; further ones wait at the client."""
 
     keepalive_seconds: float = Field(default=30.0, ge=1, le=86400)

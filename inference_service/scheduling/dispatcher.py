@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from weakref import WeakSet
 
+from inference_service.engines.device_errors import is_device_lost, is_out_of_memory
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import Engine, EngineError, EngineOutput
 from inference_service.limited_threads import LimitedThreads, Overrun
@@ -21,7 +22,7 @@ from inference_service.scheduling.jobs import Job, MouthGroup, run_batch
 from inference_service.scheduling.overload import Overload
 from inference_service.scheduling.waiting import WaitingJobs
 from service_kit.clock import SYSTEM_CLOCK, Clock
-from service_kit.errors import DeadlineExceeded, FailedPrecondition, ServiceError, Unavailable
+from service_kit.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, ServiceError, Unavailable
 from shared_proto import inference_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Dispatcher:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`on_overrun` is called with an engine whose run took longer than `run_limit_s`, and the reason. That engine gets no
-        other batch. `on_lost` is called with the reason when the thread of a run does not return.
+        other batch. `on_lost` is called with the reason when the thread of a run does not return, or the device is lost.
         """
         self.device = device
         self._run_limit_s = run_limit_s
@@ -56,6 +57,7 @@ class Dispatcher:
         self._metrics = metrics
         metrics.queued.labels(device.gpu_id).set_function(lambda: self.waiting_frames)
         self._on_overrun = on_overrun
+        self._on_lost = on_lost
         self._clock = clock
         self._waiting = WaitingJobs(
             max_delay_s=max_delay_s,
@@ -136,6 +138,9 @@ class Dispatcher:
         except Exception as error:
             if self._stopping:
                 self._fail(pieces, Unavailable(STOPPING))
+            elif isinstance(error, EngineError) and is_device_lost(error):
+                self._on_lost(f"{self.device.name} fails every run: {error}")
+                self._fail(pieces, Unavailable("the device of the networks is lost; the service must be restarted"))
             elif len(pieces) == 1:
                 job = pieces[0].request
                 self._fail(pieces, job.context.run(_logged, job.engine, error))
@@ -195,6 +200,8 @@ def _logged(engine: Engine, error: Exception) -> ServiceError:
     """Logs why a request failed alone, and returns the error for its caller."""
     if isinstance(error, EngineError):
         log.warning("avatar %s: its network failed on %s: %s", engine.avatar_id, engine.device.name, error)
+        if is_out_of_memory(error):
+            return ResourceExhausted("the device has no memory for this run; ask for less, or later", retry_after_ms=1000)
         return FailedPrecondition(
             f"avatar {engine.avatar_id}: its network failed while running; the avatar must be mended or unloaded"
         )

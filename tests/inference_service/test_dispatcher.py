@@ -24,7 +24,7 @@ from inference_service.scheduling.waiting import OVERLOAD_PAUSE_S
 from inference_service.settings import GpuSection, OnnxSection
 from service_kit import request_context
 from service_kit.clock import SYSTEM_CLOCK, Clock
-from service_kit.errors import DeadlineExceeded, FailedPrecondition, ServiceError, Unavailable
+from service_kit.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, ServiceError, Unavailable
 from service_kit.metrics import Metrics
 
 from ..virtual_clock import VirtualClock
@@ -312,6 +312,36 @@ async def test_only_the_request_that_cannot_run_fails(engine: OnnxEngine, error:
     assert isinstance(failed, FailedPrecondition if isinstance(error, EngineError) else ServiceError)
     assert len(again) == 2
     assert sum(recorder.sizes) <= 2 * (3 + 2 + 3) + 2, "no frame runs a third time"
+
+
+async def test_a_batch_that_a_device_has_no_memory_for_is_run_in_parts(engine: OnnxEngine) -> None:
+    """A device of our own, which has room for three frames: what it fails with is what ONNX Runtime says of one of NVIDIA's."""
+    recorder = Recorder(engine, room=16)
+
+    def fail(batch: EngineInput) -> None:
+        if len(batch.windows) > 3:
+            raise EngineError("CUDA failure 2: out of memory ; GPU=0 ; hostname=box ; expr=cudaMalloc((void**)&p, size);")
+
+    recorder.before = fail
+    async with running() as dispatcher:
+        *good, failed = await outcomes(*(collected(dispatcher, job(recorder, frames)) for frames in (3, 2, 5)))
+    assert [len(each) for each in good] == [3, 2]
+    assert isinstance(failed, ResourceExhausted)
+    assert failed.retry_after_ms == 1000
+
+
+async def test_a_lost_device_asks_for_a_restart(engine: OnnxEngine) -> None:
+    recorder = Recorder(engine)
+
+    def fail(batch: EngineInput) -> None:
+        raise EngineError("CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=box")
+
+    recorder.before = fail
+    lost: list[str] = []
+    async with running(on_lost=lost.append) as dispatcher:
+        (failed,) = await outcomes(collected(dispatcher, job(recorder, 2)))
+    assert isinstance(failed, Unavailable)
+    assert [reason.partition(":")[0] for reason in lost] == [f"{engine.device.name} fails every run"]
 
 
 async def test_values_that_are_not_finite_fail_their_request_alone(engine: OnnxEngine) -> None:
