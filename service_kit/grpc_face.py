@@ -19,6 +19,7 @@ from service_kit.admission import RunningCalls
 from service_kit.callers.authority import authority_of
 from service_kit.callers.door import Door, Scopes
 from service_kit.clock import Clock
+from service_kit.grpc_server import grpc_server
 from service_kit.interceptors import CallInterceptor
 from service_kit.listening import Port, StartError, check_free
 from service_kit.metrics import Metrics
@@ -120,7 +121,7 @@ class GrpcFace:
             client_names=settings.tls.allowed_client_names if settings.tls.is_on else (),
             door=Door(authority, self._scopes) if authority else None,
         )
-        self.server = grpc.aio.server(interceptors=[interceptor], options=server_options(settings.server))
+        self.server = grpc_server(interceptors=[interceptor], options=server_options(settings.server))
         self._resources.push_async_callback(self.server.stop, None)
         tls = ServerTls(settings.tls, self._metrics, clock=self._clock) if settings.tls.is_on else None
         for port in self._ports:

@@ -24,7 +24,7 @@ from ..end_to_end.conftest import CALL_S
 from ..end_to_end.processes import Service, assert_no_trace, resident_mb, running, until
 from ..programs import program
 from .conftest import IDLE, NOWHERE
-from .http2 import PING, PREFACE, RawCaller, frame, message
+from .http2 import HEADERS, PING, PREFACE, RawCaller, call_headers, frame, message
 
 BATCH = "/compositing.CompositingService/InferBatchComposite"
 HEALTH = "/compositing.CompositingService/Health"
@@ -200,3 +200,13 @@ def test_without_descriptors_new_connections_wait_and_later_ones_are_served(mode
             until(lambda: descriptors(service) < 50)
         with SteadyCaller(service.address, IDLE) as later:
             later.wait_for_a_call()
+
+
+async def test_a_method_whose_name_is_no_text_is_unknown_and_ends_nothing(service: Service, steady: SteadyCaller) -> None:
+    """gRPC's own loop ends with the first one."""
+    async with RawCaller(service.address) as caller:
+        for stream in range(1, 21, 2):
+            await caller.write(frame(HEADERS, 5, stream, call_headers("/x").replace(b"/x", b"/\xd8")))
+            assert await caller.wait_for_the_end(stream, within_s=CALL_S)
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        assert await channel.unary_unary("/compositing.CompositingService/Nothing")(b"").code() is grpc.StatusCode.UNIMPLEMENTED

@@ -59,7 +59,7 @@ async def rpc(request, context):
 @asynccontextmanager
 async def open_parts(host):
     handler = grpc.unary_stream_rpc_method_handler(rpc)
-    host.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", {"Rpc": handler}),))
+    host.server.add_registered_method_handlers("test.Test", {"Rpc": handler})
     async def warm_up():
         if "stuck" in sys.argv[1]:
             await asyncio.Event().wait()
