@@ -11,7 +11,7 @@ ADAPTERS := .venv-adapters/.ready
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto shared_proto/monolithic.proto shared_proto/optimized_lipsyncsrv.proto
 PACKAGES := avatar_kit avatar_tools benchmarks compositing_service gateway_service inference_service lipsync_cli lipsync_client monolithic_service service_kit shared_proto tools
 
-.PHONY: setup demo run check test test-slow test-all test-torch test-adapters lint-adapters test-docker fuzz up down bench lint proto client docs page-image audit sbom licences clean
+.PHONY: setup demo run check test test-slow test-all test-torch test-adapters lint-adapters test-docker fuzz soak up down bench lint proto client docs page-image audit sbom licences clean
 
 setup: $(RUNTIME)
 
@@ -87,10 +87,13 @@ lint-adapters: $(ADAPTERS)
 	MYPYPATH=lipsync_adapters/pipecat-lipsync $(ADAPTERS_BIN)/mypy -p pipecat_lipsync
 
 # Requests and frames changed at random, for SECONDS of each; the tests do so for some seconds. SEED=... for other changes.
-SECONDS ?= 300
 SEED ?= $(shell date +%s)
 fuzz: $(DEV)
-	FUZZ_SECONDS=$(SECONDS) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -n 0 -o timeout=0 tests/faults/test_fuzzed_calls.py
+	FUZZ_SECONDS=$(or $(SECONDS),300) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -n 0 -o timeout=0 tests/faults/test_fuzzed_calls.py
+
+# Services under mixed load for SECONDS, ten minutes unless it is given: what they take must not grow.
+soak: $(DEV)
+	$(BIN)/python -m tests.faults.soak --seconds $(or $(SECONDS),600)
 
 # Builds the images and runs them. As root it installs the engine where there is none, and starts one where none runs; without an
 # engine it fails.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import grpc.aio
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # missing in the stubs
 
 log = logging.getLogger(__name__)
 
