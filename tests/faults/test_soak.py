@@ -37,7 +37,7 @@ def test_a_step_up_for_good_at_the_beginning_is_none() -> None:
 
 def test_leaks_that_are_planted_are_found() -> None:
     """Into the compositing service; the inference service has none."""
-    verdicts, failures, done = soak(24, tuple(LEAKS))
+    verdicts, failures, done = soak(20, tuple(LEAKS))
     told = {verdict.name: verdict for verdict in verdicts}
     assert {name for name in told if not told[name].is_good} >= {f"compositing {leak}" for leak in LEAKS}
     assert all(told[f"inference {leak}"].is_good for leak in ("descriptors", "threads"))

@@ -93,7 +93,8 @@ if "two" in sys.argv[1]:
     overrides = [*sys.argv[2:], f"server.port={sys.argv[1].split()[1]}"]
     others = load_settings(OwnSettings, config=None, overrides=overrides, environ={})
     services.append(grpc_service("second", ("test.Test",), others, open_parts))
-sys.exit(life.run_services(services, name="both", section=settings.logging) if services[1:] else life.run_service(*services))
+shared = {"section": settings.logging, "traces": settings.tracing}
+sys.exit(life.run_services(services, name="both", **shared) if services[1:] else life.run_service(*services))
 """
 READY = re.compile(r"ready (?:tester|second) (127\.0\.0\.1:\d+) metrics (127\.0\.0\.1:\d+)\n")
 LOCAL = ["server.port=127.0.0.1:0", "server.drain_seconds=0"]
