@@ -190,13 +190,16 @@ class Runner:
         self._admission.note_session(session_id, request.model_id, asked_frames=request.asked_frames, may_halve=may_halve)
 
     async def _has_room(self, session_id: str, request: MouthRequest) -> bool:
-        lease, resumed = self.registry.find(request.model_id), request.admission == pb.RESUMED_SESSION
-        may_halve = request.rate != pb.MOUTH_RATE_FULL
+        resumed, may_halve = request.admission == pb.RESUMED_SESSION, request.rate != pb.MOUTH_RATE_FULL
         has_room = functools.partial(self._admission.has_room, session_id, request.model_id, resumed=resumed, may_halve=may_halve)
-        if lease is None:
-            return has_room()
-        engine = lease.value.engines[0]
-        self._admission.note_warm_up(engine.avatar_id, run_frames=engine.run_frames, seconds=lease.value.warm_up_seconds)
+        if self.registry.find(request.model_id) is None and not has_room():
+            return False  # where there is no room for any, nothing is loaded
+        async with self.registry.acquire(request.model_id, version=request.avatar_version, is_live=True) as lease:
+            return await self._has_room_on(lease.value, has_room)
+
+    async def _has_room_on(self, model: LoadedModel, has_room: Callable[[], bool]) -> bool:
+        engine = model.engines[0]
+        self._admission.note_warm_up(engine.avatar_id, run_frames=engine.run_frames, seconds=model.warm_up_seconds)
         for _ in range(ENOUGH_RUNS):
             if has_room() or self._admission.is_measured(engine.avatar_id):
                 break

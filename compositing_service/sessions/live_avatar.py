@@ -19,7 +19,7 @@ from compositing_service.picture.paste import Mouth
 from compositing_service.sessions.config import SessionConfig
 from compositing_service.sessions.frames import Shown
 from service_kit.deadline import Deadline
-from service_kit.errors import as_service_errors
+from service_kit.errors import Aborted, as_service_errors
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 
@@ -133,6 +133,38 @@ class LiveAvatar:
     async def release(self) -> None:
         """Lets go of it."""
         await self._holding.aclose()
+
+
+async def hold_ready(
+    store: BackgroundStore,
+    resting: RestingPictures,
+    source: MouthSource,
+    avatar_id: str,
+    config: SessionConfig,
+    position: int,
+    *,
+    admission: inference_pb2.SessionAdmission.ValueType = inference_pb2.ADMITTED,
+    rate: inference_pb2.MouthRate.ValueType = inference_pb2.MOUTH_RATE_FULL,
+) -> LiveAvatar:
+    """Loads and holds an avatar in both services, ready to be shown from `position` on, and asks for a place.
+
+    Begins again, once, if the avatar's files were replaced. Raises ServiceError.
+    """
+    in_real_time = config.plan.in_real_time
+    renewed = False
+    while True:
+        live = await hold_avatar(store, resting, avatar_id, config)
+        async with AsyncExitStack() as holding:
+            holding.push_async_callback(live.release)
+            try:
+                await make_ready(source, live, position, in_real_time=in_real_time, admission=admission, rate=rate)
+                holding.pop_all()
+                return live
+            except Aborted:
+                with as_service_errors(AvatarError, field="model_id"):
+                    if renewed or not await store.renew(live.lease):
+                        raise
+                renewed = True
 
 
 async def hold_avatar(store: BackgroundStore, resting: RestingPictures, avatar_id: str, config: SessionConfig) -> LiveAvatar:

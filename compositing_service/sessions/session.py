@@ -22,7 +22,7 @@ from compositing_service.sessions.halving import Halving
 from compositing_service.sessions.hearing import Hearing
 from compositing_service.sessions.idle_pictures import IdlePictures
 from compositing_service.sessions.lifetime import Lifetime
-from compositing_service.sessions.live_avatar import LiveAvatar, hold_avatar, make_ready
+from compositing_service.sessions.live_avatar import LiveAvatar, hold_ready
 from compositing_service.sessions.machine import Machine
 from compositing_service.sessions.making import FrameMaking, Planned
 from compositing_service.sessions.parts import Send, SessionParts
@@ -47,13 +47,21 @@ async def open_session(
 
     `encoding`: the stream that its frames become; None: they leave as pictures.
     """
-    live = await hold_avatar(parts.store, parts.resting, config.avatar_id, config)
+    admission = inference_pb2.RESUMED_SESSION if config.plan.is_resumed else inference_pb2.NEW_SESSION
+    if not config.plan.in_real_time:
+        admission = inference_pb2.ADMITTED
+    rate = inference_pb2.MOUTH_RATE_MAY_HALVE if config.allow_half_rate else inference_pb2.MOUTH_RATE_FULL
+    live = await hold_ready(
+        parts.store,
+        parts.resting,
+        parts.source,
+        config.avatar_id,
+        config,
+        config.start_position,
+        admission=admission,
+        rate=rate,
+    )
     try:
-        in_real_time = config.plan.in_real_time
-        admission = inference_pb2.RESUMED_SESSION if config.plan.is_resumed else inference_pb2.NEW_SESSION
-        admission = admission if in_real_time else inference_pb2.ADMITTED
-        rate = inference_pb2.MOUTH_RATE_MAY_HALVE if config.allow_half_rate else inference_pb2.MOUTH_RATE_FULL
-        await make_ready(parts.source, live, config.start_position, in_real_time=in_real_time, admission=admission, rate=rate)
         return LiveSession(session_id, config, parts, send, encoding, live)
     except BaseException:
         await live.release()

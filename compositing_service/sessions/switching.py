@@ -14,7 +14,7 @@ from compositing_service.request import read_model_id
 from compositing_service.sessions import events
 from compositing_service.sessions.config import SessionConfig
 from compositing_service.sessions.frames import Shown
-from compositing_service.sessions.live_avatar import LiveAvatar, hold_avatar, make_ready
+from compositing_service.sessions.live_avatar import LiveAvatar, hold_avatar, hold_ready
 from compositing_service.sessions.machine import Machine
 from compositing_service.sessions.making import Planned
 from service_kit import request_context
@@ -86,19 +86,13 @@ class Switching:
             self.machine.switch_to(asked.former)
 
     async def _load(self, request: pb.SwitchAvatar, asked: _Asked) -> None:
-        live: LiveAvatar | None = None
         try:
             _check(request)
             request_context.avatar_id.set(request.model_id)  # of this task alone
-            live = await hold_avatar(self.store, self.resting, request.model_id, self.config)
-            await make_ready(self.source, live, request.start_frame_idx, in_real_time=self.config.plan.in_real_time)
+            live = await hold_ready(self.store, self.resting, self.source, request.model_id, self.config, request.start_frame_idx)
         except ServiceError as error:
             self._asked.remove(asked)
             self.note(events.switch_failed(request.model_id, error))
-            await _release(live)
-        except BaseException:
-            await _release(live)
-            raise
         else:
             self._held.append(live)
             before = self.machine.shown
@@ -183,8 +177,3 @@ def _check(request: pb.SwitchAvatar) -> None:
     if request.start_frame_idx < 0:
         problem = f"is {request.start_frame_idx}; a position on the timeline is 0 or more"
         raise InvalidRequest([Violation("start_frame_idx", problem)])
-
-
-async def _release(live: LiveAvatar | None) -> None:
-    if live:
-        await live.release()

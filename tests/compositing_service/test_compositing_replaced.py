@@ -133,6 +133,40 @@ async def test_an_avatar_that_does_not_rest_is_aborted(service: Running, inferen
     assert str(models_root) not in refusal.message
 
 
+async def test_a_session_begins_with_the_new_files(service: Running, inference: FakeInference, models_root: Path) -> None:
+    await service.composite()
+    new = replace(models_root)
+    inference.script.append(refuse(Code.ABORTED))
+    session = service.stub.StreamComposite(timeout=PATIENCE_S)
+    await session.write(pb.SessionRequest(config=pb.SessionConfig(model_id="demo")))
+    assert (await session.read()).HasField("started")
+    assert inference.calls[-1].request.avatar_version == new.version
+    session.cancel()
+
+
+async def test_a_session_is_switched_to_the_new_files(service: Running, inference: FakeInference, models_root: Path) -> None:
+    session = service.stub.StreamComposite(timeout=PATIENCE_S)
+    await session.write(pb.SessionRequest(config=pb.SessionConfig(model_id="demo", idle=pb.IDLE_STORED)))
+    assert (await session.read()).HasField("started")
+    new = replace(models_root)
+    inference.script.append(refuse(Code.ABORTED))
+    await session.write(pb.SessionRequest(switch_avatar=pb.SwitchAvatar(model_id="demo", start_frame_idx=3)))
+    while (event := await session.read()).HasField("frames") or event.HasField("status"):
+        pass
+    assert event.HasField("avatar_switched")
+    assert inference.calls[-1].request.avatar_version == new.version
+    session.cancel()
+
+
+async def test_a_session_is_refused_where_the_files_are_those_that_it_knows(service: Running, inference: FakeInference) -> None:
+    await service.composite()
+    inference.script.append(refuse(Code.ABORTED, "in its own words"))
+    session = service.stub.StreamComposite(timeout=PATIENCE_S)
+    await session.write(pb.SessionRequest(config=pb.SessionConfig(model_id="demo")))
+    refusal = await service.refusal(session.read())
+    assert (refusal.code, refusal.message) == (Code.ABORTED, "in its own words")
+
+
 async def test_it_is_loaded_once_however_many_find_out(
     service: Running, inference: FakeInference, models_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

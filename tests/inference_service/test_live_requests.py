@@ -130,6 +130,15 @@ async def test_a_session_that_could_not_be_kept_is_refused_and_one_that_runs_is_
         assert len((await stub.InferBatch(again, timeout=PATIENCE_S)).outputs) == 1, "no session asks"
 
 
+async def test_a_session_that_comes_before_its_avatar_is_loaded_is_admitted_by_its_speed_too(
+    make_avatar: MakeAvatar, tmp_path: Path
+) -> None:
+    make_avatar(model=slow_network(layers=8))
+    async with serving(tmp_path) as stub:
+        error = await refused(stub.InferBatch(asked(due_in_ms=40, admission=pb.NEW_SESSION), **of("new")))
+        assert "real time" in error.details()
+
+
 async def test_a_slow_moment_of_long_ago_refuses_no_session(make_avatar: MakeAvatar, tmp_path: Path) -> None:
     """The speed is measured again before a session is refused for it."""
     make_avatar()
@@ -149,7 +158,7 @@ async def test_a_slow_moment_of_long_ago_refuses_no_session(make_avatar: MakeAva
 
         await clock.advance(1)
         assert value("sessions") == 1
-        assert (value("capacity_frames_per_second") or 0) > 25
+        assert (value("capacity_frames_per_second") or 0) > 1, "not a frame in ten seconds"
         assert value("refused_sessions_total", admission="new") == 0
         await clock.advance(3)
         assert value("sessions") == 0
