@@ -24,13 +24,13 @@ from avatar_tools.demo import SPEECH_PATH, build_demo
 from avatar_tools.progress import silent
 from benchmarks.figures import Figure, cpu_seconds, figure, median_ratio
 from compositing_service.picture.jpeg.encoder import encode
-from compositing_service.video.h264 import H264Encoder
 from lipsync_cli.load.running import LoadRun, Target, find_fitting, load
 from lipsync_cli.load.session import Talking
 from lipsync_cli.load.speaking import Sound, utterances
 from lipsync_cli.processes import Services, both_services
 from lipsync_cli.recording import read_recording
 from lipsync_cli.rendering import Job, render
+from service_kit.h264 import H264Encoder
 from shared_proto.timing import FRAME_RATE
 
 Form = Literal["jpeg", "h264"]

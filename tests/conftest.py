@@ -58,6 +58,7 @@ NOT_QUICK = {
         "gateway_page/test_problems.py",
         "gateway_page/test_screens.py",
         "gateway_page/test_speaking.py",
+        "gateway_page/test_webrtc.py",
         "gateway_service",
         "gateway_webrtc",
         "inference_audio/test_audio_features.py",

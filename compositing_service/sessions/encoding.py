@@ -16,8 +16,8 @@ from compositing_service.frame_stream import ms_since
 from compositing_service.metrics import STAGE_ENCODE, CompositingMetrics
 from compositing_service.outputs import H264Output
 from compositing_service.sessions.making import Planned
-from compositing_service.video.h264 import H264Encoder, Packet, is_available
 from service_kit.errors import FailedPrecondition, ResourceExhausted
+from service_kit.h264 import H264Encoder, Packet, is_available
 from service_kit.limits.quotas import SESSION_RETRY_MS
 
 # The session that takes one place.

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from compositing_service.video.h264 import H264Encoder, Packet, constant_quality, highest_rate, is_available
+from service_kit.h264 import H264Encoder, Packet, constant_quality, highest_rate, is_available
 
 SPS, PPS, SEI, IDR, SLICE = 7, 8, 6, 5, 1
 

@@ -9,7 +9,7 @@ import numpy as np
 from playwright.sync_api import Browser
 
 from compositing_service.picture.jpeg.encoder import encode
-from compositing_service.video.h264 import H264Encoder
+from service_kit.h264 import H264Encoder
 
 # Draws each access unit as a <video> would, and returns the pixels.
 SHOW = """

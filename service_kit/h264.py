@@ -15,11 +15,11 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 
-from shared_proto.timing import FRAME_RATE
-
 ENCODER: Final = "libx264"
+# That of sessions.
+_FRAME_RATE = 25
 # Key frames that nobody asked for: ten seconds apart, for those who keep the stream as a file.
-MOST_FRAMES_APART = 10 * FRAME_RATE
+MOST_FRAMES_APART = 10 * _FRAME_RATE
 # `superfast` takes half of the bits of `ultrafast` at the same quality, for a quarter more of the time.
 _PRESET = "superfast"
 _PROFILE = "baseline"
@@ -95,7 +95,7 @@ class H264Encoder:
         rate = highest_rate(width, height, self._quality)
         encoder = av.CodecContext.create(ENCODER, "w")
         encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuvj420p"
-        encoder.framerate, encoder.time_base = Fraction(FRAME_RATE), Fraction(1, FRAME_RATE)
+        encoder.framerate, encoder.time_base = Fraction(_FRAME_RATE), Fraction(1, _FRAME_RATE)
         encoder.thread_count = 1
         encoder.options = {
             "preset": _PRESET,

@@ -1,1 +1,0 @@
-"""Turns pictures that follow each other into a video stream."""
