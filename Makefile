@@ -72,7 +72,7 @@ test-torch: $(DEV) $(TORCH_FOLDER)/.ready
 # Pipecat and LiveKit have an environment of their own: a hundred packages that nothing else needs, and Pipecat wants protobuf below
 # 7. The services that their tests talk to run in the usual one.
 ADAPTERS_BIN := .venv-adapters/bin
-ADAPTER_PROJECTS := lipsync_adapters/pipecat-lipsync
+ADAPTER_PROJECTS := lipsync_adapters/pipecat-lipsync lipsync_adapters/livekit-plugins-lipsync
 
 $(ADAPTERS): requirements/adapters.txt $(ADAPTER_PROJECTS:%=%/pyproject.toml)
 	$(PYTHON) -m venv .venv-adapters
@@ -84,7 +84,8 @@ test-adapters: $(DEV) $(ADAPTERS) lint-adapters
 	SERVICES_PYTHON=$(CURDIR)/$(BIN)/python $(PYTEST:$(BIN)/%=$(ADAPTERS_BIN)/%) -o cache_dir=.pytest_cache/adapters tests/lipsync_adapters
 
 lint-adapters: $(ADAPTERS)
-	MYPYPATH=lipsync_adapters/pipecat-lipsync $(ADAPTERS_BIN)/mypy -p pipecat_lipsync
+	MYPYPATH=lipsync_adapters/pipecat-lipsync:lipsync_adapters/livekit-plugins-lipsync \
+	  $(ADAPTERS_BIN)/mypy -p lipsync_adapters.livekit -p pipecat_lipsync -p livekit.plugins.lipsync
 
 # The tests of each fault and each attack that are known (tests/faults/table.toml), as a table.
 faults: $(DEV)

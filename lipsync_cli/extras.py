@@ -12,6 +12,7 @@ EXTRAS = {
         "grpc_status",
         "jwt",
         "onnx",
+        "opentelemetry",
         "prometheus_client",
         "pynvml",
         "redis",
@@ -19,6 +20,7 @@ EXTRAS = {
     ),
     "gateway": ("aiohttp",),
     "webrtc": ("aiortc",),
+    "livekit": ("livekit",),
     "cpu": ("onnxruntime", "openvino"),
 }
 

@@ -16,6 +16,7 @@ from lipsync_cli.avatar_commands import app as avatar_app
 from lipsync_cli.bench_commands import app as bench_app
 from lipsync_cli.failures import EXIT_FAILED, EXIT_INTERRUPTED, Command, RootGroup, complain
 from lipsync_cli.key_commands import app as key_app
+from lipsync_cli.livekit_commands import app as livekit_app
 from lipsync_cli.options import (
     DEFAULT_MODELS_ROOT,
     DEFAULT_SERVER,
@@ -47,6 +48,7 @@ app.add_typer(avatar_app, name="avatar")
 app.add_typer(bench_app, name="bench")
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(key_app, name="key")
+app.add_typer(livekit_app, name="livekit")
 command = partial(app.command, cls=Command)
 command("talk")(talk_command)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway_service.settings import GatewaySettings
+from lipsync_adapters.livekit.settings import LivekitSettings
 from monolithic_service.settings import SETTINGS
 from service_kit.schema import accepted, keys, members, schema_of
 from service_kit.sections import ServiceSettings
@@ -82,6 +83,7 @@ def configuration_page() -> str:
         _chapter("Inference service", [row for row in inference if row not in shared], SETTINGS["inference"]),
         _chapter("Compositing service", [row for row in compositing if row not in shared], SETTINGS["compositing"]),
         _chapter("Gateway", [row for row in gateway if row not in shared], GatewaySettings),
+        _chapter("LiveKit worker", [row for row in describe(LivekitSettings) if row not in shared], LivekitSettings),
         _chapter(
             "Everything in one process",
             [row for row in everything if row not in inference and row not in compositing and not _is_one_of(row, gateway)],

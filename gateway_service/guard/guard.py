@@ -10,12 +10,12 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from gateway_service.guard.callers import caller_address
-from gateway_service.guard.clients import names_in
 from gateway_service.guard.headers import SECURITY_HEADERS
 from gateway_service.guard.origins import is_allowed, is_known_host, is_listed
 from gateway_service.guard.places import NoPlace, Places
 from gateway_service.guard.settings import GuardSection
 from gateway_service.problems import Problem, of_http, problem_of
+from service_kit.callers.certificate_names import names_in
 from service_kit.clock import Clock
 from service_kit.limits.rates import Rates
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
-from gateway_service.guard.clients import names_in
 from gateway_service.guard.guard import HEALTH_PATHS
 from gateway_service.identity.tickets import Tickets
 from gateway_service.problems import Problem, of_code
 from service_kit.callers.authority import Authority
 from service_kit.callers.caller import EVERYBODY, Caller, Scope, current
+from service_kit.callers.certificate_names import names_in
 from service_kit.callers.credentials import API_KEY_KEY, AUTHORIZATION_KEY, CALLER_KEY, LIMITS_KEY
 from service_kit.callers.revoking import RunningWork
 from service_kit.errors import PermissionDenied, ServiceError, Unauthenticated

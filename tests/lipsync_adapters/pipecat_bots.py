@@ -38,8 +38,11 @@ def reply(sound: np.ndarray, context: str, *, rate: int = RATE, channels: int = 
     return [TTSStartedFrame(context_id=context), *pieces, TTSStoppedFrame(context_id=context)]
 
 
-def avatar(server: str, name: str = "demo", **more: Any) -> LipsyncVideoService:
-    return LipsyncVideoService(settings=LipsyncVideoService.Settings(model=name), server=server, **more)
+def avatar(server: str, name: str = "demo", *, cushion: float = 0, patience: float = 60, **more: Any) -> LipsyncVideoService:
+    """Without a cushion its sound is that of the replies, sample by sample; it is patient, as tests share a machine."""
+    return LipsyncVideoService(
+        settings=LipsyncVideoService.Settings(model=name), server=server, cushion=cushion, patience=patience, **more
+    )
 
 
 async def pushed(

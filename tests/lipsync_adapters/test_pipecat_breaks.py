@@ -21,12 +21,13 @@ from pipecat.frames.frames import (
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.utils.errors import ErrorCategory
 from pipecat.workers.runner import WorkerRunner
 
 from lipsync_client import Client
 from pipecat_lipsync import LipsyncUpdateSettingsFrame, LipsyncVideoService
 
-from ..end_to_end.processes import free_port, running_all, until
+from ..end_to_end.processes import free_port, running, running_all, until
 from .pipecat_bots import avatar, reply, sound_of
 from .served import RATE, speech
 
@@ -216,3 +217,35 @@ async def test_a_service_that_stays_dead_leaves_the_voice(place: tuple[str, str]
                 assert np.array_equal(bot.heard.sound, np.concatenate([sound, later, back]))
                 assert len(bot.heard.kind(OutputImageRawFrame)) >= before + 30
         assert len(bot.errors) == 1
+
+
+async def test_networks_that_hang_leave_the_voice(models_root: Path, tmp_path: Path) -> None:
+    """The person is seen, but no mouth is made any more."""
+    sound, back = speech(4), speech(1)
+    models = f"models_root={models_root}"
+    with (
+        running("inference", models, log=tmp_path / "inference") as inference,
+        running("compositing", models, f"inference_server.url={inference.address}", log=tmp_path / "compositing") as compositing,
+    ):
+        async with Bot(avatar(compositing.address, "small", patience=1)) as bot:
+            await bot.say(*reply(sound, "long"))
+            await bot.until_sound(0.5)
+            inference.signal(signal.SIGSTOP)
+            await bot.until_stopped(1)
+            assert np.array_equal(bot.heard.sound, sound)
+            inference.signal(signal.SIGCONT)
+            before = len(bot.heard.kind(OutputImageRawFrame))
+            await bot.until_pictures(before + 5)
+            await bot.say(*reply(back, "back"))
+            await bot.until_stopped(2)
+            assert np.array_equal(bot.heard.sound, np.concatenate([sound, back]))
+        assert bot.errors[0].category is ErrorCategory.CONNECTIVITY
+
+
+async def test_options_that_no_session_has_are_said_once() -> None:
+    sound = speech(0.5)
+    async with Bot(avatar("127.0.0.1:1", options={"idle": "never"})) as bot:  # type: ignore[typeddict-item]
+        await bot.say(*reply(sound, "said"))
+        await bot.until_stopped(1)
+        assert np.array_equal(bot.heard.sound, sound)
+    assert [error.category for error in bot.errors] == [ErrorCategory.INVALID_REQUEST]

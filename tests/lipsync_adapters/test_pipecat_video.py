@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+import wave
+from pathlib import Path
+
+import av
 import numpy as np
 import pytest
 from pipecat.frames.frames import (
     ErrorFrame,
+    Frame,
     MetricsFrame,
     OutputImageRawFrame,
     TextFrame,
@@ -16,11 +23,15 @@ from pipecat.frames.frames import (
 from pipecat.metrics.metrics import TTFBMetricsData
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+from pipecat.tests.utils import SleepFrame
 from pipecat.utils.errors import ErrorCategory
 from pipecat.workers.runner import WorkerRunner
 
+from ..end_to_end.processes import TREE
 from .pipecat_bots import MemoryOutput, Played, avatar, pushed, reply, sound_of
 from .served import RATE, speech
+
+EXAMPLE = TREE / "lipsync_adapters/pipecat-lipsync/example.py"
 
 
 async def test_a_picture_precedes_each_40_ms_of_the_voice(server: str) -> None:
@@ -90,7 +101,7 @@ async def test_an_output_transport_plays_it(server: str) -> None:
     played = Played()
     sound = speech(1)
     worker = PipelineWorker(
-        Pipeline([avatar(server), MemoryOutput((1280, 720), played)]),
+        Pipeline([avatar(server, cushion=0.08), MemoryOutput((1280, 720), played)]),
         params=PipelineParams(audio_out_sample_rate=RATE),
         cancel_on_idle_timeout=False,
     )
@@ -99,7 +110,8 @@ async def test_an_output_transport_plays_it(server: str) -> None:
     runner = WorkerRunner()
     await runner.add_workers(worker)
     await runner.run()
-    assert np.array_equal(played.sound, sound)
+    assert np.array_equal(played.sound[played.sound != 0], sound[sound != 0])
+    assert not played.sound[: int(0.08 * RATE)].any()
     assert played.pictures >= 20
     assert {part for part in played.parts if isinstance(part, tuple)} == {(1280, 720)}
 
@@ -113,6 +125,21 @@ async def test_without_a_server_the_voice_goes_on() -> None:
     assert error.category is ErrorCategory.CONNECTIVITY
 
 
+async def test_what_comes_while_the_avatar_is_given_up_keeps_its_place() -> None:
+    sound = speech(8)
+    frames: list[Frame] = []
+    for place in range(0, len(sound), 320):
+        frames += [TTSAudioRawFrame(sound[place : place + 320].tobytes(), RATE, 1), TextFrame(str(place)), SleepFrame(0.008)]
+    down, _ = await pushed(avatar("127.0.0.1:1"), [*frames, TTSStoppedFrame()])
+    samples = 0
+    for frame in down:
+        if isinstance(frame, TTSAudioRawFrame):
+            samples += frame.num_frames
+        elif isinstance(frame, TextFrame):
+            assert int(frame.text) + 320 == samples
+    assert np.array_equal(sound_of(down), sound)
+
+
 async def test_an_unknown_avatar_is_said_and_the_voice_goes_on(server: str) -> None:
     sound = speech(1)
     service = avatar(server, "nobody")
@@ -122,3 +149,21 @@ async def test_an_unknown_avatar_is_said_and_the_voice_goes_on(server: str) -> N
     assert error.category is ErrorCategory.INVALID_REQUEST
     assert "nobody" in error.error
     assert not service.is_usable
+
+
+async def test_the_example_films_a_bot(server: str, tmp_path: Path) -> None:
+    film, voice = tmp_path / "bot.mp4", tmp_path / "speech.wav"
+    sound = speech(3.5)
+    with wave.open(str(voice), "wb") as recording:
+        recording.setparams((1, 2, RATE, 0, "NONE", ""))
+        recording.writeframes(sound.tobytes())
+    command = [sys.executable, EXAMPLE, "--server", server, "--speech", voice, "--out", film, "--second-avatar", "small"]
+    done = await asyncio.create_subprocess_exec(*map(str, command), stderr=asyncio.subprocess.PIPE)
+    _, errors = await done.communicate()
+    assert done.returncode == 0, errors.decode()
+    with av.open(str(film)) as written:
+        heard = np.concatenate([frame.to_ndarray()[0] for frame in written.decode(audio=0)])
+        seconds = float(written.streams.video[0].duration * written.streams.video[0].time_base)
+    # It is said twice to its end.
+    assert seconds > 2 * 3.5
+    assert np.mean(heard**2) * len(heard) / 24_000 > 0.9 * 2 * np.mean((sound / 32_768) ** 2) * len(sound) / RATE

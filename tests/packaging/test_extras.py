@@ -18,19 +18,22 @@ from lipsync_cli.extras import EXTRAS
 
 TREE = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((TREE / "pyproject.toml").read_text())
-PACKAGES = [pattern.removesuffix("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
+PATTERNS = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+# Those without a star are packages beside which there are other projects.
+FOLDERS = {pattern.removesuffix("*"): "rglob" if pattern.endswith("*") else "glob" for pattern in PATTERNS}
 OF_CALLERS = ["lipsync_client", "shared_proto"]
 # A namespace that many share.
-DISTRIBUTIONS = {"google": ["protobuf", "googleapis-common-protos"]}
+DISTRIBUTIONS = {"google": ["protobuf", "googleapis-common-protos"], "livekit": ["livekit-agents"]}
 
 
 def third_party(packages: Iterable[str]) -> set[str]:
     """Top modules that are neither Python's nor ours."""
-    trees = [ast.parse(path.read_text()) for package in packages for path in (TREE / package).rglob("*.py")]
+    folders = [(TREE / package.replace(".", "/"), FOLDERS[package]) for package in packages]
+    trees = [ast.parse(path.read_text()) for folder, found in folders for path in getattr(folder, found)("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
-    return {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - set(PACKAGES)
+    return {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - set(FOLDERS)
 
 
 def brought(requirements: list[str]) -> set[str]:
@@ -67,7 +70,7 @@ def test_the_base_installation_holds_what_callers_import() -> None:
 
 
 def test_every_other_module_that_we_import_has_an_extra() -> None:
-    modules = third_party(PACKAGES) - NAMED_WHEN_MISSING
+    modules = third_party(FOLDERS) - NAMED_WHEN_MISSING
     others = {module for module in modules if not distributions(module) & BASE}
     assert others <= {module for modules in EXTRAS.values() for module in modules}
 

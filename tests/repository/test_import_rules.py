@@ -13,7 +13,7 @@ from .tree import modules
 
 SERVICE = {"service_kit", "avatar_kit", "shared_proto"}
 HALVES = {"inference_service", "compositing_service"}
-COMMAND = SERVICE | {"avatar_tools", "gateway_service", "monolithic_service", "lipsync_client", "benchmarks"}
+COMMAND = SERVICE | {"avatar_tools", "gateway_service", "monolithic_service", "lipsync_adapters", "lipsync_client", "benchmarks"}
 MAY_IMPORT = {
     "shared_proto": set(),
     "service_kit": set(),
@@ -24,7 +24,9 @@ MAY_IMPORT = {
     "monolithic_service": SERVICE | HALVES | {"gateway_service"},
     "lipsync_client": {"shared_proto"},
     "gateway_service": {"service_kit", "lipsync_client"},
+    "lipsync_adapters": {"service_kit", "lipsync_client"},
     "pipecat_lipsync": {"lipsync_client"},
+    "livekit": set(),  # the agents' plug-in: it knows the worker by HTTP alone
     "lipsync_cli": COMMAND,
     "benchmarks": COMMAND | HALVES | {"lipsync_cli"},
     "tools": COMMAND | HALVES | {"lipsync_cli"},

@@ -6,6 +6,7 @@ import grpc
 from pipecat.utils.errors import ErrorCategory
 
 from lipsync_client import LipsyncError
+from lipsync_client.conversation import Silent
 
 _CATEGORIES = {
     grpc.StatusCode.UNAUTHENTICATED: ErrorCategory.AUTHENTICATION,
@@ -21,7 +22,12 @@ _CATEGORIES = {
 
 
 def category_of(error: Exception) -> ErrorCategory | None:
-    """Returns the category of a failure of the server; None for others."""
-    if not isinstance(error, LipsyncError):
-        return None
-    return _CATEGORIES.get(error.code, ErrorCategory.SERVER)
+    """Returns the category of a failure."""
+    match error:
+        case LipsyncError():
+            return _CATEGORIES.get(error.code, ErrorCategory.SERVER)
+        case Silent():
+            return ErrorCategory.CONNECTIVITY
+        case ValueError():  # of the session's options
+            return ErrorCategory.INVALID_REQUEST
+    return None

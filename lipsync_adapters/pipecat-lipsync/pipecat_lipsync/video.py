@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -105,6 +106,7 @@ class LipsyncVideoService(AIService):
         options: SessionOptions | None = None,
         session_id: str = "",
         patience: float = 3.0,
+        cushion: float = 0.08,
         **kwargs: Any,
     ) -> None:
         """Initialize the service; it opens its session when the pipeline starts.
@@ -118,6 +120,8 @@ class LipsyncVideoService(AIService):
             options: Of the session, as `idle`, `look_ahead_frames` and `quality`. Its rate is the pipeline's.
             session_id: Finds the session in the server's logs and lists.
             patience: Seconds without a picture after which the voice goes on alone.
+            cushion: Seconds of silence before a reply, and after a stall: pictures and sound that come so much too late leave no
+                gap in what the transport plays.
             **kwargs: For `AIService`.
 
         Raises:
@@ -132,11 +136,17 @@ class LipsyncVideoService(AIService):
         self._tls = tls
         self._session_id = session_id
         self._patience_s = patience
+        self._cushion_s = cushion
+        self._plays_until_s = 0.0
+        """When the transport has played what it has, on the monotonic clock."""
         self._shown = settings.model
         self._rate = 0
         self._avatar = _Avatar.OPENING
         self._passes_on = False
         """The reply that comes goes on without the avatar."""
+        self._interruptions = 0
+        self._order = asyncio.Lock()
+        """Held while a frame of the bot is placed, and while its voice goes on alone: what comes meanwhile follows it."""
         self._replies: Utterances[Reply] = Utterances()
         self._reader: SoundReader | None = None
         self._drained = asyncio.Event()
@@ -167,7 +177,8 @@ class LipsyncVideoService(AIService):
             frame: The end frame.
         """
         await super().stop(frame)
-        await self._end(None)
+        async with self._order:
+            await self._end(None)
         if self._replies:
             self._drained.clear()
             seconds = sum(reply.received - reply.shown for reply in self._replies) / self._rate
@@ -231,15 +242,24 @@ class LipsyncVideoService(AIService):
             case StartFrame():
                 await self.push_frame(frame)
                 self._open()
-            case TTSAudioRawFrame():
-                await self._hear(frame)
             case LipsyncUpdateSettingsFrame(delta=LipsyncVideoSettings() as delta):
                 await self._update_settings(delta)
             case ServiceUpdateSettingsFrame(delta=LipsyncVideoSettings() as delta, service=service) if service is self:
                 await self._update_settings(delta)
+            case _ if not isinstance(frame, _WITHOUT_ORDER):
+                async with self._order:
+                    await self._place(frame)
+            case _:
+                await self.push_frame(frame)
+
+    async def _place(self, frame: Frame) -> None:
+        """Takes a frame that has its place between others."""
+        match frame:
+            case TTSAudioRawFrame():
+                await self._hear(frame)
             case TTSStoppedFrame():
                 await self._end(frame)
-            case _ if (last := self._replies.last) and not isinstance(frame, _WITHOUT_ORDER):
+            case _ if last := self._replies.last:
                 last.hold(frame)
             case _:
                 await self.push_frame(frame)
@@ -284,6 +304,8 @@ class LipsyncVideoService(AIService):
     async def _interrupt(self) -> list[Frame]:
         """Drops what may be interrupted. Returns the frames held with it that must not be lost."""
         self._passes_on = False
+        self._plays_until_s = 0.0
+        self._interruptions += 1
         dropped = [reply for reply in self._replies if reply.interruptible]
         for reply in dropped:
             self._forget(reply)
@@ -336,9 +358,11 @@ class LipsyncVideoService(AIService):
         """Pushes a picture, and its sound if it belongs to a reply that was not interrupted."""
         picture = await read_picture(event.picture)
         self._avatar = _Avatar.RUNS
-        await self.push_frame(picture)
         reply = None if event.audio is None else self._replies.of_segment(event.segment)
-        if reply is None or event.audio is None:
+        if reply and self._plays_until_s < time.monotonic() and (samples := int(self._cushion_s * self._rate)):
+            await self._say(reply, np.zeros(samples, np.int16))
+        await self.push_frame(picture)
+        if reply is None or event.audio is None or reply not in self._replies:
             return
         await self._say(reply, event.audio.astype(np.int16, copy=False))
         await self.stop_ttfb_metrics()
@@ -348,6 +372,7 @@ class LipsyncVideoService(AIService):
     async def _say(self, reply: Reply, sound: Samples) -> None:
         frame = TTSAudioRawFrame(sound.tobytes(), self._rate, 1, context_id=reply.context_id)
         frame.transport_destination, frame.interruptible = reply.destination, reply.interruptible
+        self._plays_until_s = max(self._plays_until_s, time.monotonic()) + len(sound) / self._rate
         await self.push_frame(frame)
 
     async def _go_on(self, reply: Reply) -> None:
@@ -377,10 +402,14 @@ class LipsyncVideoService(AIService):
 
     async def _speak_alone(self) -> None:
         """Pushes all sound that was not shown, with what was held."""
-        self._passes_on = self._replies.open is not None
-        for reply in self._replies.take_all():
-            for part in reply.rest():
-                await (self.push_frame(part) if isinstance(part, Frame) else self._say(reply, part))
+        async with self._order:
+            self._passes_on = self._replies.open is not None
+            before = self._interruptions
+            for reply in self._replies.take_all():
+                for part in reply.rest():
+                    stays = not (part.interruptible if isinstance(part, Frame) else reply.interruptible)
+                    if stays or before == self._interruptions:
+                        await (self.push_frame(part) if isinstance(part, Frame) else self._say(reply, part))
         if self._conversation:
             await self._conversation.interrupt()
         self._drained.set()

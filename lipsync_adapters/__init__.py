@@ -1,0 +1,1 @@
+"""Brings live sessions into other systems."""

@@ -1,0 +1,1 @@
+"""Joins LiveKit rooms as an avatar, at the request of agents."""
