@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from avatar_kit.errors import AvatarReplaced, BrokenAvatar, as_broken_avatar, shown
 from avatar_kit.frames import PictureFrames
@@ -23,10 +23,12 @@ from avatar_kit.reference_frame import Reference
 from avatar_kit.safe_files import FileProblem, check_regular, contained, read_bounded
 from avatar_kit.timeline import FrameRange, IdleMouth, Loop
 from avatar_kit.versions import manifest_version
-from avatar_kit.video.frames import VideoFrames, header_problems
+
+if TYPE_CHECKING:
+    from avatar_kit.video.frames import VideoFrames
 
 T = TypeVar("T")
-Frames: TypeAlias = PictureFrames | VideoFrames
+Frames: TypeAlias = "PictureFrames | VideoFrames"
 
 __all__ = ["Avatar", "Loop", "Mask", "Paste", "Picture", "Rect", "load_avatar"]
 
@@ -73,7 +75,7 @@ class Avatar:
     @property
     def video(self) -> VideoFrames | None:
         """The video that holds the pictures, or None. A video is cheap to read only in order."""
-        return self.frames if isinstance(self.frames, VideoFrames) else None
+        return None if isinstance(self.frames, PictureFrames) else self.frames
 
     @property
     def frame_paths(self) -> tuple[Path, ...]:
@@ -199,6 +201,8 @@ def _frames(held: Held, manifest: Manifest, video: str | None, problems: list[st
             problems.append(f"{FRAMES_FOLDER}: the frames are in the video that {MANIFEST_NAME} names: remove one of the two")
         if video is None:
             return None
+        from avatar_kit.video.frames import VideoFrames, header_problems
+
         problems += header_problems(held.now / video, width, height)
         sha256 = manifest.files.background_video.sha256
         held_video = Held(held.path / video, now=held.now / video)

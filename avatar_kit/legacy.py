@@ -24,7 +24,6 @@ from avatar_kit.safe_files import FileProblem, check_regular, read_bounded, stay
 from avatar_kit.timeline import Loop
 from avatar_kit.upright import upright_size
 from avatar_kit.versions import files_version
-from avatar_kit.video.frames import open_frames
 
 NETWORK_PLACE = Path("checkpoint", "model_best.onnx")
 RECTS_PLACE = Path("crop_rects.json")
@@ -174,6 +173,8 @@ class _Loader:
         video = self._file(source_video, "source_video")
         if video is None:
             return None
+        from avatar_kit.video.frames import open_frames
+
         try:
             frames = open_frames(Held(video))
         except FileProblem as problem:

@@ -30,7 +30,7 @@ _HEADING = "# A lip-sync avatar. `lipsync avatar verify` compares the folder wit
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
 
 class FileEntry(_Part):

@@ -21,7 +21,7 @@ class ModelEntry(BaseModel):
     servers' layout; for an avatar with an `avatar.yaml` they must name the same files.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, protected_namespaces=())
 
     model_path: Path | None = None
     """The lip-sync network, ONNX. Default: ID/checkpoint/model_best.onnx."""

@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import av
 import cv2
 import numpy as np
 
@@ -122,6 +121,8 @@ def decode_picture(data: bytes, *, width: int, height: int, thorough: bool = Fal
 
 def _decode_strictly(data: bytes) -> None:
     """Raises FileProblem when a JPEG file's compressed data end early or make no sense."""
+    import av
+
     codec = av.CodecContext.create("mjpeg", "r")
     codec.thread_count = 1
     codec.options = {"err_detect": "explode"}

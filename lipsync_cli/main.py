@@ -76,6 +76,9 @@ def serve_command(
 
         read_where_it_waits()  # before the settings, which import grpc
     from lipsync_cli.processes import end_with_stdin
+    from service_kit.collector import collect_nothing_yet
+
+    collect_nothing_yet()  # the imports below make most of what stays
     from service_kit.settings import load_settings
 
     if until_stdin_closes:

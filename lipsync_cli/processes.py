@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,8 @@ from lipsync_cli.failures import CliError
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
 LOG_LINES = 15
-LOOPBACK = ("server.port=127.0.0.1:0", "metrics.port=127.0.0.1:0")
+_HOST = "127.0.0.1"
+LOOPBACK = (f"server.port={_HOST}:0", f"metrics.port={_HOST}:0")
 
 
 def serve_command(name: str, overrides: Sequence[str]) -> list[str]:
@@ -112,7 +114,7 @@ class Services:
 
 @contextmanager
 def both_services(models_root: Path, *, inference: Sequence[str] = (), compositing: Sequence[str] = ()) -> Iterator[Services]:
-    """Starts both on free ports of loopback, with these settings, and waits until they are ready. They end with the block.
+    """Starts both at once on free ports of loopback, waits until they are ready, and ends them after the block.
 
     Raises CliError when one does not start.
     """
@@ -123,10 +125,21 @@ def both_services(models_root: Path, *, inference: Sequence[str] = (), compositi
             command = serve_command(name, [f"models_root={models_root}", *LOOPBACK, *settings])
             return stack.enter_context(ServiceProcess(name, command, log=logs / f"{name}.log"))
 
-        first = started("inference", *inference)
-        inference_address = first.wait_ready()
-        second = started("compositing", f"inference_server.url={inference_address}", *compositing)
-        yield Services(second.wait_ready(), inference_address, first, second)
+        with _kept_port() as inference_address:
+            first = started("inference", f"server.port={inference_address}", *inference)
+            second = started("compositing", f"inference_server.url={inference_address}", *compositing)
+            first.wait_ready()
+            address = second.wait_ready()
+        yield Services(address, inference_address, first, second)
+
+
+@contextmanager
+def _kept_port() -> Iterator[str]:
+    """Keeps a port of loopback for a service that this process starts: only one that reuses addresses can listen there."""
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind((_HOST, 0))
+        yield f"{_HOST}:{keeper.getsockname()[1]}"
 
 
 def end_with_stdin() -> None:

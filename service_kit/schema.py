@@ -28,7 +28,7 @@ _WORDS = {
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
-class _Generator(GenerateJsonSchema):
+class Generator(GenerateJsonSchema):
     """Adds the older names of keys, and `ACCEPTED` of types that are written as text."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> dict[str, Any]:
@@ -43,9 +43,9 @@ class _Generator(GenerateJsonSchema):
 
 
 @lru_cache
-def schema_of(cls: type[BaseModel]) -> Node:
+def schema_of(cls: type[BaseModel], generator: type[Generator] = Generator) -> Node:
     """Returns the tree of the keys of a settings class."""
-    schema = cls.model_json_schema(by_alias=False, schema_generator=_Generator)
+    schema = cls.model_json_schema(by_alias=False, schema_generator=generator)
     resolved: Node = _resolved(schema, schema.get("$defs", {}))
     return resolved
 

@@ -25,7 +25,7 @@ class Section(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
+        defer_build=True,  # a service builds those of its own settings
         protected_namespaces=(),  # allows model_path, a name of the earlier servers' files
     )
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from pydantic_core import core_schema
 
 from gateway_service.settings import GatewaySettings
 from lipsync_adapters.livekit.settings import LivekitSettings
 from monolithic_service.settings import SETTINGS
-from service_kit.schema import accepted, keys, members, schema_of
+from service_kit.schema import Generator, accepted, keys, members, schema_of
 from service_kit.sections import ServiceSettings
 
 _INTRODUCTION = """\
@@ -55,6 +60,31 @@ class KeyDescription(NamedTuple):
     description: str
 
 
+class _Documented(Generator):
+    """Adds the docstrings of keys. Services do without: reading their own sources would delay each start."""
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> dict[str, Any]:
+        made = super().model_schema(schema)
+        told = {name: text for base in reversed(schema["cls"].__mro__) for name, text in _docstrings(base).items()}
+        for name, property_schema in made["properties"].items():
+            property_schema["description"] = told.get(name, "")
+        return made
+
+
+def _docstrings(cls: type) -> Mapping[str, str]:
+    """Returns the text after each attribute of a class of ours, by name."""
+    if cls.__module__.partition(".")[0] in {"builtins", "pydantic", "typing"}:
+        return {}
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return {
+        attribute.target.id: inspect.cleandoc(text.value.value)
+        for attribute, text in pairwise(body.body)
+        if isinstance(attribute, ast.AnnAssign) and isinstance(attribute.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
+
+
 def describe(cls: type[ServiceSettings]) -> list[KeyDescription]:
     """Returns every key of a settings class, in order; entries of maps as `models.<id>.key`."""
     return [
@@ -64,7 +94,7 @@ def describe(cls: type[ServiceSettings]) -> list[KeyDescription]:
             json.dumps(node["default"], ensure_ascii=False) if "default" in node else REQUIRED,
             " ".join(node.get("description", "").split()),
         )
-        for path, node in keys(schema_of(cls))
+        for path, node in keys(schema_of(cls, _Documented))
         if not members(node) and ".".join(path) not in cls.meaningless
     ]
 

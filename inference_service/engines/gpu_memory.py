@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import pynvml
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -20,17 +19,19 @@ class GpuMemory:
 
 def visible_gpus() -> list[GpuMemory]:
     """Lists all GPUs that this process may use, in the driver's order; none without a driver."""
+    import pynvml
+
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return []
     try:
-        return [_read(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return [_read(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
     finally:
         pynvml.nvmlShutdown()
 
 
-def _read(index: int) -> GpuMemory:
+def _read(pynvml: Any, index: int) -> GpuMemory:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     try:
         percent = int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
