@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -27,9 +28,22 @@ def load_model(path: Path) -> onnx.ModelProto:
     Raises BrokenAvatar; for more than `MAX_MODEL_BYTES` in all, before reading them.
     """
     with as_broken_avatar(path.name):
-        model = _parsed(path)
+        model = _parsed(read_bounded(path, MAX_MODEL_BYTES))
         _fetch_weights(model, path)
     return model
+
+
+def load_model_with_digest(path: Path) -> tuple[onnx.ModelProto, str]:
+    """Reads a model as `load_model` does. Returns also the SHA-256 of all that was read, in hexadecimal."""
+    with as_broken_avatar(path.name):
+        data = read_bounded(path, MAX_MODEL_BYTES)
+        model = _parsed(data)
+        beside = _side_tensors(model)
+        _fetch_weights(model, path)
+    digest = hashlib.sha256(data)
+    for tensor in beside:
+        digest.update(tensor.raw_data)
+    return model, digest.hexdigest()
 
 
 def runtime_reason(error: Exception) -> str:
@@ -41,12 +55,12 @@ def runtime_reason(error: Exception) -> str:
 def has_side_files(path: Path) -> bool:
     """Returns True if a model keeps weights in other files. Raises BrokenAvatar."""
     with as_broken_avatar(path.name):
-        return bool(_side_tensors(_parsed(path)))
+        return bool(_side_tensors(_parsed(read_bounded(path, MAX_MODEL_BYTES))))
 
 
-def _parsed(path: Path) -> onnx.ModelProto:
+def _parsed(data: bytes) -> onnx.ModelProto:
     try:
-        model = onnx.load_model_from_string(read_bounded(path, MAX_MODEL_BYTES))
+        model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError):
         raise FileProblem("is not an ONNX file, or is truncated") from None
     if not model.graph.node:

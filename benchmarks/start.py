@@ -1,4 +1,7 @@
-"""The time from starting both processes until the caller has the first frame. Avatars are on disk, none is preloaded."""
+"""The time from starting both processes at once until the caller has the first frame. Avatars are on disk, none is preloaded.
+
+Services keep what a load compiles (`cache.folder`). The goals are for a start with that; the first start ever is given apart.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,12 @@ from lipsync_client import Client
 
 FULL_FRAMES = 523
 ROUNDS = 3
-GOAL_S = 3.0
+GOAL_S = {"demo avatar": 1.0}
+FULL_GOAL_S = 1.5
 
 
 def run() -> list[Figure]:
-    """Measures the demo, and an avatar of real size with the full-size network, as pictures and as a video. About two minutes."""
+    """Measures the demo, and an avatar of real size with the full-size network, as pictures and as a video. About a minute."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         full = build_benchmark(root, frame_count=FULL_FRAMES, network="full")
@@ -34,12 +38,14 @@ def run() -> list[Figure]:
         }
         made: list[Figure] = []
         for name, avatar in avatars.items():
-            rounds = [first_frame(root, avatar) for _ in range(ROUNDS)]
+            fresh = [sum(first_frame(root, avatar, root / f"cache-{number}")) for number in range(ROUNDS)]
+            rounds = [first_frame(root, avatar, root / "cache-0") for _ in range(ROUNDS)]
             total = median(ready + frame for ready, frame in rounds)
             ready, frame = (median(part) for part in zip(*rounds, strict=True))
-            prepared = median(loading(root, avatar) for _ in range(ROUNDS))
+            prepared = median(loading(root, avatar, root / "cache-0") for _ in range(ROUNDS))
             made += [
-                figure(f"{name}: processes started to first frame", total, "s", at_most=GOAL_S),
+                figure(f"{name}: processes started to first frame", total, "s", at_most=GOAL_S.get(name, FULL_GOAL_S)),
+                figure(f"{name}: the first time ever", median(fresh), "s"),
                 figure(f"{name}: of that, both services ready", ready, "s"),
                 figure(f"{name}: of that, load and first frame", frame, "s"),
                 figure(f"{name}: LoadModel, every frame prepared", prepared, "s"),
@@ -47,10 +53,10 @@ def run() -> list[Figure]:
     return made
 
 
-def first_frame(root: Path, avatar: Avatar) -> tuple[float, float]:
-    """Returns the seconds until both are ready, one started after the other, and from there to the first frame."""
+def first_frame(root: Path, avatar: Avatar, cache: Path) -> tuple[float, float]:
+    """Returns the seconds until both are ready, and from there to the first frame. `cache`: what loads keep is there."""
     started = perf_counter()
-    with both_services(root) as services, Client(services.address) as client:
+    with both_services(root, inference=[f"cache.folder={cache}"]) as services, Client(services.address) as client:
         ready = perf_counter()
         batch = client.composite(avatar.id, np.zeros(12 * 640, np.float32), batch_size=1)
         if not batch.frames[0].startswith(b"\xff\xd8"):
@@ -58,9 +64,9 @@ def first_frame(root: Path, avatar: Avatar) -> tuple[float, float]:
         return ready - started, perf_counter() - ready
 
 
-def loading(root: Path, avatar: Avatar) -> float:
+def loading(root: Path, avatar: Avatar, cache: Path) -> float:
     """Returns the seconds that loading it takes in services that have loaded nothing yet."""
-    with both_services(root) as services, Client(services.address) as client:
+    with both_services(root, inference=[f"cache.folder={cache}"]) as services, Client(services.address) as client:
         started = perf_counter()
         client.load(avatar.id)
         return perf_counter() - started

@@ -14,6 +14,7 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.cores import usable_cores
 from inference_service.engines.devices import Device, DeviceError, find_devices
 from inference_service.engines.gpu_memory import visible_gpus
+from inference_service.engines.load_cache import LoadCache
 from inference_service.limited_threads import LimitedThreads
 from inference_service.metrics import InferenceMetrics
 from inference_service.models.choosing import choose_engine
@@ -69,7 +70,8 @@ async def inference_parts(
     async with AsyncExitStack() as stack:
         threads = LimitedThreads(usable_cores(), "request", on_lost=on_lost, clock=clock)
         stack.push_async_callback(threads.close)
-        loader = ModelLoader(settings.onnx, max_batch=settings.batching.max_batch, choice=choice)
+        cache = LoadCache(settings.cache.place, max_bytes=int(settings.cache.max_gb * 2**30))
+        loader = ModelLoader(settings.onnx, max_batch=settings.batching.max_batch, choice=choice, cache=cache)
         catalog = AvatarCatalog(settings.models_root, settings.models, audio_encoder=settings.audio_encoder_path)
         registry = ModelRegistry(catalog, devices, loader, settings, own_metrics, on_lost=on_lost, clock=clock)
         stack.push_async_callback(registry.close)

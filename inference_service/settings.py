@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
@@ -14,6 +15,9 @@ from service_kit.sections import GrpcServerSection, GrpcSettings, LoggingSection
 
 EngineName: TypeAlias = Literal["auto", "onnxruntime", "openvino"]
 PrecisionName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+_KEPT = "loads"
 
 
 class InferenceServerSection(GrpcServerSection):
@@ -98,6 +102,25 @@ class OnnxSection(Section):
     weights and crops alone. auto: on GPUs with CUDA. true: on a CPU too, where a run takes longer; false: nowhere."""
 
 
+class CacheSection(Section):
+    """What loads keep for later ones, also after a restart: compiled networks, and how close they come to float32."""
+
+    folder: Path | Literal["auto"] | None = "auto"
+    """The folder; auto: lipsync in the user's folder of caches ($XDG_CACHE_HOME, or ~/.cache); null: nothing is kept. One that
+    cannot be written is only read."""
+
+    max_gb: float = Field(default=4.0, ge=0, le=65_536)
+    """Size of all that is kept, in GiB; what was not used for longest goes first. A full-size network takes 49 MB."""
+
+    @property
+    def place(self) -> Path | None:
+        """The folder, which only this user may write; None: nothing is kept."""
+        if self.folder != "auto":
+            return self.folder and self.folder / _KEPT
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # as it is without a home
+        return Path(home) / "lipsync" / _KEPT if os.path.isabs(home) else None
+
+
 class BatchingSection(Section):
     """Joining of frames of several requests into one run."""
 
@@ -159,6 +182,7 @@ class InferenceSettings(GrpcSettings):
     gpus: GpuSection = GpuSection()
     capacity: CapacitySection = CapacitySection()
     onnx: OnnxSection = OnnxSection()
+    cache: CacheSection = CacheSection()
     batching: BatchingSection = BatchingSection()
     limits: LimitsSection = LimitsSection()
 

@@ -85,6 +85,7 @@ class MonolithicSettings(GrpcSettings):
     gpus: inference.GpuSection = inference.GpuSection()
     capacity: MonolithicCapacitySection = MonolithicCapacitySection()
     onnx: inference.OnnxSection = inference.OnnxSection()
+    cache: inference.CacheSection = inference.CacheSection()
     batching: inference.BatchingSection = inference.BatchingSection()
     limits: inference.LimitsSection = inference.LimitsSection()
     output: compositing.OutputSection = compositing.OutputSection()
@@ -119,6 +120,7 @@ class MonolithicSettings(GrpcSettings):
             gpus=self.gpus,
             capacity=self.capacity,
             onnx=self.onnx,
+            cache=self.cache,
             batching=self.batching,
             limits=self.limits,
             engine=self.engine,

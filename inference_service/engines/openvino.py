@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.geometry import MOUTH_SIZE
-from avatar_kit.onnx_files import load_model
+from avatar_kit.onnx_files import load_model_with_digest
 from avatar_kit.onnx_io import network_io
 from inference_service.engines import openvino_models
 from inference_service.engines.batches import BatchRoom, part_of, warmed_up
 from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import EngineError, EngineInput, EngineOutput
+from inference_service.engines.load_cache import NOTHING_KEPT, LoadCache
 from inference_service.engines.openvino_models import Precision
 from inference_service.engines.outputs import FloatOutputs, Mouths
 from inference_service.settings import OnnxSection
@@ -38,12 +40,23 @@ class OpenVinoEngine:
     weight_bytes = 0
     shared_memory = None
 
-    def __init__(self, avatar: Avatar, device: Device, options: OnnxSection, *, precision: Precision, max_batch: int = 0) -> None:
+    def __init__(
+        self,
+        avatar: Avatar,
+        device: Device,
+        options: OnnxSection,
+        *,
+        precision: Precision,
+        max_batch: int = 0,
+        network: tuple[onnx.ModelProto, str] | None = None,
+        cache: LoadCache = NOTHING_KEPT,
+    ) -> None:
         """Compiles the network. `max_batch`: frames of a batch at most; 0: a number that suits the CPU.
 
+        `network`: the avatar's model, which is changed, and its digest, if it was read before. `cache`: keeps what was compiled.
         Raises BrokenAvatar, and DeviceError where OpenVINO cannot be used.
         """
-        model = load_model(avatar.network_path)
+        model, digest = network or load_model_with_digest(avatar.network_path)
         self._io = network_io(model)
         self.avatar_id = avatar.id
         self.device = device
@@ -61,6 +74,8 @@ class OpenVinoEngine:
             precision=precision,
             options=options,
             name=self._name,
+            cache=cache,
+            digest=digest,
         )
         self.arithmetic = openvino_models.arithmetic(precision)
         self._idle: queue.SimpleQueue[_Lane] = queue.SimpleQueue()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
+import platform
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -21,6 +23,7 @@ from avatar_kit.errors import BrokenAvatar, cut
 from avatar_kit.onnx_io import EncoderIO
 from inference_service.engines.devices import DeviceError
 from inference_service.engines.engine import EngineError
+from inference_service.engines.load_cache import NOTHING_KEPT, LoadCache, cache_key
 from inference_service.limited_threads import interruptible
 from inference_service.settings import OnnxSection
 
@@ -33,6 +36,7 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 # OpenVINO ends a run between two operators: one that goes on for ever inside an operator would never end.
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 _LONGEST_REASON = 420
+log = logging.getLogger(__name__)
 _PLACE = re.compile(r"(Exception from|Check '.*?' failed at) src/\S+:\d+:?|Caught exception:")
 
 
@@ -70,11 +74,16 @@ def _openvino() -> Any:
 
 def processor_has_bfloat16() -> bool:
     """Tells if this processor multiplies bfloat16 by itself; False where the system does not say."""
+    return not _BFLOAT16.isdisjoint(processor().split())
+
+
+def processor() -> str:
+    """Returns all that the system says of the processor's make and instructions, in one line."""
     try:
-        flags = re.search(r"^flags\s*:(.*)$", _CPUINFO.read_text(encoding="utf-8"), re.MULTILINE)
+        lines = re.findall(r"^(?:model name|flags|Features)\s*:(.*)$", _CPUINFO.read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
-        return False
-    return flags is not None and not _BFLOAT16.isdisjoint(flags[1].split())
+        lines = []
+    return " ".join([platform.machine(), *dict.fromkeys(lines)])  # the same lines for each core
 
 
 def arithmetic(precision: Precision) -> str:
@@ -90,10 +99,13 @@ def compiled(
     precision: Precision,
     options: OnnxSection,
     name: str,
+    cache: LoadCache = NOTHING_KEPT,
+    digest: str = "",
 ) -> Any:
     """Compiles a model, which it changes, for inputs of these shapes (-1: any size) and one output.
 
-    Raises BrokenAvatar, naming the file `name`, when OpenVINO refuses the model, and DeviceError.
+    With the `digest` of the model, what was compiled is kept in `cache`. Raises BrokenAvatar, naming the file `name`,
+    when OpenVINO refuses the model, and DeviceError.
     """
     outputs = [value for value in model.graph.output if value.name == output]
     del model.graph.output[:]
@@ -103,11 +115,28 @@ def compiled(
     entry = core()
     try:
         with interruptible(f"opening {name}", _cannot_end):
-            read = entry.read_model(model.SerializeToString())
-            read.reshape({key: list(shape) for key, shape in shapes.items()})
-            return entry.compile_model(read, "CPU", _properties(precision, options))
+            properties = _properties(precision, options)
+            if not (digest and cache.keeps):
+                return _compiled(entry, model, shapes, properties)
+            key = cache_key(
+                "openvino", metadata.version("openvino"), processor(), digest, sorted(shapes.items()), output, properties
+            )
+            if (kept := cache.get(key)) is not None:
+                try:
+                    return entry.import_model(kept, "CPU", properties)
+                except RuntimeError as error:
+                    log.warning("%s is compiled anew: %s", name, reason(error))
+            network = _compiled(entry, model, shapes, properties)
+            cache.put(key, network.export_model().getvalue())
+            return network
     except RuntimeError as error:
         raise BrokenAvatar(f"{name}: OpenVINO refuses it: {reason(error)}") from error
+
+
+def _compiled(entry: Any, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], properties: Mapping[str, object]) -> Any:
+    read = entry.read_model(model.SerializeToString())
+    read.reshape({key: list(shape) for key, shape in shapes.items()})
+    return entry.compile_model(read, "CPU", properties)
 
 
 def bind(request: Any, arrays: Mapping[str, NDArray[np.float32]]) -> None:

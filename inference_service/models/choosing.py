@@ -49,6 +49,11 @@ class EngineChoice:
             return openvino_models.arithmetic("bfloat16" if self.bfloat16 else "float32")
         return ARITHMETIC
 
+    @property
+    def exact_numerics(self) -> str:
+        """The same of networks in float32."""
+        return openvino_models.arithmetic("float32") if self.float32_by_openvino else ARITHMETIC
+
 
 IN_FLOAT32 = EngineChoice()
 

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
-from avatar_kit.onnx_files import load_model
+from avatar_kit.onnx_files import load_model, load_model_with_digest
 from avatar_kit.onnx_io import DEMO_PRODUCER
 from inference_service.audio.features import AudioFeatures
 from inference_service.engines.devices import THE_CPU, Device
 from inference_service.engines.engine import Engine, SharedMemory
+from inference_service.engines.load_cache import NOTHING_KEPT, LoadCache
 from inference_service.engines.network_sessions import SharedSessions
 from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.engines.openvino import OpenVinoEngine
@@ -28,7 +29,7 @@ from inference_service.models.choosing import IN_FLOAT32, EngineChoice
 from inference_service.models.encoders import open_encoder
 from inference_service.models.memory import MemoryMeter
 from inference_service.models.numerics import numerics_name
-from inference_service.models.opening import Opened, open_exactly, open_quickly, reference_mouths
+from inference_service.models.opening import Comparison, Opened, open_exactly, open_quickly, reference_mouths
 from inference_service.models.stored_features import StoredFeatures
 from inference_service.settings import OnnxSection
 from service_kit.errors import FailedPrecondition
@@ -77,10 +78,13 @@ def memory_of_all(models: Iterable[LoadedModel]) -> int:
 class ModelLoader:
     """Opens avatars on devices. Blocking; loads on several threads do not wait for each other."""
 
-    def __init__(self, options: OnnxSection, *, max_batch: int = 0, choice: EngineChoice = IN_FLOAT32) -> None:
-        """`max_batch`: frames of a batch at most; 0: a number that suits the device."""
+    def __init__(
+        self, options: OnnxSection, *, max_batch: int = 0, choice: EngineChoice = IN_FLOAT32, cache: LoadCache = NOTHING_KEPT
+    ) -> None:
+        """`max_batch`: frames of a batch at most; 0: a number that suits the device. `cache`: what loads keep for later ones."""
         self._options = options
         self._choice = choice
+        self._cache = cache
         self._max_batch = max_batch
         self._memory = MemoryMeter()
         self._shared = SharedSessions(options)
@@ -114,20 +118,36 @@ class ModelLoader:
 
         def open_in_float32(device: Device) -> Engine:
             if self._choice.float32_by_openvino:
-                return OpenVinoEngine(avatar, device, self._options, precision="float32", max_batch=self._max_batch)
+                return OpenVinoEngine(
+                    avatar, device, self._options, precision="float32", max_batch=self._max_batch, cache=self._cache
+                )
             return OnnxEngine(avatar, device, self._options, max_batch=self._max_batch, shared=self._shared)
 
         def open_quick(device: Device) -> Engine:
             if self._choice.bfloat16:
-                return OpenVinoEngine(avatar, device, self._options, precision="bfloat16", max_batch=self._max_batch)
+                return OpenVinoEngine(
+                    avatar,
+                    device,
+                    self._options,
+                    precision="bfloat16",
+                    max_batch=self._max_batch,
+                    network=(network, digest) if device == devices[0] else None,  # it is changed
+                    cache=self._cache,
+                )
             return OnnxEngine(avatar, device, self._options, max_batch=self._max_batch, shared=self._shared, float16=True)
 
         if self._choice.quick_precision:
-            # On the CPU also for a GPU: there its sessions would take seconds to open, and memory.
-            reference = reference_mouths(avatar, stored, lambda: self._noted(open_in_float32(THE_CPU)))
-            if reference is not None:
+            network, digest = load_model_with_digest(avatar.network_path)
+            comparison = Comparison(avatar, stored, digest, devices[0], self._choice, self._cache)
+            reference, is_known = None, comparison.psnr_db is not None
+            if not is_known:
+                # On the CPU also for a GPU: there its sessions would take seconds to open, and memory.
+                reference = reference_mouths(avatar, stored, network, lambda: self._noted(open_in_float32(THE_CPU)))
+            if is_known or reference is not None:
                 with self._memory.measured(devices) as taken:
-                    first = open_quickly(avatar, stored, lambda: self._noted(open_quick(devices[0])), reference, self._choice)
+                    first = open_quickly(
+                        avatar, stored, lambda: self._noted(open_quick(devices[0])), reference, comparison, self._choice
+                    )
                     others = [open_exactly(self._noted(open_quick(device))) for device in devices[1:]] if first else []
                     return_free_memory()
                 if first is not None:

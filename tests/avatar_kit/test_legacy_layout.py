@@ -21,6 +21,8 @@ from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.model_entry import ModelEntry
 from avatar_tools.verify import verify_avatar
+from inference_service.settings import InferenceSettings
+from tools.configuration_docs import describe
 
 Frame = Callable[..., NDArray[np.uint8]]
 NAMINGS = ("frame_{:06d}.jpg", "frame_{:04d}.png", "{}.jpg")
@@ -225,7 +227,8 @@ def test_every_key_of_an_entry_is_described() -> None:
     fields = ModelEntry.model_fields
     old_keys = "model_path background_dir crop_rects_path num_frames preload preload_model preload_backgrounds preferred_gpu"
     assert set(old_keys.split()) | {"source_video", "crops_video_path", "rois_video_path"} <= set(fields)
-    assert all(len(field.description or "") > 20 for field in fields.values())
+    told = {row.key: row.description for row in describe(InferenceSettings)}
+    assert all(len(told[f"models.<id>.{name}"]) > 20 for name in fields)
 
 
 @pytest.mark.parametrize(("entry", "wanted"), [({}, False), ({"preload": True}, True), ({"preload_model": True}, True)])
