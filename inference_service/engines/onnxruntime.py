@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import onnxruntime
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.geometry import MOUTH_SIZE
-from inference_service.engines.batches import BatchRoom, part_of, warmed_up
+from inference_service.engines.batched import BatchedEngine
+from inference_service.engines.batches import warmed_up
 from inference_service.engines.crops import CropBank, Feed
 from inference_service.engines.devices import Device
-from inference_service.engines.engine import EngineError, EngineInput, EngineOutput, SharedMemory
+from inference_service.engines.engine import EngineInput, EngineOutput, SharedMemory
 from inference_service.engines.network_sessions import Lane, NetworkSessions, SharedSessions
 from inference_service.engines.outputs import Mouths
 from inference_service.engines.sessions import CAPTURED, NOT_CAPTURED, run_options
@@ -28,7 +27,7 @@ EMPTY_BANK = np.zeros((1, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
 FIRST_SLOT = np.zeros(1, np.int64)
 
 
-class OnnxEngine:
+class OnnxEngine(BatchedEngine):
     """An `Engine` on ONNX Runtime. Each run on a GPU has a session of its own."""
 
     def __init__(
@@ -53,15 +52,14 @@ class OnnxEngine:
             fixed_reference=avatar.reference_frame is not None,
             float16=float16,
         )
-        self.arithmetic = ARITHMETIC_FLOAT16 if float16 else ARITHMETIC
-        self.avatar_id = avatar.id
-        self.device = device
-        self.bank = CropBank(avatar, device, stays_on_host=options.cuda_graphs)
-        self._room = BatchRoom(configured=max_batch, is_gpu=device.is_gpu)
-        # Frames of each run. On a GPU the first run of another size takes seconds, to choose kernels, and its results differ in
-        # rounding: by one grey level between runs of 1 and 8 frames on an H100. On a CPU one frame stays in the cache.
-        self.run_frames = network.batch or (self._room.most if device.is_gpu else 1)
-        self.producer = network.producer
+        super().__init__(
+            CropBank(avatar, device, stays_on_host=options.cuda_graphs),
+            avatar_id=avatar.id,
+            producer=network.producer,
+            arithmetic=ARITHMETIC_FLOAT16 if float16 else ARITHMETIC,
+            run_frames=network.batch or 0,
+            max_batch=max_batch,
+        )
         self._name = avatar.network_path.name
         self._weights: DeviceWeights | None = None
         taken = take_weights(model, network) if shared is not None and shared.are_for(device) else None
@@ -84,48 +82,14 @@ class OnnxEngine:
         """The memory of those sessions; None where it has sessions of its own."""
         return self._sessions.memory if self._weights else None
 
-    @property
-    def room(self) -> int:
-        """The configured size, or more for a network that is quick enough."""
-        return self._room.frames
-
-    @property
-    def short_room(self) -> int:
-        """The frames that take no longer than half a frame's time, in whole runs of the network, and one run at least."""
-        return self._room.short(self.run_frames)
-
     def warm_up(self) -> EngineOutput:
         """Runs one frame on each session. Only a real run shows a missing cuDNN or a network that fails. Raises BrokenAvatar."""
         return [warmed_up(self) for _ in self._sessions.sessions][-1]
 
-    def run(self, batch: EngineInput) -> EngineOutput:
-        """Runs the network. Crops of `batch.frames` must be in the bank. Raises EngineError."""
-        started = time.perf_counter()
-        try:
-            mouths = self._run(batch)
-        except Exception as error:  # ONNX Runtime's errors have no common base, and those of a binding are plain RuntimeErrors
-            raise EngineError(str(error) or type(error).__name__) from error
-        seconds = time.perf_counter() - started
-        count = len(batch.windows)
-        self._room.note(seconds, count)
-        return EngineOutput(
-            mouths_float=None if mouths.floats is None else mouths.floats[:count],
-            mouths_uint8=None if mouths.pixels is None else mouths.pixels[:count],
-            finite=mouths.finite[:count],
-            seconds=seconds,
-        )
-
-    def _run(self, batch: EngineInput) -> Mouths:
-        count = len(batch.windows)
-        size = self.run_frames
-        room = -(-count // size) * size  # the last run is filled up
-        mouths = Mouths(room, want_float=batch.want_float, want_uint8=batch.want_uint8)
+    def _run(self, batch: EngineInput, mouths: Mouths) -> None:
         with self._sessions.lent_lane() as lane:
-            for start in range(0, room, size):
-                here = slice(start, min(start + size, room))
-                part = batch if here == slice(0, count) else part_of(batch, here.start, here.stop - here.start)
+            for here, part in self._parts(batch):
                 self._run_once(lane, part, mouths, here)
-        return mouths
 
     def _run_once(self, lane: Lane, batch: EngineInput, mouths: Mouths, here: slice) -> None:
         """Runs `batch` and puts what it gives into frames `here` of the mouths."""

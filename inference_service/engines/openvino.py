@@ -7,7 +7,6 @@ of some that are not, so what goes in is looked at too.
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,10 @@ from avatar_kit.geometry import MOUTH_SIZE
 from avatar_kit.onnx_files import load_model_with_digest
 from avatar_kit.onnx_io import network_io
 from inference_service.engines import openvino_models
-from inference_service.engines.batches import BatchRoom, part_of, warmed_up
+from inference_service.engines.batched import BatchedEngine
 from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import Device
-from inference_service.engines.engine import EngineError, EngineInput, EngineOutput
+from inference_service.engines.engine import EngineInput
 from inference_service.engines.load_cache import NOTHING_KEPT, LoadCache
 from inference_service.engines.openvino_models import Precision
 from inference_service.engines.outputs import FloatOutputs, Mouths
@@ -34,11 +33,8 @@ from inference_service.settings import OnnxSection
 _255 = np.float32(255)
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(BatchedEngine):
     """An `Engine` on OpenVINO. Runs on several threads at the same time share its threads."""
-
-    weight_bytes = 0
-    shared_memory = None
 
     def __init__(
         self,
@@ -58,12 +54,14 @@ class OpenVinoEngine:
         """
         model, digest = network or load_model_with_digest(avatar.network_path)
         self._io = network_io(model)
-        self.avatar_id = avatar.id
-        self.device = device
-        self.bank = CropBank(avatar, device)
-        self.producer = str(model.producer_name)
-        self.run_frames = self._io.batch or 1
-        self._room = BatchRoom(configured=max_batch, is_gpu=False)
+        super().__init__(
+            CropBank(avatar, device),
+            avatar_id=avatar.id,
+            producer=str(model.producer_name),
+            arithmetic=openvino_models.arithmetic(precision),
+            run_frames=self._io.batch or 1,
+            max_batch=max_batch,
+        )
         self._name = avatar.network_path.name
         self._kept = avatar.mask.kept().astype(np.float32)  # [320, 320], 0 under the mask
         self._has_reference = avatar.reference_frame is not None
@@ -77,47 +75,22 @@ class OpenVinoEngine:
             cache=cache,
             digest=digest,
         )
-        self.arithmetic = openvino_models.arithmetic(precision)
         self._idle: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
 
-    @property
-    def room(self) -> int:
-        """The configured size, or more for a network that is quick enough."""
-        return self._room.frames
+    def _run(self, batch: EngineInput, mouths: Mouths) -> None:
+        with self._lent_lane() as lane:
+            for here, part in self._parts(batch):
+                self._run_once(lane, part)
+                lane.outputs.take(mouths, here)
 
-    @property
-    def short_room(self) -> int:
-        """The frames that take no longer than half a frame's time, in whole runs of the network, and one run at least."""
-        return self._room.short(self.run_frames)
+    def _reason(self, error: Exception) -> str:
+        return openvino_models.reason(error)
 
-    def warm_up(self) -> EngineOutput:
-        """Runs one frame. Raises BrokenAvatar."""
-        return warmed_up(self)
-
-    def run(self, batch: EngineInput) -> EngineOutput:
-        """Runs the network. Crops of `batch.frames` must be in the bank. Raises EngineError."""
-        started = time.perf_counter()
-        count, size = len(batch.windows), self.run_frames
-        room = -(-count // size) * size  # the last run is filled up
-        mouths = Mouths(room, want_float=batch.want_float, want_uint8=batch.want_uint8)
-        try:
-            with self._lent_lane() as lane:
-                for start in range(0, room, size):
-                    self._run_once(lane, part_of(batch, start, size))
-                    lane.outputs.take(mouths, slice(start, start + size))
-        except Exception as error:  # OpenVINO's are plain RuntimeErrors
-            raise EngineError(openvino_models.reason(error)) from error
-        finite = mouths.finite[:count] & np.isfinite(batch.windows).all(axis=(1, 2))
+    def _takes(self, batch: EngineInput) -> NDArray[np.bool_]:
+        takes = np.asarray(np.isfinite(batch.windows).all(axis=(1, 2)))
         if len(batch.pictures):
-            finite[len(batch.frames) :] &= np.isfinite(batch.pictures).all(axis=(1, 2, 3))
-        seconds = time.perf_counter() - started
-        self._room.note(seconds, count)
-        return EngineOutput(
-            mouths_float=None if mouths.floats is None else mouths.floats[:count],
-            mouths_uint8=None if mouths.pixels is None else mouths.pixels[:count],
-            finite=finite,
-            seconds=seconds,
-        )
+            takes[len(batch.frames) :] &= np.isfinite(batch.pictures).all(axis=(1, 2, 3))
+        return takes
 
     def _run_once(self, lane: _Lane, batch: EngineInput) -> None:
         own = len(batch.frames)
