@@ -241,3 +241,29 @@ def test_sessions_are_spread_over_the_replicas_behind_one_address(avatar: Avatar
                 assert (await made() - before).tolist() == [10, 10]
 
         asyncio.run(ask())
+
+
+def test_a_session_stays_with_replicas_that_compute_as_before(avatar: Avatar, tmp_path: Path) -> None:
+    """Behind one address, where calls in turn reach one that runs ONNX Runtime and one that runs OpenVINO."""
+    settings = f"models_root={avatar.root.parent}", "limits.admit_sessions=all", "precision=float32"
+    with (
+        running("inference", *settings, "engine=onnxruntime", log=tmp_path / "first") as first,
+        running("inference", *settings, "engine=openvino", log=tmp_path / "second") as second,
+    ):
+
+        async def ask() -> None:
+            async with client(f"ipv4:{first.address},{second.address}") as source:
+
+                async def numerics(**changes: Any) -> str:
+                    groups = source.mouths(order(avatar, **changes), deadline=Deadline.after(PATIENCE_S))
+                    [name] = {group.numerics async for group in groups}
+                    return name
+
+                known: set[str] = set()
+                while len(known) < 2:  # both are connected
+                    known.add(await numerics(admission=inference_pb2.NEW_SESSION))
+                for name in known:
+                    assert {await numerics(numerics=name) for _ in range(6)} == {name}
+                assert {await numerics() for _ in range(4)} == known
+
+        asyncio.run(ask())
