@@ -21,6 +21,7 @@ from lipsync_cli import optimising
 from lipsync_cli.optimising import is_better
 from monolithic_service.network_bench import Way
 
+from ..end_to_end.avatars import slow_network
 from ..inference_service.conftest import MakeAvatar
 
 
@@ -84,3 +85,16 @@ def test_a_variant_that_would_be_seen_is_not_served(run, make_avatar: MakeAvatar
 def test_another_variant_must_be_closer_and_not_slower(psnr_db: float, seconds: float, better: bool) -> None:
     former = Way("int8", "", [1.0, 1.0, 1.0], 40)
     assert is_better(Way("int8", "", [seconds, seconds, 9.0], psnr_db), former) == better
+
+
+def test_a_variant_that_is_close_and_quicker_than_what_is_served_takes_its_place(run, make_avatar: MakeAvatar) -> None:
+    """What is served here takes many times as long as any variant, so that no noise of the machine can decide."""
+    avatar = make_avatar("her")
+    slow = variant_path(avatar.root, "int8")
+    onnx.save(slow_network(layers=4), slow)
+    serve_network(avatar, slow)
+    done = run("avatar", "optimise", "her", "--models-root", avatar.root.parent, "--precision", "float16", "--use")
+    assert done.exit_code == 0, done.output
+    assert "network.float16.onnx: written, and served from now on; --precision float32 goes back" in " ".join(done.stdout.split())
+    assert load_avatar(avatar.root).network_path == variant_path(avatar.root, "float16")
+    assert verify_avatar(avatar.root).ok
