@@ -199,7 +199,7 @@ def test_the_folder_is_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XDG_CACHE_HOME", "/some/where")
     assert CacheSection().place == Path("/some/where/lipsync/loads")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/her")
-    assert CacheSection().place == Path("/home/her/.cache/lipsync/loads")
+    monkeypatch.setenv("HOME", "/her/own")
+    assert CacheSection().place == Path("/her/own/.cache/lipsync/loads")
     assert CacheSection(folder=Path("/kept")).place == Path("/kept/loads")
     assert CacheSection(folder=None).place is None
