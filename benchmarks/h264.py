@@ -136,11 +136,13 @@ async def compared(services: Services, avatar: Avatar, speech: Sound) -> list[Fi
         runs[output].append(await running)
     cost = {output: median(cost_ms(run) for run in each) for output, each in runs.items()}
     rate = {output: median(run.megabits_a_second for run in each) for output, each in runs.items()}
-    name = f"sessions with {avatar.id}"
+    name = f"{SESSIONS} sessions with {avatar.id}"
     return [
         figure(f"{name}, JPEG: processor time of the compositing service a frame", cost["jpeg"], "ms"),
         figure(f"{name}, H.264: processor time of the compositing service a frame", cost["h264"], "ms"),
         figure(f"{name}, H.264: sessions a core of the compositing service", 1000 / FRAME_RATE / cost["h264"], "sessions"),
+        figure(f"{name}, JPEG: frames behind their time, p99", median(behind_p99_ms(run) for run in runs["jpeg"]), "ms"),
+        figure(f"{name}, H.264: frames behind their time, p99", median(behind_p99_ms(run) for run in runs["h264"]), "ms"),
         figure(f"{name}, JPEG: rate of a viewer", rate["jpeg"], "Mbit/s"),
         figure(
             f"{name}, H.264: rate of a viewer",
@@ -160,6 +162,12 @@ def cost_ms(run: LoadRun) -> float:
         raise RuntimeError(f"sessions failed: {errors}")
     (spent_s,) = run.used.servers_s.values()
     return spent_s / run.frames * 1000
+
+
+def behind_p99_ms(run: LoadRun) -> float:
+    """Returns how far all but one in a hundred frames were behind at most."""
+    assert run.behind
+    return run.behind.p99
 
 
 def resident_mb(pid: int) -> float:
