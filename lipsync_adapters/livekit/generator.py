@@ -25,6 +25,8 @@ Part: TypeAlias = rtc.VideoFrame | rtc.AudioFrame | AudioSegmentEnd
 _AHEAD = 2
 # An idle picture that is later than this is left out: the server's clock may run ahead of LiveKit's.
 _LATEST_S = 0.1
+# So many at a time.
+_MOST_LEFT_OUT = 5
 # So much silence precedes an utterance, so that a frame which comes late leaves no gap in it: as much as fits beside a frame. The
 # pictures wait for the next one in that time, so each is 20 ms ahead of its sound.
 _CUSHION_S = 0.06
@@ -59,6 +61,7 @@ class AvatarGenerator(VideoGenerator):
         self._started: asyncio.Future[Started] = loop.create_future()
         self._switched: asyncio.Future[None] | None = None
         self._ahead_s: float | None = None
+        self._left_out = 0
         self._task: asyncio.Task[None] | None = None
         self._picture: rtc.VideoFrame | None = None
         """The newest one: it is sent when the next one comes."""
@@ -158,7 +161,13 @@ class AvatarGenerator(VideoGenerator):
         """Tells if a frame comes later than others did, seen from the clock of its session."""
         ahead_s = frame.pts_us / 1e6 - time.monotonic()
         self._ahead_s = ahead_s if self._ahead_s is None else max(ahead_s, self._ahead_s)
-        return self._ahead_s - ahead_s > _LATEST_S
+        if self._ahead_s - ahead_s <= _LATEST_S:
+            self._left_out = 0
+        elif self._left_out == _MOST_LEFT_OUT:  # the session's clock was moved
+            self._left_out, self._ahead_s = 0, ahead_s
+        else:
+            self._left_out += 1
+        return self._left_out > 0
 
     async def _go_on(self, utterance: Utterance[Any]) -> None:
         """Says so when an utterance is over."""

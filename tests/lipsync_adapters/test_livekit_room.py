@@ -276,6 +276,18 @@ async def test_speech_that_comes_while_the_avatar_is_given_up_follows_what_was_s
             await talk.until_heard(sound)
 
 
+async def test_pictures_go_on_after_a_service_was_held_up(place: tuple[str, str], tmp_path: Path) -> None:
+    """It moves its clock then."""
+    with running_all(*place, log=tmp_path / "log") as (compositing, *_):
+        async with talking(compositing.address) as talk:
+            await talk.heard.until(lambda: len(talk.heard.sizes) > 10)
+            compositing.signal(signal.SIGSTOP)
+            await asyncio.sleep(1.5)
+            compositing.signal(signal.SIGCONT)
+            before = len(talk.heard.sizes)
+            await talk.heard.until(lambda: len(talk.heard.sizes) > before + 30)
+
+
 async def test_a_service_that_stays_dead_leaves_the_voice(place: tuple[str, str], tmp_path: Path) -> None:
     sound, later, back = speech(4), speech(1)[::-1], speech(1)
     with running_all(*place, log=tmp_path / "first") as (compositing, *_):
