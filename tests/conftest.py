@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from .secret_shapes import secrets_in
 
 # A shell that runs the tests in the background has them ignore SIGINT, `nohup` SIGHUP, and every process that they start would
 # inherit that: none could be interrupted.
@@ -120,3 +122,17 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("quick")
     if config.option.markexpr == "torch" and importlib.util.find_spec("torch") is None:
         raise pytest.UsageError("the tests marked torch need PyTorch, which is not installed here: run `make test-torch`")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """No test's log or stderr holds a key, a token, a ticket or a password, as no log of a service's own process does: those are
+    searched when the processes end."""
+    report = yield
+    for name, text in report.sections:
+        if ("log" in name or "stderr" in name) and report.passed and (found := secrets_in(text)):
+            report.outcome = "failed"
+            report.longrepr = f"{name} holds {found}"
+    return report

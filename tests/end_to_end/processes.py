@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..secret_shapes import secrets_in
+
 START_S = 90
 END_S = 60
 UNTIL_S = 60
@@ -109,6 +111,7 @@ def _running(
         for pipe in (process.stdin, process.stdout):
             assert pipe
             pipe.close()
+    assert not (found := secrets_in(log.read_text(errors="replace"))), f"{log} holds {found}"
 
 
 def until(true: Callable[[], bool], *, within_s: float = UNTIL_S) -> None:
