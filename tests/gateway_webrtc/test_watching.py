@@ -199,3 +199,14 @@ async def test_after_a_gap_a_key_picture_comes(compositing: Service) -> None:
         between.loses = nothing
         await watching.until(pictures=len(watching.pictures) + 50)
     assert await undamaged(watching, compositing)
+
+
+async def test_a_session_that_is_watched_needs_no_pictures_at_its_socket(compositing: Service) -> None:
+    async with running_gateway(compositing.address) as running:
+        url = f"http://{running.address.reachable}"
+        async with aiohttp.ClientSession(url) as http, page(url, {"model_id": "demo", "pictures": False}) as socket:
+            await socket.wait(lambda: len(socket.frames) > 5)
+            async with player(http, f"/api/sessions/{socket.of('started')[0]['secret']}/whep", "video") as watching:
+                await watching.until(pictures=3)
+    assert not any(frame.picture for frame in socket.frames)
+    assert [frame.number for frame in socket.frames[:5]] == [0, 1, 2, 3, 4]
