@@ -1,13 +1,13 @@
 #!/bin/sh
-# The API keys with which the services of one deployment call each other, and the secret of their tickets. Callers' keys are added
-# with `lipsync key create`, to known/keys.json.
+# The API keys with which the services of one deployment call each other, and the secret of their tickets: makes those that are not
+# there yet. Callers' keys are in the same file as these, and what follows the directory is for `lipsync key`.
 set -eu
 
-if [ $# -ne 1 ]; then
+if [ $# -eq 0 ]; then
     cat >&2 <<'TEXT'
-usage: make_service_keys.sh DIRECTORY
+usage: make_service_keys.sh DIRECTORY [create CALLER | list | revoke ID ...]
 
-Writes into DIRECTORY, which must not be there:
+Has in DIRECTORY:
   known/keys.json         digests of all keys, for every service
   compositing/api.key     of the compositing service, for inference
   gateway/api.key         of the gateway, for compositing
@@ -17,10 +17,19 @@ TEXT
     exit 2
 fi
 directory=$1
+shift
 lipsync=${LIPSYNC:-lipsync}
+known=$directory/known/keys.json
 umask 077
-mkdir "$directory" "$directory/known" "$directory/compositing" "$directory/gateway"
-"$lipsync" key create compositing --file "$directory/known/keys.json" --out "$directory/compositing/api.key" --scope infer --scope admin
-"$lipsync" key create gateway --file "$directory/known/keys.json" --out "$directory/gateway/api.key" \
-    --scope infer --scope read --scope delegate
-head -c 32 /dev/urandom > "$directory/gateway/tickets.secret"
+mkdir -p "$directory/known" "$directory/compositing" "$directory/gateway"
+
+make_key() {
+    service=$1
+    shift
+    [ -s "$directory/$service/api.key" ] || "$lipsync" key create "$service" --file "$known" --out "$directory/$service/api.key" "$@"
+}
+
+make_key compositing --scope infer --scope admin
+make_key gateway --scope infer --scope read --scope delegate
+[ -s "$directory/gateway/tickets.secret" ] || head -c 32 /dev/urandom > "$directory/gateway/tickets.secret"
+[ $# -eq 0 ] || exec "$lipsync" key "$@" --file "$known"

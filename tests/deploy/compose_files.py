@@ -13,7 +13,6 @@ MAIN = "docker-compose.yml"
 GPU = "docker-compose.override.yml"
 CPU = "deploy/compose/cpu.yml"
 TLS = "deploy/compose/tls.yml"
-KEYS = "deploy/compose/keys.yml"
 MULTI = "deploy/compose/multi-inference.yml"
 MULTI_TLS = "deploy/compose/multi-inference-tls.yml"
 GPU_PER_INSTANCE = "deploy/compose/gpu-per-instance.yml"
@@ -25,8 +24,6 @@ COMBINATIONS = {
     "cpu": (MAIN, CPU),
     "gpu, tls": (MAIN, GPU, TLS),
     "cpu, tls": (MAIN, CPU, TLS),
-    "cpu, keys": (MAIN, CPU, KEYS),
-    "gpu, keys, tls": (MAIN, GPU, KEYS, TLS),
     "gpu, several": (MAIN, GPU, MULTI),
     "cpu, several": (MAIN, CPU, MULTI),
     "cpu, several, tls": (MAIN, CPU, MULTI, TLS, MULTI_TLS),

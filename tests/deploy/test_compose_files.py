@@ -16,13 +16,16 @@ from gateway_service.guard.callers import caller_address
 from gateway_service.settings import GatewaySettings
 from inference_service.settings import InferenceSettings
 from service_kit.callers.key_file import read_key_file
+from service_kit.callers.keys import key_id_of
 from service_kit.life import CLOSE_SECONDS
 from service_kit.settings import load_settings
 
-from .compose_files import COMBINATIONS, CPU, GPU, KEYS, MAIN, MULTI, MULTI_TLS, TLS, TREE, project, services
+from .compose_files import COMBINATIONS, CPU, GPU, MAIN, MULTI, MULTI_TLS, TLS, TREE, project, services
 
-OURS = {"init", "inference", "inference-1", "compositing", "gateway"}
-WITHOUT_MODELS = {"gateway"}
+OURS = {"init", "keys", "inference", "inference-1", "compositing", "gateway"}
+WITHOUT_MODELS = {"gateway", "keys"}
+# They run once, and end.
+ONCE = {"init", "keys"}
 BALANCERS = {"haproxy", "inference-balancer"}
 CASES = list(COMBINATIONS.items())
 
@@ -62,7 +65,7 @@ def test_every_container_is_shut_in(every: dict[str, dict[str, Any]]) -> None:
         assert [place.partition(":")[0] for place in service["tmpfs"]] == ["/tmp"], name
         assert service["logging"]["driver"] == "json-file", name
         assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
-        assert service["restart"] == ("no" if name == "init" else "unless-stopped"), name
+        assert service["restart"] == ("no" if name in ONCE else "unless-stopped"), name
 
 
 def test_only_init_writes_into_the_models(every: dict[str, dict[str, Any]]) -> None:
@@ -73,7 +76,7 @@ def test_only_init_writes_into_the_models(every: dict[str, dict[str, Any]]) -> N
 
 
 def test_inference_is_on_the_inner_network_alone(every: dict[str, dict[str, Any]]) -> None:
-    for name in OURS & set(every) - {"init", "compositing", "gateway"}:
+    for name in OURS & set(every) - ONCE - {"compositing", "gateway"}:
         assert set(every[name]["networks"]) == {"inference"}
     on_it = {name for name, service in every.items() if "inference" in service.get("networks", ())}
     assert on_it <= {"inference", "inference-1", "compositing", "inference-balancer", "prometheus", "jaeger"}
@@ -102,7 +105,7 @@ def test_gateways_count_by_the_address_that_the_balancer_tells(every: dict[str, 
 
 
 def test_docker_waits_longer_than_services_need_to_end(every: dict[str, dict[str, Any]]) -> None:
-    for name in OURS & set(every) - {"init"}:
+    for name in OURS & set(every) - ONCE:
         environment = every[name]["environment"]
         drain, grace, stop = (
             int(re.sub(r"\D", "", default(value)))
@@ -119,7 +122,7 @@ def test_docker_waits_longer_than_services_need_to_end(every: dict[str, dict[str
 
 
 def test_every_service_is_checked(every: dict[str, dict[str, Any]]) -> None:
-    for name in (OURS | BALANCERS) & set(every) - {"init"}:
+    for name in (OURS | BALANCERS) & set(every) - ONCE:
         assert every[name]["healthcheck"]["test"], name
 
 
@@ -136,32 +139,46 @@ def test_with_tls_every_side_has_its_own_key_only() -> None:
         assert mounted == {f"{file}:ro" for file in own}
 
 
-def test_with_keys_every_side_has_its_own_key_only(tmp_path: Path) -> None:
+def test_every_side_has_its_own_key_only(every: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     """What the script has made is what the services' settings name, and lets each of them call as far as it must."""
-    made = tmp_path / "own"
-    program = Path(sys.executable).with_name("lipsync")
-    script = TREE / "deploy" / "keys" / "make_service_keys.sh"
-    subprocess.run([script, made], env={**os.environ, "LIPSYNC": str(program)}, check=True, capture_output=True)
-    assert subprocess.run([script, made], check=False, capture_output=True).returncode != 0
+    made = tmp_path / "keys"
+    script = ["sh", TREE / "deploy" / "keys" / "make_service_keys.sh", made]
+    environment = {**os.environ, "LIPSYNC": str(Path(sys.executable).with_name("lipsync"))}
+    key = subprocess.run([*script, "create", "alice"], env=environment, check=True, capture_output=True, text=True).stdout.strip()
     known = read_key_file(made / "known" / "keys.json")
     assert {record.caller: set(record.scopes) for record in known.keys} == {
         "compositing": {"infer", "admin"},
         "gateway": {"infer", "read", "delegate"},
+        "alice": {"infer", "read"},
     }
-    found = services((MAIN, CPU, KEYS))
-    for name, kind in {"inference": InferenceSettings, "compositing": CompositingSettings, "gateway": GatewaySettings}.items():
-        folders = dict(volume.split(":")[:2][::-1] for volume in map(default, found[name]["volumes"]) if "/keys/" in volume)
-        assert all(volume.endswith(":ro") for volume in found[name]["volumes"] if "/keys/" in volume)
-        assert {folder.rpartition("/")[2] for folder in folders.values()} == {"known", name} - {"inference"}
-        environment = {key: default(value) for key, value in found[name]["environment"].items() if key.startswith("LIPSYNC_")}
-        settings = load_settings(kind, config=None, environ=environment)
-        assert settings.auth.is_on
-        named = {key: value for key, value in environment.items() if value.startswith("/etc/lipsync/keys/")}
-        assert len(named) == {"inference": 1, "compositing": 2, "gateway": 3}[name]
-        for file in map(Path, named.values()):
-            there = made / Path(folders[str(file.parent)]).name / file.name
-            assert there.is_file()
+    assert key_id_of(key) in known.by_id
+    before = {path: path.read_bytes() for path in made.rglob("*.*")}
+    subprocess.run(script, env=environment, check=True)  # as at every start
+    assert {path: path.read_bytes() for path in made.rglob("*.*")} == before
+    for name, kind in {
+        "inference": InferenceSettings,
+        "inference-1": InferenceSettings,
+        "compositing": CompositingSettings,
+        "gateway": GatewaySettings,
+    }.items():
+        if name not in every:
+            continue
+        mounts = {mount for mount in every[name]["volumes"] if ":/keys/" in mount}
+        own = set() if kind is InferenceSettings else {f"{name}-key:/keys/{name}:ro"}
+        assert mounts == {"known-keys:/keys/known:ro"} | own
+        environ = {key: default(value) for key, value in every[name]["environment"].items() if key.startswith("LIPSYNC_")}
+        assert load_settings(kind, config=None, environ=environ).auth.is_on
+        assert not load_settings(kind, config=None, environ=environ | {"LIPSYNC_AUTH__ENABLED": "false"}).auth.is_on
+        files = {Path(value) for value in environ.values() if value.startswith("/keys/")}
+        assert len(files) == {InferenceSettings: 1, CompositingSettings: 2, GatewaySettings: 3}[kind]
+        for file in files:
+            assert f":{file.parent}:ro" in "".join(mounts)
+            there = made / file.relative_to("/keys")
             assert there.stat().st_mode & 0o077 == (0o044 if file.name == "keys.json" else 0)
+    writers = {
+        name for name, service in every.items() if any(re.search(r":/keys/\w+$", each) for each in service.get("volumes", ()))
+    }
+    assert writers == {"keys"}
 
 
 @pytest.mark.parametrize(

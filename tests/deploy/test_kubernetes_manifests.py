@@ -21,7 +21,7 @@ from service_kit.life import CLOSE_SECONDS
 from service_kit.listening import METRICS_PORT_OFFSET
 from service_kit.settings import load_settings
 
-OVERLAYS = ("cpu", "gpu", "tls", "keys", "monitoring")
+OVERLAYS = ("cpu", "gpu", "tls", "monitoring")
 HARDWARE = ("cpu", "gpu")
 VERSIONS = ("1.28", "1.32", "1.36")
 NOT_KUBERNETES_OWN = {"cert-manager.io", "monitoring.coreos.com"}
@@ -76,7 +76,7 @@ def test_every_overlay_fits_the_schemas(rendered: dict[str, list[Manifest]], ove
 
 @pytest.mark.parametrize("overlay", HARDWARE)
 def test_what_pods_refer_to_is_there(rendered: dict[str, list[Manifest]], repository: Path, overlay: str) -> None:
-    manifests = rendered[overlay] + rendered["tls"] + rendered["keys"]
+    manifests = rendered[overlay] + rendered["tls"]
     there = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
     there |= {("Secret", manifest["spec"]["secretName"]) for manifest in of_kind(manifests, "Certificate")}
     there |= {("Secret", name) for name in secrets_in_readme(repository)}
@@ -162,17 +162,17 @@ def test_services_accept_their_settings(
     environ = {entry["name"]: entry["value"] for entry in one.get("env", ())}
     if tls:
         environ |= named(rendered["tls"], "ConfigMap", f"tls-of-{workload}")["data"]
-        keys: dict[str, str] = named(rendered["keys"], "ConfigMap", f"keys-of-{workload}")["data"]
-        mounts = {mount["mountPath"]: volumes[mount["name"]].get("secret") for mount in one["volumeMounts"]}
-        for file in map(Path, keys.values()):
-            assert file.name in secrets_in_readme(repository)[mounts[str(file.parent)]["secretName"]]
-        environ |= keys
+    keys: dict[str, str] = named(manifests, "ConfigMap", f"keys-of-{workload}")["data"]
+    mounts = {mount["mountPath"]: volumes[mount["name"]].get("secret") for mount in one["volumeMounts"]}
+    for file in map(Path, keys.values()):
+        assert file.name in secrets_in_readme(repository)[mounts[str(file.parent)]["secretName"]]
+    environ |= keys
     loaded = load_settings(kinds[workload], config=config, environ=environ)
     models = [mount["mountPath"] for mount in one["volumeMounts"] if mount["name"] == "models"]
     assert models == ([str(loaded.models_root)] if hasattr(loaded, "models_root") else [])
     life = loaded.server.drain_seconds + loaded.server.grace_seconds + CLOSE_SECONDS
     assert life < template["spec"]["terminationGracePeriodSeconds"]
-    assert loaded.auth.is_on == tls
+    assert loaded.auth.is_on
 
 
 def secrets_in_readme(repository: Path) -> dict[str, set[str]]:
@@ -348,6 +348,10 @@ def test_the_manuals_own_files_fit(kubectl: str, repository: Path, tmp_path: Pat
     assert named(manifests, "PersistentVolumeClaim", "models")["spec"]["storageClassName"] == "nfs"
     assert named(manifests, "Certificate", "callers")["spec"]["dnsNames"] == ["lipsync.example"]
     assert of_kind(manifests, "ServiceMonitor")
+    kustomization = folder / "kustomization.yaml"
+    kustomization.write_text(kustomization.read_text().replace("  - mine.yaml\n", "  - mine.yaml\n  - open.yaml\n"))
+    of_keys = [each for each in of_kind(render(kubectl, folder), "ConfigMap") if each["metadata"]["name"].startswith("keys-of-")]
+    assert [each.get("data") or {} for each in of_keys] == [{}] * 3
 
 
 @pytest.mark.parametrize("overlay", HARDWARE)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 from lipsync_client import Client, LipsyncError
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
+
+from .stack import Stack
 
 CALL_S = 60
 FRAMES = 2
@@ -37,19 +40,31 @@ def request(avatar: str = "demo", *, frames: int = FRAMES, start: int = 0) -> pb
 
 
 @contextmanager
-def plain_channel(address: str, credentials: grpc.ChannelCredentials | None = None, **options: str) -> Iterator[grpc.Channel]:
-    """As a client without any of our advice makes one: no retries, not even gRPC's own transparent ones."""
+def plain_channel(
+    address: str, credentials: grpc.ChannelCredentials | None = None, *, key: str = "", **options: str
+) -> Iterator[grpc.Channel]:
+    """As a client without any of our advice makes one: no retries, not even gRPC's own transparent ones. `key` is an API key."""
     settings = [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)]
     settings += [(f"grpc.{name}", value) for name, value in options.items()]
     make = grpc.secure_channel if credentials else grpc.insecure_channel
     with make(address, *([credentials] if credentials else []), options=settings) as channel:
-        yield channel
+        yield grpc.intercept_channel(channel, _Keyed(key)) if key else channel
+
+
+class _Keyed(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # the stubs know no base
+    """Sends an API key with each call."""
+
+    def __init__(self, key: str) -> None:
+        self._metadata = (("x-api-key", key),)
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(details._replace(metadata=self._metadata), request)
 
 
 @contextmanager
-def plain_caller(address: str) -> Iterator[Ask]:
+def plain_caller(stack: Stack) -> Iterator[Ask]:
     """Asks without retries."""
-    with plain_channel(address) as channel:
+    with plain_channel(stack.address, key=stack.key) as channel:
         stub, wanted = CompositingServiceStub(channel), request()
 
         def ask() -> None:
@@ -60,9 +75,9 @@ def plain_caller(address: str) -> Iterator[Ask]:
 
 
 @contextmanager
-def advised_caller(address: str) -> Iterator[Ask]:
+def advised_caller(stack: Stack) -> Iterator[Ask]:
     """Asks with our client, which retries as documented."""
-    with Client(address, timeout=CALL_S) as client:
+    with Client(stack.address, timeout=CALL_S, api_key=stack.key) as client:
         audio = sound(FRAMES)
 
         def ask() -> None:
@@ -96,12 +111,12 @@ class Load:
 
 
 @contextmanager
-def load(caller: Callable[[str], Iterator[Ask]], address: str, *, callers: int = CALLERS) -> Iterator[Load]:
+def load(caller: Callable[[Stack], Iterator[Ask]], stack: Stack, *, callers: int = CALLERS) -> Iterator[Load]:
     """Callers with a connection each, who ask without a pause until the block is left."""
     seen, enough = Load(), threading.Event()
 
     def keep_asking() -> None:
-        with caller(address) as ask:
+        with caller(stack) as ask:
             for _ in itertools.takewhile(lambda _: not enough.is_set(), itertools.count()):
                 seen.count(_error(ask))
 

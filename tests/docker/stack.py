@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import docker
@@ -85,6 +86,12 @@ class Stack:
         [container] = self.containers(service)
         return container
 
+    @cached_property
+    def key(self) -> str:
+        """A caller's key, made as the README says."""
+        scopes = [part for scope in ("infer", "read", "admin") for part in ("--scope", scope)]
+        return self.compose("run", "--rm", "-T", "keys", "create", "tester", *scopes).strip()
+
     @property
     def address(self) -> str:
         """Host and port of the balancer for this machine."""
@@ -152,7 +159,7 @@ def _host(client: docker.DockerClient) -> str:
 
 def _without_ours(environment: Mapping[str, str]) -> dict[str, str]:
     """Nothing that steers docker-compose from outside."""
-    names = {"COMPOSE_FILE", "MODELS", "GPUS", "GPU_RUNTIME", "CERTIFICATES", "CLIENT_CA", "BASE_IMAGE", "IMAGE_TAG"}
+    names = {"COMPOSE_FILE", "AUTH", "MODELS", "GPUS", "GPU_RUNTIME", "CERTIFICATES", "CLIENT_CA", "BASE_IMAGE", "IMAGE_TAG"}
     return {key: value for key, value in environment.items() if key not in names}
 
 

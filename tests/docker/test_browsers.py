@@ -28,12 +28,15 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @asynccontextmanager
-async def session(url: str, context: ssl.SSLContext | None = None) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+async def session(url: str, key: str, context: ssl.SSLContext | None = None) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
     """A session that has started. A machine that is busy with other tests may have no room for it at first."""
     async with client() as http:
         while True:
+            headers = {"Authorization": f"Bearer {key}"}
+            async with http.post(f"{url}/api/tickets", headers=headers, ssl=context or True, raise_for_status=True) as answer:
+                ticket = (await answer.json())["ticket"]
             async with http.ws_connect(f"{url}/ws", ssl=context or True) as socket:
-                await socket.send_json({"config": {"model_id": "demo"}})
+                await socket.send_json({"config": {"model_id": "demo", "ticket": ticket}})
                 first = await socket.receive_json()
                 if "started" in first:
                     yield socket
@@ -42,10 +45,10 @@ async def session(url: str, context: ssl.SSLContext | None = None) -> AsyncItera
                 await asyncio.sleep(first["error"]["retry_ms"] / 1000)
 
 
-async def spoken(url: str, context: ssl.SSLContext | None = None) -> int:
+async def spoken(url: str, key: str, context: ssl.SSLContext | None = None) -> int:
     """The number of frames with speech that a session with a second of sound gets."""
     speech = 0
-    async with asyncio.timeout(CALL_S), session(url, context) as socket:
+    async with asyncio.timeout(CALL_S), session(url, key, context) as socket:
         await socket.send_bytes(sound(SPEECH_FRAMES).astype("<f4").tobytes())
         await socket.send_json({"close": {}})
         async for message in socket:
@@ -57,7 +60,7 @@ async def spoken(url: str, context: ssl.SSLContext | None = None) -> int:
 
 
 def test_a_session_through_the_balancer_speaks(stack: Stack) -> None:
-    assert asyncio.run(spoken(f"http://{stack.browser_address}")) == SPEECH_FRAMES
+    assert asyncio.run(spoken(f"http://{stack.browser_address}", stack.key)) == SPEECH_FRAMES
 
 
 def test_a_rolling_restart_tells_browsers_to_go_elsewhere(stack: Stack) -> None:
@@ -66,11 +69,11 @@ def test_a_rolling_restart_tells_browsers_to_go_elsewhere(stack: Stack) -> None:
     url = f"http://{stack.browser_address}"
 
     async def watch() -> list[str]:
-        async with session(url) as socket:
+        async with session(url, stack.key) as socket:
             restart = asyncio.create_task(asyncio.to_thread(restart_gateway))
             told = [next(iter(message.json())) async for message in socket if message.type is aiohttp.WSMsgType.TEXT]
             assert socket.close_code == aiohttp.WSCloseCode.GOING_AWAY
-            assert await spoken(url) == SPEECH_FRAMES
+            assert await spoken(url, stack.key) == SPEECH_FRAMES
             await restart
         return told
 
@@ -80,7 +83,7 @@ def test_a_rolling_restart_tells_browsers_to_go_elsewhere(stack: Stack) -> None:
     told = asyncio.run(watch())
     assert "going_away" in told
     assert stack.one("gateway").id != before
-    assert asyncio.run(spoken(url)) == SPEECH_FRAMES
+    assert asyncio.run(spoken(url, stack.key)) == SPEECH_FRAMES
 
 
 def test_typed_text_can_be_spoken(stack: Stack) -> None:

@@ -60,7 +60,7 @@ def test_only_the_avatars_of_a_lost_one_move(pair: Stack) -> None:
     ask_all(pair, times=1)
     before = loaded(pair)
     [home] = [name for name, avatars in before.items() if "demo" in avatars]
-    with load(advised_caller, pair.address) as calls:
+    with load(advised_caller, pair) as calls:
         kill(pair.client.containers.get(home))
         calls.wait_for(40)
         pair.wait_healthy()
@@ -77,14 +77,14 @@ def test_all_of_it_over_tls(pair: Stack, many: Path, tmp_path: Path) -> None:
     files = (*MULTI, "deploy/compose/tls.yml", "deploy/compose/multi-inference-tls.yml")
     secured = Stack(pair.client, pair.name, files, {"MODELS": str(many), "CERTIFICATES": str(tmp_path)})
     secured.up(inference=2, compositing=1)
-    with plain_channel(secured.address, certificates.as_anyone()) as channel:
+    with plain_channel(secured.address, certificates.as_anyone(), key=secured.key) as channel:
         reply = CompositingServiceStub(channel).InferBatchComposite(request(), timeout=CALL_S)
     assert len(reply.composited_frames) == 2
 
 
 def ask_all(stack: Stack, *, times: int) -> None:
     """Every avatar speaks."""
-    with plain_channel(stack.address) as channel:
+    with plain_channel(stack.address, key=stack.key) as channel:
         stub = CompositingServiceStub(channel)
         for number in range(times):
             for avatar in AVATARS:
@@ -95,7 +95,7 @@ def loaded(stack: Stack) -> dict[str, set[str]]:
     """Avatars of each inference container, by its name."""
     found = {}
     for container in stack.containers("inference"):
-        with plain_channel(f"{stack.address_in(container, 'inference')}:50051") as channel:
+        with plain_channel(f"{stack.address_in(container, 'inference')}:50051", key=stack.key) as channel:
             models: list[ModelInfo] = []
             with suppress(grpc.RpcError):  # one that was killed holds none
                 models.extend(InferenceServiceStub(channel).ListModels(ListModelsRequest(), timeout=CALL_S).models)

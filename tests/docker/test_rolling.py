@@ -29,7 +29,7 @@ def test_calls_are_spread_over_all_replicas(three: Stack) -> None:
         ]
 
     before = handled()
-    with load(plain_caller, three.address) as calls:
+    with load(plain_caller, three) as calls:
         calls.wait_for(CALLS)
     took = [after - earlier for after, earlier in zip(handled(), before, strict=True)]
     assert calls.lost == []
@@ -39,7 +39,7 @@ def test_calls_are_spread_over_all_replicas(three: Stack) -> None:
 
 def test_replicas_that_come_and_go_are_not_noticed(one_of_each: Stack) -> None:
     """Callers without any retry."""
-    with load(plain_caller, one_of_each.address) as calls:
+    with load(plain_caller, one_of_each) as calls:
         one_of_each.up(compositing=3)
         calls.wait_for(CALLS)
         one_of_each.up(compositing=1)
@@ -51,7 +51,7 @@ def test_replicas_that_come_and_go_are_not_noticed(one_of_each: Stack) -> None:
 def test_one_that_is_stopped_loses_no_call(three: Stack) -> None:
     """Callers without any retry; and it ends in its own time, with exit code 0."""
     stopped = three.containers("compositing")[0]
-    with load(plain_caller, three.address) as calls:
+    with load(plain_caller, three) as calls:
         stopped.stop(timeout=60)
         calls.wait_for(CALLS)
         state = stopped.attrs["State"] if stopped.reload() is None else {}
@@ -65,7 +65,7 @@ def test_one_that_is_stopped_loses_no_call(three: Stack) -> None:
 def test_a_rolling_restart_of_all_loses_no_call(three: Stack) -> None:
     """Callers without any retry, and the script that operators use."""
     before = {container.id for container in three.containers("compositing")}
-    with load(plain_caller, three.address) as calls:
+    with load(plain_caller, three) as calls:
         three.run(["deploy/compose/rolling-restart.sh", *three.files])
         calls.wait_for(CALLS)
     after = {container.id for container in three.containers("compositing")}
@@ -91,7 +91,7 @@ def test_sessions_go_on_elsewhere_during_a_rolling_restart(three: Stack) -> None
         events = list(session)
         return [each for each in events if isinstance(each, Frame)], sum(isinstance(each, Resumed) for each in events)
 
-    with Client(three.address) as client, client.session("demo") as session, ThreadPoolExecutor(2) as pool:
+    with Client(three.address, api_key=three.key) as client, client.session("demo") as session, ThreadPoolExecutor(2) as pool:
         talking: Future[np.ndarray] = pool.submit(talk, session)
         listening = pool.submit(listen, session)
         try:
@@ -108,7 +108,7 @@ def test_sessions_go_on_elsewhere_during_a_rolling_restart(three: Stack) -> None
 
 def test_one_that_is_killed_costs_callers_with_retries_nothing(three: Stack) -> None:
     killed = three.containers("compositing")[0]
-    with load(advised_caller, three.address) as calls:
+    with load(advised_caller, three) as calls:
         calls.wait_for(CALLS)
         kill(killed)
         calls.wait_for(CALLS)

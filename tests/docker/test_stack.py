@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import docker
@@ -12,6 +14,7 @@ import pytest
 from lipsync_cli.main import main
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
+from shared_proto.inference_pb2 import ListModelsRequest
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
 from ..end_to_end.processes import running
@@ -49,9 +52,11 @@ else:
 
 
 def test_a_first_up_makes_a_person_speak(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    film = tmp_path / "speech.mp4"
+    film, key_file = tmp_path / "speech.mp4", tmp_path / "tester.key"
+    key_file.write_text(stack.key)
     speech = Path("avatar_tools/demo/speech/speech.wav").resolve()
     arguments = ["render", "--server", stack.address, "--avatar", "demo", "--audio", str(speech), "--out", str(film)]
+    arguments += ["--api-key-file", str(key_file)]
     monkeypatch.setattr("sys.argv", ["lipsync", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -63,8 +68,8 @@ def test_frames_through_the_balancer_are_those_of_local_services(stack: Stack, m
     """Byte for byte, whatever the balancer and the containers add."""
     requests = [request(frames=frames, start=start) for frames, start in ((1, 0), (7, 40), (50, 140))]
 
-    def frames(address: str) -> list[list[bytes]]:
-        with plain_channel(address) as channel:
+    def frames(address: str, key: str = "") -> list[list[bytes]]:
+        with plain_channel(address, key=key) as channel:
             stub = CompositingServiceStub(channel)
             replies = [stub.InferBatchComposite(wanted, timeout=CALL_S) for wanted in requests]
         return [[*reply.composited_frames] for reply in replies]
@@ -77,7 +82,7 @@ def test_frames_through_the_balancer_are_those_of_local_services(stack: Stack, m
     ):
         expected = frames(compositing.address)
     assert [len(reply) for reply in expected] == [1, 7, 50]
-    assert frames(stack.address) == expected
+    assert frames(stack.address, stack.key) == expected
 
 
 def test_a_second_up_leaves_the_avatars_alone(stack: Stack) -> None:
@@ -141,9 +146,44 @@ def test_inference_reaches_nothing_outside(stack: Stack) -> None:
     assert out.output.decode().startswith("refused:"), gateway
 
 
+def test_nobody_is_let_in_without_a_key(stack: Stack) -> None:
+    for key in ("", f"{stack.key[:-1]}{'0' if stack.key[-1] != '0' else '1'}"):
+        with plain_channel(stack.address, key=key) as channel, pytest.raises(grpc.RpcError) as refused:
+            CompositingServiceStub(channel).InferBatchComposite(request(), timeout=CALL_S)
+        assert refused.value.code() is Code.UNAUTHENTICATED
+        with urllib.request.urlopen(f"http://{stack.browser_address}/", timeout=CALL_S) as page:
+            assert page.status == 200
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(
+                urllib.request.Request(f"http://{stack.browser_address}/api/avatars", headers={"X-Api-Key": key} if key else {})
+            )
+        assert error.value.code == 401
+        error.value.close()
+    inference = f"{stack.address_in(stack.one('inference'), 'inference')}:50051"
+    with plain_channel(inference) as channel, pytest.raises(grpc.RpcError) as refused:
+        InferenceServiceStub(channel).ListModels(ListModelsRequest(), timeout=CALL_S)
+    assert refused.value.code() is Code.UNAUTHENTICATED
+
+
+def test_no_container_can_read_the_key_of_another(stack: Stack) -> None:
+    kept = {name: stack.one(name).exec_run(["ls", "-R", "/keys"]).output.decode().split() for name in SERVICES[:3]}
+    files = {name: {word for word in words if "." in word and not word.endswith(":")} for name, words in kept.items()}
+    known = {"keys.json", "keys.json.lock"}
+    assert files == {"inference": known, "compositing": {*known, "api.key"}, "gateway": {*known, "api.key", "tickets.secret"}}
+
+
+def test_a_revoked_caller_is_shut_out(stack: Stack) -> None:
+    key = stack.compose("run", "--rm", "-T", "keys", "create", "short-lived").strip()
+    with plain_channel(stack.address, key=key) as channel:
+        stub = CompositingServiceStub(channel)
+        until(lambda: _code(stub) is Code.OK, within_s=CALL_S)
+        stack.compose("run", "--rm", "-T", "keys", "revoke", "--caller", "short-lived")
+        until(lambda: _code(stub) is Code.UNAUTHENTICATED, within_s=CALL_S)
+
+
 def test_lost_inference_is_told_in_time_and_comes_back_by_itself(one_of_each: Stack) -> None:
     stack = one_of_each
-    with plain_channel(stack.address) as channel:
+    with plain_channel(stack.address, key=stack.key) as channel:
         stub = CompositingServiceStub(channel)
         assert stub.InferBatchComposite(request(), timeout=CALL_S).composited_frames
         container = stack.one("inference")
@@ -162,7 +202,7 @@ def test_lost_inference_is_told_in_time_and_comes_back_by_itself(one_of_each: St
 
 def test_a_balancer_without_a_compositor_says_unavailable(one_of_each: Stack) -> None:
     compositor = one_of_each.one("compositing")
-    with plain_channel(one_of_each.address) as channel:
+    with plain_channel(one_of_each.address, key=one_of_each.key) as channel:
         stub = CompositingServiceStub(channel)
         compositor.stop()
         with pytest.raises(grpc.RpcError) as refused:
@@ -173,7 +213,7 @@ def test_a_balancer_without_a_compositor_says_unavailable(one_of_each: Stack) ->
 
 
 def test_reaching_inference_past_the_balancer_is_not_offered(stack: Stack) -> None:
-    with plain_channel(stack.address) as channel, pytest.raises(grpc.RpcError) as refused:
+    with plain_channel(stack.address, key=stack.key) as channel, pytest.raises(grpc.RpcError) as refused:
         InferenceServiceStub(channel).ListModels(pb.ListModelsRequest(), timeout=CALL_S)
     assert refused.value.code() is Code.UNIMPLEMENTED
 
@@ -196,6 +236,14 @@ def left_of(project: Stack) -> list[str]:
         *docker_has.volumes.list(filters=mine),
     ]
     return [str(each.name) for each in found]
+
+
+def _code(stub: CompositingServiceStub) -> grpc.StatusCode:
+    try:
+        stub.InferBatchComposite(request(), timeout=CALL_S)
+    except grpc.RpcError as error:
+        return error.code()
+    return Code.OK
 
 
 def _answers(stub: CompositingServiceStub) -> bool:

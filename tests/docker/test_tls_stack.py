@@ -51,21 +51,21 @@ def tls(images: docker.DockerClient, models: Path, certificates: Certificates) -
         project.down()
 
 
-def composited(address: str, credentials: grpc.ChannelCredentials | None, **options: str) -> int:
+def composited(stack: Stack, credentials: grpc.ChannelCredentials | None) -> int:
     """Number of pictures that came back."""
-    with plain_channel(address, credentials, **options) as channel:
+    with plain_channel(stack.address, credentials, key=stack.key) as channel:
         reply = CompositingServiceStub(channel).InferBatchComposite(request(), timeout=REFUSED_S, wait_for_ready=False)
     return len(reply.composited_frames)
 
 
 def test_the_right_authority_is_enough_outside(tls: Stack, certificates: Certificates) -> None:
-    assert composited(tls.address, certificates.as_anyone()) == 2
+    assert composited(tls, certificates.as_anyone()) == 2
 
 
 @pytest.mark.parametrize("how", ["plaintext", "unknown authority"])
 def test_others_are_refused_outside(tls: Stack, strangers: Certificates, how: str) -> None:
     with pytest.raises(grpc.RpcError) as refused:
-        composited(tls.address, None if how == "plaintext" else strangers.as_anyone())
+        composited(tls, None if how == "plaintext" else strangers.as_anyone())
     assert refused.value.code() is Code.UNAVAILABLE
 
 
@@ -96,10 +96,10 @@ def test_services_know_their_callers_by_name(tls: Stack, certificates: Certifica
 def test_callers_can_be_asked_for_a_certificate_too(tls: Stack, certificates: Certificates, strangers: Certificates) -> None:
     tls.environment["CLIENT_CA"] = "/etc/lipsync/tls/ca.crt"
     tls.up()
-    assert composited(tls.address, certificates.of("client")) == 2
+    assert composited(tls, certificates.of("client")) == 2
     for credentials in (None, certificates.as_anyone(), certificates.trusting_it(strangers, "client")):
         with pytest.raises(grpc.RpcError) as refused:
-            composited(tls.address, credentials)
+            composited(tls, credentials)
         assert refused.value.code() is Code.UNAVAILABLE
 
 
@@ -107,20 +107,20 @@ def test_browsers_speak_tls_too(tls: Stack, certificates: Certificates, stranger
     tls.environment["CLIENT_CA"] = ""
     tls.up()
     address = tls.browser_address
-    assert asyncio.run(spoken(f"https://{address}", certificates.context())) == SPEECH_FRAMES
+    assert asyncio.run(spoken(f"https://{address}", tls.key, certificates.context())) == SPEECH_FRAMES
     for url, context in ((f"http://{address}", None), (f"https://{address}", strangers.context())):
         with pytest.raises(aiohttp.ClientError):
-            asyncio.run(spoken(url, context))
+            asyncio.run(spoken(url, tls.key, context))
 
 
 def test_browsers_can_be_asked_for_a_certificate_too(tls: Stack, certificates: Certificates, strangers: Certificates) -> None:
     tls.environment["CLIENT_CA"] = "/etc/lipsync/tls/ca.crt"
     tls.up()
     url = f"https://{tls.browser_address}"
-    assert asyncio.run(spoken(url, certificates.context("client"))) == SPEECH_FRAMES
+    assert asyncio.run(spoken(url, tls.key, certificates.context("client"))) == SPEECH_FRAMES
     for context in (certificates.context(), certificates.context("client", of=strangers)):
         with pytest.raises((aiohttp.ClientError, OSError)):
-            asyncio.run(spoken(url, context))
+            asyncio.run(spoken(url, tls.key, context))
 
 
 def test_a_gateway_answers_the_balancer_alone(tls: Stack, certificates: Certificates) -> None:
@@ -129,10 +129,10 @@ def test_a_gateway_answers_the_balancer_alone(tls: Stack, certificates: Certific
     known, unknown = certificates.context("haproxy"), certificates.context()
     for context in (known, unknown):
         context.check_hostname = False
-    assert asyncio.run(spoken(f"https://{address}", known)) == SPEECH_FRAMES
+    assert asyncio.run(spoken(f"https://{address}", tls.key, known)) == SPEECH_FRAMES
     for url, context in ((f"http://{address}", None), (f"https://{address}", unknown)):
         with pytest.raises((aiohttp.ClientError, OSError)):
-            asyncio.run(spoken(url, context))
+            asyncio.run(spoken(url, tls.key, context))
 
 
 def test_no_container_has_another_ones_key(tls: Stack) -> None:
@@ -153,7 +153,7 @@ def ask(stack: Stack, service: str, credentials: grpc.ChannelCredentials | None)
     network, port = {"compositing": ("front", 50052), "inference": ("inference", 50051)}[service]
     address = f"{stack.address_in(stack.one(service), network)}:{port}"
     options = {"ssl_target_name_override": service} if credentials else {}
-    with plain_channel(address, credentials, **options) as channel:
+    with plain_channel(address, credentials, key=stack.key, **options) as channel:
         if service == "compositing":
             CompositingServiceStub(channel).InferBatchComposite(request(), timeout=CALL_S)
         else:
