@@ -65,6 +65,7 @@ class Stack:
         """All services, as many of each as `scale` says, until each is healthy and the balancer knows all compositors and
         gateways."""
         numbers = [part for service, count in scale.items() for part in ("--scale", f"{service}={count}")]
+        assert self.key  # made before the services start, which then know it at once
         self.compose("up", "-d", "--no-build", *numbers)
         self.wait_healthy()
         for service in ("compositing", "gateway"):
