@@ -31,6 +31,8 @@ NOT_QUICK = {
         "avatar_kit/test_verify.py",
         "avatar_kit/test_video_frames.py",
         "avatar_networks",
+        "callers/test_shared_quotas.py",
+        "callers/test_token_services.py",
         "compositing_core/test_filmed_avatars.py",
         "compositing_service/test_compositing_process.py",
         "compositing_service/test_mouth_sources.py",

@@ -183,7 +183,7 @@ def test_every_side_has_its_own_key_only(every: dict[str, dict[str, Any]], tmp_p
 
 @pytest.mark.parametrize(
     ("image", "lacking"),
-    [("compositing", {"onnx", "onnxruntime", "aiohttp"}), ("gateway", {"onnx", "onnxruntime", "av"})],
+    [("compositing", {"onnx", "onnxruntime", "aiohttp"}), ("gateway", {"onnx", "onnxruntime"})],
 )
 def test_some_images_need_a_part_of_what_the_rest_needs(image: str, lacking: set[str]) -> None:
     """Their requirements are pins of cpu.txt, neither more nor others; and those of GPUs agree where both have a package."""
