@@ -29,12 +29,12 @@ _NUMBER = struct.Struct("<8xq")
 
 @dataclass
 class Seen:
-    """What came within the time that is measured."""
+    """Pictures and sound that came within the measured time."""
 
     pictures: int
-    """Of all viewers, whole ones."""
+    """Whole pictures of all viewers."""
     sent_mbit: float
-    """Of the first viewer, a second."""
+    """Megabits of the pictures of the first viewer, a second."""
     added_p50_ms: float
     """From a frame at the WebSocket to the last packet of its picture, of the first viewer."""
     added_p95_ms: float

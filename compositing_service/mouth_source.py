@@ -218,7 +218,7 @@ class Mouths:
     numerics: str = ""
     """The way that they were computed: equal ones give equal bytes. Empty: not known."""
     overload: inference_pb2.Overload.ValueType = inference_pb2.OVERLOAD_NONE
-    """How far live sessions are to be degraded now."""
+    """Level to which live sessions are to be degraded now."""
 
 
 class MouthSource(Protocol):

@@ -26,7 +26,7 @@ class RawOutput:
 
 
 Output: TypeAlias = JpegOutput | RawOutput
-"""Of pictures, each of which stands alone."""
+"""Form of pictures, each of which stands alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class Overload:
 
     @property
     def level(self) -> Level:
-        """How far live sessions are degraded now."""
+        """Level to which live sessions are degraded now."""
         if not self._told_s:
             return pb.OVERLOAD_NONE
         since_s = self._clock.now() - _COUNTS_S

@@ -18,7 +18,7 @@ class RunningSession(Watched):
         self.secret = secret
         self.session_id = session_id
         self.rate = rate
-        """Of its sound, in Hz."""
+        """Rate of its sound, in Hz."""
         self.is_paced = is_paced
         """Its frames come at the pace at which they are to be seen."""
 

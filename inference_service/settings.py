@@ -103,7 +103,7 @@ class OnnxSection(Section):
 
 
 class CacheSection(Section):
-    """What loads keep for later ones, also after a restart: compiled networks, and how close they come to float32."""
+    """Work of loads that is kept for later ones, also after a restart: compiled networks, and how close they come to float32."""
 
     folder: Path | Literal["auto"] | None = "auto"
     """The folder; auto: lipsync in the user's folder of caches ($XDG_CACHE_HOME, or ~/.cache); null: nothing is kept. One that

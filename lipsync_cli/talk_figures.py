@@ -24,7 +24,7 @@ class TalkFigures:
     started_s: float
     frames: int = 0
     nbytes: int = 0
-    """Of all pictures."""
+    """Bytes of all pictures."""
     speech_frames: int = 0
     first_frame_s: float | None = None
     """From the start to the first frame."""

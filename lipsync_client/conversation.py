@@ -31,7 +31,7 @@ _ENOUGH_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """How a server is reached, and what for."""
+    """A server, and the ways to reach it and to call it."""
 
     address: str
     """host:port, or a gRPC target."""

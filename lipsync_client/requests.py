@@ -20,7 +20,7 @@ Output = Literal["jpeg", "raw"]
 """JPEG files, or uint8 [height, width, 3] BGR bytes."""
 
 SessionOutput = Literal["jpeg", "raw", "h264"]
-"""Of a live session, also access units of H.264 in Annex B, each of which needs those before it back to a key frame."""
+"""Output, or access units of H.264 in Annex B, each of which needs those before it back to a key frame."""
 
 PRESETS = {"low": pb.QUALITY_LOW, "medium": pb.QUALITY_MEDIUM, "high": pb.QUALITY_HIGH}
 FORMATS: dict[Output, pb.OutputFormat.ValueType] = {"jpeg": pb.FORMAT_JPEG, "raw": pb.FORMAT_RAW_BGR}

@@ -131,7 +131,7 @@ class Status:
     inference_ms: float
     composite_ms: float
     overload: Overload = "none"
-    """How far the server degrades live sessions; each level includes those before it."""
+    """Level to which the server degrades live sessions; each level includes those before it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class Utterance(Generic[T]):
     ended: bool = False
     end_pushed: bool = False
     _sound: deque[Samples] = field(default_factory=deque)
-    """What was received and not shown."""
+    """Sound that was received and not shown."""
     _held: deque[tuple[int, T]] = field(default_factory=deque)
 
     @property

@@ -53,7 +53,7 @@ def tune_malloc() -> bool:
 
 
 class _Mallinfo2(ctypes.Structure):
-    """What mallinfo2 returns."""
+    """Structure that mallinfo2 returns."""
 
     _fields_ = tuple(
         (name, ctypes.c_size_t)

@@ -79,7 +79,7 @@ class RedisServer:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """As `kill -9`: all that it knew is gone."""
+        """Ends it as `kill -9` does: all that it knew is gone."""
         assert self.process
         self.process.kill()
         self.process.wait()

@@ -41,7 +41,7 @@ class Encoding:
     pool: Executor
     metrics: CompositingMetrics
     pixels: int = PIXELS_A_PLACE
-    """Of the latest frame; of a 720p one before the first."""
+    """Pixels of the latest frame; those of a 720p one before the first."""
     _key_wanted: bool = False
     _unsent: bool = False
     """The client lacks the last frame, which the next one would need."""

@@ -23,7 +23,7 @@ class Halving:
 
     @property
     def rate(self) -> inference_pb2.MouthRate.ValueType:
-        """What the next order asks for."""
+        """Rate that the next order asks for."""
         if not self.is_allowed:
             return inference_pb2.MOUTH_RATE_FULL
         if self.overload.level >= pb.OVERLOAD_HALF_RATE:

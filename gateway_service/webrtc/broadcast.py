@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where frames come from. `key` tells sources apart, `rate` is of their sound, in Hz."""
+    """Source of frames. `key` tells sources apart, `rate` is of their sound, in Hz."""
 
     key: Hashable
     rate: int

@@ -1,4 +1,4 @@
-"""How viewers reach the gateway: by its addresses, and by the STUN and TURN servers that the settings name, by default none."""
+"""Ways by which viewers reach the gateway: its addresses, and STUN and TURN servers of the settings, by default none."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Offer:
 
     sdp: str = field(repr=False)
     kinds: tuple[str, ...]
-    """Of its lines: "audio", "video"."""
+    """Kinds of its lines: "audio", "video"."""
     ice_name: str
     """Names the player's side of the connection."""
     first_line: str

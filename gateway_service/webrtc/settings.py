@@ -46,7 +46,7 @@ class WebrtcSection(Section):
     """Limit of viewers over WebRTC; more are refused with 503."""
 
     video_quality: int = Field(default=75, ge=1, le=100)
-    """Of the pictures, as of JPEG files: with 75, those of 1280x720 have 2 Mbit/s at most; 30 more double that."""
+    """Quality of the pictures, as of JPEG files: with 75, those of 1280x720 have 2 Mbit/s at most; 30 more double that."""
 
     audio_kbps: int = Field(default=32, ge=6, le=256)
     """Bit rate of the sound, in kbit/s."""

@@ -16,7 +16,7 @@ class MediaUnit:
     """An encoded picture, or 20 ms of sound."""
 
     payloads: Sequence[bytes] = field(repr=False)
-    """What RTP packets carry, one each. All viewers get the same."""
+    """Content of RTP packets, one each. All viewers get the same."""
     media_us: int
     """Its time in the media, the same for pictures and sound."""
     is_key: bool = True
@@ -24,7 +24,7 @@ class MediaUnit:
 
 
 class UnitQueue:
-    """What waits for one viewer, of one kind. A viewer begins, and after a gap goes on, with a key picture."""
+    """Units that wait for one viewer, of one kind. A viewer begins, and after a gap goes on, with a key picture."""
 
     def __init__(self, request_key: Callable[[], None]) -> None:
         self.request_key = request_key

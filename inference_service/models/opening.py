@@ -47,7 +47,7 @@ class Comparison:
         It depends on that, the frames and features that are tried, the programs, the processor and the device.
         """
         self.psnr_db: float | None = None
-        """Of the worst of the frames; None when it is not known yet."""
+        """PSNR of the worst of the frames; None when it is not known yet."""
         self.least_db = LEAST_PSNR_DB[choice.quick_precision] if choice.quick_precision else 0.0
         self._cache = cache
         if not cache.keeps:

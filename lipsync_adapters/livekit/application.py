@@ -1,4 +1,4 @@
-"""What agents ask the worker for, over HTTP."""
+"""Serves over HTTP the requests of agents to the worker."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Invitation:
     """A place in a room, as an agent gives it."""
 
     url: str
-    """Of the LiveKit server."""
+    """Address of the LiveKit server."""
     token: str
     """Lets a participant join the room."""
     avatar: str
@@ -37,12 +37,12 @@ class Invitation:
 
 @dataclass(frozen=True)
 class Voicing:
-    """How an avatar sounds and looks in a room."""
+    """Sound and picture of an avatar in a room."""
 
     rate: int
     """Hz."""
     bitrate: int
-    """Of the picture, bits a second at most."""
+    """Most bits a second of the picture."""
 
 
 class RoomReceiver(DataStreamAudioReceiver):

@@ -62,7 +62,7 @@ class Rooms:
 
     @property
     def held(self) -> list[Held]:
-        """Those that run, the oldest first."""
+        """Rooms that run, the oldest first."""
         return list(self._held.values())
 
     async def launch(self, invitation: Invitation, *, request: str = "") -> tuple[Held, bool]:

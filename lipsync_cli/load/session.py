@@ -35,7 +35,7 @@ class Trace:
     frames: list[tuple[int, float, int]] = field(default_factory=list)
     """Number, time of arrival, and segment or IDLE."""
     nbytes: int = 0
-    """Of all pictures."""
+    """Bytes of all pictures."""
     first_frames_ms: list[float] = field(default_factory=list)
     """The time for each utterance from pushing the last sample that its first frame needs to that frame."""
     status: Status | None = None

@@ -44,7 +44,7 @@ class KeyRecord(_Entry):
     scopes: tuple[Scope, ...]
     avatars: tuple[AvatarPattern, ...] = ("*",)
     limits: QuotaSection = QuotaSection()
-    """Those that are given go before the settings; null: no limit."""
+    """Limits of the key's caller. They go before the settings; null: no limit."""
     created: AwareDatetime
     expires: AwareDatetime | None = None
 

@@ -38,7 +38,7 @@ class QuotaSection(Section):
 
 
 class NamedQuotaSection(QuotaSection):
-    """What callers with certain names may use. A key that is not given leaves what per_caller says."""
+    """Quotas of callers with certain names. A key that is not given leaves what per_caller says."""
 
     names: str = Field(min_length=1, max_length=128)
     """A pattern with * and ?."""
@@ -74,7 +74,7 @@ class QuotaStoreSection(Section):
     """A decision without an answer for so long lets the request through, and further ones for two seconds do not ask."""
 
     prefix: str = Field(default="lipsync", pattern=r"^[A-Za-z0-9._:-]{1,64}$")
-    """What the names of all keys there begin with: services with the same count together."""
+    """Beginning of the names of all keys there: services with the same count together."""
 
     @property
     def has_tls(self) -> bool:
@@ -83,7 +83,7 @@ class QuotaStoreSection(Section):
 
 
 class QuotasSection(Section):
-    """How much may be used. Beyond it: RESOURCE_EXHAUSTED, with the time after which to come back."""
+    """Amounts that may be used. Beyond them: RESOURCE_EXHAUSTED, with the time after which to come back."""
 
     per_caller: QuotaSection = QuotaSection()
 

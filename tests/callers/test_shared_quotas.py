@@ -95,7 +95,7 @@ def test_a_session_at_one_service_takes_the_place_at_the_other(shared: Shared) -
 
 
 def test_while_the_store_stands_still_sessions_go_on_and_all_are_let_in(shared: Shared) -> None:
-    """Whoever it has not answered is let in. When it goes on, the session that ran all the time still has its place."""
+    """A caller that it has not answered is let in. When it goes on, the session that ran all the time still has its place."""
     with shared.client(0, "dan") as first, shared.client(1, "dan") as second, first.session("small") as session:
         events = iter(session)
         while not isinstance(next(events), Frame):

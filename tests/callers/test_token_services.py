@@ -37,7 +37,7 @@ class Signer:
 
     @property
     def public(self) -> dict[str, str]:
-        """As a JWK."""
+        """Returns it as a JWK."""
         said = openssl("rsa", "-in", str(self._key), "-noout", "-modulus").decode()
         modulus = bytes.fromhex(said.strip().partition("=")[2])
         return {"kty": "RSA", "kid": self.kid, "use": "sig", "n": coded(modulus), "e": coded(b"\x01\x00\x01")}

@@ -43,7 +43,7 @@ def request(avatar: str = "demo", *, frames: int = FRAMES, start: int = 0) -> pb
 def plain_channel(
     address: str, credentials: grpc.ChannelCredentials | None = None, *, key: str = "", **options: str
 ) -> Iterator[grpc.Channel]:
-    """As a client without any of our advice makes one: no retries, not even gRPC's own transparent ones. `key` is an API key."""
+    """Makes a channel without any of our advice: no retries, not even gRPC's own transparent ones. `key` is an API key."""
     settings = [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)]
     settings += [(f"grpc.{name}", value) for name, value in options.items()]
     make = grpc.secure_channel if credentials else grpc.insecure_channel

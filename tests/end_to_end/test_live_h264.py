@@ -41,7 +41,7 @@ Picture = np.ndarray
 
 
 def decoded(frames: Iterable[Frame]) -> list[Picture]:
-    """What a decoder without threads makes of the access units: BGR by the colours that the stream itself names."""
+    """Decodes the access units without threads: BGR by the colours that the stream itself names."""
     decoder = av.CodecContext.create("h264", "r")
     decoder.thread_count = 1
     pictures = []

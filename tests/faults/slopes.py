@@ -15,7 +15,7 @@ _MOST_POINTS = 120
 
 @dataclass(frozen=True)
 class Rule:
-    """What a figure may do after the warm-up."""
+    """Bounds of a figure after the warm-up."""
 
     unit: str
     growth: float

@@ -47,7 +47,7 @@ LEAKS = {
     "descriptors": "kept.append(open('/dev/null')); time.sleep(0.5)",
     "threads": "threading.Thread(target=threading.Event().wait, daemon=True).start(); time.sleep(0.7)",
 }
-"""What a leak that is planted into the compositing service does again and again."""
+"""Step that a leak planted into the compositing service takes again and again."""
 
 
 def planted(leaks: Sequence[str], folder: Path) -> list[str]:

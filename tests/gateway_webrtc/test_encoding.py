@@ -1,4 +1,4 @@
-"""What becomes of frames before it is sent: times, pictures, sound, and what waits for a viewer."""
+"""Frames on their way to be sent: times, pictures, sound, and what waits for a viewer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lipsync_client.cutting import sample_of_frame
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.floats(-0.5, 5)), min_size=1, max_size=80))
 def test_times_in_the_media_grow_and_follow_the_real_time(steps: list[tuple[int, float]]) -> None:
-    """Whatever a session's clock does: frames are left out, it stands still, or is set anew."""
+    """A session's clock may do anything: frames are left out, it stands still, or is set anew."""
     timeline, pts_us, real_s, last_us = MediaTimeline(), 0, 100.0, -FRAME_US
     for count, late_s in steps:
         pts_us += FRAME_US * count

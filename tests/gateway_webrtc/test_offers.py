@@ -1,4 +1,4 @@
-"""What players send, well-formed and not, and how they are told where to come."""
+"""Offers of players, well-formed and not, and the addresses that they are told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a player gets over WebRTC."""
+"""Pictures and sound as a player gets them over WebRTC."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ RATES = {"video": 90_000, "audio": 48_000}
 
 @dataclass
 class Report:
-    """What the sender said of its clock: the time of the day at a time of the media."""
+    """The sender's report of its clock: the time of the day at a time of the media."""
 
     unix_s: float
     rtp: int

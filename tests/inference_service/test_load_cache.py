@@ -1,4 +1,4 @@
-"""What a load keeps for later ones, and that nothing in the folder can harm them."""
+"""The work that a load keeps for later ones; nothing in the folder can harm them."""
 
 from __future__ import annotations
 

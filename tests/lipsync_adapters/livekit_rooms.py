@@ -125,7 +125,7 @@ class Room(rtc.EventEmitter[Any]):
 
 @dataclass
 class Hall:
-    """What a server would hold of a room."""
+    """The part of a room that a server would hold."""
 
     avatar: str = AVATAR
     rooms: dict[str, Room] = field(default_factory=dict)

@@ -48,7 +48,7 @@ def avatar(server: str, name: str = "demo", *, cushion: float = 0, patience: flo
 async def pushed(
     service: LipsyncVideoService, frames: Sequence[Frame], *, rate: int = RATE, **more: Any
 ) -> tuple[Sequence[Frame], Sequence[Frame]]:
-    """What a service pushes downstream and upstream when a pipeline gives it these frames and ends."""
+    """Returns the frames that a service pushes downstream and upstream when a pipeline gives it these frames and ends."""
     params = PipelineParams(audio_out_sample_rate=rate, enable_metrics=True)
     return await run_test(service, frames_to_send=frames, pipeline_params=params, start_timeout=60, **more)
 
@@ -59,7 +59,7 @@ def sound_of(frames: Sequence[Frame]) -> np.ndarray:
 
 @dataclass
 class Played:
-    """What a transport has played, in its order: pictures as (width, height), sound as bytes."""
+    """Content that a transport has played, in its order: pictures as (width, height), sound as bytes."""
 
     parts: list[tuple[int, int] | bytes] = field(default_factory=list)
 

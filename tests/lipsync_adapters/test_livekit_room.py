@@ -32,7 +32,7 @@ class Talk:
     def __init__(self, hall: Hall, output: DataStreamAudioOutput, subscriber: Subscriber, running: asyncio.Task[None]) -> None:
         self.hall, self.output, self.heard, self.running = hall, output, subscriber, running
         self.finished: list[Any] = []
-        """What the agent was told of the ends of its utterances."""
+        """Reports to the agent of the ends of its utterances."""
         output.on("playback_finished", self.finished.append)
 
     async def say(self, sound: np.ndarray, *, rate: int = RATE, end: bool = True) -> None:
@@ -138,7 +138,7 @@ async def test_the_end_is_told_once_it_was_heard(server: str) -> None:
 
 
 async def test_a_clear_ends_the_utterance_and_the_next_one_follows(server: str) -> None:
-    """As the agent is interrupted: what was not heard never is, and it hears how far it came."""
+    """The agent is interrupted: the rest is never heard, and the agent is told how far it came."""
     long, after = speech(4), speech(0.5)[::-1]
     async with talking(server) as talk:
         await talk.say(long, end=False)

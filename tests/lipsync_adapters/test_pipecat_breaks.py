@@ -1,4 +1,4 @@
-"""What breaks into a reply: interruptions, another avatar, a service that dies."""
+"""Breaks in a reply: interruptions, another avatar, a service that dies."""
 
 from __future__ import annotations
 

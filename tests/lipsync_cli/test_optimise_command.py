@@ -88,7 +88,7 @@ def test_another_variant_must_be_closer_and_not_slower(psnr_db: float, seconds: 
 
 
 def test_a_variant_that_is_close_and_quicker_than_what_is_served_takes_its_place(run, make_avatar: MakeAvatar) -> None:
-    """What is served here takes many times as long as any variant, so that no noise of the machine can decide."""
+    """The network that is served here takes many times as long as any variant, so that no noise of the machine can decide."""
     avatar = make_avatar("her")
     slow = variant_path(avatar.root, "int8")
     onnx.save(slow_network(layers=4), slow)

@@ -1,4 +1,4 @@
-"""Whatever is shown, and whenever the avatar is lost: each sample comes once, and what is held comes at its place."""
+"""Anything may be shown, and the avatar lost at any time: each sample comes once, and what is held comes at its place."""
 
 from __future__ import annotations
 

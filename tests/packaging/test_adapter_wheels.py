@@ -20,7 +20,7 @@ PINS = dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", (TREE / "requirements" / "adap
 
 @pytest.fixture(scope="module")
 def wheels(tree: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Of the client, and of each adapter."""
+    """Wheels of the client, and of each adapter."""
     projects = ["pipecat-lipsync", "livekit-plugins-lipsync"]
     folder = tmp_path_factory.mktemp("wheels")
     return [wheel, *(build(tree / "lipsync_adapters" / name, folder / name) for name in projects)]

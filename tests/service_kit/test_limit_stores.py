@@ -1,4 +1,4 @@
-"""What every store of limits does: the one in memory and the one in a real redis-server, each at a time that the tests tell."""
+"""Behaviour of every store of limits: the one in memory and the one in a real redis-server, each at a time of the tests."""
 
 from __future__ import annotations
 

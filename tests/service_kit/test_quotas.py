@@ -59,7 +59,7 @@ async def opened(counted: Counted, stack: AsyncExitStack, session_id: str, avata
 
 
 async def pass_time(counted: Counted, seconds: float) -> None:
-    """As services do: speech is counted, and places are renewed."""
+    """Does as services do: speech is counted, and places are renewed."""
     async with beside(counted.quotas.follow()):
         await counted.clock.asleep()
         await counted.clock.advance(seconds)

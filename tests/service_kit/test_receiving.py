@@ -1,4 +1,4 @@
-"""What requests take while they come and while they are served."""
+"""Memory and time of requests while they come and while they are served."""
 
 from __future__ import annotations
 

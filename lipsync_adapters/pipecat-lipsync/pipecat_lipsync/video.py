@@ -59,7 +59,7 @@ _WITHOUT_ORDER = (SystemFrame, EndFrame, StopFrame, HeartbeatFrame, OutputImageR
 
 @dataclass
 class LipsyncVideoSettings(ServiceSettings):
-    """What can be changed while the bot runs: `model`, the avatar's id."""
+    """Settings that can be changed while the bot runs: `model`, the avatar's id."""
 
 
 @dataclass
