@@ -249,7 +249,10 @@ async def test_a_page_from_elsewhere_may_send_a_key_where_it_is_allowed(guarded:
     )
     upstream = guarded.compositing.address
     async with calling(upstream, *settings) as one, calling(upstream, *settings) as other:
-        for origin, allowed in (("https://app.example", "Authorization, X-Api-Key"), ("https://evil.example", None)):
+        for origin, allowed in (
+            ("https://app.example", "Authorization, Content-Type, If-Match, X-Api-Key"),
+            ("https://evil.example", None),
+        ):
             async with one.options("/api/avatars", headers={"Origin": origin}) as answer:
                 assert answer.status == 204
                 assert answer.headers.get("Access-Control-Allow-Headers") == allowed

@@ -41,7 +41,7 @@ async def parts(host: GrpcHost) -> AsyncIterator[Any]:
         pass
 
     handlers = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
-    host.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", handlers),))
+    host.server.add_registered_method_handlers("test.Test", handlers)
     yield warm_up
 
 
