@@ -24,6 +24,11 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 # For README.md: a benchmark, a figure without what its name has in parentheses, and its name there.
 HEADLINES = (
     ("compositor", "spliced, reference", "paste and encode a frame of 1280x720, one core"),
+    (
+        "compositor",
+        "spliced, a mouth of the rectangle's size",
+        "the same with mouths in their rectangle's size, as they come from inference",
+    ),
     ("services", "both services, 8 callers", "both services, 8 callers, a network that costs nothing"),
     ("services", "24 frames, demo network: extra time of two services", "time that two services add to one process, 24 frames"),
     ("live", "sessions kept in real time", "live sessions kept in real time by two processes, a network that costs nothing"),
