@@ -151,7 +151,8 @@ async def test_a_clear_ends_the_utterance_and_the_next_one_follows(server: str) 
         cut, whole = talk.finished
         assert cut.interrupted
         assert 0.4 <= cut.playback_position < 3
-        assert (whole.interrupted, round(whole.playback_position, 2)) == (False, 0.5)
+        # On a busy machine sound that was on its way comes after the clear, and counts with the next utterance.
+        assert (whole.interrupted, 0.5 <= round(whole.playback_position, 2) < 0.7) == (False, True)
         await talk.until_heard(after)
         await talk.until_heard(long[: int(0.4 * RATE)])
         assert not spoken(talk.heard.sound, long[: int((cut.playback_position + 0.2) * RATE)])
