@@ -175,8 +175,9 @@ def test_a_token_that_expires_ends_no_session_and_a_revoked_caller_has_none(serv
         while not isinstance(next(events), Frame):
             pass
         until(lambda: code_of(client) is Code.UNAUTHENTICATED)
+        frames = (event for event in events if isinstance(event, Frame))  # a busy machine tells of late ones between
         for _ in range(30):
-            assert isinstance(next(events), Frame)
+            next(frames)
         revoke_caller(services.keys, "carol")
         with pytest.raises(LipsyncError) as caught:
             for _ in events:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from lipsync_client import AsyncClient
@@ -21,11 +24,20 @@ def small(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield service
 
 
+async def first_list(http: aiohttp.ClientSession) -> Any:
+    """Returns the list, once the gateway's own look at the service has ended, which took its only place."""
+    while True:
+        async with http.get("/api/avatars") as answer:
+            if answer.status == 200:
+                assert "Age" not in answer.headers
+                return await answer.json()
+            assert answer.status == 429
+        await asyncio.sleep(0.1)
+
+
 async def test_the_last_list_is_kept_while_the_service_is_full(small: Service) -> None:
     async with calling(small.address, "pictures.list_seconds=0") as http, calling(small.address) as late:
-        async with http.get("/api/avatars") as answer:
-            known = await answer.json()
-            assert (answer.status, answer.headers.get("Age")) == (200, None)
+        known = await first_list(http)
         async with AsyncClient(small.address) as client, client.session("small") as session:
             await anext(session)
             async with http.get("/api/avatars") as answer:

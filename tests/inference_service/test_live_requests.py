@@ -118,7 +118,7 @@ async def test_sessions_share_the_runs_with_the_same_bytes(make_avatar: MakeAvat
 async def test_a_session_that_could_not_be_kept_is_refused_and_one_that_runs_is_not(
     make_avatar: MakeAvatar, tmp_path: Path
 ) -> None:
-    make_avatar(model=slow_network(layers=8))
+    make_avatar(model=slow_network(layers=24))
     async with serving(tmp_path) as stub:
         await stub.LoadModel(pb.LoadModelRequest(model_id="someone"), timeout=PATIENCE_S)
         for admission in (pb.NEW_SESSION, pb.RESUMED_SESSION):
@@ -133,7 +133,7 @@ async def test_a_session_that_could_not_be_kept_is_refused_and_one_that_runs_is_
 async def test_a_session_that_comes_before_its_avatar_is_loaded_is_admitted_by_its_speed_too(
     make_avatar: MakeAvatar, tmp_path: Path
 ) -> None:
-    make_avatar(model=slow_network(layers=8))
+    make_avatar(model=slow_network(layers=24))
     async with serving(tmp_path) as stub:
         error = await refused(stub.InferBatch(asked(due_in_ms=40, admission=pb.NEW_SESSION), **of("new")))
         assert "real time" in error.details()
@@ -165,7 +165,7 @@ async def test_a_slow_moment_of_long_ago_refuses_no_session(make_avatar: MakeAva
 
 
 async def test_a_refused_session_is_counted(make_avatar: MakeAvatar, tmp_path: Path) -> None:
-    make_avatar(model=slow_network(layers=8))
+    make_avatar(model=slow_network(layers=24))
     metrics = Metrics()
     settings = InferenceSettings.model_validate({"models_root": tmp_path / "models", "gpus": {"enabled": False}})
     async with asyncio.timeout(PATIENCE_S), inference_parts(settings, metrics, on_lost=pytest.fail) as opened:
