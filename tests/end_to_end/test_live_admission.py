@@ -23,7 +23,7 @@ SOUND = bytes(4 * 640 * 2)
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
     root: Path = tmp_path_factory.mktemp("slow")
-    write_avatar(root / "models", "slow", network=slow_network(layers=8), idle_mouth="stored")
+    write_avatar(root / "models", "slow", network=slow_network(layers=24), idle_mouth="stored")
     with serving(root / "models", root, inference=["limits.admit_sessions=measured"]) as both:
         yield both
 
