@@ -41,7 +41,7 @@ class SessionOptions(PictureOptions, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Where a session goes on that was held by another client, or in another process.
+    """Place at which a session goes on that was held by another client, or in another process.
 
     Give `start_frame` with it: the `next_position` of the last frame that came.
     """
@@ -59,11 +59,11 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class StreamStart:
-    """What a stream of the session begins with, beside the options."""
+    """Beginning of a stream of the session, beside the options."""
 
     avatar: str
     position: int
-    """Of its first frame, on the avatar's timeline."""
+    """Position of its first frame, on the avatar's timeline."""
     resume: pb.SessionResume | None
     """None: a new session."""
 
@@ -75,7 +75,7 @@ class SessionSetup:
     avatar: str
     options: SessionOptions = field(default_factory=SessionOptions)
     resume: Resume | None = None
-    """Of a session that another client began."""
+    """Place in a session that another client began."""
 
     def __post_init__(self) -> None:
         """Raises ValueError."""

@@ -63,7 +63,7 @@ class Frame:
     next_position: int
     """Place from which the timeline goes on without a jump."""
     index: int
-    """Which of the avatar's pictures."""
+    """Index of the avatar's picture."""
     speech: bool
     """Some of the sound around it is not silence."""
     segment: int

@@ -43,7 +43,7 @@ class SessionState:
 
     setup: SessionSetup
     next_number: int = 0
-    """Of the next frame wanted."""
+    """Number of the next frame wanted."""
     avatar: str = field(init=False)
     """That of the next frame."""
     _position: int = field(init=False)

@@ -35,9 +35,9 @@ class Way:
     name: str
     arithmetic: str
     seconds: Sequence[float]
-    """Of all measured frames, in each round."""
+    """Seconds that all measured frames took, in each round."""
     psnr_db: float
-    """Of its worst frame, against float32."""
+    """PSNR of its worst frame, against float32."""
 
     @property
     def frame_ms(self) -> float:

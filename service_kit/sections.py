@@ -148,7 +148,7 @@ class JwtSection(Section):
     """The `aud` that tokens must have: a name of this service that its issuer knows."""
 
     jwks_url: Annotated[str, AfterValidator(_check_jwks_url)] | None = None
-    """Where the issuer gives its public keys, https://..."""
+    """Address of the issuer's public keys, https://..."""
 
     jwks_file: Path | None = None
     """Its public keys in a file, in place of jwks_url."""
@@ -163,7 +163,7 @@ class JwtSection(Section):
     """The public keys are asked for again after so long, and when a token names one that is not known, at most twice a minute."""
 
     scope_prefix: str = ""
-    """What our scopes begin with in a token: "lipsync:" for lipsync:infer."""
+    """Beginning of our scopes in a token: "lipsync:" for lipsync:infer."""
 
     avatars_claim: str = "avatars"
     """The claim with patterns of the avatars that the caller may use, a list; without it all."""

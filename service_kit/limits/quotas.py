@@ -1,4 +1,4 @@
-"""How much callers may use: sessions at once, speech and frames a minute, loads an hour; by caller, by avatar and in all.
+"""Limits of callers: sessions at once, speech and frames a minute, loads an hour; by caller, by avatar and in all.
 
 Only what begins is refused. A session that runs is never cut: its speech counts as it is said, and what it said too much keeps
 later ones out for so long.

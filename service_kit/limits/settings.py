@@ -22,7 +22,7 @@ def _check_url(url: str) -> str:
 
 
 class QuotaSection(Section):
-    """What one may use."""
+    """Limits of one caller, or of one avatar, or of all."""
 
     sessions: int | None = Field(default=None, ge=0, le=1_000_000)
     """Live sessions at once; null: no limit. One that lost its connection keeps its place for 15 s."""
