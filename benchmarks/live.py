@@ -202,13 +202,13 @@ async def one_run_ms(target: Target) -> float:
 
 
 @asynccontextmanager
-async def batches_without_pause(target: Target) -> AsyncIterator[None]:
+async def batches_without_pause(target: Target, avatar: str = AVATAR) -> AsyncIterator[None]:
     """Asks for batches again and again while the block runs."""
 
     async def ask() -> None:
         async with AsyncClient(target.server) as client:
             while True:
-                await one_batch(client)
+                await one_batch(client, avatar)
 
     asking = asyncio.create_task(ask())
     try:
@@ -220,9 +220,9 @@ async def batches_without_pause(target: Target) -> AsyncIterator[None]:
             asking.result()
 
 
-async def one_batch(client: AsyncClient) -> Batch:
+async def one_batch(client: AsyncClient, avatar: str = AVATAR) -> Batch:
     """Asks for a batch of frames."""
-    return await client.composite(AVATAR, _SOUND, batch_size=BATCH, lead_in_frames=LEAD_IN)
+    return await client.composite(avatar, _SOUND, batch_size=BATCH, lead_in_frames=LEAD_IN)
 
 
 _SOUND = speech_like(LEAD_IN + BATCH + LOOK_AHEAD)

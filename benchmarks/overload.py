@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,15 +23,13 @@ from avatar_tools.networks.graph import BATCH as ANY
 from avatar_tools.networks.graph import Graph
 from avatar_tools.networks.unet import AUDIO, OUTPUT, VISUAL
 from benchmarks.figures import Figure, figure
-from benchmarks.live import AHEAD_S, PAUSE_S
-from benchmarks.services import BATCH, LEAD_IN, LOOK_AHEAD, speech_like
+from benchmarks.live import AHEAD_S, PAUSE_S, batches_without_pause
 from lipsync_cli.load.arrivals import LATE_MS
 from lipsync_cli.load.running import LoadRun, Target, load
 from lipsync_cli.load.session import Talking
 from lipsync_cli.load.speaking import utterances
 from lipsync_cli.processes import both_services
 from lipsync_cli.recording import read_recording
-from lipsync_client import AsyncClient
 
 AVATAR, PICTURES, CHANNELS = "costly", 60, 8
 FEW, MANY, SECONDS = 1, 16, 8.0
@@ -79,7 +75,7 @@ async def measured(target: Target, talking: Talking) -> list[Figure]:
         figure("at the capacity: frames behind their time, p99", p99(full), "ms"),
     ]
     for name, each in (("none may be halved", talking), ("all may be halved", replace(talking, allow_half_rate=True))):
-        async with batches_without_pause(target):
+        async with batches_without_pause(target, AVATAR):
             crowd = await load(target, each, count=2 * capacity, seconds=SECONDS)
         await asyncio.sleep(PAUSE_BETWEEN_S)
         goodput = 100 * in_time_a_second(crowd) / in_time_a_second(full)
@@ -125,23 +121,3 @@ def p99(run: LoadRun) -> float:
     if run.behind is None:
         raise RuntimeError(f"no session was admitted: {run.outcomes[0].error}")
     return run.behind.p99
-
-
-@asynccontextmanager
-async def batches_without_pause(target: Target) -> AsyncIterator[None]:
-    """Asks for batches again and again while the block runs."""
-    sound = speech_like(LEAD_IN + BATCH + LOOK_AHEAD)
-
-    async def ask() -> None:
-        async with AsyncClient(target.server) as client:
-            while True:
-                await client.composite(AVATAR, sound, batch_size=BATCH, lead_in_frames=LEAD_IN)
-
-    asking = asyncio.create_task(ask())
-    try:
-        yield
-    finally:
-        asking.cancel()
-        await asyncio.wait([asking])
-        if not asking.cancelled():
-            asking.result()
