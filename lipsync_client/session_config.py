@@ -55,6 +55,8 @@ class Resume:
     less, at least 0."""
     first_frame: int = 0
     """Frame of the segment that is wanted first; 0: none of it has come."""
+    numerics: str = ""
+    """That of the last frame that came: replicas that compute in the same way are preferred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class SessionSetup:
     def _check(self, resume: Resume) -> None:
         """Raises ValueError for sound that would begin too late: frames would be made of less than they need."""
         for name, value in asdict(resume).items():
-            if value < 0:
+            if name != "numerics" and value < 0:
                 raise ValueError(f"{name} is {value}; expected 0 or more")
         lead_in = LEAD_IN_FRAMES + (0 if self.sample_rate == SAMPLE_RATE_HZ else RESAMPLER_FRAMES)
         latest = max(0, resume.first_frame - lead_in)

@@ -74,6 +74,8 @@ class Frame:
     """Its sound, [samples] as they were pushed: 40 ms, less at a segment's end. None: idle."""
     key_frame: bool = False
     """H.264: a decoder can begin here, as `picture` has the parameter sets. Other pictures stand alone, and are not marked."""
+    numerics: str = ""
+    """Name of the way in which the avatar's mouths are computed, for `Resume`; "": not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +174,8 @@ def read_started(message: pb.SessionStarted) -> Started:
     )
 
 
-def read_frame(message: pb.SessionFrame, audio: PushedSound | None) -> Frame:
-    """Reads a frame and gives it its sound."""
+def read_frame(message: pb.SessionFrame, audio: PushedSound | None, *, numerics: str) -> Frame:
+    """Reads a frame and gives it its sound, and the numerics that were told with it or before."""
     return Frame(
         picture=message.picture,
         number=message.number,
@@ -186,6 +188,7 @@ def read_frame(message: pb.SessionFrame, audio: PushedSound | None) -> Frame:
         audio_us=message.audio_us,
         audio=audio,
         key_frame=message.key_frame,
+        numerics=numerics,
     )
 
 

@@ -47,6 +47,8 @@ class SessionState:
     avatar: str = field(init=False)
     """That of the next frame."""
     _position: int = field(init=False)
+    _numerics: str = ""
+    """The way in which the avatar's mouths are computed, as far as it was told."""
     _segments: Segments = field(init=False)
     _sending: Sending = field(init=False)
     _interrupts: deque[_PendingInterrupt] = field(default_factory=deque)
@@ -61,7 +63,7 @@ class SessionState:
         self._segments = Segments(self.setup.sample_rate)
         self._sending = Sending(self._segments)
         if resume := self.setup.resume:
-            self.next_number = resume.next_number
+            self.next_number, self._numerics = resume.next_number, resume.numerics
             self._segments.count = resume.segment
             if resume.first_frame:
                 sound = SegmentSound(self.setup.sample_rate, first_frame=resume.audio_start_frame)
@@ -155,16 +157,17 @@ class SessionState:
         return [told] if told else []
 
     def _frame(self, message: pb.SessionFrame) -> Frame | None:
+        self._numerics = message.numerics or self._numerics
         if message.number < self.next_number:
             return None
         self.next_number = message.number + 1
         self._position = message.next_position
         segment = self._segments.find(message.segment) if message.audio_us >= 0 else None
         if segment is None:
-            return read_frame(message, None)
+            return read_frame(message, None, numerics=self._numerics)
         place = message.audio_us // US_A_FRAME
         segment.shown = place + 1
-        frame = read_frame(message, segment.sound.of_frame(place))
+        frame = read_frame(message, segment.sound.of_frame(place), numerics=self._numerics)
         segment.sound.forget(segment.shown)
         return frame
 
@@ -188,7 +191,7 @@ class SessionState:
 
     def _switched(self, avatar: str) -> None:
         """Takes the avatar of the next frame; one that nobody asked for has new files and goes on where it is."""
-        self.avatar = avatar
+        self.avatar, self._numerics = avatar, ""
         switch = self._answered(avatar)
         if switch is not None:
             self._position = switch.start_frame_idx
@@ -227,6 +230,7 @@ class SessionState:
         if first and first.shown:
             resume.first_frame = first.shown
             resume.audio_start_frame = first.start_frame
+        resume.numerics = self._numerics
         is_new = not self._started and resume == pb.SessionResume()
         start = StreamStart(self.avatar, self._position, None if is_new else resume)
         return pb.SessionRequest(config=self.setup.message(start))

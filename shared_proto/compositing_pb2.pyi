@@ -880,6 +880,7 @@ class SessionResume(_message.Message):
     SEGMENT_FIELD_NUMBER: _builtins.int
     AUDIO_START_FRAME_FIELD_NUMBER: _builtins.int
     FIRST_FRAME_FIELD_NUMBER: _builtins.int
+    NUMERICS_FIELD_NUMBER: _builtins.int
     next_number: _builtins.int
     """Number of the first frame of this stream."""
     segment: _builtins.int
@@ -888,6 +889,8 @@ class SessionResume(_message.Message):
     """Frame of that segment at which the sound that follows begins: at least 10 before first_frame (12 at other rates than 16 kHz), or 0."""
     first_frame: _builtins.int
     """Frame of that segment that is the first one still wanted."""
+    numerics: _builtins.str
+    """The last `numerics` that came with a frame of this avatar: replicas that compute in the same way are preferred. Empty: any will do."""
     def __init__(
         self,
         *,
@@ -895,10 +898,11 @@ class SessionResume(_message.Message):
         segment: _builtins.int = ...,
         audio_start_frame: _builtins.int = ...,
         first_frame: _builtins.int = ...,
+        numerics: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_start_frame", b"audio_start_frame", "first_frame", b"first_frame", "next_number", b"next_number", "segment", b"segment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_start_frame", b"audio_start_frame", "first_frame", b"first_frame", "next_number", b"next_number", "numerics", b"numerics", "segment", b"segment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1151,6 +1155,7 @@ class SessionFrame(_message.Message):
     AUDIO_US_FIELD_NUMBER: _builtins.int
     NEXT_POSITION_FIELD_NUMBER: _builtins.int
     KEY_FRAME_FIELD_NUMBER: _builtins.int
+    NUMERICS_FIELD_NUMBER: _builtins.int
     picture: _builtins.bytes
     """The picture in output_format."""
     number: _builtins.int
@@ -1171,6 +1176,10 @@ class SessionFrame(_message.Message):
     """Position of the frame that follows without a jump: start_frame_idx of a resumed session."""
     key_frame: _builtins.bool
     """FORMAT_H264: a decoder can begin here. False in other formats, where it always can."""
+    numerics: _builtins.str
+    """Name of the way in which the mouths of this frame and of those after it are computed, where that is news: in the first speaking
+    frame of an avatar in this stream, and where it changes.
+    """
     def __init__(
         self,
         *,
@@ -1184,10 +1193,11 @@ class SessionFrame(_message.Message):
         audio_us: _builtins.int = ...,
         next_position: _builtins.int = ...,
         key_frame: _builtins.bool = ...,
+        numerics: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_us", b"audio_us", "frame_index", b"frame_index", "key_frame", b"key_frame", "next_position", b"next_position", "number", b"number", "picture", b"picture", "position", b"position", "pts_us", b"pts_us", "segment", b"segment", "speech", b"speech"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_us", b"audio_us", "frame_index", b"frame_index", "key_frame", b"key_frame", "next_position", b"next_position", "number", b"number", "numerics", b"numerics", "picture", b"picture", "position", b"position", "pts_us", b"pts_us", "segment", b"segment", "speech", b"speech"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from compositing_service.outputs import H264Output, JpegOutput, Output, SessionOutput
@@ -20,6 +21,7 @@ FRAMES_AHEAD_UNPACED = 32
 # A frame reads ten frames of sound before it; at other rates than 16 kHz the resampler wants two more.
 _LEAD_FRAMES = 10
 _LEAD_FRAMES_RESAMPLED = 12
+_NUMERICS = re.compile(r"[\w.+:/-]{0,128}", re.ASCII)
 # More than a session of a year reaches. The numbers of frames and segments that follow fit their fields.
 _MOST_FRAMES = 2**30
 
@@ -35,6 +37,8 @@ class SessionConfig:
     idle: pb.IdlePolicy.ValueType
     plan: Plan
     allow_half_rate: bool = False
+    numerics: str = ""
+    """The way in which the mouths of a resumed session were computed before; "": not known."""
 
     @property
     def pictures(self) -> Output:
@@ -82,6 +86,7 @@ def read_config(message: pb.SessionConfig, rules: RequestRules) -> SessionConfig
         message.idle,
         plan,
         allow_half_rate=message.allow_half_rate and in_real_time,
+        numerics=message.resume.numerics,
     )
 
 
@@ -91,6 +96,8 @@ def _check_resume(resume: pb.SessionResume, rate: int, problems: Problems) -> No
             problems.add(f"resume.{field}", f"is {value}; send 0 or more")
         elif value > _MOST_FRAMES:
             problems.add(f"resume.{field}", f"is {value}, beyond what a session reaches: {_MOST_FRAMES}")
+    if not _NUMERICS.fullmatch(resume.numerics):
+        problems.add("resume.numerics", "is no name that came with a frame")
     lead = _LEAD_FRAMES if rate == SAMPLE_RATE_HZ else _LEAD_FRAMES_RESAMPLED
     latest = max(0, resume.first_frame - lead)
     if resume.audio_start_frame > latest:

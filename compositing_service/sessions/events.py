@@ -88,8 +88,8 @@ class FrameBatch:
         """Tells if the picture does not fit beside those that are there."""
         return bool(self._bytes) and self._bytes + sum(map(len, picture)) > _MOST_BYTES
 
-    def add(self, frame: Planned, picture: Pieces, *, index: int, key_frame: bool) -> None:
-        """Appends a finished frame that shows the avatar's picture `index`."""
+    def add(self, frame: Planned, picture: Pieces, *, index: int, key_frame: bool, numerics: str) -> None:
+        """Appends a finished frame that shows the avatar's picture `index`; `numerics` if they are news."""
         nbytes = sum(map(len, picture))
         fields = pb.SessionFrame(
             number=frame.number,
@@ -101,6 +101,7 @@ class FrameBatch:
             audio_us=US_A_FRAME * frame.frame if frame.segment else -1,
             next_position=frame.next_position,
             key_frame=key_frame,
+            numerics=numerics,
         ).SerializeToString()
         before = bytes_field_header(pb.SessionFrame.PICTURE_FIELD_NUMBER, nbytes)
         size = len(fields) + len(before) + nbytes

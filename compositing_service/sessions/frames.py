@@ -46,6 +46,8 @@ class PlannedFrame(Generic[A]):
     picture: Sequence[bytes | memoryview] | None = None
     """The file in pieces, once it is made."""
     speech: bool = False
+    numerics: str = ""
+    """The way in which its mouth was computed; "": it has none of its own, or that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

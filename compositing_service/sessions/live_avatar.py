@@ -30,6 +30,9 @@ LOAD_SECONDS = 120.0
 _DUE_MS = 1000
 
 
+# A resumed session looks so often for a replica that computes as before: a balancer may lead to another each time.
+_LOOKS = 4
+
 # Passing each idle frame alone to a thread would cost more than making it.
 IDLE_FRAMES_AT_ONCE = 4
 
@@ -145,10 +148,12 @@ async def hold_ready(
     *,
     admission: inference_pb2.SessionAdmission.ValueType = inference_pb2.ADMITTED,
     rate: inference_pb2.MouthRate.ValueType = inference_pb2.MOUTH_RATE_FULL,
+    numerics: str = "",
 ) -> LiveAvatar:
     """Loads and holds an avatar in both services, ready to be shown from `position` on, and asks for a place.
 
-    Begins again, once, if the avatar's files were replaced. Raises ServiceError.
+    With `numerics` it prefers replicas that compute its mouths so. Begins again, once, if the avatar's files were replaced.
+    Raises ServiceError.
     """
     in_real_time = config.plan.in_real_time
     renewed = False
@@ -157,7 +162,9 @@ async def hold_ready(
         async with AsyncExitStack() as holding:
             holding.push_async_callback(live.release)
             try:
-                await make_ready(source, live, position, in_real_time=in_real_time, admission=admission, rate=rate)
+                await make_ready(
+                    source, live, position, in_real_time=in_real_time, admission=admission, rate=rate, numerics=numerics
+                )
                 holding.pop_all()
                 return live
             except Aborted:
@@ -185,27 +192,34 @@ async def make_ready(
     in_real_time: bool,
     admission: inference_pb2.SessionAdmission.ValueType = inference_pb2.ADMITTED,
     rate: inference_pb2.MouthRate.ValueType = inference_pb2.MOUTH_RATE_FULL,
+    numerics: str = "",
 ) -> None:
     """Loads the avatar's network by mouths of silence, and asks for a place for a session in real time. Raises ServiceError.
 
-    They are those of the idle frames that it shows first from `position` on.
+    They are those of the idle frames that it shows first from `position` on. If they are computed in another way than `numerics`,
+    it looks for another replica: which of them computes how is known only from mouths.
     """
     deadline = Deadline.after(LOAD_SECONDS)
     avatar = live.avatar
     due_in_ms = _DUE_MS if in_real_time else 0
     window = await live.silence(deadline=deadline, due_in_ms=due_in_ms)
-    indices = live.first_at_rest(position, IDLE_FRAMES_AT_ONCE if in_real_time and live.rests else 1)
-    order = MouthOrder(
-        avatar.id,
-        avatar.version,
-        indices,
-        window,
-        due_in_ms=due_in_ms,
-        admission=admission,
-        fit=FITS[avatar.paste],
-        rate=rate,
-    )
-    waiting = iter(indices)
-    async with aclosing(source.mouths(order, deadline=deadline)) as groups:
-        async for group in groups:
-            await asyncio.to_thread(live.keep_at_rest, [(next(waiting), mouth) for mouth in group.pixels])
+    for _ in range(_LOOKS):
+        indices = live.first_at_rest(position, IDLE_FRAMES_AT_ONCE if in_real_time and live.rests else 1)
+        order = MouthOrder(
+            avatar.id,
+            avatar.version,
+            indices,
+            window,
+            due_in_ms=due_in_ms,
+            admission=admission,
+            fit=FITS[avatar.paste],
+            rate=rate,
+            numerics=numerics,
+        )
+        waiting, found = iter(indices), ""
+        async with aclosing(source.mouths(order, deadline=deadline)) as groups:
+            async for group in groups:
+                found = group.numerics
+                await asyncio.to_thread(live.keep_at_rest, [(next(waiting), mouth) for mouth in group.pixels])
+        if not numerics or found in ("", numerics):
+            return

@@ -75,11 +75,11 @@ class FrameMaking:
     """Called when a picture is there."""
     replaced: Callable[[LiveAvatar], Awaitable[bool]]
     """Loads an avatar again whose files seem to be replaced; False if they are the same."""
+    numerics: dict[str, str] = field(default_factory=dict)
+    """Those of the latest mouths of each avatar that was shown, or that a resumed session had."""
     times: StageTimes = field(default_factory=StageTimes)
     _rows: SegmentRows = field(init=False)
     _rows_of: tuple[Segment, object] | None = None
-    _numerics: dict[str, str] = field(default_factory=dict)
-    """Those of the latest mouths of each avatar that was shown."""
 
     async def make(self, frames: Sequence[Planned], *, due_in_ms: int) -> None:
         """Makes the pictures of successive frames of one segment and one avatar. Tries again while inference is away.
@@ -156,7 +156,7 @@ class FrameMaking:
             self._sound_for(frames, segment, live),
             due_in_ms=due_in_ms,
             fit=FITS[avatar.paste],
-            numerics=self._numerics.get(avatar.id, ""),
+            numerics=self.numerics.get(avatar.id, ""),
             rate=self.halving.rate,
         )
         with tracing.span("mouths", frames=len(frames)):
@@ -169,7 +169,7 @@ class FrameMaking:
         avatar, first = live.avatar, 0
         async with aclosing(self.source.mouths(order, deadline=self._deadline())) as groups:
             async for group in groups:
-                self._numerics[avatar.id] = group.numerics or order.numerics
+                self.numerics[avatar.id] = group.numerics or order.numerics
                 self.halving.overload.note(group.overload)
                 if group.rows:
                     self._hear(frames, group.rows, group.audio_ms)
@@ -179,7 +179,7 @@ class FrameMaking:
                 is_halved = order.step > 1
                 each = replace(group, pixels=[mouth for mouth in group.pixels for _ in range(order.step)][: len(shown)])
                 painted = await self.maker.paint(live.lease.value, order.frames[here], each, self.output, repeated=is_halved)
-                self._take(live, shown, painted)
+                self._take(live, shown, painted, group.numerics)
                 if is_halved and len(shown) % order.step and shown[-1].picture is not None:
                     self.halving.made(shown[-1], group.pixels[-1])
 
@@ -209,14 +209,16 @@ class FrameMaking:
         for frame in frames:
             frame.speech = not self._rows.is_silent(frame.frame)
 
-    def _take(self, live: LiveAvatar, frames: Sequence[Planned], painted: Sequence[tuple[list[Pieces], Times]]) -> None:
+    def _take(
+        self, live: LiveAvatar, frames: Sequence[Planned], painted: Sequence[tuple[list[Pieces], Times]], numerics: str = ""
+    ) -> None:
         """Gives their pictures to the frames that are shown with their mouths."""
         waiting = iter(frames)
         for pictures, times in painted:
             for picture, frame in zip(pictures, waiting, strict=False):
                 self.times.add(times)
                 if frame.speech or live.rests:
-                    frame.picture = picture
+                    frame.picture, frame.numerics = picture, numerics
         self.made()
 
     def _deadline(self) -> Deadline:

@@ -40,6 +40,8 @@ class Sending:
     _write: Send
     _encoding: Encoding | None = None
     """None: pictures leave as they are."""
+    _told: tuple[object, str] = (None, "")
+    """The avatar as it was shown, and the numerics of its mouths, as the client knows them."""
     _room: asyncio.Event = field(default_factory=asyncio.Event)
     _writing_since_s: float = float("inf")
     """When a message began to be written that the client has not taken."""
@@ -100,7 +102,8 @@ class Sending:
             ended = self.machine.sent(frame, now_s)
             self.reporting.sent(frame, now_s)
             avatar = frame.shown.avatar.avatar
-            batch.add(frame, picture, index=frame_at(frame.position, avatar.frame_count, avatar.loop), key_frame=is_key)
+            index = frame_at(frame.position, avatar.frame_count, avatar.loop)
+            batch.add(frame, picture, index=index, key_frame=is_key, numerics=self._news_of(frame))
             if self._encoding:
                 self._encoding.sent()
             if self._encoding or ended:  # encoding the next one takes long beside a message
@@ -110,6 +113,14 @@ class Sending:
         if len(batch):
             await self.send(batch.take())
         self._room.set()
+
+    def _news_of(self, frame: Planned) -> str:
+        """Returns the frame's numerics if the client does not know them; else ""."""
+        now = frame.shown, frame.numerics
+        if not frame.numerics or now == self._told:
+            return ""
+        self._told = now
+        return frame.numerics
 
     async def send(self, event: pb.SessionEvent | bytes) -> None:
         """Writes an event. The time that a slow reader takes makes no frame late."""

@@ -60,6 +60,7 @@ async def open_session(
         config.start_position,
         admission=admission,
         rate=rate,
+        numerics=config.numerics,
     )
     try:
         return LiveSession(session_id, config, parts, send, encoding, live)
@@ -99,6 +100,7 @@ class LiveSession:
             halving=Halving(config.allow_half_rate, parts.overload),
             made=self._note_made,
             replaced=self.switching.renew,
+            numerics={config.avatar_id: config.numerics},
         )
         self.reporting = Reporting(machine, making, now_s, parts.metrics, parts.overload)
         self._idle_pictures = IdlePictures(parts.maker)

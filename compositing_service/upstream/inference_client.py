@@ -96,13 +96,16 @@ class InferenceClient:
 
     async def mouths(self, order: MouthOrder, *, deadline: Deadline) -> AsyncGenerator[Mouths, None]:
         """Does `MouthSource.mouths`. `timeout_s` limits the wait for each next group, retries included; `deadline` the whole."""
-        attempts = self._attempts(deadline, for_place=order.admission != inference_pb2.ADMITTED)
+        asks_for_place = order.admission != inference_pb2.ADMITTED
+        attempts = self._attempts(deadline, for_place=asks_for_place)
         patience = Deadline.after(self._timeout_s)
         count, received = order.mouths, 0
-        watch = NumericsWatch(order.avatar_id, order.numerics, self._metrics.numerics_changes)
+        # The mouths that ask for a place are no part of the speech: their way is looked at, and another replica may be found.
+        watch = NumericsWatch(order.avatar_id, "" if asks_for_place else order.numerics, self._metrics.numerics_changes)
         while received < count:
             first = received
-            endpoint = self._endpoints.pick(avoid=attempts.failed_at, avatar_id=order.avatar_id, numerics=watch.numerics)
+            wanted = watch.numerics or order.numerics
+            endpoint = self._endpoints.pick(avoid=attempts.failed_at, avatar_id=order.avatar_id, numerics=wanted)
             call: MouthCall | Order | None = None
             try:
                 rest = replace(order.tail(first), numerics=watch.numerics) if first else order

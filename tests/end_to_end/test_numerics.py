@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
 import numpy as np
 
+from shared_proto import compositing_pb2
 from shared_proto import inference_pb2 as pb
+from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
+from ..programs import program
 from .avatars import slow_network, write_avatar
 from .conftest import CALL_S, CHANNEL_OPTIONS
-from .processes import TREE, running
+from .processes import TREE, Service, free_port, running
+from .talking import Talk, config, noise
 
 
 def answers(models: Path, log: Path, *settings: str) -> tuple[pb.HealthResponse, pb.LoadModelResponse, list[pb.MouthRegion]]:
@@ -48,6 +54,62 @@ def test_replicas_with_equal_numerics_give_equal_bytes(tmp_path: Path) -> None:
     assert b"".join(region.data for region in one[2]) == b"".join(region.data for region in other[2])
     assert exact[0].numerics.startswith("onnxruntime-")
     assert (exact[1].numerics == one[1].numerics) == (exact[0].numerics == one[0].numerics)
+
+
+@contextmanager
+def one_address(services: Sequence[Service], folder: Path) -> Iterator[str]:
+    """A balancer that gives each call to the next of the services."""
+    port = free_port()
+    servers = [f"server s{place} {service.address} proto h2" for place, service in enumerate(services)]
+    timeouts = [f"timeout {name} 60s" for name in ("connect", "client", "server")]
+    lines = ["defaults", "mode http", *timeouts, "listen all", f"bind 127.0.0.1:{port} proto h2", "balance roundrobin", *servers]
+    config = folder / "haproxy.cfg"
+    config.write_text("\n".join(lines) + "\n")
+    process = subprocess.Popen([program("haproxy", "haproxy"), "-db", "-f", str(config)])
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def loaded_numerics(service: Service, avatars: list[str]) -> list[str]:
+    with grpc.insecure_channel(service.address) as channel:
+        stub = InferenceServiceStub(channel)
+        return [stub.LoadModel(pb.LoadModelRequest(model_id=avatar), timeout=CALL_S).numerics for avatar in avatars]
+
+
+def test_a_session_stays_with_its_engine_on_another_compositing_service(tmp_path: Path) -> None:
+    """Two engines behind one address. The compositing service that the session comes to knows of neither."""
+    models, avatars = tmp_path / "models", ["anna", "ben", "cleo", "dora"]
+    for avatar in avatars:
+        write_avatar(models, avatar)
+    settings = f"models_root={models}", "precision=float32", "limits.admit_sessions=all"
+    with ExitStack() as stack:
+        engines = [
+            stack.enter_context(running("inference", *settings, f"engine={engine}", log=tmp_path / engine))
+            for engine in ("onnxruntime", "openvino")
+        ]
+        url = f"inference_server.url={stack.enter_context(one_address(engines, tmp_path))}"
+        first, second = (
+            stack.enter_context(running("compositing", f"models_root={models}", url, log=tmp_path / name)) for name in ("a", "b")
+        )
+        ways = [loaded_numerics(engine, avatars) for engine in engines]
+        for turn, avatar in enumerate(avatars):
+            for way in ways[turn % 2][turn], ways[1 - turn % 2][turn]:
+                resume = compositing_pb2.SessionResume(next_number=5, segment=1, numerics=way)
+                assert told_numerics(second, avatar, resume) == [way]
+        assert second.metric("lipsync_compositing_numerics_changes_total") == 0
+        assert {name for avatar in avatars for name in told_numerics(first, avatar, None)} <= {*ways[0], *ways[1]}
+
+
+def told_numerics(service: Service, avatar: str, resume: compositing_pb2.SessionResume | None) -> list[str]:
+    """What a session says of how its frames are made."""
+    talking = config(model_id=avatar, idle=compositing_pb2.IDLE_NONE, resume=resume)
+    with grpc.insecure_channel(service.address) as channel, Talk(CompositingServiceStub(channel), talking) as talk:
+        talk.say(noise(1.0))
+        talk.end()
+    return [frame.numerics for frame in talk.frames if frame.numerics]
 
 
 def test_a_precision_that_cannot_be_had_is_an_error_at_the_start(tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ def picture(sound: np.ndarray, frame: int, rate: int, position: int, avatar: str
     return hashlib.sha256(window.tobytes()).digest()[:8] + f"{avatar}@{position}".encode()
 
 
+def numerics_of(avatar: str) -> str:
+    return f"program-1/float32/{avatar}"
+
+
 @dataclass
 class Heard:
     """A segment as this replica heard it. `sound` holds zeros for what came before its start."""
@@ -60,6 +64,8 @@ class Replica:
     next_segment: int = 0
     open: bool = False
     leaving: bool = False
+    told: str = ""
+    """The avatar whose numerics the client knows."""
     reads: bool = True
     """False once it has met sound of a segment that it does not begin any more."""
 
@@ -108,6 +114,7 @@ class Replica:
     def _begin(self, config: pb.SessionConfig) -> None:
         self.config, self.avatar, self.position = config, config.model_id, config.start_frame_idx
         resume = config.resume
+        assert resume.numerics in ("", numerics_of(self.avatar))
         self.number, self.next_segment = resume.next_number, resume.segment
         if resume.first_frame == 0:
             assert resume.audio_start_frame == 0
@@ -164,7 +171,9 @@ class Replica:
             next_position=self.position + 1,
             segment=segment.number,
             audio_us=40_000 * frame,
+            numerics="" if self.told == self.avatar else numerics_of(self.avatar),
         )
+        self.told = self.avatar
         self.events.append(pb.SessionEvent(frames=pb.SessionFrames(frames=[made])))
         self.number, self.position = self.number + 1, self.position + 1
         segment.shown += 1

@@ -24,7 +24,7 @@ from lipsync_client.session_sound import KEPT_WHOLE_S
 from lipsync_client.session_state import SessionState
 from shared_proto import compositing_pb2 as pb
 
-from .replicas import Replica, frames_of, picture, sample_of
+from .replicas import Replica, frames_of, numerics_of, picture, sample_of
 
 RATES = (16_000, 8_000, 11_025, 8_013, 48_000)
 
@@ -118,17 +118,17 @@ class Conversation:
     def hand_over(self, start: int) -> None:
         """Goes on with a new client, from what its caller has received and said. `start`: how early the sound begins again."""
         switched, last = self.of(AvatarSwitched), self.frames[-1] if self.frames else None
-        avatar, position = "anna", 7
+        avatar, position, numerics = "anna", 7, ""
         if switched:
             avatar, position = switched[-1].avatar, dict(self.switches)[switched[-1].avatar]
         if last and (not switched or last.number >= switched[-1].number):
-            position = last.next_position
+            position, numerics = last.next_position, last.numerics
         shown = [sum(frame.segment == number for frame in self.frames) for number in range(len(self.said))]
         wanted = [n for n, said in enumerate(self.said) if shown[n] < frames_of(len(said.sound), self.rate) and not said.dropped]
         segment = wanted[0] if wanted else len(self.said)
         first = shown[segment] if wanted else 0
         latest = max(0, first - 10) if self.rate == 16_000 else 0
-        resume = Resume(last.number + 1 if last else 0, segment, min(start, latest), first)
+        resume = Resume(last.number + 1 if last else 0, segment, min(start, latest), first, numerics)
         self.state = SessionState(SessionSetup(avatar, {"sample_rate": self.rate, "start_frame": position}, resume))
         self._connect()
         for number in range(segment, len(self.said)):
@@ -285,6 +285,7 @@ def check_frames(talk: Conversation) -> None:
         assert event.number == number - sum(isinstance(each, AvatarSwitched) for each in talk.got[: talk.got.index(event)])
         assert event.position == position
         assert event.picture == picture(heard, frame, talk.rate, position, avatar)
+        assert event.numerics == numerics_of(avatar)
         assert event.audio is not None
         assert event.audio.dtype == talk.dtype
         np.testing.assert_array_equal(event.audio, said[sample_of(frame, talk.rate) : sample_of(frame + 1, talk.rate)])
