@@ -120,7 +120,12 @@ class InferenceServicer(InferenceServiceServicer):
         load_ms = 0.0 if lease is before else lease.value.load_seconds * 1000
         model = lease.value
         return pb.LoadModelResponse(
-            success=True, load_time_ms=load_ms, stats=_stats(lease), numerics=model.numerics, psnr_db=model.psnr_db
+            success=True,
+            load_time_ms=load_ms,
+            stats=_stats(lease),
+            numerics=model.numerics,
+            psnr_db=model.psnr_db,
+            run_sizes=model.engines[0].run_sizes,
         )
 
     async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:

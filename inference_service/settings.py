@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -86,6 +86,10 @@ class OnnxSection(Section):
 
     cuda_streams_per_worker: int = Field(default=1, ge=1, le=16)
     """Sessions, each with a CUDA stream, that run networks of one graph on a GPU at the same time. On a CPU one serves all."""
+
+    batch_buckets: tuple[Annotated[int, Field(ge=1, le=512)], ...] = ()
+    """Frames of runs on a GPU besides batching.max_batch, smaller ones, so that a lone frame need not wait for a full run, such
+    as 1, 2, 4. Each avatar uses those that give it the bytes of full runs, which its load finds out. Not run on a GPU yet."""
 
     cuda_graphs: bool = False
     """Let CUDA replay each run as one captured graph, except those with pictures that a caller sent. Crops then stay in the

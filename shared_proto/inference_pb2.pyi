@@ -829,6 +829,7 @@ class LoadModelResponse(_message.Message):
     STATS_FIELD_NUMBER: _builtins.int
     NUMERICS_FIELD_NUMBER: _builtins.int
     PSNR_DB_FIELD_NUMBER: _builtins.int
+    RUN_SIZES_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     """Always true: a failure is a gRPC status."""
     error: _builtins.str
@@ -843,6 +844,10 @@ class LoadModelResponse(_message.Message):
     def stats(self) -> Global___ModelStats:
         """Memory and use of the avatar."""
 
+    @_builtins.property
+    def run_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Frames of the network's runs, ascending: the sizes of onnx.batch_buckets that give this avatar the same bytes."""
+
     def __init__(
         self,
         *,
@@ -852,10 +857,11 @@ class LoadModelResponse(_message.Message):
         stats: Global___ModelStats | None = ...,
         numerics: _builtins.str = ...,
         psnr_db: _builtins.float | None = ...,
+        run_sizes: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_psnr_db", b"_psnr_db", "psnr_db", b"psnr_db", "stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_psnr_db", b"_psnr_db", "error", b"error", "load_time_ms", b"load_time_ms", "numerics", b"numerics", "psnr_db", b"psnr_db", "stats", b"stats", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_psnr_db", b"_psnr_db", "error", b"error", "load_time_ms", b"load_time_ms", "numerics", b"numerics", "psnr_db", b"psnr_db", "run_sizes", b"run_sizes", "stats", b"stats", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__psnr_db: _TypeAlias = _typing.Literal["psnr_db"]  # noqa: Y015
     _WhichOneofArgType__psnr_db: _TypeAlias = _typing.Literal["_psnr_db", b"_psnr_db"]  # noqa: Y015

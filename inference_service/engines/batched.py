@@ -14,10 +14,11 @@ from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import Device
 from inference_service.engines.engine import EngineError, EngineInput, EngineOutput, SharedMemory
 from inference_service.engines.outputs import Mouths
+from inference_service.engines.run_sizes import runs_of
 
 
 class BatchedEngine(ABC):
-    """An `Engine` that cuts batches into runs of `run_frames` frames. The last run of a batch is filled up."""
+    """An `Engine` that cuts batches into runs of the sizes that it has. The last run of a batch is filled up."""
 
     def __init__(
         self, bank: CropBank, *, avatar_id: str, producer: str, arithmetic: str, run_frames: int, max_batch: int
@@ -29,7 +30,13 @@ class BatchedEngine(ABC):
         self._room = BatchRoom(configured=max_batch, is_gpu=is_gpu)
         # On a GPU the first run of another size takes seconds, to choose kernels, and its results differ in rounding: by one grey
         # level between runs of 1 and 8 frames on an H100. On a CPU one frame stays in the cache.
-        self.run_frames = run_frames or (self._room.most if is_gpu else 1)
+        self.run_sizes: tuple[int, ...] = (run_frames or (self._room.most if is_gpu else 1),)
+        """Frames of a run, the smallest first."""
+
+    @property
+    def run_frames(self) -> int:
+        """Frames that the network runs at once at least: fewer take as long."""
+        return self.run_sizes[0]
 
     @property
     def device(self) -> Device:
@@ -63,8 +70,8 @@ class BatchedEngine(ABC):
     def run(self, batch: EngineInput) -> EngineOutput:
         """Runs the network. Crops of `batch.frames` must be in the bank. Raises EngineError."""
         started = time.perf_counter()
-        count, size = len(batch.windows), self.run_frames
-        mouths = Mouths(-(-count // size) * size, want_float=batch.want_float, want_uint8=batch.want_uint8)
+        count = len(batch.windows)
+        mouths = Mouths(sum(runs_of(count, self.run_sizes)), want_float=batch.want_float, want_uint8=batch.want_uint8)
         try:
             self._run(batch, mouths)
         except Exception as error:  # the programs' errors have no common base, and many are plain RuntimeErrors
@@ -85,9 +92,10 @@ class BatchedEngine(ABC):
 
     def _parts(self, batch: EngineInput) -> Iterator[tuple[slice, EngineInput]]:
         """Yields the part of each run, with its place among the batch's frames."""
-        count, size = len(batch.windows), self.run_frames
-        for start in range(0, count, size):
+        count, start = len(batch.windows), 0
+        for size in runs_of(count, self.run_sizes):
             yield slice(start, start + size), batch if count == size else part_of(batch, start, size)
+            start += size
 
     def _reason(self, error: Exception) -> str:
         return str(error) or type(error).__name__

@@ -5,6 +5,7 @@ Every implementation passes the tests in tests/inference_engines.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,7 +76,11 @@ class Engine(Protocol):
 
     @property
     def run_frames(self) -> int:
-        """Frames that the network runs at once: fewer take as long."""
+        """Frames that the network runs at once at least: fewer take as long."""
+
+    @property
+    def run_sizes(self) -> Sequence[int]:
+        """Frames of a run, ascending: all give a frame the same bytes."""
 
     @property
     def producer(self) -> str:

@@ -17,12 +17,35 @@ from numpy.typing import NDArray
 from avatar_kit.geometry import MOUTH_SIZE
 from inference_service.engines.devices import Device
 from inference_service.engines.outputs import Mouths, take_pixels
-from inference_service.engines.sessions import CAPTURED, run_options
+from inference_service.engines.sessions import run_options
 from inference_service.engines.weights import DeviceWeights, bind_places
 from inference_service.graphs import wrapping
 from inference_service.graphs.weights import Place
 
 _SIDE = MOUTH_SIZE
+
+
+class WeightBlock:
+    """The place of the weights that a session's graphs take as inputs: one for runs of all sizes."""
+
+    def __init__(self, places: Sequence[Place], device: Device) -> None:
+        """Allocates it. `places`: of the weights in it."""
+        self._places = places
+        self._device = device
+        room = max(1, sum(place.room for place in places))
+        self._block = onnxruntime.OrtValue.ortvalue_from_shape_and_type((room,), np.uint8, *device.memory)
+        self._loaded: weakref.ref[DeviceWeights] | None = None
+
+    def bind(self, binding: onnxruntime.IOBinding) -> None:
+        """Binds each tensor to its input."""
+        bind_places(binding, self._places, self._block.data_ptr(), self._device)
+
+    def load(self, weights: DeviceWeights) -> None:
+        """Copies an avatar's weights here, unless they are those of the last run."""
+        if self._loaded is None or self._loaded() is not weights:
+            self._loaded = None
+            weights.copy_to(self._block)
+            self._loaded = weakref.ref(weights)
 
 
 class FixedBuffers:
@@ -32,11 +55,11 @@ class FixedBuffers:
         self,
         session: onnxruntime.InferenceSession,
         network: wrapping.WrappedNetwork,
-        places: Sequence[Place],
+        block: WeightBlock,
         device: Device,
         run_frames: int,
     ) -> None:
-        """Allocates the buffers. `places` are those of weights that are inputs, of one block."""
+        """Allocates the buffers."""
         self._session = session
         self._float_name = network.mouths_float
         kind, device_id = device.memory
@@ -63,20 +86,18 @@ class FixedBuffers:
             self._binding.bind_ortvalue_input(name, value)
         for name, value in self._outputs.items():
             self._binding.bind_ortvalue_output(name, value)
-        self._block = buffer(np.uint8, max(1, sum(place.room for place in places)))
-        bind_places(self._binding, places, self._block.data_ptr(), device)
-        self._loaded: weakref.ref[DeviceWeights] | None = None
+        self._block = block
+        block.bind(self._binding)
+        self._graph = str(run_frames)
 
     def run(self, weights: DeviceWeights | None, inputs: Mapping[str, NDArray[np.generic]], name: str) -> None:
         """Runs a batch of the avatar with these weights, of the file `name`. `inputs` have the shapes of the buffers."""
-        if weights is not None and (self._loaded is None or self._loaded() is not weights):
-            self._loaded = None
-            weights.copy_to(self._block)
-            self._loaded = weakref.ref(weights)
+        if weights is not None:
+            self._block.load(weights)
         for key, buffer in self._inputs.items():
             if inputs[key].size:
                 buffer.update_inplace(np.ascontiguousarray(inputs[key]))
-        with run_options(name, graph=CAPTURED) as options:
+        with run_options(name, graph=self._graph) as options:
             self._session.run_with_iobinding(self._binding, options)
 
     def take(self, mouths: Mouths, here: slice) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import queue
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import onnx
 import onnxruntime
 
 from inference_service.engines.devices import CPU, CUDA, Device
 from inference_service.engines.engine import SharedMemory
-from inference_service.engines.fixed_buffers import FixedBuffers
+from inference_service.engines.fixed_buffers import FixedBuffers, WeightBlock
 from inference_service.engines.outputs import FloatOutputs, PixelOutputs, RunOutputs
 from inference_service.engines.sessions import open_session
 from inference_service.graphs.weights import Place, SharedGraph
@@ -31,7 +32,7 @@ class Lane:
 
     session: onnxruntime.InferenceSession
     outputs: RunOutputs
-    fixed: FixedBuffers | None  # for a CUDA graph
+    fixed: Mapping[int, FixedBuffers]  # for CUDA graphs, by the frames of a run
 
 
 class NetworkSessions:
@@ -45,10 +46,10 @@ class NetworkSessions:
         options: OnnxSection,
         *,
         name: str,
-        run_frames: int,
+        run_sizes: Sequence[int],
         places: Sequence[Place] = (),
     ) -> None:
-        """Opens the sessions. `run_frames`: of each run; `places`: of weights that are inputs.
+        """Opens the sessions. `run_sizes`: frames of a run, ascending; `places`: of weights that are inputs.
 
         Raises BrokenAvatar, naming the file `name`, and DeviceError.
         """
@@ -58,7 +59,7 @@ class NetworkSessions:
         self._captures = options.cuda_graphs and device.providers[0][0] == CUDA
         self.memory = SharedMemory()
         self._is_gpu = device.is_gpu
-        self._run_frames = run_frames
+        self._run_sizes = run_sizes
         count = options.cuda_streams_per_worker if device.is_gpu else 1
         self.sessions = [open_session(model, device, options, name=name) for _ in range(count)]
         self._idle: queue.SimpleQueue[Lane] = queue.SimpleQueue()
@@ -79,8 +80,14 @@ class NetworkSessions:
 
     def _lane(self, session: onnxruntime.InferenceSession) -> Lane:
         outputs = PixelOutputs if self._is_gpu else FloatOutputs
-        fixed = FixedBuffers(session, self.network, self._places, self._device, self._run_frames) if self._captures else None
-        return Lane(session, outputs(self.network.mouths_float, self._run_frames), fixed)
+        fixed: dict[int, FixedBuffers] = {}
+        if self._captures:
+            block = WeightBlock(self._places, self._device)
+            fixed = {size: FixedBuffers(session, self.network, block, self._device, size) for size in self._run_sizes}
+        return Lane(session, outputs(self.network.mouths_float, self._run_sizes[-1]), fixed)
+
+
+_Key: TypeAlias = tuple[str, int, tuple[int, ...]]  # of a graph, a device and the sizes of runs
 
 
 class SharedSessions:
@@ -89,7 +96,9 @@ class SharedSessions:
     def __init__(self, options: OnnxSection) -> None:
         self._options = options
         self._lock = threading.Lock()
-        self._opened: weakref.WeakValueDictionary[tuple[str, int, int], NetworkSessions] = weakref.WeakValueDictionary()
+        self._opened: weakref.WeakValueDictionary[tuple[str, int, tuple[int, ...]], NetworkSessions] = (
+            weakref.WeakValueDictionary()
+        )
 
     def are_for(self, device: Device) -> bool:
         """Tells if avatars on the device share sessions, as far as their graphs are equal."""
@@ -97,15 +106,15 @@ class SharedSessions:
         wanted = provider != CPU if self._options.share_sessions == "auto" else self._options.share_sessions
         return wanted and provider in _TAKES_WEIGHTS
 
-    def sessions(self, graph: SharedGraph, device: Device, *, name: str, run_frames: int) -> NetworkSessions:
+    def sessions(self, graph: SharedGraph, device: Device, *, name: str, run_sizes: tuple[int, ...]) -> NetworkSessions:
         """Returns the sessions of a graph on a device, and opens them first if needed. Raises BrokenAvatar and DeviceError."""
-        key = (graph.key, device.gpu_id, run_frames)
+        key = (graph.key, device.gpu_id, run_sizes)
         with self._lock:
             found = self._opened.get(key)
         if found is not None:
             return found
         opened = NetworkSessions(
-            graph.model, graph.network, device, self._options, name=name, run_frames=run_frames, places=graph.places
+            graph.model, graph.network, device, self._options, name=name, run_sizes=run_sizes, places=graph.places
         )
         with self._lock:  # not held while they are opened: another load may be opening them too, or be stuck at it
             return self._opened.setdefault(key, opened)

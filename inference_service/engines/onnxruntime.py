@@ -6,15 +6,17 @@ import numpy as np
 import onnxruntime
 
 from avatar_kit.avatar import Avatar
+from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import MOUTH_SIZE
 from inference_service.engines.batched import BatchedEngine
 from inference_service.engines.batches import warmed_up
 from inference_service.engines.crops import CropBank, Feed
 from inference_service.engines.devices import Device
-from inference_service.engines.engine import EngineInput, EngineOutput, SharedMemory
+from inference_service.engines.engine import EngineError, EngineInput, EngineOutput, SharedMemory
 from inference_service.engines.network_sessions import Lane, NetworkSessions, SharedSessions
 from inference_service.engines.outputs import Mouths
-from inference_service.engines.sessions import CAPTURED, NOT_CAPTURED, run_options
+from inference_service.engines.run_sizes import sizes_of_equal_bytes
+from inference_service.engines.sessions import run_options
 from inference_service.engines.weights import DeviceWeights
 from inference_service.graphs import wrapping
 from inference_service.graphs.weights import take_weights
@@ -37,10 +39,11 @@ class OnnxEngine(BatchedEngine):
         options: OnnxSection,
         *,
         max_batch: int = 0,
+        run_frames: int = 0,
         shared: SharedSessions | None = None,
         float16: bool = False,
     ) -> None:
-        """Opens the sessions. `max_batch`: frames of a batch at most; 0: a number that suits the device.
+        """Opens the sessions. `max_batch`: frames of a batch at most; `run_frames`: of a run; 0: numbers that suit the device.
 
         With `shared` its network runs in the sessions there that other avatars use too, where they are for the device and its
         graph can be shared. With `float16` it computes in that, but for its last layer. Raises BrokenAvatar and DeviceError.
@@ -57,18 +60,21 @@ class OnnxEngine(BatchedEngine):
             avatar_id=avatar.id,
             producer=network.producer,
             arithmetic=ARITHMETIC_FLOAT16 if float16 else ARITHMETIC,
-            run_frames=network.batch or 0,
+            run_frames=network.batch or run_frames,
             max_batch=max_batch,
         )
         self._name = avatar.network_path.name
+        most = self.run_sizes[-1]
+        wanted = () if network.batch else options.batch_buckets
+        self._all_sizes = tuple(sorted({*(size for size in wanted if size < most), most}))
         self._weights: DeviceWeights | None = None
         taken = take_weights(model, network) if shared is not None and shared.are_for(device) else None
         if shared is not None and taken is not None:
             graph, block = taken
-            self._sessions = shared.sessions(graph, device, name=self._name, run_frames=self.run_frames)
+            self._sessions = shared.sessions(graph, device, name=self._name, run_sizes=self._all_sizes)
             self._weights = DeviceWeights(graph.places, block, device)
         else:
-            self._sessions = NetworkSessions(model, network, device, options, name=self._name, run_frames=self.run_frames)
+            self._sessions = NetworkSessions(model, network, device, options, name=self._name, run_sizes=self._all_sizes)
         self._network = self._sessions.network
         self._bindings: dict[Lane, onnxruntime.IOBinding] = {}
 
@@ -83,8 +89,25 @@ class OnnxEngine(BatchedEngine):
         return self._sessions.memory if self._weights else None
 
     def warm_up(self) -> EngineOutput:
-        """Runs one frame on each session. Only a real run shows a missing cuDNN or a network that fails. Raises BrokenAvatar."""
-        return [warmed_up(self) for _ in self._sessions.sessions][-1]
+        """Runs one frame on each session, in runs of each size, and decides which sizes are used.
+
+        Only a real run shows a missing cuDNN or a network that fails. Raises BrokenAvatar.
+        """
+        first = [warmed_up(self) for _ in self._sessions.sessions][-1]
+        if len(self._all_sizes) == 1:
+            return first
+        frames = self.bank.frame_count
+        self.bank.ensure(range(min(frames, self._all_sizes[-1])))
+        try:
+            self.run_sizes = sizes_of_equal_bytes(self.avatar_id, self._all_sizes, frames, self._run_in)
+        except EngineError as error:
+            raise BrokenAvatar([f"the network failed its warm-up: {error}"]) from error
+        return warmed_up(self)  # in a run of the smallest size
+
+    def _run_in(self, batch: EngineInput, size: int) -> EngineOutput:
+        """Runs a batch in runs of this size, on each session. Raises EngineError."""
+        self.run_sizes = (size,)
+        return [self.run(batch) for _ in self._sessions.sessions][-1]
 
     def _run(self, batch: EngineInput, mouths: Mouths) -> None:
         with self._sessions.lent_lane() as lane:
@@ -101,10 +124,11 @@ class OnnxEngine(BatchedEngine):
             wrapping.SENT_PICTURES: batch.pictures,
             self._network.windows: batch.windows.reshape(-1, 32, 16, 16),
         }
-        if lane.fixed is not None and len(batch.frames) == self.run_frames:
+        fixed = lane.fixed.get(len(batch.frames))
+        if fixed is not None and not len(batch.pictures):
             arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray)}
-            lane.fixed.run(self._weights, arrays, self._name)
-            lane.fixed.take(mouths, here)
+            fixed.run(self._weights, arrays, self._name)
+            fixed.take(mouths, here)
             return
         binding = self._binding(lane)
         for name, value in inputs.items():
@@ -115,7 +139,7 @@ class OnnxEngine(BatchedEngine):
             else:
                 binding.bind_ortvalue_input(name, value)
         lane.outputs.bind(binding, batch)
-        with run_options(self._name, graph=NOT_CAPTURED if lane.fixed else CAPTURED) as options:
+        with run_options(self._name) as options:
             lane.session.run_with_iobinding(binding, options)
         lane.outputs.take(mouths, here)
 

@@ -51,17 +51,18 @@ class FloatOutputs:
         self._name = name
         self._bits = self.values.view(np.uint32)
         self._planes = np.empty(self.values.shape, np.uint8)
-        self._bound: onnxruntime.IOBinding | None = None
+        self._bound: tuple[onnxruntime.IOBinding, int] | None = None
 
     def bind(self, binding: onnxruntime.IOBinding, batch: EngineInput) -> None:
-        del batch
-        if self._bound is not binding:
-            _bind(binding, self._name, self.values)
-            self._bound = binding
+        frames = len(batch.windows)
+        if self._bound != (binding, frames):
+            _bind(binding, self._name, self.values[:frames])
+            self._bound = binding, frames
 
     def take(self, mouths: Mouths, here: slice) -> None:
-        values = self.values
-        keeps_to_0_1 = np.maximum.reduce(self._bits, axis=None) <= _BITS_OF_1
+        frames = here.stop - here.start
+        values, planes = self.values[:frames], self._planes[:frames]
+        keeps_to_0_1 = np.maximum.reduce(self._bits[:frames], axis=None) <= _BITS_OF_1
         mouths.finite[here] = keeps_to_0_1 or np.isfinite(values).all(axis=(1, 2, 3))
         if mouths.floats is not None:
             mouths.floats[here] = values
@@ -71,8 +72,8 @@ class FloatOutputs:
             np.nan_to_num(values, copy=False)
             np.clip(values, 0, 1, out=values)
         np.multiply(values, np.float32(255), out=values)
-        np.copyto(self._planes, values, casting="unsafe")  # truncates
-        _interleave(self._planes, mouths.pixels[here])
+        np.copyto(planes, values, casting="unsafe")  # truncates
+        _interleave(planes, mouths.pixels[here])
 
 
 class PixelOutputs:
@@ -85,15 +86,17 @@ class PixelOutputs:
         self._sums = np.empty(frames, np.float32)
 
     def bind(self, binding: onnxruntime.IOBinding, batch: EngineInput) -> None:
+        frames = len(batch.windows)
         binding.clear_binding_outputs()  # what is bound is downloaded
-        _bind(binding, wrapping.SUMS, self._sums)
+        _bind(binding, wrapping.SUMS, self._sums[:frames])
         if batch.want_float:
-            _bind(binding, self._name, self._values)
+            _bind(binding, self._name, self._values[:frames])
         if batch.want_uint8:
-            _bind(binding, wrapping.MOUTHS_UINT8, self._planes)
+            _bind(binding, wrapping.MOUTHS_UINT8, self._planes[:frames])
 
     def take(self, mouths: Mouths, here: slice) -> None:
-        take_pixels(mouths, here, self._sums, self._values, self._planes)
+        frames = here.stop - here.start
+        take_pixels(mouths, here, self._sums[:frames], self._values[:frames], self._planes[:frames])
 
 
 def take_pixels(

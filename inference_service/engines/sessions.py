@@ -57,13 +57,16 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
     return session
 
 
-# Of a run, where the session captures CUDA graphs: replay the one graph, or do without.
-CAPTURED, NOT_CAPTURED = "0", "-1"
+# Names the graph of a run, where the session captures CUDA graphs: none.
+NOT_CAPTURED = "-1"
 
 
 @contextmanager
-def run_options(name: str, *, graph: str = CAPTURED) -> Iterator[onnxruntime.RunOptions]:
-    """Gives options for one run of a session of the file `name`. Cutting this thread's work short ends the run."""
+def run_options(name: str, *, graph: str = NOT_CAPTURED) -> Iterator[onnxruntime.RunOptions]:
+    """Gives options for one run of a session of the file `name`. Cutting this thread's work short ends the run.
+
+    `graph`: the number of the captured CUDA graph that the run replays.
+    """
     options = onnxruntime.RunOptions()
     options.log_severity_level = SILENT
     # ONNX Runtime's Python layer asks for it in every run, and an entry that is not there costs it an exception.

@@ -50,6 +50,7 @@ def test_replicas_with_equal_numerics_give_equal_bytes(tmp_path: Path) -> None:
     for health, loaded, _ in (one, other, exact):
         assert loaded.numerics.startswith(f"{health.numerics}/")
         assert loaded.HasField("psnr_db") == ("bfloat16" in loaded.numerics)
+        assert list(loaded.run_sizes) == [1], "on a CPU"
     assert one[1].numerics == other[1].numerics
     assert b"".join(region.data for region in one[2]) == b"".join(region.data for region in other[2])
     assert exact[0].numerics.startswith("onnxruntime-")

@@ -10,7 +10,7 @@ import pytest
 from avatar_kit.avatar import Avatar
 from benchmarks.varied_avatars import small_network
 from inference_service.engines.engine import NO_PICTURES
-from inference_service.engines.fixed_buffers import FixedBuffers
+from inference_service.engines.fixed_buffers import FixedBuffers, WeightBlock
 from inference_service.engines.network_sessions import NetworkSessions
 from inference_service.engines.outputs import Mouths
 from inference_service.engines.weights import DeviceWeights
@@ -53,8 +53,8 @@ def made(fixed: FixedBuffers, weights: DeviceWeights, avatar: Avatar, frames: li
 def test_avatars_in_turn_get_their_own_mouths(make_avatar: MakeAvatar, reference: int | None) -> None:
     avatars = [make_avatar(f"a{seed}", model=mixing(seed), reference_frame=reference) for seed in range(2)]
     graph, _ = taken(avatars[0])
-    sessions = NetworkSessions(graph.model, graph.network, CPU, OPTIONS, name="network.onnx", run_frames=FRAMES)
-    fixed = FixedBuffers(sessions.sessions[0], graph.network, graph.places, CPU, FRAMES)
+    sessions = NetworkSessions(graph.model, graph.network, CPU, OPTIONS, name="network.onnx", run_sizes=(FRAMES,))
+    fixed = FixedBuffers(sessions.sessions[0], graph.network, WeightBlock(graph.places, CPU), CPU, FRAMES)
     loaded = [taken(avatar)[1] for avatar in avatars]
     plain = [on_cpu(avatar) for avatar in avatars]
     for turn, (place, frames) in enumerate([(0, [1, 2]), (1, [1, 2]), (1, [0, 4]), (0, [1, 2])]):
@@ -72,8 +72,8 @@ def test_an_avatar_that_is_gone_is_not_taken_for_its_successor(make_avatar: Make
     """Whose weights may lie in the same memory."""
     first, second = (make_avatar(f"a{seed}", model=mixing(seed)) for seed in range(2))
     graph, weights = taken(first)
-    sessions = NetworkSessions(graph.model, graph.network, CPU, OPTIONS, name="network.onnx", run_frames=FRAMES)
-    fixed = FixedBuffers(sessions.sessions[0], graph.network, graph.places, CPU, FRAMES)
+    sessions = NetworkSessions(graph.model, graph.network, CPU, OPTIONS, name="network.onnx", run_sizes=(FRAMES,))
+    fixed = FixedBuffers(sessions.sessions[0], graph.network, WeightBlock(graph.places, CPU), CPU, FRAMES)
     made(fixed, weights, first, [0, 1], 0)
     del weights
     gc.collect()
@@ -86,8 +86,8 @@ def test_weights_of_several_layers_lie_where_the_graph_looks_for_them(make_avata
     avatar = make_avatar(model=small_network())
     graph, weights = taken(avatar)
     assert all(place.offset % 256 == 0 for place in graph.places)
-    sessions = NetworkSessions(graph.model, graph.network, CPU, OPTIONS, name="network.onnx", run_frames=FRAMES)
-    fixed = FixedBuffers(sessions.sessions[0], graph.network, graph.places, CPU, FRAMES)
+    sessions = NetworkSessions(graph.model, graph.network, CPU, OPTIONS, name="network.onnx", run_sizes=(FRAMES,))
+    fixed = FixedBuffers(sessions.sessions[0], graph.network, WeightBlock(graph.places, CPU), CPU, FRAMES)
     mouths = made(fixed, weights, avatar, [2, 3], 5)
     assert mouths.floats is not None
     np.testing.assert_allclose(mouths.floats, run(on_cpu(avatar), [2, 3], windows(FRAMES, 5))[0], atol=2e-6)
