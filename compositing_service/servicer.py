@@ -142,13 +142,13 @@ class CompositingServicer(CompositingServiceServicer):
             return await self.parts.admin.stats(request.model_id)
 
     async def Health(self, request: pb.HealthRequest, context: Context) -> pb.HealthResponse:
-        store = self.parts.store
-        is_known = callers.current.get().may(Scope.READ)
-        return pb.HealthResponse(
-            healthy=self.readiness.reason is None,
-            inference_server_healthy=await self.parts.source.healthy(),
-            loaded_models=len(store.loaded),
-            max_models=store.max_avatars,
-            version=product_version() if is_known else "",
-            inference_server_url=self.inference_url if is_known else "",
+        serving = pb.HealthResponse(
+            healthy=self.readiness.reason is None, inference_server_healthy=await self.parts.source.healthy()
         )
+        if callers.current.get().is_known:
+            store = self.parts.store
+            serving.loaded_models = len(store.loaded)
+            serving.max_models = store.max_avatars
+            serving.version = product_version()
+            serving.inference_server_url = self.inference_url
+        return serving

@@ -152,11 +152,14 @@ class InferenceServicer(InferenceServiceServicer):
         )
 
     async def Health(self, request: pb.HealthRequest, context: Context) -> pb.HealthResponse:
+        healthy = self.readiness.reason is None
+        if not callers.current.get().is_known:
+            return pb.HealthResponse(healthy=healthy)
         gpus = await self.runner.on_thread(visible_gpus) if self.devices[0].is_gpu else []
         on_gpu = {device.gpu_id for device in self.devices}
         loaded = self.registry.loaded
         return pb.HealthResponse(
-            healthy=self.readiness.reason is None,
+            healthy=healthy,
             cuda_available=self.devices[0].is_gpu,
             loaded_models=len(loaded),
             max_models=self.registry.placement.max_models,

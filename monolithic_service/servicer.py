@@ -92,11 +92,14 @@ class MonolithicServicer(MonolithicServiceServicer):
         return pb.GetModelStatsResponse(models=map(self._stats, loaded))
 
     async def Health(self, request: pb.HealthRequest, context: Context) -> pb.HealthResponse:
+        healthy = self.readiness.reason is None
+        if not callers.current.get().is_known:
+            return pb.HealthResponse(healthy=healthy)
         registry, gpu_ids = self.mouths.registry, self._gpu_ids
         gpus = await self.mouths.runner.on_thread(visible_gpus) if gpu_ids else []
         used = {gpu.index: gpu.used_bytes / 2**30 for gpu in gpus}
         return pb.HealthResponse(
-            healthy=self.readiness.reason is None,
+            healthy=healthy,
             loaded_models=len(registry.loaded),
             max_models=registry.placement.max_models,
             gpu_ids=gpu_ids,

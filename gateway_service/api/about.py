@@ -55,7 +55,7 @@ def _content(parts: GatewayParts, voices: Voices) -> dict[str, Any]:
     settings = parts.settings
     speech = settings.speech
     return {
-        "version": product_version(),
+        "version": "" if parts.callers.are_asked else product_version(),
         "asks_for_key": parts.callers.are_asked,
         "speech": {
             "available": parts.speech.program is not None,

@@ -113,6 +113,8 @@ class OptimizedServicer(ClipServicer, OptimizedLipSyncServiceServicer):  # type:
 
     async def HealthCheck(self, request: pb.HealthRequest, context: Context) -> pb.HealthResponse:
         reason = self.readiness.reason
+        if not callers.current.get().is_known:
+            return pb.HealthResponse(healthy=reason is None)
         return pb.HealthResponse(
             healthy=reason is None,
             status=reason or "ready",

@@ -52,6 +52,11 @@ class Caller:
         """True once the key or the caller was revoked. A credential that only expires revokes nothing."""
         return not self.stands(self)
 
+    @property
+    def is_known(self) -> bool:
+        """False for a stranger: one who has not said who it is, where callers are asked."""
+        return bool(self.scopes) and self.name != ANONYMOUS
+
     def may(self, scope: Scope) -> bool:
         """Tells if the caller has a scope."""
         return scope in self.scopes

@@ -15,6 +15,7 @@ import pytest
 from gateway_service.identity.callers import SCOPES
 from service_kit.callers.keys import new_key
 from service_kit.listening import StartError
+from service_kit.version import product_version
 
 from ..end_to_end.processes import until
 from ..gateway_http.conftest import calling
@@ -125,6 +126,28 @@ async def test_what_a_page_needs_before_a_key_is_open(http: aiohttp.ClientSessio
             assert answer.status == 200, path
     async with http.get("/api/page.json") as answer:
         assert (await answer.json())["asks_for_key"] is True
+
+
+async def test_strangers_are_not_told_which_version_runs(http: aiohttp.ClientSession) -> None:
+    for path in ("/", *(path for path, scope in SCOPES.items() if scope is None), "/healthz", "/nothing-here", "/api/avatars"):
+        async with http.get(path) as answer:
+            told = f"{answer.headers}\n{await answer.text()}"
+        assert product_version() not in told, path
+        assert answer.headers["Server"] == "lipsync"
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /\xff%%% HTTP/1.1\r\nHost: \x00\r\n\r\n"]
+)
+async def test_what_is_no_request_is_not_told_which_programs_run(guarded: Guarded, nonsense: bytes) -> None:
+    host, _, port = guarded.gateway.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(nonsense)
+    told = (await reader.read()).decode("latin-1").lower()
+    writer.close()
+    await writer.wait_closed()
+    assert "python" not in told
+    assert "aiohttp" not in told
 
 
 async def test_an_upgrade_elsewhere_opens_nothing(http: aiohttp.ClientSession) -> None:
