@@ -82,6 +82,7 @@ class Stream:
         self._read: deque[pb.SessionEvent] = deque()
         self._reading: asyncio.Task[None] | None = None
         self._end: LipsyncError | None = None
+        self._is_cancelled = False
         self._came = _Signal()
         self._taken = _Signal()
 
@@ -99,16 +100,17 @@ class Stream:
 
     def cancel(self) -> None:
         """Ends it. Has no effect once it has ended."""
+        self._is_cancelled = True
+        # This ends a read too. One that is cancelled itself never frees what was on its way (issue 43360 of grpc).
         self._call.cancel()
-        if self._reading:
-            self._reading.cancel()
+        self._taken.set()
 
     async def _read_on(self) -> None:
         try:
             while isinstance(event := await self._call.read(), pb.SessionEvent):
                 self._read.append(event)
                 self._came.set()
-                while len(self._read) >= READ_AHEAD:
+                while len(self._read) >= READ_AHEAD and not self._is_cancelled:
                     await self._taken.wait()
         except grpc.RpcError as error:
             self._end = from_rpc_error(error, self._request_id)

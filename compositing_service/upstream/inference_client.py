@@ -23,6 +23,7 @@ from compositing_service.upstream.channels import Endpoint, Endpoints
 from compositing_service.upstream.errors import InferenceFailed
 from compositing_service.upstream.numerics import NumericsWatch
 from compositing_service.upstream.order_stream import MESSAGE_BYTES, Order
+from compositing_service.upstream.reading import read_message
 from compositing_service.upstream.replies import read_mouths, read_rows
 from compositing_service.upstream.session_streams import Metadata
 from service_kit import request_context
@@ -208,7 +209,7 @@ class InferenceClient:
     async def _next(self, call: MouthCall | Order, patience: Deadline, deadline: Deadline) -> object:
         """Returns the next message, or gRPC's mark of the end. Raises DeadlineExceeded when none comes in time."""
         async with self._progress_within(min(patience, deadline) if isinstance(call, Order) else patience):
-            return await call.read()
+            return await (call.read() if isinstance(call, Order) else read_message(call))
 
     @asynccontextmanager
     async def _progress_within(self, patience: Deadline) -> AsyncIterator[None]:

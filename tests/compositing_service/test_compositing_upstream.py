@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from grpc_health.v1 import health_pb2
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 
+from ..allocated import allocated_bytes
 from .conftest import Behaviour, FakeInference, Running, fine, hang, mouth_colours, refuse, region, send
 
 Code = grpc.StatusCode
@@ -70,6 +72,33 @@ async def test_a_service_that_is_stopped(service: Running, inference: FakeInfere
     assert refusal.code is Code.UNAVAILABLE
     assert "127.0.0.1" not in refusal.message
     assert "try again" in refusal.message
+
+
+async def test_calls_that_are_given_up_leave_no_mouths_in_memory(service: Running, inference: FakeInference) -> None:
+    """Each would leave the mouth that was on its way."""
+    mouth = bytes(100 * 100 * 3)
+
+    async def steadily(request: Any, _: Any) -> Any:
+        for k in range(request.batch_size):
+            size = {"frame_count": 1, "widths": [100], "heights": [100]}
+            yield inference_pb2.MouthRegion(first_frame=k, **size, mouth_format=inference_pb2.UINT8_BGR, data=mouth)
+            await asyncio.sleep(0.001)
+
+    async def give_up(times: int) -> None:
+        for _ in range(times):
+            inference.script.append(steadily)
+            asked = asyncio.create_task(service.composite(batch_size=50))
+            await asyncio.sleep(0.03)
+            asked.cancel()
+            await asyncio.wait([asked])
+        await asyncio.sleep(0.3)
+        inference.calls.clear()
+        gc.collect()
+
+    await give_up(20)
+    before = allocated_bytes()
+    await give_up(100)
+    assert allocated_bytes() - before < 100 * len(mouth) / 6
 
 
 async def test_back_without_restart(service: Running, inference: FakeInference) -> None:
