@@ -70,6 +70,8 @@ class Broadcast:
         self._key_wanted = True
         self._since_key = FRAMES_BETWEEN_KEYS
         self._begin_unix_s = 0.0
+        self._to_be_heard: asyncio.Queue[tuple[float, list[MediaUnit]]] = asyncio.Queue()
+        """The sound of frames, and when each was there."""
         self._running: asyncio.Task[None] | None = None
         self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done with the first frame, or with the reason why there is none."""
@@ -102,6 +104,7 @@ class Broadcast:
         return self._running is not None and (not self._viewings or self._running.done())
 
     async def _run(self) -> None:
+        pacing = asyncio.create_task(self._pace_sound())
         try:
             with self._source.watched(KEPT_FRAMES) as watcher:
                 while (frame := await watcher.next()) is not None:
@@ -114,8 +117,22 @@ class Broadcast:
             else:
                 self.begun.set_exception(error)
         finally:
+            pacing.cancel()
             for viewing in self._viewings:
                 viewing.end()
+
+    async def _pace_sound(self) -> None:
+        """Sends the pieces of a frame's sound one after the other, as they are to be heard.
+
+        Players keep more of sound that comes two pieces at a time, and so let it be heard later than the picture.
+        """
+        while True:
+            came_s, units = await self._to_be_heard.get()
+            for unit in units:
+                after_s = (unit.media_us - units[0].media_us) / 1e6
+                await self._clock.sleep(max(0.0, came_s + after_s - self._clock.now()))
+                for viewing in self._viewings:
+                    viewing.audio.give(unit)
 
     async def _show(self, frame: Frame, *, skip_picture: bool) -> None:
         now_s = self._clock.now()
@@ -129,10 +146,9 @@ class Broadcast:
         sound, video = await loop.run_in_executor(self._pool, self._encode, frame, picture, media_us, key)
         if video and video.is_key:
             self._key_wanted, self._since_key = False, 0
-        for viewing in self._viewings:
-            for unit in sound:
-                viewing.audio.give(unit)
-            if video:
+        self._to_be_heard.put_nowait((self._clock.now(), sound))
+        if video:
+            for viewing in self._viewings:
                 viewing.video.give(video)
 
     def _encode(self, frame: Frame, picture: bytes | None, media_us: int, key: bool) -> tuple[list[MediaUnit], MediaUnit | None]:

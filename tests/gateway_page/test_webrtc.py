@@ -37,8 +37,9 @@ COLOURS = """(element) => {
   return Array.from(paint.getImageData(0, 0, 16, 9).data);
 }"""
 SECONDS = 45
-# Chromium brings picture and sound together in its first seconds.
-SETTLED = 8
+# A busy machine holds up pictures and sound, each for itself; then it takes longer until they were together for so long.
+TOGETHER_S, PATIENCE_S = 15, 240
+IN_SYNC_MS = 45
 
 
 @pytest.fixture
@@ -85,8 +86,9 @@ def test_picture_and_sound_stay_together(page: Visit, minute: Path) -> None:
     page.page.locator("#file-input").set_input_files(minute)
     page.until("lipsync.mode === 'file'")
     before = statistics(page)["video"]
-    apart = []
-    for _ in range(SECONDS):
+    apart: list[float] = []
+    while len(apart) < SECONDS or abs(median(apart[-TOGETHER_S:])) > IN_SYNC_MS:
+        assert len(apart) < PATIENCE_S, apart
         page.page.wait_for_timeout(1000)
         found = statistics(page)
         video, audio = found["video"], found["audio"]
@@ -95,9 +97,7 @@ def test_picture_and_sound_stay_together(page: Visit, minute: Path) -> None:
                 audio["estimatedPlayoutTimestamp"] - audio["timestamp"] - video["estimatedPlayoutTimestamp"] + video["timestamp"]
             )
     decoded = video["framesDecoded"] - before["framesDecoded"]
-    settled = apart[SETTLED:]
-    spread = f"{median(settled):.0f} ms, {min(settled):.0f} to {max(settled):.0f}"
-    print(f"{decoded} pictures, {video['freezeCount']} freezes, sound after picture by {spread}")
-    # A busy machine sends and decodes fewer, and holds some up.
-    assert decoded > SECONDS * 25 // 2
-    assert abs(median(settled)) < 100
+    last = apart[-TOGETHER_S:]
+    spread = f"{median(last):.0f} ms, {min(last):.0f} to {max(last):.0f}"
+    print(f"{decoded} pictures in {len(apart)} s, {video['freezeCount']} freezes, sound before picture by {spread}")
+    assert decoded > len(apart) * 25 // 2  # a busy machine sends and decodes fewer

@@ -113,9 +113,10 @@ async def player(
     *kinds: str,
     through: Callable[[str], Awaitable[str]] = _as_it_is,
     headers: dict[str, str] | None = None,
+    connection: RTCPeerConnection | None = None,
 ) -> AsyncIterator[Player]:
     """Watches what is at a path, and leaves by DELETE. `through` may change the answer."""
-    playing = Player(new_connection())
+    playing = Player(connection or new_connection())
     tasks: list[asyncio.Task[None]] = []
     try:
         offer = await offer_of(playing.connection, *kinds)
