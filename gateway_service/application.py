@@ -26,10 +26,16 @@ def build_application(parts: GatewayParts) -> web.Application:
     parts.guard.install(application)
     application.middlewares.append(parts.callers.middleware)
     application.middlewares.append(_counted)
+    application.middlewares.append(parts.holders.middleware)
+    application.on_cleanup.append(_close)
     for module in (health, description, about, avatars, streams, webrtc, page, tickets, session_socket):
         module.add_routes(application)
     parts.earlier.add_routes(application)
     return application
+
+
+async def _close(application: web.Application) -> None:
+    await application[PARTS].holders.close()
 
 
 @web.middleware

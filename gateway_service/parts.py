@@ -10,6 +10,7 @@ from aiohttp import web
 from gateway_service.compositors import Compositors
 from gateway_service.earlier.routes import EarlierRoutes
 from gateway_service.guard.guard import Guard
+from gateway_service.holders import Holders
 from gateway_service.http_face import HttpServer
 from gateway_service.identity.callers import Callers
 from gateway_service.metrics import GatewayMetrics
@@ -33,6 +34,7 @@ class GatewayParts:
     earlier: EarlierRoutes
     speech: Speaker
     server: HttpServer
+    holders: Holders
     guard: Guard
     callers: Callers
     draining: asyncio.Event

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -33,9 +32,9 @@ class RunningSessions:
         return len(self._by_digest)
 
     @contextmanager
-    def running(self, session_id: str, *, rate: int, is_paced: bool) -> Iterator[RunningSession]:
+    def running(self, secret: str, session_id: str, *, rate: int, is_paced: bool) -> Iterator[RunningSession]:
         """Lists a session during the block, under a new secret."""
-        session = RunningSession(secrets.token_urlsafe(24), session_id, rate=rate, is_paced=is_paced)
+        session = RunningSession(secret, session_id, rate=rate, is_paced=is_paced)
         digest = _digest(session.secret)
         self._by_digest[digest] = session
         try:

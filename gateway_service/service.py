@@ -14,6 +14,7 @@ from gateway_service.application import build_application
 from gateway_service.compositors import CAUSE, Compositors
 from gateway_service.earlier.routes import earlier_routes
 from gateway_service.guard.guard import Guard
+from gateway_service.holders import Holders
 from gateway_service.http_face import HttpFace, HttpServer
 from gateway_service.identity.opening import callers_of
 from gateway_service.metrics import GatewayMetrics
@@ -92,6 +93,7 @@ async def _open(
                 earlier=earlier,
                 speech=Speaker(settings.speech),
                 server=host.server,
+                holders=Holders(settings),
                 guard=Guard(
                     settings.guard,
                     metrics.refused,

@@ -15,7 +15,15 @@ from gateway_service.webrtc.settings import WebrtcSection
 from service_kit.addresses import BindAddress
 from service_kit.sections import ClientTlsSection, Section, ServerSection, ServiceSettings
 
+_PLACE = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})")
 _TARGET = re.compile(r"(dns:///)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\]):(\d{1,5})")
+
+
+def _check_place(text: str) -> str:
+    match = _PLACE.fullmatch(text)
+    if match is None or not 1 <= int(match[2]) <= 65535:
+        raise ValueError(f"{text[:80]!r} is not HOST:PORT")
+    return text
 
 
 class GatewayServerSection(ServerSection):
@@ -33,6 +41,10 @@ class GatewayServerSection(ServerSection):
 
     grace_seconds: float = Field(default=30.0, ge=0, le=3600)
     """After the drain, sessions may take so long to finish the running segment before they are cut off."""
+
+    gateways: tuple[Annotated[str, AfterValidator(_check_place)], ...] = ()
+    """All gateways behind the same balancer, HOST:PORT; a name may have many addresses. Requests for a session or a viewer over
+    WebRTC that another one holds are passed on to it. Empty: each answers for its own."""
 
 
 def _check_target(url: str) -> str:

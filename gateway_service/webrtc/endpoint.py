@@ -83,6 +83,7 @@ class Endpoint:
             source=source,
             offer=read_offer(await _body(request, SDP)),
             is_local=_is_local(request),
+            secret=parts.holders.new_secret(request),
             places=partial(self._places, request, at_rest=at_rest),
             ending=parts.draining if at_rest else None,
         )

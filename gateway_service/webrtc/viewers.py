@@ -34,6 +34,8 @@ class Wish:
     offer: Offer
     is_local: bool
     """The viewer is on this machine."""
+    secret: str
+    """The secret by which the viewer will be found."""
     places: Callable[[], ExitStack]
     """Takes what a viewer takes for as long as it watches. Raises Problem."""
     ending: asyncio.Event | None
@@ -44,7 +46,7 @@ class Viewer:
     """One who watches. `secret` names it in its address, `etag` its connection."""
 
     def __init__(self, wish: Wish, broadcasts: Broadcasts, servers: IceServers, section: WebrtcSection, clock: Clock) -> None:
-        self.secret = secrets.token_urlsafe(24)
+        self.secret = wish.secret
         self.etag = secrets.token_hex(8)
         self.offer = wish.offer
         self._wish = wish

@@ -117,8 +117,9 @@ async def _hold(
                 raise ending from None
             request_context.session_id.set(live.session_id)
             async with live as session:
+                secret = parts.holders.new_secret(request)
                 with parts.sessions.running(
-                    session.session_id, rate=config.rate, is_paced=config.pacing == "REALTIME"
+                    secret, session.session_id, rate=config.rate, is_paced=config.pacing == "REALTIME"
                 ) as running:
                     ending = await Conversation(parts, request, socket, reader, config, session, running, usage).run()
                     raise ending

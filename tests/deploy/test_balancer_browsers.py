@@ -7,20 +7,22 @@ import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from tests.end_to_end.avatars import write_avatar
-from tests.end_to_end.processes import Service, until
+from tests.end_to_end.processes import Service, free_port, running, until
+from tests.gateway_webrtc.watching import new_connection, offer_of
 
 from .balancers import Balancer, balancing, compositors, gateways
 
 BALANCERS = ["nginx", "envoy", "haproxy", "front"]
 PATIENCE_S = 60
 SOCKETS = 8
+OFFERS = 3
 # In place of the files' 90 s and the gateways' 20 s.
 SILENCE_S, PING_S = 6, 2
 SETTINGS = (f"sockets.ping_seconds={PING_S}", "server.drain_seconds=2")
@@ -48,7 +50,13 @@ def impatient(balancer: Balancer, repository: Path, folder: Path) -> Path:
 
 
 async def opened(http: aiohttp.ClientSession, address: str) -> aiohttp.ClientWebSocketResponse:
-    """A socket whose session has started; the balancer may still be starting, or asking gateways whether they are ready."""
+    """A socket whose session has started."""
+    socket, _ = await begun(http, address)
+    return socket
+
+
+async def begun(http: aiohttp.ClientSession, address: str) -> tuple[aiohttp.ClientWebSocketResponse, str]:
+    """The same, and the session's secret; the balancer may still be starting, or asking gateways whether they are ready."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
@@ -57,8 +65,8 @@ async def opened(http: aiohttp.ClientSession, address: str) -> aiohttp.ClientWeb
                 await asyncio.sleep(0.1)
                 continue
             await socket.send_json(QUIET)
-            assert "started" in await socket.receive_json()
-            return socket
+            started = await socket.receive_json()
+            return socket, started["started"]["secret"]
 
 
 def is_ready(gateway: Service) -> bool:
@@ -131,6 +139,38 @@ async def test_limits_of_one_address_are_those_of_the_browsers(
                 assert refused.value.status == 429
             for socket in sockets:
                 assert await socket.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BALANCERS)
+async def test_viewers_over_webrtc_reach_the_gateway_that_holds_them(
+    name: str, compositing: Service, repository: Path, tmp_path: Path
+) -> None:
+    """Though the balancer sends each request to any: it knows nothing of them."""
+    ports = [free_port(), free_port()]
+    told = f"server.gateways={[f'127.0.0.1:{port}' for port in ports]}"
+    upstream = f"compositing_server.url={compositing.address}"
+    connection = new_connection()
+    offer = await offer_of(connection)
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(running("gateway", upstream, f"server.port=127.0.0.1:{port}", told, log=tmp_path / str(port)))
+            for port in ports
+        ]
+        address = stack.enter_context(balancing(Balancer(name), repository, tmp_path, both, "gateway"))
+        until(lambda: all(is_ready(gateway) for gateway in both))
+        async with aiohttp.ClientSession(f"http://{address}") as http:
+            socket, secret = await begun(http, address)
+            viewers = []
+            for path in ["/api/avatars/small/whep", f"/api/sessions/{secret}/whep"] * OFFERS:
+                async with http.post(path, data=offer, headers={"Content-Type": "application/sdp"}) as answer:
+                    assert answer.status == 201, await answer.text()
+                    viewers.append(answer.headers["Location"])
+            for viewer in viewers:
+                async with http.delete(viewer) as answer:
+                    assert answer.status == 200
+            await socket.close()
+    await connection.close()
 
 
 def browser(host: str) -> aiohttp.ClientSession:
