@@ -82,6 +82,7 @@ NOT_QUICK = {
         "service_kit/test_redis_store.py",
         "tls/test_certificate_files.py",
         "tls/test_making_test_certificates.py",
+        "tls/test_openssl_clients.py",
         "tls/test_tls_callers.py",
         "tls/test_tls_gateway.py",
         "tls/test_tls_gateway_upstream.py",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import re
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -17,6 +20,7 @@ from service_kit.callers.authority import Authority
 from service_kit.callers.caller import Caller, Scope
 from service_kit.callers.credentials import MAX_CREDENTIAL_CHARS, credential_in
 from service_kit.callers.key_file import KeyFile, KeyFileError, KeyRecord, changing, read_key_file
+from service_kit.callers.key_ring import KeyRing
 from service_kit.callers.keys import NewKey, digest, key_id_of, new_key
 from service_kit.errors import PermissionDenied, ServiceError, Unauthenticated
 from service_kit.listening import StartError
@@ -334,3 +338,38 @@ async def test_a_gateway_passes_the_limits_of_others_on(path: Path) -> None:
     # Nobody raises a limit for itself.
     alone = await identify([("x-api-key", alice.text), ("x-lipsync-caller-limits", '{"sessions": 99}')])
     assert alone.limits == (("sessions", 1),)
+
+
+def work_of(check: Callable[[], object]) -> tuple[str, ...]:
+    """The functions that a check calls, in Python and in C, one after the other."""
+    called: list[str] = []
+
+    def note(frame: FrameType, event: str, function: object) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_qualname)
+        elif event == "c_call":
+            called.append(getattr(function, "__qualname__", ""))
+
+    sys.setprofile(note)
+    try:
+        with suppress(Unauthenticated):
+            check()
+    finally:
+        sys.setprofile(None)
+    return tuple(called)
+
+
+def test_a_refusal_takes_the_same_work_however_near_the_key_is(tmp_path: Path) -> None:
+    """Counted, not timed. `compare_digest` takes the same time wherever two digests differ first."""
+    key, path = new_key(), tmp_path / "keys.json"
+    right = bytearray(digest(key.text))
+    first, last = bytearray(right), bytearray(right)
+    first[0] ^= 1
+    last[-1] ^= 1
+    works = {}
+    for name, kept in {"first byte": first, "last byte": last, "all": bytes(32), "no such key": None}.items():
+        write(path, *([record(key, sha256=kept.hex())] if kept else []))
+        ring = KeyRing(path, reload_seconds=RELOAD_S, clock=VirtualClock(), unix_now=NOW.timestamp)
+        works[name] = work_of(lambda ring=ring: ring.caller_of(key.text))
+    assert len(set(works.values())) == 1, works
+    assert works["all"].count("compare_digest") == 1
