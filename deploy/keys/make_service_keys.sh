@@ -12,6 +12,9 @@ Has in DIRECTORY:
   compositing/api.key     of the compositing service, for inference
   gateway/api.key         of the gateway, for compositing
   gateway/tickets.secret  of all gateways
+and, where DIRECTORY/store is there and may be written, for a Valkey server with shared limits:
+  compositing/store.password  of the compositing services
+  store/users.acl             its users, with a hash of the password
 Whoever reads api.key or tickets.secret can call; known/keys.json lets nobody call. LIPSYNC names the program (lipsync).
 TEXT
     exit 2
@@ -32,4 +35,11 @@ make_key() {
 make_key compositing --scope infer --scope admin
 make_key gateway --scope infer --scope read --scope delegate
 [ -s "$directory/gateway/tickets.secret" ] || head -c 32 /dev/urandom > "$directory/gateway/tickets.secret"
+if [ -w "$directory/store" ]; then
+    password=$directory/compositing/store.password
+    [ -s "$password" ] || head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > "$password"
+    commands="+evalsha +script|load +time +get +set +zadd +zrem +zcard +zrange +zremrangebyscore +pexpire"
+    printf 'user default off\nuser lipsync on #%s ~lipsync:* %s\n' "$(sha256sum < "$password" | cut -c 1-64)" "$commands" \
+        > "$directory/store/users.acl"
+fi
 [ $# -eq 0 ] || exec "$lipsync" key "$@" --file "$known"

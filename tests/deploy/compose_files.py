@@ -15,6 +15,7 @@ CPU = "deploy/compose/cpu.yml"
 TLS = "deploy/compose/tls.yml"
 MULTI = "deploy/compose/multi-inference.yml"
 MULTI_TLS = "deploy/compose/multi-inference-tls.yml"
+SHARED_LIMITS = "deploy/compose/shared-limits.yml"
 GPU_PER_INSTANCE = "deploy/compose/gpu-per-instance.yml"
 
 # What is offered, by what it is for.
@@ -28,6 +29,8 @@ COMBINATIONS = {
     "cpu, several": (MAIN, CPU, MULTI),
     "cpu, several, tls": (MAIN, CPU, MULTI, TLS, MULTI_TLS),
     "a GPU each": (MAIN, MULTI, GPU_PER_INSTANCE),
+    "gpu, shared limits": (MAIN, GPU, SHARED_LIMITS),
+    "cpu, shared limits, tls": (MAIN, CPU, SHARED_LIMITS, TLS),
 }
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError
 
 from compositing_service.settings import CompositingSettings
 from gateway_service.guard.callers import caller_address
@@ -17,16 +19,23 @@ from gateway_service.settings import GatewaySettings
 from inference_service.settings import InferenceSettings
 from service_kit.callers.key_file import read_key_file
 from service_kit.callers.keys import key_id_of
+from service_kit.clock import SYSTEM_CLOCK
 from service_kit.life import CLOSE_SECONDS
+from service_kit.limits.opening import store_of
+from service_kit.limits.store import Refusal, Stream, Use
+from service_kit.metrics import Metrics
 from service_kit.settings import load_settings
 
-from .compose_files import COMBINATIONS, CPU, GPU, MAIN, MULTI, MULTI_TLS, TLS, TREE, project, services
+from ..redis_server import running_redis
+from .compose_files import COMBINATIONS, CPU, GPU, MAIN, MULTI, MULTI_TLS, SHARED_LIMITS, TLS, TREE, project, services
 
 OURS = {"init", "keys", "inference", "inference-1", "compositing", "gateway"}
 WITHOUT_MODELS = {"gateway", "keys"}
 # They run once, and end.
 ONCE = {"init", "keys"}
 BALANCERS = {"haproxy", "inference-balancer"}
+OTHERS = {"valkey"}
+PATIENCE_S = 20
 CASES = list(COMBINATIONS.items())
 
 
@@ -104,6 +113,49 @@ def test_gateways_count_by_the_address_that_the_balancer_tells(every: dict[str, 
         assert caller_address(balancer, ["203.0.113.5"], settings.guard.trusted_proxies) == "203.0.113.5"
 
 
+def test_the_store_of_limits_is_reached_by_compositing_alone() -> None:
+    files = (MAIN, CPU, SHARED_LIMITS)
+    found = services(files)
+    on_it = {name for name, service in found.items() if "limits" in service.get("networks", ())}
+    assert on_it == {"valkey", "compositing"}
+    assert project(files)["networks"]["limits"] == {"internal": True}
+    assert found["valkey"]["networks"] == ["limits"]
+    assert "ports" not in found["valkey"]
+    users = {name for name, service in found.items() if "store-users:" in str(service.get("volumes"))}
+    assert users == {"keys", "valkey"}
+
+
+async def test_the_store_lets_in_who_has_the_password(tmp_path: Path) -> None:
+    """A real server with the file of users that the script makes, and the settings of docker-compose."""
+    made = tmp_path / "keys"
+    (made / "store").mkdir(parents=True)
+    make_keys(made)
+    password = (made / "compositing/store.password").read_text()
+    users = made / "store/users.acl"
+    assert password not in users.read_text()
+    compositing = services((MAIN, CPU, SHARED_LIMITS))["compositing"]["environment"]
+    environ = {key: default(value) for key, value in compositing.items() if key.startswith("LIPSYNC_QUOTAS__")}
+    quotas = load_settings(CompositingSettings, config=None, environ=environ).quotas
+    with running_redis(tmp_path / "redis", "--aclfile", str(users)) as server:
+        section = quotas.store.model_copy(
+            update={"url": server.url, "password_file": made / "compositing/store.password", "timeout_seconds": PATIENCE_S}
+        )
+        metrics = Metrics()
+        async with store_of(section, SYSTEM_CLOCK, metrics) as store:
+            once = [Use("loads/alice", 1 / 3600, 1, 1)]
+            assert [await store.take(once), await store.take(once)] == [None, Refusal("loads/alice", pytest.approx(3600, abs=60))]
+            stream = Stream("session", "a" * 32, ("sessions/alice",))
+            assert await store.begin(stream, [1], []) is None
+            await store.renew([stream])
+            await store.end(stream, is_over=True)
+            await store.charge(once)
+        assert not metrics.registry.get_sample_value("lipsync_quota_unchecked_total", {"operation": "take"})
+        assert metrics.registry.get_sample_value("lipsync_quota_store_up") == 1
+        async with Redis(port=server.port) as stranger:
+            with pytest.raises(AuthenticationError):
+                await stranger.ping()
+
+
 def test_docker_waits_longer_than_services_need_to_end(every: dict[str, dict[str, Any]]) -> None:
     for name in OURS & set(every) - ONCE:
         environment = every[name]["environment"]
@@ -122,7 +174,7 @@ def test_docker_waits_longer_than_services_need_to_end(every: dict[str, dict[str
 
 
 def test_every_service_is_checked(every: dict[str, dict[str, Any]]) -> None:
-    for name in (OURS | BALANCERS) & set(every) - ONCE:
+    for name in (OURS | BALANCERS | OTHERS) & set(every) - ONCE:
         assert every[name]["healthcheck"]["test"], name
 
 
@@ -142,9 +194,9 @@ def test_with_tls_every_side_has_its_own_key_only() -> None:
 def test_every_side_has_its_own_key_only(every: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     """What the script has made is what the services' settings name, and lets each of them call as far as it must."""
     made = tmp_path / "keys"
-    script = ["sh", TREE / "deploy" / "keys" / "make_service_keys.sh", made]
-    environment = {**os.environ, "LIPSYNC": str(Path(sys.executable).with_name("lipsync"))}
-    key = subprocess.run([*script, "create", "alice"], env=environment, check=True, capture_output=True, text=True).stdout.strip()
+    if "valkey" in every:
+        (made / "store").mkdir(parents=True)
+    key = make_keys(made, "create", "alice")
     known = read_key_file(made / "known" / "keys.json")
     assert {record.caller: set(record.scopes) for record in known.keys} == {
         "compositing": {"infer", "admin"},
@@ -153,7 +205,7 @@ def test_every_side_has_its_own_key_only(every: dict[str, dict[str, Any]], tmp_p
     }
     assert key_id_of(key) in known.by_id
     before = {path: path.read_bytes() for path in made.rglob("*.*")}
-    subprocess.run(script, env=environment, check=True)  # as at every start
+    make_keys(made)  # as at every start
     assert {path: path.read_bytes() for path in made.rglob("*.*")} == before
     for name, kind in {
         "inference": InferenceSettings,
@@ -170,7 +222,8 @@ def test_every_side_has_its_own_key_only(every: dict[str, dict[str, Any]], tmp_p
         assert load_settings(kind, config=None, environ=environ).auth.is_on
         assert not load_settings(kind, config=None, environ=environ | {"LIPSYNC_AUTH__ENABLED": "false"}).auth.is_on
         files = {Path(value) for value in environ.values() if value.startswith("/keys/")}
-        assert len(files) == {InferenceSettings: 1, CompositingSettings: 2, GatewaySettings: 3}[kind]
+        has_store = "valkey" in every and kind is CompositingSettings
+        assert len(files) == {InferenceSettings: 1, CompositingSettings: 2, GatewaySettings: 3}[kind] + has_store
         for file in files:
             assert f":{file.parent}:ro" in "".join(mounts)
             there = made / file.relative_to("/keys")
@@ -204,6 +257,13 @@ def test_files_are_small_enough_for_a_build_context() -> None:
     copied = re.findall(r"^COPY (?!--from)(\S+)", (TREE / "deploy/docker/Dockerfile").read_text(), re.MULTILINE)
     for source in copied:
         assert any(f"!{allowed}" in ignore for allowed in (source, source.partition("/")[0])), source
+
+
+def make_keys(folder: Path, *arguments: str) -> str:
+    """Runs the script that makes them; what it wrote to stdout."""
+    environment = {**os.environ, "LIPSYNC": str(Path(sys.executable).with_name("lipsync"))}
+    command = ["sh", str(TREE / "deploy/keys/make_service_keys.sh"), str(folder), *arguments]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def default(value: object) -> str:

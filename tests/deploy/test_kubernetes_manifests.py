@@ -21,7 +21,7 @@ from service_kit.life import CLOSE_SECONDS
 from service_kit.listening import METRICS_PORT_OFFSET
 from service_kit.settings import load_settings
 
-OVERLAYS = ("cpu", "gpu", "tls", "monitoring")
+OVERLAYS = ("cpu", "gpu", "tls", "monitoring", "shared-limits")
 HARDWARE = ("cpu", "gpu")
 VERSIONS = ("1.28", "1.32", "1.36")
 NOT_KUBERNETES_OWN = {"cert-manager.io", "monitoring.coreos.com"}
@@ -76,7 +76,7 @@ def test_every_overlay_fits_the_schemas(rendered: dict[str, list[Manifest]], ove
 
 @pytest.mark.parametrize("overlay", HARDWARE)
 def test_what_pods_refer_to_is_there(rendered: dict[str, list[Manifest]], repository: Path, overlay: str) -> None:
-    manifests = rendered[overlay] + rendered["tls"]
+    manifests = rendered[overlay] + rendered["tls"] + rendered["shared-limits"]
     there = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
     there |= {("Secret", manifest["spec"]["secretName"]) for manifest in of_kind(manifests, "Certificate")}
     there |= {("Secret", name) for name in secrets_in_readme(repository)}
@@ -110,7 +110,7 @@ def test_services_budgets_and_policies_select_pods_and_their_ports(rendered: dic
         assert fits(workload["spec"]["selector"]["matchLabels"], labels[workload["metadata"]["name"]])
 
 
-@pytest.mark.parametrize("overlay", HARDWARE)
+@pytest.mark.parametrize("overlay", [*HARDWARE, "shared-limits"])
 def test_pods_have_no_rights(rendered: dict[str, list[Manifest]], overlay: str) -> None:
     for name, template in pods(rendered[overlay]):
         spec = template["spec"]
@@ -128,6 +128,22 @@ def test_pods_have_no_rights(rendered: dict[str, list[Manifest]], overlay: str) 
             }
             models = [mount for mount in one["volumeMounts"] if mount["name"] == "models"]
             assert all(mount.get("readOnly") for mount in models) or name == "first-avatar"
+
+
+def test_pods_that_share_limits_accept_their_settings(rendered: dict[str, list[Manifest]], repository: Path) -> None:
+    one = container(rendered["gpu"], "compositing")
+    assert {"configMapRef": {"name": "limits-of-compositing", "optional": True}} in one["envFrom"]
+    environ: dict[str, str] = named(rendered["shared-limits"], "ConfigMap", "limits-of-compositing")["data"]
+    store = load_settings(CompositingSettings, config=None, environ=environ).quotas.store
+    assert store.url == "redis://valkey:6379/0"
+    assert store.password_file == Path("/etc/lipsync-keys/own/store.password")
+    made = secrets_in_readme(repository)
+    assert made["store-users"] == {"users.acl"}
+    assert "store.password" in made["compositing-key"]
+    policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind(rendered["shared-limits"], "NetworkPolicy")}
+    [source] = policies["valkey"]["ingress"]
+    assert [each["podSelector"]["matchLabels"] for each in source["from"]] == [{"app.kubernetes.io/name": "compositing"}]
+    assert not policies["valkey"]["egress"]
 
 
 @pytest.mark.parametrize("overlay", HARDWARE)
