@@ -1,7 +1,7 @@
 """Runs an avatar's network with OpenVINO on a CPU, in bfloat16 or float32.
 
-The network is compiled as its file has it, for a run of one frame: that is its quickest form there. OpenVINO makes finite values
-of some that are not, so what goes in is looked at too.
+The network is rewritten for a run of one frame (`graphs.cpu_form`). OpenVINO makes finite values of some that are not, so what
+goes in is looked at too.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from inference_service.engines.engine import EngineInput
 from inference_service.engines.load_cache import NOTHING_KEPT, LoadCache
 from inference_service.engines.openvino_models import Precision
 from inference_service.engines.outputs import FloatOutputs, Mouths
+from inference_service.graphs.cpu_form import OPENVINO
 from inference_service.settings import OnnxSection
 
 _255 = np.float32(255)
@@ -72,6 +73,7 @@ class OpenVinoEngine(BatchedEngine):
             precision=precision,
             options=options,
             name=self._name,
+            form=OPENVINO[precision],
             cache=cache,
             digest=digest,
         )

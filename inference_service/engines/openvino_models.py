@@ -24,6 +24,7 @@ from avatar_kit.onnx_io import EncoderIO
 from inference_service.engines.devices import DeviceError
 from inference_service.engines.engine import EngineError
 from inference_service.engines.load_cache import NOTHING_KEPT, LoadCache, cache_key
+from inference_service.graphs.cpu_form import Form, in_cpu_form
 from inference_service.limited_threads import interruptible
 from inference_service.settings import OnnxSection
 
@@ -99,13 +100,14 @@ def compiled(
     precision: Precision,
     options: OnnxSection,
     name: str,
+    form: Form | None = None,
     cache: LoadCache = NOTHING_KEPT,
     digest: str = "",
 ) -> Any:
     """Compiles a model, which it changes, for inputs of these shapes (-1: any size) and one output.
 
-    With the `digest` of the model, what was compiled is kept in `cache`. Raises BrokenAvatar, naming the file `name`,
-    when OpenVINO refuses the model, and DeviceError.
+    With a `form` it is brought into that first. With the `digest` of the model, what was compiled is kept in `cache`. Raises
+    BrokenAvatar, naming the file `name`, when OpenVINO refuses the model, and DeviceError.
     """
     outputs = [value for value in model.graph.output if value.name == output]
     del model.graph.output[:]
@@ -117,16 +119,16 @@ def compiled(
         with interruptible(f"opening {name}", _cannot_end):
             properties = _properties(precision, options)
             if not (digest and cache.keeps):
-                return _compiled(entry, model, shapes, properties)
+                return _compiled(entry, in_cpu_form(model, form, name), shapes, properties)
             key = cache_key(
-                "openvino", metadata.version("openvino"), processor(), digest, sorted(shapes.items()), output, properties
+                "openvino", metadata.version("openvino"), processor(), digest, sorted(shapes.items()), output, properties, form
             )
             if (kept := cache.get(key)) is not None:
                 try:
                     return entry.import_model(kept, "CPU", properties)
                 except RuntimeError as error:
                     log.warning("%s is compiled anew: %s", name, reason(error))
-            network = _compiled(entry, model, shapes, properties)
+            network = _compiled(entry, in_cpu_form(model, form, name), shapes, properties)
             cache.put(key, network.export_model().getvalue())
             return network
     except RuntimeError as error:

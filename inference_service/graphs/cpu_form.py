@@ -1,11 +1,12 @@
-"""Rewrites a network into fewer and better placed operations: the form that ONNX Runtime's CPU provider runs quickest.
+"""Rewrites a network into fewer and better placed operations: the form that a CPU runs quickest.
 
 The network's blocks end in a linear 1x1 convolution, begin with one, and interpolate in between. All of that is linear, so it may
 change places, and nothing else is computed, up to rounding (some 1e-6 of the output's range):
 
 - a 1x1 convolution of [enlarged, skipped] is that of the small picture, enlarged, plus that of the skipped one: a quarter of the
   multiplications for the first part, and no copy for the concatenation;
-- two 1x1 convolutions in a row are one, where the first makes more channels than it takes (the first block's);
+- two 1x1 convolutions in a row are one, where the first makes more channels than it takes (the first block's), also with a
+  concatenation in between;
 - channels come in multiples of 16, the block of the AVX-512 layout, or that layout is left and entered again;
 - a block whose wide middle would not stay in the processor's cache runs in slices of its channels, one after the other.
 
@@ -15,8 +16,10 @@ the plain graph is the one to use.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,23 +29,53 @@ from onnx import helper
 
 from inference_service.graphs.graph import Graph
 
+log = logging.getLogger(__name__)
+
 _BLOCK = 16  # channels in a block of ONNX Runtime's layout with AVX-512; a multiple of the 8 of AVX2
-_MIN_ENLARGED = 32  # with fewer channels, interpolating the convolution's many outputs costs more than it saves
-_MAX_MIDDLE_BYTES = 16 * 2**20  # a larger one leaves the last-level cache before it is read again
-_SLICE_BYTES = 7 * 2**20  # a slice, its source and its result fit together
 _CHANNELWISE = {"Relu", "Add", "Resize"}
 # The grids of a Resize on which each value is a mean of values of one channel, with weights of sum 1.
 _CONVEX = {b"align_corners", b"half_pixel", b"asymmetric", b"pytorch_half_pixel"}
 _NO_CHANNEL = -1  # a channel of zeros
 
 
-def cpu_form(model: onnx.ModelProto) -> onnx.ModelProto:
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The sizes at which a program computes quickest. They were found by trying."""
+
+    value_bytes: int
+    min_enlarged: int
+    """Channels of an enlarged picture: with fewer, interpolating the convolution's many outputs costs more than it saves."""
+    max_middle_bytes: int
+    """A larger middle of a block leaves the last-level cache before it is read again."""
+    slice_bytes: int = 7 * 2**20
+    """A slice of one, its source and its result fit together."""
+    revision: int = 1
+    """Raise it with each change of what the form does: compiled networks are kept by it."""
+
+
+ONNX_RUNTIME = Form(value_bytes=4, min_enlarged=32, max_middle_bytes=16 * 2**20)
+OPENVINO = {
+    "float32": Form(value_bytes=4, min_enlarged=64, max_middle_bytes=16 * 2**20),
+    "bfloat16": Form(value_bytes=2, min_enlarged=64, max_middle_bytes=8 * 2**20),
+}
+
+
+def in_cpu_form(model: onnx.ModelProto, form: Form | None, name: str) -> onnx.ModelProto:
+    """Returns the model of the file `name` in that form, or as it is, with a line in the log, where it contradicts itself."""
+    try:
+        return cpu_form(model, form) if form else model
+    except Exception as error:  # weights that do not fit their shapes, and the like
+        log.warning("%s cannot be rewritten for the CPU and runs as it is: %s", name, error)
+        return model
+
+
+def cpu_form(model: onnx.ModelProto, form: Form) -> onnx.ModelProto:
     """Returns an equivalent model for one item at a time on a CPU, or the given one where nothing is recognised.
 
     An open batch dimension is fixed to 1: a CPU gains nothing from batches. A model that is fixed to another size keeps it.
     """
     graph = Graph(model)
-    for step in (_enlarge_later, _merge_linear, _fit_middle):
+    for step in (partial(_enlarge_later, form=form), _merge_linear, partial(_fit_middle, form=form)):
         for node in graph.nodes:
             if graph.maker(node.output[0]) is node and (found := _pointwise(graph, node)):
                 step(graph, found)
@@ -80,7 +113,7 @@ class _Convolution:
         return graph.node("Conv", inputs, output, like=self.node, group=len(weight) if self.groups > 1 else 1)
 
 
-def _enlarge_later(graph: Graph, whole: _Convolution) -> None:
+def _enlarge_later(graph: Graph, whole: _Convolution, form: Form) -> None:
     """Makes of Conv(Concat[Resize(x), y]) Conv(y) + Resize(Conv(x))."""
     concat = graph.maker(whole.source, "Concat")
     if not concat or not graph.is_read_once(whole.source) or _attribute(concat, "axis", None) != 1:
@@ -93,7 +126,7 @@ def _enlarge_later(graph: Graph, whole: _Convolution) -> None:
     enlarged = 0 if resizes[0] else 1
     resize = resizes[enlarged]
     weights = np.split(whole.weight, [first_shape[1]], axis=1)
-    if not resize or weights[enlarged].shape[1] < _MIN_ENLARGED:
+    if not resize or weights[enlarged].shape[1] < form.min_enlarged:
         return
     small = whole.again(graph, weights[enlarged], None, source=resize.input[0])
     large = graph.node("Resize", [small.output[0], *resize.input[1:]], like=resize)
@@ -102,18 +135,37 @@ def _enlarge_later(graph: Graph, whole: _Convolution) -> None:
 
 
 def _merge_linear(graph: Graph, first: _Convolution) -> None:
-    """Gives 1x1 convolutions behind one that widens, with nothing in between, its input instead of its output."""
-    seconds = [_pointwise(graph, reader) for reader in graph.readers(first.output)]
+    """Gives 1x1 convolutions behind one that widens, with at most a concatenation in between, its input instead of its output."""
+    readers = graph.readers(first.output)
+    seconds = [_pointwise(graph, reader) or _behind_concat(graph, reader) for reader in readers]
     if first.output in graph.outputs or first.weight.shape[1] >= first.weight.shape[0] or not all(seconds):
         return
-    matrix = first.weight[:, :, 0, 0]
-    for second in filter(None, seconds):
-        outer = second.weight[:, :, 0, 0]
-        weight, bias = (outer @ matrix)[:, :, None, None], outer @ first.bias + second.bias
-        graph.replace(second.node, [second.again(graph, weight, bias, source=first.source, output=second.output)])
+    for reader, second in zip(readers, seconds, strict=True):
+        if second is None:
+            continue
+        parts = list(reader.input) if reader.op_type == "Concat" else [first.output]
+        place = parts.index(first.output)
+        before = sum(graph.shape(part)[1] or 0 for part in parts[:place])
+        matrices = np.split(second.weight[:, :, 0, 0], [before, before + len(first.bias)], axis=1)
+        bias = matrices[1] @ first.bias + second.bias
+        matrices[1] = matrices[1] @ first.weight[:, :, 0, 0]
+        parts[place] = first.source
+        joined = [graph.node("Concat", parts, like=reader)] if reader.op_type == "Concat" else []
+        source = joined[0].output[0] if joined else first.source
+        weight = np.concatenate(matrices, axis=1)[:, :, None, None]
+        graph.replace(second.node, [*joined, second.again(graph, weight, bias, source=source, output=second.output)])
 
 
-def _fit_middle(graph: Graph, project: _Convolution) -> None:
+def _behind_concat(graph: Graph, concat: onnx.NodeProto) -> _Convolution | None:
+    """Returns the 1x1 convolution that alone reads a concatenation of different tensors, channel after channel."""
+    parts = list(concat.input)
+    if concat.op_type != "Concat" or _attribute(concat, "axis", None) != 1 or not graph.is_read_once(concat.output[0]):
+        return None
+    known = len(set(parts)) == len(parts) and all(len(graph.shape(part)) == 4 and graph.shape(part)[1] for part in parts)
+    return _pointwise(graph, graph.readers(concat.output[0])[0]) if known else None
+
+
+def _fit_middle(graph: Graph, project: _Convolution, form: Form) -> None:
     """Makes of expansion, depthwise convolution and projection a sum of the same over slices of the channels in the middle.
 
     Channels of zeros fill the last block. A block that adds its input is not sliced: it would need its input up to the last
@@ -127,7 +179,7 @@ def _fit_middle(graph: Graph, project: _Convolution) -> None:
     channels = np.arange(len(middle.bias))
     channels = np.pad(channels, (0, -len(channels) % _BLOCK), constant_values=_NO_CHANNEL)
     is_whole = len(readers) > 1 or [node.op_type for node in graph.readers(project.output)] == ["Add"]
-    count = 1 if is_whole else _slice_count(graph.shape(middle.source)[2:], len(channels))
+    count = 1 if is_whole else _slice_count(graph.shape(middle.source)[2:], len(channels), form)
     if count == 1 and len(channels) == len(middle.bias):
         return
     new: list[onnx.NodeProto] = []
@@ -145,14 +197,14 @@ def _fit_middle(graph: Graph, project: _Convolution) -> None:
         new = []
 
 
-def _slice_count(sides: tuple[int | None, ...], channels: int) -> int:
+def _slice_count(sides: tuple[int | None, ...], channels: int, form: Form) -> int:
     """Returns how many equal slices of whole blocks are small enough; 1 when all channels together are, or a side is unknown."""
     known = [side for side in sides if side]
-    total, blocks = 4 * channels * math.prod(known), channels // _BLOCK
-    if len(known) != 2 or total <= _MAX_MIDDLE_BYTES:
+    total, blocks = form.value_bytes * channels * math.prod(known), channels // _BLOCK
+    if len(known) != 2 or total <= form.max_middle_bytes:
         return 1
     counts = [count for count in range(1, blocks + 1) if blocks % count == 0]
-    return next((count for count in counts if total <= count * _SLICE_BYTES), blocks)
+    return next((count for count in counts if total <= count * form.slice_bytes), blocks)
 
 
 def _is_sliceable(graph: Graph, tensor: str, *, readers: int = 1) -> bool:

@@ -8,7 +8,6 @@ are not finite; on a CPU `inference_service.engines.outputs` makes these, and th
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,9 @@ from avatar_kit.errors import BrokenAvatar, as_broken_avatar
 from avatar_kit.geometry import MOUTH_SIZE, Mask
 from avatar_kit.onnx_files import load_model, runtime_reason
 from avatar_kit.onnx_io import NetworkIO, network_io
-from inference_service.graphs.cpu_form import cpu_form
+from inference_service.graphs.cpu_form import ONNX_RUNTIME, in_cpu_form
 from inference_service.graphs.float16 import to_float16
 from inference_service.graphs.graph import needed_nodes
-
-log = logging.getLogger(__name__)
 
 BANK = "lipsync/bank"  # uint8 [slots, 3, 320, 320]
 SLOTS = "lipsync/slots"  # int64 [n]
@@ -73,10 +70,7 @@ def wrap_network(
     producer = model.producer_name
     network_io(model)  # refuses what does not fit before anything is rewritten
     if for_cpu:
-        try:
-            model = cpu_form(model)
-        except Exception as error:  # weights that do not fit their shapes, and the like
-            log.warning("%s cannot be rewritten for the CPU and runs as it is: %s", path.name, error)
+        model = in_cpu_form(model, ONNX_RUNTIME, path.name)
     io = network_io(model)
     if float16:
         model = to_float16(model, io.output)

@@ -22,6 +22,7 @@ from inference_service.engines.devices import Device, DeviceError
 from inference_service.engines.engine import NO_PICTURES, Engine, EngineError, EngineInput, EngineOutput
 from inference_service.engines.load_cache import LoadCache, cache_key
 from inference_service.engines.sessions import PRODUCTS
+from inference_service.graphs.cpu_form import OPENVINO
 from inference_service.models.choosing import EngineChoice
 from inference_service.models.stored_features import StoredFeatures
 from service_kit.malloc import return_free_memory
@@ -57,7 +58,7 @@ class Comparison:
             digest,
             (avatar.version, avatar.mask, avatar.reference_frame),
             _windows(stored, avatar.frame_count).tobytes(),
-            (choice.numerics, choice.exact_numerics, openvino_models.processor(), device.name, device.providers),
+            (choice.numerics, choice.exact_numerics, openvino_models.processor(), device.name, device.providers, OPENVINO),
         )
         kept = cache.get(self._key)
         value = None if kept is None else json.loads(kept)

@@ -21,8 +21,7 @@ from avatar_tools.networks.free import free_network
 from avatar_tools.networks.graph import BATCH
 from avatar_tools.networks.random_weights import random_weights
 from avatar_tools.networks.unet import UNET
-from inference_service.graphs import cpu_form as module
-from inference_service.graphs.cpu_form import cpu_form
+from inference_service.graphs.cpu_form import ONNX_RUNTIME, OPENVINO, Form, cpu_form
 from inference_service.graphs.wrapping import wrap_network
 from tools.demo_drawing.expressions import ExpressionGraph, Value
 
@@ -62,7 +61,7 @@ def plainly(model: onnx.ModelProto, **inputs: Array) -> Array:
 
 
 def test_it_multiplies_less_and_holds_less(unet: onnx.ModelProto) -> None:
-    form, fixed = cpu_form(unet), with_batch(unet, 1)
+    form, fixed = cpu_form(unet, ONNX_RUNTIME), with_batch(unet, 1)
 
     assert products(form) < 0.81 * products(fixed)
     assert max(4 * math.prod(shape) for shape in shapes(fixed).values()) > 50e6
@@ -72,16 +71,28 @@ def test_it_multiplies_less_and_holds_less(unet: onnx.ModelProto) -> None:
     assert Counter(node.op_type for node in form.graph.node)["Concat"] == 1
 
 
+def test_openvinos_form_multiplies_less_and_skips_over_fewer_channels(unet: onnx.ModelProto) -> None:
+    form, fixed = cpu_form(unet, OPENVINO["bfloat16"]), with_batch(unet, 1)
+
+    assert products(form) < 0.87 * products(fixed)
+    joined = [node for node in form.graph.node if node.op_type == "Concat"]
+    widths = [shapes(form)[node.output[0]][1] for node in joined]
+    assert widths == [1024, 64, 44]  # the sound's, and those of the two largest pictures: the last was 64
+    assert max(2 * math.prod(shape) for shape in shapes(form).values()) < 14e6
+
+
 def test_the_given_model_stays_as_it_is(unet: onnx.ModelProto) -> None:
     before = unet.SerializeToString(deterministic=True)
 
-    cpu_form(unet)
+    cpu_form(unet, ONNX_RUNTIME)
 
     assert unet.SerializeToString(deterministic=True) == before
 
 
 def test_it_is_the_same_each_time(unet: onnx.ModelProto) -> None:
-    assert cpu_form(unet).SerializeToString(deterministic=True) == cpu_form(unet).SerializeToString(deterministic=True)
+    once, again = cpu_form(unet, ONNX_RUNTIME), cpu_form(unet, ONNX_RUNTIME)
+
+    assert once.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
 
 
 def test_an_export_with_other_names_and_weights_in_nodes_is_recognised(
@@ -103,9 +114,9 @@ def test_an_export_with_other_names_and_weights_in_nodes_is_recognised(
     for value in [*graph.input, *graph.output]:
         value.name = renamed[value.name]
 
-    form = cpu_form(foreign)
+    form = cpu_form(foreign, ONNX_RUNTIME)
 
-    assert products(form) == products(cpu_form(unet))
+    assert products(form) == products(cpu_form(unet, ONNX_RUNTIME))
     expected = run(unet, input=picture[:1], audio=sound[:1])
     assert np.abs(run(form, **{"in.0": picture[:1], "in.1": sound[:1]}) - expected).max() < 1e-5
 
@@ -114,7 +125,7 @@ def test_another_fixed_batch_stays(unet: onnx.ModelProto) -> None:
     fixed = with_batch(unet, 3)
     before = fixed.SerializeToString(deterministic=True)
 
-    form = cpu_form(fixed)
+    form = cpu_form(fixed, ONNX_RUNTIME)
 
     assert fixed.SerializeToString(deterministic=True) == before
     assert {value.type.tensor_type.shape.dim[0].dim_value for value in [*form.graph.input, *form.graph.output]} == {3}
@@ -127,7 +138,7 @@ def test_weights_listed_as_inputs_are_no_inputs_afterwards() -> None:
     )
     x = np.random.default_rng(0).standard_normal((1, 32, 6, 7)).astype(np.float32)
 
-    form = cpu_form(model)
+    form = cpu_form(model, ONNX_RUNTIME)
 
     assert np.allclose(plainly(form, x=x), plainly(model, x=x), atol=1e-5)
 
@@ -155,7 +166,7 @@ def test_interpolation_and_convolution_change_places(mode: str) -> None:
     model = upsampling_block(coordinate_transformation_mode=mode)
     x = np.random.default_rng(0).standard_normal((1, 32, 6, 7)).astype(np.float32)
 
-    form = cpu_form(model)
+    form = cpu_form(model, ONNX_RUNTIME)
 
     assert "Concat" not in {node.op_type for node in form.graph.node}
     assert np.allclose(plainly(form, x=x), plainly(model, x=x), atol=1e-5)
@@ -167,7 +178,7 @@ def test_interpolation_and_convolution_change_places(mode: str) -> None:
 def test_what_is_no_mean_of_pixels_stays_where_it_is(resize: dict[str, str]) -> None:
     model = upsampling_block(**resize)
 
-    assert cpu_form(model) is model
+    assert cpu_form(model, ONNX_RUNTIME) is model
 
 
 def test_a_tensor_that_a_branch_inside_a_node_reads_is_kept() -> None:
@@ -185,7 +196,7 @@ def test_a_tensor_that_a_branch_inside_a_node_reads_is_kept() -> None:
     model = graph.model("captured", {"y": (y, [BATCH, 16, 4, 4])})
     x = generator.standard_normal((1, 16, 4, 4)).astype(np.float32)
 
-    assert np.allclose(plainly(cpu_form(model), x=x), plainly(model, x=x), atol=1e-4)
+    assert np.allclose(plainly(cpu_form(model, ONNX_RUNTIME), x=x), plainly(model, x=x), atol=1e-4)
 
 
 class Blocks:
@@ -221,6 +232,7 @@ widths = st.sampled_from([3, 6, 12, 16, 32, 48])
     adds=st.booleans(),
     skip_first=st.booleans(),
     slice_bytes=st.sampled_from([16, 4 * 16 * 64, 2**20]),
+    min_enlarged=st.sampled_from([16, 1000]),
 )
 def test_random_networks_stay_the_same(
     seed: int,
@@ -230,6 +242,7 @@ def test_random_networks_stay_the_same(
     adds: bool,
     skip_first: bool,
     slice_bytes: int,
+    min_enlarged: int,
 ) -> None:
     blocks, graph = Blocks(seed), ExpressionGraph()
     skip = blocks.residual(graph.input("x", [BATCH, 6, 8, 8]), 6, stem[0], stem[1], stride=1, adds=False)
@@ -243,10 +256,7 @@ def test_random_networks_stay_the_same(
     model = graph.model("random", {"y": (x.sigmoid(), [BATCH, top[1], 8, 8])})
     picture = blocks.generator.random((1, 6, 8, 8)).astype(np.float32)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_MAX_MIDDLE_BYTES", slice_bytes)
-        patch.setattr(module, "_SLICE_BYTES", slice_bytes)
-        form = cpu_form(model)
+    form = cpu_form(model, Form(value_bytes=4, min_enlarged=min_enlarged, max_middle_bytes=slice_bytes, slice_bytes=slice_bytes))
 
     onnx.checker.check_model(form, full_check=True)
     assert np.abs(plainly(form, x=picture) - plainly(model, x=picture)).max() < 1e-5
@@ -263,13 +273,13 @@ def test_a_network_of_another_family_passes_unchanged() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
-    assert cpu_form(model) is model
+    assert cpu_form(model, ONNX_RUNTIME) is model
 
 
 def test_a_network_that_costs_nothing_keeps_its_open_batch() -> None:
     model = free_network(np.zeros((2, 320, 320, 3), np.uint8))
 
-    assert cpu_form(model) is model
+    assert cpu_form(model, ONNX_RUNTIME) is model
 
 
 def test_shapes_stay_known_behind_nodes_of_unknown_shape(unet: onnx.ModelProto, tmp_path: Path) -> None:

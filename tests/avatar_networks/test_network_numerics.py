@@ -13,7 +13,7 @@ from avatar_kit.onnx_io import encoder_io, network_io
 from avatar_tools.networks.audio_encoder import AUDIO_ENCODER
 from avatar_tools.networks.random_weights import random_weights
 from avatar_tools.networks.unet import UNET
-from inference_service.graphs.cpu_form import cpu_form
+from inference_service.graphs.cpu_form import ONNX_RUNTIME, OPENVINO, Form, cpu_form
 
 from .conftest import with_batch
 
@@ -40,11 +40,14 @@ def test_the_unet_is_the_published_one(run: Any, unet: onnx.ModelProto, picture:
     assert np.abs(mouths[0] - expected).max() < 1e-5
 
 
-def test_its_cpu_form_is_the_same_network(run: Any, unet: onnx.ModelProto, picture: Array, sound: Array, expected: Array) -> None:
-    form = cpu_form(unet)
-    onnx.checker.check_model(form, full_check=True)
+@pytest.mark.parametrize("form", [ONNX_RUNTIME, *OPENVINO.values()], ids=["ONNX Runtime", *OPENVINO])
+def test_its_cpu_form_is_the_same_network(
+    run: Any, unet: onnx.ModelProto, picture: Array, sound: Array, expected: Array, form: Form
+) -> None:
+    model = cpu_form(unet, form)
+    onnx.checker.check_model(model, full_check=True)
 
-    mouth = run(form, input=picture[:1], audio=sound[:1])
+    mouth = run(model, input=picture[:1], audio=sound[:1])
 
     assert mouth.shape == (1, 3, 320, 320)
     assert np.abs(mouth[0] - expected).max() < 1e-5
@@ -86,7 +89,7 @@ def test_the_encoder_is_the_published_one(run: Any, reference: Any) -> None:
 def test_the_services_recognise_their_ends(unet: onnx.ModelProto) -> None:
     ends = network_io(unet)
     assert (ends.visual, ends.audio, ends.output, ends.batch) == ("input", "audio", "output", None)
-    assert network_io(cpu_form(unet)).batch == 1
+    assert network_io(cpu_form(unet, ONNX_RUNTIME)).batch == 1
 
     encoder = encoder_io(AUDIO_ENCODER.graph(random_weights(AUDIO_ENCODER, SEED)))
     assert (encoder.mel, encoder.rows, encoder.batch) == ("mel", "rows", None)

@@ -10,7 +10,7 @@ import pytest
 from avatar_tools.networks.audio_encoder import AUDIO_ENCODER
 from avatar_tools.networks.random_weights import random_weights
 from avatar_tools.networks.unet import UNET
-from inference_service.graphs.cpu_form import cpu_form
+from inference_service.graphs.cpu_form import ONNX_RUNTIME, cpu_form
 
 from ..published_networks import Unet, encoder, torch
 
@@ -30,7 +30,7 @@ def test_unet(run: Any, picture: Any, sound: Any) -> None:
 
     plain = UNET.graph(weights)
     mouths = run(plain, input=picture, audio=sound)
-    mouth = run(cpu_form(plain), input=picture[:1], audio=sound[:1])
+    mouth = run(cpu_form(plain, ONNX_RUNTIME), input=picture[:1], audio=sound[:1])
 
     assert sum(parameter.numel() for parameter in module.parameters()) == 12_186_935
     assert len(module.state_dict()) == 556
