@@ -55,6 +55,7 @@ class WorkerApplication:
     def build(self) -> web.Application:
         """Builds the application."""
         application = web.Application(client_max_size=_BODY_BYTES, middlewares=[self._answers_problems, self._identifies])
+        application.on_response_prepare.append(_name_no_program)
         application.router.add_post("/launch", self._launch)
         application.router.add_get("/rooms", self._list)
         application.router.add_delete("/rooms/{id}", self._end)
@@ -106,6 +107,11 @@ class WorkerApplication:
             return await handler(request)
         except Exception as error:
             return _answer(error)
+
+
+async def _name_no_program(_: web.Request, response: web.StreamResponse) -> None:
+    """Keeps the library from telling everybody its version and Python's."""
+    response.headers["Server"] = "lipsync"
 
 
 def _answer(error: Exception) -> web.Response:

@@ -25,14 +25,14 @@ KEPT = Path("/tmp/lipsync-test-images")
 EXTRA_AUTHORITIES = Path("/usr/local/share/ca-certificates")
 
 BASE = "lipsync-test/base:latest"
-HAPROXY = "lipsync-test/haproxy:latest"
+OTHERS = "lipsync-test/others:latest"
 PREFIX = "lipsync-test/"
 TARGETS = ("compositing", "gateway", "inference-cpu")
 REQUIREMENTS = ("build", "compositing", "gateway", "cpu")
 # The newest HAProxy that a Debian has is nearer to the one that docker-compose.yml names than that of the other base.
 SYSTEMS = {
     BASE: ("bookworm", ("ca-certificates", "espeak-ng", "python3", "python3-venv")),
-    HAPROXY: ("trixie", ("ca-certificates", "haproxy", "wget")),
+    OTHERS: ("trixie", ("ca-certificates", "haproxy", "valkey-server", "wget")),
 }
 BASE_PYTHON = "3.11"
 BOOTSTRAP_S = 600

@@ -16,7 +16,7 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from .images import HAPROXY, PREFIX, TREE
+from .images import OTHERS, PREFIX, TREE
 
 # The SDK leaves the sockets of streams to the garbage collector.
 MARKS = [
@@ -42,7 +42,8 @@ class Stack:
         self.environment = _without_ours(os.environ) | {
             "COMPOSE_PROJECT_NAME": name,
             "DOCKER_HOST": _host(client),
-            "HAPROXY_IMAGE": HAPROXY,
+            "HAPROXY_IMAGE": OTHERS,
+            "VALKEY_IMAGE": OTHERS,
             "IMAGE_PREFIX": PREFIX,
             "API_PORT": "127.0.0.1:0",
             "GATEWAY_PORT": "127.0.0.1:0",

@@ -9,7 +9,7 @@ import pytest
 
 from ..deploy.compose_files import COMBINATIONS
 from .certificates import make_certificates
-from .images import BASE, HAPROXY, PREFIX, TARGETS, TREE
+from .images import BASE, OTHERS, PREFIX, TARGETS, TREE
 from .stack import MARKS, Stack
 
 pytestmark = MARKS
@@ -30,7 +30,7 @@ def test_haproxy_reads_it(images: docker.DockerClient, tmp_path: Path, balancer:
     mounts = {str(TREE / "deploy/haproxy"): "/etc/haproxy/lipsync", str(tmp_path): "/etc/lipsync/tls"}
     command = ["haproxy", "-c", "-f", "/etc/haproxy/lipsync/haproxy.cfg", "-f", f"/etc/haproxy/lipsync/{balancer}.cfg"]
     said = images.containers.run(
-        HAPROXY,
+        OTHERS,
         command,
         environment=environment,
         volumes={source: {"bind": place, "mode": "ro"} for source, place in mounts.items()},
@@ -61,6 +61,13 @@ def test_images_say_what_they_are_and_hold_no_trace_of_the_build(images: docker.
     assert "lipsync_cli" in left
     assert not {"pip", "setuptools", "wheel"} & set(left)
     assert not [each for each in left if each.startswith("/")]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_program_has_the_rights_of_its_owner(images: docker.DockerClient, target: str) -> None:
+    command = ["/", "-xdev", "-type", "f", "-perm", "/6000"]
+    assert images.containers.run(BASE, ["find", *command], remove=True).split(), "the base has some"
+    assert images.containers.run(f"{PREFIX}{target}:latest", command, entrypoint="find", user="0", remove=True) == b""
 
 
 @pytest.mark.parametrize("target", ["compositing", "gateway"])

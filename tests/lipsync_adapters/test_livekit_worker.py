@@ -89,6 +89,12 @@ async def test_a_launched_avatar_joins_and_leaves(server: str, body: dict[str, s
         assert worker.calls.running == 0
 
 
+async def test_answers_do_not_tell_which_programs_run(server: str) -> None:
+    async with working(server) as (_, client):
+        for answer in (await client.get("/rooms"), await client.get("/nothing-here"), await client.post("/launch", data=b"{")):
+            assert answer.headers["Server"] == "lipsync"
+
+
 async def test_one_who_asks_twice_finds_the_avatar_and_another_replaces_it(server: str) -> None:
     body = {"room_name": "room", "url": URL, "token": token()}
     async with working(server) as (worker, client):
