@@ -31,6 +31,7 @@ NOT_QUICK = {
         "avatar_kit/test_verify.py",
         "avatar_kit/test_video_frames.py",
         "avatar_networks",
+        "callers/test_go_client.py",
         "callers/test_shared_quotas.py",
         "callers/test_token_services.py",
         "compositing_core/test_filmed_avatars.py",
