@@ -71,7 +71,13 @@ async def inference_parts(
         threads = LimitedThreads(usable_cores(), "request", on_lost=on_lost, clock=clock)
         stack.push_async_callback(threads.close)
         cache = LoadCache(settings.cache.place, max_bytes=int(settings.cache.max_gb * 2**30))
-        loader = ModelLoader(settings.onnx, max_batch=settings.batching.max_batch, choice=choice, cache=cache)
+        loader = ModelLoader(
+            settings.onnx,
+            max_batch=settings.batching.max_batch,
+            crops_bytes=int(settings.capacity.crops_gb_per_gpu * 2**30),
+            choice=choice,
+            cache=cache,
+        )
         catalog = AvatarCatalog(settings.models_root, settings.models, audio_encoder=settings.audio_encoder_path)
         registry = ModelRegistry(catalog, devices, loader, settings, own_metrics, on_lost=on_lost, clock=clock)
         stack.push_async_callback(registry.close)

@@ -64,6 +64,10 @@ class CapacitySection(Section):
     max_memory_gb: float = Field(default=0, ge=0)
     """Memory of all loaded avatars together, in GiB; 0: no limit."""
 
+    crops_gb_per_gpu: float = Field(default=2, ge=0)
+    """Memory of each GPU for the crops of all avatars, in GiB, taken when the first is loaded: 307,200 bytes a picture, so 40
+    avatars of 523 pictures take 6. Where it does not hold them all, the others cross with each run; 0: all do."""
+
     eviction_policy: Literal["lfu", "lru"] = "lfu"
     """Idle avatar to unload for room: the least frequently (lfu) or the least recently (lru) used."""
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from inference_service.engines.batches import BatchRoom, part_of, warmed_up
 from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import Device
-from inference_service.engines.engine import EngineError, EngineInput, EngineOutput, SharedMemory
+from inference_service.engines.engine import EngineError, EngineInput, EngineOutput
 from inference_service.engines.outputs import Mouths
 from inference_service.engines.run_sizes import runs_of
+from inference_service.engines.shared_memory import SharedMemory
 
 
 class BatchedEngine(ABC):

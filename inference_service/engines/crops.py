@@ -2,20 +2,20 @@
 
 Beside each crop it keeps the border that was cut off it, with which a mouth is resized to its rectangle.
 Pictures are read when a request first needs them, so that an avatar serves at once; `fill` makes the rest, in order. On a CPU the
-bank's own memory is the network's input. On a GPU a batch carries its crops along until the bank is full; then the whole bank
-moves to the GPU.
+bank's own memory is the network's input. On a GPU the crops are copied to an arena that all avatars there share
+(`engines.crop_arena`), as far as it has room; without one, a run carries its crops along.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
@@ -23,15 +23,15 @@ from avatar_kit.border import BorderPixels
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.fitting import CROP_BORDER_BYTES, crop_border
 from avatar_kit.geometry import MOUTH_SIZE, Picture, Rect, crop_328, inner
+from inference_service.engines.crop_arena import CROP_BYTES, CropArena
+from inference_service.engines.device_copies import Placed
 from inference_service.engines.devices import Device
-
-CROP_BYTES = 3 * MOUTH_SIZE * MOUTH_SIZE
 
 
 class Feed(NamedTuple):
     """The crops for a run."""
 
-    bank: onnxruntime.OrtValue | NDArray[np.uint8]  # [slots, 3, 320, 320]
+    bank: Placed | NDArray[np.uint8]  # [slots, 3, 320, 320]
     slots: NDArray[np.int64]  # [n], of the frames
     reference: NDArray[np.int64]  # [1], the slot of the avatar's reference frame; 0 where it has none
 
@@ -42,18 +42,20 @@ class CropBank:
     Frames are indices of the clip here. The avatar's reference frame is always among those that are made or fed.
     """
 
-    def __init__(self, avatar: Avatar, device: Device, *, stays_on_host: bool = False) -> None:
-        """`stays_on_host`: on a GPU too, so that each run brings its crops along."""
+    def __init__(self, avatar: Avatar, device: Device, *, arena: CropArena | None = None) -> None:
+        """`arena`: of the device, where the runs find the crops."""
         self._avatar = avatar
         self.device = device
-        self._moves = device.holds_tensors and not stays_on_host
+        self.arena = arena
+        self._owner = object()  # of slots in the arena
+        if arena:
+            weakref.finalize(self, arena.forget, self._owner)
         self._reference = [] if avatar.reference_frame is None else [avatar.reference_frame]
         # Pages of frames that no request needed are never touched and cost nothing.
-        self._host: NDArray[np.uint8] | None = np.empty((avatar.frame_count, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
+        self._host: NDArray[np.uint8] = np.empty((avatar.frame_count, 3, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
         self._ready = np.zeros(avatar.frame_count, bool)
         self._borders: list[BorderPixels | None] = [None] * avatar.frame_count
         self._locks = [threading.Lock() for _ in range(8)]
-        self._on_device: onnxruntime.OrtValue | None = None
 
     @property
     def frame_count(self) -> int:
@@ -62,15 +64,13 @@ class CropBank:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the crops made so far and of their borders, wherever they are."""
+        """Bytes of the crops made so far and of their borders, in the process."""
         return int(self._ready.sum()) * (CROP_BYTES + CROP_BORDER_BYTES)
 
     @property
     def device_bytes(self) -> int:
-        """Bytes of the crops in the device's own memory: on a GPU none until all are made."""
-        if self.device.is_gpu:
-            return int(self._ready.sum()) * CROP_BYTES if self._host is None else 0
-        return self.memory_bytes
+        """Bytes of these in the device's own memory: on a GPU none, as the arena counts apart."""
+        return 0 if self.device.is_gpu else self.memory_bytes
 
     def missing(self, frames: Sequence[int]) -> list[int]:
         """Returns those of `frames` that `ensure` would have to make."""
@@ -82,7 +82,7 @@ class CropBank:
             self._ensure(frame, partial(self._avatar.read_frame, frame))
 
     def fill(self, goes_on: Callable[[], bool] = lambda: True) -> None:
-        """Makes every crop and, on a GPU, moves them there; ends early when `goes_on` returns False. Blocking.
+        """Makes every crop, and copies it to the arena while that has room; ends early when `goes_on` returns False. Blocking.
 
         Raises BrokenAvatar when some frames cannot be read.
         """
@@ -95,22 +95,26 @@ class CropBank:
                     self._ensure(frame, read)
                 except BrokenAvatar as error:
                     problems += error.problems
+                    continue
+                if self.arena:
+                    self.arena.hold(self._owner, frame, self._host[frame])
         if problems:
             raise BrokenAvatar(list(dict.fromkeys(problems)))
-        if self._moves and self._on_device is None:
-            self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(self._host, "cuda", self.device.gpu_id)
-            self._host = None
 
-    def feed(self, frames: NDArray[np.int64]) -> Feed:
-        """Returns a bank and the slots of `frames` in it. `ensure` must have made them."""
-        host, reference = self._host, np.array(self._reference or [0], np.int64)
-        if host is None:
-            return Feed(self._on_device, frames, reference)
-        if not self.device.is_gpu:
-            return Feed(host, frames, reference)
-        count, along = len(frames), np.concatenate([frames, np.array(self._reference, np.int64)])
+    @contextmanager
+    def fed(self, frames: NDArray[np.int64]) -> Iterator[Feed]:
+        """Gives a bank and the slots of `frames` in it, until the end of the block. `ensure` must have made them."""
+        if not self.device.is_gpu and self.arena is None:
+            yield Feed(self._host, frames, np.array(self._reference or [0], np.int64))
+            return
+        count, along = len(frames), [*frames.tolist(), *self._reference]
+        if self.arena:
+            with self.arena.lent(self._owner, along, self._host.__getitem__) as slots:
+                if slots is not None:
+                    yield Feed(self.arena.bank, slots[:count], slots[-1:])
+                    return
         last = np.array([len(along) - 1], np.int64)
-        return Feed(np.ascontiguousarray(host[along]), np.arange(count, dtype=np.int64), last)
+        yield Feed(self._host[along], np.arange(count, dtype=np.int64), last)
 
     def rect(self, frame: int) -> Rect:
         """Returns the frame's rectangle."""
@@ -122,10 +126,9 @@ class CropBank:
 
     def _ensure(self, frame: int, read: Callable[[], Picture]) -> None:
         with self._locks[frame % len(self._locks)]:
-            host = self._host
-            if host is None or self._ready[frame]:
+            if self._ready[frame]:
                 return
             crop = crop_328(read(), self._avatar.rects[frame])
-            host[frame] = inner(crop).transpose(2, 0, 1)
+            self._host[frame] = inner(crop).transpose(2, 0, 1)
             self._borders[frame] = crop_border(crop)
             self._ready[frame] = True

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.geometry import MOUTH_SIZE
-from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import Device
+from inference_service.engines.shared_memory import SharedMemory
+
+if TYPE_CHECKING:  # banks run sessions, whose errors are an engine's
+    from inference_service.engines.crops import CropBank
 
 NO_PICTURES = np.empty((0, 6, MOUTH_SIZE, MOUTH_SIZE), np.float32)
 
@@ -42,13 +45,6 @@ class EngineOutput:
     mouths_uint8: NDArray[np.uint8] | None  # [n + m, 320, 320, 3]
     finite: NDArray[np.bool_]  # [n + m]
     seconds: float
-
-
-@dataclass(eq=False)
-class SharedMemory:
-    """The memory of what several avatars' engines use together. It counts once."""
-
-    nbytes: int = 0  # measured at the first load
 
 
 class Engine(Protocol):

@@ -1,20 +1,22 @@
 """Runs a session whose inputs and outputs always lie in the same places, as a captured CUDA graph needs them.
 
-A graph is captured at the first run and replayed at all others, so nothing may move: crops and sound are copied to the device's
-buffers, and so are an avatar's weights, within the device, when the run before was of another avatar. It has been run on CPUs
-only, where nothing is captured.
+A graph is captured at the first run and replayed at all others, so nothing may move: sound is copied to the device's buffers, and
+so are crops, where no arena holds them, and an avatar's weights, within the device, when the run before was of another avatar.
+It has been run on CPUs only, where nothing is captured.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from avatar_kit.geometry import MOUTH_SIZE
+from inference_service.engines.device_copies import DeviceCopies, Placed
 from inference_service.engines.devices import Device
 from inference_service.engines.outputs import Mouths, take_pixels
 from inference_service.engines.sessions import run_options
@@ -33,6 +35,7 @@ class WeightBlock:
         self._places = places
         self._device = device
         room = max(1, sum(place.room for place in places))
+        self._copies = DeviceCopies(device)
         self._block = onnxruntime.OrtValue.ortvalue_from_shape_and_type((room,), np.uint8, *device.memory)
         self._loaded: weakref.ref[DeviceWeights] | None = None
 
@@ -44,7 +47,7 @@ class WeightBlock:
         """Copies an avatar's weights here, unless they are those of the last run."""
         if self._loaded is None or self._loaded() is not weights:
             self._loaded = None
-            weights.copy_to(self._block)
+            self._copies.copy(weights.address, self._block.data_ptr(), weights.nbytes)
             self._loaded = weakref.ref(weights)
 
 
@@ -58,8 +61,10 @@ class FixedBuffers:
         block: WeightBlock,
         device: Device,
         run_frames: int,
+        *,
+        bank: Placed | None = None,
     ) -> None:
-        """Allocates the buffers."""
+        """Allocates the buffers. `bank`: where the crops are in the device's memory; None: each run brings its own along."""
         self._session = session
         self._float_name = network.mouths_float
         kind, device_id = device.memory
@@ -75,6 +80,9 @@ class FixedBuffers:
             wrapping.SENT_PICTURES: buffer(np.float32, 0, 6, _SIDE, _SIDE),
             network.windows: buffer(np.float32, run_frames, 32, 16, 16),
         }
+        if bank:
+            del inputs[wrapping.BANK]
+        self._bank = bank
         self._inputs = {name: value for name, value in inputs.items() if name in network.inputs}
         self._outputs = {
             network.mouths_float: buffer(np.float32, run_frames, 3, _SIDE, _SIDE),
@@ -84,19 +92,26 @@ class FixedBuffers:
         self._binding = session.io_binding()
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
+        if bank and wrapping.BANK in network.inputs:
+            self._binding.bind_input(wrapping.BANK, kind, device_id, np.uint8, bank.shape, bank.address)
         for name, value in self._outputs.items():
             self._binding.bind_ortvalue_output(name, value)
         self._block = block
         block.bind(self._binding)
         self._graph = str(run_frames)
 
-    def run(self, weights: DeviceWeights | None, inputs: Mapping[str, NDArray[np.generic]], name: str) -> None:
+    def takes(self, bank: Placed | NDArray[np.uint8]) -> bool:
+        """Tells if runs can have their crops from this bank."""
+        return bank == self._bank if isinstance(bank, Placed) else self._bank is None
+
+    def run(self, weights: DeviceWeights | None, inputs: Mapping[str, NDArray[Any] | Placed], name: str) -> None:
         """Runs a batch of the avatar with these weights, of the file `name`. `inputs` have the shapes of the buffers."""
         if weights is not None:
             self._block.load(weights)
         for key, buffer in self._inputs.items():
-            if inputs[key].size:
-                buffer.update_inplace(np.ascontiguousarray(inputs[key]))
+            value = inputs[key]
+            if isinstance(value, np.ndarray) and value.size:
+                buffer.update_inplace(np.ascontiguousarray(value))
         with run_options(name, graph=self._graph) as options:
             self._session.run_with_iobinding(self._binding, options)
 

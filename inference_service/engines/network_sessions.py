@@ -13,11 +13,12 @@ from typing import TypeAlias
 import onnx
 import onnxruntime
 
+from inference_service.engines.device_copies import Placed
 from inference_service.engines.devices import CPU, CUDA, Device
-from inference_service.engines.engine import SharedMemory
 from inference_service.engines.fixed_buffers import FixedBuffers, WeightBlock
 from inference_service.engines.outputs import FloatOutputs, PixelOutputs, RunOutputs
 from inference_service.engines.sessions import open_session
+from inference_service.engines.shared_memory import SharedMemory
 from inference_service.graphs.weights import Place, SharedGraph
 from inference_service.graphs.wrapping import WrappedNetwork
 from inference_service.settings import OnnxSection
@@ -48,14 +49,18 @@ class NetworkSessions:
         name: str,
         run_sizes: Sequence[int],
         places: Sequence[Place] = (),
+        bank: Placed | None = None,
     ) -> None:
         """Opens the sessions. `run_sizes`: frames of a run, ascending; `places`: of weights that are inputs.
+
+        `bank`: the device's arena of crops, for captured graphs.
 
         Raises BrokenAvatar, naming the file `name`, and DeviceError.
         """
         self.network = network
         self._device = device
         self._places = places
+        self._bank = bank
         self._captures = options.cuda_graphs and device.providers[0][0] == CUDA
         self.memory = SharedMemory()
         self._is_gpu = device.is_gpu
@@ -83,7 +88,9 @@ class NetworkSessions:
         fixed: dict[int, FixedBuffers] = {}
         if self._captures:
             block = WeightBlock(self._places, self._device)
-            fixed = {size: FixedBuffers(session, self.network, block, self._device, size) for size in self._run_sizes}
+            fixed = {
+                size: FixedBuffers(session, self.network, block, self._device, size, bank=self._bank) for size in self._run_sizes
+            }
         return Lane(session, outputs(self.network.mouths_float, self._run_sizes[-1]), fixed)
 
 
@@ -106,7 +113,9 @@ class SharedSessions:
         wanted = provider != CPU if self._options.share_sessions == "auto" else self._options.share_sessions
         return wanted and provider in _TAKES_WEIGHTS
 
-    def sessions(self, graph: SharedGraph, device: Device, *, name: str, run_sizes: tuple[int, ...]) -> NetworkSessions:
+    def sessions(
+        self, graph: SharedGraph, device: Device, *, name: str, run_sizes: tuple[int, ...], bank: Placed | None = None
+    ) -> NetworkSessions:
         """Returns the sessions of a graph on a device, and opens them first if needed. Raises BrokenAvatar and DeviceError."""
         key = (graph.key, device.gpu_id, run_sizes)
         with self._lock:
@@ -114,7 +123,7 @@ class SharedSessions:
         if found is not None:
             return found
         opened = NetworkSessions(
-            graph.model, graph.network, device, self._options, name=name, run_sizes=run_sizes, places=graph.places
+            graph.model, graph.network, device, self._options, name=name, run_sizes=run_sizes, places=graph.places, bank=bank
         )
         with self._lock:  # not held while they are opened: another load may be opening them too, or be stuck at it
             return self._opened.setdefault(key, opened)

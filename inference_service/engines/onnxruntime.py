@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import MOUTH_SIZE
 from inference_service.engines.batched import BatchedEngine
 from inference_service.engines.batches import warmed_up
+from inference_service.engines.crop_arena import CropArena
 from inference_service.engines.crops import CropBank, Feed
+from inference_service.engines.device_copies import Placed
 from inference_service.engines.devices import Device
-from inference_service.engines.engine import EngineError, EngineInput, EngineOutput, SharedMemory
+from inference_service.engines.engine import EngineError, EngineInput, EngineOutput
 from inference_service.engines.network_sessions import Lane, NetworkSessions, SharedSessions
 from inference_service.engines.outputs import Mouths
 from inference_service.engines.run_sizes import sizes_of_equal_bytes
 from inference_service.engines.sessions import run_options
+from inference_service.engines.shared_memory import SharedMemory
 from inference_service.engines.weights import DeviceWeights
 from inference_service.graphs import wrapping
 from inference_service.graphs.weights import take_weights
@@ -41,12 +47,14 @@ class OnnxEngine(BatchedEngine):
         max_batch: int = 0,
         run_frames: int = 0,
         shared: SharedSessions | None = None,
+        arena: CropArena | None = None,
         float16: bool = False,
     ) -> None:
         """Opens the sessions. `max_batch`: frames of a batch at most; `run_frames`: of a run; 0: numbers that suit the device.
 
-        With `shared` its network runs in the sessions there that other avatars use too, where they are for the device and its
-        graph can be shared. With `float16` it computes in that, but for its last layer. Raises BrokenAvatar and DeviceError.
+        `arena`: of the device, for its crops. With `shared` its network runs in the sessions there that other avatars use too,
+        where they are for the device and its graph can be shared. With `float16` it computes in that, but for its last layer.
+        Raises BrokenAvatar and DeviceError.
         """
         model, network = wrapping.wrap_network(
             avatar.network_path,
@@ -56,7 +64,7 @@ class OnnxEngine(BatchedEngine):
             float16=float16,
         )
         super().__init__(
-            CropBank(avatar, device, stays_on_host=options.cuda_graphs),
+            CropBank(avatar, device, arena=arena),
             avatar_id=avatar.id,
             producer=network.producer,
             arithmetic=ARITHMETIC_FLOAT16 if float16 else ARITHMETIC,
@@ -67,14 +75,17 @@ class OnnxEngine(BatchedEngine):
         most = self.run_sizes[-1]
         wanted = () if network.batch else options.batch_buckets
         self._all_sizes = tuple(sorted({*(size for size in wanted if size < most), most}))
+        bank = arena.bank if arena else None
         self._weights: DeviceWeights | None = None
         taken = take_weights(model, network) if shared is not None and shared.are_for(device) else None
         if shared is not None and taken is not None:
             graph, block = taken
-            self._sessions = shared.sessions(graph, device, name=self._name, run_sizes=self._all_sizes)
+            self._sessions = shared.sessions(graph, device, name=self._name, run_sizes=self._all_sizes, bank=bank)
             self._weights = DeviceWeights(graph.places, block, device)
         else:
-            self._sessions = NetworkSessions(model, network, device, options, name=self._name, run_sizes=self._all_sizes)
+            self._sessions = NetworkSessions(
+                model, network, device, options, name=self._name, run_sizes=self._all_sizes, bank=bank
+            )
         self._network = self._sessions.network
         self._bindings: dict[Lane, onnxruntime.IOBinding] = {}
 
@@ -116,8 +127,14 @@ class OnnxEngine(BatchedEngine):
 
     def _run_once(self, lane: Lane, batch: EngineInput, mouths: Mouths, here: slice) -> None:
         """Runs `batch` and puts what it gives into frames `here` of the mouths."""
-        crops = self.bank.feed(batch.frames) if len(batch.frames) else Feed(EMPTY_BANK, batch.frames, FIRST_SLOT)
-        inputs = {
+        if not len(batch.frames):
+            self._run_with(lane, batch, Feed(EMPTY_BANK, batch.frames, FIRST_SLOT), mouths, here)
+            return
+        with self.bank.fed(batch.frames) as crops:
+            self._run_with(lane, batch, crops, mouths, here)
+
+    def _run_with(self, lane: Lane, batch: EngineInput, crops: Feed, mouths: Mouths, here: slice) -> None:
+        inputs: dict[str, NDArray[Any] | Placed] = {
             wrapping.BANK: crops.bank,
             wrapping.SLOTS: crops.slots,
             wrapping.REFERENCE_SLOT: crops.reference,
@@ -125,19 +142,18 @@ class OnnxEngine(BatchedEngine):
             self._network.windows: batch.windows.reshape(-1, 32, 16, 16),
         }
         fixed = lane.fixed.get(len(batch.frames))
-        if fixed is not None and not len(batch.pictures):
-            arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray)}
-            fixed.run(self._weights, arrays, self._name)
+        if fixed is not None and fixed.takes(crops.bank) and not len(batch.pictures):
+            fixed.run(self._weights, inputs, self._name)
             fixed.take(mouths, here)
             return
         binding = self._binding(lane)
         for name, value in inputs.items():
             if name not in self._network.inputs:
                 continue
-            if isinstance(value, np.ndarray):
-                binding.bind_cpu_input(name, value)
+            if isinstance(value, Placed):
+                binding.bind_input(name, *self.device.memory, np.uint8, value.shape, value.address)
             else:
-                binding.bind_ortvalue_input(name, value)
+                binding.bind_cpu_input(name, value)
         lane.outputs.bind(binding, batch)
         with run_options(self._name) as options:
             lane.session.run_with_iobinding(binding, options)

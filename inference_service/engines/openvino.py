@@ -97,14 +97,14 @@ class OpenVinoEngine(BatchedEngine):
     def _run_once(self, lane: _Lane, batch: EngineInput) -> None:
         own = len(batch.frames)
         if own:
-            crops = self.bank.feed(batch.frames)
-            bank = np.asarray(crops.bank)
-            for place, slot in enumerate(crops.slots):
-                seen, masked = lane.pictures[place, :3], lane.pictures[place, 3:]
-                np.divide(bank[slot], _255, out=seen)
-                np.multiply(seen, self._kept, out=masked)
-                if self._has_reference:
-                    np.divide(bank[crops.reference[0]], _255, out=seen)
+            with self.bank.fed(batch.frames) as crops:
+                bank = np.asarray(crops.bank)
+                for place, slot in enumerate(crops.slots):
+                    seen, masked = lane.pictures[place, :3], lane.pictures[place, 3:]
+                    np.divide(bank[slot], _255, out=seen)
+                    np.multiply(seen, self._kept, out=masked)
+                    if self._has_reference:
+                        np.divide(bank[crops.reference[0]], _255, out=seen)
         lane.pictures[own:] = batch.pictures
         lane.windows[...] = batch.windows.reshape(lane.windows.shape)
         openvino_models.run(lane.request, self._name)

@@ -24,19 +24,11 @@ class DeviceWeights:
         self._on_host = None if device.is_gpu else block
         self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(block, *device.memory) if device.is_gpu else None
 
+        self.address: int = block.ctypes.data if self._on_device is None else self._on_device.data_ptr()
+
     def bind(self, binding: onnxruntime.IOBinding) -> None:
         """Binds each tensor to its input. The binding then reads this block in every run."""
-        if self._on_device is not None:
-            bind_places(binding, self._places, self._on_device.data_ptr(), self._device)
-        elif self._on_host is not None:
-            bind_places(binding, self._places, self._on_host.ctypes.data, self._device)
-
-    def copy_to(self, block: onnxruntime.OrtValue) -> None:
-        """Copies all to another block on the same device."""
-        if self._on_device is not None:
-            onnxruntime.copy_tensors([self._on_device], [block])
-        elif self._on_host is not None:
-            block.update_inplace(self._on_host)
+        bind_places(binding, self._places, self.address, self._device)
 
 
 def bind_places(binding: onnxruntime.IOBinding, places: Sequence[Place], address: int, device: Device) -> None:

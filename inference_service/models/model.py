@@ -19,12 +19,14 @@ from avatar_kit.errors import BrokenAvatar
 from avatar_kit.onnx_files import load_model, load_model_with_digest
 from avatar_kit.onnx_io import DEMO_PRODUCER
 from inference_service.audio.features import AudioFeatures
+from inference_service.engines.crop_arena import CropArena
 from inference_service.engines.devices import THE_CPU, Device
-from inference_service.engines.engine import Engine, SharedMemory
+from inference_service.engines.engine import Engine
 from inference_service.engines.load_cache import NOTHING_KEPT, LoadCache
 from inference_service.engines.network_sessions import SharedSessions
 from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.engines.openvino import OpenVinoEngine
+from inference_service.engines.shared_memory import SharedMemory
 from inference_service.models.choosing import IN_FLOAT32, EngineChoice
 from inference_service.models.encoders import open_encoder
 from inference_service.models.memory import MemoryMeter
@@ -59,35 +61,53 @@ class LoadedModel:
         return self.network_bytes + sum(engine.bank.memory_bytes for engine in self.engines)
 
     @property
+    def device_bytes(self) -> int:
+        """The part of it in the memory of its devices."""
+        return self.network_bytes + sum(engine.bank.device_bytes for engine in self.engines)
+
+    @property
     def shared_memory(self) -> list[SharedMemory]:
-        """The memory that it shares with other avatars, in parts, one a device at most."""
-        return [engine.shared_memory for engine in self.engines if engine.shared_memory]
+        """The memory that it shares with other avatars: on each device that of sessions and that of crops."""
+        sessions = [engine.shared_memory for engine in self.engines if engine.shared_memory]
+        return sessions + [engine.bank.arena.memory for engine in self.engines if engine.bank.arena]
 
     def note_run(self, seconds: float) -> None:
         """Adds the time of one run."""
         self.total_inference_ms += seconds * 1000
 
 
-def memory_of_all(models: Iterable[LoadedModel]) -> int:
-    """Returns the memory of several avatars together: what they share counts once."""
+def memory_of_all(models: Iterable[LoadedModel], *, on_devices: bool = False) -> int:
+    """Returns the memory of several avatars together, or what of it is on their devices: what they share counts once."""
     models = list(models)
     shared = dict.fromkeys(part for model in models for part in model.shared_memory)
-    return sum(model.memory_bytes for model in models) + sum(part.nbytes for part in shared)
+    return sum(model.device_bytes if on_devices else model.memory_bytes for model in models) + sum(part.nbytes for part in shared)
 
 
 class ModelLoader:
     """Opens avatars on devices. Blocking; loads on several threads do not wait for each other."""
 
     def __init__(
-        self, options: OnnxSection, *, max_batch: int = 0, choice: EngineChoice = IN_FLOAT32, cache: LoadCache = NOTHING_KEPT
+        self,
+        options: OnnxSection,
+        *,
+        max_batch: int = 0,
+        crops_bytes: int = 0,
+        choice: EngineChoice = IN_FLOAT32,
+        cache: LoadCache = NOTHING_KEPT,
     ) -> None:
-        """`max_batch`: frames of a batch at most; 0: a number that suits the device. `cache`: what loads keep for later ones."""
+        """`max_batch`: frames of a batch at most; 0: a number that suits the device. `cache`: what loads keep for later ones.
+
+        `crops_bytes`: for crops on each GPU.
+        """
         self._options = options
         self._choice = choice
         self._cache = cache
         self._max_batch = max_batch
         self._memory = MemoryMeter()
         self._shared = SharedSessions(options)
+        self._crops_bytes = crops_bytes
+        self._arenas: dict[int, CropArena] = {}  # by GPU
+        self._arenas_lock = Lock()
         self._encoders_lock = Lock()
         self._encoders: weakref.WeakValueDictionary[tuple[object, ...], AudioFeatures] = weakref.WeakValueDictionary()
         self._refused: list[AudioFeatures] = []  # kept alive, or the next load would open them again
@@ -121,7 +141,9 @@ class ModelLoader:
                 return OpenVinoEngine(
                     avatar, device, self._options, precision="float32", max_batch=self._max_batch, cache=self._cache
                 )
-            return OnnxEngine(avatar, device, self._options, max_batch=self._max_batch, shared=self._shared)
+            return OnnxEngine(
+                avatar, device, self._options, max_batch=self._max_batch, shared=self._shared, arena=self._arena(device)
+            )
 
         def open_quick(device: Device) -> Engine:
             if self._choice.bfloat16:
@@ -134,8 +156,18 @@ class ModelLoader:
                     network=(network, digest) if device == devices[0] else None,  # it is changed
                     cache=self._cache,
                 )
-            return OnnxEngine(avatar, device, self._options, max_batch=self._max_batch, shared=self._shared, float16=True)
+            return OnnxEngine(
+                avatar,
+                device,
+                self._options,
+                max_batch=self._max_batch,
+                shared=self._shared,
+                arena=self._arena(device),
+                float16=True,
+            )
 
+        for device in devices:
+            self._arena(device)  # before anything is measured: it counts apart
         if self._choice.quick_precision:
             network, digest = load_model_with_digest(avatar.network_path)
             comparison = Comparison(avatar, stored, digest, devices[0], self._choice, self._cache)
@@ -156,6 +188,16 @@ class ModelLoader:
             opened = [open_exactly(self._noted(open_in_float32(device))) for device in devices]
             return_free_memory()
         return opened, taken.bytes
+
+    def _arena(self, device: Device) -> CropArena | None:
+        """Returns the arena of a device's crops, None where it has none. Raises DeviceError."""
+        if not (device.holds_tensors and self._crops_bytes):
+            return None
+        with self._arenas_lock:
+            arena = self._arenas.get(device.gpu_id)
+            if arena is None:
+                arena = self._arenas[device.gpu_id] = CropArena(device, self._crops_bytes)
+            return arena
 
     def _noted(self, engine: Engine) -> Engine:
         self._memory.leave_out(engine.bank)

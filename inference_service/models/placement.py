@@ -9,7 +9,7 @@ import psutil
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.fitting import CROP_BORDER_BYTES
-from inference_service.engines.crops import CROP_BYTES
+from inference_service.engines.crop_arena import CROP_BYTES
 from inference_service.engines.devices import Device
 from inference_service.models.model import LoadedModel, memory_of_all
 from inference_service.settings import InferenceSettings
@@ -99,19 +99,23 @@ class Placement:
         former, limit = self._former(), int(self._settings.gpus.memory_gb_per_gpu * 2**30)
 
         def victims_among(
-            loaded: Sequence[Lease[LoadedModel]], former: Sequence[Lease[LoadedModel]], max_bytes: int
+            loaded: Sequence[Lease[LoadedModel]], former: Sequence[Lease[LoadedModel]], max_bytes: int, *, on_devices: bool
         ) -> Sequence[Lease[LoadedModel]]:
             stay = [coming.value, *_models(former)]
-            return self._victims(coming.key, loaded, max_bytes, lambda kept: memory_of_all([*kept, *stay])) or []
 
-        victims = [*victims_among(self._loaded(), former, self.max_bytes)]
+            def with_them(kept: Sequence[LoadedModel]) -> int:
+                return memory_of_all([*kept, *stay], on_devices=on_devices)
+
+            return self._victims(coming.key, loaded, max_bytes, with_them) or []
+
+        victims = [*victims_among(self._loaded(), former, self.max_bytes, on_devices=False)]
         for engine in coming.value.engines:
-            victims += victims_among(_on(engine.device, self._loaded()), _on(engine.device, former), limit)
+            victims += victims_among(_on(engine.device, self._loaded()), _on(engine.device, former), limit, on_devices=True)
         for victim in dict.fromkeys(victims):
             self._evict(victim.key, "memory")
 
     def is_worth_filling(self, coming: LoadedModel) -> bool:
-        """Tells if all crops should be made now: a GPU takes only a full bank, and a video is best decoded once, in order."""
+        """Tells if all crops should be made now: a GPU is quicker than they are made, and a video is best decoded in order."""
         if any(engine.device.is_gpu for engine in coming.engines):
             return True
         if not coming.avatar.video:
@@ -121,7 +125,7 @@ class Placement:
         return len(coming.engines) * coming.avatar.frame_count * (CROP_BYTES + CROP_BORDER_BYTES) <= room
 
     def _bytes_on(self, device: Device) -> int:
-        return memory_of_all(_models(_on(device, {*self._loaded(), *self._former()})))
+        return memory_of_all(_models(_on(device, {*self._loaded(), *self._former()})), on_devices=True)
 
     def _victims(
         self,

@@ -50,8 +50,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
 def crops(avatar: Avatar) -> np.ndarray:
     bank = CropBank(avatar, CPU)
     bank.fill()
-    fed = bank.feed(np.arange(FRAMES))
-    return np.asarray(fed.bank)[fed.slots]
+    with bank.fed(np.arange(FRAMES)) as fed:
+        return np.asarray(fed.bank)[fed.slots]
 
 
 def test_the_crops_are_those_of_the_pictures(forms: tuple[Avatar, Avatar], decoded: Counter[int]) -> None:
@@ -74,7 +74,8 @@ def test_requests_while_it_is_filled_wait_for_no_other_frames(forms: tuple[Avata
     def ask(first: int) -> None:
         asked = list(range(first, first + 6))
         bank.ensure(asked)
-        fed = bank.feed(np.array(asked))
+        with bank.fed(np.array(asked)) as feed:
+            fed = feed
         np.testing.assert_array_equal(np.asarray(fed.bank)[fed.slots], wanted[asked])
 
     with ThreadPoolExecutor(9) as pool:
@@ -92,7 +93,8 @@ def test_without_a_filling_frames_come_one_by_one(forms: tuple[Avatar, Avatar]) 
     bank, wanted = CropBank(kept, CPU), crops(extracted)
     for frame in (29, 4, 13):
         bank.ensure([frame])
-        fed = bank.feed(np.array([frame]))
+        with bank.fed(np.array([frame])) as feed:
+            fed = feed
         np.testing.assert_array_equal(np.asarray(fed.bank)[fed.slots][0], wanted[frame])
     assert bank.missing(range(FRAMES)) == [frame for frame in range(FRAMES) if frame not in {29, 4, 13}]
     bank.fill()

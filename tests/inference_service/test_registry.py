@@ -8,9 +8,10 @@ import pytest
 
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.onnx_io import DEMO_PRODUCER
-from inference_service.engines.devices import Device, find_devices
+from inference_service.engines.crop_arena import CROP_BYTES, CropArena
+from inference_service.engines.devices import THE_CPU, Device, find_devices
 from inference_service.metrics import InferenceMetrics
-from inference_service.models.model import ModelLoader
+from inference_service.models.model import ModelLoader, memory_of_all
 from inference_service.models.registry import ModelRegistry
 from inference_service.settings import InferenceSettings
 from service_kit.clock import SYSTEM_CLOCK, Clock
@@ -243,6 +244,21 @@ async def test_what_avatars_share_counts_once(make_avatar: MakeAvatar, tmp_path:
         assert (await models.load(avatar_id)).value.network_bytes == weights
     crops = sum(lease.value.engines[0].bank.memory_bytes for lease in models.loaded)
     assert models.placement.memory_bytes == 3 * weights + crops + shared.nbytes
+    await models.close()
+
+
+async def test_an_arena_of_crops_counts_once_beside_what_the_process_holds(make_avatar: MakeAvatar, tmp_path: Path) -> None:
+    """As on a GPU: the arena is played by one in the process's memory."""
+    for avatar_id in "ab":
+        make_avatar(avatar_id)
+    models = registry(tmp_path)
+    loaded = [(await models.load(avatar_id)).value for avatar_id in "ab"]
+    before = models.placement.memory_bytes
+    arena = CropArena(THE_CPU, 10 * CROP_BYTES)
+    for model in loaded:
+        model.engines[0].bank.arena = arena
+    assert models.placement.memory_bytes == before + 10 * CROP_BYTES
+    assert memory_of_all(loaded, on_devices=True) == sum(model.device_bytes for model in loaded) + 10 * CROP_BYTES
     await models.close()
 
 
