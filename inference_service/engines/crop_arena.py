@@ -19,6 +19,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from avatar_kit.geometry import MOUTH_SIZE
+from inference_service.engines.capturing import GATE
 from inference_service.engines.device_copies import DeviceCopies, Placed
 from inference_service.engines.devices import Device, DeviceError
 from inference_service.engines.shared_memory import SharedMemory
@@ -38,7 +39,8 @@ class CropArena:
         count = max_bytes // CROP_BYTES
         shape = (count, 3, MOUTH_SIZE, MOUTH_SIZE)
         try:
-            self._memory = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, *device.memory)
+            with GATE.call():
+                self._memory = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, *device.memory)
         except Exception as error:  # of the runtime, without a common base
             asked = f"capacity.crops_gb_per_gpu: {device.name} has no {count * CROP_BYTES / 1e9:.1f} GB"
             raise DeviceError(f"{asked}: {error}") from error

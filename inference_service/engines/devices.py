@@ -111,7 +111,7 @@ def _gpu_options(provider: str, gpu: GpuMemory, limit_bytes: int, onnx: OnnxSect
     if provider == CUDA:
         # HEURISTIC: an exhaustive search would run again for every new batch size, inside a request.
         options |= {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
-        options |= {"prefer_nhwc": int(onnx.prefer_nhwc), "enable_cuda_graph": int(onnx.cuda_graphs)}
+        options["prefer_nhwc"] = int(onnx.prefer_nhwc)
         if limit_bytes:
             options["gpu_mem_limit"] = limit_bytes
     return options

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from avatar_kit.geometry import MOUTH_SIZE
+from inference_service.engines.capturing import GATE
 from inference_service.engines.device_copies import DeviceCopies, Placed
 from inference_service.engines.devices import Device
 from inference_service.engines.outputs import Mouths, take_pixels
@@ -36,7 +38,8 @@ class WeightBlock:
         self._device = device
         room = max(1, sum(place.room for place in places))
         self._copies = DeviceCopies(device)
-        self._block = onnxruntime.OrtValue.ortvalue_from_shape_and_type((room,), np.uint8, *device.memory)
+        with GATE.call():
+            self._block = onnxruntime.OrtValue.ortvalue_from_shape_and_type((room,), np.uint8, *device.memory)
         self._loaded: weakref.ref[DeviceWeights] | None = None
 
     def bind(self, binding: onnxruntime.IOBinding) -> None:
@@ -52,7 +55,10 @@ class WeightBlock:
 
 
 class FixedBuffers:
-    """The buffers of one session of a graph that makes pixels, for runs of the same number of the avatar's own pictures."""
+    """The buffers of one session of a graph that makes pixels, for runs of the same number of the avatar's own pictures.
+
+    ONNX Runtime keeps a captured graph for the thread that captured it alone: all runs of the session are on one `thread`.
+    """
 
     def __init__(
         self,
@@ -62,22 +68,26 @@ class FixedBuffers:
         device: Device,
         run_frames: int,
         *,
+        thread: Executor,
         bank: Placed | None = None,
     ) -> None:
-        """Allocates the buffers. `bank`: where the crops are in the device's memory; None: each run brings its own along."""
+        """Allocates the buffers. The session's graph must not take pictures of callers.
+
+        `bank`: where the crops are in the device's memory; None: each run brings its own along.
+        """
         self._session = session
         self._float_name = network.mouths_float
         kind, device_id = device.memory
         crops = run_frames + (wrapping.REFERENCE_SLOT in network.inputs)
 
         def buffer(dtype: type[np.generic], *shape: int) -> onnxruntime.OrtValue:
-            return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, kind, device_id)
+            with GATE.call():
+                return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, kind, device_id)
 
         inputs = {
             wrapping.BANK: buffer(np.uint8, crops, 3, _SIDE, _SIDE),
             wrapping.SLOTS: buffer(np.int64, run_frames),
             wrapping.REFERENCE_SLOT: buffer(np.int64, 1),
-            wrapping.SENT_PICTURES: buffer(np.float32, 0, 6, _SIDE, _SIDE),
             network.windows: buffer(np.float32, run_frames, 32, 16, 16),
         }
         if bank:
@@ -99,6 +109,8 @@ class FixedBuffers:
         self._block = block
         block.bind(self._binding)
         self._graph = str(run_frames)
+        self._thread = thread
+        self._is_captured = False
 
     def takes(self, bank: Placed | NDArray[np.uint8]) -> bool:
         """Tells if runs can have their crops from this bank."""
@@ -108,15 +120,19 @@ class FixedBuffers:
         """Runs a batch of the avatar with these weights, of the file `name`. `inputs` have the shapes of the buffers."""
         if weights is not None:
             self._block.load(weights)
-        for key, buffer in self._inputs.items():
-            value = inputs[key]
-            if isinstance(value, np.ndarray) and value.size:
-                buffer.update_inplace(np.ascontiguousarray(value))
-        with run_options(name, graph=self._graph) as options:
-            self._session.run_with_iobinding(self._binding, options)
+        with GATE.call():
+            for key, buffer in self._inputs.items():
+                value = inputs[key]
+                if isinstance(value, np.ndarray):
+                    buffer.update_inplace(np.ascontiguousarray(value))
+        with run_options(name, graph=self._graph, captures=not self._is_captured) as options:
+            self._thread.submit(self._session.run_with_iobinding, self._binding, options).result()
+        self._is_captured = True
 
     def take(self, mouths: Mouths, here: slice) -> None:
         """Puts the outputs of the last run into frames `here` of a batch. Only what is wanted is copied from the device."""
-        floats = None if mouths.floats is None else self._outputs[self._float_name].numpy()
-        planes = None if mouths.pixels is None else self._outputs[wrapping.MOUTHS_UINT8].numpy()
-        take_pixels(mouths, here, self._outputs[wrapping.SUMS].numpy(), floats, planes)
+        with GATE.call():
+            floats = None if mouths.floats is None else self._outputs[self._float_name].numpy()
+            planes = None if mouths.pixels is None else self._outputs[wrapping.MOUTHS_UINT8].numpy()
+            sums = self._outputs[wrapping.SUMS].numpy()
+        take_pixels(mouths, here, sums, floats, planes)

@@ -6,6 +6,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -20,7 +21,7 @@ from inference_service.engines.outputs import FloatOutputs, PixelOutputs, RunOut
 from inference_service.engines.sessions import open_session
 from inference_service.engines.shared_memory import SharedMemory
 from inference_service.graphs.weights import Place, SharedGraph
-from inference_service.graphs.wrapping import WrappedNetwork
+from inference_service.graphs.wrapping import WrappedNetwork, without_sent_pictures
 from inference_service.settings import OnnxSection
 
 # Providers that take weights as inputs. Others compile them into their programs.
@@ -67,9 +68,11 @@ class NetworkSessions:
         self._run_sizes = run_sizes
         count = options.cuda_streams_per_worker if device.is_gpu else 1
         self.sessions = [open_session(model, device, options, name=name) for _ in range(count)]
+        captured = without_sent_pictures(model) if self._captures else model
         self._idle: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         for session in self.sessions:
-            self._idle.put(self._lane(session))
+            replayed = open_session(captured, device, options, name=name, captures=True) if self._captures else None
+            self._idle.put(self._lane(session, replayed))
 
     @contextmanager
     def lent_lane(self) -> Iterator[Lane]:
@@ -83,13 +86,14 @@ class NetworkSessions:
         finally:
             self._idle.put(lane)
 
-    def _lane(self, session: onnxruntime.InferenceSession) -> Lane:
+    def _lane(self, session: onnxruntime.InferenceSession, replayed: onnxruntime.InferenceSession | None = None) -> Lane:
         outputs = PixelOutputs if self._is_gpu else FloatOutputs
         fixed: dict[int, FixedBuffers] = {}
-        if self._captures:
-            block = WeightBlock(self._places, self._device)
+        if replayed:
+            block, thread = WeightBlock(self._places, self._device), ThreadPoolExecutor(1, thread_name_prefix="captured")
             fixed = {
-                size: FixedBuffers(session, self.network, block, self._device, size, bank=self._bank) for size in self._run_sizes
+                size: FixedBuffers(replayed, self.network, block, self._device, size, thread=thread, bank=self._bank)
+                for size in self._run_sizes
             }
         return Lane(session, outputs(self.network.mouths_float, self._run_sizes[-1]), fixed)
 

@@ -15,7 +15,8 @@ from avatar_kit.cores import usable_cores
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.onnx_files import runtime_reason
 from avatar_kit.onnx_io import EncoderIO
-from inference_service.engines.devices import CPU, SILENT, Device, DeviceError
+from inference_service.engines.capturing import GATE
+from inference_service.engines.devices import CPU, CUDA, SILENT, Device, DeviceError
 from inference_service.engines.engine import EngineError
 from inference_service.engines.plugins import PLUGINS, plugin_devices
 from inference_service.engines.tensorrt import TENSORRT, tensorrt_options
@@ -27,8 +28,10 @@ PRODUCTS = frozenset({"Conv", "FusedConv", "ConvTranspose", "MatMul", "Gemm"})
 HEAVY_OPERATORS = PRODUCTS | {"Resize"}
 
 
-def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *, name: str) -> onnxruntime.InferenceSession:
-    """Opens a session of `model` on `device`.
+def open_session(
+    model: onnx.ModelProto, device: Device, options: OnnxSection, *, name: str, captures: bool = False
+) -> onnxruntime.InferenceSession:
+    """Opens a session of `model` on `device`. `captures`: its runs replay CUDA graphs, where the device has them.
 
     Raises BrokenAvatar, naming the file `name`, when ONNX Runtime refuses the model, and DeviceError when the device's provider
     does not take the model: there is no silent fall-back to another.
@@ -38,12 +41,13 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
     # A plug-in is chosen by its device, and then providers may not be named.
     plugin = next((provider for provider, _ in device.providers if provider in PLUGINS), None)
     providers = [
-        (provider, dict(choices) | _options_for(provider, model, serialized, options)) for provider, choices in device.providers
+        (provider, dict(choices) | _options_for(provider, model, serialized, options, captures=captures))
+        for provider, choices in device.providers
     ]
     if plugin:
         chosen.add_provider_for_devices([plugin_devices(plugin)[device.gpu_id]], {})
     try:
-        with interruptible(f"opening {name}", lambda: chosen.set_load_cancellation_flag(True)):
+        with GATE.call(), interruptible(f"opening {name}", lambda: chosen.set_load_cancellation_flag(True)):
             session = onnxruntime.InferenceSession(serialized, sess_options=chosen, providers=None if plugin else providers)
     except Exception as error:  # its errors have no common base
         raise BrokenAvatar(f"{name}: ONNX Runtime refuses it: {runtime_reason(error)}") from error
@@ -57,15 +61,15 @@ def open_session(model: onnx.ModelProto, device: Device, options: OnnxSection, *
     return session
 
 
-# Names the graph of a run, where the session captures CUDA graphs: none.
+# In place of the number of a graph: the run replays none.
 NOT_CAPTURED = "-1"
 
 
 @contextmanager
-def run_options(name: str, *, graph: str = NOT_CAPTURED) -> Iterator[onnxruntime.RunOptions]:
+def run_options(name: str, *, graph: str = NOT_CAPTURED, captures: bool = False) -> Iterator[onnxruntime.RunOptions]:
     """Gives options for one run of a session of the file `name`. Cutting this thread's work short ends the run.
 
-    `graph`: the number of the captured CUDA graph that the run replays.
+    `graph`: the number of the captured CUDA graph that the run replays. `captures`: it is captured in this run.
     """
     options = onnxruntime.RunOptions()
     options.log_severity_level = SILENT
@@ -75,7 +79,7 @@ def run_options(name: str, *, graph: str = NOT_CAPTURED) -> Iterator[onnxruntime
     def end() -> None:
         options.terminate = True
 
-    with interruptible(f"running {name}", end):
+    with GATE.capture() if captures else GATE.call(), interruptible(f"running {name}", end):
         yield options
 
 
@@ -95,7 +99,11 @@ def encoder_run(
     return run
 
 
-def _options_for(provider: str, model: onnx.ModelProto, serialized: bytes, options: OnnxSection) -> dict[str, str]:
+def _options_for(
+    provider: str, model: onnx.ModelProto, serialized: bytes, options: OnnxSection, *, captures: bool
+) -> dict[str, str]:
+    if provider == CUDA and captures:
+        return {"enable_cuda_graph": "1"}
     if provider != TENSORRT:
         return {}
     is_float16 = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from inference_service.engines.capturing import GATE
 from inference_service.engines.devices import Device
 from inference_service.graphs.weights import Place
 
@@ -22,7 +23,8 @@ class DeviceWeights:
         self.nbytes = block.nbytes
         # Not made a value on a CPU: ONNX Runtime would copy it, to where the places are not aligned.
         self._on_host = None if device.is_gpu else block
-        self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(block, *device.memory) if device.is_gpu else None
+        with GATE.call():
+            self._on_device = onnxruntime.OrtValue.ortvalue_from_numpy(block, *device.memory) if device.is_gpu else None
 
         self.address: int = block.ctypes.data if self._on_device is None else self._on_device.data_ptr()
 

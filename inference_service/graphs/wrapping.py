@@ -89,6 +89,25 @@ def wrap_network(
     return model, WrappedNetwork(io.audio, io.output, frozenset(value.name for value in inputs), io.batch, producer)
 
 
+def without_sent_pictures(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns a copy of a wrapped network that takes the avatar's own pictures alone.
+
+    A captured CUDA graph needs that: ONNX Runtime joins tensors of different sizes by tables. It uploads them from memory that it
+    uses for other things after the run, and that each replay would read again (CudaAsyncBuffer in its concat.cc).
+    """
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    for node in own.graph.node:
+        if SENT_PICTURES in node.input:
+            node.op_type = "Identity"
+            node.input.remove(SENT_PICTURES)
+            del node.attribute[:]
+    inputs = [value for value in own.graph.input if value.name != SENT_PICTURES]
+    del own.graph.input[:]
+    own.graph.input.extend(inputs)
+    return own
+
+
 def _inputs(io: NetworkIO) -> list[onnx.ValueInfoProto]:
     return [
         helper.make_tensor_value_info(BANK, TensorProto.UINT8, ["slots", 3, MOUTH_SIZE, MOUTH_SIZE]),
