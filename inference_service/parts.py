@@ -81,7 +81,8 @@ async def inference_parts(
         catalog = AvatarCatalog(settings.models_root, settings.models, audio_encoder=settings.audio_encoder_path)
         registry = ModelRegistry(catalog, devices, loader, settings, own_metrics, on_lost=on_lost, clock=clock)
         stack.push_async_callback(registry.close)
-        workers = settings.server.worker_count_per_gpu * len(devices)
+        runs = {device.gpu_id: runs_at_once(settings, device) for device in devices}
+        workers = sum(runs.values())
         admission = Admission(
             workers=workers,
             admits_all=settings.limits.admit_sessions == "all",
@@ -95,7 +96,7 @@ async def inference_parts(
         for device in devices:
             dispatcher = dispatchers[device.gpu_id] = Dispatcher(
                 device,
-                workers=settings.server.worker_count_per_gpu,
+                workers=runs[device.gpu_id],
                 max_delay_s=settings.batching.max_delay_ms / 1000,
                 run_limit_s=settings.limits.run_seconds,
                 admission=admission,
@@ -156,6 +157,12 @@ async def inference_parts(
         for seconds, work in periodic:
             await stack.enter_async_context(beside(every(clock, seconds, work)))
         yield InferenceParts(runner, registry, devices, choice.numerics, own_metrics.orders, lambda: _preload(settings, registry))
+
+
+def runs_at_once(settings: InferenceSettings, device: Device) -> int:
+    """Returns the number of a device's batches that run at the same time: on a GPU one for each session of a graph at least."""
+    streams = settings.onnx.cuda_streams_per_worker if device.is_gpu else 1
+    return max(settings.server.worker_count_per_gpu, streams)
 
 
 async def _preload(settings: InferenceSettings, registry: ModelRegistry) -> None:

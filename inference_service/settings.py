@@ -89,7 +89,8 @@ class OnnxSection(Section):
     """Operators of one run in parallel; 0 and 1: one after the other."""
 
     cuda_streams_per_worker: int = Field(default=1, ge=1, le=16)
-    """Sessions, each with a CUDA stream, that run networks of one graph on a GPU at the same time. On a CPU one serves all."""
+    """Sessions, each with a CUDA stream, that run networks of one graph on a GPU at the same time, for as many batches: the
+    download of one overlaps the run of the next. On a CPU one serves all."""
 
     batch_buckets: tuple[Annotated[int, Field(ge=1, le=512)], ...] = ()
     """Frames of runs on a GPU besides batching.max_batch, smaller ones, so that a lone frame need not wait for a full run, such

@@ -15,17 +15,14 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import numpy as np
-import onnxruntime
 from grpc import aio
 
-from avatar_kit.avatar import Avatar
-from avatar_kit.onnx_io import network_io
 from avatar_tools.benchmark_avatar import BenchmarkNetwork, build_benchmark
 from benchmarks.figures import Figure, cpu_seconds, figure
+from benchmarks.gpu.plain import Plain
 from benchmarks.gpu.steps import step_from
 from benchmarks.services import speech_like
-from inference_service.engines.devices import CPU, CUDA, DeviceError, find_devices
+from inference_service.engines.devices import DeviceError, find_devices
 from inference_service.settings import GpuSection, OnnxSection
 from lipsync_cli.processes import LOOPBACK, ServiceProcess, serve_command
 from shared_proto import inference_pb2
@@ -84,38 +81,12 @@ def measure(extent: Extent, show: Callable[[Figure], None]) -> None:
             build_benchmark(root, f"benchmark{number}", frame_count=FRAMES, network=extent.network)
             for number in range(extent.avatars)
         ]
-        plain = Plain(avatars[0], extent)
+        plain = Plain(avatars[0].network_path, PLAIN_BATCH, extent.seconds / 2, on_gpu=extent.on_gpu)
         enabled = f"gpus.enabled={str(extent.on_gpu).lower()}"
         command = serve_command("inference", [f"models_root={root}", enabled, *LOOPBACK])
         with ServiceProcess("inference", command, log=root / "inference.log") as service:
             address = service.wait_ready()
             asyncio.run(measured(address, service, [avatar.id for avatar in avatars], plain, extent, show))
-
-
-class Plain:
-    """A session of the exported file with its inputs and output on the device."""
-
-    def __init__(self, avatar: Avatar, extent: Extent) -> None:
-        io = network_io(avatar.network_path)
-        options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
-        provider, kind = ((CUDA, options), "cuda") if extent.on_gpu else ((CPU, {}), "cpu")
-        self._seconds = extent.seconds / 2
-        self._session = onnxruntime.InferenceSession(str(avatar.network_path), providers=[provider])
-        self._binding = self._session.io_binding()
-        for name, shape in ((io.visual, (PLAIN_BATCH, 6, 320, 320)), (io.audio, (PLAIN_BATCH, 32, 16, 16))):
-            values = np.random.default_rng(1).uniform(0, 1, shape).astype(np.float32)
-            self._binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(values, kind, 0))
-        self._binding.bind_output(io.output, kind, 0)
-
-    def frames_s(self) -> float:
-        """Measures frames a second, after runs that choose the kernels."""
-        for _ in range(3):
-            self._session.run_with_iobinding(self._binding)
-        runs, started = 0, perf_counter()
-        while perf_counter() - started < self._seconds:
-            self._session.run_with_iobinding(self._binding)
-            runs += 1
-        return runs * PLAIN_BATCH / (perf_counter() - started)
 
 
 async def measured(

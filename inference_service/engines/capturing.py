@@ -1,7 +1,7 @@
 """Keeps all other work with GPUs away while a CUDA graph is captured.
 
-ONNX Runtime captures in CUDA's global mode: a call from any other thread meanwhile that allocates, or copies and waits, fails, and
-the capture with it, which may leave the process without its GPU (cudaStreamBeginCapture in CUDA's manual, and ONNX Runtime's
+ONNX Runtime captures in CUDA's global mode: a call from any other thread meanwhile that allocates, or copies and waits, fails,
+and the capture with it, which may leave the process without its GPU (cudaStreamBeginCapture in CUDA's manual, and ONNX Runtime's
 cuda_graph.cc).
 """
 

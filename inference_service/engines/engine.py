@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.geometry import MOUTH_SIZE
+from inference_service.engines.crops import CropBank
 from inference_service.engines.devices import Device
 from inference_service.engines.shared_memory import SharedMemory
-
-if TYPE_CHECKING:  # banks run sessions, whose errors are an engine's
-    from inference_service.engines.crops import CropBank
 
 NO_PICTURES = np.empty((0, 6, MOUTH_SIZE, MOUTH_SIZE), np.float32)
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
 
 from avatar_kit.cores import usable_cores
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.onnx_files import runtime_reason
-from avatar_kit.onnx_io import EncoderIO
 from inference_service.engines.capturing import GATE
 from inference_service.engines.devices import CPU, CUDA, SILENT, Device, DeviceError
-from inference_service.engines.engine import EngineError
 from inference_service.engines.plugins import PLUGINS, plugin_devices
 from inference_service.engines.tensorrt import TENSORRT, tensorrt_options
 from inference_service.limited_threads import interruptible
@@ -81,22 +77,6 @@ def run_options(name: str, *, graph: str = NOT_CAPTURED, captures: bool = False)
 
     with GATE.capture() if captures else GATE.call(), interruptible(f"running {name}", end):
         yield options
-
-
-def encoder_run(
-    session: onnxruntime.InferenceSession, io: EncoderIO, name: str
-) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Returns a function that runs an audio encoder's session: [rows, 1, 80, 16] -> [rows, 512]. It raises EngineError."""
-
-    def run(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        try:
-            with run_options(name) as options:
-                rows: NDArray[np.float32] = session.run([io.rows], {io.mel: windows}, options)[0]
-        except Exception as error:
-            raise EngineError(f"{name}: {error or type(error).__name__}") from error
-        return rows
-
-    return run
 
 
 def _options_for(

@@ -17,8 +17,9 @@ from inference_service.audio.encoder import AudioEncoder, RunEncoder, sample_col
 from inference_service.audio.windows import Rows
 from inference_service.engines import openvino_models
 from inference_service.engines.devices import Device
+from inference_service.engines.encoder_runs import encoder_run
 from inference_service.engines.openvino_models import Precision
-from inference_service.engines.sessions import PRODUCTS, encoder_run, open_session
+from inference_service.engines.sessions import PRODUCTS, open_session
 from inference_service.models.choosing import EngineChoice
 from inference_service.settings import OnnxSection
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from avatar_kit.onnx_io import EncoderIO
 from inference_service.audio.encoder import AudioEncoder
-from inference_service.engines.sessions import encoder_run
+from inference_service.engines.encoder_runs import encoder_run
 from service_kit.errors import FailedPrecondition
 
 OpenSession = Callable[..., onnxruntime.InferenceSession]

@@ -18,7 +18,7 @@ from inference_service.audio.features import AudioFeatures
 from inference_service.audio.line import SoundLine
 from inference_service.audio.reference_edges import clip_row_starts, frame_count, row_count
 from inference_service.audio.windows import windows_from_feature_rows
-from inference_service.engines.sessions import encoder_run
+from inference_service.engines.encoder_runs import encoder_run
 from service_kit.errors import Problems
 from shared_proto.field_checks import check_edges
 from shared_proto.inference_pb2 import EDGES_REFERENCE, EDGES_SILENCE

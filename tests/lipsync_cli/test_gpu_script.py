@@ -31,7 +31,10 @@ def test_every_step_runs_and_leaves_its_results(tmp_path: Path) -> None:
     steps = lines(found / "steps.jsonl")
     assert [step["step"] for step in steps] == ["doctor", "engines", "tests", "service", "stream"]
     assert {step["exit_code"] for step in steps} == {0}
-    machine, *ways = lines(found / "engines.jsonl")
+    machine, *measured = lines(found / "engines.jsonl")
+    host_work, ways = measured[:2], measured[2:]
+    assert all(line["host_work"]["ms_a_frame"] > 0 for line in host_work)
+    assert all(way["share_of_bare"] > 0 for way in ways)
     assert machine["machine"]["cores"] >= 1
     assert [way["way"]["avatars"] for way in ways] == [1, 1, 3, 1]
     assert all(way["frames_s"] > 0 for way in ways)
@@ -52,7 +55,7 @@ def test_a_step_that_is_cut_off_keeps_what_it_has(tmp_path: Path) -> None:
     step.wait()
     machine, first, *_ = lines(found)
     assert "machine" in machine
-    assert first["frames_s"] > 0
+    assert first["host_work"]["ms_a_frame"] > 0
 
 
 def test_a_step_that_fails_or_hangs_does_not_hold_up_the_others(tmp_path: Path) -> None:
