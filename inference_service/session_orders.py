@@ -176,7 +176,8 @@ class OrderCall:
         """Sends replies, those that have become ready together in one message."""
         while True:
             await self._has_unsent.wait()
-            replies, nbytes = list[tuple[pb.SessionReply, memoryview]](), 0
+            replies: list[tuple[pb.SessionReply, memoryview]] = []
+            nbytes = 0
             for reply, mouths in self._unsent:
                 if replies and nbytes + mouths.nbytes > _MESSAGE_BYTES:
                     break

@@ -17,9 +17,6 @@ def _tag(number: int) -> bytes:
 
 def _varint(value: int) -> bytes:
     """Encodes seven bits a byte, the lowest first; all but the last have the highest bit set."""
-    encoded = list[int]()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    if value <= 0x7F:
+        return bytes((value,))
+    return bytes((value & 0x7F | 0x80,)) + _varint(value >> 7)

@@ -144,7 +144,8 @@ class OrderStream:
 
     def _message(self) -> bytes:
         """Takes what is unsent, as far as it fits: the parts of a message may be encoded one by one."""
-        orders, nbytes = list[bytes](), 0
+        orders: list[bytes] = []
+        nbytes = 0
         for order in self._unsent:
             if orders and nbytes + len(order) > MESSAGE_BYTES:
                 break
