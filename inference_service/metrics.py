@@ -28,6 +28,10 @@ class InferenceMetrics:
         self.capacity = metrics.gauge(
             "lipsync_inference_capacity_frames_per_second", "Frames a second that all workers make, as measured; 0: not yet."
         )
+        self.processor_load = metrics.gauge(
+            "lipsync_inference_processor_load",
+            "Share of the time that the processors may work which live sessions may take at full rate; 0: not known.",
+        )
         self.refused_sessions = metrics.counter(
             "lipsync_inference_refused_sessions_total", "Live sessions refused for want of capacity.", ("admission",)
         )

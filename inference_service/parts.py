@@ -11,7 +11,7 @@ import cv2
 from prometheus_client import Counter
 
 from avatar_kit.catalog import AvatarCatalog
-from avatar_kit.cores import usable_cores
+from avatar_kit.cores import core_time, usable_cores
 from inference_service.engines.devices import Device, DeviceError, find_devices
 from inference_service.engines.gpu_memory import visible_gpus
 from inference_service.engines.load_cache import LoadCache
@@ -29,6 +29,7 @@ from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import ServiceError
 from service_kit.logs import CACHE_STATS, topic
 from service_kit.metrics import Metrics
+from service_kit.processor_load import READ_EVERY_S
 from service_kit.tasks import beside, every
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ async def inference_parts(
             own_metrics.sessions.set(admission.carried)
             own_metrics.overload.set(overload.level)
             own_metrics.capacity.set(admission.frames_a_second)
+            own_metrics.processor_load.set(admission.processor_load)
 
         def log_models() -> None:
             CACHE_STATS.info("models", extra={"loaded": len(registry.loaded), "memory_mb": registry.placement.memory_bytes / 1e6})
@@ -150,6 +152,7 @@ async def inference_parts(
             (IDLE_CHECK_S, registry.unload_idle),
             (FORMER_S, registry.forget_former),
             (SESSIONS_CHECK_S, show_sessions),
+            (READ_EVERY_S, lambda: admission.note_processors(core_time())),
             (interval_s, log_models),
         ]
         if devices[0].is_gpu:

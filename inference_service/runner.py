@@ -160,6 +160,8 @@ class Runner:
                             each = 2 if request.rate == pb.MOUTH_RATE_HALVED else 1
                             first_due_s = due_s + each * group.first / FRAME_RATE
                             self._admission.note_made(len(group.mouths), first_due_s=first_due_s, apart=each)
+                        else:
+                            self._admission.note_batch(len(group.mouths))
                         yield group, replace(mouths, overload=self._overload.level)
                 return
 
@@ -182,8 +184,9 @@ class Runner:
             self._overload.note_refused()
             raise ResourceExhausted(
                 f"one more session could not be kept in real time: {self._admission.carried} are carried, the networks make "
-                f"{self._admission.frames_a_second:.0f} frames a second, and {self._admission.share_behind:.0%} of their frames "
-                "come too late; try again later or on another replica",
+                f"{self._admission.frames_a_second:.0f} frames a second, {self._admission.processor_load:.0%} of the processors' "
+                f"time is taken, and {self._admission.share_behind:.0%} of the frames come too late; try again later or on "
+                "another replica",
                 retry_after_ms=RETRY_SESSION_MS,
             )
         may_halve = request.rate != pb.MOUTH_RATE_FULL

@@ -1,10 +1,10 @@
-"""Decides which live sessions can be kept in real time, from the measured speed of the networks and from how late frames come.
+"""Decides which live sessions can be kept in real time, from the speed of networks and processors, and from late frames.
 
-The speed says how many more there is room for; but there is more to a frame than the network, in this service and in others on
-the machine, and only the frames that run already tell of that.
+The networks have their limit on a GPU; where cores have to do with all of a frame, in this service and in others, the processors
+may have theirs before. Frames that come late tell of whatever else holds them up, but only once it happens.
 
-Pure policy but for its clock. Loads are shares of a worker's time: a new session will ask for FRAME_RATE frames a second, one
-that shares its requests among several replicas for fewer here, and a frame costs what the last runs of its avatar took.
+Pure policy but for its clock. A new session will ask for FRAME_RATE frames a second, one that shares its requests among several
+replicas for fewer here. A frame costs a worker what the last runs of its avatar took, and the processors what all frames took.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from service_kit.clock import Clock
+from service_kit.processor_load import ProcessorLoad, Reading
 from shared_proto.timing import FRAME_RATE
 
 # A session is carried for so long after its last request.
@@ -23,6 +24,8 @@ CARRIED_S = 2.0
 WHOLE = round(FRAME_RATE * CARRIED_S)
 # The share of the capacity that is kept for sessions which go on after they broke.
 RESERVE = 0.1
+# The most that the processors may have to do. Beyond it frames wait long for their turn.
+BUSY_CORES = 0.95
 # A frame that is made so long after its time has half of a frame's time left for the rest of its way. While more than this share
 # of those of the last CARRIED_S are so far behind, there is no room for new sessions.
 BEHIND_S = 0.5 / FRAME_RATE
@@ -125,6 +128,7 @@ class Admission:
         self._warm_up_speeds: OrderedDict[str, _Speed] = OrderedDict()
         self._all = _Speed()
         self._timeliness = _Timeliness()
+        self._processors = ProcessorLoad()
 
     @property
     def carried(self) -> int:
@@ -144,9 +148,23 @@ class Admission:
 
     @property
     def load(self) -> float:
-        """Share of all workers' time that the sessions ask for at full rate."""
+        """Share of the capacity, of all workers or of the processors, that the sessions ask for at full rate."""
         self._forget_gone()
-        return self._load(self._asked) / self._workers
+        return self._load(self._asked)
+
+    @property
+    def processor_load(self) -> float:
+        """Share of what the processors may have to do that the sessions ask for at full rate; 0: not known yet."""
+        self._forget_gone()
+        return self._of_processors(self._asked)
+
+    def note_processors(self, reading: Reading) -> None:
+        """Notes how busy the processors have been until now."""
+        self._processors.note(reading)
+
+    def note_batch(self, frames: int) -> None:
+        """Notes that frames of batch work are made now."""
+        self._processors.note_frames(frames)
 
     def note_made(self, frames: int, *, first_due_s: float, apart: int = 1) -> None:
         """Notes that frames of a session are made now, so many `apart`, the first of which is due then, on the clock."""
@@ -154,6 +172,8 @@ class Admission:
         behind = sum(now_s - first_due_s - apart * place / FRAME_RATE > BEHIND_S for place in range(frames))
         self._timeliness.share_behind(now_s)  # forgets
         self._timeliness.note(now_s, frames=frames, behind=behind)
+        # A mouth that is shown more than once costs as if each frame took only a part of a frame's time.
+        self._processors.note_frames(frames * (1 if apart == 1 else apart * (1 - self._saved)))
 
     def note_run(self, avatar_id: str, *, frames: int, run_frames: int, seconds: float) -> None:
         """Notes that a worker took `seconds` for a batch of `frames` of a network that runs `run_frames` frames at once."""
@@ -189,7 +209,8 @@ class Admission:
         """Tells if this session can be kept in real time beside the others: one that is carried already, or one more.
 
         Sessions that `may_halve` the frames that they ask for are expected to, before others are refused. Only a `resumed` one
-        gets the last tenth, and a place while frames come late. A session of an avatar of which no speed is known has room.
+        gets the last tenth of the networks' time, and a place while the processors have too much to do or frames come late. A
+        session of an avatar of which no speed is known has room.
         """
         self._forget_gone()
         if self._admits_all or session_id in self._sessions:
@@ -198,13 +219,21 @@ class Admission:
             return False
         asked = self._asked + Counter({avatar_id: WHOLE})
         halved = self._halvable + Counter({avatar_id: WHOLE if may_halve else 0})
-        load = self._load({key: frames - self._saved * halved[key] for key, frames in asked.items()})
-        return load <= self._workers * (1 if resumed else 1 - RESERVE)
+        kept = {key: frames - self._saved * halved[key] for key, frames in asked.items()}
+        return self._of_workers(kept) <= 1 if resumed else self._load(kept) <= 1 - RESERVE
 
     def _load(self, asked: Mapping[str, float]) -> float:
-        """Returns the workers' time that so many frames in CARRIED_S take, by avatar."""
+        """Returns the share of the capacity that so many frames in CARRIED_S take, by avatar."""
+        return max(self._of_workers(asked), self._of_processors(asked))
+
+    def _of_workers(self, asked: Mapping[str, float]) -> float:
         now_s = self._clock.now()
-        return sum(speed.load(frames / CARRIED_S, now_s) for key, frames in asked.items() if (speed := self._speed(key)))
+        loads = (speed.load(frames / CARRIED_S, now_s) for key, frames in asked.items() if (speed := self._speed(key)))
+        return sum(loads) / self._workers
+
+    def _of_processors(self, asked: Mapping[str, float]) -> float:
+        """Counts nothing while no session is carried: the first one shows what frames cost now."""
+        return self._processors.share(sum(asked.values()) / CARRIED_S) / BUSY_CORES if self._sessions else 0.0
 
     def _speed(self, avatar_id: str) -> _Speed | None:
         """Returns what is known best: of the avatar's own runs, of all runs, or of its warm-up."""

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_service.scheduling.admission import MAX_AVATARS, Admission
+from service_kit.processor_load import READ_EVERY_S
 
+from ..service_kit.test_processor_load import Machine
 from ..virtual_clock import VirtualClock
 
 
@@ -211,3 +213,99 @@ def test_each_frame_has_its_own_time(frames: int, after_ms: float) -> None:
     unsure = [place for place in range(frames) if abs(after_ms - 40 * place - 20) <= 1e-6]
     assert len(late) <= admission.share_behind * max(frames, 25) + 1e-6
     assert admission.share_behind * max(frames, 25) <= len(late) + len(unsure) + 1e-6
+
+
+class Carrying:
+    """Sessions that all speak, a network that costs nothing, and the processors, which have 2 ms to do with each frame."""
+
+    def __init__(self, clock: VirtualClock, *, halved: float = 0.5, others: float = 0.0) -> None:
+        self.clock = clock
+        self.admission = Admission(workers=1, clock=clock, halved=halved)
+        self.machine = Machine(load=self.admission._processors, others=others)
+        self.sessions: list[str] = []
+        run(self.admission, frames_a_second=10_000)
+
+    async def speak(self, seconds: float, *, batch_frames_a_second: float = 0) -> None:
+        for _ in range(round(seconds)):
+            for session_id in self.sessions:
+                self.admission.note_session(session_id, "her", asked_frames=25)
+            self.machine.work(1.0, 25 * len(self.sessions) + batch_frames_a_second)
+            await self.clock.advance(1.0)
+
+    def ask(self, most: int, *, resumed: bool = False, may_halve: bool = False) -> int:
+        """Asks for places until one is refused. Returns how many were given."""
+        for number in range(most):
+            session_id = f"session-{len(self.sessions)}"
+            if not self.admission.has_room(session_id, "her", resumed=resumed, may_halve=may_halve):
+                return number
+            self.sessions.append(session_id)
+            self.admission.note_session(session_id, "her", may_halve=may_halve)
+        return most
+
+
+# 0.9 of 0.95 of two cores, at 2 ms for each of 25 frames a second.
+PLACES = 34
+
+
+@pytest.mark.parametrize("first", [1, 10, 30])
+async def test_sessions_are_admitted_while_the_processors_keep_them_though_the_network_would_keep_more(
+    clock: VirtualClock, first: int
+) -> None:
+    """All that come at once, before those that they follow have spoken."""
+    carrying = Carrying(clock)
+    carrying.ask(first)
+    await carrying.speak(5)
+    assert carrying.ask(100) == PLACES - first
+    await carrying.speak(5)
+    assert carrying.ask(100) == 0
+    assert carrying.admission.load == pytest.approx(0.9, abs=0.03)
+    assert carrying.ask(10, resumed=True) == 10
+    assert carrying.admission.has_room("session-0", "her")
+
+
+@pytest.mark.parametrize("batch", [200, 800])
+async def test_batch_work_takes_no_place_of_a_session_however_busy_the_processors_are(clock: VirtualClock, batch: int) -> None:
+    carrying = Carrying(clock)
+    carrying.ask(4)
+    await carrying.speak(5, batch_frames_a_second=batch)
+    assert carrying.admission.load == pytest.approx(4 * 0.9 / PLACES, abs=0.01)
+    assert carrying.ask(100) == PLACES - 4
+
+
+async def test_programs_that_have_nothing_to_do_with_it_take_places(clock: VirtualClock) -> None:
+    carrying = Carrying(clock, others=1.0)
+    for _ in range(20):
+        assert carrying.ask(1) == 1 or len(carrying.sessions) > 10
+        await carrying.speak(3)
+    assert len(carrying.sessions) == pytest.approx(PLACES - 1.0 / (25 * 0.002), abs=1)
+
+
+async def test_the_first_session_has_a_place_on_a_machine_that_others_fill(clock: VirtualClock) -> None:
+    """What frames cost may have changed, and only frames tell."""
+    carrying = Carrying(clock, others=2.0)
+    await carrying.speak(5, batch_frames_a_second=100)
+    assert carrying.ask(100) == 1
+
+
+async def test_sessions_that_may_be_halved_leave_processor_time_too(clock: VirtualClock) -> None:
+    carrying = Carrying(clock, halved=0.75)
+    carrying.ask(10, may_halve=True)
+    await carrying.speak(5)
+    assert carrying.ask(100, may_halve=True) == pytest.approx(PLACES / 0.75 - 10, abs=1)
+
+
+async def test_frames_at_half_rate_cost_the_same_at_full_rate(clock: VirtualClock) -> None:
+    """Else the level of overload would fall as soon as it has helped."""
+    loads = []
+    for apart in (1, 2):
+        admission = Admission(workers=1, clock=clock, halved=0.75)
+        machine = Machine(load=admission._processors)
+        for _ in range(20):
+            admission.note_session("one", "her", asked_frames=100, may_halve=True)
+            admission.note_made(100 // apart, first_due_s=clock.now(), apart=apart)
+            machine.busy_s += 100 * 0.002 * (1 if apart == 1 else 0.75)
+            machine.own_s = machine.busy_s
+            machine.at_s += READ_EVERY_S
+            admission.note_processors(machine.reading)
+        loads.append(admission.load)
+    assert loads[1] == pytest.approx(loads[0])
