@@ -1,9 +1,10 @@
 """Live sessions at twice the capacity: those that run stay in time, and as much is shown as at the capacity.
 
-Both services and the load tester share this machine. The network is a convolution of the whole picture, which takes about as long as
-the rest of a frame. Sessions speak the shipped recording, pushed 500 ms ahead, with pauses of a second. The capacity is the number of
-sessions that are admitted of many more. Then twice as many ask for a place, beside a caller of batches without pause: first none may
-be halved, then all may. Goodput is the frames a second that came within 40 ms of their time, against those at the capacity.
+Both services and the load tester share this machine. The network is a convolution of the whole picture, which takes about as long
+as the rest of a frame. Sessions speak the shipped recording, pushed 500 ms ahead, with pauses of a second. The capacity is the
+number of sessions that are admitted of many more. Then twice as many ask for a place, beside a caller of batches without pause:
+first none may be halved, then all may. Goodput is the frames a second that came within 40 ms of their time, against those at the
+capacity.
 """
 
 from __future__ import annotations

@@ -101,7 +101,18 @@ OF_SESSIONS = [
         {WHERE: "lipsync_inference_capacity_frames_per_second / 25"},
         text="As measured in the last seconds in which networks ran. New sessions may take nine tenths of it.",
     ),
+    Panel(
+        "Processor time that sessions may take",
+        {WHERE: "lipsync_inference_processor_load"},
+        "percentunit",
+        text="At full rate, with all other work but batches. New sessions may fill nine tenths of it.",
+    ),
     Panel("Sessions refused", {"{{instance}} {{admission}}": rate("lipsync_inference_refused_sessions_total")}, "reqps"),
+    Panel(
+        "Overload",
+        {f"{WHERE} asks for": "lipsync_inference_overload", f"{WHERE} follows": "lipsync_compositing_overload"},
+        text="1: larger groups of frames, batch work waits; 2: half rate where callers allow it; 3: new sessions were refused.",
+    ),
     Panel("Frames by kind", {"{{kind}}": rate("lipsync_session_frames_total", by="kind")}),
     Panel(
         "Share of frames that leave late",

@@ -268,11 +268,16 @@ def test_the_adapters_rules_say_what_pods_have_to_do(rendered: dict[str, list[Ma
     }
     series = {
         "lipsync_running_calls": 30, "lipsync_sessions": 20, "lipsync_gateway_sessions": 7, "lipsync_inference_sessions": 18,
-        "lipsync_inference_capacity_frames_per_second": 1000,
+        "lipsync_inference_capacity_frames_per_second": 1000, "lipsync_inference_processor_load": 0.18,
     }  # fmt: skip
     wanted = {"lipsync_running_calls": 10, "lipsync_sessions": 20, "lipsync_gateway_sessions": 7, "lipsync_inference_load": 0.5}
-    unmeasured = series | {"lipsync_inference_capacity_frames_per_second": 0}
-    cases = [(series, wanted), (unmeasured, wanted | {"lipsync_inference_load": 0})]
+    unmeasured = series | {"lipsync_inference_capacity_frames_per_second": 0, "lipsync_inference_processor_load": 0}
+    busy = series | {"lipsync_inference_processor_load": 0.9}
+    cases = [
+        (series, wanted),
+        (unmeasured, wanted | {"lipsync_inference_load": 0}),
+        (busy, wanted | {"lipsync_inference_load": 1}),
+    ]
     tests = [
         {
             "interval": "10s",
