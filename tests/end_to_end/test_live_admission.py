@@ -1,10 +1,14 @@
-"""Admission of live sessions through both services: a network too slow for one in real time, and frames that come late."""
+"""Admission of live sessions through both services: slow networks, late frames, and processors that others keep busy."""
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -77,3 +81,37 @@ def test_while_frames_come_late_no_session_is_added(tmp_path: Path) -> None:
         assert ["too late" in each for each in refusals] == [True]
         with Talk(duo.pictures, config(resume=pb.SessionResume(next_number=5, segment=1))) as resumed:
             resumed.wait(lambda: resumed.of("started"))
+
+
+@contextmanager
+def other_work() -> Iterator[None]:
+    """Keeps all cores busy that the tests may use."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def test_while_others_keep_the_processors_busy_no_session_is_added_and_one_that_runs_goes_on(tmp_path: Path) -> None:
+    """Every frame of it comes, once and in order, and its status tells why others are refused."""
+    write_avatar(tmp_path / "models", "small")
+    with (
+        serving(tmp_path / "models", tmp_path, inference=["limits.admit_sessions=measured"]) as duo,
+        Talk(duo.pictures, config()) as talk,
+    ):
+        talk.say(noise(1500))
+        talk.wait(lambda: len(talk.speech) > 60)
+        until(lambda: duo.inference.metric("lipsync_inference_processor_load") > 0)
+        with other_work():
+            until(lambda: duo.inference.metric("lipsync_inference_processor_load") > 0.9)
+            with Talk(duo.pictures, config()) as another:
+                error = another.failure()
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, error.details()
+        talk.wait(lambda: any(status.overload == pb.OVERLOAD_REFUSING for status in talk.of("status")))
+        shown = len(talk.speech)
+        talk.wait(lambda: len(talk.speech) > shown + 25)
+        assert [frame.number for frame in talk.frames] == list(range(len(talk.frames)))
+        assert [frame.audio_us for frame in talk.speech] == [40_000 * place for place in range(len(talk.speech))]
