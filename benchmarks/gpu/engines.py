@@ -26,8 +26,8 @@ from benchmarks.gpu.plain import Plain
 from benchmarks.gpu.steps import Step, step_from
 from benchmarks.network import windows_of
 from benchmarks.varied_avatars import full_network, small_network, varied_avatars
-from inference_service.engines.crop_arena import CropArena
-from inference_service.engines.devices import Device, find_devices
+from inference_service.engines.crop_arena import CROP_BYTES, CropArena
+from inference_service.engines.devices import CPU, Device, find_devices
 from inference_service.engines.engine import NO_PICTURES, EngineInput
 from inference_service.engines.gpu_memory import visible_gpus
 from inference_service.engines.network_sessions import SharedSessions
@@ -35,6 +35,24 @@ from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.settings import GpuSection, OnnxSection
 
 PICTURES = 4
+
+
+class AsGpu(Device):
+    """The CPU, handled as a GPU: for networks that have nothing that a GPU would have to run itself."""
+
+    @property
+    def is_gpu(self) -> bool:
+        """Always True."""
+        return True
+
+    @property
+    def memory(self) -> tuple[str, int]:
+        """The CPU's."""
+        return "cpu", 0
+
+
+AS_GPU = AsGpu(0, "the CPU, handled as a GPU", ((CPU, {}),))
+HOST_ARENA_BYTES = 32 * CROP_BYTES
 
 
 @dataclass(frozen=True)
@@ -134,20 +152,25 @@ def bare(step: Step, way: Way, avatar: Avatar, seconds: float) -> float:
 
 
 def host_work(step: Step, batch: int, seconds: float) -> dict[str, Any]:
-    """Measures the time of an engine's runs outside ONNX Runtime, for batches of a network that costs nothing."""
+    """Measures the time of an engine's runs outside ONNX Runtime, for batches of a network that costs nothing.
+
+    Without a GPU the CPU is handled as one, as the rest of the host's work differs on CPUs.
+    """
     options = OnnxSection()
-    device = find_devices(GpuSection(enabled=step.on_gpu), options)[0]
+    device = find_devices(GpuSection(enabled=True), options)[0] if step.on_gpu else AS_GPU
+    arena = CropArena(device, HOST_ARENA_BYTES)
     with tempfile.TemporaryDirectory() as folder:
         avatar = build_benchmark(Path(folder), "free", frame_count=PICTURES, network="free")
-        engine = OnnxEngine(avatar, device, options, max_batch=batch)
+        engine = OnnxEngine(avatar, device, options, max_batch=batch, arena=arena)
         engine.warm_up()
         engine.bank.fill()
     inside: list[float] = []
     with timed_runs(inside):
         made = frames_s([engine], batch, seconds)
-    frames = batch * len(inside) * engine.run_frames // max(batch, engine.run_frames)
-    outside_ms = 1000 / made - 1000 * sum(inside) / frames
-    return {"host_work": {"batch": batch, "run_frames": engine.run_frames, "ms_a_frame": outside_ms, "goal_ms": HOST_GOAL_MS}}
+    outside_ms = 1000 / made - 1000 * sum(inside) / (batch * len(inside))
+    return {
+        "host_work": {"batch": batch, "ms_a_frame": outside_ms, "goal_ms": HOST_GOAL_MS, "reached": outside_ms <= HOST_GOAL_MS}
+    }
 
 
 @contextmanager

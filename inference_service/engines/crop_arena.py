@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -53,13 +53,21 @@ class CropArena:
         self._passing = list(range(count - passing, count))  # a heap
         self._first_passing = count - passing
         self._held: OrderedDict[tuple[object, int], int] = OrderedDict()  # slots by owner and frame, the last used at the end
+        self._kept: set[int] = set()  # their slots
         self._users: Counter[int] = Counter()  # runs that use a slot now
         self._used_at: dict[int, int] = {}  # of slots held
         self._lent = 0  # so far
+        self._gone: deque[object] = deque()  # owners
+
+    @property
+    def free(self) -> int:
+        """Slots that no crop has taken."""
+        with self._locked():
+            return len(self._free)
 
     def held(self, owner: object) -> int:
         """Returns the number of the owner's crops that stay here."""
-        with self._lock:
+        with self._locked():
             return sum(key[0] is owner for key in self._held)
 
     @contextmanager
@@ -70,7 +78,7 @@ class CropArena:
 
         `crop` returns a frame's crop, [3, 320, 320], to be uploaded where it is missing.
         """
-        with self._lock:
+        with self._locked():
             slots = self._slots(owner, dict.fromkeys(frames), crop)
         if slots is None:
             yield None
@@ -78,23 +86,36 @@ class CropArena:
         try:
             yield np.array([slots[frame] for frame in frames], np.int64)
         finally:
-            with self._lock:
+            with self._locked():
                 self._give_back(slots.values())
 
     def hold(self, owner: object, frame: int, crop: NDArray[np.uint8]) -> None:
         """Uploads a crop that a run may need, if a slot is free."""
-        with self._lock:
+        with self._locked():
             if self._free and (owner, frame) not in self._held:
                 slot = heapq.heappop(self._free)
                 self._copies.upload(crop, self._address(slot))
-                self._held[owner, frame] = slot
+                self._keep(owner, frame, slot)
                 self._used_at[slot] = self._lent
 
     def forget(self, owner: object) -> None:
-        """Frees the slots of an owner, none of whose slots are lent."""
+        """Frees the slots of an owner, none of whose slots are lent. Python may call this in the middle of anything."""
+        self._gone.append(owner)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         with self._lock:
-            for key in [key for key in self._held if key[0] is owner]:
-                heapq.heappush(self._free, self._held.pop(key))
+            while self._gone:
+                owner = self._gone.popleft()
+                for key in [key for key in self._held if key[0] is owner]:
+                    slot = self._held.pop(key)
+                    self._kept.remove(slot)
+                    heapq.heappush(self._free, slot)
+            yield
+
+    def _keep(self, owner: object, frame: int, slot: int) -> None:
+        self._held[owner, frame] = slot
+        self._kept.add(slot)
 
     def _slots(self, owner: object, frames: Iterable[int], crop: Callable[[int], NDArray[np.uint8]]) -> dict[int, int] | None:
         """Returns the slot of each frame, for a run, with its crop in it."""
@@ -123,7 +144,7 @@ class CropArena:
             raise
         for frame, slot in new.items():
             if slot < self._first_passing:
-                self._held[owner, frame] = slot
+                self._keep(owner, frame, slot)
         return slots | new
 
     def _slot_to_keep(self) -> int | None:
@@ -136,6 +157,7 @@ class CropArena:
         if self._users[slot] or self._lent - self._used_at[slot] <= IDLE_ROUNDS * self.bank.shape[0]:
             return None
         del self._held[oldest]
+        self._kept.remove(slot)
         return slot
 
     def _use(self, slot: int) -> None:
@@ -143,10 +165,9 @@ class CropArena:
         self._used_at[slot] = self._lent
 
     def _give_back(self, slots: Iterable[int]) -> None:
-        kept = set(self._held.values())
         for slot in slots:
             self._users[slot] -= 1
-            if not self._users[slot] and slot not in kept:
+            if not self._users[slot] and slot not in self._kept:
                 heapq.heappush(self._free if slot < self._first_passing else self._passing, slot)
 
     def _upload(self, slots: dict[int, int], crop: Callable[[int], NDArray[np.uint8]]) -> None:

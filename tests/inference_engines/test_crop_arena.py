@@ -163,10 +163,10 @@ def test_unloading_an_avatar_frees_its_slots(make_avatar: MakeAvatar) -> None:
     other.fill()
     with other.fed(np.arange(5)) as feed:
         assert len(set(feed.slots)) == 5
-    free = len(held._free)
+    free = held.free
     del bank
     gc.collect()
-    assert len(held._free) == free + 5
+    assert held.free == free + 5
 
 
 def test_runs_at_the_same_time_see_their_own_crops(make_avatar: MakeAvatar) -> None:

@@ -97,6 +97,7 @@ def test_a_part_of_a_gpu_has_no_utilization(monkeypatch: pytest.MonkeyPatch) -> 
         "nvmlShutdown": lambda: None,
         "nvmlDeviceGetCount": lambda: 1,
         "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetUUID": lambda _: "GPU-1",
         "nvmlDeviceGetName": lambda _: "a slice",
         "nvmlDeviceGetMemoryInfo": lambda _: memory,
         "nvmlDeviceGetUtilizationRates": not_supported,
