@@ -89,7 +89,7 @@ lint-adapters: $(ADAPTERS)
 
 # The tests of each fault and each attack that are known (tests/faults/table.toml), as a table.
 faults: $(DEV)
-	$(BIN)/python -m tests.faults.table -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m tests.faults.table -n $(WORKERS) --dist worksteal -m "not gpu"
 
 # Requests and frames changed at random, for SECONDS of each; the tests do so for some seconds. SEED=... for other changes.
 SEED ?= $(shell date +%s)

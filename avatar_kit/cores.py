@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import psutil
-
 _OF_THIS_PROCESS = Path("/proc/self/cgroup")
 _MOUNTED = Path("/sys/fs/cgroup")
 
@@ -52,6 +50,8 @@ def usable_cores() -> int:
 
 def core_time() -> CoreTime:
     """Reads the processor time so far."""
+    import psutil  # not in the image of the compositing service, which only counts cores
+
     mask, granted = _mask(), cgroup_grant(_OF_THIS_PROCESS, _MOUNTED)
     own_s, at_s = time.process_time(), time.monotonic()
     if granted.cores < len(mask) and not math.isnan(granted.used_s):
