@@ -122,9 +122,10 @@ def until(true: Callable[[], bool], *, within_s: float = UNTIL_S) -> None:
         threading.Event().wait(0.02)
 
 
-def resident_mb(service: Service) -> float:
-    """The resident memory in MiB."""
-    pages = int(Path(f"/proc/{service.process.pid}/statm").read_text().split()[1])
+def resident_mb(service: Service | None = None) -> float:
+    """The resident memory in MiB, of a service or of this process."""
+    pid = service.process.pid if service else os.getpid()
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
