@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from lipsync_cli.extras import advice
+
+if TYPE_CHECKING:  # commands import what they need when they run
+    from lipsync_client import LipsyncError
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -52,6 +55,11 @@ def complain(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
+def answered(server: str, error: LipsyncError) -> str:
+    """Says which error a server gave, or calling it; a balancer in between counts as the call."""
+    return f"{server} answered {error}" if error.from_server else f"calling {server} failed: {error}"
+
+
 def sentence(error: Exception) -> str:
     """Writes an error for people. An unexpected one is called so."""
     from lipsync_client import LipsyncError
@@ -59,7 +67,7 @@ def sentence(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and (text := advice(error)):
         return text
     if isinstance(error, LipsyncError):
-        return f"the server answered {error}"
+        return answered("the server", error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = str(error)

@@ -52,6 +52,8 @@ def _file(path: Path) -> Iterator[LiveSound]:
 @contextmanager
 def _standard_input(stream: BinaryIO, raw_rate_hz: int) -> Iterator[LiveSound]:
     head = stream.read(4)
+    if not head:
+        raise CliError("standard input is empty: send WAV, or raw int16 in the rate that --rate says")
     blocks, rate_hz = _wav(stream, head) if head == b"RIFF" else (_raw(stream, head), raw_rate_hz)
     yield LiveSound((block[:, 0] for block in resampled(blocks, rate_hz, SAMPLE_RATE_HZ)), is_live=True)
 
@@ -74,7 +76,7 @@ def _wav(stream: BinaryIO, head: bytes) -> tuple[Iterator[Samples], int]:
     try:
         sound = wave.Wave_read(cast("IO[bytes]", _Rejoined(head, stream)))
     except (wave.Error, EOFError) as error:
-        raise CliError(f"the WAV header on standard input cannot be read: {error}") from None
+        raise CliError(f"the WAV header on standard input cannot be read: {str(error) or 'it ends too early'}") from None
     if sound.getsampwidth() != 2:
         raise CliError(f"standard input is WAV with {8 * sound.getsampwidth()} bits a sample; send 16 bits, or a file by name")
     return _wav_blocks(sound), sound.getframerate()

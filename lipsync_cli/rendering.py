@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from avatar_tools.progress import Progress
-from lipsync_cli.failures import CliError, complain
+from lipsync_cli.failures import CliError, answered, complain
 from lipsync_cli.files import replacing, write_png
 from lipsync_cli.movie import Picture, decode_jpeg, write_movie
 from lipsync_cli.recording import Recording, Track, opened_recording
@@ -139,7 +139,7 @@ def _clip_frames(client: Client, job: Job) -> int:
     try:
         found = next((avatar for avatar in client.list_avatars() if avatar.id == job.avatar), None)
     except LipsyncError as error:
-        raise CliError(f"{job.server} answered {error}") from error
+        raise CliError(answered(job.server, error)) from error
     if found is None:
         raise CliError(f"{job.server} has no avatar {job.avatar!r}")
     if found.error:
@@ -174,7 +174,7 @@ class Receiver:
                     self._note()
                     yield picture
         except LipsyncError as error:
-            raise CliError(f"{self._job.server} answered {error}") from error
+            raise CliError(answered(self._job.server, error)) from error
 
     def units(self, events: Iterable[SessionEvent]) -> Iterator[Unit]:
         """Yields the access units of a session in order. Raises CliError."""
@@ -185,7 +185,7 @@ class Receiver:
                     self._note()
                     yield Unit(event.picture, event.key_frame)
         except LipsyncError as error:
-            raise CliError(f"{self._job.server} answered {error}") from error
+            raise CliError(answered(self._job.server, error)) from error
 
     def _note(self) -> None:
         if self.frames == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from lipsync_cli.failures import CliError
+from lipsync_cli.failures import CliError, answered
 from lipsync_client import Client, LipsyncError, RunningSession, TlsOptions
 
 COLUMNS = ("server", "session", "avatar", "", ">running", ">spoken", ">frames", ">late", ">stalls", ">ahead", "in time")
@@ -51,4 +51,4 @@ def _ask(server: str, tls: TlsOptions | None, api_key: str | None, question: Cal
     except ValueError as error:
         raise CliError(f"TLS: {error}") from None
     except LipsyncError as error:
-        raise CliError(f"{server} answered {error}") from error
+        raise CliError(answered(server, error)) from error

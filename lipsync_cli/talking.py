@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from lipsync_cli.failures import CliError, complain
+from lipsync_cli.failures import CliError, answered, complain
 from lipsync_cli.live_film import LiveFilm, live_film
 from lipsync_cli.live_sound import opened_sound
 from lipsync_cli.speaker import Speaker
@@ -65,7 +65,7 @@ def _events(session: Session, speaker: Speaker, job: TalkJob) -> Iterator[Sessio
         yield from session
     except LipsyncError as error:
         speaker.raise_error()
-        raise CliError(f"{job.server} answered {error}") from error
+        raise CliError(answered(job.server, error)) from error
 
 
 @contextmanager

@@ -215,7 +215,7 @@ def _distribution(run: LoadRun) -> Panel:
         [curve for curve in curves if curve.points],
         limit=LATE_MS,
         limit_on_x=True,
-        limit_label="late",
+        limit_label="frames are late",
     )
 
 

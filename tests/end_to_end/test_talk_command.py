@@ -88,6 +88,8 @@ def test_standard_input_is_wav_or_raw(duo: Duo, form: str) -> None:
         ("mic", b"", "pip install sounddevice"),
         ("nowhere.wav", b"", "nowhere.wav"),
         ("-", b"RIFF and nothing of the kind", "WAV header"),
+        ("-", b"RIFF", "WAV header on standard input cannot be read: it ends too early"),
+        ("-", b"", "standard input is empty"),
     ],
 )
 def test_sound_that_cannot_be_had(duo: Duo, tmp_path: Path, audio: str, stdin: bytes, words: str) -> None:

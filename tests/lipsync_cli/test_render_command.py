@@ -107,7 +107,7 @@ def test_a_sample_that_is_no_number_is_refused_before_anything_is_asked_for(run,
     [
         ({"--avatar": "none"}, 1, "NOT_FOUND: no avatar has the id 'none'"),
         ({"--audio": "absent.wav"}, 1, "absent.wav: No such file or directory"),
-        ({"--server": "127.0.0.1:1"}, 1, "127.0.0.1:1 answered UNAVAILABLE"),
+        ({"--server": "127.0.0.1:1"}, 1, "calling 127.0.0.1:1 failed: UNAVAILABLE: nothing listens at this address"),
         ({"--out": "film.avi"}, 2, "does not end in .mp4"),
         ({"--strip": "film.jpg"}, 2, "does not end in .png"),
         ({"--quality": "best"}, 2, "expected 1 to 100, low, medium or high"),
