@@ -33,7 +33,8 @@ configs = st.fixed_dictionaries(
         "pacing": st.sampled_from([pb.REALTIME, pb.REALTIME, FAST]),
         "output_format": st.sampled_from([pb.FORMAT_JPEG, pb.FORMAT_H264]),
         "idle": st.sampled_from([pb.IDLE_REST, pb.IDLE_STORED, pb.IDLE_NONE]),
-        "look_ahead_frames": st.sampled_from([6, 12]),
+        "look_ahead_frames": st.sampled_from([6, 7, 9, 12]),
+        "sample_rate": st.sampled_from([16_000, 16_000, 44_100, 48_000]),
         "cushion_ms": st.sampled_from([0, 0, 120]),
     }
 )
@@ -129,7 +130,7 @@ def follow(duo: Duo, fields: dict[str, Any], script: list[tuple[str, Any]]) -> N
         for kind, value in script:
             send(talk, kind, value)
         talk.send(interrupt=pb.Interrupt())
-        talk.say(noise(0.1))
+        talk.say(noise(0.1 * fields["sample_rate"] / 16_000))
         talk.end()
     follower = Follower(has_gaps=fields["idle"] == pb.IDLE_NONE and fields["pacing"] == pb.REALTIME)
     for event in talk.events:
