@@ -123,10 +123,14 @@ def test_behind_several_addresses_it_is_said_too(ask: Ask, authority: Authority)
         assert refused(ask, f"ipv4:{target}", None).startswith("the server closed the connection: ")
 
 
-def test_other_failures_keep_their_words(ask: Ask) -> None:
+def test_an_address_at_which_nothing_listens_is_said_to_be_one(ask: Ask) -> None:
     with serving(None) as target:
         pass
-    assert refused(ask, target, None).startswith("failed to connect to all addresses")
+    assert refused(ask, target, None).startswith("nothing listens at this address: does the server run? (failed to connect")
+
+
+def test_other_failures_keep_their_words(ask: Ask, tmp_path: Path) -> None:
+    assert refused(ask, f"unix:{tmp_path / 'nowhere'}", None).startswith("failed to connect to all addresses")
 
 
 def test_files_that_cannot_be_used_are_told_before_anything_is_sent(
