@@ -97,8 +97,8 @@ class OnnxSection(Section):
     as 1, 2, 4. Each avatar uses those that give it the bytes of full runs, which its load finds out. Not run on a GPU yet."""
 
     cuda_graphs: bool = False
-    """Let CUDA replay each run as one captured graph, except those with pictures that a caller sent. Crops then stay in the
-    process's memory and cross with each run. Not run on a GPU yet."""
+    """Let CUDA replay each run as one captured graph, except those with pictures that a caller sent, which a session beside it
+    runs. Not run on a GPU yet."""
 
     tensorrt_cache: Path | None = None
     """Folder where TensorRT keeps what it compiles, which the service must be able to write; null: it compiles at each load."""

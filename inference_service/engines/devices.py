@@ -42,6 +42,11 @@ class Device:
         return self.providers[0][0] in GPU_PROVIDERS
 
     @property
+    def replays_graphs(self) -> bool:
+        """Tells if its runs can be captured as CUDA graphs."""
+        return self.providers[0][0] == CUDA
+
+    @property
     def memory(self) -> tuple[str, int]:
         """The device of its tensors by ONNX Runtime's names: kind and number."""
         return ("cuda", self.gpu_id) if self.is_gpu else ("cpu", 0)

@@ -62,7 +62,7 @@ class NetworkSessions:
         self._device = device
         self._places = places
         self._bank = bank
-        self._captures = options.cuda_graphs and device.providers[0][0] == CUDA
+        self._captures = options.cuda_graphs and device.replays_graphs
         self.memory = SharedMemory()
         self._is_gpu = device.is_gpu
         self._run_sizes = run_sizes

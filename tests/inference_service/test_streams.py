@@ -1,6 +1,6 @@
 """Sessions of one graph run at the same time, as the streams of a GPU do: none holds a lock that another waits for.
 
-The GPU is played by the CPU, with a network that has nothing that a GPU would have to run itself.
+The GPU is played by the CPU.
 """
 
 from __future__ import annotations
@@ -27,25 +27,11 @@ from inference_service.settings import InferenceSettings
 from service_kit.clock import SYSTEM_CLOCK
 from service_kit.metrics import Metrics
 
+from ..played_gpu import GPU
 from .conftest import MakeAvatar
 
 PATIENCE_S = 60
 STREAMS = 2
-
-
-class PlayedGpu(Device):
-    """A device that is handled as a GPU, and is the CPU."""
-
-    @property
-    def is_gpu(self) -> bool:
-        return True
-
-    @property
-    def memory(self) -> tuple[str, int]:
-        return "cpu", 0
-
-
-GPU = PlayedGpu(0, "a GPU that is played", ((CPU, {}),))
 
 
 class MeetingBank(CropBank):
