@@ -68,7 +68,7 @@ async def measured(target: Target, talking: Talking) -> list[Figure]:
     full = await apart(target, talking, MANY)
     capacity = admitted(full)
     figures = [
-        figure(f"{FEW} session: frames behind their time, p99", p99(unloaded), "ms"),
+        figure(f"{FEW} sessions: frames behind their time, p99", p99(unloaded), "ms"),
         figure(f"sessions admitted of {MANY}", capacity, "sessions"),
         figure("at the capacity: frames behind their time, p99", p99(full), "ms"),
     ]
@@ -88,7 +88,7 @@ async def measured(target: Target, talking: Talking) -> list[Figure]:
                 p99(crowd),
                 "ms",
                 ratio=p99(unloaded) / p99(crowd),
-                compared_with=f"{FEW} session alone",
+                compared_with=f"{FEW} sessions alone",
             )
             figures.append(behind)
     return figures
