@@ -41,7 +41,7 @@ class Reading(Protocol):
 
 
 class _Cost(NamedTuple):
-    """What frames took between two readings."""
+    """The processor time of the frames that were made between two readings."""
 
     seconds_a_frame: float
     frames: float

@@ -281,7 +281,7 @@ async def test_programs_that_have_nothing_to_do_with_it_take_places(clock: Virtu
 
 
 async def test_the_first_session_has_a_place_on_a_machine_that_others_fill(clock: VirtualClock) -> None:
-    """What frames cost may have changed, and only frames tell."""
+    """The cost of frames may have changed, and only frames tell it."""
     carrying = Carrying(clock, others=2.0)
     await carrying.speak(5, batch_frames_a_second=100)
     assert carrying.ask(100) == 1
