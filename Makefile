@@ -85,7 +85,8 @@ test-adapters: $(DEV) $(ADAPTERS) lint-adapters
 
 lint-adapters: $(ADAPTERS)
 	MYPYPATH=lipsync_adapters/pipecat-lipsync:lipsync_adapters/livekit-plugins-lipsync \
-	  $(ADAPTERS_BIN)/mypy -p lipsync_adapters.livekit -p pipecat_lipsync -p livekit.plugins.lipsync
+	  $(ADAPTERS_BIN)/mypy -p lipsync_adapters.livekit -p pipecat_lipsync -p livekit.plugins.lipsync \
+	  -m benchmarks.adapter_sessions.pipecat_session -m benchmarks.adapter_sessions.livekit_session
 
 # The tests of each fault and each attack that are known (tests/faults/table.toml), as a table.
 faults: $(DEV)

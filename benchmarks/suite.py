@@ -24,6 +24,7 @@ NAMES = (
     "h264",
     "gateway",
     "webrtc",
+    "adapters",
     "network",
     "avatars",
     "gpu",
