@@ -2,7 +2,8 @@
 
 A session speaks and rests by turns; the services are another process of the same machine. An adapter decodes pictures, brings
 them together with the sound, and gives them to the framework; what that does with them is not measured. LiveKit's adapter keeps
-each picture until the next one comes. Without the environment of the adapters, `.venv-adapters`, there are no figures.
+each picture until the next one comes, so its delay is 40 ms more than is told here. Without the environment of the adapters,
+`.venv-adapters`, there are no figures.
 """
 
 from __future__ import annotations
