@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "pipecat_lipsync": {"lipsync_client"},
     "livekit": set(),  # the agents' plug-in: it knows the worker by HTTP alone
     "lipsync_cli": COMMAND,
-    "benchmarks": COMMAND | HALVES | {"lipsync_cli"},
+    "benchmarks": COMMAND | HALVES | {"lipsync_cli", "pipecat_lipsync"},
     "tools": COMMAND | HALVES | {"lipsync_cli"},
     "deploy": set(),
 }
