@@ -33,7 +33,7 @@ class Door(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """What openssl has printed: the server's words, and its own."""
+    """Output of openssl: the server's words, and its own."""
 
     words: bytes
     messages: str
@@ -64,7 +64,7 @@ def door(doors: dict[str, Door], request: pytest.FixtureRequest) -> Door:
 
 
 def heard(door: Door, authority: Authority, pair: Pair | None, *options: str) -> Heard:
-    """What a caller with these options hears until the first words have come or the connection has ended."""
+    """Calls with these options, until the first words have come or the connection has ended."""
     command = [program("openssl", "openssl"), "s_client", "-quiet", "-connect", door.address, "-servername", "localhost"]
     command += ["-CAfile", str(authority.certificate), "-verify_return_error", "-alpn", "h2,http/1.1", *options]
     command += ["-cert", str(pair.certificate), "-key", str(pair.key)] if pair else []
