@@ -28,7 +28,7 @@ from inference_service.settings import GpuSection, OnnxSection
 RATE = 16_000
 ROWS = 16  # 640 ms
 ROUNDS = 25
-GOAL_MS = 15.0
+GOAL_MS = 25.0
 BFLOAT16_MS = 10.0
 
 
