@@ -56,7 +56,7 @@ class Resume:
     first_frame: int = 0
     """Frame of the segment that is wanted first; 0: none of it has come."""
     numerics: str = ""
-    """That of the last frame that came: replicas that compute in the same way are preferred."""
+    """The one of the last frame that came: replicas that compute in the same way are preferred."""
 
 
 @dataclass(frozen=True, slots=True)

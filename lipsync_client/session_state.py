@@ -45,7 +45,7 @@ class SessionState:
     next_number: int = 0
     """Number of the next frame wanted."""
     avatar: str = field(init=False)
-    """That of the next frame."""
+    """The avatar of the next frame."""
     _position: int = field(init=False)
     _numerics: str = ""
     """The way in which the avatar's mouths are computed, as far as it was told."""

@@ -181,7 +181,7 @@ class CertificatesSection(Section):
     """Callers known by a client certificate (mTLS), which tls.client_ca_file asks for."""
 
     names: tuple[Annotated[str, Field(min_length=1, max_length=253)], ...] = ()
-    """Who shows a certificate with one of these names, and no other credential, is a caller by that name."""
+    """A client with a certificate of one of these names, and no other credential, is a caller by that name."""
 
     scopes: tuple[Scope, ...] = (Scope.INFER, Scope.READ)
     """The scopes of these callers."""

@@ -49,7 +49,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Extent:
-    """What is measured, and for how long."""
+    """Parts to measure, and their durations."""
 
     on_gpu: bool = True
     network: BenchmarkNetwork = "full"

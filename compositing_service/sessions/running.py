@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Holder:
-    """Who holds a session, and the speech that was counted already."""
+    """The caller of a session, and the speech that was counted already."""
 
     caller: Caller
     charged_us: int = 0

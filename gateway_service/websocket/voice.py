@@ -31,7 +31,7 @@ class Voice:
         self._usage = usage
         self._speaking: asyncio.Task[None] | None = None
         self._segment: int | None = None
-        """That of the text that is spoken, once it has begun."""
+        """The segment of the text that is spoken, once it has begun."""
 
     async def speak(self, text: Speak, *, after: asyncio.Event) -> None:
         """Speaks a text after the sound so far, and not before the event.

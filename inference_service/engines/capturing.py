@@ -54,4 +54,4 @@ class CaptureGate:
 
 
 GATE = CaptureGate()
-"""That of the process: a capture on one GPU disturbs calls to others too."""
+"""The lock of the process: a capture on one GPU disturbs calls to others too."""

@@ -10,4 +10,4 @@ class SharedMemory:
     """The memory of what several avatars' engines use together. It counts once."""
 
     nbytes: int = 0
-    """That of sessions is measured at the first load."""
+    """Sessions have theirs measured at the first load."""

@@ -92,7 +92,7 @@ class Outcome:
 
     avatar: str
     error: str
-    """That ended it; empty: none did."""
+    """The error that ended it; empty: none did."""
     started: bool
     frames: int
     nbytes: int

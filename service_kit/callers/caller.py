@@ -77,7 +77,7 @@ class Caller:
 
 
 EVERYBODY = Caller("", ALL_SCOPES)
-"""Who calls while nobody is asked for a credential."""
+"""The caller while nobody is asked for a credential."""
 
 current: ContextVar[Caller] = ContextVar("caller", default=EVERYBODY)
 """The caller of the running code's request."""

@@ -1,1 +1,1 @@
-"""How much callers may use at once and in a while."""
+"""Limits of use by callers, at once and in a while."""

@@ -93,7 +93,7 @@ async def test_new_and_removed_ones(reader: Reader, models_root: Path, write_ava
 
 
 def rewrite_manifest(root: Path) -> None:
-    """Of the same size as before."""
+    """Writes it in the same size as before."""
     text = (root / "avatar.yaml").read_text()
     (root / "avatar.yaml").write_text(text.replace("bounce", "FORWARD"[:6].lower()))
 
@@ -206,7 +206,7 @@ def _raise_no_memory(_: object) -> None:
 async def test_of_very_many_some_are_looked_at_each_second(
     models_root: Path, write_avatar: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of those changed in place; what is new, gone or replaced is seen at once."""
+    """Covers those changed in place; what is new, gone or replaced is seen at once."""
     monkeypatch.setattr("avatar_kit.listing.ALL_AT_ONCE", 20)
     monkeypatch.setattr("avatar_kit.listing.EACH_REFRESH", 60)
     first = write_avatar("a0000").root

@@ -39,7 +39,7 @@ def bearer(key: str) -> Metadata:
 
 
 def status(channel: grpc.Channel, path: str, metadata: Metadata = (), request: bytes = b"") -> grpc.StatusCode:
-    """Of a call with an empty message, which no method but a list takes as it is."""
+    """Returns the status of a call with an empty message, which no method but a list takes as it is."""
     call = channel.stream_stream(path, None, None)(iter([request]), metadata=metadata, timeout=CALL_S)
     with suppress(grpc.RpcError):
         list(call)

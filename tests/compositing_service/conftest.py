@@ -55,7 +55,7 @@ def background(index: int) -> NDArray[np.uint8]:
 
 
 def colour(request: inference_pb2.InferBatchRequest, k: int) -> tuple[int, int, int]:
-    """Of the mouth of frame `k`: its picture, its place in the sound, the sound's own number."""
+    """The marks of frame `k`'s mouth: its picture, its place in the sound, the sound's own number."""
     if request.visual_frames:
         pictures = np.frombuffer(request.visual_frames, "<f4").reshape(-1, 6 * 320 * 320)
         picture = int(pictures[min(k, len(pictures) - 1), 0])

@@ -64,7 +64,7 @@ def unrested(service: Running) -> float | None:
 
 
 def stored_frames(reply: pb.CompositeBatchResponse) -> list[bool]:
-    """Which of the raw frames are the stored pictures."""
+    """The raw frames that are the stored pictures."""
     pictures = [np.frombuffer(frame, np.uint8).reshape(HEIGHT, WIDTH, 3) for frame in reply.composited_frames]
     return [bool((picture == background(index)).all()) for picture, index in zip(pictures, reply.frame_indices, strict=True)]
 

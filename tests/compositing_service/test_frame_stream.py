@@ -64,7 +64,7 @@ def maker(pool: ThreadPoolExecutor) -> FrameMaker:
 
 
 def mouths_of(count: int, *, first: int = 0) -> Mouths:
-    """Of one grey each: 7 for the first mouth of a stream, 8 for the next."""
+    """Mouths of one grey each: 7 for the first mouth of a stream, 8 for the next."""
     pixels = np.empty((count, 320, 320, 3), np.uint8)
     pixels[...] = np.arange(first + 7, first + 7 + count).reshape(-1, 1, 1, 1)
     return Mouths(pixels, queue_ms=2.0 * count, inference_ms=4.0 * count, audio_ms=5.0, gpu_id=3)

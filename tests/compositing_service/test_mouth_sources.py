@@ -191,7 +191,7 @@ async def test_at_half_rate_every_second_mouth_comes_as_it_is(source: MouthSourc
 
 @pytest.mark.parametrize("count", [1, len(FRAMES)])
 async def test_the_callers_own_pictures(source: MouthSource, avatar: Avatar, count: int) -> None:
-    """Of the avatar's frames they ask nothing."""
+    """They ask nothing of the avatar's frames."""
     wanted = order(avatar, pictures=floats(count * PICTURE_BYTES // 4, 6))
     whole = await pixels(source, wanted)
     np.testing.assert_array_equal(await pixels(source, order(avatar, pictures=wanted.pictures, frames=[0] * 7)), whole)

@@ -39,7 +39,7 @@ def test_a_switch_drops_the_idle_frame_that_is_being_made() -> None:
 
 
 def test_an_interrupt_of_a_resumed_segment_ends_that_segment() -> None:
-    """What follows is the next segment from its start, not the rest of the interrupted one."""
+    """The next segment follows from its start, not the rest of the interrupted one."""
     session = resumed(first_number=40, first_segment=2, first_frame=15, audio_start_frame=5)
     assert session.machine.interrupt(session.now_s) == InterruptedAt(segment=2, next_number=40, audio_us=600_000)
     assert session.machine.interrupt(session.now_s) == InterruptedAt(segment=2, next_number=40, audio_us=600_000)

@@ -1,4 +1,4 @@
-"""Which frames of a segment can be made, and the sound that they are made from, however it came."""
+"""Frames of a segment that can be made, and the sound that they are made from, however it came."""
 
 from __future__ import annotations
 

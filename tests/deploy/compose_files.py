@@ -52,7 +52,7 @@ def services(files: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 
 @cache
 def _content(file: str) -> dict[str, Any]:
-    """Of one file. Not to be changed."""
+    """Returns the content of one file. Not to be changed."""
     content: dict[str, Any] = yaml.safe_load((TREE / file).read_text())
     return content
 

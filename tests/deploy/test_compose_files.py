@@ -192,7 +192,7 @@ def test_with_tls_every_side_has_its_own_key_only() -> None:
 
 
 def test_every_side_has_its_own_key_only(every: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    """What the script has made is what the services' settings name, and lets each of them call as far as it must."""
+    """The script makes the files that the services' settings name, and they let each of them call as far as it must."""
     made = tmp_path / "keys"
     if "valkey" in every:
         (made / "store").mkdir(parents=True)
@@ -267,7 +267,7 @@ def make_keys(folder: Path, *arguments: str) -> str:
 
 
 def default(value: object) -> str:
-    """Of a value with a variable in it: what it is when the variable is not set."""
+    """Returns the default in a value with a variable, taken when the variable is not set."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
 
 

@@ -22,7 +22,7 @@ from .stack import Stack, chmod_for_containers, until
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[docker.DockerClient]:
-    """Of the engine."""
+    """A client of the engine."""
     required = os.environ.get("REQUIRE_DOCKER") == "1"
     try:
         install_programs(allowed=required)

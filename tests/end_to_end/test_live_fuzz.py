@@ -68,7 +68,7 @@ class Follower:
     position: int = 0
     segment: int = -1
     frames: int = 0
-    """Of the segment, shown."""
+    """Those of the segment that were shown."""
     dropped: int = -1
     """Segments up to this one may show no more."""
     must_be: int | None = None

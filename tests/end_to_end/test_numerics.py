@@ -24,7 +24,7 @@ from .talking import Talk, config, noise
 
 
 def answers(models: Path, log: Path, *settings: str) -> tuple[pb.HealthResponse, pb.LoadModelResponse, list[pb.MouthRegion]]:
-    """What one replica says of itself and of an avatar, and the mouths that it makes of a sound."""
+    """One replica's words on itself and on an avatar, and the mouths that it makes of a sound."""
     sound = np.random.default_rng(1).normal(0, 0.1, 6400).astype("<f4").tobytes()
     request = pb.InferBatchRequest(model_id="her", batch_size=5, raw_audio=sound, mouth_format=pb.UINT8_BGR)
     with (
@@ -105,7 +105,7 @@ def test_a_session_stays_with_its_engine_on_another_compositing_service(tmp_path
 
 
 def told_numerics(service: Service, avatar: str, resume: compositing_pb2.SessionResume | None) -> list[str]:
-    """What a session says of how its frames are made."""
+    """Returns the names that a session gives to the way of its mouths."""
     talking = config(model_id=avatar, idle=compositing_pb2.IDLE_NONE, resume=resume)
     with grpc.insecure_channel(service.address) as channel, Talk(CompositingServiceStub(channel), talking) as talk:
         talk.say(noise(1.0))

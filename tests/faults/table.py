@@ -23,7 +23,7 @@ class Entry:
     what: str
     tests: tuple[str, ...]
     struck: str
-    """Why there is nothing to prove, or less than the fault says."""
+    """The reason for proving nothing, or less than the fault says."""
 
 
 def entries() -> list[Entry]:

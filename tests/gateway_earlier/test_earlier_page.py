@@ -29,7 +29,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
-    """Where the page lies: on a server of its own, as those pages did."""
+    """The page's address, on a server of its own, as those pages had."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=Path(__file__).parent)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/old_page.html"

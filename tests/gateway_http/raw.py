@@ -14,7 +14,7 @@ ANSWER_S = 60
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """The answer."""
 
     status: int
     headers: dict[str, str]

@@ -22,7 +22,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "http.md"
 
 
 async def run(command: str, gateway: RunningService, folder: Path) -> str:
-    """What a line with curl prints, asked of this gateway."""
+    """The output of a line with curl, asked of this gateway."""
     words = shlex.split(command.replace("localhost:8086", gateway.address.reachable).replace("/demo/", "/small/"))
     assert words[0] == "curl"
     process = await asyncio.create_subprocess_exec(*words, cwd=folder, stdout=asyncio.subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""What is kept for a while, and made once."""
+"""Things that are kept for a while, and made once."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ WATCH = "/api/sessions/{secret}/stream.mjpeg"
 
 @dataclass(frozen=True)
 class Ask:
-    """How an answer is provoked: `at` names the gateway that is asked."""
+    """A way to provoke an answer: `at` names the gateway that is asked."""
 
     at: str = "well"
     avatar: str = "small"
@@ -267,6 +267,6 @@ async def test_no_address_is_missing(gateways: Gateways) -> None:
 
 
 async def test_every_address_has_its_scope_or_is_open(gateways: Gateways) -> None:
-    """What is not in the table is for operators alone."""
+    """All that the table lacks is for operators alone."""
     routes = {route.resource.canonical for route in gateways.application.router.routes() if route.resource}
     assert {path for path in routes if not path.startswith("/page/")} - HEALTH_PATHS == SCOPES.keys()

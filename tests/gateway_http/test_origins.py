@@ -1,4 +1,4 @@
-"""Which pages may use the gateway."""
+"""Pages that may use the gateway, and others."""
 
 from __future__ import annotations
 

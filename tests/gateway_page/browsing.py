@@ -22,7 +22,7 @@ MOUTH = [598, 382, 80, 61]
 
 @dataclass
 class Watched:
-    """What a person would have seen and heard; times in seconds of the sound that is heard."""
+    """The things that a person would have seen and heard; times in seconds of the sound that is heard."""
 
     moments: np.ndarray
     openings: np.ndarray
@@ -35,7 +35,7 @@ class Watched:
 
     @property
     def shown(self) -> np.ndarray:
-        """Which of the frames have sound."""
+        """Tells of each frame if it has sound."""
         return self.audio_us >= 0
 
     def lag(self) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What goes wrong is said in a sentence, with what to do."""
+"""The page says in a sentence what goes wrong, and what to do."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def recording() -> np.ndarray:
 
 
 def spoken(page: Visit) -> Watched:
-    """What is seen and heard until a second after the end of what is said."""
+    """The things seen and heard until a second after the end of what is said."""
     page.until("lipsync.mode === null")
     page.page.wait_for_timeout(1000)
     return page.watched()

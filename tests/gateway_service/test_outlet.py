@@ -1,4 +1,4 @@
-"""What is written to a socket comes as it was written, in order, to fast and slow readers."""
+"""Bytes written to a socket come as they were written, in order, to fast and slow readers."""
 
 from __future__ import annotations
 

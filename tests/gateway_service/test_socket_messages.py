@@ -1,4 +1,4 @@
-"""What a socket refuses: with every problem at once, the right code, and no harm to the sessions beside it."""
+"""Messages that a socket refuses: with every problem at once, the right code, and no harm to the sessions beside it."""
 
 from __future__ import annotations
 

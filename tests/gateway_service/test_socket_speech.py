@@ -106,7 +106,7 @@ async def test_an_interrupt_before_the_start_drops_a_text(stack: Stack) -> None:
 
 
 def resume_after(frame: Shown, opened: Page, *, lead_in: int = 10) -> dict[str, object]:
-    """What `config` says to go on after a frame, as docs/websocket.md tells it."""
+    """The `config` that goes on after a frame, as docs/websocket.md tells it."""
     jumps = {each["number"]: each["next_position"] for each in opened.of("jump")}
     first = frame.audio_us // 40_000 + 1
     resume = {

@@ -1,4 +1,4 @@
-"""What all viewers of a source get, and when."""
+"""The pictures and sound that all viewers of a source get, and their times."""
 
 from __future__ import annotations
 

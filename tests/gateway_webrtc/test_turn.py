@@ -32,7 +32,7 @@ def settings(turn: TurnServer) -> tuple[str, ...]:
 
 
 async def configuration(http: aiohttp.ClientSession) -> RTCConfiguration:
-    """What a player is told to connect by."""
+    """The servers by which a player is told to connect."""
     async with http.head(AT_REST) as answer:
         (link,) = answer.headers.getall("Link")
     found = LINK.fullmatch(link)

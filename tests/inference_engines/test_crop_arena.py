@@ -46,7 +46,7 @@ class Uploads:
 
 
 def seen(held: CropArena, slots: NDArray[np.int64] | None) -> list[int]:
-    """What the memory of the slots holds."""
+    """Returns the content of the slots' memory."""
     assert slots is not None
     room = np.empty(CROP_BYTES, np.uint8)
     values = []

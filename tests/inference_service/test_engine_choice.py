@@ -1,4 +1,4 @@
-"""Which engine and precision an avatar gets: by the configuration, the processor and its own network, never by the clock."""
+"""The engine and precision that an avatar gets: by the configuration, the processor and its own network, never by the clock."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_the_audio_encoder_runs_in_bfloat16_with_the_same_bytes_in_any_number_of
 
 @pytest.mark.parametrize("choice", [IN_FLOAT32, pytest.param(IN_BFLOAT16, marks=needs_bfloat16)], ids=["float32", "bfloat16"])
 def test_equal_numerics_give_equal_bytes(make_avatar: MakeAvatar, tmp_path: Path, choice: EngineChoice) -> None:
-    """Of two loaders, as two replicas have, in batches with other neighbours."""
+    """Mouths of two loaders, as two replicas have, in batches with other neighbours."""
     avatar = make_avatar()
     one, other = (load(avatar, tmp_path, choice) for _ in range(2))
     assert one.numerics == other.numerics

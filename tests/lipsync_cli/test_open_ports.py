@@ -1,4 +1,4 @@
-"""What `lipsync doctor` says of ports that answer everybody, from services that run."""
+"""The words of `lipsync doctor` on ports that answer everybody, from services that run."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from ..inference_service.conftest import MakeAvatar
 
 
 def mouths(root: Path) -> np.ndarray:
-    """Of three frames, as the service makes them of whatever network is served."""
+    """The mouths of three frames, as the service makes them of whatever network is served."""
     avatar = load_avatar(root)
     device = find_devices(GpuSection(enabled=False), OnnxSection())[0]
     encoder = AvatarCatalog(root.parent).audio_encoder_path(avatar)

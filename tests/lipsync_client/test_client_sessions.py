@@ -46,7 +46,7 @@ def frames(*numbers: int) -> pb.SessionEvent:
 
 
 def events_until_the_end(face, service: Streams, **options: Any) -> tuple[list[Any], LipsyncError]:
-    """What a session gives before it raises."""
+    """The events that a session gives before it raises."""
     events: list[Any] = []
     note = events.append
 

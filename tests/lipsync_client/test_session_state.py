@@ -1,4 +1,4 @@
-"""What a session keeps and sends again: broken anywhere, any number of times, it gives what an unbroken one would."""
+"""A session keeps its sound and sends it again: broken anywhere, any number of times, it gives what an unbroken one would."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RATES = (16_000, 8_000, 11_025, 8_013, 48_000)
 
 @dataclass
 class Said:
-    """What the caller pushed for one segment."""
+    """The sound that the caller pushed for one segment."""
 
     sound: np.ndarray
     dropped: bool = False

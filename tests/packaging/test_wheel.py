@@ -26,7 +26,7 @@ OLD, NEW = "6.33.5", PINS["protobuf"]
 
 @pytest.fixture(scope="module", params=[OLD, NEW], ids="protobuf-{}".format)
 def python(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of an environment with the base installation alone."""
+    """The interpreter of an environment with the base installation alone."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     pins = folder / "pins.txt"

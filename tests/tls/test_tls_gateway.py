@@ -32,7 +32,7 @@ async def gateway(authority: Authority, *overrides: str) -> AsyncIterator[Runnin
 
 
 def trusting(authority: Authority, *, certificate: str = "") -> ssl.SSLContext:
-    """What a client is given that trusts the authority, and may have a certificate of it."""
+    """The settings of a client that trusts the authority, and may have a certificate of it."""
     context = ssl.create_default_context(cafile=str(authority.certificate))
     if certificate:
         pair = authority.pair(certificate)
@@ -70,7 +70,7 @@ async def test_only_named_clients_are_served(authority: Authority, certificate: 
 
 
 async def outcome(http: aiohttp.ClientSession, url: str, context: ssl.SSLContext) -> str:
-    """How far a client of the earlier servers comes."""
+    """Tells the end of a call by a client of the earlier servers."""
     try:
         async with http.ws_connect(url, ssl=context) as socket:
             await socket.send_str('{"type": "test_binary"}')

@@ -22,7 +22,7 @@ def is_ready(address: str) -> bool:
 
 
 def answer_to_an_earlier_client(address: str) -> str:
-    """What it hears of an avatar that is not there."""
+    """Its answer on an avatar that is not there."""
     with RawSocket(address, "/ws") as socket:
         socket.send(json.dumps({"type": "get_metadata", "model_name": "nobody"}))
         return str(json.loads(socket.receive())["error"])

@@ -54,7 +54,7 @@ def channels(services: list[Service]) -> Iterator[list[grpc.Channel]]:
 
 @pytest.fixture(scope="session")
 def pictures(channels: list[grpc.Channel]) -> CompositingServiceStub:
-    """What new clients call."""
+    """The face that new clients call."""
     return CompositingServiceStub(channels[0])
 
 

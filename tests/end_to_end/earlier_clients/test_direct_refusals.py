@@ -1,4 +1,4 @@
-"""What the earlier direct server's clients are refused."""
+"""Refusals to the earlier direct server's clients."""
 
 from __future__ import annotations
 
