@@ -18,7 +18,6 @@ from ipaddress import IPv6Address, ip_address
 import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from multidict import CIMultiDict
 
 from gateway_service.settings import GatewaySettings
 
@@ -81,11 +80,10 @@ class Holders:
         return found
 
     async def _ask(self, request: web.Request, host: str, name: str, port: int) -> aiohttp.ClientResponse:
-        headers = CIMultiDict((key, value) for key, value in request.headers.items() if key.lower() not in _NOT_PASSED_ON)
+        headers = [(key, value) for key, value in request.headers.items() if key.lower() not in _NOT_PASSED_ON]
         peer = request.transport.get_extra_info("peername") if request.transport else None
         hops = [*request.headers.getall("X-Forwarded-For", []), *([_plain(str(peer[0]))] if peer else [])]
-        headers["X-Forwarded-For"] = ", ".join(hops)
-        headers[PASSED_ON] = "1"
+        headers += [("X-Forwarded-For", ", ".join(hops)), (PASSED_ON, "1")]
         is_tls = self._settings.tls.is_on
         place = f"[{host}]" if ":" in host else host
         return await self._client().request(

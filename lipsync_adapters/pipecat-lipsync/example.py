@@ -20,6 +20,7 @@ from pathlib import Path
 import av
 import numpy as np
 from pipecat.frames.frames import (
+    BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
     Frame,
     InterruptionWorkerFrame,
@@ -139,20 +140,21 @@ async def main() -> None:
     film = FilmOutput(given.out, size, rate=24_000)
     worker = PipelineWorker(Pipeline([voice, avatar, film]), params=PipelineParams(audio_out_sample_rate=24_000))
 
-    stopped = asyncio.Event()
-    worker.set_reached_upstream_filter((BotStoppedSpeakingFrame,))
+    started, stopped = asyncio.Event(), asyncio.Event()
+    worker.set_reached_upstream_filter((BotStartedSpeakingFrame, BotStoppedSpeakingFrame))
 
     @worker.event_handler("on_frame_reached_upstream")
     async def heard(_: PipelineWorker, frame: Frame) -> None:
-        if isinstance(frame, BotStoppedSpeakingFrame):
-            stopped.set()
+        (started if isinstance(frame, BotStartedSpeakingFrame) else stopped).set()
 
     async def talk() -> None:
         for interrupted in (False, True, False):
+            started.clear()
             stopped.clear()
             await worker.queue_frame(TTSSpeakFrame("whatever"))
             if interrupted:
-                await asyncio.sleep(3)
+                await started.wait()  # an interruption before it would be followed by no end
+                await asyncio.sleep(2)
                 await worker.queue_frame(InterruptionWorkerFrame())
                 if given.second_avatar:
                     await worker.queue_frame(LipsyncUpdateSettingsFrame(delta=avatar.Settings(model=given.second_avatar)))

@@ -12,7 +12,7 @@ from typing import Any
 _CANDIDATE = re.compile(r"(a=candidate:\S+ \d+ udp \d+) (\S+) (\d+) typ host")
 Address = tuple[str, int]
 Loses = Callable[[bool], bool]
-"""Tells if a packet is lost; it is told if the packet comes from the gateway."""
+"""Tells if a packet of media is lost; it is told if the packet comes from the gateway."""
 
 
 def nothing(_is_down: bool) -> bool:
@@ -65,11 +65,11 @@ class Relay:
 
         def up(data: bytes, address: Address) -> None:
             player[:] = [address]
-            if not self._is_lost(False):
+            if not self._is_lost(data, is_down=False):
                 inside.transport.sendto(data, gateway)
 
         def down(data: bytes, _address: Address) -> None:
-            if player and not self._is_lost(True):
+            if player and not self._is_lost(data, is_down=True):
                 outside.transport.sendto(data, player[0])
 
         outside, inside = await self._bind("127.0.0.1", up), await self._bind("0.0.0.0", down)
@@ -82,8 +82,9 @@ class Relay:
         self._sockets.append(made)
         return made
 
-    def _is_lost(self, is_down: bool) -> bool:
-        lost = self.loses(is_down)
+    def _is_lost(self, data: bytes, *, is_down: bool) -> bool:
+        """Keeps what tells each side that the other is there (RFC 7983), without which both give up after half a minute."""
+        lost = 128 <= data[0] <= 191 and self.loses(is_down)
         self.lost += lost
         return lost
 
