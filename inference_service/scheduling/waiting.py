@@ -24,7 +24,8 @@ class WaitingJobs:
         self, *, max_delay_s: float, clock: Clock, is_overloaded: Callable[[], bool], on_late: Callable[[Job], None]
     ) -> None:
         """`max_delay_s`: how long a batch waits to become fuller. `on_late` is called with a job whose deadline has passed when
-        its turn comes; none of its frames are taken. While `is_overloaded`, batch work gets a run in OVERLOAD_PAUSE_S.
+        its turn comes; none of its frames are taken. While sessions speak and `is_overloaded`, batch work gets a run in
+        OVERLOAD_PAUSE_S.
         """
         self._max_delay_s = max_delay_s
         self._clock = clock
@@ -99,11 +100,16 @@ class WaitingJobs:
         return pause_s <= 0
 
     def _batch_pause_s(self) -> float:
-        """Returns the seconds for which batch work has to wait."""
-        return self._batch_taken_s + OVERLOAD_PAUSE_S - self._clock.now() if self._is_overloaded() else 0.0
+        """Returns the seconds for which batch work has to wait. A level of overload holds for longer than there are sessions."""
+        if not (self._sessions_speak() and self._is_overloaded()):
+            return 0.0
+        return self._batch_taken_s + OVERLOAD_PAUSE_S - self._clock.now()
 
     def _room(self, engine: Engine) -> int:
-        return engine.short_room if self._clock.now() - self._due_submitted_s < CARRIED_S else engine.room
+        return engine.short_room if self._sessions_speak() else engine.room
+
+    def _sessions_speak(self) -> bool:
+        return self._clock.now() - self._due_submitted_s < CARRIED_S
 
     async def _wait_for_more(self) -> None:
         until_s = self._clock.now() + self._max_delay_s
