@@ -14,9 +14,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from avatar_tools.demo import SPEECH_PATH, build_demo
+from avatar_tools.demo import SPEECH_PATH
 from benchmarks.figures import Figure, figure
-from lipsync_cli.processes import ServiceProcess, serve_command
+from benchmarks.one_process import demo_served
 
 TREE = Path(__file__).resolve().parents[1]
 PYTHON = TREE / ".venv-adapters/bin/python"
@@ -39,14 +39,8 @@ def run() -> list[Figure]:
     """Measures everything. Some forty seconds."""
     if not PYTHON.exists():
         return []
-    with tempfile.TemporaryDirectory() as folder:
-        logs = Path(folder)
-        build_demo(logs / "models")
-        ports = [f"server.{port}=127.0.0.1:0" for port in ("port", "compositing_port", "inference_port")]
-        settings = [*ports, "metrics.port=127.0.0.1:0", f"models_root={logs / 'models'}", "gateway.enabled=false"]
-        with ServiceProcess("compositing", serve_command("all", settings), log=logs / "all.log") as services:
-            address = services.wait_ready()
-            return [each for kind in KINDS for each in figures(kind, carried(kind, address))]
+    with tempfile.TemporaryDirectory() as folder, demo_served(Path(folder)) as address:
+        return [each for kind in KINDS for each in figures(kind, carried(kind, address))]
 
 
 def carried(kind: str, address: str) -> Carried:

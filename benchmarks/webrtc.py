@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from avatar_tools.demo import build_demo
 from benchmarks.figures import Figure, figure
+from benchmarks.one_process import demo_served
 from benchmarks.webrtc_viewers import Seen
 from lipsync_cli.processes import LOOPBACK, ServiceProcess, serve_command
 
@@ -26,11 +26,7 @@ def run() -> list[Figure]:
     """Measures everything. About two minutes."""
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder)
-        build_demo(logs / "models")
-        ports = [f"server.{port}=127.0.0.1:0" for port in ("port", "compositing_port", "inference_port")]
-        settings = [*ports, "metrics.port=127.0.0.1:0", f"models_root={logs / 'models'}", "gateway.enabled=false"]
-        with ServiceProcess("compositing", serve_command("all", settings), log=logs / "all.log") as services:
-            upstream = services.wait_ready()
+        with demo_served(logs) as upstream:
             settings = [*LOOPBACK, f"compositing_server.url={upstream}"]
             with ServiceProcess("gateway", serve_command("gateway", settings), log=logs / "gateway.log") as gateway:
                 address = gateway.wait_ready()

@@ -116,7 +116,7 @@ class Stack:
         return str(container.attrs["NetworkSettings"]["Networks"][f"{self.name}_{network}"]["IPAddress"])
 
     def wait_healthy(self) -> None:
-        """Until every container that has a health check passes it."""
+        """Waits until every container that has a health check passes it."""
         until(lambda: all(health(container) in {"healthy", "none"} for container in self.containers()), within_s=HEALTHY_S)
 
     def metric(self, container: Container, name: str, *, port: int = 53052, **labels: str) -> float:
@@ -130,7 +130,7 @@ class Stack:
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
     def _known(self, service: str) -> float:
-        """As the balancer has them."""
+        """Counts them as the balancer has them."""
         return self.metric(self.one("haproxy"), "haproxy_backend_active_servers", port=8404, proxy=service)
 
 
@@ -141,7 +141,7 @@ def health(container: Container) -> str:
 
 
 def kill(container: Container) -> None:
-    """As the kernel does when memory is short: Docker did not ask for it, so its restart policy holds."""
+    """Kills it as the kernel does when memory is short: Docker did not ask for it, so its restart policy holds."""
     container.reload()
     os.kill(container.attrs["State"]["Pid"], signal.SIGKILL)
 

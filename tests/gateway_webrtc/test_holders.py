@@ -71,7 +71,7 @@ async def test_secrets_that_are_made_up_lead_nowhere(both: list[str], secret: st
 
 
 async def test_what_was_passed_on_is_answered_where_it_comes(both: list[str]) -> None:
-    """So two gateways cannot send a request to and fro."""
+    """Two gateways cannot send a request to and fro."""
     connection = new_connection()
     async with aiohttp.ClientSession() as http:
         async with http.post(both[0] + AT_REST, data=await offer_of(connection), headers=SDP) as answer:

@@ -138,7 +138,7 @@ async def test_the_last_seconds_count_most(clock: VirtualClock) -> None:
 
 
 def test_a_few_runs_that_were_held_up_do_not_count(clock: VirtualClock) -> None:
-    """As when another process has the cores."""
+    """Runs are held up when another process has the cores."""
     admission = Admission(workers=1, clock=clock)
     run(admission, frames_a_second=2, runs=2)
     run(admission, frames_a_second=100, runs=3)

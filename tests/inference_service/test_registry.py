@@ -248,7 +248,7 @@ async def test_what_avatars_share_counts_once(make_avatar: MakeAvatar, tmp_path:
 
 
 async def test_an_arena_of_crops_counts_once_beside_what_the_process_holds(make_avatar: MakeAvatar, tmp_path: Path) -> None:
-    """As on a GPU: the arena is played by one in the process's memory."""
+    """The arena of a GPU is played by one in the process's memory."""
     for avatar_id in "ab":
         make_avatar(avatar_id)
     models = registry(tmp_path)

@@ -256,7 +256,7 @@ async def test_files_that_cannot_be_used_leave_the_old_ones_in_force(
 async def test_a_link_that_is_turned_to_other_files_is_followed(
     authority: Authority, stranger: Authority, tmp_path: Path
 ) -> None:
-    """As Kubernetes renews a secret: the files are links through one link to a folder."""
+    """Kubernetes renews a secret so: the files are links through one link to a folder."""
     (tmp_path / "..data").symlink_to(authority.folder)
     for name in ("tls.crt", "tls.key"):
         (tmp_path / name).symlink_to(Path("..data") / name.replace("tls", "inference"))
