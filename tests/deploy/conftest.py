@@ -8,6 +8,8 @@ import pytest
 
 from tests.programs import program
 
+from .kubernetes_overlays import OVERLAYS, Manifest, render
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -29,3 +31,10 @@ def haproxy() -> str:
 @pytest.fixture(scope="session")
 def promtool() -> str:
     return program("promtool", "prometheus")
+
+
+@pytest.fixture(scope="session")
+def rendered(kubectl: str, repository: Path) -> dict[str, list[Manifest]]:
+    overlays = repository / "deploy/kubernetes/overlays"
+    assert sorted(path.name for path in overlays.iterdir()) == sorted(OVERLAYS)
+    return {name: render(kubectl, overlays / name) for name in OVERLAYS}
