@@ -243,6 +243,10 @@ class Running:
         return self.server.metrics.registry.get_sample_value(name, labels)
 
 
+def upstream_errors(service: Running, code: grpc.StatusCode) -> float:
+    return service.metric("lipsync_compositing_inference_errors_total", code=code.name) or 0
+
+
 def sound(frames: int) -> bytes:
     return np.zeros(640 * frames, "<f4").tobytes()
 

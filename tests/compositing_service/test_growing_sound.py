@@ -19,7 +19,7 @@ from service_kit.metrics import Metrics
 from shared_proto import inference_pb2
 
 from .conftest import ROW_BYTES, Behaviour, FakeInference, Regions, fine, refuse, region
-from .test_compositing_upstream import bad_request
+from .test_upstream_answers import bad_request
 
 FRAMES = 6
 UNKNOWN = FRAMES + 12 + 3 - 2

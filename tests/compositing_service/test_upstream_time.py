@@ -1,0 +1,108 @@
+"""An inference service that is slow or hangs, and callers who wait no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+import grpc
+import pytest
+
+from shared_proto import inference_pb2
+
+from ..allocated import allocated_bytes
+from .conftest import Behaviour, FakeInference, Running, fine, hang, refuse
+
+Code = grpc.StatusCode
+
+
+async def test_a_hanging_service_within_the_callers_deadline(service: Running, inference: FakeInference) -> None:
+    inference.script.append(hang)
+    refusal = await service.refusal(service.composite(timeout=1.0))
+    assert refusal.code is Code.DEADLINE_EXCEEDED
+    await asyncio.wait_for(inference.cancelled.wait(), 60)
+    # Handed on, with a margin for the answer's way back.
+    assert inference.calls[0].time_remaining < 1.0
+    assert (await service.composite()).success
+
+
+async def test_a_hanging_service_within_our_own_limit(serve: Any, inference: FakeInference) -> None:
+    inference.script.append(hang)
+    async with serve("inference_server.timeout_seconds=0.2") as service:
+        refusal = await service.refusal(service.composite(timeout=None))
+    assert refusal.code is Code.DEADLINE_EXCEEDED
+    assert "0.2 s" in refusal.message
+
+
+def slowly(pause_s: float) -> Behaviour:
+    """All frames, a group at a time, each after a pause."""
+
+    async def behave(request: Any, context: Any) -> Any:
+        async for each in fine(request, context):
+            await asyncio.sleep(pause_s)
+            yield each
+
+    return behave
+
+
+async def test_a_slow_service_that_goes_on_is_waited_for(serve: Any, inference: FakeInference) -> None:
+    """Five groups take twice the limit together, each less than half of it."""
+    inference.script.append(slowly(0.4))
+    async with serve("inference_server.timeout_seconds=1") as service:
+        assert len((await service.composite(batch_size=20)).composited_frames) == 20
+
+
+async def test_retries_count_as_no_progress(serve: Any, inference: FakeInference) -> None:
+    inference.script.extend([refuse(Code.UNAVAILABLE), hang])
+    async with serve("inference_server.timeout_seconds=0.5") as service:
+        refusal = await service.refusal(service.composite())
+    assert refusal.code is Code.DEADLINE_EXCEEDED
+    assert "0.5 s" in refusal.message
+
+
+async def test_retries_stay_within_the_deadline(serve: Any) -> None:
+    # Twenty retries would take nine seconds.
+    async with serve("inference_server.url=127.0.0.1:1", "inference_server.max_retries=20") as service:
+        refusal = await service.refusal(service.composite(timeout=2.0))
+    # On a busy machine the last try may end behind the caller's time.
+    told = {Code.UNAVAILABLE: "cannot be reached", Code.DEADLINE_EXCEEDED: "the time for this request is over"}
+    assert told[refusal.code] in refusal.message
+
+
+async def test_a_caller_that_gives_up_cancels_the_inference_call(service: Running, inference: FakeInference) -> None:
+    inference.script.append(hang)
+    call = asyncio.create_task(service.composite())
+    await asyncio.wait_for(inference.called.wait(), 60)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.wait_for(inference.cancelled.wait(), 60)
+    assert (await service.composite()).success
+
+
+async def test_calls_that_are_given_up_leave_no_mouths_in_memory(service: Running, inference: FakeInference) -> None:
+    """Each would leave the mouth that was on its way."""
+    mouth = bytes(100 * 100 * 3)
+
+    async def steadily(request: Any, _: Any) -> Any:
+        for k in range(request.batch_size):
+            size = {"frame_count": 1, "widths": [100], "heights": [100]}
+            yield inference_pb2.MouthRegion(first_frame=k, **size, mouth_format=inference_pb2.UINT8_BGR, data=mouth)
+            await asyncio.sleep(0.001)
+
+    async def give_up(times: int) -> None:
+        for _ in range(times):
+            inference.script.append(steadily)
+            asked = asyncio.create_task(service.composite(batch_size=50))
+            await asyncio.sleep(0.03)
+            asked.cancel()
+            await asyncio.wait([asked])
+        await asyncio.sleep(0.3)
+        inference.calls.clear()
+        gc.collect()
+
+    await give_up(20)
+    before = allocated_bytes()
+    await give_up(100)
+    assert allocated_bytes() - before < 100 * len(mouth) / 6
