@@ -89,6 +89,7 @@ async def measured(target: Target, talking: Talking) -> list[Figure]:
                 "ms",
                 ratio=p99(unloaded) / p99(crowd),
                 compared_with=f"{FEW} sessions alone",
+                at_most=LATE_MS,
             )
             figures.append(behind)
     return figures

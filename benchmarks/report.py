@@ -71,8 +71,8 @@ def with_figures(document: str, figures: str) -> str:
 
 
 def every_figure(report: Report, source: str) -> str:
-    """Writes a section for each benchmark."""
-    sections = [_origin(report, source)]
+    """Writes a section with all figures that have a goal, and one for each benchmark."""
+    sections = [_origin(report, source), _goals(report)]
     for name, result in report["benchmarks"].items():
         rows = [_row(figure["name"], figure) for figure in result["figures"]]
         parts = [f"### {name}", *filter(None, [_docstring(name)])]
@@ -82,6 +82,17 @@ def every_figure(report: Report, source: str) -> str:
             parts.append(_table(rows))
         sections.append("\n\n".join(parts))
     return "\n\n".join(sections)
+
+
+def _goals(report: Report) -> str:
+    rows = [
+        _row(f"{name}: {figure['name']}", figure)
+        for name, result in report["benchmarks"].items()
+        for figure in result["figures"]
+        if "goal" in figure
+    ]
+    reached = sum(row[-1] == "yes" for row in rows)
+    return f"### Goals\n\n{reached} of {len(rows)} are reached.\n\n{_table(rows)}" if rows else "No figure has a goal."
 
 
 def headlines(report: Report, source: str) -> str:

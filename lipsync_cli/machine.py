@@ -12,8 +12,12 @@ NVIDIA_SMI_TIMEOUT_S = 10.0
 
 
 def cpu_model() -> str:
-    """Returns the processor's name as the system gives it."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    """Returns the processor's name as the system gives it, with its family and model: a virtual machine may tell no more of it."""
+    name = _cpuinfo("model name")
+    family, model = _cpuinfo("cpu family"), _cpuinfo("model")
+    if name and family and model:
+        return f"{name} (family {family}, model {model})"
+    return name or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> list[str]:

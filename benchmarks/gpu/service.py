@@ -35,7 +35,7 @@ FRAMES = 32
 BATCH = 24
 LEAD_IN, LOOK_AHEAD = 10, 12
 PLAIN_BATCH = 8
-GOAL_SHARE = 0.9
+GOAL_SHARE, GOAL_RATE = 0.9, 5000.0
 
 
 @dataclass(frozen=True)
@@ -104,15 +104,17 @@ async def measured(
         show(figure("memory of another avatar, crops made so far", reply.stats.memory_bytes / 1e6, "MB"))
         show(await first_call(stub, ids[0]))
         show(await differing_frames(stub, ids[0]))
+        rates: list[float] = []
         for avatars, callers in [*((ids[:1], callers) for callers in extent.callers), (ids, 4 * len(ids))]:
             rounds = [
                 (plain.frames_s(), await one_round(stub, process, avatars, callers, extent.seconds)) for _ in range(extent.rounds)
             ]
+            rates.append(median(ours.frames_s for _, ours in rounds))
             name = f"{len(avatars)} avatar{'s' * (len(avatars) > 1)}, {callers} caller{'s' * (callers > 1)}"
             show(
                 figure(
                     f"{name}: frames over gRPC",
-                    median(ours.frames_s for _, ours in rounds),
+                    rates[-1],
                     "frames/s",
                     ratio=median(ours.frames_s / theirs for theirs, ours in rounds),
                     compared_with=f"plain ONNX Runtime, batch {PLAIN_BATCH}",
@@ -121,6 +123,7 @@ async def measured(
             )
             show(figure(f"{name}: a call", median(ours.call_ms for _, ours in rounds), "ms"))
             show(figure(f"{name}: processor time of a frame", median(ours.processor_ms for _, ours in rounds), "ms"))
+        show(figure("the most frames over gRPC of these", max(rates), "frames/s", at_least=GOAL_RATE))
 
 
 async def first_call(stub: InferenceServiceAsyncStub, avatar_id: str) -> Figure:

@@ -245,6 +245,10 @@ def test_a_report_replaces_what_stands_between_the_markers(tmp_path: Path) -> No
     assert "| a\\|b | 0.125 ms | 8.00x c | >= 6x | yes |" in every
     assert "| late | 12.3 ms |  | <= 8 ms | **no** |" in every
     assert "Failed: ValueError: no luck" in every
+    goals = every.partition("### Goals")[2].partition("### compositor")[0]
+    assert "2 of 3 are reached." in goals
+    assert "| compositor: late | 12.3 ms |  | <= 8 ms | **no** |" in goals
+    assert "whole" not in goals
     rows = [line for line in short.splitlines() if line.startswith("| ")]
     assert rows[2:] == ["| paste and encode a frame of 1280x720, one core | 242 us | >= 6x | yes |"]
 
