@@ -12,7 +12,7 @@ NVIDIA_SMI_TIMEOUT_S = 10.0
 
 
 def cpu_model() -> str:
-    """Returns the processor's name as the system gives it, with its family and model: a virtual machine may tell no more of it."""
+    """Returns the processor's name as the system gives it, with its family and model, which tell more."""
     name = _cpuinfo("model name")
     family, model = _cpuinfo("cpu family"), _cpuinfo("model")
     if name and family and model:

@@ -9,8 +9,8 @@ import psutil
 
 ANSWER_S = 2.0
 OPEN = "answers whoever reaches this machine, without a key"
-# A list of avatars, of the two services that others call.
-_LISTS = {50051: "/inference.InferenceService/ListModels", 50052: "/compositing.CompositingService/ListModels"}
+LISTS = {50051: "/inference.InferenceService/ListModels", 50052: "/compositing.CompositingService/ListModels"}
+"""The method that lists avatars, of the two services that others call, by port."""
 _GATEWAY = 8086
 
 
@@ -20,7 +20,7 @@ def open_to_all(port: int) -> str:
         return ""
     if port == _GATEWAY:
         return OPEN if _gateway_answers(port) else ""
-    return OPEN if port in _LISTS and _service_answers(port, _LISTS[port]) else ""
+    return OPEN if port in LISTS and _service_answers(port, LISTS[port]) else ""
 
 
 def _is_reachable(port: int) -> bool:
@@ -47,8 +47,10 @@ def _gateway_answers(port: int) -> bool:
 
 
 def _service_answers(port: int, method: str) -> bool:
-    import grpc
-
+    try:
+        import grpc
+    except ImportError:  # the doctor tells of that
+        return False
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             channel.unary_unary(method, None, None)(b"", timeout=ANSWER_S)

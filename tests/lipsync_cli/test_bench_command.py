@@ -25,14 +25,14 @@ def broken():
     raise RuntimeError("the service did not start")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def two_benchmarks(monkeypatch):
-    """Two modules in place of the real ones, which take minutes."""
+    """Modules in place of real ones, which take minutes."""
     for name, run_it in (("compositor", good), ("importing", good), ("network", broken)):
         monkeypatch.setitem(sys.modules, f"benchmarks.{name}", SimpleNamespace(run=run_it))
 
 
-def test_figures_on_screen_and_in_a_file(run, tmp_path, monkeypatch):
+def test_figures_on_screen_and_in_a_file(two_benchmarks, run, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     report = tmp_path / "report.json"
     result = run("bench", "compositor", "--json", report)
@@ -45,7 +45,7 @@ def test_figures_on_screen_and_in_a_file(run, tmp_path, monkeypatch):
     assert written["machine"]["packages"]["numpy"]
 
 
-def test_a_benchmark_that_fails_does_not_hide_the_others(run, tmp_path):
+def test_a_benchmark_that_fails_does_not_hide_the_others(two_benchmarks, run, tmp_path):
     report = tmp_path / "report.json"
     result = run("bench", "network", "compositor", "--json", report)
     assert result.exit_code == 1
@@ -54,20 +54,20 @@ def test_a_benchmark_that_fails_does_not_hide_the_others(run, tmp_path):
     assert json.loads(report.read_text())["benchmarks"]["network"]["error"] == "RuntimeError: the service did not start"
 
 
-def test_unknown_names_are_refused_before_anything_runs(run):
+def test_unknown_names_are_refused_before_anything_runs(two_benchmarks, run):
     result = run("bench", "compositor", "speed")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "there is no benchmark 'speed'; there are compositor" in result.stderr
 
 
-def test_an_installation_without_benchmarks_says_so(run, tmp_path, monkeypatch):
+def test_an_installation_without_benchmarks_says_so(two_benchmarks, run, tmp_path, monkeypatch):
     monkeypatch.setattr(benching, "__file__", str(tmp_path / "site-packages" / "lipsync_cli" / "benching.py"))
     result = run("bench")
     assert result.exit_code == 1
     assert "they come with the source tree" in result.stderr
 
 
-def test_the_import_benchmark_is_in_a_module_whose_name_is_no_keyword(run):
+def test_the_import_benchmark_is_in_a_module_whose_name_is_no_keyword(two_benchmarks, run):
     result = run("bench", "import")
     assert result.exit_code == 0, result.output
     assert "paste and encode" in result.stdout

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lipsync_cli import doctor, machine
+from lipsync_cli import doctor, machine, open_ports
 from lipsync_cli.doctor import PORTS, State, examine
 
 
@@ -88,6 +88,15 @@ def test_what_tensorrt_needs_is_told_where_there_is_a_gpu(monkeypatch, tmp_path)
 class TensorRtBuild(GpuBuild):
     def get_available_providers(self):
         return ["TensorrtExecutionProvider", *super().get_available_providers()]
+
+
+def test_a_port_in_use_is_told_also_where_grpc_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setitem(PORTS, port, "something")
+        monkeypatch.setitem(open_ports.LISTS, port, open_ports.LISTS[50051])
+        assert "in use" in findings(tmp_path)[f"port {port}"].found
 
 
 def test_a_port_in_use_is_told(monkeypatch, tmp_path):
