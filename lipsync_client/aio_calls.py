@@ -17,6 +17,7 @@ from lipsync_client.headers import Headers
 from lipsync_client.retrying import Retries
 from lipsync_client.tls import TlsOptions
 from shared_proto import compositing_pb2 as pb
+from shared_proto.aio_reading import Reply
 
 Method: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[Request, Response]"
 SessionMethod: TypeAlias = "grpc.aio.StreamStreamMultiCallable[pb.SessionRequest, pb.SessionEvent]"
@@ -56,7 +57,7 @@ class Sent(UnderWay[Request, Response, Result]):
     """A call under way."""
 
     def __init__(self, method: Method[Request, Response], call: Call[Request, Response, Result], retries: Retries) -> None:
-        super().__init__(call, method, retries)
+        super().__init__(call, lambda *args, **kwargs: Reply(method(*args, **kwargs)), retries)
 
     async def result(self) -> Result:
         """Waits for the reply, and sends the call again where that helps. Raises LipsyncError."""
@@ -101,7 +102,7 @@ class Stream:
     def cancel(self) -> None:
         """Ends it. Has no effect once it has ended."""
         self._is_cancelled = True
-        # This ends a read too. One that is cancelled itself never frees what was on its way (issue 43360 of grpc).
+        # This ends a read too, which must not be cancelled itself: see `shared_proto.aio_reading`.
         self._call.cancel()
         self._taken.set()
 

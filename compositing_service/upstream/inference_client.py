@@ -23,7 +23,6 @@ from compositing_service.upstream.channels import Endpoint, Endpoints
 from compositing_service.upstream.errors import InferenceFailed
 from compositing_service.upstream.numerics import NumericsWatch
 from compositing_service.upstream.order_stream import MESSAGE_BYTES, Order
-from compositing_service.upstream.reading import read_message
 from compositing_service.upstream.replies import read_mouths, read_rows
 from compositing_service.upstream.session_streams import Metadata
 from service_kit import request_context
@@ -32,6 +31,7 @@ from service_kit.deadline import Deadline
 from service_kit.errors import DeadlineExceeded, ServiceError
 from service_kit.tls import ClientTls
 from shared_proto import inference_pb2
+from shared_proto.aio_reading import Reply, read_message
 from shared_proto.mouth_region import MouthMessage
 
 if TYPE_CHECKING:  # the class exists for type checkers only
@@ -202,7 +202,8 @@ class InferenceClient:
         while True:
             endpoint = at or self._endpoints.pick(avoid=attempts.failed_at)
             try:
-                return await method(endpoint.stub)(request, timeout=deadline.remaining_s(), metadata=endpoint.metadata())
+                call = method(endpoint.stub)(request, timeout=deadline.remaining_s(), metadata=endpoint.metadata())
+                return await Reply(call)
             except aio.AioRpcError as error:
                 await attempts.failed(error, endpoint, until=deadline)
 
@@ -234,7 +235,7 @@ class InferenceClient:
 
 async def _is_healthy(endpoint: Endpoint) -> bool:
     try:
-        reply = await endpoint.stub.Health(inference_pb2.HealthRequest(), timeout=_HEALTH_TIMEOUT_S)
+        reply = await Reply(endpoint.stub.Health(inference_pb2.HealthRequest(), timeout=_HEALTH_TIMEOUT_S))
     except aio.AioRpcError:
         return False
     return reply.healthy

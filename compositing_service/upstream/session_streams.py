@@ -24,6 +24,7 @@ from compositing_service.upstream.order_stream import OrderStream, StreamCall
 from service_kit import request_context
 from service_kit.clock import Clock
 from shared_proto import mouth_region
+from shared_proto.aio_reading import read_message
 
 # A replica that was started later gets orders after so long at most.
 _LOOK_AGAIN_S = 10.0
@@ -119,7 +120,7 @@ class SessionStreams:
         avatar.looked_s = self.clock.now()
         call = self.begin(((request_context.AVATAR_ID_KEY, avatar_id),))
         try:
-            data = await call.read()
+            data = await read_message(call)
             if data is _END:
                 await call.code()
                 raise lost("the service takes no streams")
@@ -139,7 +140,7 @@ class SessionStreams:
             return
         with suppress(aio.AioRpcError, asyncio.InvalidStateError):  # it has done its duty, however it ends
             await call.done_writing()
-            await call.read()
+            await read_message(call)
 
     def _forget(self, stream: OrderStream) -> None:
         if self._streams.get(stream.replica) is stream:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
 
+from compositing_service.metrics import CompositingMetrics
+from compositing_service.mouth_source import Sound
+from compositing_service.upstream.inference_client import InferenceClient
+from service_kit.deadline import Deadline
+from service_kit.metrics import Metrics
 from shared_proto import inference_pb2
+from shared_proto.inference_pb2_grpc import InferenceServiceServicer, add_InferenceServiceServicer_to_server
 
 from ..allocated import allocated_bytes
 from .conftest import Behaviour, FakeInference, Running, fine, hang, refuse
@@ -106,3 +116,50 @@ async def test_calls_that_are_given_up_leave_no_mouths_in_memory(service: Runnin
     before = allocated_bytes()
     await give_up(100)
     assert allocated_bytes() - before < 100 * len(mouth) / 6
+
+
+async def test_rows_on_their_way_to_a_caller_that_gives_up_are_freed() -> None:
+    rows = bytes(1 << 20)
+    sent = threading.Event()
+
+    class Rows(InferenceServiceServicer):
+        """Answers from a thread, so that the event loop can stand still meanwhile."""
+
+        def EncodeAudio(self, request: Any, context: Any) -> Any:
+            sent.set()
+            return inference_pb2.EncodeAudioResponse(feature_rows=rows)
+
+    async def give_up(source: InferenceClient) -> None:
+        sent.clear()
+        asking = source.rows(
+            Sound(bytes(2560)), first_row=0, count=1, avatar_id="demo", avatar_version="", deadline=Deadline.after(60)
+        )
+        asked = asyncio.create_task(asking)
+        assert await asyncio.to_thread(sent.wait, 60)
+        threading.Event().wait(0.03)
+        asked.cancel()
+        await asyncio.wait([asked])
+
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool)
+        add_InferenceServiceServicer_to_server(Rows(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        async with upstream(f"127.0.0.1:{port}") as source:
+            for _ in range(5):
+                await give_up(source)
+            before = allocated_bytes()
+            for _ in range(20):
+                await give_up(source)
+            await asyncio.sleep(0.3)
+            assert allocated_bytes() - before < 5 * len(rows)
+        server.stop(None).wait()
+
+
+@asynccontextmanager
+async def upstream(target: str) -> AsyncIterator[InferenceClient]:
+    source = InferenceClient([target], timeout_s=60, max_retries=0, max_frames=50, metrics=CompositingMetrics(Metrics()))
+    try:
+        yield source
+    finally:
+        await source.close()

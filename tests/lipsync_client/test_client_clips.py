@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from lipsync_client import AsyncClient, Client, LipsyncError
+from shared_proto import compositing_pb2 as pb
+
+from ..allocated import allocated_bytes
 
 CLIP = np.zeros(640 * 60, np.float32)
 WAIT_S = 30
@@ -162,6 +165,50 @@ async def test_cancelling_the_task_cancels_the_call(service):
         await client.composite("demo", CLIP, batch_size=1, start_frame=102)
     # What a caller cancels is not sent again, as what a load balancer cancels is.
     assert [request.start_frame_idx for request in service.requests] == [101, 102]
+
+
+@pytest.mark.parametrize("how", ["the task of a call is cancelled", "a clip is left"])
+async def test_replies_on_their_way_to_callers_that_give_up_are_freed(service, how):
+    picture = bytes(1 << 20)
+    sent = threading.Event()
+
+    def reply(request, _):
+        sent.set()
+        return pb.CompositeBatchResponse(success=True, composited_frames=[picture] * request.batch_size)
+
+    async def give_up(client):
+        sent.clear()
+        service.script.append(reply)
+        call = asyncio.create_task(client.composite("demo", CLIP, batch_size=1))
+        assert await asyncio.to_thread(sent.wait, WAIT_S)
+        pause()
+        call.cancel()
+        await asyncio.wait([call])
+
+    async def leave(client):
+        """The first reply is taken, another one comes."""
+        service.script.extend([reply] * 2)
+        async with aclosing(client.batches("demo", CLIP, batch_size=1, in_flight=2)) as batches:
+            await anext(batches)
+            sent.clear()
+            await asyncio.sleep(0)
+            assert await asyncio.to_thread(sent.wait, WAIT_S)
+            pause()
+        service.script.clear()
+
+    def pause():
+        """Keeps the event loop from taking what arrives."""
+        threading.Event().wait(0.03)
+
+    one = give_up if how == "the task of a call is cancelled" else leave
+    async with AsyncClient(service.target) as client:
+        for _ in range(5):
+            await one(client)
+        before = allocated_bytes()
+        for _ in range(20):
+            await one(client)
+        await asyncio.sleep(0.3)
+        assert allocated_bytes() - before < 5 * len(picture)
 
 
 def test_a_client_serves_many_threads(service):
