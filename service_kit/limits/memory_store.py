@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -38,6 +39,12 @@ class MemoryStore:
         self._clock = clock
         self._rates = DueTimes()
         self._held: dict[str, dict[str, _Held]] = {}
+        self._kept: deque[tuple[float, Stream]] = deque()
+        """Ended streams whose sessions keep their places, and until when; the first one to be over in front."""
+
+    def __len__(self) -> int:
+        """Returns the number of keys with sessions."""
+        return len(self._held)
 
     async def take(self, uses: Sequence[Use]) -> Refusal | None:
         """Counts all uses, or none."""
@@ -53,6 +60,7 @@ class MemoryStore:
 
     async def begin(self, stream: Stream, most: Sequence[int | None], uses: Sequence[Use]) -> Refusal | None:
         """Gives a stream its places."""
+        self._forget_kept()
         for key in stream.keys:
             self._forget(key)
         if stream.session not in self._held.get(stream.keys[-1], {}) and (refusal := self._beyond(uses)):
@@ -78,6 +86,9 @@ class MemoryStore:
         for held in self._of(stream):
             held.streams.pop(stream.id, None)
             held.kept_until_s = kept_until_s
+        if not is_over:
+            self._kept.append((kept_until_s, stream))
+        self._forget_kept()
         for key in stream.keys:
             self._forget(key)
 
@@ -105,3 +116,10 @@ class MemoryStore:
             del sessions[name]
         if not sessions:
             self._held.pop(key, None)
+
+    def _forget_kept(self) -> None:
+        """Forgets what was kept long enough, also under keys that nobody asks for any more."""
+        while self._kept and self._kept[0][0] <= self._clock.now():
+            _, stream = self._kept.popleft()
+            for key in stream.keys:
+                self._forget(key)

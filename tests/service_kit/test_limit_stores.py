@@ -153,6 +153,19 @@ async def test_a_lost_session_keeps_its_place_to_come_back_to(run: Run) -> None:
     await run(steps)
 
 
+async def test_callers_that_vanish_and_never_come_back_are_forgotten() -> None:
+    clock = MemoryTime()
+    store = MemoryStore(clock)  # type: ignore[arg-type]  # it never sleeps
+    for number in range(100):
+        lost = stream(f"caller-{number}/session", number, f"caller-{number}", "all")
+        assert await store.begin(lost, [1, None], []) is None
+        await store.end(lost, is_over=False)
+    assert len(store) == 101
+    clock.advance(KEPT_S)
+    assert await store.begin(stream("another", 100, "caller", "all"), [1, 1], []) is None
+    assert len(store) == 2
+
+
 async def test_a_session_that_comes_back_before_its_stream_is_lost_needs_no_second_place(run: Run) -> None:
     async def steps(store: Store, advance: Advance) -> None:
         assert await store.begin(stream("first", 1), [1, 1], []) is None
