@@ -5,6 +5,7 @@ Ready means: a compositing service answers. A gateway alone may start before any
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -32,6 +33,8 @@ from service_kit.tls import ClientTls, tls_problems
 
 NAME = "gateway"
 TLS_KEY = "compositing_server.tls"
+
+log = logging.getLogger(__name__)
 
 GatewayHost: TypeAlias = Host[HttpServer]
 GatewayService: TypeAlias = Service[HttpServer]
@@ -112,7 +115,7 @@ async def _open(
                 parts.guard.install(application)
                 application.middlewares.append(callers.middleware)
                 host.server.serve(name, application)
-            yield _nothing_to_warm
+            yield partial(_tell_page, settings, host.addresses[NAME])
     finally:
         await compositors.close()
 
@@ -141,5 +144,7 @@ def _earlier_ports(settings: GatewaySettings) -> Iterator[tuple[str, BindAddress
         yield f"{NAME}-earlier-{number}", address
 
 
-async def _nothing_to_warm() -> None:
-    """The gateway has nothing to load."""
+async def _tell_page(settings: GatewaySettings, address: BindAddress) -> None:
+    """Tells people at a terminal where the page is. There is nothing to warm up."""
+    scheme, place = "https" if settings.tls.is_on else "http", BindAddress(address.host or "localhost", address.port)
+    log.info("the page is at %s://%s", scheme, place)

@@ -26,7 +26,7 @@ from service_kit.process_end import ProcessEnd
 from service_kit.readiness import Liveness, Readiness
 from service_kit.sections import LoggingSection, TracingSection
 from service_kit.service import Host, Service
-from service_kit.settings import effective
+from service_kit.settings import chosen, effective
 from service_kit.tasks import beside
 from service_kit.tls import tls_problems
 from service_kit.trimming import trim_when_idle
@@ -170,7 +170,8 @@ def run_services(services: Sequence[Service[Any]], *, name: str, section: Loggin
     end = ProcessEnd(logs)
     with logs():
         for service in services:
-            log.info("starting", extra={"settings": effective(service.settings)})
+            log.info("starting", extra={"settings": chosen(service.settings)})
+            log.debug("settings in force", extra={"settings": effective(service.settings)})
             for warning in service.settings.warnings:
                 log.warning("%s", warning)
         try:

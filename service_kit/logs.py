@@ -39,6 +39,8 @@ CALLS = topic("calls")
 CACHE_STATS = topic("cache_stats")
 # gRPC logs a traceback here for each header of a caller's that is no UTF-8, takes it as Latin-1, and goes on.
 _GRPC = logging.getLogger("grpc._cython.cygrpc")
+# aioice tells each step of a viewer's connection, a dozen lines with addresses.
+_ICE = logging.getLogger("aioice")
 
 
 def request_is_sampled() -> bool:
@@ -56,7 +58,7 @@ def configure_logging(section: LoggingSection, service: str, *, stream: TextIO |
     handler.setFormatter(JsonLines(service) if section.format == "json" else TextLines(service))
     topics = {topic(name.removeprefix(_SWITCH)): is_on for name, is_on in section if name.startswith(_SWITCH)}
     root = logging.getLogger()
-    handlers_before, levels_before = root.handlers[:], {each: each.level for each in (root, *topics)}
+    handlers_before, levels_before = root.handlers[:], {each: each.level for each in (root, _ICE, *topics)}
     with ExitStack() as stack:
         if section.buffered_logging:
             thread = WritingThread(handler, auto_flush=section.auto_flush, interval_s=section.flush_interval_ms / 1000)
@@ -68,6 +70,7 @@ def configure_logging(section: LoggingSection, service: str, *, stream: TextIO |
         stack.callback(_GRPC.removeFilter, _is_worth_a_line)
         root.handlers[:] = [handler]
         root.setLevel(section.level.upper())
+        _ICE.setLevel(logging.NOTSET if root.isEnabledFor(logging.DEBUG) else logging.WARNING)
         for each, is_on in topics.items():
             each.setLevel(logging.NOTSET if is_on else logging.WARNING)
         logging.captureWarnings(True)

@@ -64,7 +64,7 @@ def load_settings(
 
 
 def effective(settings: ServiceSettings) -> dict[str, Any]:
-    """Returns all dotted keys with the values in force, as JSON types, secrets masked. A service logs them at start."""
+    """Returns all dotted keys with the values in force, as JSON types, secrets masked."""
 
     def flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         if not isinstance(value, dict) or not value:
@@ -74,6 +74,12 @@ def effective(settings: ServiceSettings) -> dict[str, Any]:
             yield from flat(below, f"{key}.{name}" if key else name)
 
     return dict(flat(settings.model_dump(mode="json"), ""))
+
+
+def chosen(settings: ServiceSettings) -> dict[str, Any]:
+    """Returns those of the `effective` settings that are not the defaults."""
+    usual = effective(type(settings)())
+    return {key: value for key, value in effective(settings).items() if key not in usual or value != usual[key]}
 
 
 class _MergedConfig:

@@ -41,6 +41,7 @@ def test_a_gateway_waits_for_the_first_compositing_service(tmp_path: Path) -> No
     with running("gateway", f"compositing_server.url=127.0.0.1:{port}", log=tmp_path / "gateway") as gateway:
         url = f"http://{gateway.address}"
         assert get(f"{url}/healthz")[0] == 200
+        until(lambda: f"the page is at {url}" in (tmp_path / "gateway").read_text())
         status, reason = get(f"{url}/readyz")
         assert status == 503
         assert f"127.0.0.1:{port}" in reason

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, AliasChoices, Field, SecretStr
 
 from service_kit.addresses import BindAddress
 from service_kit.sections import GrpcServerSection, GrpcSettings, Section
-from service_kit.settings import SettingsError, effective, load_settings
+from service_kit.settings import SettingsError, chosen, effective, load_settings
 from tools.configuration_docs import describe
 
 
@@ -327,6 +327,14 @@ def test_the_effective_settings_are_complete_and_hide_secrets() -> None:
     assert load_settings(OwnSettings, config=None, overrides=["upstream.token=hunter2"], environ={}).upstream.token == SecretStr(
         "hunter2"
     )
+
+
+def test_the_chosen_settings_are_those_that_are_not_the_defaults() -> None:
+    assert chosen(load()) == {}
+    told = chosen(load(overrides=["upstream.token=hunter2", "models.a.b.preload=true", "server.queue_size=64"]))
+    assert told["upstream.token"] == "*" * 10
+    assert told["models.a.b.preload"] is True
+    assert set(told) == {"upstream.token", *(key for key in told if key.startswith("models."))}
 
 
 def test_the_description_has_a_row_for_every_key() -> None:

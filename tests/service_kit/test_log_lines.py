@@ -187,6 +187,13 @@ def test_switches_and_levels(stream: Stream) -> None:
     assert "in detail" in stream.getvalue()
 
 
+def test_the_steps_of_viewers_connections_are_details(stream: Stream) -> None:
+    for level, is_told in (("info", False), ("debug", True)):
+        with configure_logging(LoggingSection.model_validate({"level": level}), "s", stream=stream):
+            logging.getLogger("aioice.ice").info("one step")
+        assert ("one step" in stream.getvalue()) is is_told
+
+
 def test_exceptions_and_warnings_of_python_are_logged(stream: Stream) -> None:
     with configure_logging(LoggingSection(format="json"), "s", stream=stream):
         try:
