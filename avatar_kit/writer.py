@@ -47,7 +47,7 @@ def refuse_taken(models_root: Path, avatar_id: str, *, replace: bool = False) ->
     if not os.path.lexists(place):
         return
     if not replace:
-        raise AvatarExists(f"avatar {avatar_id!r} exists; ask for it to be replaced, or choose another id")
+        raise AvatarExists(f"avatar {avatar_id!r} exists: replace it (--replace), or choose another id")
     if not (os.path.lexists(place / MANIFEST_NAME) or is_legacy(place) or place.is_symlink() or _is_empty(place)):
         raise AvatarExists(f"{place} is not an avatar and is not replaced by one: move it away, or choose another id")
 

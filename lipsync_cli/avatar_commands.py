@@ -205,9 +205,11 @@ def optimise_command(
     use: Annotated[bool, typer.Option("--use", help="Serve the variant, if it is close enough and not slower.")] = False,
 ) -> None:
     """Make a variant of an avatar's network in fewer bits, and measure it here. The exit code is 1 when --use is refused."""
+    from lipsync_cli.avatars import folder_of
     from lipsync_cli.optimising import COLUMNS, go_back, optimise
     from lipsync_cli.screen import table
 
+    folder_of(models_root, avatar_id)
     if precision == "float32":
         typer.echo(go_back(models_root, avatar_id))
         return
@@ -238,6 +240,9 @@ def inspect_command(
     ] = None,
 ) -> None:
     """Describe an avatar in words and on a contact sheet, or compare two settings of it in a film."""
+    from lipsync_cli.avatars import folder_of
+
+    folder_of(models_root, avatar_id)
     if compare:
         _compare(models_root, avatar_id, compare, audio, out or Path(f"{avatar_id}-compared.mp4"))
         return

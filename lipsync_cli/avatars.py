@@ -16,6 +16,7 @@ from avatar_kit.model_entry import ModelEntry
 from avatar_tools.importing.options import Part
 from avatar_tools.verify import Report
 from lipsync_cli.failures import CliError
+from lipsync_cli.near_names import there_are
 
 COLUMNS = ("id", ">frames", ">size", ">length", "loop", "paste", "idle mouth", "state")
 
@@ -68,7 +69,8 @@ def folder_of(models_root: Path, avatar_id: str) -> Path:
     """Returns the folder of an avatar, whole or broken. Raises InvalidAvatarId, AvatarNotFound."""
     folder = models_root / check_avatar_id(avatar_id)
     if not folder.is_dir():
-        raise AvatarNotFound(f"there is no avatar {avatar_id!r} in {models_root}")
+        known = there_are(avatar_id, AvatarCatalog(models_root).ids())
+        raise AvatarNotFound(f"there is no avatar {avatar_id!r} in {models_root}{known}")
     return folder
 
 

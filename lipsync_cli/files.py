@@ -11,11 +11,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_cli.failures import CliError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path` to write to. It is renamed to `path` if the block succeeds, and removed if not."""
+    """Gives an empty file beside `path` to write to. It is renamed to `path` if the block succeeds, and removed if not.
+
+    Raises CliError, before any work is done, where nothing can be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.touch()
+    except OSError as error:
+        raise CliError(f"{path}: cannot be written: {error.strerror}") from None
     try:
         yield partial
         os.replace(partial, path)

@@ -199,7 +199,7 @@ def _decoded(path: Path) -> Iterator[Piece]:
     except OSError as error:
         raise CliError(f"{path}: {error.strerror or error}") from error
     except av.error.FFmpegError as error:
-        raise CliError(f"{path} cannot be read as sound: {error.strerror}") from error
+        raise CliError(f"{path} cannot be read as sound: {error.strerror}; give WAV, MP3, FLAC, Ogg or a video") from error
 
 
 def _kind(frame: av.AudioFrame) -> tuple[tuple[str, ...], int, str, str]:

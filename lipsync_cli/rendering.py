@@ -14,6 +14,7 @@ from avatar_tools.progress import Progress
 from lipsync_cli.failures import CliError, answered, complain
 from lipsync_cli.files import replacing, write_png
 from lipsync_cli.movie import Picture, decode_jpeg, write_movie
+from lipsync_cli.near_names import refused, there_are
 from lipsync_cli.recording import Recording, Track, opened_recording
 from lipsync_cli.speaker import Speaker
 from lipsync_cli.strip import Box, Strip
@@ -93,7 +94,7 @@ def render(job: Job, report: Progress) -> Rendered:
         client = stack.enter_context(_client(job))
         partial = stack.enter_context(replacing(job.out))
         total = frame_count(recording.speech_samples, SAMPLE_RATE_HZ) if recording else job.frames or _clip_frames(client, job)
-        receiver = Receiver(job, report, total)
+        receiver = Receiver(client, job, report, total)
         if job.output == "h264":
             assert recording
             _write_units(client, job, recording, receiver, partial)
@@ -137,11 +138,12 @@ def _client(job: Job) -> Client:
 def _clip_frames(client: Client, job: Job) -> int:
     """Asks for the number of frames of the avatar's clip. Raises CliError."""
     try:
-        found = next((avatar for avatar in client.list_avatars() if avatar.id == job.avatar), None)
+        avatars = client.list_avatars()
     except LipsyncError as error:
         raise CliError(answered(job.server, error)) from error
+    found = next((avatar for avatar in avatars if avatar.id == job.avatar), None)
     if found is None:
-        raise CliError(f"{job.server} has no avatar {job.avatar!r}")
+        raise CliError(f"{job.server} has no avatar {job.avatar!r}{there_are(job.avatar, [each.id for each in avatars])}")
     if found.error:
         raise CliError(f"{job.server} cannot serve {job.avatar!r}: {found.error}")
     if not found.frame_count:
@@ -152,7 +154,8 @@ def _clip_frames(client: Client, job: Job) -> int:
 class Receiver:
     """Takes the frames of a film, and collects its figures and its strip."""
 
-    def __init__(self, job: Job, report: Progress, total: int) -> None:
+    def __init__(self, client: Client, job: Job, report: Progress, total: int) -> None:
+        self._client = client
         self._job = job
         self._report = report
         self.total = total
@@ -174,7 +177,7 @@ class Receiver:
                     self._note()
                     yield picture
         except LipsyncError as error:
-            raise CliError(answered(self._job.server, error)) from error
+            raise refused(self._client, self._job.server, self._job.avatar, error) from error
 
     def units(self, events: Iterable[SessionEvent]) -> Iterator[Unit]:
         """Yields the access units of a session in order. Raises CliError."""
@@ -185,7 +188,7 @@ class Receiver:
                     self._note()
                     yield Unit(event.picture, event.key_frame)
         except LipsyncError as error:
-            raise CliError(answered(self._job.server, error)) from error
+            raise refused(self._client, self._job.server, self._job.avatar, error) from error
 
     def _note(self) -> None:
         if self.frames == 0:

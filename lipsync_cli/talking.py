@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from lipsync_cli.failures import CliError, answered, complain
+from lipsync_cli.failures import CliError, complain
 from lipsync_cli.live_film import LiveFilm, live_film
 from lipsync_cli.live_sound import opened_sound
+from lipsync_cli.near_names import refused
 from lipsync_cli.speaker import Speaker
 from lipsync_cli.talk_figures import TalkFigures
 from lipsync_client import Client, Frame, GoingAway, LipsyncError, Resumed, Session, SessionEvent, SessionOptions, TlsOptions
@@ -49,7 +50,7 @@ def talk(job: TalkJob, show: Show) -> TalkFigures:
         with own.session(job.avatar, **job.options) as session:
             speaker = Speaker(session, sound.pieces)
             with _ended_by_ctrl_c(speaker) if sound.is_live else nullcontext():
-                for event in _events(session, speaker, job):
+                for event in _events(session, speaker, client, job):
                     figures.note(event, time.monotonic())
                     _tell(event)
                     if isinstance(event, Frame):
@@ -60,12 +61,12 @@ def talk(job: TalkJob, show: Show) -> TalkFigures:
     return figures
 
 
-def _events(session: Session, speaker: Speaker, job: TalkJob) -> Iterator[SessionEvent]:
+def _events(session: Session, speaker: Speaker, client: Client, job: TalkJob) -> Iterator[SessionEvent]:
     try:
         yield from session
     except LipsyncError as error:
         speaker.raise_error()
-        raise CliError(answered(job.server, error)) from error
+        raise refused(client, job.server, job.avatar, error) from error
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def test_the_avatar_that_was_to_be_replaced_is_as_it_was(run, layouts, shaken, m
 def test_a_taken_id_needs_replace(run, refused, layouts, models_root: Path) -> None:
     assert run(layouts.research()).exit_code == 0
     before = everything(models_root)
-    assert "avatar 'ada' exists; ask for it to be replaced, or choose another id" in refused(layouts.go())
+    assert "avatar 'ada' exists: replace it (--replace), or choose another id" in refused(layouts.go())
     assert everything(models_root) == before
     assert run(layouts.go(), "--replace").exit_code == 0
     assert everything(models_root) != before

@@ -158,7 +158,7 @@ def test_an_avatar_that_is_not_there(duo: Duo, tmp_path: Path) -> None:
     film = tmp_path / "a.mp4"
     done = run("talk", "--avatar", "nobody", "--audio", tmp_path / "a.wav", "--server", duo.compositing.address, "--out", film)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "NOT_FOUND" in done.stderr
+    assert "NOT_FOUND: no avatar has the id 'nobody'; there " in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 

@@ -28,7 +28,7 @@ TREE = Path(__file__).resolve().parents[2]
 
 @dataclass
 class FilmService(CompositingServiceServicer):
-    """Dark pictures, a white one at each position of `flashes`; avatar "none" is unknown, position `breaks_at` fails."""
+    """Dark pictures, a white one at each position of `flashes`; the avatars "none" and "demoo" are unknown, position `breaks_at` fails."""
 
     size: tuple[int, int] = (96, 64)
     clip_frames: int = 27
@@ -46,8 +46,8 @@ class FilmService(CompositingServiceServicer):
             gone = threading.Event()
             if context.add_callback(gone.set):
                 gone.wait(60)
-        if request.model_id == "none":
-            context.abort(grpc.StatusCode.NOT_FOUND, "no avatar has the id 'none'")
+        if request.model_id in ("none", "demoo"):
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no avatar has the id {request.model_id!r}")
         positions = range(request.start_frame_idx, request.start_frame_idx + request.batch_size)
         if self.breaks_at in positions:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"frame {self.breaks_at} is missing")

@@ -153,7 +153,9 @@ def test_rectangles_that_jump_are_warned_of(run, whole):
 
 @pytest.mark.parametrize("command", ["verify", "inspect"])
 @pytest.mark.parametrize(
-    ("avatar_id", "words"), [("nobody", "nobody"), ("../good", "../good"), ("", "is empty")], ids=["unknown", "path", "empty"]
+    ("avatar_id", "words"),
+    [("nobody", "no avatar 'nobody' in "), ("goood", "did you mean 'good'?"), ("../good", "../good"), ("", "is empty")],
+    ids=["unknown", "misspelt", "path", "empty"],
 )
 def test_ids_that_no_avatar_has(run, models_root, command, avatar_id, words):
     result = run("avatar", command, avatar_id, "--models-root", models_root)

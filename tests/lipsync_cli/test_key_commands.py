@@ -67,7 +67,7 @@ def test_mistakes_are_told_in_one_sentence(run, tmp_path: Path) -> None:
         (("create", "bob", "--limit", "sessions"), "NAME=NUMBER"),
         (("create", "bob", "--limit", "sessions=-1"), "limits.sessions"),
         (("create", "bob", "--limit", "frames=4"), "limits.frames"),
-        (("revoke", "nobody"), "there is no key"),
+        (("revoke", "nobody"), "there is no key with the id 'nobody': `lipsync key list` shows the ids"),
         (("revoke", "--caller", "a b"), "no name of a caller"),
         (("list",), ""),
     ):

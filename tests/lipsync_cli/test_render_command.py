@@ -105,9 +105,11 @@ def test_a_sample_that_is_no_number_is_refused_before_anything_is_asked_for(run,
 @pytest.mark.parametrize(
     ("changed", "code", "words"),
     [
-        ({"--avatar": "none"}, 1, "NOT_FOUND: no avatar has the id 'none'"),
+        ({"--avatar": "none"}, 1, "NOT_FOUND: no avatar has the id 'none'; there are torn, demo, old"),
+        ({"--avatar": "demoo"}, 1, "NOT_FOUND: no avatar has the id 'demoo'; did you mean 'demo'?"),
         ({"--audio": "absent.wav"}, 1, "absent.wav: No such file or directory"),
         ({"--server": "127.0.0.1:1"}, 1, "calling 127.0.0.1:1 failed: UNAVAILABLE: nothing listens at this address"),
+        ({"--out": "/proc/film.mp4"}, 1, "/proc/film.mp4: cannot be written: No such file or directory"),
         ({"--out": "film.avi"}, 2, "does not end in .mp4"),
         ({"--strip": "film.jpg"}, 2, "does not end in .png"),
         ({"--quality": "best"}, 2, "expected 1 to 100, low, medium or high"),

@@ -39,7 +39,7 @@ def test_as_many_frames_as_asked_for(run, film_service, tmp_path):
         (("--avatar", "demo", "--audio", "speech.wav", "--stored-features"), 2, "give it, or --stored-features, and not both"),
         (("--avatar", "demo", "--audio", "speech.wav", "--frames", 3), 2, "goes with --stored-features alone"),
         (("--avatar", "demo", "--stored-features", "--frames", 0), 2, "greater than or equal to 1"),
-        (("--avatar", "nobody", "--stored-features"), 1, "has no avatar 'nobody'"),
+        (("--avatar", "nobody", "--stored-features"), 1, "has no avatar 'nobody'; there are torn, demo, old"),
         (("--avatar", "torn", "--stored-features"), 1, "cannot serve 'torn': frame 3 is missing"),
         (("--avatar", "old", "--stored-features"), 1, "does not say how many frames 'old' has; give --frames"),
         (("--avatar", "none", "--stored-features", "--frames", 2), 1, "NOT_FOUND: no avatar has the id 'none'"),
