@@ -15,7 +15,11 @@ PACKAGES := avatar_kit avatar_tools benchmarks compositing_service gateway_servi
 
 setup: $(RUNTIME)
 
+# pip would end with its words about one of a hundred packages.
+OLD_PYTHON = error: Python 3.11 or newer is needed, and $(PYTHON) is %d.%d: make $(MAKECMDGOALS) PYTHON=python3.11
+
 $(RUNTIME): pyproject.toml requirements/$(EXTRA).txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v < (3, 11) and sys.exit("$(OLD_PYTHON)" % v)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --require-hashes -r requirements/$(EXTRA).txt
 	$(BIN)/pip install --quiet --no-deps -e .

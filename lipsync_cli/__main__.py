@@ -15,6 +15,8 @@ def main() -> None:
         if (text := advice(error)) is None:
             raise
         sys.exit(f"error: {text}")  # code 1
+    except KeyboardInterrupt:  # the command has not begun
+        sys.exit(130)
     run()
 
 

@@ -226,7 +226,7 @@ def _port(port: int) -> Finding:
         except OSError as error:
             if open_port := open_to_all(port):
                 return Finding(f"port {port}", State.NOTE, f"{PORTS[port]}: {open_port}", ASK_FOR_KEYS)
-            advice = "another service uses it; choose others with --set server.port=:N"
+            advice = "fine if it is a service of yours that runs; else choose others with --set server.port=:N"
             return Finding(f"port {port}", State.NOTE, f"{PORTS[port]}: {error.strerror}", advice)
     return Finding(f"port {port}", State.GOOD, f"{PORTS[port]}: free")
 

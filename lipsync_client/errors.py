@@ -14,6 +14,7 @@ __all__ = ["LipsyncError", "Violation", "from_rpc_error"]
 NO_CONNECTION = ("failed to connect to all addresses", "connections to all backends failing")
 CLOSED = "the server closed the connection: it may require TLS, or a client certificate that it trusts"
 CAUSES = {
+    "Expected SETTINGS frame": "no gRPC is spoken at this port: name that of the compositing service, 50052 by default",
     "Connection refused": "nothing listens at this address: does the server run?",
     "WRONG_VERSION_NUMBER": "the server does not speak TLS at this address",
     "certificate has expired": "the server's certificate has expired",

@@ -81,7 +81,8 @@ class KeyFile(_Entry):
     def without_key(self, key_id: str) -> KeyFile:
         """Returns the content without one key. Raises KeyFileError if there is none."""
         if key_id not in self.by_id:
-            raise KeyFileError(f"there is no key with the id {key_id[:64]!r}: `lipsync key list` shows the ids, --caller takes a name")
+            advice = "`lipsync key list` shows the ids, --caller takes a name"
+            raise KeyFileError(f"there is no key with the id {key_id[:64]!r}: {advice}")
         return self.model_copy(update={"keys": tuple(each for each in self.keys if each.id != key_id)})
 
     def without_caller(self, name: str) -> KeyFile:

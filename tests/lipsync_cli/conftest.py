@@ -28,7 +28,7 @@ TREE = Path(__file__).resolve().parents[2]
 
 @dataclass
 class FilmService(CompositingServiceServicer):
-    """Dark pictures, a white one at each position of `flashes`; the avatars "none" and "demoo" are unknown, position `breaks_at` fails."""
+    """Dark pictures, a white one at each position of `flashes`; position `breaks_at` fails, "none" and "demoo" are unknown."""
 
     size: tuple[int, int] = (96, 64)
     clip_frames: int = 27

@@ -126,6 +126,21 @@ def test_a_closed_pipe_ends_quietly(start):
     assert "Traceback" not in process.stderr.read()
 
 
+def test_ctrl_c_while_the_command_is_imported(start):
+    script = (
+        "import signal, sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'lipsync_cli.main': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from lipsync_cli.__main__ import main\n"
+        "main()"
+    )
+    process = start(command=(sys.executable, "-c", script))
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (128 + signal.SIGINT, "")
+
+
 def test_ctrl_c_before_anything_runs(start):
     """The signal may come while Python is still importing."""
     script = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import av
 import cv2
@@ -124,6 +126,22 @@ def test_errors_are_one_sentence_and_leave_nothing(run, film_service, speech, tm
     assert words in " ".join(result.stderr.replace("│", " ").split())
     assert "Traceback" not in result.output
     assert leftovers(tmp_path) == []
+
+
+def test_the_port_of_the_page_is_told_from_that_of_grpc(run, speech, tmp_path):
+    class Quiet(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            address = f"127.0.0.1:{server.server_port}"
+            result = run("render", "--avatar", "demo", "--audio", speech, "--out", tmp_path / "film.mp4", "--server", address)
+        finally:
+            server.shutdown()
+    assert result.exit_code == 1
+    assert f"calling {address} failed: UNAVAILABLE: no gRPC is spoken at this port" in result.stderr
 
 
 def test_a_failure_in_the_middle_leaves_the_old_film(run, film_service, speech, tmp_path):
