@@ -22,11 +22,19 @@ Replace = Annotated[bool, typer.Option("--replace", help="Replace the avatar tha
 
 
 @command("demo")
-def demo_command(models_root: ModelsRoot = DEFAULT_MODELS_ROOT, avatar_id: NewId = "demo", replace: Replace = False) -> None:
+def demo_command(
+    models_root: ModelsRoot = DEFAULT_MODELS_ROOT,
+    avatar_id: NewId = "demo",
+    replace: Replace = False,
+    if_empty: Annotated[bool, typer.Option("--if-empty", help="Do nothing where the folder holds something already.")] = False,
+) -> None:
     """Build the demo avatar, a drawn person."""
     from avatar_tools.demo import build_demo
     from lipsync_cli.screen import progress_bar
 
+    if if_empty and _holds_something(models_root):
+        typer.echo(f"{models_root} holds something already: nothing was built")
+        return
     with progress_bar("frames") as report:
         avatar = build_demo(models_root, avatar_id, replace=replace, progress=report)
     typer.echo(f"{avatar.root}: {avatar.frame_count} frames of {avatar.width}x{avatar.height}")
@@ -265,6 +273,11 @@ def inspect_command(
         composite = sentence(error)
     write_png(sheet, contact_sheet(avatar, composite))
     typer.echo(f"{summary(avatar)}contact sheet: {sheet}")
+
+
+def _holds_something(folder: Path) -> bool:
+    """Tells if there is more in it than hidden files and what a new file system brings."""
+    return folder.exists() and any(path.name != "lost+found" and not path.name.startswith(".") for path in folder.iterdir())
 
 
 def _compare(models_root: Path, avatar_id: str, settings: list[str], audio: Path | None, out: Path) -> None:

@@ -86,3 +86,23 @@ def revoke_command(
     else:
         revoke_key(file, key_id)
     typer.echo(f"revoked {caller or key_id}")
+
+
+@command("services")
+def services_command(
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="DIRECTORY", help="Gets a folder for each service, and known/keys.json, their auth.keys_file."),
+    ],
+    shared_limits: Annotated[
+        bool, typer.Option("--shared-limits", help="Also make a password for a Valkey server, and the file of its users.")
+    ] = False,
+) -> None:
+    """Make the keys by which the services of a deployment know each other. What is there already stays."""
+    from lipsync_cli.service_keys import make_service_keys
+
+    made = make_service_keys(directory, shared_limits=shared_limits)
+    for path in made:
+        typer.echo(f"made {path}")
+    if not made:
+        typer.echo(f"everything is in {directory} already")

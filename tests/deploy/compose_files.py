@@ -34,6 +34,10 @@ COMBINATIONS = {
 }
 
 
+# Lists that a later file gives as a whole.
+REPLACED = {"command", "entrypoint"}
+
+
 def project(files: tuple[str, ...]) -> dict[str, Any]:
     """All of them merged, with variables as they stand."""
     whole: dict[str, Any] = {}
@@ -68,7 +72,9 @@ def _extended(file: str, service: dict[str, Any]) -> dict[str, Any]:
 def _merged(base: Any, later: Any) -> Any:
     match base, later:
         case dict(), dict():
-            return base | {key: _merged(base[key], value) if key in base else value for key, value in later.items()}
+            return base | {
+                key: _merged(base[key], value) if key in base and key not in REPLACED else value for key, value in later.items()
+            }
         case list(), list():
             return [*base, *later]
         case _:

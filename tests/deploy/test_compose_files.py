@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -126,11 +125,11 @@ def test_the_store_of_limits_is_reached_by_compositing_alone() -> None:
 
 
 async def test_the_store_lets_in_who_has_the_password(tmp_path: Path) -> None:
-    """A real server with the file of users that the script makes, and the settings of docker-compose."""
+    """A real server with the file of users that `keys` makes, and the settings of docker-compose."""
     made = tmp_path / "keys"
-    (made / "store").mkdir(parents=True)
-    make_keys(made)
-    password = (made / "compositing/store.password").read_text()
+    run_keys(services((MAIN, CPU, SHARED_LIMITS)), made)
+    password = (made / "compositing/store.password").read_text().strip()
+    assert len(password) == 64
     users = made / "store/users.acl"
     assert password not in users.read_text()
     compositing = services((MAIN, CPU, SHARED_LIMITS))["compositing"]["environment"]
@@ -192,11 +191,10 @@ def test_with_tls_every_side_has_its_own_key_only() -> None:
 
 
 def test_every_side_has_its_own_key_only(every: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    """The script makes the files that the services' settings name, and they let each of them call as far as it must."""
+    """`keys` makes the files that the services' settings name, and they let each of them call as far as it must."""
     made = tmp_path / "keys"
-    if "valkey" in every:
-        (made / "store").mkdir(parents=True)
-    key = make_keys(made, "create", "alice")
+    run_keys(every, made)
+    key = run_keys(every, made, "create", "alice")
     known = read_key_file(made / "known" / "keys.json")
     assert {record.caller: set(record.scopes) for record in known.keys} == {
         "compositing": {"infer", "admin"},
@@ -205,7 +203,7 @@ def test_every_side_has_its_own_key_only(every: dict[str, dict[str, Any]], tmp_p
     }
     assert key_id_of(key) in known.by_id
     before = {path: path.read_bytes() for path in made.rglob("*.*")}
-    make_keys(made)  # as at every start
+    run_keys(every, made)  # as at every start
     assert {path: path.read_bytes() for path in made.rglob("*.*")} == before
     for name, kind in {
         "inference": InferenceSettings,
@@ -259,11 +257,20 @@ def test_files_are_small_enough_for_a_build_context() -> None:
         assert any(f"!{allowed}" in ignore for allowed in (source, source.partition("/")[0])), source
 
 
-def make_keys(folder: Path, *arguments: str) -> str:
-    """Runs the script that makes them; what it wrote to stdout."""
-    environment = {**os.environ, "LIPSYNC": str(Path(sys.executable).with_name("lipsync"))}
-    command = ["sh", str(TREE / "deploy/keys/make_service_keys.sh"), str(folder), *arguments]
-    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+def run_keys(every: dict[str, dict[str, Any]], folder: Path, *command: str) -> str:
+    """Runs the container `keys` with `folder` in place of /keys, by a command of its own or this one; what it wrote to stdout."""
+    keys = every["keys"]
+    program, *arguments = [*keys["entrypoint"], *(command or keys["command"])]
+    there = {"/keys": folder, "/keys/known": folder / "known"}
+    there[keys["working_dir"]].mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [Path(sys.executable).with_name(program), *(str(there.get(argument, argument)) for argument in arguments)],
+        cwd=there[keys["working_dir"]],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
 
 
 def default(value: object) -> str:

@@ -85,12 +85,28 @@ def test_frames_through_the_balancer_are_those_of_local_services(stack: Stack, m
     assert frames(stack.address, stack.key) == expected
 
 
-def test_a_second_up_leaves_the_avatars_alone(stack: Stack) -> None:
-    before = stack.one("inference").exec_run(["ls", "-lR", "/models"]).output
+def test_a_second_up_leaves_avatars_and_keys_alone(stack: Stack) -> None:
+    def kept() -> list[bytes]:
+        avatars = stack.one("inference").exec_run(["ls", "-lR", "/models"])
+        keys = [
+            stack.one(service).exec_run(["sha256sum", f"/keys/{file}"])
+            for service, file in (
+                ("compositing", "compositing/api.key"),
+                ("gateway", "gateway/api.key"),
+                ("gateway", "gateway/tickets.secret"),
+                ("inference", "known/keys.json"),
+            )
+        ]
+        assert [each.exit_code for each in (avatars, *keys)] == [0] * 5
+        return [each.output for each in (avatars, *keys)]
+
+    before = kept()
     stack.up()
-    assert stack.one("inference").exec_run(["ls", "-lR", "/models"]).output == before
-    [init] = stack.containers("init", all=True)
-    assert init.wait()["StatusCode"] == 0
+    assert kept() == before
+    for service in ("init", "keys"):
+        [once] = stack.containers(service, all=True)
+        assert once.wait()["StatusCode"] == 0
+        assert b"already" in once.logs()
 
 
 @pytest.mark.parametrize("service", ["inference", "compositing", "gateway"])

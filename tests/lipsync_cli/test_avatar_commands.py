@@ -65,6 +65,16 @@ def test_an_empty_folder_is_no_error_and_a_missing_one_is(run, tmp_path):
     assert "missing is not a folder" in missing.stderr
 
 
+def test_the_demo_is_built_into_an_empty_folder_alone_where_that_is_asked(run, tmp_path):
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / ".demo.0123456789ab.partial").mkdir()
+    assert run("avatar", "demo", "--if-empty", "--models-root", tmp_path).exit_code == 0
+    shutil.move(tmp_path / "demo", tmp_path / "ada")
+    again = run("avatar", "demo", "--if-empty", "--models-root", tmp_path)
+    assert (again.exit_code, "nothing was built" in again.stdout) == (0, True)
+    assert not (tmp_path / "demo").exists()
+
+
 def test_verify_tells_everything_and_its_code_is_honest(run, models_root):
     result = run("avatar", "verify", "torn", "--models-root", models_root)
     assert result.exit_code == 1

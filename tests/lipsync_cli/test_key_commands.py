@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 from service_kit.callers.key_file import read_key_file
@@ -55,6 +56,40 @@ def test_a_key_in_a_file_is_for_its_owner_alone(run, tmp_path: Path) -> None:
     assert again.exit_code == 1
     assert "File exists" in again.stderr
     assert [record.caller for record in read_key_file(file).keys] == ["alice"]
+
+
+def test_keys_of_services_are_made_where_they_are_missing(run, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    made = run("key", "services", folder)
+    assert made.exit_code == 0
+    files = [folder / name for name in ("compositing/api.key", "gateway/api.key", "gateway/tickets.secret")]
+    assert made.stdout.splitlines() == [f"made {file}" for file in files]
+    assert all(file.stat().st_mode & 0o777 == 0o600 for file in files)
+    assert all(file.parent.stat().st_mode & 0o777 == 0o700 for file in files)
+    known = read_key_file(folder / "known" / "keys.json")
+    callers = {known.by_id[key_id_of(file.read_text().strip()) or ""].caller: file.parent.name for file in files[:2]}
+    assert callers == {"compositing": "compositing", "gateway": "gateway"}
+    before = [file.read_text() for file in files]
+    files[1].write_text("")  # as a power failure leaves it
+    files[2].unlink()
+    assert run("key", "services", folder).stdout.splitlines() == [f"made {file}" for file in files[1:]]
+    assert "already" in run("key", "services", folder).stdout
+    after = [file.read_text() for file in files]
+    assert after[0] == before[0]
+    assert key_id_of(after[1].strip()) in read_key_file(folder / "known" / "keys.json").by_id
+
+
+def test_users_of_the_store_follow_the_password(run, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    users, password = folder / "store" / "users.acl", folder / "compositing" / "store.password"
+    assert run("key", "services", folder).exit_code == 0
+    assert not users.parent.exists()
+    assert f"made {users}" in run("key", "services", folder, "--shared-limits").stdout
+    first = users.read_text()
+    password.unlink()
+    assert f"made {users}" in run("key", "services", folder, "--shared-limits").stdout
+    assert f"#{sha256(password.read_text().strip().encode()).hexdigest()} " in users.read_text()
+    assert users.read_text() != first
 
 
 def test_mistakes_are_told_in_one_sentence(run, tmp_path: Path) -> None:
