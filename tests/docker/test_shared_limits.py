@@ -55,7 +55,7 @@ def test_nobody_is_let_in_without_the_password(pair: Stack) -> None:
     valkey = pair.one("valkey")
     assert b"NOAUTH" in valkey.exec_run(["valkey-cli", "keys", "*"]).output
     assert not valkey.attrs["NetworkSettings"]["Ports"].get("6379/tcp")
-    password = pair.containers("compositing")[0].exec_run(["cat", "/keys/compositing/store.password"]).output.decode()
+    password = pair.containers("compositing")[0].exec_run(["cat", "/keys/compositing/store.password"]).output.decode().strip()
     assert len(password) == 64
     assert password not in valkey.exec_run(["cat", "/etc/valkey/users.acl"]).output.decode()
 
