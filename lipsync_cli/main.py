@@ -53,8 +53,21 @@ command = partial(app.command, cls=Command)
 command("talk")(talk_command)
 
 
+def _tell_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from service_kit.version import product_version
+
+        typer.echo(f"lipsync {product_version()}")
+        raise typer.Exit
+
+
 @app.callback()
-def root(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version, and end.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
     """Takes the options of all commands; `failures` reads `debug`."""
 
 

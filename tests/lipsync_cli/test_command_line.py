@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from service_kit.version import product_version
+
 COMMANDS = [
     ("serve",),
     ("render",),
@@ -32,6 +34,11 @@ def test_help(run, command):
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert "Usage" in result.stdout
+
+
+def test_it_tells_its_version(run):
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"lipsync {product_version()}\n")
 
 
 def test_help_imports_nothing_heavy():
