@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
-from inference_service.scheduling.fair_queue import MIN_SLICE, Slice
+from inference_service.scheduling.fair_queue import Slice
 from shared_proto.timing import FRAME_RATE
 
 K = TypeVar("K")
 R = TypeVar("R")
+
+# Frames that a request gets at once, as each slice is a message of its own to the caller.
+MIN_SLICE = 4
 
 
 @dataclass
@@ -98,7 +101,7 @@ class DueQueue(Generic[K, R]):
         """Takes up to `max_frames` frames of the key whose turn it is; none when nothing waits. A key with frames left moves to
         the end of the line of keys.
 
-        Up to MIN_SLICE frames are taken of a request before the next one is looked at, as every slice is a message.
+        Up to MIN_SLICE frames are taken of a request before the next one is looked at.
         """
         if not self._lines:
             return []

@@ -1,4 +1,4 @@
-"""Decides which requests run next on a device: avatars take turns, and an avatar's waiting requests share its batches.
+"""Decides which requests run next on a device: avatars take turns, a batch each, and so do an avatar's waiting requests.
 
 Pure policy: no clock, no I/O. The dispatcher owns one queue a device and calls it from the event loop only. The cost of each call
 does not grow with the number of waiting requests.
@@ -12,10 +12,6 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K")
 R = TypeVar("R")
-
-# The fewest frames of a batch that a request gets while it has that many left, or half of a larger batch: each slice is a message
-# of its own to the caller, and a message costs both services as much as several frames.
-MIN_SLICE = 4
 
 
 @dataclass(frozen=True)
@@ -87,11 +83,12 @@ class FairQueue(Generic[K, R]):
         return requests
 
     def take(self, max_frames: int) -> list[Slice[R]]:
-        """Takes the next batch, empty when nothing waits: up to `max_frames` frames of the key whose turn it is, shared evenly by
-        as many of its requests as can have MIN_SLICE frames each, or half of it.
+        """Takes the next batch, empty when nothing waits: up to `max_frames` frames of the key whose turn it is.
 
-        A key with frames left moves to the end of the line of keys, and a request with frames left to the end of its key's line:
-        one huge request delays another by its share of a batch, never by its length.
+        The request whose turn it is gets as much as it wants, and the next ones what is left: each slice is a message to its
+        caller, which costs both services as much as several frames. A key with frames left moves to the end of the line of
+        keys, and a request with frames left to the end of its key's line: one huge request delays another by a batch, never by
+        its length.
         """
         key = self.head
         return [] if key is None else self.take_of(key, max_frames)
@@ -101,24 +98,20 @@ class FairQueue(Generic[K, R]):
         if key not in self._lines or max_frames == 0:
             return []
         line = self._lines.pop(key)
-        least = max(MIN_SLICE, max_frames // 2)
-        served: list[R] = []
-        promised = 0
-        for request in line:
-            if promised >= max_frames:
-                break
-            served.append(request)
-            promised += min(self._waiting[request].left, least)
-        shares = _shares([self._waiting[request].left for request in served], max_frames, least)
-        taken = [self._take(line, request, count) for request, count in zip(served, shares, strict=True)]
+        taken: list[Slice[R]] = []
+        while line and max_frames:
+            piece = self._take(line, next(iter(line)), max_frames)
+            taken.append(piece)
+            max_frames -= piece.count
         if line:
             self._lines[key] = line
         else:
             del self._frames[key]
         return taken
 
-    def _take(self, line: OrderedDict[R, None], request: R, count: int) -> Slice[R]:
+    def _take(self, line: OrderedDict[R, None], request: R, max_frames: int) -> Slice[R]:
         waiting = self._waiting[request]
+        count = min(waiting.left, max_frames)
         piece = Slice(request, waiting.next_frame, count)
         waiting.next_frame += count
         waiting.left -= count
@@ -128,17 +121,3 @@ class FairQueue(Generic[K, R]):
         else:
             del line[request], self._waiting[request]
         return piece
-
-
-def _shares(wanted: list[int], room: int, least: int) -> list[int]:
-    """Splits `room` by max-min fairness: small wishes are met in full, the rest is split evenly. Where that would give less than
-    `least`, the first get that many and the last gets the remainder.
-    """
-    promised = [min(frames, least) for frames in wanted]
-    if (excess := sum(promised) - room) >= 0:
-        return [*promised[:-1], promised[-1] - excess]
-    shares = [0] * len(wanted)
-    for rank, place in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
-        shares[place] = min(wanted[place], room // (len(wanted) - rank))
-        room -= shares[place]
-    return shares

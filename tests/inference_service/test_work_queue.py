@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_service.scheduling.fair_queue import MIN_SLICE, Slice
+from inference_service.scheduling.due_queue import MIN_SLICE
+from inference_service.scheduling.fair_queue import Slice
 from inference_service.scheduling.work_queue import WorkQueue
 
 Queue = WorkQueue[str, int]
