@@ -31,6 +31,12 @@ def test_the_microphone_is_refused(address: str) -> None:
         assert page.page.get_by_role("button", name="Speak", exact=True).is_visible()
 
 
+def test_the_address_names_a_person_who_is_not_there(browser: Browser, address: str) -> None:
+    page = visit(browser, f"{address}?avatar=nobody")
+    assert told(page) == "There is no person “nobody” here: “demo” is shown."
+    assert complaints(page) == []
+
+
 @pytest.mark.slow
 def test_there_is_no_microphone(address: str) -> None:
     with chromium(microphone=False) as browser:

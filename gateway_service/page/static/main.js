@@ -8,6 +8,7 @@ import { getJson } from "./http.js";
 import { hasKey, keepKey } from "./key.js";
 import {
   SILENT,
+  absentProblem,
   endedProblem,
   fileProblem,
   keyProblem,
@@ -27,6 +28,7 @@ url.protocol = url.protocol.replace("http", "ws");
 const options = { quality_preset: at("quality").value, look_ahead_frames: Number(at("look-ahead").value), cushion_ms: 60 };
 const talk = new Talk(url, at("person"), at("stream"), options, (name, content) => happened[name]?.(content));
 const screen = new Screen(talk);
+let absent = null; // the problem of an address that names nobody, until it was told
 let source = "file"; // of what is played: "file" or "recording"
 let idleMs = 0; // a session that is not used for so long ends; 0: none does
 const LIST_AGAIN_MS = 3000;
@@ -45,7 +47,8 @@ const happened = {
   connected: ({ resumed, seconds }) => {
     screen.connection("live");
     screen.offer();
-    screen.problem(null);
+    screen.problem(absent);
+    absent = null;
     if (!talk.mode) screen.mode(null);
     if (resumed && seconds > 0.5) screen.say(`The connection was lost for ${seconds.toFixed(1)} s; it goes on.`);
     markAvatar(at("avatars"), talk.session.avatar);
@@ -191,6 +194,7 @@ async function begin() {
   const first = avatars.find(({ id }) => id === asked) ?? avatars.find(({ error }) => !error);
   screen.problem(first ? null : "The server has no avatar to show. Make one with `lipsync avatar demo`, then reload the page.");
   if (!first) return;
+  if (asked && first.id !== asked) absent = absentProblem(asked, first.id);
   showAvatars(at("avatars"), avatars, first.id, (id) => talk.session.switchAvatar(id));
   screen.still(first);
   talk.session.open(first.id);

@@ -71,6 +71,11 @@ export function waitingProblem({ error, lost }) {
   return "The connection was lost. The page connects again by itself, and goes on where it was.";
 }
 
+/** The page's address names an avatar that is not there. */
+export function absentProblem(asked, shown) {
+  return `There is no person “${asked}” here: “${shown}” is shown.`;
+}
+
 /** Another avatar could not be shown. */
 export function switchProblem({ model_id, message }) {
   return `“${model_id}” cannot be shown: ${message}. The present one stays.`;
