@@ -83,19 +83,23 @@ class Compositors:
 
     async def follow(self, readiness: Readiness, clock: Clock) -> None:
         """Looks if a compositing service answers, again and again: the gateway is ready while one does."""
+        last = None
         while True:
             problem = await self._problem()
             if problem is None:
                 readiness.clear(CAUSE)
             else:
-                readiness.block(CAUSE, problem)
+                readiness.block(CAUSE, "no compositing service answers")  # strangers read it: no addresses
+                if problem != last:
+                    log.warning("no compositing service answers at %s: %s", self.target, problem)
+            last = problem
             await clock.sleep(CHECK_AGAIN_S if problem else CHECK_S)
 
     async def _problem(self) -> str | None:
         try:
             await self.client.health(timeout=CHECK_TIMEOUT_S)
         except LipsyncError as error:
-            return f"no compositing service answers at {self.target}: {error}"
+            return str(error)
         return None
 
     def _with_room(self) -> _Connection:

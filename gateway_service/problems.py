@@ -13,6 +13,7 @@ import grpc
 from aiohttp import web
 
 from lipsync_client import LipsyncError
+from service_kit.callers.caller import REVOKED, current
 from service_kit.errors import ResourceExhausted, ServiceError
 
 log = logging.getLogger(__name__)
@@ -100,8 +101,15 @@ def of_upstream(error: LipsyncError) -> Problem:
 
 
 def told_to_caller(error: LipsyncError) -> LipsyncError:
-    """Returns what the caller is told of a failed call: a refusal of the gateway's own key is none of the caller's."""
-    if error.code is not grpc.StatusCode.UNAUTHENTICATED:
+    """Returns what the caller is told of a failed call.
+
+    A refusal of the gateway's own key is none of the caller's, and gRPC's texts for lost connections contain addresses.
+    """
+    if error.code is grpc.StatusCode.UNAVAILABLE and not error.from_server:
+        log.info("a compositing service cannot be reached: %s", error.message)
+        text = "no compositing service can be reached; try again shortly"
+        return LipsyncError(grpc.StatusCode.UNAVAILABLE, text, request_id=error.request_id, retry_after_ms=error.retry_after_ms)
+    if error.code is not grpc.StatusCode.UNAUTHENTICATED or (current.get().name and error.message == REVOKED):
         return error
     log.error("the compositing service does not let this gateway in (compositing_server.api_key_file): %s", error.message)
     text = "the gateway has no good key for the compositing service; its operators find it in the log"

@@ -76,7 +76,7 @@ async def _open(
     section = reach()
     key = OutgoingKey(section.api_key_file, key="compositing_server.api_key_file", clock=host.clock)
     compositors = Compositors(section, lambda: api_key or key.text)
-    host.readiness.block(CAUSE, f"no compositing service has answered yet at {compositors.target}")
+    host.readiness.block(CAUSE, "no compositing service has answered yet")
     metrics = GatewayMetrics(host.metrics)
     try:
         async with (

@@ -17,7 +17,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service_kit.callers.caller import Caller, Scope
+from service_kit.callers.caller import REVOKED, Caller, Scope
 from service_kit.errors import Unauthenticated
 
 MAX_TICKET_CHARS = 16 << 10
@@ -86,7 +86,7 @@ class Tickets:
             stands=self._stands,
         )
         if caller.is_revoked:
-            raise Unauthenticated("this caller was revoked")
+            raise Unauthenticated(REVOKED)
         return caller
 
     def _signature(self, body: str) -> str:

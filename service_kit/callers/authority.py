@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from service_kit.callers.caller import ALL_SCOPES, ANONYMOUS, Caller, Scope
+from service_kit.callers.caller import ALL_SCOPES, ANONYMOUS, REVOKED, Caller, Scope
 from service_kit.callers.credentials import caller_limits_in, caller_named_in, credential_in
 from service_kit.callers.key_file import KeyFileError
 from service_kit.callers.key_ring import KeyRing
@@ -74,7 +74,7 @@ class Authority:
         if (named := caller_named_in(pairs)) is not None:
             caller = _in_the_name_of(named, caller_limits_in(pairs), caller)
         if caller.is_revoked:
-            raise Unauthenticated("this caller was revoked")
+            raise self.revoked(caller)
         return caller
 
     def on_change(self, tell: Callable[[], None]) -> None:
@@ -84,6 +84,10 @@ class Authority:
     def stands(self, caller: Caller) -> bool:
         """Tells if neither the caller nor the key by which it came was revoked."""
         return self._keys.stands(caller)
+
+    def revoked(self, caller: Caller) -> Unauthenticated:
+        """Returns the error for a caller that stands no more: by its name, or by the key with which it or its gateway came."""
+        return Unauthenticated(REVOKED if self._keys.has_revoked(caller.name) else "this API key was revoked")
 
     async def follow(self) -> None:
         """Follows the files and the keys of tokens, without end."""

@@ -11,6 +11,8 @@ from fnmatch import fnmatchcase
 from service_kit.errors import PermissionDenied
 
 ANONYMOUS = "anonymous"
+REVOKED = "this caller was revoked"
+"""The message with which a caller is refused whose name was revoked. Gateways know it among those about their own key."""
 
 
 Limits = tuple[tuple[str, float | None], ...]

@@ -68,6 +68,10 @@ class KeyRing:
         """Tells if neither the caller nor the key by which it came was revoked."""
         return caller.name not in self._revoked and (not caller.key_id or caller.key_id in self._known)
 
+    def has_revoked(self, name: str) -> bool:
+        """Tells if a caller was revoked by its name."""
+        return name in self._revoked
+
     async def follow(self) -> None:
         """Reads the file when it changes, without end. One that cannot be used changes nothing, and is logged."""
         if self._path is None:

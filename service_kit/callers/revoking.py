@@ -9,13 +9,13 @@ from typing import Any
 
 from service_kit.callers.authority import Authority
 from service_kit.callers.caller import Caller
-from service_kit.errors import Unauthenticated
 
 
 class RunningWork:
     """The tasks that work for callers for a long time, such as streams."""
 
     def __init__(self, authority: Authority) -> None:
+        self._authority = authority
         self._callers: dict[asyncio.Task[Any], Caller] = {}
         self._ended: set[asyncio.Task[Any]] = set()
         authority.on_change(self._end_revoked)
@@ -30,7 +30,7 @@ class RunningWork:
             yield
         except asyncio.CancelledError:
             if task in self._ended and task.uncancel() == 0:
-                raise Unauthenticated("this caller was revoked") from None
+                raise self._authority.revoked(caller) from None
             raise
         finally:
             del self._callers[task]

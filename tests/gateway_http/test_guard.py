@@ -91,6 +91,13 @@ NO_PLACES = [
 ]
 
 
+async def test_strangers_are_not_told_where_the_services_are(bare: RunningService) -> None:
+    for path in ("/readyz", "/health", "/api/avatars", "/api/avatars/small/still.jpg", "/api/avatars/small/stream.mjpeg"):
+        answer = await request(bare, path=path)
+        assert answer.status == 503, path
+        assert b"127.0.0.1" not in answer.body, answer
+
+
 async def test_other_places_have_nothing(bare: RunningService) -> None:
     for path in NO_PLACES:
         answer = await request(bare, path=path)
