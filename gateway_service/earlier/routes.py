@@ -76,7 +76,7 @@ class EarlierRoutes:
         """Serves a socket from its first message on."""
         limits = SocketLimits(self.settings.earlier.idle_seconds, self.settings.sockets.reader_timeout_seconds)
         try:
-            await self.callers.of_first_message("")
+            await self.callers.of_first_message(request)
             with self.callers.running():
                 await EarlierSocket(request, socket, reader, self.answers, limits, self.server.ending).run(first)
         except ServiceError as error:  # who may not ask, or was revoked meanwhile

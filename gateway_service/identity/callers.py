@@ -68,17 +68,19 @@ class Callers:
             raise _problem(error, request, scope) from None
         return await handler(request)
 
-    async def of_first_message(self, ticket: str) -> Caller:
+    async def of_first_message(self, request: web.Request, ticket: str = "") -> Caller:
         """Returns the caller of a socket, once its first message is there, and sets it.
 
-        `ticket` is empty where the message holds none. Raises Unauthenticated or PermissionDenied.
+        `ticket` is empty where the message holds none. It counts before a certificate, and before what is allowed without a
+        credential. Raises Unauthenticated or PermissionDenied.
         """
         caller = current.get()
-        if caller is not STRANGER:
+        if self._authority is None:
             return caller
-        assert self._authority
-        assert self.tickets
-        caller = self.tickets.take(ticket) if ticket else await self._authority.identify(())
+        if ticket:
+            caller = self._of_ticket(request, ticket)
+        elif caller is STRANGER:
+            caller = await self._authority.identify(())
         caller.check(Scope.INFER)
         current.set(caller)
         return caller
@@ -91,6 +93,12 @@ class Callers:
             return
         with self._running.of(current.get()):
             yield
+
+    def _of_ticket(self, request: web.Request, ticket: str) -> Caller:
+        assert self.tickets
+        if _shows_credential(request):
+            raise Unauthenticated("send one credential: a key or a token in a header, or a ticket")
+        return self.tickets.take(ticket)
 
     async def _identify(self, authority: Authority, request: web.Request, scope: Scope) -> Caller:
         if opens_socket(request) and not _shows_credential(request):

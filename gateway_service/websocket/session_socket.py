@@ -7,15 +7,15 @@ import asyncio
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from gateway_service.earlier.socket import is_earlier
-from gateway_service.identity.callers import caller_metadata
+from gateway_service.identity.callers import STRANGER, caller_metadata
 from gateway_service.parts import PARTS, GatewayParts
 from gateway_service.socket_reader import SocketReader
 from gateway_service.usage import Usage
 from gateway_service.websocket.conversation import Conversation, internal_error
 from gateway_service.websocket.ending import CLOSE_SECONDS, Ending, client_left, close_socket, invalid, refused
-from gateway_service.websocket.messages import Config, InvalidMessage, read_text
+from gateway_service.websocket.messages import LONGEST_TEXT, Config, InvalidMessage, read_text
 from service_kit import request_context
-from service_kit.callers.caller import current
+from service_kit.callers.caller import REVOKED, current
 from service_kit.errors import ServiceError, Unauthenticated
 
 PATH = "/ws"
@@ -34,7 +34,7 @@ async def serve_socket(request: web.Request) -> web.WebSocketResponse:
         autoping=False,  # the reader answers
         compress=False,  # JPEG does not get smaller
         heartbeat=sockets.ping_seconds,
-        max_msg_size=(sockets.max_message_kb << 10) + 1,
+        max_msg_size=_most_bytes(sockets.max_message_kb << 10) + 1,
         timeout=CLOSE_SECONDS,
     )
     await socket.prepare(request)
@@ -49,6 +49,11 @@ async def serve_socket(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
+def _most_bytes(limit: int) -> int:
+    """Returns how long a message may be. That of a stranger is held before its ticket is read, so it is short."""
+    return min(limit, LONGEST_TEXT) if current.get() is STRANGER else limit
+
+
 async def _serve(parts: GatewayParts, request: web.Request, socket: web.WebSocketResponse) -> None:
     """Serves what the first message asks for. Raises Ending."""
     reader = SocketReader(socket)
@@ -61,15 +66,15 @@ async def _serve(parts: GatewayParts, request: web.Request, socket: web.WebSocke
         await parts.earlier.serve(request, socket, reader, first)
         return
     config = _config(first)
-    await _admit(parts, config)
+    await _admit(parts, request, config)
     with parts.callers.running():
         await _hold(parts, request, socket, reader, config)
 
 
-async def _admit(parts: GatewayParts, config: Config) -> None:
+async def _admit(parts: GatewayParts, request: web.Request, config: Config) -> None:
     """Asks who it is that sent the first message. Raises Ending."""
     try:
-        caller = await parts.callers.of_first_message(config.ticket)
+        caller = await parts.callers.of_first_message(request, config.ticket)
         caller.check_avatar(config.model_id)
     except ServiceError as error:
         raise refused(error) from None
@@ -130,6 +135,6 @@ async def _hold(
         raise ending from None
     finally:
         if current.get().is_revoked:
-            ending = refused(Unauthenticated("this caller was revoked"))
+            ending = refused(Unauthenticated(REVOKED))
         message = ending.error.message if ending.error else ""
         usage.log_end(parts.clock.now(), ending.name, message)

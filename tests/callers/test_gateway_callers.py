@@ -13,6 +13,8 @@ import aiohttp
 import pytest
 
 from gateway_service.identity.callers import SCOPES
+from gateway_service.websocket.messages import LONGEST_TEXT
+from lipsync_cli.keys import create
 from service_kit.callers.keys import new_key
 from service_kit.listening import StartError
 from service_kit.version import product_version
@@ -202,6 +204,16 @@ async def test_a_session_needs_a_ticket_or_a_header(http: aiohttp.ClientSession,
     assert caught.value.status == 401
 
 
+async def test_a_stranger_sends_no_long_message(http: aiohttp.ClientSession, keys: dict[str, str]) -> None:
+    async with http.ws_connect("/ws") as socket:
+        await socket.send_bytes(bytes(LONGEST_TEXT + 2))
+        assert not await began(socket)
+        assert socket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
+    async with session(http, headers=bearer(keys["alice"])) as socket:
+        await socket.send_bytes(bytes(4 * LONGEST_TEXT))
+        assert await began(socket)
+
+
 async def test_a_session_shows_no_avatar_that_its_caller_may_not_use(http: aiohttp.ClientSession, keys: dict[str, str]) -> None:
     async with session(http, "private", ticket=await ticket(http, keys["guest"])) as socket:
         assert (await end(socket))[0] == DENIED
@@ -257,6 +269,23 @@ async def test_the_sockets_of_a_revoked_caller_end(guarded: Guarded, http: aioht
         assert await began(others)
     async with session(http, ticket=kept) as socket:  # made before
         assert (await end(socket))[0] == UNAUTHENTICATED
+
+
+async def test_a_caller_whom_the_compositing_service_has_revoked_is_told_so(guarded: Guarded, keys: dict[str, str]) -> None:
+    """Also where the gateway itself does not know it yet, or never will: it has keys of its own."""
+    own, file = guarded.keys.with_name("gateway-apart.key"), guarded.keys.with_name("keys-apart.json")
+    own.write_text(keys["gateway"])
+    revoked, kept = (create(file, name, scopes=["infer"], avatars=None, valid=None).text for name in ("trudy", "victor"))
+    settings = f"auth.keys_file={file}", f"compositing_server.api_key_file={own}"
+    async with (
+        calling(guarded.compositing.address, *settings) as http,
+        session(http, headers=bearer(revoked)) as socket,
+        session(http, headers=bearer(kept)) as others,
+    ):
+        assert await began(socket)
+        guarded.revoke_caller("trudy")
+        assert (await end(socket))[1] == {"code": "UNAUTHENTICATED", "message": "this caller was revoked"}
+        assert await began(others)
 
 
 async def test_a_page_from_elsewhere_may_send_a_key_where_it_is_allowed(guarded: Guarded, keys: dict[str, str]) -> None:
