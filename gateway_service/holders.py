@@ -19,6 +19,7 @@ import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from gateway_service.guard.bodies import read_body
 from gateway_service.settings import GatewaySettings
 
 PASSED_ON = "X-Lipsync-Passed-On"
@@ -89,7 +90,7 @@ class Holders:
         return await self._client().request(
             request.method,
             f"{'https' if is_tls else 'http'}://{place}:{port}{request.raw_path}",
-            data=await request.read(),
+            data=await read_body(request, seconds=self._settings.guard.keepalive_seconds),
             headers=headers,
             allow_redirects=False,
             ssl=self._tls() if is_tls else False,

@@ -61,6 +61,7 @@ class _Connection(RequestHandler):
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
+            auto_decompress=False,  # the few bytes that are read need none
             access_log=None,  # type: ignore[arg-type]  # documented so
             keepalive_timeout=keepalive_timeout,
             max_line_size=MAX_LINE_BYTES,
@@ -92,6 +93,9 @@ class _Connection(RequestHandler):
         if status < 500:
             log.debug("a request could not be read", exc_info=exc)
             problem = Problem(status, "the request is not well-formed HTTP", code=grpc.StatusCode.INVALID_ARGUMENT)
+        elif isinstance(exc, ConnectionError):
+            log.debug("the caller went away in the middle of its request")
+            problem = internal()
         else:
             log.error("a request failed outside of the application", exc_info=exc)
             problem = internal()

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gateway_service.api.avatars import avatar_id
 from gateway_service.api.streams import SHOWS
+from gateway_service.guard.bodies import read_body
 from gateway_service.parts import GatewayParts
 from gateway_service.problems import Problem, of_code, of_upstream
 from gateway_service.webrtc.addresses import FRAGMENT, SDP, VIEWER
@@ -20,7 +21,6 @@ from gateway_service.webrtc.offers import read_candidates, read_offer
 from gateway_service.webrtc.viewers import Viewer, Viewers, Wish
 from lipsync_client import LipsyncError
 
-MAX_SDP_BYTES = 64 << 10
 _RETRY_S = 5.0
 _REST_RATE_HZ = 16_000  # of its silence
 
@@ -62,12 +62,12 @@ class Endpoint:
     async def add_candidates(self, request: web.Request) -> web.Response:
         """Takes further addresses of a viewer."""
         viewer = self._viewer(request)
-        text = await _body(request, FRAGMENT)
+        text = await self._body(request, FRAGMENT)
         if request.if_match is None:
             raise Problem(428, "send the ETag of the answer as If-Match", code=grpc.StatusCode.FAILED_PRECONDITION)
         if not any(tag.value in {viewer.etag, "*"} for tag in request.if_match):
             raise Problem(412, "If-Match is not the ETag of this connection", code=grpc.StatusCode.ABORTED)
-        await viewer.peer.add_candidates(read_candidates(text, viewer.offer))
+        await viewer.add_candidates(read_candidates(text, viewer.offer))
         return web.Response(status=204)
 
     async def end(self, request: web.Request) -> web.Response:
@@ -81,7 +81,7 @@ class Endpoint:
             raise Problem(503, "the gateway shuts down; ask another one", code=grpc.StatusCode.UNAVAILABLE, retry_s=_RETRY_S)
         wish = Wish(
             source=source,
-            offer=read_offer(await _body(request, SDP)),
+            offer=read_offer(await self._body(request, SDP)),
             is_local=_is_local(request),
             secret=parts.holders.new_secret(request),
             places=partial(self._places, request, at_rest=at_rest),
@@ -111,26 +111,21 @@ class Endpoint:
                 stack.enter_context(self._parts.callers.running())
             return stack.pop_all()
 
+    async def _body(self, request: web.Request, content_type: str) -> str:
+        """Reads a body of this type. Raises Problem."""
+        if request.content_type != content_type:
+            raise Problem(415, f"send Content-Type: {content_type}", code=grpc.StatusCode.INVALID_ARGUMENT)
+        body = await read_body(request, seconds=self._parts.settings.guard.keepalive_seconds)
+        try:
+            return body.decode()
+        except UnicodeDecodeError:
+            raise of_code(grpc.StatusCode.INVALID_ARGUMENT, "the body is not UTF-8") from None
+
     def _viewer(self, request: web.Request) -> Viewer:
         viewer = self._viewers.find(request.match_info["secret"])
         if viewer is None or not viewer.answer.done():
             raise of_code(grpc.StatusCode.NOT_FOUND, "nobody who watches here has this secret")
         return viewer
-
-
-async def _body(request: web.Request, content_type: str) -> str:
-    """Reads a body of this type. Raises Problem."""
-    if request.content_type != content_type:
-        raise Problem(415, f"send Content-Type: {content_type}", code=grpc.StatusCode.INVALID_ARGUMENT)
-    body = b""
-    async for part in request.content.iter_any():
-        body += part
-        if len(body) > MAX_SDP_BYTES:
-            raise Problem(413, f"the body has more than {MAX_SDP_BYTES} bytes", code=grpc.StatusCode.INVALID_ARGUMENT)
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        raise of_code(grpc.StatusCode.INVALID_ARGUMENT, "the body is not UTF-8") from None
 
 
 def _of_upstream(error: LipsyncError) -> Problem:

@@ -29,6 +29,8 @@ class Offer:
     """Names the player's side of the connection."""
     first_line: str
     """The name of the line that all share a connection with."""
+    candidates: int
+    """The number of addresses of the player in it."""
 
 
 def read_offer(text: str) -> Offer:
@@ -49,7 +51,9 @@ def read_offer(text: str) -> Offer:
         if line.dtls is None or not line.dtls.fingerprints:
             raise invalid(f"the {line.kind} line has no fingerprint")
     assert lines[0].ice
-    return Offer(sdp, kinds, str(lines[0].ice.usernameFragment), lines[0].rtp.muxId)
+    return Offer(
+        sdp, kinds, str(lines[0].ice.usernameFragment), lines[0].rtp.muxId, sum(len(line.ice_candidates) for line in lines)
+    )
 
 
 def read_candidates(text: str, offer: Offer) -> list[RTCIceCandidate]:

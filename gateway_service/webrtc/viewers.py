@@ -6,15 +6,17 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 
+from aiortc import RTCIceCandidate
+
 from gateway_service.problems import problem_of
 from gateway_service.webrtc.broadcast import Broadcasts, Source, Viewing
 from gateway_service.webrtc.ice import IceServers
-from gateway_service.webrtc.offers import Offer
+from gateway_service.webrtc.offers import MOST_CANDIDATES, Offer
 from gateway_service.webrtc.peer import Peer
 from gateway_service.webrtc.settings import WebrtcSection
 from service_kit.clock import Clock
@@ -55,6 +57,7 @@ class Viewer:
         self._section = section
         self._clock = clock
         self._peer: Peer | None = None
+        self._candidates = wish.offer.candidates
         self.answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """The answer to the offer, or the reason why there is none."""
         self.running = asyncio.create_task(self._run())
@@ -64,6 +67,12 @@ class Viewer:
         """Its connection, once there is an answer."""
         assert self._peer
         return self._peer
+
+    async def add_candidates(self, found: Sequence[RTCIceCandidate]) -> None:
+        """Tries more addresses of the viewer; of all that it names, so many as an offer may have."""
+        taken = found[: max(0, MOST_CANDIDATES - self._candidates)]
+        self._candidates += len(taken)
+        await self.peer.add_candidates(taken)
 
     async def end(self) -> None:
         """Ends it."""

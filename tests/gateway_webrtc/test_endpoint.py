@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway_service.webrtc.offers import MOST_CANDIDATES
 from lipsync_cli.keys import create, revoke_caller
 
 from ..end_to_end.processes import Service
@@ -71,6 +72,38 @@ async def test_one_who_does_not_connect_is_ended(compositing: Service, offer: st
         await until_sessions(compositing, 0)
         async with http.delete(answer.headers["Location"]) as gone:
             assert gone.status == 404
+
+
+class Knocks(asyncio.DatagramProtocol):
+    """Hears a gateway try the addresses of a player."""
+
+    def __init__(self) -> None:
+        self.heard = asyncio.Event()
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.heard.set()
+
+
+async def test_a_gateway_knocks_at_few_addresses_however_often_a_player_names_more(compositing: Service, offer: str) -> None:
+    """Else a player could let it knock at the doors of others."""
+    loop = asyncio.get_running_loop()
+    opened = [await loop.create_datagram_endpoint(Knocks, ("127.0.0.1", 0)) for _ in range(MOST_CANDIDATES + 2)]
+    ports = [transport.get_extra_info("sockname")[1] for transport, _ in opened]
+    bare = "".join(line for line in offer.splitlines(keepends=True) if "candidate" not in line)
+    async with calling(compositing.address) as http:
+        async with http.post(AT_REST, data=bare, headers=SDP) as answer:
+            patch = {"Content-Type": "application/trickle-ice-sdpfrag", "If-Match": answer.headers["ETag"]}
+            address = answer.headers["Location"]
+        for port in ports:
+            fragment = f"a=candidate:1 1 udp 2130706431 127.0.0.1 {port} typ host\r\n"
+            async with http.patch(address, data=fragment, headers=patch) as answer:
+                assert answer.status == 204
+        async with asyncio.timeout(60):
+            for _, knocks in opened[:MOST_CANDIDATES]:
+                await knocks.heard.wait()
+    assert not [port for port, (_, knocks) in zip(ports, opened, strict=True) if knocks.heard.is_set()][MOST_CANDIDATES:]
+    for transport, _ in opened:
+        transport.close()
 
 
 async def test_a_player_that_closes_its_connection_is_gone(compositing: Service) -> None:
