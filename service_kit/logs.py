@@ -37,6 +37,11 @@ def topic(name: str) -> logging.Logger:
 # Each call's end: info when it failed, debug when it did not.
 CALLS = topic("calls")
 CACHE_STATS = topic("cache_stats")
+# Packages that write debug lines; "lipsync" are the topics.
+_OURS = {
+    *("avatar_kit", "avatar_tools", "compositing_service", "gateway_service", "inference_service", "lipsync", "lipsync_adapters"),
+    *("lipsync_cli", "lipsync_client", "monolithic_service", "service_kit", "shared_proto"),
+}
 # gRPC logs a traceback here for each header of a caller's that is no UTF-8, takes it as Latin-1, and goes on.
 _GRPC = logging.getLogger("grpc._cython.cygrpc")
 # aioice tells each step of a viewer's connection, a dozen lines with addresses.
@@ -68,6 +73,7 @@ def configure_logging(section: LoggingSection, service: str, *, stream: TextIO |
         handler.addFilter(_note_request)
         _GRPC.addFilter(_is_worth_a_line)
         stack.callback(_GRPC.removeFilter, _is_worth_a_line)
+        handler.addFilter(_is_of_ours)
         root.handlers[:] = [handler]
         root.setLevel(section.level.upper())
         _ICE.setLevel(logging.NOTSET if root.isEnabledFor(logging.DEBUG) else logging.WARNING)
@@ -86,6 +92,11 @@ def configure_logging(section: LoggingSection, service: str, *, stream: TextIO |
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
     """Leaves out what any caller could have written as often as it likes."""
     return not str(record.msg).startswith("Invalid encoding on")
+
+
+def _is_of_ours(record: logging.LogRecord) -> bool:
+    """Leaves out the debug lines of libraries: some show what came and went, such as the passwords of WebRTC's connections."""
+    return record.levelno > logging.DEBUG or record.name.partition(".")[0] in _OURS
 
 
 def _note_request(record: logging.LogRecord) -> bool:

@@ -236,7 +236,7 @@ class LoggingSection(Section):
     level: Annotated[LogLevel, BeforeValidator(_level_name)] = Field(
         default="info", validation_alias=AliasChoices("level", "log_level")
     )
-    """The least severe lines that are written. The old name log_level is accepted too."""
+    """The least severe lines that are written; debug: those of libraries are left out. The old name log_level is accepted too."""
 
     format: Literal["text", "json"] = "text"
     """Aligned text for people, or one JSON object a line for machines."""

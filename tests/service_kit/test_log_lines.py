@@ -22,7 +22,7 @@ from service_kit.log_writing import MAX_WAITING_LINES
 from service_kit.logs import CACHE_STATS, configure_logging, topic
 from service_kit.sections import LoggingSection
 
-log = logging.getLogger("test.lines")
+log = logging.getLogger("lipsync.test.lines")
 WORK = topic("work_times")
 ALL_WAYS = [{}, {"auto_flush": False}, {"buffered_logging": False}]
 
@@ -71,7 +71,7 @@ def test_json_lines_carry_fields_and_who_was_served(stream: Stream, way: dict[st
         log.warning("no request")
     first, second = logged(stream)
     assert first["message"] == "loaded alice"
-    assert (first["level"], first["service"], first["logger"]) == ("info", "inference", "test.lines")
+    assert (first["level"], first["service"], first["logger"]) == ("info", "inference", "lipsync.test.lines")
     assert (first["frames"], first["ms"], first["bad"], first["request_id"]) == (523, 1.234568, "nan", "req-1")
     assert first["time"].endswith("Z")
     assert "request_id" not in second
@@ -184,7 +184,9 @@ def test_switches_and_levels(stream: Stream) -> None:
         assert f"from {switch}" in stream.getvalue()
     with configure_logging(LoggingSection(level="debug"), "s", stream=stream):
         log.debug("in detail")
+        logging.getLogger("aiortc.rtcpeerconnection").debug("with a password")
     assert "in detail" in stream.getvalue()
+    assert "password" not in stream.getvalue()
 
 
 def test_the_steps_of_viewers_connections_are_details(stream: Stream) -> None:
