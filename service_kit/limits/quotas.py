@@ -76,9 +76,9 @@ class Quotas:
         """Has a place for a stream of a session as long as the block lasts."""
         caller = current.get()
         quotas = list(self._quotas(caller, avatar_id))
-        # Callers choose their ids, perhaps those of others.
+        # Callers choose their ids, perhaps those of others. Names and ids may have slashes, and no space.
         keys = tuple(f"{quota.key}:{_SESSIONS}" for quota in quotas)
-        stream = Stream(f"{caller.name}/{session_id}", uuid.uuid4().hex, keys)
+        stream = Stream(f"{caller.name} {session_id}", uuid.uuid4().hex, keys)
         most = [quota.section.sessions for quota in quotas]
         if refusal := await self._store.begin(stream, most, _uses(quotas, "speech", 0.0)):
             raise self._refusal(refusal, quotas)

@@ -202,6 +202,10 @@ async def test_another_callers_session_id_opens_nothing() -> None:
             await refused(opened(counted, running, "first"))
         with called_by("carol"):
             await refused(opened(counted, running, "first"))
+    async with calls_of("alice") as running:  # names and ids may have slashes
+        await opened(counted, running, "b/first")
+        with called_by("alice/b"):
+            await refused(opened(counted, running, "first"))
 
 
 async def test_without_names_only_the_others_count() -> None:
