@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -62,7 +63,7 @@ def process(
     text = (base / "front.cfg").read_text().replace("timeout http-request 10s", "timeout http-request 500ms")
     for folder in ("/etc/lipsync-tls", "/etc/lipsync-callers-tls"):
         text = text.replace(folder, str(certificates))
-    text = text.replace(":50052 ssl", f"127.0.0.1:{port} ssl").replace("bind :8404", f"bind 127.0.0.1:{free_port()}")
+    text = re.sub(r"bind :(\d+)", lambda door: f"bind 127.0.0.1:{port if door[1] == '50052' else free_port()}", text)
     config = tmp_path / "haproxy.cfg"
     config.write_text(text)
     shell = [request.param, "sh"] if request.param == "busybox" else [request.param]
@@ -76,7 +77,8 @@ def process(
     with (tmp_path / "log").open("wb") as log:
         started = subprocess.Popen([*shell, base / "start.sh", config, certificates], env=environ, stdout=log, stderr=log)
     try:
-        until(lambda: presented(port) == "first")
+        until(lambda: presented(port) == "first" or started.poll() is not None)
+        assert started.poll() is None, (tmp_path / "log").read_text()
         yield started
     finally:
         if started.poll() is None:
