@@ -12,6 +12,7 @@ from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
 CALL_S = 60
+PAUSE_S = 0.05  # between two calls while nobody waits for one: without it they would take all the cores that they find
 
 
 class SteadyCaller:
@@ -23,7 +24,7 @@ class SteadyCaller:
         self._call = CompositingServiceStub(self._channel).InferBatchComposite
         self._wanted = list(self._call(request, timeout=CALL_S).composited_frames)
         self._changed = threading.Condition()
-        self._begun = self._ended = 0
+        self._begun = self._ended = self._waiting = 0
         self._stopping = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="steady-caller")
@@ -33,7 +34,9 @@ class SteadyCaller:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stopping = True
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
         self._thread.join()
         self._channel.close()
 
@@ -41,7 +44,10 @@ class SteadyCaller:
         """Until a call that begins now has ended well. Raises what went wrong with any call so far."""
         with self._changed:
             wanted = self._begun + 1
+            self._waiting += 1
+            self._changed.notify_all()
             there = self._changed.wait_for(lambda: self._ended >= wanted or self._error is not None, CALL_S)
+            self._waiting -= 1
         if self._error is not None:
             raise AssertionError("another caller was disturbed") from self._error
         assert there
@@ -58,5 +64,6 @@ class SteadyCaller:
             with self._changed:
                 self._ended += 1
                 self._changed.notify_all()
-            if self._error is not None:
-                return
+                if self._error is not None:
+                    return
+                self._changed.wait_for(lambda: self._waiting or self._stopping, PAUSE_S)
