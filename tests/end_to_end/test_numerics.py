@@ -117,6 +117,7 @@ def test_a_precision_that_cannot_be_had_is_an_error_at_the_start(tmp_path: Path)
     (tmp_path / "models").mkdir()
     command = [sys.executable, "-m", "lipsync_cli", "serve", "inference", "--set", f"models_root={tmp_path / 'models'}"]
     settings = ["--set", "engine=onnxruntime", "--set", "precision=bfloat16"]
+    settings += ["--set", "server.port=127.0.0.1:0", "--set", "metrics.port=127.0.0.1:0"]
     ended = subprocess.run([*command, *settings], cwd=TREE, check=False, capture_output=True, text=True, timeout=CALL_S)
     assert ended.returncode == 1
     assert "precision: bfloat16 needs engine: openvino or auto" in ended.stderr
