@@ -106,8 +106,7 @@ def visit(browser: Browser, address: str, *, watched: bool = False, script: str 
     page's own, to make the browser another one.
     """
     # A small screen costs a busy machine less.
-    viewport = {"width": 480, "height": 800} if watched else {"width": 1440, "height": 900}
-    opened = browser.new_context(**{"viewport": viewport, "bypass_csp": watched, **context})
+    opened = browser.new_context(**{"viewport": {"width": 480, "height": 800}, "bypass_csp": watched, **context})
     page = opened.new_page()
     if watched:
         page.add_init_script(path=HERE / "watching.js")

@@ -70,10 +70,10 @@ def address(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="session")
-def minute(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped recording five times: a sound file of a minute."""
-    path = tmp_path_factory.mktemp("sound") / "minute.wav"
-    with wave.open(str(SPEECH)) as one, wave.open(str(path), "wb") as five:
-        five.setparams(one.getparams())
-        five.writeframes(5 * one.readframes(one.getnframes()))
+def half_a_minute(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped recording three times: a sound file of 35 seconds."""
+    path = tmp_path_factory.mktemp("sound") / "long.wav"
+    with wave.open(str(SPEECH)) as one, wave.open(str(path), "wb") as three:
+        three.setparams(one.getparams())
+        three.writeframes(3 * one.readframes(one.getnframes()))
     return path

@@ -13,8 +13,7 @@ from playwright.sync_api import Browser
 from .browsing import Visit, visit
 
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
-SCREENS = [(360, 740, "dark"), (820, 1180, "light"), (1440, 900, "light")]
-OTHER_SCREENS = [(360, 740, "light"), (820, 1180, "dark"), (1440, 900, "dark")]
+SCREENS = [(360, 740), (820, 1180), (1440, 900)]
 # `make page-image` keeps one of the screenshots; a folder keeps all, to be looked at.
 IMAGE, FOLDER = os.environ.get("PAGE_IMAGE"), os.environ.get("PAGE_SCREENSHOTS")
 
@@ -28,27 +27,28 @@ def complaints(page: Visit) -> list[str]:
     return [json.dumps([rule["id"], [node["html"] for node in rule["nodes"]]]) for rule in serious]
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "scheme"), [*SCREENS, *(pytest.param(*screen, marks=pytest.mark.slow) for screen in OTHER_SCREENS)]
-)
-def test_the_page_looks_right(browser: Browser, address: str, width: int, height: int, scheme: str, tmp_path: Path) -> None:
-    page = visit(browser, address, viewport={"width": width, "height": height}, color_scheme=scheme)
+@pytest.mark.parametrize(("width", "height"), SCREENS)
+def test_the_page_looks_right(browser: Browser, address: str, width: int, height: int, tmp_path: Path) -> None:
+    """In the light and in the dark, to which it changes while it is open."""
+    page = visit(browser, address, viewport={"width": width, "height": height}, color_scheme="light")
     page.page.get_by_role("button", name="Recording").click()
     page.until("lipsync.log.at(-1)[2] > 1.2e6")
-    page.page.screenshot(path=Path(FOLDER or tmp_path) / f"{width}-{scheme}.png")
-    if FOLDER:
-        page.page.screenshot(path=Path(FOLDER) / f"{width}-{scheme}-whole.png", full_page=True)
-    if IMAGE and (width, scheme) == (1440, "light"):
-        page.until("lipsync.log.at(-1)[2] > 10.2e6")
-        page.page.screenshot(path=IMAGE)
-    assert page.page.evaluate("document.documentElement.scrollWidth") == width
-    for name in ("person", "microphone", "interrupt", "text"):
-        box = page.page.locator(f"#{name}").bounding_box()
-        assert box is not None
-        assert box["y"] + box["height"] <= height, f"{name} is below the fold"
-    background = page.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (sum(map(int, background[4:-1].split(","))) > 384) == (scheme == "light")
-    assert complaints(page) == []
+    for scheme in ("light", "dark"):
+        page.page.emulate_media(color_scheme=scheme)
+        page.page.screenshot(path=Path(FOLDER or tmp_path) / f"{width}-{scheme}.png")
+        if FOLDER:
+            page.page.screenshot(path=Path(FOLDER) / f"{width}-{scheme}-whole.png", full_page=True)
+        if IMAGE and (width, scheme) == (1440, "light"):
+            page.until("lipsync.log.at(-1)[2] > 10.2e6")
+            page.page.screenshot(path=IMAGE)
+        assert page.page.evaluate("document.documentElement.scrollWidth") == width
+        for name in ("person", "microphone", "interrupt", "text"):
+            box = page.page.locator(f"#{name}").bounding_box()
+            assert box is not None
+            assert box["y"] + box["height"] <= height, f"{name} is below the fold"
+        background = page.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, background[4:-1].split(","))) > 384) == (scheme == "light")
+        assert complaints(page) == []
     assert page.complaints == []
     page.page.context.close()
 

@@ -205,15 +205,17 @@ def goes_on(page: Visit) -> None:
 
 
 @pytest.mark.slow
-def test_the_picture_keeps_to_the_sound_for_a_minute(browser: Browser, address: str, minute: Path) -> None:
+def test_the_picture_keeps_to_the_sound_for_half_a_minute(browser: Browser, address: str, half_a_minute: Path) -> None:
     page = visit(browser, address)
-    page.page.set_input_files("#file-input", minute)
+    page.page.set_input_files("#file-input", half_a_minute)
     page.until("lipsync.mode === 'file'")
     page.until("lipsync.mode === null", within_s=120)
     drifts = [frame[4] - frame[3] for frame in page.frames() if frame[2] >= 0]
-    assert len(drifts) > 700  # of 1,466; a busy machine drops pictures
+    assert len(drifts) > 250  # of 880; a busy machine drops pictures
     # It does not grow, and a picture far from its sound is one that a busy machine drew late.
-    assert abs(median(drifts[:200])) < 0.04
-    assert abs(median(drifts[-200:])) < 0.04
+    first, last = median(drifts[:125]), median(drifts[-125:])
+    assert abs(first) < 0.04
+    assert abs(last) < 0.04
+    assert abs(last - first) < 0.02
     assert sum(abs(drift) > 0.04 for drift in drifts) < 0.05 * len(drifts)
     page.page.context.close()
