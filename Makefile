@@ -25,8 +25,9 @@ $(RUNTIME): pyproject.toml requirements/$(EXTRA).txt
 	$(BIN)/pip install --quiet --no-deps -e .
 	touch $@
 
+# Here and below, what is never imported is not compiled: that takes longer than to unpack it.
 $(DEV): $(RUNTIME) requirements/dev.txt
-	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --no-compile --require-hashes -r requirements/dev.txt
 	touch $@
 
 # Sound in, a talking person out: out/demo.mp4 and out/demo.png.
@@ -67,7 +68,7 @@ TORCH ?= torch==2.13.0
 TORCH_FOLDER := .venv/torch
 
 $(TORCH_FOLDER)/.ready: | $(DEV)
-	$(BIN)/pip install --quiet --target $(TORCH_FOLDER) $(TORCH)
+	$(BIN)/pip install --quiet --no-compile --target $(TORCH_FOLDER) $(TORCH)
 	touch $@
 
 test-torch: $(DEV) $(TORCH_FOLDER)/.ready
@@ -138,7 +139,7 @@ OUT ?= .
 
 $(PROTO): requirements/proto.txt
 	$(PYTHON) -m venv .venv-proto
-	$(PROTO_BIN)/pip install --quiet --require-hashes -r requirements/proto.txt
+	$(PROTO_BIN)/pip install --quiet --no-compile --require-hashes -r requirements/proto.txt
 	touch $@
 
 proto: $(PROTO)
@@ -172,7 +173,7 @@ SBOM ?= out/sbom
 
 $(SUPPLY): requirements/supply.txt
 	$(PYTHON) -m venv .venv-supply
-	$(SUPPLY_BIN)/pip install --quiet --require-hashes -r requirements/supply.txt
+	$(SUPPLY_BIN)/pip install --quiet --no-compile --require-hashes -r requirements/supply.txt
 	touch $@
 
 # Fails when a source that answers knows an advisory.
@@ -191,7 +192,7 @@ licences: $(SUPPLY) $(DEV)
 
 # The picture of the page in the README, taken by its test.
 page-image: $(DEV)
-	PAGE_IMAGE=docs/images/page.png $(BIN)/python -m pytest tests/gateway_page/test_screens.py -k 1440-900-light
+	PAGE_IMAGE=docs/images/page.png $(BIN)/python -m pytest tests/gateway_page/test_screens.py -k 1440-900
 
 clean:
 	rm -rf .venv .venv-proto .venv-node .venv-supply .venv-adapters out build *.egg-info
