@@ -1,20 +1,18 @@
 """Makes variants of an avatar's network in fewer bits, and makes one of them the network that is served.
 
-int8: quantised statically by ONNX Runtime, as pairs of quantising and dequantising operators (QDQ), with signed weights by
-channel and signed activations: the first choice of its guide on CPUs. The ranges of activations come from inputs of the avatar's
-own. float16: weights and values in half precision.
+int8: some convolutions (`avatar_tools.int8`), with ranges of activations from inputs of the avatar's own. float16: weights and
+values in half precision.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import onnx
@@ -28,6 +26,7 @@ from avatar_kit.onnx_files import load_model, runtime_reason
 from avatar_kit.onnx_io import network_io
 from avatar_kit.safe_files import sha256_of
 from avatar_kit.writer import NETWORK_NAME
+from avatar_tools.int8 import in_int8
 from avatar_tools.network_trial import network_input
 from avatar_tools.onnx_sessions import runtime
 
@@ -66,7 +65,7 @@ def make_variant(
     ]
     try:
         with warnings.catch_warnings(action="ignore"), _quiet():
-            return _in_float16(path) if precision == "float16" else _in_int8(path, feeds)
+            return _in_float16(path) if precision == "float16" else in_int8(path, feeds, io.output)
     except Exception as error:  # of many kinds
         raise BrokenAvatar(f"{path.name} cannot be converted to {precision}: {runtime_reason(error)}") from error
 
@@ -90,33 +89,6 @@ def _in_float16(path: Path) -> onnx.ModelProto:
 
     converted: onnx.ModelProto = convert_float_to_float16(load_model(path), keep_io_types=True)
     return converted
-
-
-def _in_int8(path: Path, feeds: Sequence[Mapping[str, NDArray[np.float32]]]) -> onnx.ModelProto:
-    from onnxruntime import quantization  # noqa: PLC0415  # heavy, and optional
-    from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
-
-    class Feeds(quantization.CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
-        def __init__(self) -> None:
-            self._left: Iterator[Mapping[str, NDArray[np.float32]]] = iter(feeds)
-
-        def get_next(self) -> Any:
-            return next(self._left, None)
-
-    with tempfile.TemporaryDirectory() as folder:
-        whole, prepared, made = (Path(folder) / f"{name}.onnx" for name in ("whole", "prepared", "made"))
-        onnx.save(load_model(path), whole)
-        quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
-        quantization.quantize_static(
-            str(prepared),
-            str(made),
-            Feeds(),
-            quant_format=quantization.QuantFormat.QDQ,
-            activation_type=quantization.QuantType.QInt8,
-            weight_type=quantization.QuantType.QInt8,
-            per_channel=True,
-        )
-        return load_model(made)
 
 
 @contextmanager

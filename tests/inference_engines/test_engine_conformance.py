@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Mask
+from avatar_tools.variants import make_variant
 from inference_service.engines.engine import NO_PICTURES, EngineError, EngineInput
 from inference_service.limited_threads import LimitedThreads, Overrun
 from service_kit.clock import SystemClock
 
 from ..end_to_end.avatars import endless_network, picky_network
-from ..inference_service.conftest import MIX, MakeAvatar, foreign_model, network
+from ..inference_service.conftest import MIX, MakeAvatar, foreign_model, hearing_network, network
 from .conftest import Kind, linear_network, network_input, run, windows
 
 PATIENCE_S = 60
@@ -73,6 +74,15 @@ def test_sent_pictures_and_own_frames_run_together(make_avatar: MakeAvatar, kind
     np.testing.assert_allclose(together, expected, atol=kind.tolerance)
     alone, _ = run(engine, [], sound[2:], sent)
     np.testing.assert_array_equal(alone, together[2:])
+
+
+def test_a_batch_in_int8_gives_the_bytes_of_single_frames(make_avatar: MakeAvatar, kind: Kind) -> None:
+    sound, frames = windows(5), [4, 3, 2, 1, 0]
+    variant = make_variant(make_avatar(model=hearing_network([0.05])), "int8", frames, sound)
+    engine = kind.open(make_avatar(model=variant, replace=True))
+    together, _ = run(engine, frames, sound)
+    for place, frame in enumerate(frames):
+        np.testing.assert_array_equal(run(engine, [frame], sound[place : place + 1])[0][0], together[place])
 
 
 @pytest.mark.parametrize("filled", [False, True], ids=["some crops", "all crops"])

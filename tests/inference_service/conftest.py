@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -38,6 +38,41 @@ def network(*, batch: int | str = "batch", visual: str = "input", scale: float =
         ],
         [helper.make_tensor_value_info("mouth", TensorProto.FLOAT, [batch, 3, 320, 320])],
         [numpy_helper.from_array(MIX, "mix"), numpy_helper.from_array(np.array(scale, np.float32), "scale")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def hearing_network(amplitudes: Sequence[float]) -> onnx.ModelProto:
+    """sigmoid(the picture + pictures that convolutions of those amplitudes make of the sound).
+
+    The convolutions have more weights than values to read. What is loud shows the steps of int8.
+    """
+    values = np.random.default_rng(3).normal(0, 1 / 17, (32, 32, 3, 3))
+    constants = {
+        "starts": np.array([0]),
+        "stops": np.array([3]),
+        "axes": np.array([1]),
+        "sizes": np.array([1, 1, 20, 20], np.float32),
+    }
+    nodes = [helper.make_node("Slice", ["input", "starts", "stops", "axes"], ["sum0"])]
+    for number, amplitude in enumerate(amplitudes):
+        constants[f"w{number}"] = (values * amplitude).astype(np.float32)
+        nodes += [
+            helper.make_node("Conv", ["sound", f"w{number}"], [f"heard{number}"], pads=[1, 1, 1, 1]),
+            helper.make_node("Slice", [f"heard{number}", "starts", "stops", "axes"], [f"some{number}"]),
+            helper.make_node("Resize", [f"some{number}", "", "sizes"], [f"large{number}"]),
+            helper.make_node("Add", [f"sum{number}", f"large{number}"], [f"sum{number + 1}"]),
+        ]
+    nodes.append(helper.make_node("Sigmoid", [f"sum{len(amplitudes)}"], ["mouth"]))
+    graph = helper.make_graph(
+        nodes,
+        "hearing",
+        [
+            helper.make_tensor_value_info("sound", TensorProto.FLOAT, ["batch", 32, 16, 16]),
+            helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 6, 320, 320]),
+        ],
+        [helper.make_tensor_value_info("mouth", TensorProto.FLOAT, ["batch", 3, 320, 320])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 

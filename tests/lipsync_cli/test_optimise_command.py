@@ -16,13 +16,14 @@ from inference_service.engines.devices import find_devices
 from inference_service.engines.engine import NO_PICTURES, EngineInput
 from inference_service.models.choosing import IN_FLOAT32
 from inference_service.models.model import ModelLoader
+from inference_service.models.opening import worst_psnr_db
 from inference_service.settings import GpuSection, OnnxSection
 from lipsync_cli import optimising
 from lipsync_cli.optimising import is_better
-from monolithic_service.network_bench import Way
+from monolithic_service.network_bench import LEAST_DB, Way
 
 from ..end_to_end.avatars import slow_network
-from ..inference_service.conftest import MakeAvatar
+from ..inference_service.conftest import MakeAvatar, hearing_network, network
 
 
 def mouths(root: Path) -> np.ndarray:
@@ -46,7 +47,7 @@ def mouths(root: Path) -> np.ndarray:
 def test_a_variant_is_made_measured_served_and_left_again(
     run, make_avatar: MakeAvatar, precision: str, operator: str, tolerance: float
 ) -> None:
-    avatar = make_avatar("her")
+    avatar = make_avatar("her", model=hearing_network([0.05]))
     before, exact = (avatar.root / "avatar.yaml").read_bytes(), mouths(avatar.root)
     options = ("her", "--models-root", avatar.root.parent)
     done = run("avatar", "optimise", *options, "--precision", precision)
@@ -72,11 +73,43 @@ def test_a_variant_is_made_measured_served_and_left_again(
 
 def test_a_variant_that_would_be_seen_is_not_served(run, make_avatar: MakeAvatar, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimising, "LEAST_DB", 200)
-    avatar = make_avatar("her")
+    avatar = make_avatar("her", model=hearing_network([0.05]))
     done = run("avatar", "optimise", "her", "--models-root", avatar.root.parent, "--precision", "int8", "--use")
     assert done.exit_code == 1
     assert "not served: it is " in done.stdout
     assert load_avatar(avatar.root).network_path == avatar.network_path
+
+
+def test_only_convolutions_are_in_int8_that_cannot_be_seen(run, make_avatar: MakeAvatar) -> None:
+    avatar = make_avatar("her", model=hearing_network([8, 0.05]))
+    exact = mouths(avatar.root)
+    done = run("avatar", "optimise", "her", "--models-root", avatar.root.parent, "--precision", "int8")
+    assert done.exit_code == 0, done.output
+    variant = variant_path(avatar.root, "int8")
+    nodes = onnx.load(variant).graph.node
+    quantised = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
+    convolutions = [node for node in nodes if node.op_type == "Conv"]
+    assert [set(node.input[:2]) <= quantised for node in convolutions] == [False, True]
+    serve_network(avatar, variant)
+    assert worst_psnr_db(mouths(avatar.root), exact) >= LEAST_DB
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (network(), "no convolution has more weights than values to read, so none would gain"),
+        (hearing_network([8]), "each convolution that would gain would be seen in int8"),
+    ],
+    ids=["nothing gains", "all would be seen"],
+)
+def test_a_network_without_such_convolutions_stays_as_it_is(
+    run, make_avatar: MakeAvatar, model: onnx.ModelProto, reason: str
+) -> None:
+    avatar = make_avatar("her", model=model)
+    done = run("avatar", "optimise", "her", "--models-root", avatar.root.parent, "--precision", "int8", "--use")
+    assert done.exit_code == 1
+    assert f"network.onnx cannot be converted to int8: {reason}" in " ".join(done.output.split())
+    assert not variant_path(avatar.root, "int8").exists()
 
 
 @pytest.mark.parametrize(
