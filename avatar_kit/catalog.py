@@ -29,6 +29,13 @@ class AvatarCatalog:
         self._entries = {check_avatar_id(avatar_id): entry for avatar_id, entry in (entries or {}).items()}
         self._audio_encoder = audio_encoder or models_root / AUDIO_ENCODER_NAME
 
+    @property
+    def warning(self) -> str:
+        """Says that the folder is missing, unless settings name avatars elsewhere; else nothing."""
+        if self._entries or self.models_root.is_dir():
+            return ""
+        return f"models_root: there is no folder {self.models_root.absolute()}, so there are no avatars until there is"
+
     def ids(self) -> list[str]:
         """Lists every avatar's id, sorted. Does not read the avatars, so broken ones are included."""
         try:

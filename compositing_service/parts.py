@@ -106,6 +106,8 @@ async def compositing_parts(
         resources.push_async_callback(store.close)
         metrics.watch_store(store)
         if source is None:
+            if catalog.warning:  # beside inference in one process, that tells of it
+                log.warning("%s", catalog.warning)
             source = await resources.enter_async_context(_inference_service(settings, registry, metrics, clock))
         else:
             metrics.inference_up.set(1)

@@ -80,6 +80,8 @@ async def inference_parts(
             cache=cache,
         )
         catalog = AvatarCatalog(settings.models_root, settings.models, audio_encoder=settings.audio_encoder_path)
+        if catalog.warning:
+            log.warning("%s", catalog.warning)
         registry = ModelRegistry(catalog, devices, loader, settings, own_metrics, on_lost=on_lost, clock=clock)
         stack.push_async_callback(registry.close)
         runs = {device.gpu_id: runs_at_once(settings, device) for device in devices}

@@ -49,6 +49,17 @@ def own(own_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Du
         yield duo
 
 
+@pytest.mark.parametrize("service", ["inference", "compositing"])
+def test_a_folder_of_avatars_that_is_missing_is_told_at_start(tmp_path: Path, service: str) -> None:
+    log, told = tmp_path / "log", f"WARNING {service} models_root: there is no folder {tmp_path}/modles"
+    settings = {"inference": (), "compositing": ("inference_server.url=127.0.0.1:1",)}[service]
+    with running(service, f"models_root={tmp_path}/modles", *settings, log=log):
+        until(lambda: told in " ".join(log.read_text().split()))
+    with running(service, f"models_root={tmp_path}", *settings, log=log):
+        pass
+    assert "models_root:" not in log.read_text()
+
+
 def ask(duo: Duo, model_id: str, **fields: object) -> list[bytes]:
     request = pb.CompositeBatchRequest(**{"model_id": model_id, "batch_size": 3, "audio_features": FEATURES, **fields})
     return list(duo.pictures.InferBatchComposite(request, timeout=CALL_S).composited_frames)
