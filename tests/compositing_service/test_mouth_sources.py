@@ -115,10 +115,10 @@ def inference_settings(models_root: Path, *overrides: str) -> InferenceSettings:
     )
 
 
-@pytest.fixture
-def avatar(tmp_path: Path) -> Avatar:
-    """Five frames, a network whose answer depends on picture and sound, features of its clip."""
-    with AvatarWriter(tmp_path, "someone", width=400, height=300) as writer:
+@pytest.fixture(scope="module")
+def avatar(tmp_path_factory: pytest.TempPathFactory) -> Avatar:
+    """Five frames, a network whose answer depends on picture and sound, features of its clip; read only."""
+    with AvatarWriter(tmp_path_factory.mktemp("models"), "someone", width=400, height=300) as writer:
         for index in range(5):
             writer.add_frame(picture(index), Rect(100 + index, 60, 280 + index, 240))
         writer.set_network(network().SerializeToString())

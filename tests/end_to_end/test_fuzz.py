@@ -40,7 +40,7 @@ RPCS = [
 ]
 CODES = {code.value[0]: code for code in Code}
 FEW = settings(max_examples=25, suppress_health_check=list(HealthCheck))
-MANY = settings(FEW, max_examples=400)
+MANY = settings(FEW, max_examples=150)
 
 some_bytes = st.one_of(
     st.binary(max_size=64),
