@@ -39,7 +39,7 @@ def in_int8(path: Path, feeds: Feeds, output: str) -> onnx.ModelProto:
         exact = _prepared(path, prepared)
         candidates = _candidates(exact)
         if not candidates:
-            raise ValueError("no convolution has more weights than values to read, so none would gain")
+            raise ValueError("no convolution that can be in int8 has more weights than values to read, so none would gain")
         reference = _outputs(exact, compared, output)
         quantised = _quantised(prepared, candidates, feeds)
         noises = {

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from avatar_kit.avatar import load_avatar
 from avatar_kit.catalog import AvatarCatalog
@@ -24,6 +25,20 @@ from monolithic_service.network_bench import LEAST_DB, Way
 
 from ..end_to_end.avatars import slow_network
 from ..inference_service.conftest import MakeAvatar, hearing_network, network
+
+NONE_GAINS = "no convolution that can be in int8 has more weights than values to read, so none would gain"
+
+
+def hearing_joined_sound() -> onnx.ModelProto:
+    """A network whose convolution reads a concatenation."""
+    model = hearing_network([0.05])
+    convolution = next(node for node in model.graph.node if node.op_type == "Conv")
+    convolution.input[0] = "joined"
+    halves = [helper.make_node("Relu", ["sound"], ["positive"]), helper.make_node("Split", ["positive"], ["a", "b"], axis=1)]
+    nodes = [*halves, helper.make_node("Concat", ["b", "a"], ["joined"], axis=1), *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
 
 
 def mouths(root: Path) -> np.ndarray:
@@ -97,10 +112,11 @@ def test_only_convolutions_are_in_int8_that_cannot_be_seen(run, make_avatar: Mak
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (network(), "no convolution has more weights than values to read, so none would gain"),
+        (network(), NONE_GAINS),
+        (hearing_joined_sound(), NONE_GAINS),
         (hearing_network([8]), "each convolution that would gain would be seen in int8"),
     ],
-    ids=["nothing gains", "all would be seen"],
+    ids=["nothing gains", "behind a concatenation", "all would be seen"],
 )
 def test_a_network_without_such_convolutions_stays_as_it_is(
     run, make_avatar: MakeAvatar, model: onnx.ModelProto, reason: str
