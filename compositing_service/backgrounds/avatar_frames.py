@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from avatar_kit.border import BorderPixels
 from avatar_kit.geometry import Picture
 from compositing_service.outputs import Output
 from compositing_service.picture.jpeg.splicing import SpliceableJpeg
-from compositing_service.picture.patch import Patch, Place
+from compositing_service.picture.patch import Patch
 
 # Python objects, array headers and allocator padding around a frame's bytes.
 _FRAME_OVERHEAD_BYTES = 1700
@@ -29,19 +30,6 @@ class EncodedFrame:
     jpeg: SpliceableJpeg
 
 
-@dataclass(frozen=True, slots=True)
-class WholeFrame:
-    """A decoded picture and the mouth's place in it."""
-
-    picture: Picture
-    place: Place
-
-    @property
-    def nbytes(self) -> int:
-        """Counts the bytes held."""
-        return self.picture.nbytes + self.place.nbytes
-
-
 @dataclass(eq=False, slots=True)
 class AvatarFrames:
     """The frames by index: encoded at each requested quality, and as whole pictures for raw output; and mouths of silence."""
@@ -49,7 +37,7 @@ class AvatarFrames:
     max_frames: int
     encoded: dict[int, dict[int, EncodedFrame]] = field(default_factory=dict)
     """By index and quality, the longest unused frame first. The qualities of a frame share one patch."""
-    pictures: dict[int, WholeFrame] = field(default_factory=dict)
+    pictures: dict[int, Picture] = field(default_factory=dict)
     resting: dict[Output, dict[int, bytes]] = field(default_factory=dict)
     """The mouths of silence by output and index: the part of the finished picture that differs from the stored one."""
     encoded_bytes: int = 0
@@ -136,11 +124,18 @@ class AvatarFrames:
         self.encoded_bytes -= freed
         return freed
 
-    def add_picture(self, index: int, whole: WholeFrame) -> int:
+    def add_ring(self, index: int, ring: BorderPixels) -> None:
+        """Keeps the crop's border with the patch of an encoded frame that has none yet."""
+        frames = self.encoded[index]
+        patch = replace(next(iter(frames.values())).patch, ring=ring)
+        self.encoded[index] = {quality: EncodedFrame(patch, frame.jpeg) for quality, frame in frames.items()}
+        self.encoded_bytes += ring.nbytes
+
+    def add_picture(self, index: int, picture: Picture) -> int:
         """Keeps a whole picture. Returns the bytes added."""
-        self.pictures[index] = whole
-        self.picture_bytes += whole.nbytes
-        return whole.nbytes
+        self.pictures[index] = picture
+        self.picture_bytes += picture.nbytes
+        return picture.nbytes
 
     def drop_picture(self) -> int:
         """Drops the oldest whole picture. Returns the bytes freed."""

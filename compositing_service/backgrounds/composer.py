@@ -9,17 +9,27 @@ from typing import TypeAlias
 import numpy as np
 
 from avatar_kit.avatar import Avatar
+from avatar_kit.border import BorderPixels
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import Picture
-from compositing_service.backgrounds.avatar_frames import AvatarFrames, EncodedFrame, WholeFrame
+from compositing_service.backgrounds.avatar_frames import AvatarFrames, EncodedFrame
 from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.backgrounds.single_flight import SingleFlight
 from compositing_service.outputs import JpegOutput, Output, RawOutput
 from compositing_service.picture.jpeg.encoder import encode
 from compositing_service.picture.jpeg.interval import choose_restart_interval
 from compositing_service.picture.jpeg.splicing import encode_spliceable, region_around
-from compositing_service.picture.paste import Mouth, check_mouth, paste_mouth, place_in, refit_mouth
-from compositing_service.picture.patch import Patch, scratch
+from compositing_service.picture.paste import (
+    Mouth,
+    always_needs_ring,
+    check_mouth,
+    needs_ring,
+    paste_mouth,
+    place_in,
+    refit_mouth,
+    ring_around,
+)
+from compositing_service.picture.patch import Patch, Place, scratch
 
 Pieces: TypeAlias = Sequence[bytes | memoryview]
 """A file, one piece after the other."""
@@ -47,7 +57,8 @@ class AvatarComposer:
         self._cache = cache
         self._frames = frames
         self._encodings: SingleFlight[tuple[int, int], EncodedFrame] = SingleFlight()
-        self._readings: SingleFlight[int, WholeFrame] = SingleFlight()
+        self._readings: SingleFlight[int, Picture] = SingleFlight()
+        self._rings: SingleFlight[int, BorderPixels] = SingleFlight()
 
     def composite(self, index: int, mouth: Mouth, output: Output) -> bytes:
         """Returns the frame with the mouth pasted in; a JPEG has the same bytes as encoding the whole composited picture."""
@@ -103,7 +114,7 @@ class AvatarComposer:
             case JpegOutput(quality):
                 return self._encoded(index, quality).jpeg.data
             case RawOutput():
-                return self._whole(index).picture.tobytes()
+                return self._whole(index).tobytes()
 
     def prepare(self, index: int, *, quality: int, read: Callable[[], Picture] | None = None) -> bool:
         """Reads and encodes the frame ahead of need. Returns False if only frames in use could make room for it.
@@ -119,24 +130,31 @@ class AvatarComposer:
 
     def _composite(self, index: int, mouth: Mouth, output: Output) -> tuple[Pieces, bytes]:
         """Returns the frame with the mouth, and the part that tells it from the stored one: a JPEG's scan, or pixels."""
-        check_mouth(mouth, self.avatar.rects[index])
+        rect = self.avatar.rects[index]
+        check_mouth(mouth, rect)
+        ringed = needs_ring(mouth, rect, self.avatar.paste)
         match output:
             case JpegOutput(quality):
-                frame = self._encoded(index, quality)
+                frame = self._encoded(index, quality, ringed=ringed)
+                ring = (frame.patch.ring or self._ring(index)) if ringed else None
                 region = frame.patch.restore()
-                paste_mouth(region, frame.patch.place, mouth)
+                paste_mouth(region, frame.patch.place, mouth, ring)
                 scan = frame.jpeg.scan(encode(region, quality=quality, restart_interval=self.restart_interval))
                 return frame.jpeg.pieces(scan), scan
             case RawOutput():
                 whole = self._whole(index)
-                pixels, rect = self._copied(whole), whole.place.rect
-                paste_mouth(pixels, whole.place, mouth)
+                pixels = self._copied(whole)
+                paste_mouth(pixels, self._place(index), mouth, ring_around(whole, rect) if ringed else None)
                 return [pixels.tobytes()], pixels[rect.y1 : rect.y2, rect.x1 : rect.x2].tobytes()
 
-    def _copied(self, whole: WholeFrame) -> Picture:
+    def _place(self, index: int) -> Place:
+        avatar = self.avatar
+        return place_in(avatar.rects[index], avatar.paste, width=avatar.width, height=avatar.height)
+
+    def _copied(self, picture: Picture) -> Picture:
         """Copies a picture into the thread's working memory."""
         pixels = scratch.pixels(self.avatar.height, self.avatar.width)
-        pixels[...] = whole.picture
+        pixels[...] = picture
         return pixels
 
     def _is_prepared(self, index: int, quality: int) -> bool:
@@ -170,8 +188,10 @@ class AvatarComposer:
     def _mean_frame_bytes(self) -> int:
         return self._frames.encoded_bytes // max(1, len(self._frames.encoded))
 
-    def _encoded(self, index: int, quality: int) -> EncodedFrame:
-        return self._cache.use(self._frames, index, quality) or self._encode_once(index, quality, self._cache.put)
+    def _encoded(self, index: int, quality: int, *, ringed: bool = False) -> EncodedFrame:
+        """Returns the frame; `ringed`: one that is made now is to have the crop's border."""
+        found = self._cache.use(self._frames, index, quality)
+        return found or self._encode_once(index, quality, self._cache.put, ringed=ringed)
 
     def _encode_once(
         self,
@@ -179,38 +199,56 @@ class AvatarComposer:
         quality: int,
         keep: Callable[[AvatarFrames, int, int, EncodedFrame], None],
         read: Callable[[], Picture] | None = None,
+        *,
+        ringed: bool = False,
     ) -> EncodedFrame:
         def make() -> EncodedFrame:
             encoded = self._cache.peek(self._frames, index, quality)
             if encoded is None:
-                encoded = self._encode(index, quality, read)
+                encoded = self._encode(index, quality, read, ringed=ringed)
                 keep(self._frames, index, quality, encoded)
             return encoded
 
         return self._encodings.run((index, quality), make)
 
-    def _encode(self, index: int, quality: int, read: Callable[[], Picture] | None) -> EncodedFrame:
-        whole = self._cache.peek_picture(self._frames, index) or self._read(index, read)
-        region = region_around(
-            self.avatar.rects[index], width=self.avatar.width, height=self.avatar.height, restart_interval=self.restart_interval
-        )
+    def _encode(self, index: int, quality: int, read: Callable[[], Picture] | None, *, ringed: bool) -> EncodedFrame:
+        picture = self._read(index, read)
+        rect = self.avatar.rects[index]
+        region = region_around(rect, width=self.avatar.width, height=self.avatar.height, restart_interval=self.restart_interval)
         patch = self._cache.peek_patch(self._frames, index)
-        return EncodedFrame(
-            patch or Patch.cut(whole.picture, region.pixels, whole.place),
-            encode_spliceable(whole.picture, region, quality=quality, restart_interval=self.restart_interval),
-        )
+        if patch is None:
+            ring = ring_around(picture, rect) if ringed or always_needs_ring(rect, self.avatar.paste) else None
+            patch = Patch.cut(picture, region.pixels, self._place(index), ring)
+        return EncodedFrame(patch, encode_spliceable(picture, region, quality=quality, restart_interval=self.restart_interval))
 
-    def _whole(self, index: int) -> WholeFrame:
-        def make() -> WholeFrame:
-            whole = self._cache.peek_picture(self._frames, index) or self._read(index)
-            self._cache.put_picture(self._frames, index, whole)
-            return whole
+    def _ring(self, index: int) -> BorderPixels:
+        """Returns the border of a frame's crop, and keeps it: where one mouth came whole, more will."""
 
-        return self._cache.use_picture(self._frames, index) or self._readings.run(index, make)
+        def make() -> BorderPixels:
+            patch = self._cache.peek_patch(self._frames, index)
+            if patch and patch.ring:
+                return patch.ring
+            ring = ring_around(self._read(index), self.avatar.rects[index])
+            self._cache.put_ring(self._frames, index, ring)
+            return ring
 
-    def _read(self, index: int, read: Callable[[], Picture] | None = None) -> WholeFrame:
-        picture = read() if read else self.avatar.read_frame(index)
-        return WholeFrame(picture, place_in(picture, self.avatar.rects[index], self.avatar.paste))
+        return self._rings.run(index, make)
+
+    def _whole(self, index: int) -> Picture:
+        def make() -> Picture:
+            picture = self._read(index)
+            self._cache.put_picture(self._frames, index, picture)
+            return picture
+
+        found = self._cache.use_picture(self._frames, index)
+        return self._readings.run(index, make) if found is None else found
+
+    def _read(self, index: int, read: Callable[[], Picture] | None = None) -> Picture:
+        """Returns the frame, `read` by its caller in a cheaper way than by its index if it is not in memory."""
+        kept = self._cache.peek_picture(self._frames, index)
+        if kept is not None:
+            return kept
+        return read() if read else self.avatar.read_frame(index)
 
 
 def open_composer(avatar: Avatar, *, cache: FrameCache, frames: AvatarFrames) -> AvatarComposer:

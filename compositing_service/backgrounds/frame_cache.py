@@ -13,7 +13,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 
-from compositing_service.backgrounds.avatar_frames import AvatarFrames, EncodedFrame, WholeFrame, resting_bytes
+from avatar_kit.border import BorderPixels
+from avatar_kit.geometry import Picture
+from compositing_service.backgrounds.avatar_frames import AvatarFrames, EncodedFrame, resting_bytes
 from compositing_service.outputs import JpegOutput, Output
 from compositing_service.picture.patch import Patch
 from service_kit.leases import Policy
@@ -94,7 +96,7 @@ class FrameCache:
             self._note_use(frames, True)
             return found, frames.find_resting(index, output)
 
-    def use_picture(self, frames: AvatarFrames, index: int) -> WholeFrame | None:
+    def use_picture(self, frames: AvatarFrames, index: int) -> Picture | None:
         """Returns the whole picture. Counts a use, found or not."""
         with self._lock:
             found = frames.pictures.get(index)
@@ -106,7 +108,7 @@ class FrameCache:
         with self._lock:
             return frames.find(index, quality)
 
-    def peek_picture(self, frames: AvatarFrames, index: int) -> WholeFrame | None:
+    def peek_picture(self, frames: AvatarFrames, index: int) -> Picture | None:
         """Returns the whole picture without counting a use."""
         with self._lock:
             return frames.pictures.get(index)
@@ -121,17 +123,27 @@ class FrameCache:
         with self._lock:
             self._put(frames, index, quality, frame)
 
-    def put_picture(self, frames: AvatarFrames, index: int, whole: WholeFrame) -> None:
+    def put_ring(self, frames: AvatarFrames, index: int, ring: BorderPixels) -> None:
+        """Keeps the crop's border with a frame that is kept without, if it can be made to fit."""
+        with self._lock:
+            patch = frames.patch(index)
+            if patch is None or patch.ring or ring.nbytes + frames.frame_bytes(index) > self.max_bytes:
+                return
+            self._make_room(ring.nbytes, frames, keep=index)
+            frames.add_ring(index, ring)
+            self._note_bytes(frames, ring.nbytes)
+
+    def put_picture(self, frames: AvatarFrames, index: int, picture: Picture) -> None:
         """Keeps the picture if there is free room, or room taken by pictures of unused avatars."""
         with self._lock:
             if frames.closed or index in frames.pictures or len(frames.pictures) >= frames.max_frames:
                 return
             unused = [other for other in self._avatars if not other.pins and other is not frames]
-            if self.nbytes + whole.nbytes - sum(other.picture_bytes for other in unused) > self.max_bytes:
+            if self.nbytes + picture.nbytes - sum(other.picture_bytes for other in unused) > self.max_bytes:
                 return
-            while self.nbytes + whole.nbytes > self.max_bytes:
+            while self.nbytes + picture.nbytes > self.max_bytes:
                 self._drop_picture(unused)
-            self.nbytes += frames.add_picture(index, whole)
+            self.nbytes += frames.add_picture(index, picture)
 
     def find_resting(self, frames: AvatarFrames, index: int, output: Output) -> bytes | None:
         """Returns the frame's mouth of silence."""

@@ -4,7 +4,7 @@ reference  the mouth replaces [4:324, 4:324] of the frame's 328 crop, the crop i
 feather    the same, mixed into the background along a narrow border
 direct     the mouth is stretched over the rectangle: 1.25 % larger than it was trained, as the earlier servers did
 
-A mouth that comes in the rectangle's size has been resized already.
+A mouth that comes in the rectangle's size has been resized already. A whole one needs the crop's border in the first two ways.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Paste
+from avatar_kit.border import BorderPixels
 from avatar_kit.fitting import crop_border, fit_mouth, is_smaller
 from avatar_kit.geometry import CROP_SIZE, MOUTH_SIZE, Picture, Rect, crop_328
 from compositing_service.picture.patch import Feather, Place
@@ -31,12 +32,25 @@ _HARD = Feather(0, 0, 0, 0)
 _WHOLE = (MOUTH_SIZE, MOUTH_SIZE, 3)
 
 
-def place_in(picture: Picture, rect: Rect, paste: Paste) -> Place:
-    """Returns the place of a frame's mouth, relative to the picture's corner."""
-    if paste is Paste.DIRECT:
-        return Place(rect, _HARD, None)
-    feather = _feather(rect, picture) if paste is Paste.FEATHER else _HARD
-    return Place(rect, feather, crop_border(crop_328(picture, rect)))
+def place_in(rect: Rect, paste: Paste, *, width: int, height: int) -> Place:
+    """Returns the place of a frame's mouth in a picture of that size."""
+    feather = _feather(rect, width, height) if paste is Paste.FEATHER else _HARD
+    return Place(rect, feather)
+
+
+def ring_around(picture: Picture, rect: Rect) -> BorderPixels:
+    """Returns the border of the frame's crop, which `paste_mouth` takes for a mouth that `needs_ring`."""
+    return crop_border(crop_328(picture, rect))
+
+
+def needs_ring(mouth: Mouth, rect: Rect, paste: Paste) -> bool:
+    """Returns True if the mouth is pasted with the crop's border around it."""
+    return paste is not Paste.DIRECT and not _is_fitted(mouth, rect)
+
+
+def always_needs_ring(rect: Rect, paste: Paste) -> bool:
+    """Returns True if every mouth for the rectangle does, as resizing it beforehand would give it more pixels."""
+    return paste is not Paste.DIRECT and not is_smaller(rect)
 
 
 def check_mouth(mouth: Mouth, rect: Rect) -> None:
@@ -58,8 +72,8 @@ def _is_fitted(mouth: Mouth, rect: Rect) -> bool:
     return is_smaller(rect) and mouth.shape == (rect.height, rect.width, 3)
 
 
-def paste_mouth(pixels: Picture, place: Place, mouth: Mouth) -> None:
-    """Pastes into `pixels`, which need background only under the feather.
+def paste_mouth(pixels: Picture, place: Place, mouth: Mouth, ring: BorderPixels | None) -> None:
+    """Pastes into `pixels`, which need background only under the feather. `ring`: for a mouth that needs it.
 
     In the feather result = (a * mouth + (256 - a) * background + 128) >> 8, where a is the least over the soft sides of
     (2d + 1) * 128 // b: d pixels are between this one and the side, and b is the feather's width there.
@@ -71,7 +85,7 @@ def paste_mouth(pixels: Picture, place: Place, mouth: Mouth) -> None:
     if _is_fitted(mouth, rect):
         target[...] = mouth
     else:
-        fit_mouth(mouth, place.ring, target)
+        fit_mouth(mouth, ring, target)
     for band, background in zip(bands, backgrounds, strict=True):
         part = target[band.where]
         mixed = np.multiply(part, band.weights, dtype=np.uint16)
@@ -116,9 +130,8 @@ def _ramp(length: int, first: int, last: int) -> NDArray[np.uint16]:
     return weights
 
 
-def _feather(rect: Rect, picture: Picture) -> Feather:
+def _feather(rect: Rect, width: int, height: int) -> Feather:
     """Makes each side as wide as 12 pixels of the crop, at least 1; 0 along the picture's own edge, where no seam shows."""
-    height, width = picture.shape[:2]
     across = max(1, round(rect.width * _FEATHER_CROP_PIXELS / CROP_SIZE))
     down = max(1, round(rect.height * _FEATHER_CROP_PIXELS / CROP_SIZE))
     return Feather(

@@ -205,6 +205,46 @@ def test_a_missing_frame_is_read_once_however_many_ask(make_avatar, make_compose
     assert avatar.reads == [2, 2]
 
 
+def ring_bytes(composer, ask):
+    """The bytes by which `ask` makes the frames in memory grow."""
+    before = composer.memory_bytes()
+    ask()
+    return composer.memory_bytes() - before
+
+
+def test_the_crops_border_is_read_for_a_mouth_that_comes_whole_and_kept(make_avatar, make_composer, mouths, tmp_path):
+    """Mouths come resized where that makes them smaller: then the border is in them."""
+    avatar = counting_reads(make_avatar(tmp_path))
+    composer = make_composer(avatar)
+    for quality in (75, 80):
+        composer.stored(1, JpegOutput(quality))
+    resized = np.zeros((32, 32, 3), np.uint8)
+    avatar.reads.clear()
+    assert ring_bytes(composer, lambda: composer.composite(1, resized, JpegOutput(75))) == 0
+    assert avatar.reads == []
+    assert ring_bytes(composer, lambda: composer.composite(1, mouths[0], JpegOutput(75))) == (328**2 - 320**2) * 3
+    for quality in (75, 80):
+        assert ring_bytes(composer, lambda quality=quality: composer.composite(1, mouths[1], JpegOutput(quality))) == 0
+    assert avatar.reads == [1]
+
+
+def test_of_a_frame_that_is_not_kept_the_crops_border_is_neither(make_avatar, make_composer, mouths, tmp_path):
+    composer = make_composer(make_avatar(tmp_path), max_bytes=1)
+    expected = make_composer(composer.avatar).composite(0, mouths[0], JpegOutput(75))
+    assert composer.composite(0, mouths[0], JpegOutput(75)) == expected
+    assert composer.memory_bytes() == 0
+
+
+@pytest.mark.parametrize("paste", Paste)
+def test_nothing_is_read_again_for_mouths_that_always_come_whole(make_avatar, make_composer, mouths, tmp_path, paste):
+    avatar = counting_reads(make_avatar(tmp_path, size=(640, 480), rects=[Rect(100, 100, 430, 420)], paste=paste))
+    composer = make_composer(avatar)
+    composer.stored(0, JpegOutput(75))
+    avatar.reads.clear()
+    assert ring_bytes(composer, lambda: composer.composite(0, mouths[0], JpegOutput(75))) == 0
+    assert avatar.reads == []
+
+
 def test_qualities_share_the_pixels_around_the_mouth(make_avatar, make_composer, tmp_path):
     composer = make_composer(make_avatar(tmp_path, size=(320, 240)))
     sizes = []

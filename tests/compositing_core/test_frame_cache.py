@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_kit.geometry import Paste, Rect
-from compositing_service.backgrounds.avatar_frames import EncodedFrame, WholeFrame
+from compositing_service.backgrounds.avatar_frames import EncodedFrame
 from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.outputs import JpegOutput
 from compositing_service.picture.jpeg.splicing import encode_spliceable, region_around
-from compositing_service.picture.paste import place_in
+from compositing_service.picture.paste import place_in, ring_around
 from compositing_service.picture.patch import Patch
 
 RECT = Rect(20, 20, 40, 40)
@@ -19,14 +19,18 @@ RECT = Rect(20, 20, 40, 40)
 def encoded(make_texture):
     picture = make_texture(64, 64, seed=1)
     region = region_around(RECT, width=64, height=64, restart_interval=2)
-    patch = Patch.cut(picture, region.pixels, place_in(picture, RECT, Paste.REFERENCE))
+    patch = Patch.cut(picture, region.pixels, place_in(RECT, Paste.REFERENCE, width=64, height=64))
     return EncodedFrame(patch, encode_spliceable(picture, region, quality=75, restart_interval=2))
 
 
 @pytest.fixture(scope="module")
 def whole(make_texture):
-    picture = make_texture(64, 64, seed=1)
-    return WholeFrame(picture, place_in(picture, RECT, Paste.REFERENCE))
+    return make_texture(64, 64, seed=1)
+
+
+@pytest.fixture(scope="module")
+def ring(whole):
+    return ring_around(whole, RECT)
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +191,41 @@ def test_mouths_of_silence_are_kept_while_they_fit(encoded, frame_bytes):
     assert cache.nbytes == 0
 
 
+def test_a_ring_that_comes_later_counts_with_its_frame_and_takes_room_from_unused_avatars(encoded, frame_bytes, ring):
+    cache = FrameCache(max_bytes=frame_bytes * 2 + ring.nbytes, policy="lfu")
+    unused, used = cache.open(max_frames=10), cache.open(max_frames=10)
+    cache.pin(used)
+    play(cache, unused, [0, 1], encoded)
+    play(cache, used, [0], encoded, quality=75)
+    cache.put_ring(used, 0, ring)
+    cache.put_ring(used, 0, ring)
+    assert cache.nbytes - unused.nbytes == used.nbytes == used.encoded_bytes == used.frame_bytes(0) == frame_bytes + ring.nbytes
+    assert used.patch(0).ring is ring
+    cache.close(used)
+    assert cache.nbytes == unused.nbytes
+
+
+def test_the_qualities_of_a_frame_share_a_ring_and_later_ones_too(encoded, frame_bytes, ring):
+    cache = FrameCache(max_bytes=10**9, policy="lfu")
+    avatar = cache.open(max_frames=10)
+    for quality in (75, 80):
+        play(cache, avatar, [0], encoded, quality)
+    cache.put_ring(avatar, 0, ring)
+    play(cache, avatar, [0], encoded, 90)
+    assert {id(cache.peek(avatar, 0, quality).patch) for quality in (75, 80, 90)} == {id(avatar.patch(0))}
+    assert cache.nbytes == frame_bytes + ring.nbytes + 2 * encoded.jpeg.nbytes
+
+
+def test_a_ring_that_does_not_fit_beside_its_frame_or_has_none_is_not_kept(encoded, frame_bytes, ring):
+    cache = FrameCache(max_bytes=frame_bytes + ring.nbytes - 1, policy="lfu")
+    avatar = cache.open(max_frames=10)
+    cache.put_ring(avatar, 0, ring)
+    assert cache.nbytes == 0
+    play(cache, avatar, [0], encoded)
+    cache.put_ring(avatar, 0, ring)
+    assert (cache.nbytes, avatar.patch(0).ring) == (frame_bytes, None)
+
+
 def test_a_frame_larger_than_the_budget_is_not_kept_and_drops_nothing(encoded, frame_bytes):
     cache = FrameCache(max_bytes=frame_bytes + 10, policy="lfu")
     avatar = cache.open(max_frames=10)
@@ -217,18 +256,23 @@ def test_room_for_no_frame_is_a_mistake():
     limit=st.integers(1, 6),
     steps=st.lists(
         st.tuples(
-            st.sampled_from(["frame", "picture", "pin", "unpin"]), st.integers(0, 2), st.integers(0, 5), st.sampled_from([75, 80])
+            st.sampled_from(["frame", "ring", "picture", "pin", "unpin"]),
+            st.integers(0, 2),
+            st.integers(0, 5),
+            st.sampled_from([75, 80]),
         ),
         max_size=60,
     ),
 )
-def test_the_budget_holds_whatever_happens(encoded, whole, frame_bytes, policy, room, limit, steps):
+def test_the_budget_holds_whatever_happens(encoded, whole, ring, frame_bytes, policy, room, limit, steps):
     cache = FrameCache(max_bytes=int(room * frame_bytes), policy=policy)
     avatars = [cache.open(max_frames=limit) for _ in range(3)]
     for what, which, index, quality in steps:
         avatar = avatars[which]
         if what == "frame":
             play(cache, avatar, [index], encoded, quality)
+        elif what == "ring":
+            cache.put_ring(avatar, index, ring)
         elif what == "picture":
             cache.use_picture(avatar, index)
             cache.put_picture(avatar, index, whole)

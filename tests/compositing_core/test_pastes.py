@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from avatar_kit import fitting
 from avatar_kit.geometry import Paste, Rect
-from compositing_service.picture.paste import paste_mouth, place_in
+from compositing_service.picture.paste import needs_ring, paste_mouth, place_in, ring_around
 from compositing_service.picture.patch import Patch, scratch
 
 WIDTH, HEIGHT = 120, 90
@@ -26,8 +26,13 @@ def rects(draw):
 
 def paste(picture, rect, kind, mouth):
     pixels = picture.copy()
-    paste_mouth(pixels, place_in(picture, rect, kind), mouth)
+    ring = ring_around(picture, rect) if needs_ring(mouth, rect, kind) else None
+    paste_mouth(pixels, place_at(picture, rect, kind), mouth, ring)
     return pixels
+
+
+def place_at(picture, rect, kind):
+    return place_in(rect, kind, width=picture.shape[1], height=picture.shape[0])
 
 
 @settings(max_examples=settings().max_examples * 150 // 100)
@@ -60,12 +65,13 @@ def test_what_is_kept_of_the_surroundings_is_enough(judges, make_texture, mouths
     picture = make_texture(WIDTH, HEIGHT, seed=8)
     left, top, right, bottom = margins
     region = Rect(max(0, rect.x1 - left), max(0, rect.y1 - top), min(WIDTH, rect.x2 + right), min(HEIGHT, rect.y2 + bottom))
-    kept = Patch.cut(picture, region, place_in(picture, rect, kind))
+    ring = ring_around(picture, rect) if needs_ring(mouths[0], rect, kind) else None
+    kept = Patch.cut(picture, region, place_at(picture, rect, kind), ring)
     scratch.pixels(HEIGHT, WIDTH)[...] = 77
     fitting.scratch.crop[...] = 55
 
     pixels = kept.restore()
-    paste_mouth(pixels, kept.place, mouths[0])
+    paste_mouth(pixels, kept.place, mouths[0], kept.ring)
 
     expected = judges.pasted(picture, rect, mouths[0], kind)
     np.testing.assert_array_equal(pixels, expected[region.y1 : region.y2, region.x1 : region.x2])
