@@ -34,12 +34,13 @@ from compositing_service.backgrounds.frame_cache import FrameCache
 from compositing_service.outputs import JpegOutput, RawOutput
 from compositing_service.picture.jpeg.encoder import encode
 from compositing_service.picture.jpeg.splicing import region_around
+from service_kit.malloc import return_free_memory
 
 WIDTH, HEIGHT, QUALITY = 1280, 720, 75
 DISTINCT_FRAMES = 24
 REAL_FRAMES = 523
 ROUNDS = 15
-SPEED_GOAL, OTHERS_GOAL, MEMORY_GOAL_MB = 9.0, 6.0, 120.0
+SPEED_GOAL, OTHERS_GOAL, MEMORY_GOAL_MB = 9.0, 6.0, 80.0
 
 UNIT = "us a frame"
 FITTED_WHOLE = "OpenCV, whole picture, a mouth of the rectangle's size"
@@ -162,15 +163,15 @@ def scaling(avatar: Avatar) -> list[Figure]:
 
 
 def memory(avatar: Avatar) -> Figure:
-    """Measures how much loading 523 frames adds to the resident memory of a fresh process, the loader's own memory included."""
+    """Measures how much 523 frames add to the resident memory of a fresh process, the loader's own memory included."""
     command = [sys.executable, "-m", "benchmarks.compositor", str(avatar.root)]
     tree = Path(__file__).resolve().parent.parent
     grown = int(subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True).stdout)
-    return figure(f"memory for {REAL_FRAMES} frames", grown / 1e6, "MB", at_most=MEMORY_GOAL_MB)
+    return figure(f"memory for {REAL_FRAMES} frames, mouths at rest included", grown / 1e6, "MB", at_most=MEMORY_GOAL_MB)
 
 
 def weigh(root: Path) -> int:
-    """Returns the bytes that preparing the avatar, its frames repeated to a real length, adds to resident memory."""
+    """Returns the bytes that the avatar, prepared and at rest, adds to resident memory; its frames repeat to a real length."""
     cv2.setNumThreads(1)
     short = load_avatar(root)
     order = [index % DISTINCT_FRAMES for index in range(REAL_FRAMES)]
@@ -184,10 +185,13 @@ def weigh(root: Path) -> int:
     )
     process = psutil.Process()
     before = process.memory_info().rss
-    composer = ready_composer(avatar)
+    composer, mouth, output = ready_composer(avatar), make_mouth(), JpegOutput(QUALITY)
+    return_free_memory()  # as a preload does
+    for index, rect in enumerate(avatar.rects):
+        composer.keep_resting(index, cv2.resize(mouth, (rect.width, rect.height)), output)
     grown: int = process.memory_info().rss - before
-    if composer.memory_bytes() < REAL_FRAMES * 10_000:
-        raise RuntimeError("the frames were not kept")
+    if (composer.cached_frames(), composer.resting_frames()) != (REAL_FRAMES, REAL_FRAMES):
+        raise RuntimeError("not all was kept")
     return grown
 
 

@@ -13,7 +13,7 @@ from compositing_service.picture.jpeg.splicing import SpliceableJpeg
 from compositing_service.picture.patch import Patch
 
 # Python objects, array headers and allocator padding around a frame's bytes.
-_FRAME_OVERHEAD_BYTES = 1700
+_FRAME_OVERHEAD_BYTES = 1200
 # The latest frames are kept for callers who follow closely on each other: 2.5 s, or of few frames a part.
 _LATEST_FRAMES, _LATEST_PART = 64, 8
 # A clip that bounces shows each of its frames within this many times its length.

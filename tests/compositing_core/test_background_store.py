@@ -86,6 +86,17 @@ async def use(store, avatar_id, *, times=1):
             await asyncio.to_thread(lease.value.stored, 0, JpegOutput(75))
 
 
+async def test_a_preload_gives_back_once_what_decoded_pictures_took(make_store, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(
+        "compositing_service.backgrounds.preparing.return_free_memory",
+        lambda: given_back.append(store.find("anna").value.cached_frames()),
+    )
+    store = make_store()
+    await store.load("anna", preload=True)
+    assert given_back == [4]
+
+
 async def test_one_avatars_loading_holds_up_nobody_else(make_store, catalog):
     catalog.held.add("anna")
     store = make_store()

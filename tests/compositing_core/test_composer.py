@@ -159,11 +159,11 @@ def test_the_bytes_do_not_depend_on_opencvs_own_threads(make_avatar, make_compos
 
 
 def test_a_frame_of_full_size_keeps_little_besides_its_jpeg(make_avatar, make_composer, tmp_path):
-    """523 of them, with JPEGs of some 65 KB, are to fit in 120 MB; the pixels of a picture alone are 2.7 MB."""
+    """523 of them, with JPEGs of some 65 KB, are to fit in 80 MB; the pixels of a picture alone are 2.7 MB."""
     avatar = make_avatar(tmp_path, size=(1280, 720), rects=[Rect(549, 300, 731, 482)])
     composer = make_composer(avatar)
     jpeg = composer.stored(0, JpegOutput(75))
-    assert 523 * (composer.memory_bytes() - len(jpeg) + 65_000) < 85e6
+    assert 523 * (composer.memory_bytes() - len(jpeg) + 65_000) < 75e6
 
 
 def counting_reads(avatar):
