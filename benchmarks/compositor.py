@@ -188,7 +188,7 @@ def weigh(root: Path) -> int:
     composer, mouth, output = ready_composer(avatar), make_mouth(), JpegOutput(QUALITY)
     return_free_memory()  # as a preload does
     for index, rect in enumerate(avatar.rects):
-        composer.keep_resting(index, cv2.resize(mouth, (rect.width, rect.height)), output)
+        composer.keep_resting(index, np.asarray(cv2.resize(mouth, (rect.width, rect.height)), np.uint8), output)
     grown: int = process.memory_info().rss - before
     if (composer.cached_frames(), composer.resting_frames()) != (REAL_FRAMES, REAL_FRAMES):
         raise RuntimeError("not all was kept")

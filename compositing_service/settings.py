@@ -82,7 +82,7 @@ class CapacitySection(Section):
     """Avatars loaded at the same time."""
 
     max_memory_gb: float = Field(default=4.0, gt=0, le=65_536)
-    """Memory for the backgrounds of all avatars together, in GiB; about 100 MB for an avatar of 523 pictures of 1280x720."""
+    """Memory for the backgrounds of all avatars together, in GiB; about 70 MB for an avatar of 523 pictures of 1280x720."""
 
     background_cache_frames: int = Field(default=600, ge=1, le=1_000_000)
     """Encoded backgrounds in memory for one avatar. The others of a longer avatar are encoded again when needed."""

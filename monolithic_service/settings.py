@@ -43,7 +43,7 @@ class MonolithicCapacitySection(inference.CapacitySection, compositing.CapacityS
     """Memory for the networks and crops of all loaded avatars together, in GiB; 0: no limit."""
 
     max_background_memory_gb: float = Field(default=4.0, gt=0, le=65_536)
-    """Memory for the backgrounds of all avatars together, in GiB; about 100 MB for an avatar of 523 pictures of 1280x720."""
+    """Memory for the backgrounds of all avatars together, in GiB; about 70 MB for an avatar of 523 pictures of 1280x720."""
 
 
 class MonolithicLoggingSection(inference.InferenceLoggingSection, compositing.CompositingLoggingSection):
