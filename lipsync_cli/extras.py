@@ -31,5 +31,6 @@ def advice(error: ImportError) -> str | None:
     for extra, modules in EXTRAS.items():
         if missing in modules:
             others = ", on a machine with a GPU [gpu]" if extra == "cpu" else ""
-            return f"this needs {missing}, which is not installed: pip install 'lipsync-serving[{extra}]'{others}"
+            how = f"in a clone pip install '.[{extra}]', else pip install 'lipsync-serving[{extra}]'"
+            return f"this needs {missing}, which is not installed: {how}{others}"
     return None

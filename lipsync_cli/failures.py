@@ -24,6 +24,13 @@ class CliError(Exception):
 class Command(TyperCommand):
     """A command that writes an error as one sentence to stderr, with a traceback only after --debug."""
 
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # pydantic's words
+            raise
+
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override,unused-ignore]
         try:
             return super().invoke(ctx)

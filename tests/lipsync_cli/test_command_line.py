@@ -133,6 +133,12 @@ def test_a_closed_pipe_ends_quietly(start):
     assert "Traceback" not in process.stderr.read()
 
 
+def test_a_choice_that_there_is_not_is_told_without_the_words_of_libraries(run):
+    result = run("serve", "everything")
+    assert result.exit_code == 2
+    assert "Invalid value for 'service': 'everything' is not one of" in " ".join(result.stderr.replace("│", " ").split())
+
+
 def test_ctrl_c_while_the_command_is_imported(start):
     script = (
         "import signal, sys\n"
