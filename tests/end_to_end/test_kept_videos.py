@@ -49,12 +49,13 @@ def contents(root: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob("*")}
 
 
-@pytest.fixture
-def fresh(filmed_root: Path, tmp_path: Path) -> Iterator[Duo]:
-    """Both services with nothing loaded. They write nothing where the avatars lie."""
+@pytest.fixture(scope="module")
+def fresh(filmed_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
+    """Both services; each test that wants its avatars not yet loaded has some of its own. They write nothing where these lie."""
     before = contents(filmed_root)
+    logs = tmp_path_factory.mktemp("logs")
     ignored = "models.calm.reference=current"  # which is for the other service to know
-    with serving(filmed_root, tmp_path, "models.old.source_video=old/clip.mp4", compositing=[ignored, PATIENT]) as both:
+    with serving(filmed_root, logs, "models.old.source_video=old/clip.mp4", compositing=[ignored, PATIENT]) as both:
         yield both
     assert contents(filmed_root) == before
 
@@ -115,7 +116,7 @@ def test_all_properties_at_once(fresh: Duo, speech: np.ndarray) -> None:
 
 @pytest.mark.slow
 def test_loading_says_where_its_frames_are(fresh: Duo) -> None:
-    loaded = fresh.pictures.LoadModel(pb.LoadModelRequest(model_id="kept"), timeout=CALL_S)
+    loaded = fresh.pictures.LoadModel(pb.LoadModelRequest(model_id="kept", force_reload=True), timeout=CALL_S)
     assert loaded.success
     listed = fresh.pictures.ListModels(pb.ListModelsRequest(), timeout=CALL_S)
     infos = {info.model_id: info for info in listed.models}
