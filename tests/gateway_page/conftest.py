@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from avatar_tools.demo import build_demo
 from tests.end_to_end.processes import running_with_gateway
@@ -30,25 +30,31 @@ def program(name: str, package: str) -> str:
     return path
 
 
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Playwright]:
+    """The one of a module: there is none beside another, and none beside an event loop."""
+    with sync_playwright() as running:
+        yield running
+
+
 @contextmanager
-def chromium(*arguments: str, microphone: bool = True, allowed: bool = True) -> Iterator[Browser]:
+def chromium(playwright: Playwright, *arguments: str, microphone: bool = True, allowed: bool = True) -> Iterator[Browser]:
     """A browser whose microphone plays the shipped recording once, each time that it is switched on."""
     path = program("chromium", "chromium")
     options = [*arguments]
     if microphone:
         options += ["--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={SPEECH}%noloop"]
     options += ["--use-fake-ui-for-media-stream"] if allowed else ["--deny-permission-prompts"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=options)
-        try:
-            yield browser
-        finally:
-            browser.close()
+    browser = playwright.chromium.launch(executable_path=path, args=options)
+    try:
+        yield browser
+    finally:
+        browser.close()
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as opened:
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    with chromium(playwright) as opened:
         yield opened
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Playwright
 
 from tests.end_to_end.processes import free_port, running, running_all, running_with_gateway
 
@@ -23,8 +23,8 @@ def speak(page: Visit) -> None:
     page.page.get_by_role("button", name="Speak", exact=True).click()
 
 
-def test_the_microphone_is_refused(address: str) -> None:
-    with chromium(allowed=False) as browser:
+def test_the_microphone_is_refused(playwright: Playwright, address: str) -> None:
+    with chromium(playwright, allowed=False) as browser:
         page = visit(browser, address)
         speak(page)
         assert told(page).startswith("The browser was not allowed to use the microphone.")
@@ -38,16 +38,16 @@ def test_the_address_names_a_person_who_is_not_there(browser: Browser, address: 
 
 
 @pytest.mark.slow
-def test_there_is_no_microphone(address: str) -> None:
-    with chromium(microphone=False) as browser:
+def test_there_is_no_microphone(playwright: Playwright, address: str) -> None:
+    with chromium(playwright, microphone=False) as browser:
         page = visit(browser, address)
         speak(page)
         assert told(page).startswith("No microphone was found.")
 
 
 @pytest.mark.slow
-def test_a_page_without_tls_has_no_microphone(address: str) -> None:
-    with chromium("--host-resolver-rules=MAP phone.test 127.0.0.1") as browser:
+def test_a_page_without_tls_has_no_microphone(playwright: Playwright, address: str) -> None:
+    with chromium(playwright, "--host-resolver-rules=MAP phone.test 127.0.0.1") as browser:
         page = visit(browser, address.replace("127.0.0.1", "phone.test"))
         speak(page)
         assert "HTTPS" in told(page)
