@@ -74,6 +74,7 @@ async def test_figures_of_gpus_go_on_after_the_driver_failed(
     monkeypatch.setattr(parts, "find_devices", lambda *_: [gpu])
     monkeypatch.setattr(parts, "visible_gpus", look)
     metrics, clock = Metrics(), VirtualClock()
+    (tmp_path / "models").mkdir()
 
     def figure(name: str) -> float | None:
         return metrics.registry.get_sample_value(f"lipsync_gpu_{name}", {"gpu_id": "0"})
