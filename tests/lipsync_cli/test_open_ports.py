@@ -22,7 +22,7 @@ def test_a_port_that_asks_nobody_is_told(monkeypatch, tmp_path: Path, asks: bool
     with running_with_gateway(*settings, log=tmp_path / "log") as (gateway, compositing):
         ports = [int(service.address.rpartition(":")[2]) for service in (gateway, compositing)]
         monkeypatch.setattr(open_ports, "_GATEWAY", ports[0])
-        monkeypatch.setattr(open_ports, "_LISTS", {ports[1]: "/compositing.CompositingService/ListModels"})
+        monkeypatch.setattr(open_ports, "LISTS", {ports[1]: "/compositing.CompositingService/ListModels"})
         assert not any(map(open_ports.open_to_all, ports))
         if is_reachable:
             monkeypatch.setattr(open_ports, "_is_reachable", lambda port: True)
