@@ -62,10 +62,12 @@ def one_of_each(stack: Stack) -> Stack:
 
 
 @pytest.fixture
-def three(stack: Stack) -> Stack:
-    """The shared stack with three compositors, known to the balancer."""
+def three(stack: Stack) -> Iterator[Stack]:
+    """The shared stack with three compositors, known to the balancer; one is left after the test."""
     stack.up(compositing=3)
-    return stack
+    yield stack
+    stack.up(compositing=1)
+    until(lambda: len(stack.containers("compositing")) == 1, within_s=60)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from compositing_service.mouth_source import MOUTH_BYTES
 from shared_proto import compositing_pb2 as pb
 
 from .avatars import exact_network, picky_network, write_avatar
@@ -74,6 +75,8 @@ def test_with_a_second_inference_service_the_loss_of_one_costs_no_frame(root: Pa
         check(duo, talk.speech[::7], sound, "small")
 
 
+# On a quick machine sixteen whole mouths come in one message, which must fit between two cuts now and then.
+CUT_BYTES = 3 * 16 * MOUTH_BYTES
 # A busy machine takes longer to connect again than the usual few of them last.
 RETRIES = "inference_server.max_retries=20"
 
@@ -83,7 +86,7 @@ def test_a_connection_that_is_cut_again_and_again_costs_no_frame(root: Path, tmp
     sound = clip(16_000, pb.PCM_FLOAT32, 31, SECONDS)
     with (
         running("inference", f"models_root={root}", log=tmp_path / "i") as inference,
-        CuttingProxy(inference.address, iter(lambda: rng.randrange(50_000, 900_000), 0)) as proxy,
+        CuttingProxy(inference.address, iter(lambda: rng.randrange(50_000, CUT_BYTES), 0)) as proxy,
         running(
             "compositing", f"models_root={root}", f"inference_server.url={proxy.address}", RETRIES, log=tmp_path / "c"
         ) as compositing,
