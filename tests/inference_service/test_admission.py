@@ -243,8 +243,8 @@ class Carrying:
         return most
 
 
-# 0.9 of 0.95 of two cores, at 2 ms for each of 25 frames a second.
-PLACES = 34
+# 0.9 of 0.9 of two cores, at 2 ms for each of 25 frames a second.
+PLACES = 32
 
 
 @pytest.mark.parametrize("first", [1, 10, 30])
