@@ -24,14 +24,14 @@ class CliError(Exception):
 class Command(TyperCommand):
     """A command that writes an error as one sentence to stderr, with a traceback only after --debug."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]  # typer's own click
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
             error.message = error.message.removeprefix("Value error, ")  # pydantic's words
             raise
 
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override,unused-ignore]
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override,unused-ignore]  # typer's own click
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, typer.BadParameter):
@@ -51,7 +51,7 @@ class Command(TyperCommand):
 class RootGroup(TyperGroup):
     """The root of the commands. It takes `--debug` from any place on the command line."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]  # typer's own click
         if "--debug" in args:
             args = ["--debug", *(argument for argument in args if argument != "--debug")]
         return super().parse_args(ctx, args)

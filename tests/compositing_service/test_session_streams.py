@@ -222,7 +222,7 @@ async def test_new_connections_take_the_later_orders_and_the_old_ones_end_with_t
 
 
 def test_sessions_are_spread_over_the_replicas_behind_one_address(avatar: Avatar, tmp_path: Path) -> None:
-    """As a balancer or DNS would: each call that is opened goes to the next one that is connected."""
+    """The address stands for a balancer or DNS: each call that is opened goes to the next replica that is connected."""
     settings = f"models_root={avatar.root.parent}", "limits.admit_sessions=all"
     with (
         running("inference", *settings, log=tmp_path / "first") as first,

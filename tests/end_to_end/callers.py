@@ -41,7 +41,7 @@ class SteadyCaller:
         self._channel.close()
 
     def wait_for_a_call(self) -> None:
-        """Until a call that begins now has ended well. Raises what went wrong with any call so far."""
+        """Waits until a call that begins now has ended well. Raises what went wrong with any call so far."""
         with self._changed:
             wanted = self._begun + 1
             self._waiting += 1

@@ -32,8 +32,8 @@ class Entry(Section):
     box: Box | None = None
     count: Annotated[int, Field(ge=1, le=9)] | None = None
     model_path: Path | None = None
-    """Where the
-    model lies."""
+    """Folder of
+    the model."""
     preload: bool = Field(default=False, validation_alias=AliasChoices("preload", "preload_model"))
     preferred_gpu: int = Field(default=-1, ge=-1)
 
@@ -342,7 +342,7 @@ def test_the_description_has_a_row_for_every_key() -> None:
     assert rows["server.port"].default == '":6000"'
     assert (rows["server.queue_size"].type, rows["server.queue_size"].default) == ("whole number from 1 to 1000", "64")
     assert (rows["models.<id>.model_path"].type, rows["models.<id>.model_path"].default) == ("path, or null", "null")
-    assert rows["models.<id>.model_path"].description == "Where the model lies."
+    assert rows["models.<id>.model_path"].description == "Folder of the model."
     assert rows["models.<id>.box"].type == "map with the keys x, y, or null"
     assert rows["models.<id>.count"].type == "whole number from 1 to 9, or null"
     assert rows["models_root"].default == '"models"'
