@@ -152,7 +152,7 @@ async def older(target: str) -> AsyncIterator[tuple[str, Counter[str]]]:
 
 
 async def test_a_session_that_one_service_refuses_gets_a_place_at_another(tmp_path: Path) -> None:
-    avatar = write_avatar(tmp_path, "slow", network=slow_network(layers=8))
+    avatar = write_avatar(tmp_path, "slow", network=slow_network(layers=32))
     asking = order(avatar, (0,), admission=inference_pb2.NEW_SESSION, due_in_ms=1000)
     until = Deadline.after(PATIENCE_S)
     async with AsyncExitStack() as services:
