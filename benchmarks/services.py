@@ -74,7 +74,7 @@ def run() -> list[Figure]:
 
 def two_against_one(services: Services, avatar: Avatar, root: Path, what: str) -> list[Figure]:
     """Measures 24 frames, the two ways in turn, and the median of each pair's difference."""
-    sound = speech_like(LEAD_IN + BATCH + LOOK_AHEAD)
+    sound = speech()
     speaker = Speaker(avatar, AvatarCatalog(root))
     with Client(services.address) as client:
 
@@ -116,14 +116,19 @@ class Round(NamedTuple):
 
 def throughput(services: Services, avatar: Avatar) -> list[Figure]:
     """Measures frames a second for all callers together, the processor time of each process, and splicing alone."""
-    sound = speech_like(LEAD_IN + BATCH + LOOK_AHEAD)
+    sound = speech()
+    warm_up(services, avatar, sound)
+    alone = SplicedAlone(avatar)
+    alone.frames_a_second()  # to warm it up
+    return throughput_figures([whole_round(services, avatar, sound, alone) for _ in range(ROUNDS)])
+
+
+def warm_up(services: Services, avatar: Avatar, sound: NDArray[np.float32]) -> None:
+    """Has every frame of the avatar made once."""
     with Client(services.address) as client:
         client.load(avatar.id)
         for start in range(0, avatar.frame_count, BATCH):
             client.composite(avatar.id, sound, batch_size=BATCH, start_frame=start, lead_in_frames=LEAD_IN)
-    alone = SplicedAlone(avatar)
-    alone.frames_a_second()  # to warm it up
-    return throughput_figures([whole_round(services, avatar, sound, alone) for _ in range(ROUNDS)])
 
 
 def throughput_figures(rounds: Sequence[Round]) -> list[Figure]:
@@ -200,6 +205,11 @@ def hop(services: Services, avatar: Avatar) -> Figure:
     widths = [rect.width for rect in avatar.rects[:BATCH]]
     name = f"bytes of a frame on the hop, rectangles {min(widths)} to {max(widths)} pixels wide"
     return figure(name, nbytes / BATCH / 1000, "KB", at_most=HOP_GOAL_KB)
+
+
+def speech() -> NDArray[np.float32]:
+    """Makes the sound of a batch, with what its mouths need before and after."""
+    return speech_like(LEAD_IN + BATCH + LOOK_AHEAD)
 
 
 def speech_like(frames: int) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ from lipsync_cli.failures import CliError
 NAMES = (
     "compositor",
     "services",
+    "interpreters",
     "live",
     "overload",
     "h264",
@@ -85,7 +86,7 @@ def describe_machine() -> dict[str, object]:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "gpus": machine.gpus(),
         "system": platform.platform(),
-        "python": platform.python_version(),
+        "python": platform.python_version() + ("" if machine.python_is_optimised() else ", compiled without optimisations"),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }
 

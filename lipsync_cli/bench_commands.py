@@ -54,8 +54,8 @@ def suite_command(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write figures and machine.")] = None,
 ) -> None:
-    """Measure compositor, services, live, overload, h264, gateway, webrtc, adapters, network, avatars, gpu, audio, memory, start,
-    listing, import.
+    """Measure compositor, services, interpreters, live, overload, h264, gateway, webrtc, adapters, network, avatars, gpu, audio,
+    memory, start, listing, import.
 
     Without a name: all.
 

@@ -25,6 +25,10 @@ from lipsync_cli.open_ports import open_to_all
 TENSORRT_LIBRARY = "libnvinfer.so.10"
 TENSORRT_RTX_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
 OLDEST_PYTHON = (3, 11)
+SLOW_PYTHON = (
+    "services take up to a tenth more of the processor: make .venv anew with your system's (`rm -r .venv; make setup "
+    "PYTHON=/usr/bin/python3`), or compile yours with `PYTHON_CONFIGURE_OPTS='--enable-optimizations --with-lto' pyenv install`"
+)
 LEAST_MEMORY_GB = 2.0
 PORTS = {
     50051: "inference gRPC",
@@ -73,7 +77,10 @@ def _python() -> Finding:
     version = platform.python_version()
     if sys.version_info < OLDEST_PYTHON:
         return Finding("Python", State.MISSING, version, "install Python 3.11 or newer")
-    return Finding("Python", State.GOOD, f"{version} ({platform.system()} {platform.machine()})")
+    found = f"{version} ({platform.system()} {platform.machine()})"
+    if not machine.python_is_optimised():
+        return Finding("Python", State.NOTE, f"{found}, compiled without optimisations", SLOW_PYTHON)
+    return Finding("Python", State.GOOD, found)
 
 
 def _processor() -> Finding:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 # Instruction sets that change the speed of the network by more than a little.
@@ -24,6 +26,12 @@ def cpu_flags() -> list[str]:
     """Returns those of CPU_FLAGS that this processor has; none where the system does not list them."""
     have = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
     return [flag for flag in CPU_FLAGS if flag in have]
+
+
+def python_is_optimised() -> bool:
+    """Tells if this Python was compiled with optimisations, as distributions compile theirs. True where nobody can tell."""
+    arguments = sysconfig.get_config_var("CONFIG_ARGS")
+    return arguments is None or "--enable-optimizations" in arguments or sys.base_prefix == "/usr"
 
 
 def gpus() -> list[str]:

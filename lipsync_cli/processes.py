@@ -31,10 +31,10 @@ _HOST = "127.0.0.1"
 LOOPBACK = (f"server.port={_HOST}:0", f"metrics.port={_HOST}:0")
 
 
-def serve_command(name: str, overrides: Sequence[str]) -> list[str]:
+def serve_command(name: str, overrides: Sequence[str], *, python: str = sys.executable) -> list[str]:
     """Returns the command line of a service that ends with this process."""
     settings = [part for override in overrides for part in ("--set", override)]
-    return [sys.executable, "-m", "lipsync_cli", "serve", name, "--until-stdin-closes", *settings]
+    return [python, "-m", "lipsync_cli", "serve", name, "--until-stdin-closes", *settings]
 
 
 class ServiceProcess:
@@ -113,8 +113,12 @@ class Services:
 
 
 @contextmanager
-def both_services(models_root: Path, *, inference: Sequence[str] = (), compositing: Sequence[str] = ()) -> Iterator[Services]:
+def both_services(
+    models_root: Path, *, inference: Sequence[str] = (), compositing: Sequence[str] = (), python: str = sys.executable
+) -> Iterator[Services]:
     """Starts both at once on free ports of loopback, waits until they are ready, and ends them after the block.
+
+    `python`: the program that runs them.
 
     Raises CliError when one does not start.
     """
@@ -122,7 +126,7 @@ def both_services(models_root: Path, *, inference: Sequence[str] = (), compositi
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lipsync-")))
 
         def started(name: str, *settings: str) -> ServiceProcess:
-            command = serve_command(name, [f"models_root={models_root}", *LOOPBACK, *settings])
+            command = serve_command(name, [f"models_root={models_root}", *LOOPBACK, *settings], python=python)
             return stack.enter_context(ServiceProcess(name, command, log=logs / f"{name}.log"))
 
         with _kept_port() as inference_address:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import sysconfig
 
 import pytest
 
@@ -42,6 +43,23 @@ def test_a_gpu_that_is_not_used_is_told(monkeypatch, tmp_path):
     finding = findings(tmp_path)["GPU"]
     assert (finding.state, finding.found) == (State.NOTE, "NVIDIA H200, 143771 MiB, 580.1")
     assert "onnxruntime-gpu" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("prefix", "arguments", "state"),
+    [
+        ("/usr", "'--enable-shared' '--prefix=/usr'", State.GOOD),  # Debian's does not tell, and is
+        ("/usr/local", "'--enable-optimizations' '--with-lto'", State.GOOD),
+        ("/home/ann/.pyenv/versions/3.11.7", "'--enable-shared'", State.NOTE),
+        ("C:\\Python311", None, State.GOOD),  # nothing is known of how it was compiled
+    ],
+)
+def test_a_python_compiled_without_optimisations_is_told(monkeypatch, tmp_path, prefix, arguments, state):
+    monkeypatch.setattr(sys, "base_prefix", prefix)
+    monkeypatch.setitem(sysconfig.get_config_vars(), "CONFIG_ARGS", arguments)
+    finding = findings(tmp_path)["Python"]
+    assert finding.state is state
+    assert bool(finding.advice) is (state is State.NOTE)
 
 
 class GpuBuild:
