@@ -50,7 +50,7 @@ def test_a_gpu_that_is_not_used_is_told(monkeypatch, tmp_path):
     [
         ("/usr", "'--enable-shared' '--prefix=/usr'", State.GOOD),  # Debian's does not tell, and is
         ("/usr/local", "'--enable-optimizations' '--with-lto'", State.GOOD),
-        ("/home/ann/.pyenv/versions/3.11.7", "'--enable-shared'", State.NOTE),
+        ("/opt/ann/.pyenv/versions/3.11.7", "'--enable-shared'", State.NOTE),
         ("C:\\Python311", None, State.GOOD),  # nothing is known of how it was compiled
     ],
 )
