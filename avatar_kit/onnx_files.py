@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from avatar_kit.errors import as_broken_avatar, cut
@@ -69,8 +69,7 @@ def _parsed(data: bytes) -> onnx.ModelProto:
 
 
 def _side_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    functions = (tensor for function in model.functions for tensor in _tensors(function.node))
-    return [tensor for tensor in (*_tensors(model.graph.node, model.graph), *functions) if uses_external_data(tensor)]
+    return [tensor for tensor in _tensors(model) if uses_external_data(tensor)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +121,13 @@ def _where(tensor: onnx.TensorProto) -> ExternalDataInfo:
         raise FileProblem("says of weights in other files where they are, but not with numbers") from None
 
 
-def _tensors(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto | None = None) -> Iterator[onnx.TensorProto]:
-    """Yields every tensor of a graph or its nodes, at any depth."""
-    if graph is not None:
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-    for node in nodes:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner.node, inner)
+def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
+    """Yields every tensor of a model, wherever it is: one that was missed would be read from any file of this machine."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for inner in value if field.is_repeated else (value,):
+            if isinstance(inner, onnx.TensorProto):
+                yield inner
+            else:
+                yield from _tensors(inner)

@@ -98,6 +98,18 @@ def _elsewhere(location: str, *, offset: str = "0", length: str = "4") -> Callab
     return change
 
 
+def _sparse_elsewhere(model: onnx.ModelProto) -> None:
+    """A sound network whose mouth has the bytes of another file in it, as a sparse constant."""
+    sparse = onnx.SparseTensorProto(dims=[1], indices=numpy_helper.from_array(np.array([0], np.int64)))
+    sparse.values.CopyFrom(TensorProto(name="bytes", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL))
+    for key, value in {"location": "../../../../../../../../etc/hostname", "length": "4"}.items():
+        sparse.values.external_data.add(key=key, value=value)
+    output = model.graph.output[0].name
+    model.graph.node[-1].output[0] = "whole"
+    model.graph.node.append(helper.make_node("Constant", [], ["stolen"], sparse_value=sparse))
+    model.graph.node.append(helper.make_node("Add", ["whole", "stolen"], [output]))
+
+
 def _torn_weight(model: onnx.ModelProto) -> None:
     """A convolution over weights of which most are missing."""
     weight = numpy_helper.from_array(np.zeros((3, 3, 1, 1), np.float32), "torn")
@@ -168,6 +180,7 @@ HOSTILE: dict[str, Harm] = {
     "network of early operators": network(_old),
     "network of weights torn off": network(_torn_weight),
     "network of weights outside": network(_elsewhere("../../../etc/hostname")),
+    "network of sparse weights outside": network(_sparse_elsewhere),
     "network of weights nowhere": network(_elsewhere("nowhere.data")),
     "network of weights that end early": network(_elsewhere("avatar.yaml", length=str(2**40))),
     "network of weights before the beginning": network(_elsewhere("avatar.yaml", offset="-5")),

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import AttributeProto, TensorProto, helper
 
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.onnx_files import has_side_files, load_model
@@ -173,6 +173,42 @@ def test_weights_from_elsewhere_are_refused_unread(tmp_path: Path, network: Make
     with pytest.raises(BrokenAvatar) as caught:
         load_model(tmp_path / "n.onnx")
     assert says in str(caught.value)
+
+
+def _of_a_sparse_constant(model: onnx.ModelProto) -> TensorProto:
+    attribute = model.graph.node.add(op_type="Constant").attribute.add(type=AttributeProto.SPARSE_TENSOR)
+    return attribute.sparse_tensor.values
+
+
+def _of_several_sparse_constants(model: onnx.ModelProto) -> TensorProto:
+    return model.graph.node.add(op_type="Constant").attribute.add(type=AttributeProto.SPARSE_TENSORS).sparse_tensors.add().indices
+
+
+def _of_a_functions_default(model: onnx.ModelProto) -> TensorProto:
+    return model.functions.add(name="f").attribute_proto.add(type=AttributeProto.TENSOR).t
+
+
+def _of_a_body(model: onnx.ModelProto) -> TensorProto:
+    body = model.functions.add(name="f").node.add(op_type="Loop").attribute.add(type=AttributeProto.GRAPH).g
+    return body.sparse_initializer.add().values
+
+
+@pytest.mark.parametrize(
+    "place",
+    [_of_a_sparse_constant, _of_several_sparse_constants, _of_a_functions_default, _of_a_body],
+    ids=lambda place: place.__name__,
+)
+def test_weights_from_elsewhere_are_refused_wherever_the_model_has_them(
+    tmp_path: Path, network: Make, place: Callable[[onnx.ModelProto], TensorProto]
+) -> None:
+    """ONNX Runtime and OpenVINO read the values of a sparse constant from any file of the machine."""
+    foreign = network()
+    tensor = place(foreign)
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../../../etc/hostname")
+    (tmp_path / "n.onnx").write_bytes(foreign.SerializeToString())
+    with pytest.raises(BrokenAvatar, match=r"keeps weights in .*, which is not a path inside"):
+        load_model(tmp_path / "n.onnx")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=settings().max_examples * 150 // 100)
