@@ -183,10 +183,7 @@ class Runner:
             self._metrics.refused_sessions.labels(kind).inc()
             self._overload.note_refused()
             raise ResourceExhausted(
-                f"one more session could not be kept in real time: {self._admission.carried} are carried, the networks make "
-                f"{self._admission.frames_a_second:.0f} frames a second, {self._admission.processor_load:.0%} of the processors' "
-                f"time is taken, and {self._admission.share_behind:.0%} of the frames come too late; try again later or on "
-                "another replica",
+                self._admission.refusal(request.model_id, may_halve=request.rate != pb.MOUTH_RATE_FULL),
                 retry_after_ms=RETRY_SESSION_MS,
             )
         may_halve = request.rate != pb.MOUTH_RATE_FULL

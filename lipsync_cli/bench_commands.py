@@ -149,15 +149,18 @@ def _one_run(target: Target, talking: Talking, sessions: int, seconds: float) ->
 
 
 def _ramp(target: Target, talking: Talking, first: int, most: int, seconds: float) -> Drawn:
-    from lipsync_cli.load.report import RAMP_COLUMNS, ramp_plot, ramp_report, ramp_rows
+    from lipsync_cli.load.report import RAMP_COLUMNS, error_rows, ramp_plot, ramp_report, ramp_rows
     from lipsync_cli.load.running import find_fitting
     from lipsync_cli.screen import table
 
     def show(count: int) -> None:
-        typer.echo(f"{count} sessions ...", err=True)
+        typer.echo(f"{count} {'session' if count == 1 else 'sessions'} for {seconds:g} s ...", err=True)
 
     found = asyncio.run(find_fitting(target, talking, first=first, most=most, seconds=seconds, show=show))
-    table(RAMP_COLUMNS, ramp_rows(found), title=f"{found.fits} sessions fit")
+    title = f"{found.fits} {'session fits' if found.fits == 1 else 'sessions fit'}"
+    table(RAMP_COLUMNS, ramp_rows(found), title=title)
+    if failures := [row for run in found.runs for row in error_rows(run)]:
+        table(("", ""), failures[-1:])
     return ramp_report(found), ramp_plot(found)
 
 

@@ -223,6 +223,23 @@ class Admission:
         kept = {key: frames - self._saved * halved[key] for key, frames in asked.items()}
         return self._of_workers(kept) <= 1 if resumed else self._load(kept) <= 1 - RESERVE
 
+    def refusal(self, avatar_id: str, *, may_halve: bool = False) -> str:
+        """Says why a session of this avatar has no room, for its caller."""
+        needed = FRAME_RATE * (1 - self._saved * may_halve) / (1 - RESERVE)
+        speed = self._speed(avatar_id)
+        made = self._workers / speed.seconds_a_frame(self._clock.now()) if speed else needed
+        if not self.carried and made < needed:
+            return (
+                f"a live session could not be kept in real time: the network of {avatar_id} makes {made:.0f} frames a second "
+                f"here, and a session takes {needed:.0f}; ask for frames without a clock, as `lipsync render` does, or have "
+                "them late with limits.admit_sessions=all"
+            )
+        return (
+            f"one more session could not be kept in real time: there are {self.carried}, or were two seconds ago, the networks "
+            f"make {self.frames_a_second:.0f} frames a second, sessions ask for {self.processor_load:.0%} of the processors' "
+            f"time, and {self.share_behind:.0%} of their frames come too late; try again later or on another replica"
+        )
+
     def _load(self, asked: Mapping[str, float]) -> float:
         """Returns the share of the capacity that so many frames in CARRIED_S take, by avatar."""
         return max(self._of_workers(asked), self._of_processors(asked))

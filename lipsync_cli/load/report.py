@@ -43,7 +43,7 @@ def run_rows(run: LoadRun) -> Rows:
         ("stalls", f"{stalls[0]}; the server counted {stalls[1]}"),
         ("clock resets, resumes", f"{resets}, {resumes}"),
         ("largest drift of a session", f"{drift_ms:+.1f} ms"),
-        *_errors(run),
+        *error_rows(run),
         *processor_rows(run.used, frames=run.frames, session_seconds=run.session_seconds, seconds=run.seconds),
         ("the tester's own delay", f"{run.own_delay or '-'}"),
     ]
@@ -69,6 +69,7 @@ def ramp_rows(ramp: RampRun) -> list[tuple[str, ...]]:
         (
             str(run.sessions),
             str(run.kept),
+            str(sum(bool(outcome.error) for outcome in run.outcomes)),
             str(sum(outcome.late for outcome in run.outcomes)),
             f"{run.behind or '-'}",
             f"{run.first_frames or '-'}",
@@ -82,6 +83,7 @@ def ramp_rows(ramp: RampRun) -> list[tuple[str, ...]]:
 RAMP_COLUMNS = (
     ">sessions",
     ">kept",
+    ">failed",
     ">late frames",
     ">behind, p50 / p95 / p99",
     ">first frame, p50 / p95 / p99",
@@ -98,7 +100,7 @@ def first_frame_rows(found: FirstFrames) -> Rows:
     ]
 
 
-def _errors(run: LoadRun) -> Rows:
+def error_rows(run: LoadRun) -> Rows:
     """Returns the errors that ended sessions, the most frequent first."""
     errors = [outcome.error for outcome in run.outcomes if outcome.error]
     often = sorted(set(errors), key=errors.count, reverse=True)

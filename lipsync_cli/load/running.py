@@ -18,6 +18,8 @@ from service_kit.collector import spare_what_stays
 # Each session starts so long after the one before. It is no multiple of a frame, so their clocks tick at different moments.
 START_APART_S = 0.073
 _TRIES = 2
+# Services count a session for two seconds after its end: a ramp's next run begins when they have forgotten those of the last.
+_FORGOTTEN_S = 3.0
 # Sessions on one connection: gRPC works on a connection with one thread, and a balancer sends all of its calls to one server.
 _SESSIONS_A_CONNECTION = 8
 
@@ -105,6 +107,8 @@ async def find_fitting(
     ramp, runs = Ramp(first, most), list[LoadRun]()
     while not ramp.is_over:
         for _ in range(_TRIES):
+            if runs:
+                await asyncio.sleep(_FORGOTTEN_S)
             show(ramp.trial)
             runs.append(await _run(target, talking, count=ramp.trial, seconds=seconds))
             if runs[-1].kept == ramp.trial:
@@ -120,7 +124,7 @@ async def _load_avatars(target: Target) -> None:
 
 
 async def _run(target: Target, talking: Talking, *, count: int, seconds: float) -> LoadRun:
-    """Starts the sessions one after the other, and lets all of them run for `seconds` more."""
+    """Starts the sessions one after the other, and lets all of them run for `seconds` more, or until none is left."""
     traces = [Trace(target.avatars[place % len(target.avatars)]) for place in range(count)]
     ended = asyncio.Event()
     clients = [target.client() for _ in range(0, count, _SESSIONS_A_CONNECTION)]
@@ -129,12 +133,14 @@ async def _run(target: Target, talking: Talking, *, count: int, seconds: float) 
     try:
         with measured(target.server_pids) as used:
             async with OwnDelay() as own_delay, asyncio.TaskGroup() as tasks:
+                running = []
                 for place, trace in enumerate(traces):
                     starts_ms.append(now_ms())
                     client = clients[place // _SESSIONS_A_CONNECTION]
-                    tasks.create_task(run_session(client, talking, place, trace, ended, output=target.output))
+                    session = run_session(client, talking, place, trace, ended, output=target.output)
+                    running.append(tasks.create_task(session))
                     await asyncio.sleep(START_APART_S)
-                await asyncio.sleep(seconds)
+                await asyncio.wait(running, timeout=seconds)
                 end_ms = now_ms()
                 ended.set()
                 delays = own_delay.spread()

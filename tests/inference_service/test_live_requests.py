@@ -124,6 +124,7 @@ async def test_a_session_that_could_not_be_kept_is_refused_and_one_that_runs_is_
         for admission in (pb.NEW_SESSION, pb.RESUMED_SESSION):
             error = await refused(stub.InferBatch(asked(due_in_ms=40, admission=admission), **of("new")))
             assert "real time" in error.details()
+            assert "a second here, and a session takes 28" in error.details(), "not that others have the place"
         assert len((await stub.InferBatch(asked(due_in_ms=40), **of("runs"))).outputs) == 1
         again = asked(due_in_ms=40, admission=pb.NEW_SESSION)
         assert len((await stub.InferBatch(again, **of("runs"))).outputs) == 1, "it is carried already"

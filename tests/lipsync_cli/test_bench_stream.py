@@ -21,6 +21,7 @@ LATE_BY_S = 0.3
 ROOM = 2
 TROUBLE_AT = 5
 FIRST_FRAME_BYTES = 4 * 7200
+REMEMBERED_S = 2.0
 
 
 class OnTheClock(CompositingServiceServicer):
@@ -34,17 +35,20 @@ class OnTheClock(CompositingServiceServicer):
 
     def StreamComposite(self, requests, context):
         trouble = next(requests).config.model_id
-        if trouble == "full" and not self.running.acquire(blocking=False):
-            context.set_trailing_metadata([("grpc-retry-pushback-ms", "1000")])
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
-        if trouble == "full":
-            context.add_callback(self.running.release)
+        if trouble in {"full", "remembering"}:
+            self.take_a_place(context, kept_s=REMEMBERED_S if trouble == "remembering" else 0.0)
         yield pb.SessionEvent(started=pb.SessionStarted(width=2, height=2, look_ahead_ms=480, max_buffered_ms=5000))
         if trouble == "stalling":
             heard = 0
             while heard < FIRST_FRAME_BYTES:
                 heard += len(next(requests).audio.data)
         yield from self.frames(trouble, context)
+
+    def take_a_place(self, context: grpc.ServicerContext, *, kept_s: float) -> None:
+        if not self.running.acquire(blocking=False):
+            context.set_trailing_metadata([("grpc-retry-pushback-ms", "1000")])
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
+        context.add_callback(lambda: threading.Timer(kept_s, self.running.release).start())
 
     def frames(self, trouble: str, context: grpc.ServicerContext) -> Iterator[pb.SessionEvent]:
         started_s, spoken = time.monotonic(), itertools.count()
@@ -113,7 +117,7 @@ def test_a_stall(measure) -> None:
 
 
 def test_a_session_that_fails(measure) -> None:
-    found = measure("failing", "--idle", "--sessions", 2, "--seconds", 3)
+    found = measure("failing", "--idle", "--sessions", 2, "--seconds", 3600)  # it ends when none is left
     assert found["kept"] == 0
     assert all("a bug" in each["error"] and each["frames"] == TROUBLE_AT for each in found["each"])
 
@@ -125,3 +129,8 @@ def test_a_ramp_ends_where_sessions_are_refused(measure) -> None:
     assert (first["sessions"], first["kept"] <= ROOM) == (3, True)
     (refused,) = [each for each in first["each"] if not each["started"]]
     assert "no room" in refused["error"]
+
+
+def test_the_runs_of_a_ramp_do_not_count_the_sessions_of_the_run_before(measure) -> None:
+    found = measure("remembering", "--idle", "--ramp", "--sessions", 1, "--most", ROOM, "--seconds", 1)
+    assert not any(each["error"] for run in found["runs"] for each in run["each"])

@@ -16,7 +16,7 @@ const NO_TEXTS = "The server cannot speak texts: install espeak-ng there. Use th
 const ENDED = {
   NOT_FOUND: (error) => `There is no such avatar any more (${error.message}). Choose another one.`,
   FAILED_PRECONDITION: (error) => `This avatar is broken: ${error.message}. Choose another one.`,
-  RESOURCE_EXHAUSTED: () => "The server is full. Try again in a while.",
+  RESOURCE_EXHAUSTED: (error) => `The server has no room: ${error.message}.`,
   UNAUTHENTICATED: (error) => `The gateway does not let this page in: ${error.message}.`,
   PERMISSION_DENIED: (error) => `The gateway does not let this page in: ${error.message}.`,
 };
@@ -66,7 +66,7 @@ export function endedProblem(error, idle_ms) {
 
 /** The session has no connection, and another attempt follows. */
 export function waitingProblem({ error, lost }) {
-  if (error.code === "RESOURCE_EXHAUSTED") return "The server is full. The page tries again by itself; leave it open.";
+  if (error.code === "RESOURCE_EXHAUSTED") return `The server has no room: ${error.message}. The page tries again by itself; leave it open.`;
   if (!lost) return `There is no session yet (${error.message}). The page tries again by itself; leave it open.`;
   return "The connection was lost. The page connects again by itself, and goes on where it was.";
 }
