@@ -17,7 +17,7 @@ from lipsync_client.headers import Headers
 from lipsync_client.retrying import Retries
 from lipsync_client.tls import TlsOptions
 from shared_proto import compositing_pb2 as pb
-from shared_proto.aio_reading import Reply
+from shared_proto.aio_reading import Reply, end_replies
 
 Method: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[Request, Response]"
 SessionMethod: TypeAlias = "grpc.aio.StreamStreamMultiCallable[pb.SessionRequest, pb.SessionEvent]"
@@ -49,8 +49,11 @@ def open_channel(target: str, tls: TlsOptions | None, *, max_message_mb: int) ->
 
 
 async def close_channel(channel: Channel) -> None:
-    """Ends the connection and the calls on it."""
-    await channel.close(grace=None)
+    """Ends the calls, and then the connection."""
+    try:
+        await end_replies(channel)
+    finally:
+        await channel.close(grace=None)
 
 
 class Sent(UnderWay[Request, Response, Result]):

@@ -46,6 +46,17 @@ async def read_message(call: Any) -> Any:
     return await _shielded(call.read())
 
 
+async def end_replies(channel: aio.Channel) -> None:
+    """Ends the unary calls of a channel that is about to be closed, which would cancel their waits.
+
+    gRPC does not export its list of them, and older versions (1.81) have none.
+    """
+    calls = [call for call in getattr(channel, "_active_calls", ()) if isinstance(call, aio.UnaryUnaryCall)]
+    for call in calls:
+        _Call.cancel(call)
+    await asyncio.gather(*(call.code() for call in calls))
+
+
 async def _shielded(wait: Awaitable[_Result]) -> _Result:
     waiting = asyncio.ensure_future(wait)
     try:

@@ -167,7 +167,7 @@ async def test_cancelling_the_task_cancels_the_call(service):
     assert [request.start_frame_idx for request in service.requests] == [101, 102]
 
 
-@pytest.mark.parametrize("how", ["the task of a call is cancelled", "a clip is left"])
+@pytest.mark.parametrize("how", ["the task of a call is cancelled", "a clip is left", "the client is closed"])
 async def test_replies_on_their_way_to_callers_that_give_up_are_freed(service, how):
     picture = bytes(1 << 20)
     sent = threading.Event()
@@ -196,11 +196,22 @@ async def test_replies_on_their_way_to_callers_that_give_up_are_freed(service, h
             pause()
         service.script.clear()
 
+    async def close(_):
+        """Closes a client in the middle of a call."""
+        sent.clear()
+        service.script.append(reply)
+        client = AsyncClient(service.target)
+        call = asyncio.create_task(client.composite("demo", CLIP, batch_size=1))
+        assert await asyncio.to_thread(sent.wait, WAIT_S)
+        pause()
+        await client.close()
+        await asyncio.wait([call])
+
     def pause():
         """Keeps the event loop from taking what arrives."""
         threading.Event().wait(0.03)
 
-    one = give_up if how == "the task of a call is cancelled" else leave
+    one = {"the task of a call is cancelled": give_up, "a clip is left": leave, "the client is closed": close}[how]
     async with AsyncClient(service.target) as client:
         for _ in range(5):
             await one(client)
