@@ -42,13 +42,20 @@ log = logging.getLogger(__name__)
 
 
 class WorkerApplication:
-    """Launches avatars. `authority`: None where nobody is asked who it is."""
+    """Launches avatars. A body must come within `receive_s`. `authority`: None where nobody is asked who it is."""
 
     def __init__(
-        self, rooms: Rooms, section: RoomsSection, *, authority: Authority | None = None, draining: asyncio.Event | None = None
+        self,
+        rooms: Rooms,
+        section: RoomsSection,
+        *,
+        receive_s: float,
+        authority: Authority | None = None,
+        draining: asyncio.Event | None = None,
     ) -> None:
         self._rooms = rooms
         self._section = section
+        self._receive_s = receive_s
         self._authority = authority
         self._draining = draining or asyncio.Event()
 
@@ -64,7 +71,7 @@ class WorkerApplication:
     async def _launch(self, request: web.Request) -> web.Response:
         if self._draining.is_set():
             return problem(503, "the worker shuts down; ask another one", retry_s=_RETRY_S)
-        invitation = self._invitation(await _content(request))
+        invitation = self._invitation(await self._content(request))
         caller.check_avatar(invitation.avatar)
         held, is_new = await self._rooms.launch(invitation, request=request.headers.get(_REQUEST_ID, ""))
         return web.json_response(_told(held), status=201 if is_new else 200, headers={"Location": f"/rooms/{held.id}"})
@@ -75,6 +82,18 @@ class WorkerApplication:
     async def _end(self, request: web.Request) -> web.Response:
         await self._rooms.end(request.match_info["id"])
         return web.Response(status=204)
+
+    async def _content(self, request: web.Request) -> Mapping[str, Any]:
+        try:
+            async with asyncio.timeout(self._receive_s):
+                content = await request.json()
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(reason=f"the body did not come whole within {self._receive_s:g} s") from None
+        except ValueError:
+            raise ValueError("the body is no JSON") from None
+        if not isinstance(content, dict):
+            raise ValueError("the body is no JSON object")
+        return content
 
     def _invitation(self, content: Mapping[str, Any]) -> Invitation:
         """Raises ValueError with all that is wrong."""
@@ -153,16 +172,6 @@ def problem(status: int, detail: str, *, retry_s: int | None = None, headers: Ma
 
 def _retry_s(milliseconds: int | None) -> int:
     return _RETRY_S if milliseconds is None else max(1, math.ceil(milliseconds / 1000))
-
-
-async def _content(request: web.Request) -> Mapping[str, Any]:
-    try:
-        content = await request.json()
-    except ValueError:
-        raise ValueError("the body is no JSON") from None
-    if not isinstance(content, dict):
-        raise ValueError("the body is no JSON object")
-    return content
 
 
 def _text(content: Mapping[str, Any], names: tuple[str, ...]) -> str:

@@ -20,6 +20,8 @@ from service_kit.tasks import beside
 from service_kit.tls import HttpTls
 
 NAME = "livekit"
+# The rest of a body that was refused is read for so long, so that the caller sees the answer.
+LINGERING_SECONDS = 1.0
 
 
 class WorkerServer:
@@ -60,7 +62,13 @@ class WorkerFace:
 
     async def start(self) -> None:
         """Listens."""
-        runner = web.AppRunner(self.server.application, shutdown_timeout=1)
+        runner = web.AppRunner(
+            self.server.application,
+            shutdown_timeout=1,
+            keepalive_timeout=self._settings.server.receive_seconds,
+            lingering_time=LINGERING_SECONDS,
+            auto_decompress=False,  # nobody packs so little, and what is packed could be of any size
+        )
         await runner.setup()
         self._resources.push_async_callback(runner.cleanup)
         for each in self._sockets:

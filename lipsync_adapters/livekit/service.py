@@ -63,7 +63,9 @@ async def _open(settings: LivekitSettings, host: Host[WorkerServer]) -> AsyncIte
         beside(key.follow()),
         authority_of(settings.auth, clock=host.clock) as authority,
     ):
-        host.server.application = WorkerApplication(rooms, section, authority=authority, draining=host.draining).build()
+        host.server.application = WorkerApplication(
+            rooms, section, receive_s=settings.server.receive_seconds, authority=authority, draining=host.draining
+        ).build()
         try:
             yield _nothing_to_warm
         finally:

@@ -19,6 +19,10 @@ class WorkerServerSection(ServerSection):
     max_running_calls: int = Field(default=20, ge=1, le=10_000)
     """Limit of rooms at the same time; more are refused with 503. In each, pictures are decoded, and encoded for LiveKit."""
 
+    receive_seconds: float = Field(default=30.0, ge=0.1, le=3600)
+    """Closes a connection that brings no whole request for so long, be it new, slow or idle. A body that is not whole by then is
+    answered with 408."""
+
     grace_seconds: float = Field(default=600.0, ge=0, le=86_400)
     """After the drain, rooms go on for so long, until their agents leave, before they are cut off."""
 

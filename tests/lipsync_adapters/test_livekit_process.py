@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,63 @@ def test_only_known_agents_may_launch(server: str, tmp_path: Path) -> None:
         assert ask(f"{agents}/launch", body)[0] == 401
         known = {"Authorization": f"Bearer {(tmp_path / 'key').read_text().strip()}"}
         assert ask(f"{agents}/launch", body, known)[0] == 400
+
+
+HEAD = "POST /launch HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begun", "told"),
+    [
+        (f"{HEAD}Content-Length: 60000\r\n\r\n{{", "408 Request Timeout"),
+        (f"{HEAD}Transfer-Encoding: chunked\r\n\r\nffff\r\n{{", "408 Request Timeout"),
+        (HEAD, ""),
+        ("", ""),
+    ],
+    ids=["a body", "a body of unknown length", "a head", "nothing"],
+)
+def test_a_request_that_never_ends_is_given_up(begun: str, told: str, tmp_path: Path) -> None:
+    settings = "compositing_server.url=127.0.0.1:1", "server.receive_seconds=0.3"
+    with working(tmp_path / "log", *settings) as (_, agents, _), connected(agents) as connection:
+        connection.sendall(begun.encode())
+        over = threading.Event()
+
+        def drip() -> None:
+            while begun and not over.wait(0.05):
+                with suppress(OSError):
+                    connection.sendall(b"x")
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        try:
+            assert told in read_to_the_end(connection)
+        finally:
+            over.set()
+            dripping.join()
+
+
+def test_large_and_packed_bodies_are_refused(tmp_path: Path) -> None:
+    with working(tmp_path / "log", "compositing_server.url=127.0.0.1:1") as (_, agents, _):
+        assert ask(f"{agents}/launch", "x" * (64 << 10))[0] == 413
+        with connected(agents) as connection:
+            packed = gzip.compress(json.dumps({"url": "ws://127.0.0.1:1", "token": token()}).encode())
+            length = f"Content-Encoding: gzip\r\nContent-Length: {len(packed)}\r\nConnection: close\r\n\r\n"
+            connection.sendall((HEAD + length).encode() + packed)
+            assert "400 Bad Request" in read_to_the_end(connection)
+
+
+def connected(agents: str) -> socket.socket:
+    host, port = agents.removeprefix("http://").rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=25)  # less than requests get by default
+
+
+def read_to_the_end(connection: socket.socket) -> str:
+    """What came until the worker closed or reset the connection."""
+    found = b""
+    with suppress(ConnectionError):
+        while data := connection.recv(1 << 16):
+            found += data
+    return found.decode()
 
 
 @pytest.mark.parametrize("setting", ["rooms.sample_rate=1", "rooms.unknown=1"])

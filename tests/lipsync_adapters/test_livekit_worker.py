@@ -49,7 +49,9 @@ class Worker:
             )
 
         self.rooms = Rooms(Voicing(RATE, 2_000_000), reached, self.calls, join_s=30, make_room=self.hall.for_avatar)
-        self.application = WorkerApplication(self.rooms, RoomsSection(avatar="small", **section), draining=self.draining)
+        self.application = WorkerApplication(
+            self.rooms, RoomsSection(avatar="small", **section), receive_s=30, draining=self.draining
+        )
 
 
 @asynccontextmanager
