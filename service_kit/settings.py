@@ -6,7 +6,6 @@ value, its source and the accepted values.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import reprlib
@@ -17,7 +16,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from service_kit.schema import ID, Node, accepted, is_secret, keys, member, members, schema_of, types
+from service_kit.near_keys import near_keys
+from service_kit.schema import Node, accepted, is_secret, member, members, schema_of, types
 from service_kit.sections import ServiceSettings
 from service_kit.sources import Source, SourceError, from_environment, from_file, from_override, variable
 
@@ -164,16 +164,10 @@ def _dotted(path: Keys) -> str:
 
 
 def _hint(path: Keys, schema: Node, source: str) -> str:
-    """Suggests the known section or key that is nearest to `path`, in the spelling of its source."""
-    known: dict[str, Keys] = {}
-    for candidate, _ in keys(schema):
-        if ID not in candidate or len(candidate) == len(path):
-            meant = tuple(path[place] if part == ID else part for place, part in enumerate(candidate))
-            # Separators do not count, so that "server_port" finds server.port.
-            known.setdefault("_".join(meant).lower(), meant)
-    close = difflib.get_close_matches("_".join(path).lower()[:200], known, n=1, cutoff=0.7)
-    same_name = [text for text, meant in known.items() if meant[-1] == path[-1].lower()]
-    for nearest in (*close, *same_name):
-        spelled = f" ({variable(known[nearest])})" if source.startswith("environment") else ""
-        return f"; did you mean {_dotted(known[nearest])}{spelled}?"
-    return ""
+    """Suggests known keys that are near to `path`, in the spelling of its source."""
+
+    def spelled(key: Keys) -> str:
+        return _dotted(key) + (f" ({variable(key)})" if source.startswith("environment") else "")
+
+    near = near_keys(path, schema)
+    return f"; did you mean {' or '.join(map(spelled, near))}?" if near else ""

@@ -27,7 +27,7 @@ This page is made from the code by `make docs`; a test fails when the two differ
 
 A service takes its settings from its defaults, the file given with `--config`, environment variables, and `--set`; later ones
 win. It reads them once, at start. An unknown key, or a value that is not accepted, ends the start with a sentence for each
-problem; for an unknown key, the sentence suggests the nearest known one. The first line of the log names the settings that are
+problem; for an unknown key, the sentence suggests known ones that are near. The first line of the log names the settings that are
 not the defaults; with `logging.level=debug` a second line names all.
 
 | where | how `server.port` is written | how `models.my-avatar.preload` is written |
