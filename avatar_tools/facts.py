@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
+
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import MOUTH_SIZE
@@ -13,15 +15,18 @@ from avatar_kit.reference_frame import Reference
 from avatar_kit.timeline import IdleMouth, Loop
 from avatar_tools.rect_motion import largest_step
 
-_BLOCK = 16  # the compositing service keeps pixels in whole JPEG blocks around the rectangle
+# The compositing service keeps JPEG files of this quality, the default, and around each rectangle the pixels up to the next
+# markers. These stand at the ends of rows of blocks, and in them where that spares pixels: mostly five blocks apart or more.
+_QUALITY, _BLOCK, _LEAST_STRETCH = 75, 16, 5
+_OBJECT_BYTES = 1200  # Python's, of a frame
+_JPEG_BYTES_A_PIXEL = 0.08  # of a person before a plain background
 _CHANNELS = 3
-_JPEG_BYTES_A_PIXEL = 0.08  # of a person before a plain background, at the quality that is served
 _MOUTHS = {IdleMouth.REST: "with the network's mouth for silence", IdleMouth.STORED: "as stored"}
 _THEN = {Loop.BOUNCE: "then back again", Loop.FORWARD: "then from the start"}
 
 
 def avatar_facts(avatar: Avatar) -> dict[str, str]:
-    """Label and value of each fact, in the order to be shown. Reads no pictures."""
+    """Label and value of each fact, in the order to be shown. Reads one picture."""
     seconds = avatar.frame_count / avatar.fps
     mask = avatar.mask
     disk = _bytes_on_disk([*avatar.frames.files, avatar.network_path, *_present(avatar.audio_encoder_path, avatar.features_path)])
@@ -42,17 +47,30 @@ def avatar_facts(avatar: Avatar) -> dict[str, str]:
 
 
 def compositing_bytes(avatar: Avatar) -> int:
-    """Estimates the compositing service's memory: each frame's JPEG, about as large as its file, and pixels around the mouth."""
-    around = 0
+    """Estimates the compositing service's memory without mouths at rest: each frame's JPEG, and pixels around the mouth."""
+    row = -(-avatar.width // _BLOCK)
+    stretches = [blocks * _BLOCK for blocks in range(_LEAST_STRETCH, row) if row % blocks == 0]
+    around = min(_bytes_around(avatar, stretch) for stretch in (*stretches, avatar.width))
+    return avatar.frame_count * (_jpeg_bytes(avatar) + _OBJECT_BYTES) + around
+
+
+def _bytes_around(avatar: Avatar, stretch: int) -> int:
+    """Counts the pixels around all rectangles that are kept with markers so far apart; the mouth covers those in them."""
+    kept = 0
     for rect in avatar.rects:
-        width = -(-rect.x2 // _BLOCK) * _BLOCK - rect.x1 // _BLOCK * _BLOCK
-        height = -(-rect.y2 // _BLOCK) * _BLOCK - rect.y1 // _BLOCK * _BLOCK
-        around += width * height * _CHANNELS
-    return (_filmed_jpeg_bytes(avatar) if avatar.video else _bytes_on_disk(avatar.frame_paths)) + around
+        width = min(-(-rect.x2 // stretch) * stretch, avatar.width) - rect.x1 // stretch * stretch
+        height = min(-(-rect.y2 // _BLOCK) * _BLOCK, avatar.height) - rect.y1 // _BLOCK * _BLOCK
+        kept += width * height - rect.width * rect.height
+    return kept * _CHANNELS
 
 
-def _filmed_jpeg_bytes(avatar: Avatar) -> int:
-    return round(avatar.frame_count * avatar.width * avatar.height * _JPEG_BYTES_A_PIXEL)
+def _jpeg_bytes(avatar: Avatar) -> int:
+    """Encodes a picture of the middle."""
+    try:
+        picture = avatar.read_frame(avatar.frame_count // 2)
+    except BrokenAvatar:
+        return round(avatar.width * avatar.height * _JPEG_BYTES_A_PIXEL)
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].nbytes
 
 
 def crop_bytes(avatar: Avatar) -> int:
