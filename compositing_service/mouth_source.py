@@ -1,4 +1,4 @@
-"""The seam to the network: an order for mouths, the mouths, and a Protocol for their source.
+"""The seam to the network: orders for mouths and for feature rows, the mouths, and a Protocol for their source.
 
 An order is immutable and has everything that a mouth depends on, so a part of it can be ordered again from another replica.
 """
@@ -55,22 +55,6 @@ class Sound:
         request.lead_in_frames = self.lead_in_frames
         request.audio_start_frame = self.start_frame
         request.audio_edges = self.edges
-
-    def rows_message(
-        self, *, first_row: int, count: int, avatar_id: str, avatar_version: str, due_in_ms: int = 0
-    ) -> inference_pb2.EncodeAudioRequest:
-        """Returns the order for `MouthSource.rows` as the inference service reads it."""
-        return inference_pb2.EncodeAudioRequest(
-            model_id=avatar_id,
-            raw_audio=self.data,
-            audio_encoding=self.encoding,
-            sample_rate=self.sample_rate,
-            first_row=first_row,
-            row_count=count,
-            audio_start_frame=self.start_frame,
-            due_in_ms=due_in_ms,
-            avatar_version=avatar_version,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +205,35 @@ class Mouths:
     """Level to which live sessions are to be degraded now."""
 
 
+@dataclass(frozen=True, slots=True)
+class RowsOrder:
+    """Feature rows `first_row` .. `first_row + count - 1` of the whole sound. Row j is for the 40 ms from 40 j ms on."""
+
+    avatar_id: str
+    avatar_version: str
+    """As in `MouthOrder`."""
+    sound: Sound
+    first_row: int
+    """May be negative."""
+    count: int
+    due_in_ms: int = 0
+    """As in `MouthOrder`."""
+
+    def message(self) -> inference_pb2.EncodeAudioRequest:
+        """Returns the order as the inference service reads it."""
+        return inference_pb2.EncodeAudioRequest(
+            model_id=self.avatar_id,
+            raw_audio=self.sound.data,
+            audio_encoding=self.sound.encoding,
+            sample_rate=self.sound.sample_rate,
+            first_row=self.first_row,
+            row_count=self.count,
+            audio_start_frame=self.sound.start_frame,
+            due_in_ms=self.due_in_ms,
+            avatar_version=self.avatar_version,
+        )
+
+
 class MouthSource(Protocol):
     """A source of mouths: the inference service, or this process. Methods raise ServiceError, which may be shown to callers."""
 
@@ -230,21 +243,8 @@ class MouthSource(Protocol):
         Close the generator (`contextlib.aclosing`): that drops the remaining work.
         """
 
-    async def rows(
-        self,
-        sound: Sound,
-        *,
-        first_row: int,
-        count: int,
-        avatar_id: str,
-        avatar_version: str,
-        deadline: Deadline,
-        due_in_ms: int = 0,
-    ) -> Rows:
-        """Computes feature rows `first_row` .. `first_row + count - 1` of the whole sound with the avatar's audio encoder.
-
-        Row j is for the 40 ms from 40 j ms on; `first_row` may be negative. `avatar_version` and `due_in_ms` as in `MouthOrder`.
-        """
+    async def rows(self, order: RowsOrder, *, deadline: Deadline) -> Rows:
+        """Computes feature rows of sound with the avatar's audio encoder."""
 
     async def load(self, avatar_id: str, *, force_reload: bool, deadline: Deadline) -> list[ServiceError | None]:
         """Loads an avatar's network on every replica. Returns the error of each, None for success."""

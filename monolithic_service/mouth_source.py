@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from compositing_service.mouth_source import MouthOrder, Mouths, Rows, Sound
+from compositing_service.mouth_source import MouthOrder, Mouths, Rows, RowsOrder
 from compositing_service.upstream.errors import OUT_OF_STEP
 from inference_service.audio.encoder import EncodedRows
 from inference_service.request import MouthRequest, check_encode_request, check_infer_request
@@ -60,22 +60,10 @@ class LocalMouthSource:
                         overload=mouths.overload,
                     )
 
-    async def rows(
-        self,
-        sound: Sound,
-        *,
-        first_row: int,
-        count: int,
-        avatar_id: str,
-        avatar_version: str,
-        deadline: Deadline,
-        due_in_ms: int = 0,
-    ) -> Rows:
+    async def rows(self, order: RowsOrder, *, deadline: Deadline) -> Rows:
         """Does `MouthSource.rows`."""
-        message = sound.rows_message(
-            first_row=first_row, count=count, avatar_id=avatar_id, avatar_version=avatar_version, due_in_ms=due_in_ms
-        )
-        with self.runner.admitted(due=due_in_ms > 0):
+        message = order.message()
+        with self.runner.admitted(due=order.due_in_ms > 0):
             async with self._limited(deadline).kept():
                 request = await self.runner.checked(partial(check_encode_request, message, self.limits), message)
                 encoded, seconds = await self.runner.encode(request)

@@ -22,7 +22,7 @@ from avatar_kit.timeline import frame_at, idle_positions, period
 from compositing_service.backgrounds.composer import AvatarComposer
 from compositing_service.backgrounds.store import AvatarLease
 from compositing_service.metrics import CompositingMetrics
-from compositing_service.mouth_source import FITS, MouthOrder, Mouths, MouthSource, Sound, Windows
+from compositing_service.mouth_source import FITS, MouthOrder, Mouths, MouthSource, RowsOrder, Sound, Windows
 from compositing_service.outputs import Output
 from service_kit import request_context
 from service_kit.clock import SYSTEM_CLOCK, Clock
@@ -185,16 +185,9 @@ class RestingPictures:
         """Returns the window of endless silence, which is computed once for each loaded avatar. Raises ServiceError."""
         known, avatar = self._silence(lease), lease.value.avatar
         if known.window is None:
-            rows = await self._source.rows(
-                Sound(_ONE_SAMPLE),
-                first_row=_SILENT_ROW,
-                count=1,
-                avatar_id=avatar.id,
-                avatar_version=avatar.version,
-                deadline=deadline,
-                due_in_ms=due_in_ms,
-            )
-            known.window = Windows.of_silence(rows.data)
+            sound = Sound(_ONE_SAMPLE)
+            order = RowsOrder(avatar.id, avatar.version, sound, first_row=_SILENT_ROW, count=1, due_in_ms=due_in_ms)
+            known.window = Windows.of_silence((await self._source.rows(order, deadline=deadline)).data)
         return known.window
 
     def _silence(self, lease: AvatarLease) -> _Silence:

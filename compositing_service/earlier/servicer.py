@@ -20,7 +20,7 @@ from compositing_service.earlier import requests
 from compositing_service.earlier.frames import FrameRequests, MadeFrames, Speech, check_within_clip
 from compositing_service.earlier.pictures import VIDEO_TYPES, video_frame
 from compositing_service.frame_stream import Frame, ms_since
-from compositing_service.mouth_source import Rows, StoredFeatures
+from compositing_service.mouth_source import Rows, RowsOrder, StoredFeatures
 from compositing_service.parts import CompositingParts
 from compositing_service.servicer import LONGEST_CALL_S
 from service_kit import request_context
@@ -213,15 +213,8 @@ class ClipServicer:
         return self._reply(avatar_id, frame_ids, made, started)
 
     async def _rows(self, heard: requests.HeardFrames, deadline: Deadline, avatar: Avatar) -> Rows:
-        rows = await self.pictures.source.rows(
-            heard.sound,
-            first_row=heard.first_row,
-            count=heard.row_count,
-            avatar_id=avatar.id,
-            avatar_version=avatar.version,
-            deadline=deadline,
-        )
-        return heard.completed(rows)
+        order = RowsOrder(avatar.id, avatar.version, heard.sound, first_row=heard.first_row, count=heard.row_count)
+        return heard.completed(await self.pictures.source.rows(order, deadline=deadline))
 
     def _reply(self, avatar_id: str, frame_ids: Sequence[int], made: MadeFrames, started: float) -> pb.BatchInferenceResponse:
         total_ms = ms_since(started)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from grpc import aio
 
 from compositing_service.metrics import CompositingMetrics
-from compositing_service.mouth_source import MOUTH_BYTES, GrowingSound, MouthOrder, Mouths, Rows, Sound
+from compositing_service.mouth_source import MOUTH_BYTES, GrowingSound, MouthOrder, Mouths, Rows, RowsOrder
 from compositing_service.upstream.attempts import Attempts
 from compositing_service.upstream.channels import Endpoint, Endpoints
 from compositing_service.upstream.errors import InferenceFailed
@@ -149,22 +149,9 @@ class InferenceClient:
                 return stream.order(message, mouths=order.mouths, due_in_ms=order.due_in_ms, timeout_s=timeout_s)
         return endpoint.infer_stream(message, timeout=deadline.remaining_s(), metadata=endpoint.metadata())
 
-    async def rows(
-        self,
-        sound: Sound,
-        *,
-        first_row: int,
-        count: int,
-        avatar_id: str,
-        avatar_version: str,
-        deadline: Deadline,
-        due_in_ms: int = 0,
-    ) -> Rows:
+    async def rows(self, order: RowsOrder, *, deadline: Deadline) -> Rows:
         """Does `MouthSource.rows`, within `timeout_s`."""
-        request = sound.rows_message(
-            first_row=first_row, count=count, avatar_id=avatar_id, avatar_version=avatar_version, due_in_ms=due_in_ms
-        )
-        reply = await self._ask(lambda stub: stub.EncodeAudio, request, min(deadline, Deadline.after(self._timeout_s)))
+        reply = await self._ask(lambda stub: stub.EncodeAudio, order.message(), min(deadline, Deadline.after(self._timeout_s)))
         return Rows(reply.feature_rows, audio_ms=reply.audio_processing_ms, silent=reply.silent)
 
     async def load(self, avatar_id: str, *, force_reload: bool, deadline: Deadline) -> list[ServiceError | None]:

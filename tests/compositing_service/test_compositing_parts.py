@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compositing_service.mouth_source import MouthOrder, Mouths, Rows, Sound
+from compositing_service.mouth_source import MouthOrder, Mouths, Rows, RowsOrder, Sound
 from compositing_service.parts import CompositingParts, compositing_parts
 from compositing_service.request import read_order
 from compositing_service.settings import CompositingSettings
@@ -38,18 +38,8 @@ class Colours:
             pixels = np.full((1, 320, 320, 3), (frame, order.speech.lead_in_frames + place, 9), np.uint8)
             yield Mouths(pixels, queue_ms=0, inference_ms=1, audio_ms=0, gpu_id=-1)
 
-    async def rows(
-        self,
-        sound: Sound,
-        *,
-        first_row: int,
-        count: int,
-        avatar_id: str,
-        avatar_version: str,
-        deadline: Deadline,
-        due_in_ms: int = 0,
-    ) -> Rows:
-        return Rows(bytes(2048 * count))
+    async def rows(self, order: RowsOrder, *, deadline: Deadline) -> Rows:
+        return Rows(bytes(2048 * order.count))
 
     async def load(self, avatar_id: str, *, force_reload: bool, deadline: Deadline) -> list[ServiceError | None]:
         self.loaded.add(avatar_id)

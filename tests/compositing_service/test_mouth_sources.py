@@ -25,6 +25,7 @@ from compositing_service.mouth_source import (
     Mouths,
     MouthSource,
     Rows,
+    RowsOrder,
     Sound,
     Speech,
     StoredFeatures,
@@ -238,18 +239,12 @@ async def test_rows_give_the_mouths_of_their_sound(source: MouthSource, avatar: 
     """Frame k reads rows k - 9 .. k + 6 of the sound's own frames."""
     first = SOUND.start_frame + SOUND.lead_in_frames - 9
     until = Deadline.after(PATIENCE_S)
-    rows = await source.rows(
-        SOUND, first_row=first, count=len(FRAMES) + 15, avatar_id=avatar.id, avatar_version=avatar.version, deadline=until
-    )
+    wanted = RowsOrder(avatar.id, avatar.version, SOUND, first_row=first, count=len(FRAMES) + 15)
+    rows = await source.rows(wanted, deadline=until)
     assert len(rows.data) == (len(FRAMES) + 15) * 2048
     assert rows.audio_ms > 0
     np.testing.assert_array_equal(await pixels(source, order(avatar, rows)), await pixels(source, order(avatar)))
-    parts = [
-        await source.rows(
-            SOUND, first_row=first + start, count=11, avatar_id=avatar.id, avatar_version=avatar.version, deadline=until
-        )
-        for start in (0, 11)
-    ]
+    parts = [await source.rows(replace(wanted, first_row=first + start, count=11), deadline=until) for start in (0, 11)]
     assert parts[0].data + parts[1].data == rows.data
 
 
@@ -257,9 +252,8 @@ async def test_rows_say_which_of_them_are_silent(source: MouthSource, avatar: Av
     """Row j reads nothing after sample 640 j + 3400, and nothing before 640 j - 600."""
     begun = Sound(bytes(640 * 20 * 4) + floats(640 * 10, 1))
     until = Deadline.after(PATIENCE_S)
-    rows = await source.rows(
-        begun, first_row=-2, count=32, avatar_id=avatar.id, avatar_version=avatar.version, deadline=until, due_in_ms=40
-    )
+    wanted = RowsOrder(avatar.id, avatar.version, begun, first_row=-2, count=32, due_in_ms=40)
+    rows = await source.rows(wanted, deadline=until)
     assert rows.silent == bytes(1 if row <= 14 else 0 for row in range(-2, 30))
 
 
@@ -270,9 +264,8 @@ async def test_growing_sound_gives_its_new_rows_with_the_first_mouths(
 ) -> None:
     """Frame k reads row min(j, k + look_ahead - 6) in place of each row j; what is known is not computed again."""
     until, first = Deadline.after(PATIENCE_S), SOUND.start_frame + SOUND.lead_in_frames
-    whole = await source.rows(
-        SOUND, first_row=first - 9, count=len(FRAMES) + 15, avatar_id=avatar.id, avatar_version=avatar.version, deadline=until
-    )
+    wanted = RowsOrder(avatar.id, avatar.version, SOUND, first_row=first - 9, count=len(FRAMES) + 15)
+    whole = await source.rows(wanted, deadline=until)
     rows = np.frombuffer(whole.data, "<f4").reshape(-1, 512)
     count = len(FRAMES) + look_ahead + 3
     known = min(known, count)

@@ -14,7 +14,7 @@ import pytest
 
 from avatar_kit.timeline import FrameRange, Loop
 from compositing_service.backgrounds.resting import RETRY_S
-from compositing_service.mouth_source import MouthOrder, Mouths, Rows, Sound, Windows
+from compositing_service.mouth_source import MouthOrder, Mouths, Rows, RowsOrder, Windows
 from compositing_service.outputs import JpegOutput, RawOutput
 from compositing_service.parts import CompositingParts, compositing_parts
 from compositing_service.settings import CompositingSettings
@@ -55,9 +55,9 @@ class Counted(Colours):
             yield Mouths(pixels, queue_ms=0, inference_ms=1, audio_ms=0, gpu_id=-1)
         self.done += 1
 
-    async def rows(self, sound: Sound, **fields: Any) -> Rows:
-        assert not any(sound.data)
-        return Rows(bytes(2048 * fields["count"]))
+    async def rows(self, order: RowsOrder, *, deadline: Deadline) -> Rows:
+        assert not any(order.sound.data)
+        return Rows(bytes(2048 * order.count))
 
 
 @pytest.fixture

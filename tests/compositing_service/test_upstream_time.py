@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from compositing_service.metrics import CompositingMetrics
-from compositing_service.mouth_source import Sound
+from compositing_service.mouth_source import RowsOrder, Sound
 from compositing_service.upstream.inference_client import InferenceClient
 from service_kit.deadline import Deadline
 from service_kit.metrics import Metrics
@@ -131,10 +131,8 @@ async def test_rows_on_their_way_to_a_caller_that_gives_up_are_freed() -> None:
 
     async def give_up(source: InferenceClient) -> None:
         sent.clear()
-        asking = source.rows(
-            Sound(bytes(2560)), first_row=0, count=1, avatar_id="demo", avatar_version="", deadline=Deadline.after(60)
-        )
-        asked = asyncio.create_task(asking)
+        order = RowsOrder("demo", "", Sound(bytes(2560)), first_row=0, count=1)
+        asked = asyncio.create_task(source.rows(order, deadline=Deadline.after(60)))
         assert await asyncio.to_thread(sent.wait, 60)
         threading.Event().wait(0.03)
         asked.cancel()
