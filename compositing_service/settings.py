@@ -13,7 +13,8 @@ from avatar_kit.ids import AvatarId
 from avatar_kit.model_entry import ModelEntry
 from service_kit.addresses import BindAddress
 from service_kit.limits.settings import QuotasSection
-from service_kit.sections import ClientTlsSection, GrpcServerSection, GrpcSettings, LoggingSection, Section
+from service_kit.sections import ClientTlsSection, GrpcServerSection, LoggingSection, Section
+from service_kit.service_settings import GrpcSettings
 
 _BYTES_PER_GB = 1 << 30
 _HOST_PORT = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\]):(?P<port>\d{1,5})")

@@ -13,7 +13,8 @@ from gateway_service.guard.settings import GuardSection
 from gateway_service.identity.settings import TicketsSection
 from gateway_service.webrtc.settings import WebrtcSection
 from service_kit.addresses import BindAddress
-from service_kit.sections import ClientTlsSection, Section, ServerSection, ServiceSettings
+from service_kit.sections import ClientTlsSection, Section, ServerSection
+from service_kit.service_settings import ServiceSettings
 
 _PLACE = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):(\d{1,5})")
 _TARGET = re.compile(r"(dns:///)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\]):(\d{1,5})")

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from avatar_kit.model_entry import ModelEntry
 from service_kit.addresses import BindAddress
-from service_kit.sections import GrpcServerSection, GrpcSettings, LoggingSection, Section
+from service_kit.sections import GrpcServerSection, LoggingSection, Section
+from service_kit.service_settings import GrpcSettings
 
 EngineName: TypeAlias = Literal["auto", "onnxruntime", "openvino"]
 PrecisionName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]

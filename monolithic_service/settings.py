@@ -15,7 +15,8 @@ from gateway_service import settings as gateway_settings
 from inference_service import settings as inference
 from service_kit.addresses import BindAddress
 from service_kit.limits.settings import QuotasSection
-from service_kit.sections import GrpcSettings, LoggingSection, MetricsSection, Section, ServerSection, ServiceSettings
+from service_kit.sections import LoggingSection, MetricsSection, Section, ServerSection
+from service_kit.service_settings import GrpcSettings, ServiceSettings
 
 T = TypeVar("T", bound=Section)
 

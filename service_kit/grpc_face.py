@@ -25,8 +25,9 @@ from service_kit.listening import Port, StartError, check_free
 from service_kit.metrics import Metrics
 from service_kit.readiness import Readiness
 from service_kit.receiving import Receiving
-from service_kit.sections import GrpcServerSection, GrpcSettings
+from service_kit.sections import GrpcServerSection
 from service_kit.service import Host, Service, WarmUp
+from service_kit.service_settings import GrpcSettings
 from service_kit.tasks import beside
 from service_kit.tls import ServerTls
 

@@ -13,7 +13,7 @@ from service_kit.admission import RunningCalls
 from service_kit.clock import Clock
 from service_kit.metrics import Metrics
 from service_kit.readiness import Liveness, Readiness
-from service_kit.sections import ServiceSettings
+from service_kit.service_settings import ServiceSettings
 
 S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)

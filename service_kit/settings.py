@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from service_kit.near_keys import near_keys
 from service_kit.schema import Node, accepted, is_secret, member, members, schema_of, types
-from service_kit.sections import ServiceSettings
+from service_kit.service_settings import ServiceSettings
 from service_kit.sources import Source, SourceError, from_environment, from_file, from_override, variable
 
 S = TypeVar("S", bound=ServiceSettings)

@@ -18,7 +18,7 @@ from gateway_service.settings import GatewaySettings
 from lipsync_adapters.livekit.settings import LivekitSettings
 from monolithic_service.settings import SETTINGS
 from service_kit.schema import Generator, accepted, keys, members, schema_of
-from service_kit.sections import ServiceSettings
+from service_kit.service_settings import ServiceSettings
 
 _INTRODUCTION = """\
 # Configuration

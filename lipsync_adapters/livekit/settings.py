@@ -7,7 +7,8 @@ from pathlib import Path
 from pydantic import Field
 
 from service_kit.addresses import BindAddress
-from service_kit.sections import ClientTlsSection, Section, ServerSection, ServiceSettings
+from service_kit.sections import ClientTlsSection, Section, ServerSection
+from service_kit.service_settings import ServiceSettings
 
 
 class WorkerServerSection(ServerSection):

@@ -18,11 +18,11 @@ from service_kit.callers.credentials import caller_limits_in, caller_named_in, c
 from service_kit.callers.key_file import KeyFileError
 from service_kit.callers.key_ring import KeyRing
 from service_kit.callers.keys import digest, looks_like_key
+from service_kit.callers.settings import AuthSection, JwtSection
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import PermissionDenied, Unauthenticated
 from service_kit.limits.settings import QuotaSection, limits_of
 from service_kit.listening import StartError
-from service_kit.sections import AuthSection, JwtSection
 from service_kit.tasks import beside
 
 if TYPE_CHECKING:  # PyJWT and what it needs take a while to import, and few services check tokens

@@ -15,11 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from service_kit.callers.caller import Caller, Scope
 from service_kit.callers.key_file import AvatarPattern, CallerName
+from service_kit.callers.settings import JwtSection
 from service_kit.callers.signing_keys import SigningKeys, from_file, from_url
 from service_kit.clock import Clock
 from service_kit.errors import Unauthenticated, Unavailable
 from service_kit.limits.settings import QuotaSection, limits_of
-from service_kit.sections import JwtSection
 
 MAX_KEY_ID_CHARS = 256
 _NOT_GOOD = "the token is not good"

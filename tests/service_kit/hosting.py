@@ -15,7 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service_kit.addresses import BindAddress
 from service_kit.grpc_face import GrpcHost, GrpcService, grpc_service
 from service_kit.life import RunningService
-from service_kit.sections import GrpcServerSection, GrpcSettings, MetricsSection
+from service_kit.sections import GrpcServerSection, MetricsSection
+from service_kit.service_settings import GrpcSettings
 from shared_proto import inference_pb2, inference_pb2_grpc
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

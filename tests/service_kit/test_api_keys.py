@@ -22,9 +22,9 @@ from service_kit.callers.credentials import MAX_CREDENTIAL_CHARS, credential_in
 from service_kit.callers.key_file import KeyFile, KeyFileError, KeyRecord, changing, read_key_file
 from service_kit.callers.key_ring import KeyRing
 from service_kit.callers.keys import NewKey, digest, key_id_of, new_key
+from service_kit.callers.settings import AuthSection
 from service_kit.errors import PermissionDenied, ServiceError, Unauthenticated
 from service_kit.listening import StartError
-from service_kit.sections import AuthSection
 from service_kit.tasks import beside
 
 from ..virtual_clock import VirtualClock

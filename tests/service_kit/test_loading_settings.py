@@ -11,7 +11,8 @@ import pytest
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr
 
 from service_kit.addresses import BindAddress
-from service_kit.sections import GrpcServerSection, GrpcSettings, Section
+from service_kit.sections import GrpcServerSection, Section
+from service_kit.service_settings import GrpcSettings
 from service_kit.settings import SettingsError, chosen, effective, load_settings
 from tools.configuration_docs import describe
 

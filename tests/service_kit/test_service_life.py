@@ -16,7 +16,8 @@ from service_kit.addresses import BindAddress
 from service_kit.grpc_face import server_options
 from service_kit.life import RunningService
 from service_kit.listening import METRICS_PORT_OFFSET, StartError, open_metrics_port
-from service_kit.sections import GrpcServerSection, GrpcSettings, MetricsSection
+from service_kit.sections import GrpcServerSection, MetricsSection
+from service_kit.service_settings import GrpcSettings
 from shared_proto import inference_pb2, inference_pb2_grpc
 
 from ..virtual_clock import VirtualClock

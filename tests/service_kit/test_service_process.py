@@ -28,7 +28,7 @@ from contextlib import asynccontextmanager
 import grpc
 from service_kit import life
 from service_kit.grpc_face import grpc_service
-from service_kit.sections import GrpcSettings
+from service_kit.service_settings import GrpcSettings
 from service_kit.settings import load_settings
 
 one_reads = threading.Lock()

@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from service_kit.sections import GrpcSettings, Section
+from service_kit.sections import Section
+from service_kit.service_settings import GrpcSettings
 from service_kit.settings import SettingsError, effective, load_settings
 
 

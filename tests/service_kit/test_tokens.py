@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 from service_kit.callers.authority import Authority
 from service_kit.callers.caller import Caller, Scope
 from service_kit.callers.key_file import KeyFile, changing
+from service_kit.callers.settings import AuthSection
 from service_kit.callers.signing_keys import COOLDOWN_S
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import ServiceError, Unauthenticated, Unavailable
 from service_kit.listening import StartError
-from service_kit.sections import AuthSection
 from service_kit.tasks import beside
 
 from ..virtual_clock import VirtualClock

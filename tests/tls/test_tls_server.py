@@ -22,7 +22,8 @@ from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.grpc_face import GrpcHost, grpc_service
 from service_kit.life import RunningService
 from service_kit.listening import StartError
-from service_kit.sections import GrpcServerSection, GrpcSettings, MetricsSection, TlsSection
+from service_kit.sections import GrpcServerSection, MetricsSection, TlsSection
+from service_kit.service_settings import GrpcSettings
 
 from ..virtual_clock import VirtualClock
 from .authority import DAY, Authority, Pair, put
