@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import cv2
 from prometheus_client import Counter
@@ -17,13 +18,14 @@ from inference_service.engines.gpu_memory import visible_gpus
 from inference_service.engines.load_cache import LoadCache
 from inference_service.limited_threads import LimitedThreads
 from inference_service.metrics import InferenceMetrics
-from inference_service.models.choosing import choose_engine
+from inference_service.models.choosing import EngineChoice, choose_engine
 from inference_service.models.model import ModelLoader
 from inference_service.models.registry import FORMER_S, ModelRegistry
 from inference_service.runner import Runner
 from inference_service.scheduling.admission import Admission
 from inference_service.scheduling.dispatcher import Dispatcher
 from inference_service.scheduling.overload import Overload
+from inference_service.session_admission import SessionAdmission
 from inference_service.settings import InferenceSettings
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import ServiceError
@@ -34,6 +36,7 @@ from service_kit.tasks import beside, every
 
 log = logging.getLogger(__name__)
 GPU_UTILIZATION = topic("gpu_utilization")
+Periodic: TypeAlias = tuple[float, Callable[[], object]]  # an interval in seconds, and the work
 
 IDLE_CHECK_S = 5.0
 GPU_CHECK_S = 10.0
@@ -71,27 +74,13 @@ async def inference_parts(
     async with AsyncExitStack() as stack:
         threads = LimitedThreads(usable_cores(), "request", on_lost=on_lost, clock=clock)
         stack.push_async_callback(threads.close)
-        cache = LoadCache(settings.cache.place, max_bytes=int(settings.cache.max_gb * 2**30))
-        loader = ModelLoader(
-            settings.onnx,
-            max_batch=settings.batching.max_batch,
-            crops_bytes=int(settings.capacity.crops_gb_per_gpu * 2**30),
-            choice=choice,
-            cache=cache,
-        )
+        loader = _loader(settings, choice)
         catalog = AvatarCatalog(settings.models_root, settings.models, audio_encoder=settings.audio_encoder_path)
         if catalog.warning:
             log.warning("%s", catalog.warning)
         registry = ModelRegistry(catalog, devices, loader, settings, own_metrics, on_lost=on_lost, clock=clock)
         stack.push_async_callback(registry.close)
-        runs = {device.gpu_id: runs_at_once(settings, device) for device in devices}
-        workers = sum(runs.values())
-        admission = Admission(
-            workers=workers,
-            admits_all=settings.limits.admit_sessions == "all",
-            halved=_HALVED_ON_GPU if devices[0].is_gpu else _HALVED_ON_CPU,
-            clock=clock,
-        )
+        admission = _admission(settings, devices, clock)
         overload = Overload(admission, clock)
         due_threads = LimitedThreads(usable_cores(), "due", on_lost=on_lost, clock=clock)
         stack.push_async_callback(due_threads.close)
@@ -99,7 +88,7 @@ async def inference_parts(
         for device in devices:
             dispatcher = dispatchers[device.gpu_id] = Dispatcher(
                 device,
-                workers=runs[device.gpu_id],
+                workers=runs_at_once(settings, device),
                 max_delay_s=settings.batching.max_delay_ms / 1000,
                 run_limit_s=settings.limits.run_seconds,
                 admission=admission,
@@ -115,8 +104,7 @@ async def inference_parts(
             registry,
             dispatchers,
             loader,
-            admission,
-            overload,
+            SessionAdmission(registry, dispatchers, admission, overload, own_metrics, clock),
             threads=threads,
             due_threads=due_threads,
             run_limit_s=settings.limits.run_seconds,
@@ -127,41 +115,70 @@ async def inference_parts(
         own_metrics.requests.set_function(lambda: runner.requests)
         own_metrics.loaded.set_function(lambda: len(registry.loaded))
         own_metrics.memory.set_function(lambda: registry.placement.memory_bytes)
-
-        def show_sessions() -> None:  # here, as another thread collects the metrics
-            own_metrics.sessions.set(admission.carried)
-            own_metrics.overload.set(overload.level)
-            own_metrics.capacity.set(admission.frames_a_second)
-            own_metrics.processor_load.set(admission.processor_load)
-
-        def log_models() -> None:
-            CACHE_STATS.info("models", extra={"loaded": len(registry.loaded), "memory_mb": registry.placement.memory_bytes / 1e6})
-
-        async def measure_gpus() -> None:
-            for gpu in await threads.run(visible_gpus):  # the driver may take its time
-                own_metrics.gpu_used.labels(gpu.index).set(gpu.used_bytes)
-                own_metrics.gpu_total.labels(gpu.index).set(gpu.total_bytes)
-                if gpu.utilization_percent is not None:  # else the driver does not know it
-                    own_metrics.gpu_busy.labels(gpu.index).set(gpu.utilization_percent / 100)
-
-        async def log_gpus() -> None:
-            for gpu in await threads.run(visible_gpus):
-                figures = {"utilization_percent": gpu.utilization_percent, "used_mb": gpu.used_bytes / 1e6}
-                GPU_UTILIZATION.info("gpu", extra={"gpu_id": gpu.index, **figures})
-
-        interval_s = settings.logging.report_interval_seconds
-        periodic: list[tuple[float, Callable[[], object]]] = [
-            (IDLE_CHECK_S, registry.unload_idle),
-            (FORMER_S, registry.forget_former),
-            (SESSIONS_CHECK_S, show_sessions),
-            (READ_EVERY_S, lambda: admission.note_processors(core_time())),
-            (interval_s, log_models),
-        ]
-        if devices[0].is_gpu:
-            periodic += [(GPU_CHECK_S, measure_gpus)] + ([(interval_s, log_gpus)] if settings.logging.log_gpu_utilization else [])
-        for seconds, work in periodic:
+        for seconds, work in (
+            *_of_models(settings, registry),
+            *_of_sessions(own_metrics, admission, overload),
+            *(_of_gpus(settings, own_metrics, threads) if devices[0].is_gpu else ()),
+        ):
             await stack.enter_async_context(beside(every(clock, seconds, work)))
         yield InferenceParts(runner, registry, devices, choice.numerics, own_metrics.orders, lambda: _preload(settings, registry))
+
+
+def _loader(settings: InferenceSettings, choice: EngineChoice) -> ModelLoader:
+    return ModelLoader(
+        settings.onnx,
+        max_batch=settings.batching.max_batch,
+        crops_bytes=int(settings.capacity.crops_gb_per_gpu * 2**30),
+        choice=choice,
+        cache=LoadCache(settings.cache.place, max_bytes=int(settings.cache.max_gb * 2**30)),
+    )
+
+
+def _admission(settings: InferenceSettings, devices: Sequence[Device], clock: Clock) -> Admission:
+    return Admission(
+        workers=sum(runs_at_once(settings, device) for device in devices),
+        admits_all=settings.limits.admit_sessions == "all",
+        halved=_HALVED_ON_GPU if devices[0].is_gpu else _HALVED_ON_CPU,
+        clock=clock,
+    )
+
+
+def _of_models(settings: InferenceSettings, registry: ModelRegistry) -> Iterator[Periodic]:
+    def log_models() -> None:
+        CACHE_STATS.info("models", extra={"loaded": len(registry.loaded), "memory_mb": registry.placement.memory_bytes / 1e6})
+
+    yield IDLE_CHECK_S, registry.unload_idle
+    yield FORMER_S, registry.forget_former
+    yield settings.logging.report_interval_seconds, log_models
+
+
+def _of_sessions(metrics: InferenceMetrics, admission: Admission, overload: Overload) -> Iterator[Periodic]:
+    def show_sessions() -> None:  # here, as another thread collects the metrics
+        metrics.sessions.set(admission.carried)
+        metrics.overload.set(overload.level)
+        metrics.capacity.set(admission.frames_a_second)
+        metrics.processor_load.set(admission.processor_load)
+
+    yield SESSIONS_CHECK_S, show_sessions
+    yield READ_EVERY_S, lambda: admission.note_processors(core_time())
+
+
+def _of_gpus(settings: InferenceSettings, metrics: InferenceMetrics, threads: LimitedThreads) -> Iterator[Periodic]:
+    async def measure_gpus() -> None:
+        for gpu in await threads.run(visible_gpus):  # the driver may take its time
+            metrics.gpu_used.labels(gpu.index).set(gpu.used_bytes)
+            metrics.gpu_total.labels(gpu.index).set(gpu.total_bytes)
+            if gpu.utilization_percent is not None:  # else the driver does not know it
+                metrics.gpu_busy.labels(gpu.index).set(gpu.utilization_percent / 100)
+
+    async def log_gpus() -> None:
+        for gpu in await threads.run(visible_gpus):
+            figures = {"utilization_percent": gpu.utilization_percent, "used_mb": gpu.used_bytes / 1e6}
+            GPU_UTILIZATION.info("gpu", extra={"gpu_id": gpu.index, **figures})
+
+    yield GPU_CHECK_S, measure_gpus
+    if settings.logging.log_gpu_utilization:
+        yield settings.logging.report_interval_seconds, log_gpus
 
 
 def runs_at_once(settings: InferenceSettings, device: Device) -> int:

@@ -6,8 +6,8 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -29,20 +29,18 @@ from inference_service.models.registry import ModelRegistry
 from inference_service.mouths import Mouths, fitted
 from inference_service.readers import Readers
 from inference_service.request import EncodeRequest, GrowingSpeech, MouthRequest, Speech
-from inference_service.scheduling.admission import ENOUGH_RUNS, Admission
 from inference_service.scheduling.dispatcher import Dispatcher
 from inference_service.scheduling.jobs import Job, MouthGroup
-from inference_service.scheduling.overload import Overload
+from inference_service.session_admission import SessionAdmission
 from service_kit import request_context, tracing
 from service_kit.clock import SYSTEM_CLOCK, Clock
 from service_kit.errors import Aborted, FailedPrecondition, OutOfRange, ResourceExhausted, as_service_errors
 from service_kit.gathering import Gathered
 from shared_proto import inference_pb2 as pb
-from shared_proto.timing import FRAME_RATE, ROW_SIZE, SAMPLE_RATE_HZ, WINDOW_ROWS
+from shared_proto.timing import SAMPLE_RATE_HZ
 
 # Of one live session, under way at the same time: more than one that keeps to the contract needs, and a bound on its memory.
 MAX_SESSION_REQUESTS = 16
-RETRY_SESSION_MS = 1000
 # Requests with a due time whose sound or mouths are handed to a thread together: a millisecond or two of work.
 _GATHERED = 8
 
@@ -62,8 +60,7 @@ class Runner:
         registry: ModelRegistry,
         dispatchers: Mapping[int, Dispatcher],
         loader: ModelLoader,
-        admission: Admission,
-        overload: Overload,
+        sessions: SessionAdmission,
         *,
         threads: LimitedThreads,
         due_threads: LimitedThreads,
@@ -76,8 +73,7 @@ class Runner:
         self.registry = registry
         self._dispatchers = dispatchers
         self._loader = loader
-        self._admission = admission
-        self._overload = overload
+        self._sessions = sessions
         self._threads = threads
         self._due_threads = due_threads
         self._fitting = Gathered(due_threads.run, most=_GATHERED)
@@ -131,16 +127,32 @@ class Runner:
 
         `deadline_s` is on the clock. Raises ServiceError.
 
-        All are of one version of the avatar: when its files have been replaced, it is loaded again first, once.
+        All are of one version of the avatar.
         """
         due_s = None if request.due_in_s is None else self._clock.now() + request.due_in_s
         session_id = "" if due_s is None else request_context.session_id.get()
         if session_id:
-            await self._take_on(session_id, request)
+            await self._sessions.take_on(session_id, request)
+        async with (
+            self._prepared(request, deadline_s, due_s) as job,
+            aclosing(self._dispatchers[job.engine.device.gpu_id].submit(job)) as groups,
+        ):
+            async for group in groups:
+                self._metrics.stages[QUEUE if due_s is None else DUE].observe(group.queue_seconds)
+                tracing.past("queue", group.queue_seconds, ended_s_ago=group.run_seconds)
+                tracing.past("network", group.run_seconds, frames=len(group.mouths))
+                mouths = await self._formed(group, job, request.fit)
+                self._sessions.note_made(session_id, request, group, due_s)
+                yield group, replace(mouths, overload=self._sessions.overload)
+
+    @asynccontextmanager
+    async def _prepared(self, request: MouthRequest, deadline_s: float, due_s: float | None) -> AsyncIterator[Job]:
+        """Holds the avatar, and prepares the request for its device. An avatar with new files is loaded again first, once."""
         renewed = False
         while True:
-            is_live = due_s is not None
-            async with self.registry.acquire(request.model_id, version=request.avatar_version, is_live=is_live) as lease:
+            async with self.registry.acquire(
+                request.model_id, version=request.avatar_version, is_live=due_s is not None
+            ) as lease:
                 try:
                     job = await self._job(request, lease.value, deadline_s, due_s)
                 except Aborted:
@@ -148,22 +160,9 @@ class Runner:
                         raise
                     renewed = True
                     await self.registry.renew(lease)
-                    continue
-                async with aclosing(self._dispatchers[job.engine.device.gpu_id].submit(job)) as groups:
-                    async for group in groups:
-                        self._metrics.stages[QUEUE if due_s is None else DUE].observe(group.queue_seconds)
-                        tracing.past("queue", group.queue_seconds, ended_s_ago=group.run_seconds)
-                        tracing.past("network", group.run_seconds, frames=len(group.mouths))
-                        mouths = await self._formed(group, job, request.fit)
-                        if session_id and due_s is not None:
-                            self._admission.note_session(session_id, request.model_id)
-                            each = 2 if request.rate == pb.MOUTH_RATE_HALVED else 1
-                            first_due_s = due_s + each * group.first / FRAME_RATE
-                            self._admission.note_made(len(group.mouths), first_due_s=first_due_s, apart=each)
-                        else:
-                            self._admission.note_batch(len(group.mouths))
-                        yield group, replace(mouths, overload=self._overload.level)
-                return
+                else:
+                    yield job
+                    return
 
     async def _formed(self, group: MouthGroup, job: Job, fit: pb.MouthFit.ValueType) -> Mouths:
         """Makes the mouths as they are sent. Not on the device's thread, so that its next run need not wait."""
@@ -175,44 +174,6 @@ class Runner:
         work = functools.partial(fitted, pixels, frames, job.engine.bank, fit)
         run = self.on_thread if job.due_s is None else self._fitting.run
         return replace(await run(work), new_rows=new_rows, numerics=job.numerics)
-
-    async def _take_on(self, session_id: str, request: MouthRequest) -> None:
-        """Counts the session of a request as carried. Raises ResourceExhausted when it asks for a place that there is not."""
-        if request.admission != pb.ADMITTED and not await self._has_room(session_id, request):
-            kind = "resumed" if request.admission == pb.RESUMED_SESSION else "new"
-            self._metrics.refused_sessions.labels(kind).inc()
-            self._overload.note_refused()
-            raise ResourceExhausted(
-                self._admission.refusal(request.model_id, may_halve=request.rate != pb.MOUTH_RATE_FULL),
-                retry_after_ms=RETRY_SESSION_MS,
-            )
-        may_halve = request.rate != pb.MOUTH_RATE_FULL
-        self._admission.note_session(session_id, request.model_id, asked_frames=request.asked_frames, may_halve=may_halve)
-
-    async def _has_room(self, session_id: str, request: MouthRequest) -> bool:
-        resumed, may_halve = request.admission == pb.RESUMED_SESSION, request.rate != pb.MOUTH_RATE_FULL
-        has_room = functools.partial(self._admission.has_room, session_id, request.model_id, resumed=resumed, may_halve=may_halve)
-        if self.registry.find(request.model_id) is None and not has_room():
-            return False  # where there is no room for any, nothing is loaded
-        async with self.registry.acquire(request.model_id, version=request.avatar_version, is_live=True) as lease:
-            return await self._has_room_on(lease.value, has_room)
-
-    async def _has_room_on(self, model: LoadedModel, has_room: Callable[[], bool]) -> bool:
-        engine = model.engines[0]
-        self._admission.note_warm_up(engine.avatar_id, run_frames=engine.run_frames, seconds=model.warm_up_seconds)
-        for _ in range(ENOUGH_RUNS):
-            if has_room() or self._admission.is_measured(engine.avatar_id):
-                break
-            # What is known may be of a time when the machine was slower; without runs it would be believed for ever.
-            await self._run_one_frame(engine)
-        return has_room()
-
-    async def _run_one_frame(self, engine: Engine) -> None:
-        one = Job(engine, np.zeros((1, WINDOW_ROWS, ROW_SIZE), np.float32), np.zeros(1, np.int64), None, want_float=False)
-        one.due_s = self._clock.now()
-        async with aclosing(self._dispatchers[engine.device.gpu_id].submit(one)) as groups:
-            async for _ in groups:
-                pass
 
     async def _job(self, request: MouthRequest, model: LoadedModel, deadline_s: float, due_s: float | None) -> Job:
         """Prepares the request for its device. Raises ServiceError."""

@@ -8,7 +8,8 @@ import pytest
 from pydantic import Field
 
 from service_kit.schema import ID, keys, schema_of
-from service_kit.sections import GrpcServerSection, GrpcSettings, Section
+from service_kit.sections import GrpcServerSection, Section
+from service_kit.service_settings import GrpcSettings
 from service_kit.settings import SettingsError, load_settings
 
 
