@@ -16,8 +16,8 @@ from compositing_service.unary import BatchReply
 from service_kit import receiving, request_context
 from service_kit.callers import caller as callers
 from service_kit.callers.caller import Scope, check_avatar
+from service_kit.callers.certificate_names import caller_of
 from service_kit.deadline import within_deadline
-from service_kit.interceptors import caller_of
 from service_kit.readiness import Readiness
 from service_kit.version import product_version
 from shared_proto import compositing_pb2 as pb

@@ -20,40 +20,33 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
-from prometheus_client import Counter, Histogram
 
-from service_kit import receiving, request_context, tracing
+from service_kit import receiving, request_context
 from service_kit.admission import RunningCalls
 from service_kit.callers import caller as callers
+from service_kit.callers.certificate_names import check_peer, names_of_peer
 from service_kit.callers.door import NOBODY, Door
-from service_kit.errors import InvalidRequest, PermissionDenied, ResourceExhausted, ServiceError, Violation
-from service_kit.logs import CALLS, request_is_sampled
+from service_kit.errors import InvalidRequest, ResourceExhausted, ServiceError, Violation
 from service_kit.metrics import Metrics
 from service_kit.receiving import Receiving
 from service_kit.request_context import IDS, REQUEST_ID_KEY
+from service_kit.rpc import Context, Rpc, is_infrastructure
 from service_kit.statuses import status_of
-
-if TYPE_CHECKING:  # see service_kit.tracing
-    from service_kit.span_recorder import Span
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 Handler = Any  # grpc.RpcMethodHandler, whose stub lacks its attributes
 Headers = tuple[tuple[str, str], ...]
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs alone
 Work: TypeAlias = Callable[[Any, Context], Awaitable[Any]]  # of a request, or of the messages of a stream
 
 # A client that gives up at its deadline may be noticed this long before the deadline passes here.
 DEADLINE_SLACK_S = 0.05
-MAX_SHOWN_CHARS = 200
 
-_INFRASTRUCTURE = ("/grpc.health.", "/grpc.reflection.")
 # Metric label and builder, by: requests are a stream, replies are a stream.
 _KINDS = {
     (False, False): ("unary", grpc.unary_unary_rpc_method_handler),
@@ -104,7 +97,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         if handler is None:
             return None
         path = str(handler_call_details.method)
-        if self._door and not path.startswith(_INFRASTRUCTURE):
+        if self._door and not is_infrastructure(path):
             try:
                 caller = await self._door.admit(path, handler_call_details.invocation_metadata or ())
                 callers.current.set(caller or NOBODY)
@@ -129,7 +122,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         """Returns a handler that looks the same to callers. Metrics call it `shown_kind` where that is given."""
         kind = shown_kind or _KINDS[handler.request_streaming, handler.response_streaming][0]
         _, build = _KINDS[True, handler.response_streaming]
-        rpc = _Rpc.of(path, kind, self._metrics)
+        rpc = Rpc.of(path, kind, self._metrics)
         behavior = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         decode = partial(_decoded, handler.request_deserializer)
         encode = partial(_encoded, handler.response_serializer)
@@ -171,7 +164,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         make: Any = build
         return make(run, decode if handler.request_streaming else None, encode if handler.response_streaming else None)
 
-    def _identify(self, rpc: _Rpc, context: Context) -> Headers:
+    def _identify(self, rpc: Rpc, context: Context) -> Headers:
         """Sets the `request_context` of this call's task from the caller's ids. Returns the headers to send before a stream."""
         metadata = context.invocation_metadata() or ()
         ids = {key: value for key, value in metadata if key in IDS and isinstance(value, str)}
@@ -180,16 +173,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         context.set_trailing_metadata(headers)
         return () if ids.get(REQUEST_ID_KEY) == request_id or rpc.is_infrastructure else headers
 
-    async def _answer(self, rpc: _Rpc, context: Context, request: AbstractAsyncContextManager[Any], work: Work) -> Any:
+    async def _answer(self, rpc: Rpc, context: Context, request: AbstractAsyncContextManager[Any], work: Work) -> Any:
         """Runs a call. Ends it with a status for each exception but cancellation and gRPC's own."""
         try:
             if rpc.is_infrastructure:
                 return await self._calls.open_ended(_served(request, context, work, nullcontext()))
             if self._client_names:
-                _check_client(context, self._client_names)
+                check_peer(context, self._client_names)
             if self._door and callers.current.get() is NOBODY:  # the certificate tells; metadata did not
                 metadata = context.invocation_metadata() or ()
-                callers.current.set(await self._door.admit(rpc.path, metadata, _client_names(context)) or NOBODY)
+                callers.current.set(await self._door.admit(rpc.path, metadata, names_of_peer(context)) or NOBODY)
             return await _served(request, context, work, self._calls.admit())
         except (asyncio.CancelledError, Exception) as error:
             task = asyncio.current_task()
@@ -209,45 +202,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             raise
         except grpc.aio.BaseError as lost:  # the caller went before it could be told
             raise asyncio.CancelledError from lost
-
-
-@dataclass(frozen=True, slots=True)
-class _Rpc:
-    """An RPC with its series of the metrics."""
-
-    path: str  # "/package.Service/Method"
-    is_infrastructure: bool  # health and reflection: no work of the service, and streams that may stay open without end
-    started: Counter
-    seconds: Histogram
-    handled: Callable[[grpc.StatusCode], Counter]
-
-    @classmethod
-    def of(cls, path: str, kind: str, metrics: Metrics) -> _Rpc:
-        labels = (kind, *path.lstrip("/").rpartition("/")[::2])
-        by_code: dict[grpc.StatusCode, Counter] = {}
-
-        def handled(code: grpc.StatusCode) -> Counter:
-            if code not in by_code:
-                by_code[code] = metrics.grpc_handled.labels(*labels, code.name)
-            return by_code[code]
-
-        started, seconds = metrics.grpc_started.labels(*labels), metrics.grpc_seconds.labels(*labels)
-        return cls(path, path.startswith(_INFRASTRUCTURE), started, seconds, handled)
-
-    def traced(self) -> AbstractContextManager[Span | None]:
-        """Returns the span of a call, to enter. Infrastructure has none: nobody looks for it, and some of it never ends."""
-        return nullcontext() if self.is_infrastructure else tracing.call(self.path.lstrip("/"), **{"rpc.system.name": "grpc"})
-
-    def ended(self, context: Context, code: grpc.StatusCode, seconds: float) -> None:
-        """Counts and logs the end of a call."""
-        self.handled(code).inc()
-        self.seconds.observe(seconds)
-        level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
-        if self.is_infrastructure or not CALLS.isEnabledFor(level) or not request_is_sampled():
-            return
-        fields = {"method": self.path, "code": code.name, "duration_ms": seconds * 1000, "peer": context.peer()}
-        details = context.details()  # the caller gets this text too, so it is fit for the log
-        CALLS.log(level, "call ended", extra=fields | ({"status": details} if details else {}))
 
 
 async def _served(
@@ -285,29 +239,6 @@ def _decoded(decode: Any, data: bytes) -> Any:
 def _encoded(encode: Any, reply: Any) -> bytes:
     data: bytes = reply if encode is None or isinstance(reply, bytes) else encode(reply)
     return data
-
-
-def caller_of(context: Context) -> str:
-    """Returns the caller's name; where nobody is asked for it, the first name in the certificate, or the address without one."""
-    if name := callers.current.get().name:
-        return name
-    return next(iter(_client_names(context)), "") or str(context.peer())
-
-
-def _client_names(context: Context) -> list[str]:
-    """Returns the names in the client's certificate, whose signature TLS has checked; none without one."""
-    identity = context.auth_context()
-    # The authority answers for the alternative names. A client may choose any common name.
-    encoded = identity.get("x509_subject_alternative_name") or identity.get("x509_common_name") or ()
-    return [name.decode("utf-8", "replace") for name in encoded]
-
-
-def _check_client(context: Context, allowed: frozenset[str]) -> None:
-    """Raises PermissionDenied for a client whose certificate has none of the names."""
-    names = _client_names(context)
-    if allowed.isdisjoint(names):
-        shown = ", ".join(names)[:MAX_SHOWN_CHARS] or "none"
-        raise PermissionDenied(f"this client's certificate has no name that may call this service; its names: {shown}")
 
 
 def _code_of(error: BaseException, context: Context) -> grpc.StatusCode:
