@@ -5,8 +5,10 @@ The judges are written from the definitions, with OpenCV, NumPy and turbojpeg al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,10 +17,14 @@ import turbojpeg
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
+from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.geometry import Paste, Picture, Rect
 from avatar_kit.writer import AvatarWriter
 from compositing_service.backgrounds.composer import AvatarComposer, open_composer
 from compositing_service.backgrounds.frame_cache import FrameCache
+from compositing_service.backgrounds.store import BackgroundStore
+
+PATIENCE_S = 120
 
 
 class Judges:
@@ -139,3 +145,25 @@ def mouths() -> list[NDArray[np.uint8]]:
     """Read-only, as they come off the wire."""
     pictures = [texture(320, 320, seed=1000 + index, smoothness=4) for index in range(4)]
     return [np.frombuffer(picture.tobytes(), np.uint8).reshape(320, 320, 3) for picture in pictures]
+
+
+@pytest.fixture
+def store_settings() -> dict[str, Any]:
+    """What a module gives to all of its stores."""
+    return {}
+
+
+@pytest.fixture
+async def make_store(catalog: AvatarCatalog, store_settings: dict[str, Any]) -> AsyncIterator[Callable[..., BackgroundStore]]:
+    """Makes stores of the module's `catalog`, with room for everything unless the settings say otherwise; closes them."""
+    stores: list[BackgroundStore] = []
+    defaults = {"max_bytes": 10**9, "max_avatars": 10, "frames_per_avatar": 1000, "policy": "lfu", "default_quality": 75}
+
+    def make(**settings: Any) -> BackgroundStore:
+        stores.append(BackgroundStore(catalog, **defaults | store_settings | settings))
+        return stores[-1]
+
+    async with asyncio.timeout(PATIENCE_S):
+        yield make
+        for store in stores:
+            await store.close()

@@ -9,7 +9,6 @@ import pytest
 from avatar_kit.catalog import AvatarCatalog
 from avatar_kit.errors import AvatarNotFound, BrokenAvatar, InvalidAvatarId
 from avatar_kit.geometry import Rect
-from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.outputs import JpegOutput, RawOutput
 from service_kit.errors import ResourceExhausted
 
@@ -53,27 +52,8 @@ def clock():
 
 
 @pytest.fixture
-async def make_store(catalog, clock):
-    stores = []
-
-    def make(**settings):
-        defaults = {
-            "max_bytes": 10**9,
-            "max_avatars": 10,
-            "frames_per_avatar": 1000,
-            "policy": "lfu",
-            "default_quality": 75,
-            "idle_timeout_s": None,
-            "clock": clock,
-            "wall_clock": lambda: 1_700_000_000.0 + clock.now(),
-        }
-        stores.append(BackgroundStore(catalog, **defaults | settings))
-        return stores[-1]
-
-    async with asyncio.timeout(PATIENCE_S * 2):
-        yield make
-        for store in stores:
-            await store.close()
+def store_settings(clock):
+    return {"clock": clock, "wall_clock": lambda: 1_700_000_000.0 + clock.now()}
 
 
 def loaded_ids(store):

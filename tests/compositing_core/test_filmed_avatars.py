@@ -56,24 +56,8 @@ def decoded(monkeypatch):
 
 
 @pytest.fixture
-async def make_store(root):
-    stores = []
-
-    def make(**settings):
-        defaults = {
-            "max_bytes": 10**9,
-            "max_avatars": 10,
-            "frames_per_avatar": 1000,
-            "policy": "lfu",
-            "default_quality": 75,
-        }
-        stores.append(BackgroundStore(AvatarCatalog(root), **defaults | settings))
-        return stores[-1]
-
-    async with asyncio.timeout(PATIENCE_S * 2):
-        yield make
-        for store in stores:
-            await store.close()
+def catalog(root):
+    return AvatarCatalog(root)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,19 @@ from compositing_service.backgrounds.composer import open_composer
 from compositing_service.backgrounds.store import BackgroundStore
 from compositing_service.outputs import JpegOutput
 
-PATIENCE_S = 60
 JPEG = JpegOutput(75)
 MakeAvatar = Callable[..., Avatar]
 
 
 @pytest.fixture
-async def store(make_avatar: MakeAvatar, tmp_path: Path) -> AsyncIterator[BackgroundStore]:
+def catalog(make_avatar: MakeAvatar, tmp_path: Path) -> AvatarCatalog:
     make_avatar(tmp_path, "anna")
-    store = BackgroundStore(
-        AvatarCatalog(tmp_path),
-        max_bytes=10**9,
-        max_avatars=1,
-        frames_per_avatar=1000,
-        policy="lfu",
-        default_quality=75,
-    )
-    async with asyncio.timeout(2 * PATIENCE_S):
-        yield store
-        await store.close()
+    return AvatarCatalog(tmp_path)
+
+
+@pytest.fixture
+def store(make_store: Callable[..., BackgroundStore]) -> BackgroundStore:
+    return make_store(max_avatars=1)
 
 
 @pytest.fixture

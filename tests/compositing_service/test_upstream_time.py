@@ -6,7 +6,6 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,6 +21,7 @@ from shared_proto import inference_pb2
 from shared_proto.inference_pb2_grpc import InferenceServiceServicer, add_InferenceServiceServicer_to_server
 
 from ..allocated import allocated_bytes
+from ..grpc_servers import serving
 from .conftest import Behaviour, FakeInference, Running, fine, hang, refuse
 
 Code = grpc.StatusCode
@@ -138,12 +138,8 @@ async def test_rows_on_their_way_to_a_caller_that_gives_up_are_freed() -> None:
         asked.cancel()
         await asyncio.wait([asked])
 
-    with ThreadPoolExecutor(4) as pool:
-        server = grpc.server(pool)
-        add_InferenceServiceServicer_to_server(Rows(), server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        async with upstream(f"127.0.0.1:{port}") as source:
+    with serving(add_InferenceServiceServicer_to_server, Rows()) as address:
+        async with upstream(address) as source:
             for _ in range(5):
                 await give_up(source)
             before = allocated_bytes()
@@ -151,7 +147,6 @@ async def test_rows_on_their_way_to_a_caller_that_gives_up_are_freed() -> None:
                 await give_up(source)
             await asyncio.sleep(0.3)
             assert allocated_bytes() - before < 5 * len(rows)
-        server.stop(None).wait()
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from avatar_tools.demo import build_demo
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
+from ..sounds import speechlike
 from .avatars import exact_network, wide_rect, write_avatar, write_broken_avatars
 from .processes import Service, running, running_all
 
@@ -122,8 +123,4 @@ class connected:  # noqa: N801 - used as a function
 @pytest.fixture(scope="session")
 def speech() -> np.ndarray:
     """Six seconds that sound a little like speech: float32 [samples] at 16 kHz."""
-    generator = np.random.default_rng(11)
-    time = np.arange(96_000) / 16_000
-    voice = sum(np.sin(2 * np.pi * 120 * k * time + k) / k for k in range(1, 20))
-    loudness = np.clip(np.sin(2 * np.pi * 2.3 * time) + 0.3, 0, 1)
-    return (0.2 * voice * loudness + 0.001 * generator.standard_normal(len(time))).astype(np.float32)
+    return speechlike(6)

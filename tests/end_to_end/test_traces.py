@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
+from ..grpc_servers import serving
 from .avatars import write_avatar
 from .processes import free_port, running, until
 from .talking import pcm
@@ -54,13 +54,10 @@ class Collector(TraceServiceServicer):
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    server = grpc.server(ThreadPoolExecutor(2))
     receiver = Collector()
-    add_TraceServiceServicer_to_server(receiver, server)
-    receiver.address = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    yield receiver
-    server.stop(None)
+    with serving(add_TraceServiceServicer_to_server, receiver) as address:
+        receiver.address = f"http://{address}"
+        yield receiver
 
 
 @pytest.fixture

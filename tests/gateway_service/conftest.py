@@ -20,6 +20,7 @@ from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
 from ..end_to_end.avatars import write_avatar
 from ..end_to_end.processes import Service, running_with_gateway
+from ..sounds import speechlike
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,4 @@ def url_of(running: RunningService[HttpServer]) -> str:
 @pytest.fixture(scope="session")
 def speech() -> np.ndarray:
     """Three seconds that sound a little like speech: float32 [samples] at 16 kHz."""
-    generator = np.random.default_rng(11)
-    time = np.arange(48_000) / 16_000
-    voice = sum(np.sin(2 * np.pi * 120 * k * time + k) / k for k in range(1, 20))
-    loudness = np.clip(np.sin(2 * np.pi * 2.3 * time) + 0.3, 0, 1)
-    return (0.2 * voice * loudness + 0.001 * generator.standard_normal(len(time))).astype(np.float32)
+    return speechlike(3)

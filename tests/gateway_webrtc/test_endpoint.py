@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -26,12 +25,6 @@ async def offer() -> AsyncIterator[str]:
     connection = new_connection()
     yield await offer_of(connection)
     await connection.close()
-
-
-async def eventually(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(60):
-        while not true():  # noqa: ASYNC110 - what is watched calls nobody
-            await asyncio.sleep(0.05)
 
 
 async def test_players_of_other_pages_are_told_what_they_may_send_and_read() -> None:

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from inference_service.scheduling.fair_queue import FairQueue
 
+from .counted import Counted
+
 requests = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 60)), min_size=1, max_size=12)
 
 
@@ -105,20 +107,6 @@ def test_a_key_is_forgotten_with_all_that_waits_for_it() -> None:
     assert queue.remove_key("gone") == []
     queue.remove("three")
     assert (len(queue), queue.waiting_frames, queue.frames_at_head(), queue.head) == (1, 5, 5, "stays")
-
-
-class Counted(str):
-    """A request that counts how often it is compared or hashed."""
-
-    touched = 0
-
-    def __eq__(self, other: object) -> bool:
-        Counted.touched += 1
-        return str.__eq__(self, other)
-
-    def __hash__(self) -> int:
-        Counted.touched += 1
-        return str.__hash__(self)
 
 
 def test_a_call_costs_the_same_however_much_waits() -> None:

@@ -11,6 +11,8 @@ from inference_service.scheduling.due_queue import MIN_SLICE
 from inference_service.scheduling.fair_queue import Slice
 from inference_service.scheduling.work_queue import WorkQueue
 
+from .counted import Counted
+
 Queue = WorkQueue[str, int]
 
 
@@ -139,20 +141,6 @@ def test_a_key_is_forgotten_with_all_that_waits_for_it() -> None:
     assert sorted(queue.remove_key("gone")) == [0, 2]
     assert queue.remove_key("gone") == []
     assert (len(queue), queue.waiting_frames, queue.head) == (1, 3, "stays")
-
-
-class Counted(str):
-    """A request that counts how often it is compared or hashed."""
-
-    touched = 0
-
-    def __eq__(self, other: object) -> bool:
-        Counted.touched += 1
-        return str.__eq__(self, other)
-
-    def __hash__(self) -> int:
-        Counted.touched += 1
-        return str.__hash__(self)
 
 
 def test_a_call_costs_the_same_however_much_is_due() -> None:

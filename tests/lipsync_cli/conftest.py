@@ -8,7 +8,6 @@ import sys
 import threading
 import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from typer.testing import CliRunner
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceServicer, add_CompositingServiceServicer_to_server
 
+from ..grpc_servers import serving
 from ..inference_service.conftest import make_avatar  # noqa: F401 - a fixture
 
 TREE = Path(__file__).resolve().parents[2]
@@ -71,15 +71,8 @@ class FilmService(CompositingServiceServicer):
 def film_service() -> Iterator[FilmService]:
     """A running one; `target` is its address."""
     service = FilmService()
-    with ThreadPoolExecutor(8) as pool:
-        server = grpc.server(pool, options=[("grpc.so_reuseport", 0)])
-        add_CompositingServiceServicer_to_server(service, server)
-        service.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        server.start()
-        try:
-            yield service
-        finally:
-            server.stop(None).wait()
+    with serving(add_CompositingServiceServicer_to_server, service) as service.target:
+        yield service
 
 
 @pytest.fixture

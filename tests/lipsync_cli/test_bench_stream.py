@@ -7,7 +7,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ import pytest
 
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceServicer, add_CompositingServiceServicer_to_server
+
+from ..grpc_servers import serving
 
 LATE_BY_S = 0.3
 ROOM = 2
@@ -70,15 +71,8 @@ class OnTheClock(CompositingServiceServicer):
 
 @pytest.fixture
 def target() -> Iterator[str]:
-    with ThreadPoolExecutor(16) as pool:
-        server = grpc.server(pool, options=[("grpc.so_reuseport", 0)])
-        add_CompositingServiceServicer_to_server(OnTheClock(), server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.stop(None).wait()
+    with serving(add_CompositingServiceServicer_to_server, OnTheClock()) as address:
+        yield address
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,8 @@ import pytest
 from lipsync_client import AsyncClient, Client
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceServicer, add_CompositingServiceServicer_to_server
+
+from .. import grpc_servers
 
 Trailing = tuple[tuple[str, str | bytes], ...]
 Reply = Callable[[pb.CompositeBatchRequest, grpc.ServicerContext], pb.CompositeBatchResponse]
@@ -115,15 +116,8 @@ class ScriptedService(CompositingServiceServicer):
 @contextmanager
 def serving(service: ScriptedService) -> Iterator[ScriptedService]:
     """Runs `service` on a free port and notes its address in `service.target`."""
-    with ThreadPoolExecutor(16) as pool:
-        server = grpc.server(pool, options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)])
-        add_CompositingServiceServicer_to_server(service, server)
-        service.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        server.start()
-        try:
-            yield service
-        finally:
-            server.stop(None).wait()
+    with grpc_servers.serving(add_CompositingServiceServicer_to_server, service) as service.target:
+        yield service
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import grpc
@@ -15,6 +14,7 @@ from lipsync_client import AsyncClient, Client, Health, LipsyncError, Started, T
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceServicer, add_CompositingServiceServicer_to_server
 
+from .. import grpc_servers
 from .authority import DAY, Authority, Pair
 
 Issue = Callable[..., Pair]
@@ -33,26 +33,16 @@ class Service(CompositingServiceServicer):
         yield pb.SessionEvent(started=pb.SessionStarted(server_version=token))
 
 
-@contextmanager
-def serving(pair: Pair | None, client_ca: Path | None = None) -> Iterator[str]:
+def serving(pair: Pair | None, client_ca: Path | None = None) -> AbstractContextManager[str]:
     """gRPC's own server: it serves an expired certificate as well. Plaintext without a pair."""
-    with ThreadPoolExecutor(4) as pool:
-        server = grpc.server(pool, options=[("grpc.so_reuseport", 0)])
-        add_CompositingServiceServicer_to_server(Service(), server)
-        if pair is None:
-            port = server.add_insecure_port("127.0.0.1:0")
-        else:
-            credentials = grpc.ssl_server_credentials(
-                [(pair.key.read_bytes(), pair.certificate.read_bytes())],
-                client_ca.read_bytes() if client_ca else None,
-                require_client_auth=client_ca is not None,
-            )
-            port = server.add_secure_port("127.0.0.1:0", credentials)
-        server.start()
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.stop(None).wait()
+    credentials = None
+    if pair:
+        credentials = grpc.ssl_server_credentials(
+            [(pair.key.read_bytes(), pair.certificate.read_bytes())],
+            client_ca.read_bytes() if client_ca else None,
+            require_client_auth=client_ca is not None,
+        )
+    return grpc_servers.serving(add_CompositingServiceServicer_to_server, Service(), credentials=credentials)
 
 
 def blocking(target: str, tls: TlsOptions | None) -> Health:
