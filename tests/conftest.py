@@ -29,6 +29,7 @@ NOT_QUICK = {
         "avatar_kit/test_hostile_avatars.py",
         "avatar_kit/test_inspect.py",
         "avatar_kit/test_verify.py",
+        "avatar_kit/test_verify_pictures.py",
         "avatar_kit/test_video_frames.py",
         "avatar_networks",
         "callers/test_go_client.py",

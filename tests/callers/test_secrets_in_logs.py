@@ -13,7 +13,7 @@ from service_kit.callers.caller import ALL_SCOPES, Caller
 from service_kit.callers.keys import new_key
 
 from ..secret_shapes import secrets_in
-from ..service_kit.test_tokens import claims, signed
+from ..service_kit.issued_tokens import claims, signed
 
 TICKETS = Tickets(b"s" * 32, seconds=30, stands=lambda _: True, unix_now=lambda: 1e9)
 

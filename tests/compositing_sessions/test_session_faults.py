@@ -11,7 +11,7 @@ import pytest
 from compositing_service.sessions.frames import MakeIdle
 from compositing_service.sessions.machine import InterruptedAt
 
-from .test_session_machine import START_S, player, resumed, shown, speak
+from .player import START_S, player, resumed, shown, speak
 
 
 def test_an_interrupt_drops_the_idle_frame_that_is_being_made() -> None:

@@ -1,103 +1,17 @@
-"""The rules of a session without I/O, in virtual time: clock, numbers, segments, stalls, interrupts, switches, ends."""
+"""The rules of a session without I/O, in virtual time: clock, numbers, segments, stalls, interrupts, switches."""
 
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from compositing_service.sessions.frames import Finished, MakeIdle, PlannedFrame, SendFrames, Shown, WaitForChange, WaitUntil
-from compositing_service.sessions.machine import InterruptedAt, Machine
-from compositing_service.sessions.plan import Plan
-from compositing_service.sessions.tables import Message
-from service_kit.errors import InvalidRequest
+from compositing_service.sessions.machine import InterruptedAt
 
 from ..end_to_end.processes import resident_mb
-
-START_S = 1000.0
-PLAN = Plan(rate=16_000, look_ahead=12, in_real_time=True, cushion_ms=0, frames_ahead=8)
-Frame = PlannedFrame[str]
-
-
-def shown(name: str = "anna", first: int = 0, *, idle_frames: bool = True) -> Shown[str]:
-    """An avatar whose idle frames step by 2, so that they can be told from speech."""
-    return Shown(name, first, lambda position, is_idle: position + (2 if is_idle else 1), idle_frames)
-
-
-@dataclass
-class Player:
-    """Does what a machine says, in virtual time, and makes each picture after `delay_s`."""
-
-    machine: Machine[str]
-    now_s: float = START_S
-    delay_s: float = 0.0
-    sent: list[tuple[float, Frame]] = field(default_factory=list)
-    ended: list[tuple[int, int]] = field(default_factory=list)
-    """Segments that ended, with the number of frames sent before."""
-    finished: bool = False
-    _ready_s: dict[Frame, float] = field(default_factory=dict)
-
-    def run(self, seconds: float) -> list[Frame]:
-        """Lets time pass, and returns what is sent meanwhile."""
-        end_s, first = self.now_s + seconds, len(self.sent)
-        planned = set(self.machine.planned)  # an interrupt drops the others
-        self._ready_s = {frame: ready_s for frame, ready_s in self._ready_s.items() if frame in planned}
-        while not self.finished:
-            next_s = self._turn()
-            if next_s is None or next_s > end_s:
-                break
-            self.now_s = max(self.now_s, next_s)
-        self.now_s = end_s
-        return [frame for _, frame in self.sent[first:]]
-
-    def _turn(self) -> float | None:
-        """Does one step. Returns when to do the next; None: not before something comes."""
-        for frame in self.machine.plan_frames(self.now_s):
-            self._ready_s[frame] = self.now_s + self.delay_s
-        for frame, ready_s in self._ready_s.items():
-            if ready_s <= self.now_s and frame.picture is None:
-                frame.picture = b"picture"
-        waiting = [ready_s for ready_s in self._ready_s.values() if ready_s > self.now_s]
-        match self.machine.next_step(self.now_s):
-            case Finished():
-                self.finished = True
-                return None
-            case SendFrames(frames):
-                self._send(frames)
-            case MakeIdle(frame):
-                self._send([frame])
-            case WaitUntil(at_s):
-                assert at_s > self.now_s
-                return min([at_s, *waiting])
-            case WaitForChange():
-                return min(waiting, default=None)
-        return self.now_s
-
-    def _send(self, frames: list[Frame]) -> None:
-        for frame in frames:
-            self._ready_s.pop(frame, None)
-            self.sent.append((self.now_s, frame))
-            if segment := self.machine.sent(frame, self.now_s):
-                self.ended.append((segment.number, len(self.sent)))
-
-
-def player(plan: Plan = PLAN, avatar: Shown[str] | None = None, **more: float) -> Player:
-    machine = Machine(plan, avatar or shown())
-    machine.start(START_S)
-    return Player(machine, **more)
-
-
-def speak(player: Player, seconds: float, *, end: bool = True) -> None:
-    player.machine.sound(np.zeros(round(seconds * 16_000), np.float32))
-    if end:
-        player.machine.end_of_segment()
-
-
-def speech(frames: list[Frame]) -> list[int]:
-    """The places in their segments of the frames that speak."""
-    return [frame.frame for frame in frames if frame.segment]
+from .player import PLAN, START_S, player, shown, speak, speech
 
 
 def test_while_nobody_speaks_idle_frames_leave_on_the_clock() -> None:
@@ -326,95 +240,6 @@ def test_files_that_are_new_replace_those_of_frames_that_are_not_made() -> None:
     assert not session.machine.may_take_new_files or session.machine.segments[0].is_finished()
     session.machine.replan(old, shown("anna again"))
     assert {frame.shown.avatar for frame in session.machine.planned} == {"anna again"}
-
-
-def test_a_half_closed_session_ends_with_its_last_segment() -> None:
-    session = player()
-    speak(session, 0.2, end=False)
-    session.machine.end_of_segment(Message.HALF_CLOSE)
-    frames = session.run(5.0)
-    assert session.finished
-    assert speech(frames) == list(range(5))
-    assert len(frames) == 5
-    with pytest.raises(InvalidRequest):
-        session.machine.message(Message.SOUND)
-
-
-def test_a_second_configuration_breaks_the_protocol() -> None:
-    with pytest.raises(InvalidRequest, match="config: may be sent only once"):
-        player().machine.message(Message.CONFIG)
-
-
-def test_a_leaving_session_ends_at_once_when_idle() -> None:
-    session = player()
-    session.run(0.1)
-    session.machine.leave()
-    session.run(1.0)
-    assert session.finished
-    assert len(session.sent) == 3
-
-
-def test_a_leaving_session_shows_the_running_segment_and_begins_no_other() -> None:
-    session = player()
-    speak(session, 0.4, end=False)
-    session.run(0.1)
-    session.machine.leave()
-    assert session.machine.reads_sound
-    speak(session, 0.2)
-    assert not session.machine.reads_sound
-    session.run(2.0)
-    assert session.finished
-    assert speech([frame for _, frame in session.sent]) == list(range(15))
-
-
-def test_a_leaving_session_ends_after_the_segments_of_which_frames_are_planned() -> None:
-    session = player()
-    for _ in range(4):
-        speak(session, 0.2)
-    session.run(0.01)
-    session.machine.leave()
-    session.run(2.0)
-    assert session.finished
-    assert [segment for segment, _ in session.ended] == [0, 1]
-
-
-def resumed(**more: int) -> Player:
-    return player(replace(PLAN, is_resumed=True, **more))
-
-
-def test_a_resumed_session_waits_for_its_first_frame() -> None:
-    session = resumed(first_number=40, first_segment=2, first_frame=15, audio_start_frame=5)
-    assert session.run(0.2) == []
-    speak(session, 0.8)
-    frames = session.run(2.0)
-    assert session.sent[0][0] == pytest.approx(START_S + 0.2)
-    assert speech(frames) == list(range(15, 25))
-    assert [frame.number for frame in frames] == list(range(40, 40 + len(frames)))
-    assert {frame.segment_number for frame in frames} == {2}
-
-
-def test_a_resumed_session_waits_at_most_half_a_second() -> None:
-    session = resumed(first_number=40, first_segment=2, first_frame=15, audio_start_frame=5)
-    session.now_s += 0.5
-    frames = session.run(0.1)
-    assert [(frame.number, frame.segment_number) for frame in frames] == [(40, 2), (41, 2), (42, 2)]
-
-
-def test_a_session_resumed_between_segments_goes_on_with_the_next_number() -> None:
-    session = resumed(first_number=9, first_segment=3)
-    frames = session.run(0.1)
-    assert [(frame.number, frame.segment_number) for frame in frames] == [(9, 2), (10, 2), (11, 2)]
-    speak(session, 0.04)
-    session.run(0.2)
-    assert session.ended[0][0] == 3
-
-
-def test_a_resumed_segment_of_which_all_was_received_ends_without_a_frame() -> None:
-    session = resumed(first_number=40, first_segment=2, first_frame=5, audio_start_frame=0)
-    speak(session, 0.2)
-    ended = session.machine.ended_without_frames()
-    assert ended
-    assert (ended.number, ended.frames, ended.audio_us) == (2, 5, 200_000)
 
 
 @pytest.mark.slow
