@@ -102,8 +102,8 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def shortened(problems: Sequence[str], limit: int = MOST_SHOWN) -> list[str]:
-    """Returns the first `limit` problems, and a line with the number of the others."""
-    if len(problems) <= limit:
+def shortened(problems: Sequence[str]) -> list[str]:
+    """Returns the first MOST_SHOWN problems, and a line with the number of the others."""
+    if len(problems) <= MOST_SHOWN:
         return list(problems)
-    return [*problems[:limit], f"and {len(problems) - limit} more like these"]
+    return [*problems[:MOST_SHOWN], f"and {len(problems) - MOST_SHOWN} more like these"]

@@ -35,7 +35,7 @@ def demo_command(
     if if_empty and _holds_something(models_root):
         typer.echo(f"{models_root} holds something already: nothing was built")
         return
-    with progress_bar("frames") as report:
+    with progress_bar() as report:
         avatar = build_demo(models_root, avatar_id, replace=replace, progress=report)
     typer.echo(f"{avatar.root}: {avatar.frame_count} frames of {avatar.width}x{avatar.height}")
 
@@ -54,7 +54,7 @@ def benchmark_command(
     from avatar_tools.benchmark_avatar import build_benchmark
     from lipsync_cli.screen import progress_bar
 
-    with progress_bar("frames") as report:
+    with progress_bar() as report:
         avatar = build_benchmark(models_root, avatar_id, network=network, replace=replace, progress=report)
     typer.echo(f"{avatar.root}: {avatar.frame_count} frames of {avatar.width}x{avatar.height}")
 
@@ -155,7 +155,7 @@ def import_command(
     if dry_run:
         typer.echo("nothing was written: this was a dry run")
         return
-    with progress_bar("frames") as report:
+    with progress_bar() as report:
         imported = run_import(plan, report)
     for note in imported.notes:
         typer.echo(one_line(note))
@@ -195,7 +195,7 @@ def verify_command(
     from lipsync_cli.screen import progress_bar
 
     folder = folder_of(models_root, avatar_id)
-    with progress_bar("frames") as progress:
+    with progress_bar() as progress:
         report = verify_avatar(folder, progress=progress)
     typer.echo(report_json(avatar_id, report) if as_json else report_text(avatar_id, report))
     if not report.ok:
@@ -286,7 +286,7 @@ def _compare(models_root: Path, avatar_id: str, settings: list[str], audio: Path
     from lipsync_cli.screen import progress_bar
 
     check_suffix(out, ".mp4", "--out")
-    with progress_bar("frames") as report:
+    with progress_bar() as report:
         frames, notes = compare(
             models_root, avatar_id, changed_entry(settings), audio=audio or SPEECH_PATH, out=out, report=report
         )

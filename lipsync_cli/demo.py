@@ -43,7 +43,7 @@ def demonstrate(*, models_root: Path, out_dir: Path) -> Demonstration:
     """
     avatar, build_s = _avatar(models_root)
     started = time.perf_counter()
-    with both_services(models_root) as services, progress_bar("frames") as report:
+    with both_services(models_root) as services, progress_bar() as report:
         start_s = time.perf_counter() - started
         job = Job(
             avatar=AVATAR_ID,
@@ -74,6 +74,6 @@ def _avatar(models_root: Path) -> tuple[Avatar, float | None]:
         return AvatarCatalog(models_root).get(AVATAR_ID), None
     except AvatarNotFound:
         started = time.perf_counter()
-        with progress_bar("frames") as report:
+        with progress_bar() as report:
             avatar = build_demo(models_root, AVATAR_ID, progress=report)
         return avatar, time.perf_counter() - started

@@ -157,7 +157,7 @@ def render_command(
         api_key=api_key(api_key_file),
         strip=strip,
     )
-    with progress_bar("frames") as report:
+    with progress_bar() as report:
         rendered = render(job, report)
     table(("", ""), rendered.rows(), title=str(out))
 

@@ -27,27 +27,23 @@ _REFRESHES_A_SECOND = 8
 
 
 class RateColumn(ProgressColumn):
-    """A column of a progress bar: units a second."""
-
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
+    """A column of a progress bar: frames a second."""
 
     def render(self, task: Task) -> Text:
         """Shows the current rate, or the mean rate of finished work."""
         rate = task.finished_speed or task.speed
-        return Text("" if rate is None else f"{rate:.1f} {self.unit}/s", style="progress.data.speed")
+        return Text("" if rate is None else f"{rate:.1f} frames/s", style="progress.data.speed")
 
 
 @contextmanager
-def progress_bar(unit: str) -> Iterator[Progress]:
+def progress_bar() -> Iterator[Progress]:
     """Shows a bar for each work that is reported, with rate and remaining time."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        RateColumn(unit),
+        RateColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with ProgressDisplay(*columns, console=console) as display:

@@ -69,9 +69,9 @@ class Panel:
     limit_label: str = ""
 
 
-def reaching(label: str, values: Sequence[float], *, first: float, at_least: float) -> Axis:
-    """Returns a logarithmic axis from `first` to beyond the largest value and `at_least`."""
-    return Axis(label, first, 1.25 * max([at_least, *values]), logarithmic=True)
+def milliseconds(values: Sequence[float], *, first: float, at_least: float) -> Axis:
+    """Returns a logarithmic axis of milliseconds from `first` to beyond the largest value and `at_least`."""
+    return Axis("ms", first, 1.25 * max([at_least, *values]), logarithmic=True)
 
 
 def draw(panels: Sequence[Panel]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from lipsync_cli import machine
 from lipsync_cli.load.arrivals import LATE_MS, Spread
 from lipsync_cli.load.first_frame import FirstFrames
-from lipsync_cli.load.plot import Axis, Curve, Panel, draw, reaching
+from lipsync_cli.load.plot import Axis, Curve, Panel, draw, milliseconds
 from lipsync_cli.load.processor import Used
 from lipsync_cli.load.running import LoadRun, RampRun
 
@@ -163,7 +163,7 @@ def run_plot(run: LoadRun) -> str:
     over_time = Panel(
         f"{run.sessions} sessions, {run.kept} kept in real time: frames behind their time",
         Axis("seconds since the start of the first session", 0.0, max(1.0, run.seconds)),
-        reaching("ms", [spread.most for spread in behind], first=_LEAST_MS, at_least=LATE_MS),
+        milliseconds([spread.most for spread in behind], first=_LEAST_MS, at_least=LATE_MS),
         [
             Curve("half of the frames", [(at_s, spread.p50) for at_s, spread in run.timeline]),
             Curve("99 of 100 frames", [(at_s, spread.p99) for at_s, spread in run.timeline]),
@@ -182,7 +182,7 @@ def ramp_plot(ramp: RampRun) -> str:
     panel = Panel(
         f"{ramp.fits} sessions fit: frames behind their time by the number of sessions",
         Axis("sessions", 0.0, 1.05 * max(found, default=1), whole=True),
-        reaching("ms", [spread.most for _, spread in spreads], first=_LEAST_MS, at_least=LATE_MS),
+        milliseconds([spread.most for _, spread in spreads], first=_LEAST_MS, at_least=LATE_MS),
         [
             Curve("half of the frames", [(count, spread.p50) for count, spread in spreads], marks=True),
             Curve("99 of 100 frames", [(count, spread.p99) for count, spread in spreads], marks=True),
@@ -196,7 +196,7 @@ def ramp_plot(ramp: RampRun) -> str:
 
 def first_frame_plot(found: FirstFrames) -> str:
     """Draws how many first frames came within which time."""
-    x = reaching("ms", found.first_frames_ms, first=1.0, at_least=100.0)
+    x = milliseconds(found.first_frames_ms, first=1.0, at_least=100.0)
     curve = Curve("first frames", _within(found.first_frames_ms))
     return draw([Panel(f"{len(found.first_frames_ms)} first frames of {found.avatar}", x, _SHARE, [curve])])
 
@@ -212,7 +212,7 @@ def _distribution(run: LoadRun) -> Panel:
     largest = [curve.points[-1][0] for curve in curves if curve.points]
     return Panel(
         "Share of the frames that came within a time",
-        reaching("ms", largest, first=_LEAST_MS, at_least=LATE_MS),
+        milliseconds(largest, first=_LEAST_MS, at_least=LATE_MS),
         _SHARE,
         [curve for curve in curves if curve.points],
         limit=LATE_MS,

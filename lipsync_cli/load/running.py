@@ -20,6 +20,8 @@ START_APART_S = 0.073
 _TRIES = 2
 # Services count a session for two seconds after its end: a ramp's next run begins when they have forgotten those of the last.
 _FORGOTTEN_S = 3.0
+# The frames of so long make one point of a curve.
+_BIN_S = 0.5
 # Sessions on one connection: gRPC works on a connection with one thread, and a balancer sends all of its calls to one server.
 _SESSIONS_A_CONNECTION = 8
 
@@ -169,8 +171,8 @@ def _summed(traces: Sequence[Trace], starts_ms: Sequence[float], end_ms: float, 
     )
 
 
-def timeline(arrived_s: Times, behind_ms: Times, *, bin_s: float = 0.5) -> list[tuple[float, Spread]]:
+def timeline(arrived_s: Times, behind_ms: Times) -> list[tuple[float, Spread]]:
     """Sums up the frames of each bin of time that has any."""
-    bins = (arrived_s // bin_s).astype(int)
+    bins = (arrived_s // _BIN_S).astype(int)
     found = [(place, Spread.of(behind_ms[bins == place])) for place in np.unique(bins)]
-    return [((float(place) + 0.5) * bin_s, spread) for place, spread in found if spread]
+    return [((float(place) + 0.5) * _BIN_S, spread) for place, spread in found if spread]

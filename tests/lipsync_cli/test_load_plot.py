@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lipsync_cli.load.plot import BOTTOM, LEFT, PANEL_HEIGHT, RIGHT, TOP, WIDTH, Axis, Curve, Panel, draw, reaching
+from lipsync_cli.load.plot import BOTTOM, LEFT, PANEL_HEIGHT, RIGHT, TOP, WIDTH, Axis, Curve, Panel, draw, milliseconds
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -27,7 +27,7 @@ def points(root: ET.Element) -> np.ndarray:
 
 @given(st.lists(st.tuples(st.floats(-10, 120), st.floats(0, 1e6)), min_size=1, max_size=30))
 def test_curves_stay_inside_their_panel(values: list[tuple[float, float]]) -> None:
-    y = reaching("ms", [each for _, each in values], first=0.1, at_least=40)
+    y = milliseconds([each for _, each in values], first=0.1, at_least=40)
     found = points(drawn(Curve("c", values), x=Axis("s", 0, 100), y=y))
     assert (found >= [LEFT, TOP]).all()
     assert (found <= [WIDTH - RIGHT, PANEL_HEIGHT - BOTTOM]).all()
