@@ -16,20 +16,8 @@ from compositing_service.request import CompositeOrder, RequestRules, read_order
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 
-from .conftest import (
-    FRAMES,
-    HEIGHT,
-    ROW_BYTES,
-    WIDTH,
-    WINDOW_BYTES,
-    FakeInference,
-    Running,
-    mouth_colours,
-    region,
-    send,
-    sound,
-    write_avatar,
-)
+from .conftest import Running, mouth_colours, sound, write_avatar
+from .fake_inference import FRAMES, HEIGHT, ROW_BYTES, WIDTH, WINDOW_BYTES, FakeInference, region, send
 
 RAW = {"output_format": pb.FORMAT_RAW_BGR}
 PICTURE = 6 * 320 * 320

@@ -13,7 +13,8 @@ import pytest
 from avatar_kit.timeline import FrameRange, Loop
 from shared_proto import compositing_pb2 as pb
 
-from .conftest import FRAMES, HEIGHT, ROW_BYTES, WIDTH, WINDOW_BYTES, FakeInference, Running, background, sound, write_avatar
+from .conftest import Running, sound, write_avatar
+from .fake_inference import FRAMES, HEIGHT, ROW_BYTES, WIDTH, WINDOW_BYTES, FakeInference, background
 
 RAW = {"output_format": pb.FORMAT_RAW_BGR}
 

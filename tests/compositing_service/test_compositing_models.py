@@ -17,7 +17,8 @@ from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 
 from ..virtual_clock import VirtualClock
-from .conftest import FRAMES, HEIGHT, WIDTH, FakeInference, Running, background, fine, write_avatar
+from .conftest import Running, write_avatar
+from .fake_inference import FRAMES, HEIGHT, WIDTH, FakeInference, background, fine
 
 Code = grpc.StatusCode
 

@@ -14,7 +14,8 @@ import grpc
 from shared_proto import compositing_pb2 as pb
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
-from .conftest import FakeInference, sound
+from .conftest import sound
+from .fake_inference import FakeInference
 
 ROOT = Path(__file__).parents[2]
 SERVE = """

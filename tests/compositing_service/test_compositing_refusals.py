@@ -11,7 +11,8 @@ import pytest
 
 from shared_proto import compositing_pb2 as pb
 
-from .conftest import FRAMES, FakeInference, Running, sound, write_avatar
+from .conftest import Running, sound, write_avatar
+from .fake_inference import FRAMES, FakeInference
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND = grpc.StatusCode.NOT_FOUND

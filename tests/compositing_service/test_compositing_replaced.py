@@ -19,7 +19,8 @@ from avatar_kit.writer import AvatarWriter
 from compositing_service.backgrounds.composer import open_composer
 from shared_proto import compositing_pb2 as pb
 
-from .conftest import FRAMES, HEIGHT, WIDTH, FakeInference, Running, colour, fine, refuse
+from .conftest import Running
+from .fake_inference import FRAMES, HEIGHT, WIDTH, FakeInference, colour, fine, refuse
 
 Code = grpc.StatusCode
 RAW = {"output_format": pb.FORMAT_RAW_BGR}

@@ -17,18 +17,8 @@ from compositing_service.backgrounds.resting import BROKEN_RETRY_S, RETRY_S
 from shared_proto import compositing_pb2 as pb
 
 from ..virtual_clock import VirtualClock
-from .conftest import (
-    FRAMES,
-    HEIGHT,
-    SILENCE,
-    WIDTH,
-    FakeInference,
-    Running,
-    background,
-    mouth_colours,
-    refuse,
-    write_avatar,
-)
+from .conftest import Running, mouth_colours, write_avatar
+from .fake_inference import FRAMES, HEIGHT, SILENCE, WIDTH, FakeInference, background, refuse
 
 RAW = {"output_format": pb.FORMAT_RAW_BGR}
 ONCE_ROUND = [0, 1, 2, 3, 4, 3, 2, 1, 0]

@@ -18,7 +18,7 @@ from service_kit.errors import Unavailable
 from service_kit.metrics import Metrics
 from shared_proto import inference_pb2
 
-from .conftest import ROW_BYTES, Behaviour, FakeInference, Regions, fine, refuse, region
+from .fake_inference import ROW_BYTES, Behaviour, FakeInference, Regions, fine, refuse, region
 from .test_upstream_answers import bad_request
 
 FRAMES = 6

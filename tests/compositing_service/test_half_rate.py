@@ -14,7 +14,7 @@ from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 from shared_proto.timing import rows_read
 
-from .conftest import HEIGHT, ROW_BYTES, WIDTH, FakeInference, Regions, rect_of
+from .fake_inference import HEIGHT, ROW_BYTES, WIDTH, FakeInference, Regions, rect_of
 
 FRAMES = 40
 SOUND = np.full(640 * FRAMES, 0.25, "<f4").tobytes()

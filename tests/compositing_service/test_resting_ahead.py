@@ -24,7 +24,8 @@ from service_kit.metrics import Metrics
 from service_kit.settings import load_settings
 
 from ..virtual_clock import VirtualClock
-from .conftest import FRAMES, write_avatar
+from .conftest import write_avatar
+from .fake_inference import FRAMES
 from .test_compositing_parts import Colours
 
 OUTPUT = RawOutput()

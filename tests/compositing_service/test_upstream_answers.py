@@ -9,7 +9,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from shared_proto import inference_pb2
 
-from .conftest import Behaviour, FakeInference, Running, refuse, region, send, upstream_errors
+from .conftest import Running, upstream_errors
+from .fake_inference import Behaviour, FakeInference, refuse, region, send
 
 Code = grpc.StatusCode
 

@@ -10,7 +10,8 @@ from grpc_health.v1 import health_pb2
 
 from shared_proto import compositing_pb2 as pb
 
-from .conftest import FakeInference, fine, mouth_colours, refuse
+from .conftest import mouth_colours
+from .fake_inference import FakeInference, fine, refuse
 
 Code = grpc.StatusCode
 RAW = {"output_format": pb.FORMAT_RAW_BGR}

@@ -12,7 +12,8 @@ import pytest
 
 from shared_proto import compositing_pb2 as pb
 
-from .conftest import FakeInference, Running, fine, mouth_colours, refuse, upstream_errors
+from .conftest import Running, mouth_colours, upstream_errors
+from .fake_inference import FakeInference, fine, refuse
 
 Code = grpc.StatusCode
 ROOT = Path(__file__).parents[2]

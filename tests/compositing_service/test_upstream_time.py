@@ -22,7 +22,8 @@ from shared_proto.inference_pb2_grpc import InferenceServiceServicer, add_Infere
 
 from ..allocated import allocated_bytes
 from ..grpc_servers import serving
-from .conftest import Behaviour, FakeInference, Running, fine, hang, refuse
+from .conftest import Running
+from .fake_inference import Behaviour, FakeInference, fine, hang, refuse
 
 Code = grpc.StatusCode
 

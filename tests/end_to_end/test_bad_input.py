@@ -10,11 +10,10 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from shared_proto import compositing_pb2, inference_pb2
 
+from ..violations import violations_of
 from .avatars import BROKEN
 from .callers import SteadyCaller
 from .conftest import CALL_S, Duo
@@ -185,14 +184,10 @@ def run(duo: Duo, rpc: str, fields: dict[str, Any]) -> Any:
 
 
 def violated(error: grpc.RpcError) -> list[str]:
-    status = rpc_status.from_call(error)
-    assert status is not None
-    [detail] = status.details
-    bad_request = error_details_pb2.BadRequest()
-    assert detail.Unpack(bad_request)
-    for violation in bad_request.field_violations:
-        assert_is_a_sentence(f"{violation.field} {violation.description}")
-    return [violation.field for violation in bad_request.field_violations]
+    found = violations_of(error)
+    for field, problem in found:
+        assert_is_a_sentence(f"{field} {problem}")
+    return [field for field, _ in found]
 
 
 def assert_is_a_sentence(text: str) -> None:

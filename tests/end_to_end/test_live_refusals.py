@@ -7,20 +7,16 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from shared_proto import compositing_pb2 as pb
 
+from ..violations import violations_of
 from .conftest import CALL_S, Duo
 from .talking import FAST, Talk, config, noise
 
 
 def violations(error: grpc.RpcError) -> set[str]:
-    status = rpc_status.from_call(error)
-    details = error_details_pb2.BadRequest()
-    status.details[0].Unpack(details)
-    return {violation.field for violation in details.field_violations}
+    return {field for field, _ in violations_of(error)}
 
 
 @pytest.mark.parametrize(

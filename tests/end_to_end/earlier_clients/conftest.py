@@ -8,12 +8,11 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from shared_proto import compositing_pb2
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
+from ...violations import violations_of
 from ..avatars import wide_rect, write_avatar
 from ..conftest import CALL_S, CHANNEL_OPTIONS
 from ..processes import Service, running_all
@@ -77,10 +76,5 @@ def refusal(call: Callable[[], Any]) -> tuple[Code, set[str], str]:
     """The status, the fields that it names, and its text."""
     with pytest.raises(grpc.RpcError) as caught:
         call()
-    status = rpc_status.from_call(caught.value)
-    fields: set[str] = set()
-    for detail in status.details if status else ():
-        problems = error_details_pb2.BadRequest()
-        if detail.Unpack(problems):
-            fields |= {each.field for each in problems.field_violations}
+    fields = {field for field, _ in violations_of(caught.value)}
     return caught.value.code(), fields, caught.value.details() or ""
