@@ -28,11 +28,8 @@ _MAX_POSITION = 2**31 - 1  # the largest int32, the type of positions on the wir
 LOAD_SECONDS = 120.0
 # Nobody waits for a picture yet, but the session must not wait for batch work either.
 _DUE_MS = 1000
-
-
 # A resumed session looks so often for a replica that computes as before: a balancer may lead to another each time.
 _LOOKS = 4
-
 # Passing each idle frame alone to a thread would cost more than making it.
 IDLE_FRAMES_AT_ONCE = 4
 
@@ -138,6 +135,25 @@ class LiveAvatar:
         await self._holding.aclose()
 
 
+@dataclass(frozen=True, slots=True)
+class PlaceRequest:
+    """A request for a place, which goes with the first mouths of an avatar. By default none is asked for."""
+
+    admission: inference_pb2.SessionAdmission.ValueType = inference_pb2.ADMITTED
+    rate: inference_pb2.MouthRate.ValueType = inference_pb2.MOUTH_RATE_FULL
+    numerics: str = ""
+    """Replicas that compute mouths so are preferred."""
+
+    @classmethod
+    def of(cls, config: SessionConfig) -> PlaceRequest:
+        """Returns the request of a session that begins or resumes. One as fast as possible needs no place."""
+        admission = inference_pb2.RESUMED_SESSION if config.plan.is_resumed else inference_pb2.NEW_SESSION
+        if not config.plan.in_real_time:
+            admission = inference_pb2.ADMITTED
+        rate = inference_pb2.MOUTH_RATE_MAY_HALVE if config.allow_half_rate else inference_pb2.MOUTH_RATE_FULL
+        return cls(admission, rate, config.numerics)
+
+
 async def hold_ready(
     store: BackgroundStore,
     resting: RestingPictures,
@@ -145,15 +161,11 @@ async def hold_ready(
     avatar_id: str,
     config: SessionConfig,
     position: int,
-    *,
-    admission: inference_pb2.SessionAdmission.ValueType = inference_pb2.ADMITTED,
-    rate: inference_pb2.MouthRate.ValueType = inference_pb2.MOUTH_RATE_FULL,
-    numerics: str = "",
+    place: PlaceRequest,
 ) -> LiveAvatar:
     """Loads and holds an avatar in both services, ready to be shown from `position` on, and asks for a place.
 
-    With `numerics` it prefers replicas that compute its mouths so. Begins again, once, if the avatar's files were replaced.
-    Raises ServiceError.
+    Begins again, once, if the avatar's files were replaced. Raises ServiceError.
     """
     in_real_time = config.plan.in_real_time
     renewed = False
@@ -162,9 +174,7 @@ async def hold_ready(
         async with AsyncExitStack() as holding:
             holding.push_async_callback(live.release)
             try:
-                await make_ready(
-                    source, live, position, in_real_time=in_real_time, admission=admission, rate=rate, numerics=numerics
-                )
+                await make_ready(source, live, position, place, in_real_time=in_real_time)
                 holding.pop_all()
                 return live
             except Aborted:
@@ -188,16 +198,14 @@ async def make_ready(
     source: MouthSource,
     live: LiveAvatar,
     position: int,
+    place: PlaceRequest,
     *,
     in_real_time: bool,
-    admission: inference_pb2.SessionAdmission.ValueType = inference_pb2.ADMITTED,
-    rate: inference_pb2.MouthRate.ValueType = inference_pb2.MOUTH_RATE_FULL,
-    numerics: str = "",
 ) -> None:
     """Loads the avatar's network by mouths of silence, and asks for a place for a session in real time. Raises ServiceError.
 
-    They are those of the idle frames that it shows first from `position` on. If they are computed in another way than `numerics`,
-    it looks for another replica: which of them computes how is known only from mouths.
+    They are those of the idle frames that it shows first from `position` on. If they are computed in another way than the place
+    asks for, it looks for another replica: which of them computes how is known only from mouths.
     """
     deadline = Deadline.after(LOAD_SECONDS)
     avatar = live.avatar
@@ -211,15 +219,15 @@ async def make_ready(
             indices,
             window,
             due_in_ms=due_in_ms,
-            admission=admission,
+            admission=place.admission,
             fit=FITS[avatar.paste],
-            rate=rate,
-            numerics=numerics,
+            rate=place.rate,
+            numerics=place.numerics,
         )
         waiting, found = iter(indices), ""
         async with aclosing(source.mouths(order, deadline=deadline)) as groups:
             async for group in groups:
                 found = group.numerics
                 await asyncio.to_thread(live.keep_at_rest, [(next(waiting), mouth) for mouth in group.pixels])
-        if not numerics or found in ("", numerics):
+        if not place.numerics or found in ("", place.numerics):
             return

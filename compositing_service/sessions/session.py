@@ -22,7 +22,7 @@ from compositing_service.sessions.halving import Halving
 from compositing_service.sessions.hearing import Hearing
 from compositing_service.sessions.idle_pictures import IdlePictures
 from compositing_service.sessions.lifetime import Lifetime
-from compositing_service.sessions.live_avatar import LiveAvatar, hold_ready
+from compositing_service.sessions.live_avatar import LiveAvatar, PlaceRequest, hold_ready
 from compositing_service.sessions.machine import Machine
 from compositing_service.sessions.making import FrameMaking, Planned
 from compositing_service.sessions.parts import Send, SessionParts
@@ -32,7 +32,6 @@ from compositing_service.sessions.switching import Switching
 from compositing_service.sessions.tables import Input
 from service_kit.errors import ServiceError, as_service_errors
 from shared_proto import compositing_pb2 as pb
-from shared_proto import inference_pb2
 
 # The clocks of sessions start at multiples of this, which divides a frame's time.
 _TICK_S = 0.02
@@ -47,10 +46,6 @@ async def open_session(
 
     `encoding`: the stream that its frames become; None: they leave as pictures.
     """
-    admission = inference_pb2.RESUMED_SESSION if config.plan.is_resumed else inference_pb2.NEW_SESSION
-    if not config.plan.in_real_time:
-        admission = inference_pb2.ADMITTED
-    rate = inference_pb2.MOUTH_RATE_MAY_HALVE if config.allow_half_rate else inference_pb2.MOUTH_RATE_FULL
     live = await hold_ready(
         parts.store,
         parts.resting,
@@ -58,9 +53,7 @@ async def open_session(
         config.avatar_id,
         config,
         config.start_position,
-        admission=admission,
-        rate=rate,
-        numerics=config.numerics,
+        PlaceRequest.of(config),
     )
     try:
         return LiveSession(session_id, config, parts, send, encoding, live)

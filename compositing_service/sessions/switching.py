@@ -14,7 +14,7 @@ from compositing_service.request import read_model_id
 from compositing_service.sessions import events
 from compositing_service.sessions.config import SessionConfig
 from compositing_service.sessions.frames import Shown
-from compositing_service.sessions.live_avatar import LiveAvatar, hold_avatar, hold_ready
+from compositing_service.sessions.live_avatar import LiveAvatar, PlaceRequest, hold_avatar, hold_ready
 from compositing_service.sessions.machine import Machine
 from compositing_service.sessions.making import Planned
 from service_kit import request_context
@@ -89,7 +89,9 @@ class Switching:
         try:
             _check(request)
             request_context.avatar_id.set(request.model_id)  # of this task alone
-            live = await hold_ready(self.store, self.resting, self.source, request.model_id, self.config, request.start_frame_idx)
+            live = await hold_ready(
+                self.store, self.resting, self.source, request.model_id, self.config, request.start_frame_idx, PlaceRequest()
+            )
         except ServiceError as error:
             self._asked.remove(asked)
             self.note(events.switch_failed(request.model_id, error))
