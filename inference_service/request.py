@@ -135,19 +135,7 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
         problems.add("mouth_fit", "is for mouth_format UINT8_BGR; send FIT_NONE with others")
     check_enum("admission", request.admission, pb.SessionAdmission.DESCRIPTOR, problems.add)
     check_enum("mouth_rate", request.mouth_rate, pb.MouthRate.DESCRIPTOR, problems.add)
-    pictures = request.visual_frames
-    if request.mouth_rate == pb.MOUTH_RATE_HALVED and pictures:
-        problems.add("mouth_rate", "is for the avatar's own pictures; send no MOUTH_RATE_HALVED with visual_frames")
-    frame_indices = tuple(request.frame_indices)
-    if frame_indices and pictures and not request.stored_features:
-        problems.add("frame_indices", "not together with visual_frames, unless for stored_features: send one of them")
-    if frame_indices and batch_size and len(frame_indices) != batch_size:
-        problems.add("frame_indices", f"{len(frame_indices)} of them; send batch_size = {batch_size}, or none")
-    if (lowest := min(frame_indices, default=0)) < 0:
-        problems.add("frame_indices", f"has {lowest}; send 0 or more")
-    checked_pictures = None
-    if pictures:
-        checked_pictures = read_floats("visual_frames", pictures, PICTURE_SHAPE, one_or_each(batch_size), problems.add)
+    frame_indices, pictures = _pictures(request, batch_size, problems)
     source = _source(request, batch_size, limits, problems)
     problems.raise_if_any()
     return MouthRequest(
@@ -155,7 +143,7 @@ def check_infer_request(request: pb.InferBatchRequest, limits: LimitsSection) ->
         avatar_version=request.avatar_version,
         batch_size=batch_size,
         frame_indices=frame_indices,
-        pictures=checked_pictures,
+        pictures=pictures,
         source=source,
         want_float=request.mouth_format == pb.FLOAT32_BGR,
         fit=request.mouth_fit,
@@ -200,6 +188,24 @@ def _check_version(version: str, problems: Problems) -> None:
 def _check_due(due_in_ms: int, problems: Problems) -> None:
     if not 0 <= due_in_ms <= MAX_DUE_MS:
         problems.add("due_in_ms", f"is {due_in_ms}; send 0 (no due time) to {MAX_DUE_MS}")
+
+
+def _pictures(
+    request: pb.InferBatchRequest, batch_size: int, problems: Problems
+) -> tuple[tuple[int, ...], NDArray[np.float32] | None]:
+    """Reads the pictures that the mouths are for: the indices of the avatar's own, and those that the caller sent, or None."""
+    pictures, frame_indices = request.visual_frames, tuple(request.frame_indices)
+    if request.mouth_rate == pb.MOUTH_RATE_HALVED and pictures:
+        problems.add("mouth_rate", "is for the avatar's own pictures; send no MOUTH_RATE_HALVED with visual_frames")
+    if frame_indices and pictures and not request.stored_features:
+        problems.add("frame_indices", "not together with visual_frames, unless for stored_features: send one of them")
+    if frame_indices and batch_size and len(frame_indices) != batch_size:
+        problems.add("frame_indices", f"{len(frame_indices)} of them; send batch_size = {batch_size}, or none")
+    if (lowest := min(frame_indices, default=0)) < 0:
+        problems.add("frame_indices", f"has {lowest}; send 0 or more")
+    if not pictures:
+        return frame_indices, None
+    return frame_indices, read_floats("visual_frames", pictures, PICTURE_SHAPE, one_or_each(batch_size), problems.add)
 
 
 def _source(
