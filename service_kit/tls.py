@@ -46,6 +46,7 @@ class _Tls:
         self._section = section
         self._key = key
         self._clock = clock
+        self._reported = ""  # the last reason why the files cannot be used
         self._expiry = metrics.certificate_expiry.labels(side)
         self._take(self._read())
 
@@ -65,28 +66,32 @@ class _Tls:
         The files are read once two looks saw the same, because several files are seldom written at once. Files that cannot be
         used are read again at each look: a certificate may become valid later.
         """
-        from service_kit.certificates import CertificateError
-
         last: list[Stamp | None] | None = None
         read_at = last
-        reported = ""
         while True:
             before, last = last, await asyncio.to_thread(self._stamps)
-            if last == before and last != read_at:
-                try:
-                    material = await asyncio.to_thread(self._read)
-                except CertificateError as error:
-                    if str(error) != reported:
-                        log.error("the files changed and cannot be used, so what was read before stays: %s", error)
-                    reported = str(error)
-                else:
-                    read_at, reported = last, ""
-                    if material != self._material:
-                        self._take(material)
-                        if renewed:
-                            await renewed()
-                        log.info("%s: renewed from changed files", self._key)
+            if last == before and last != read_at and (material := await self._read_again()):
+                read_at = last
+                if material != self._material:
+                    self._take(material)
+                    if renewed:
+                        await renewed()
+                    log.info("%s: renewed from changed files", self._key)
             await self._clock.sleep(self._section.reload_seconds)
+
+    async def _read_again(self) -> Material | None:
+        """Reads the files on a thread. Returns None when they cannot be used, and logs each new reason."""
+        from service_kit.certificates import CertificateError
+
+        try:
+            material = await asyncio.to_thread(self._read)
+        except CertificateError as error:
+            if str(error) != self._reported:
+                log.error("the files changed and cannot be used, so what was read before stays: %s", error)
+            self._reported = str(error)
+            return None
+        self._reported = ""
+        return material
 
     def _stamps(self) -> list[Stamp | None]:
         """Returns a value that changes when a file is written or replaced, or a link to it is."""
