@@ -15,6 +15,7 @@ from avatar_tools.checkpoints import Converted
 from avatar_tools.demo.build import ENCODER_PATH
 from avatar_tools.importing.models import newest_checkpoint
 
+from ..pickles import Trace
 from .conftest import encoder, network
 
 
@@ -168,16 +169,6 @@ def test_the_other_network_s_checkpoint_is_refused(refused, layouts, converter: 
     assert "9.pth holds an audio encoder, where a lip-sync network is wanted" in said
 
 
-class Bomb:
-    """Stands for the harm that a pickle may do when it is loaded."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (Path.touch, (self.trace,))
-
-
 @pytest.mark.parametrize("name", ["landmarks_2d.npy", "aud_ave.npy", "net.pth"])
 @pytest.mark.parametrize("form", ["npy", "bare"])
 def test_a_pickle_is_never_run(run, refused, layouts, tmp_path: Path, name: str, form: str) -> None:
@@ -185,10 +176,10 @@ def test_a_pickle_is_never_run(run, refused, layouts, tmp_path: Path, name: str,
     path = layouts.root / name
     folder = layouts.go()
     if form == "npy":
-        np.save(path, np.array([Bomb(trace)], object), allow_pickle=True)
+        np.save(path, np.array([Trace(trace)], object), allow_pickle=True)
         path = path if path.exists() else path.with_name(path.name + ".npy").rename(path)
     else:
-        path.write_bytes(pickle.dumps({"model": Bomb(trace)}))
+        path.write_bytes(pickle.dumps({"model": Trace(trace)}))
     if name == "aud_ave.npy":
         path.rename(folder / name)
         said = run(folder).stdout  # which is imported without it
@@ -196,5 +187,5 @@ def test_a_pickle_is_never_run(run, refused, layouts, tmp_path: Path, name: str,
         said = refused(folder, "--checkpoint" if name.endswith("pth") else "--landmarks", path)
     assert not trace.exists()
     assert name in said
-    pickle.loads(pickle.dumps(Bomb(trace)))
+    pickle.loads(pickle.dumps(Trace(trace)))
     assert trace.exists(), "the bomb is a real one"

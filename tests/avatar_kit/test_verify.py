@@ -19,6 +19,8 @@ from avatar_kit.avatar import Avatar
 from avatar_kit.catalog import AvatarCatalog
 from avatar_tools.verify import verify_avatar
 
+from ..pickles import Trap
+
 Make = Callable[..., onnx.ModelProto]
 
 
@@ -173,11 +175,6 @@ def test_features_of_another_clip_are_a_warning(avatar: Avatar, rows: int, warne
     assert report.ok
     assert bool(report.warnings) == warned
     assert report.facts["audio features"] == f"aud_ave.npy, {rows} rows"
-
-
-class Trap:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (pytest.fail, ("unpickled",))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -12,35 +11,16 @@ import numpy as np
 import pytest
 from google.protobuf import message_factory
 
-from ..wire_contract import SERVICES, SESSIONS, pool_of
+from ..jpegs import decoded
+from ..wire_contract import SESSIONS, pool_of
 from .avatars import HEIGHT, WIDTH, background, rect
 from .conftest import CALL_S, SAMPLES_A_FRAME, Duo
+from .contract_client import ContractClient, network_input
 
 FRAMES = 24
 MOUTH_BYTES = 3 * 320 * 320 * 4
 PICTURE_VALUES = 6 * 320 * 320
 WINDOW_VALUES = 8192
-
-
-class ContractClient:
-    """Calls RPCs by name, with classes made from the contract's field numbers."""
-
-    def __init__(self, channel: grpc.Channel, service: str) -> None:
-        self._channel, self._service = channel, service
-        self._package = service.partition(".")[0]
-        self._pool = pool_of(self._package)
-
-    def __call__(self, rpc: str, **fields: Any) -> Any:
-        request_name, reply_name = SERVICES[self._service][rpc]
-        call: Callable[..., Any] = self._channel.unary_unary(
-            f"/{self._service}/{rpc}",
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=self._message_class(reply_name).FromString,
-        )
-        return call(self._message_class(request_name)(**fields), timeout=CALL_S)
-
-    def _message_class(self, name: str) -> Any:
-        return message_factory.GetMessageClass(self._pool.FindMessageTypeByName(f"{self._package}.{name}"))
 
 
 @pytest.fixture(scope="module")
@@ -53,25 +33,8 @@ def inference(duo: Duo) -> ContractClient:
     return ContractClient(duo.to_inference, "inference.InferenceService")
 
 
-def decoded(jpeg: bytes) -> np.ndarray:
-    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None
-    return picture
-
-
 def planes(reply: Any) -> np.ndarray:
     return np.stack([np.frombuffer(output.data, "<f4").reshape(3, 320, 320) for output in reply.outputs])
-
-
-def network_input(index: int) -> np.ndarray:
-    """[6, 320, 320] as the earlier clients make it, from the frame's picture."""
-    picture = decoded(background(index))
-    box = rect(index)
-    crop = cv2.resize(picture[box.y1 : box.y2, box.x1 : box.x2], (328, 328), interpolation=cv2.INTER_CUBIC)[4:324, 4:324]
-    masked = crop.copy()
-    cv2.rectangle(masked, (5, 5, 310, 305), (0, 0, 0), -1)
-    both = np.concatenate([crop.transpose(2, 0, 1), masked.transpose(2, 0, 1)])
-    return np.ascontiguousarray(both.astype(np.float32) / 255.0)
 
 
 def heard(window: np.ndarray) -> np.ndarray:

@@ -22,24 +22,13 @@ from avatar_kit.timeline import Loop
 from shared_proto import compositing_pb2 as pb
 from shared_proto import inference_pb2
 
+from ..pickles import Trace
 from . import reference
 from .avatars import exact_encoder, exact_network, rect, write_avatar
 from .conftest import CALL_S, PATIENT, Duo, serving
+from .stored_rows import FRAMES, rows, windows
 
-FRAMES = 21
 Code = grpc.StatusCode
-
-
-def rows(count: int = FRAMES - 1, seed: int = 3) -> np.ndarray:
-    """float32 [count, 512], as an encoder gives them: zeros among numbers from 0 on."""
-    generator = np.random.default_rng(seed)
-    return (generator.uniform(0, 8, (count, 512)) * (generator.random((count, 512)) < 0.5)).astype(np.float32)
-
-
-def windows(stored: np.ndarray, indices: list[int]) -> np.ndarray:
-    """[frames, 8192]: entries i-8 .. i+7 of the list, zeros where it ends."""
-    padded = np.concatenate([np.zeros((8, 512), np.float32), stored, np.zeros((FRAMES + 8 - len(stored), 512), np.float32)])
-    return np.stack([padded[index : index + 16].reshape(-1) for index in indices])
 
 
 def write_old_layout(root: Path, avatar_id: str, like: Avatar) -> Path:
@@ -50,16 +39,6 @@ def write_old_layout(root: Path, avatar_id: str, like: Avatar) -> Path:
     shutil.copyfile(like.network_path, folder / "checkpoint" / "model_best.onnx")
     (folder / "crop_rects.json").write_text(json.dumps([list(dataclasses.astuple(rect(k))) for k in range(FRAMES)]))
     return folder
-
-
-class Trap:
-    """Leaves a file behind when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self._path,))
 
 
 def write_damaged(root: Path, like: Avatar) -> None:
@@ -81,8 +60,8 @@ def write_damaged(root: Path, like: Avatar) -> None:
     damaged("truncated", whole.read_bytes()[:-999])
     damaged("half-a-row", rows().tobytes()[:-999], "aud_ave.bin")
     damaged("another-clip", rows(FRAMES - 3))
-    damaged("objects", np.array([[Trap(root / "unpickled")] * 512], object))
-    damaged("pickle", pickle.dumps(Trap(root / "unpickled")))
+    damaged("objects", np.array([[Trace(root / "unpickled")] * 512], object))
+    damaged("pickle", pickle.dumps(Trace(root / "unpickled")))
     damaged("empty", b"")
     (write_old_layout(root, "folder", like) / "aud_ave.npy").mkdir()
     outside = write_old_layout(root, "leads-out", like) / "aud_ave.npy"

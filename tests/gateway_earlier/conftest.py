@@ -10,8 +10,8 @@ import pytest
 
 from ..end_to_end.avatars import write_avatar
 from ..end_to_end.conftest import CHANNEL_OPTIONS
-from ..end_to_end.test_contract_client import ContractClient
-from ..end_to_end.test_stored_frames import rows
+from ..end_to_end.contract_client import ContractClient
+from ..end_to_end.stored_rows import rows
 from .gateway import Gateway, running_gateway
 
 FRAMES = 21

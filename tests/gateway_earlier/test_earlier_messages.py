@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
+from ..end_to_end.contract_client import ContractClient
 from ..end_to_end.processes import until
-from ..end_to_end.test_contract_client import ContractClient, decoded
+from ..jpegs import decoded
 from .conftest import FRAMES
 from .contract import frame_reply, frame_request, short_request, video_reply
 from .gateway import Gateway

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from ..end_to_end.test_contract_client import ContractClient, decoded
+from ..end_to_end.contract_client import ContractClient
+from ..jpegs import decoded
 from .conftest import FRAMES
 from .gateway import Gateway
 

@@ -13,31 +13,16 @@ import numpy as np
 from lipsync_client import AsyncClient
 
 from ..end_to_end.processes import Service
+from ..jpegs import decoded
 from .conftest import calling, running_gateway
+from .shown_pictures import sessions, until_sessions
 from .streams import pictures
-
-
-def decoded(jpeg: bytes) -> np.ndarray:
-    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None
-    return picture
 
 
 async def taken(ws: aiohttp.ClientWebSocketResponse, count: int) -> AsyncIterator[aiohttp.WSMessage]:
     """So many messages."""
     for _ in range(count):
         yield await ws.receive()
-
-
-async def sessions(service: Service) -> int:
-    async with AsyncClient(service.address) as client:
-        return len(await client.list_sessions())
-
-
-async def until_sessions(service: Service, count: int) -> None:
-    async with asyncio.timeout(60):
-        while await sessions(service) != count:  # noqa: ASYNC110 - another process has them
-            await asyncio.sleep(0.02)
 
 
 async def test_avatars_are_listed_with_what_a_page_needs(compositing: Service) -> None:

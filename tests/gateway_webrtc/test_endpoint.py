@@ -14,7 +14,7 @@ from lipsync_cli.keys import create, revoke_caller
 
 from ..end_to_end.processes import Service
 from ..gateway_http.conftest import calling, running_gateway
-from ..gateway_http.test_pictures import until_sessions
+from ..gateway_http.shown_pictures import until_sessions
 from .watching import SDP, new_connection, offer_of, player
 
 AT_REST = "/api/avatars/small/whep"

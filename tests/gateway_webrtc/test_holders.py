@@ -14,7 +14,7 @@ from gateway_service.holders import PASSED_ON
 
 from ..end_to_end.processes import Service, free_port
 from ..gateway_http.conftest import running_gateway
-from ..gateway_http.test_pictures import until_sessions
+from ..gateway_http.shown_pictures import until_sessions
 from ..gateway_service.sockets import page
 from ..tls.authority import Authority
 from .watching import SDP, new_connection, offer_of, player

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from ..end_to_end.processes import Service, free_port, running
 from ..gateway_http.conftest import running_gateway
-from ..gateway_http.test_pictures import decoded
 from ..gateway_page.conftest import SPEECH
 from ..gateway_service.sockets import Page, Shown, page
+from ..jpegs import decoded
 from .test_watching import grey
 from .watching import Player, heard, player
 

@@ -14,7 +14,8 @@ from lipsync_client import AsyncClient
 
 from ..end_to_end.processes import Service
 from ..gateway_http.conftest import calling
-from ..gateway_http.test_pictures import decoded, sessions, until_sessions
+from ..gateway_http.shown_pictures import sessions, until_sessions
+from ..jpegs import decoded
 from .relay import every, nothing, relay
 from .watching import Player, heard, player
 

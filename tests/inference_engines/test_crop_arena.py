@@ -20,7 +20,7 @@ from inference_service.engines.onnxruntime import OnnxEngine
 
 from ..inference_service.conftest import MakeAvatar
 from .conftest import CPU, OPTIONS, SHARING, on_cpu, run, windows
-from .test_shared_sessions import mixing
+from .mixing_network import mixing
 
 SLOTS = 8  # two of them for crops that pass
 KEPT = 6

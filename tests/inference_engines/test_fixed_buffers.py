@@ -24,7 +24,7 @@ from inference_service.graphs.weights import SharedGraph, take_weights
 
 from ..inference_service.conftest import MakeAvatar
 from .conftest import CPU, OPTIONS, crop, on_cpu, run, windows
-from .test_shared_sessions import mixing
+from .mixing_network import mixing
 
 FRAMES = 2
 PATIENCE_S = 60

@@ -22,18 +22,11 @@ from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.settings import OnnxSection
 
 from ..end_to_end.avatars import looping_network
-from ..inference_service.conftest import MIX, MakeAvatar, network
+from ..inference_service.conftest import MIX, MakeAvatar
 from .conftest import CPU, SHARING, network_input, on_cpu, run, windows
+from .mixing_network import mixing
 
 MOUTHS = np.zeros((2, 320, 320, 3), np.uint8)
-
-
-def mixing(seed: int, *, scale: float = 1.0, visual: str = "input", batch: int | str = "batch") -> onnx.ModelProto:
-    """The small network with weights of its own."""
-    model = network(scale=scale, visual=visual, batch=batch)
-    mix = np.random.default_rng(seed).uniform(-1.2, 1.2, MIX.shape).astype(np.float32)
-    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(mix, "mix"))
-    return model
 
 
 def with_weights_among_inputs(ir_version: int) -> onnx.ModelProto:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,8 @@ from avatar_kit.features import MISSING_ROWS
 from inference_service.audio.reference_edges import entry_rows, frame_count, row_count
 from inference_service.audio.windows import windows_of_clip
 from inference_service.models.stored_features import StoredFeatures
+
+from ..pickles import Trap
 
 
 def rows(count: int, seed: int = 0) -> np.ndarray:
@@ -80,11 +81,6 @@ def test_a_file_may_be_longer_but_not_much_shorter_than_the_clip(tmp_path: Path,
     else:
         with pytest.raises(BrokenAvatar, match=rf"aud_ave.bin has {count} rows for {clip} frames"):
             stored.windows([0])
-
-
-class Trap:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (pytest.fail, ("unpickled",))
 
 
 def with_nan(value: float) -> np.ndarray:

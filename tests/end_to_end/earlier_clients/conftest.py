@@ -15,9 +15,9 @@ from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 from ...violations import violations_of
 from ..avatars import wide_rect, write_avatar
 from ..conftest import CALL_S, CHANNEL_OPTIONS
+from ..contract_client import ContractClient
 from ..processes import Service, running_all
-from ..test_contract_client import ContractClient
-from ..test_stored_frames import rows
+from ..stored_rows import rows
 
 Code = grpc.StatusCode
 FRAMES = 21

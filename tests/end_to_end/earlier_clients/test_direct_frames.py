@@ -12,8 +12,8 @@ from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
 from ..avatars import rect
 from ..conftest import CALL_S, SAMPLES_A_FRAME
-from ..test_contract_client import ContractClient
-from ..test_stored_frames import rows, windows
+from ..contract_client import ContractClient
+from ..stored_rows import rows, windows
 from .conftest import FRAMES, composited
 from .sound import pieces
 

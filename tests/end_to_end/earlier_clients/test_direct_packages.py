@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from ...jpegs import decoded
 from ..avatars import HEIGHT, WIDTH, background, rect, write_avatar
-from ..test_contract_client import ContractClient, decoded, network_input
-from ..test_stored_frames import rows
+from ..contract_client import ContractClient, network_input
+from ..stored_rows import rows
 from .conftest import FRAMES
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ..conftest import SAMPLES_A_FRAME
+from ..contract_client import ContractClient
 from ..processes import running_all
-from ..test_contract_client import ContractClient
 from .conftest import FRAMES, refusal
 from .sound import PIECE_BYTES
 

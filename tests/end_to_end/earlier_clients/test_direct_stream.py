@@ -12,8 +12,8 @@ import grpc
 import pytest
 
 from ..conftest import CALL_S
+from ..contract_client import ContractClient
 from ..processes import Service, running_all, until
-from ..test_contract_client import ContractClient
 from .conftest import FRAMES, refusal
 
 Code = grpc.StatusCode

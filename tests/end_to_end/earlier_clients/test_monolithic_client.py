@@ -12,7 +12,7 @@ import pytest
 from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 
 from ..conftest import SAMPLES_A_FRAME
-from ..test_contract_client import ContractClient, network_input
+from ..contract_client import ContractClient, network_input
 from .conftest import composited, refusal
 
 Code = grpc.StatusCode
