@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from compositing_service.service import SCOPES as COMPOSITING
 from inference_service.service import SCOPES as INFERENCE
-from lipsync_client import AsyncClient, Client, Frame, LipsyncError, Session
+from lipsync_client import AsyncClient, Client, LipsyncError, Session
 from monolithic_service.optimized.servicer import SCOPES as OPTIMIZED
 from monolithic_service.servicer import SCOPES as MONOLITHIC
 from service_kit.callers.caller import Scope
@@ -25,6 +25,7 @@ from shared_proto import compositing_pb2, inference_pb2, monolithic_pb2, optimiz
 
 from ..end_to_end.processes import until
 from .conftest import CALL_S, Guarded
+from .session_frames import next_frame
 
 UNAUTHENTICATED, DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
 SCOPES = COMPOSITING | INFERENCE | MONOLITHIC | OPTIMIZED
@@ -165,8 +166,7 @@ def running_session(guarded: Guarded, key: str) -> Iterator[tuple[Session, Itera
     """One that sends idle frames for as long as it lasts."""
     with client(guarded, key) as made, made.session("small") as session:
         events = iter(session)
-        while not isinstance(next(events), Frame):
-            pass
+        next_frame(events)
         yield session, events
 
 
@@ -217,9 +217,9 @@ def test_the_sessions_of_a_revoked_caller_end_and_no_others(guarded: Guarded, ke
         if as_a_whole:
             assert ended_with(next_events) is UNAUTHENTICATED
         else:
-            assert isinstance(next(next_events), Frame)
+            next_frame(next_events)
             assert known(guarded, successor.text)
-        assert isinstance(next(others), Frame)
+        next_frame(others)
 
 
 def test_a_session_outlives_its_key(guarded: Guarded) -> None:
@@ -230,7 +230,7 @@ def test_a_session_outlives_its_key(guarded: Guarded) -> None:
         until(lambda: not known(guarded, key.text))
         began = time.monotonic()
         while time.monotonic() < began + 1:
-            assert isinstance(next(events), Frame)
+            next_frame(events)
 
 
 async def test_a_refusal_arrives_however_busy_the_client_is(guarded: Guarded) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from lipsync_cli.keys import create
-from lipsync_client import Client, Frame, LipsyncError
+from lipsync_client import Client, LipsyncError
 
 from ..end_to_end.processes import Service, running_with_gateway
+from .session_frames import next_frame
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -68,12 +69,11 @@ def test_a_second_session_is_refused_and_the_first_goes_on(services: tuple[Servi
     _, compositing, keys = services
     with Client(compositing.address, api_key=keys[2]) as cat, cat.session("small") as first:
         events = iter(first)
-        while not isinstance(next(events), Frame):
-            pass
+        next_frame(events)
         with pytest.raises(LipsyncError) as caught, cat.session("other", admission_timeout=0) as second:
             next(iter(second))
         assert refusal(caught) > 0
-        assert isinstance(next(events), Frame)
+        next_frame(events)
 
 
 async def test_browsers_are_told_when_to_come_back(services: tuple[Service, Service, list[str]]) -> None:

@@ -17,6 +17,7 @@ from lipsync_client import Client, Frame, LipsyncError
 
 from ..end_to_end.processes import Service, running, until
 from ..redis_server import RedisServer, running_redis
+from .session_frames import next_frame
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 TIMEOUT_S = 2
@@ -98,8 +99,7 @@ def test_while_the_store_stands_still_sessions_go_on_and_all_are_let_in(shared: 
     """A caller that it has not answered is let in. When it goes on, the session that ran all the time still has its place."""
     with shared.client(0, "dan") as first, shared.client(1, "dan") as second, first.session("small") as session:
         events = iter(session)
-        while not isinstance(next(events), Frame):
-            pass
+        next_frame(events)
         assert is_refused(second)
         shared.store.signal(signal.SIGSTOP)
         try:
@@ -115,18 +115,17 @@ def test_while_the_store_stands_still_sessions_go_on_and_all_are_let_in(shared: 
             until(lambda service=service: service.metric("lipsync_quota_store_up") == 1)  # type: ignore[misc]
             assert lines(service, "the shared store of quotas is lost") == lines(service, "the shared store of quotas is back")
         until(lambda: is_refused(second))
-        assert isinstance(next(events), Frame)
+        next_frame(events)
 
 
 def test_a_store_that_was_killed_learns_again_who_is_there(shared: Shared) -> None:
     with shared.client(0, "eve") as first, shared.client(1, "eve") as second, first.session("small") as session:
         events = iter(session)
-        while not isinstance(next(events), Frame):
-            pass
+        next_frame(events)
         assert is_refused(second)
         shared.store.kill()
         assert not is_refused(second)
-        assert isinstance(next(events), Frame)
+        next_frame(events)
         shared.store.start()
         until(lambda: is_refused(second))
-        assert isinstance(next(events), Frame)
+        next_frame(events)

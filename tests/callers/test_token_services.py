@@ -18,10 +18,11 @@ import grpc
 import pytest
 
 from lipsync_cli.keys import revoke_caller
-from lipsync_client import Client, Frame, LipsyncError
+from lipsync_client import Client, LipsyncError
 
 from ..end_to_end.processes import Service, running_with_gateway, until
 from ..programs import program
+from .session_frames import next_frame
 from .test_curl import WEBSOCKET
 
 ISSUER, AUDIENCE = "https://login.example.com/", "lipsync"
@@ -172,12 +173,10 @@ def test_a_token_that_expires_ends_no_session_and_a_revoked_caller_has_none(serv
     token = services.signer.token("carol", "infer read", seconds=20)
     with Client(services.compositing.address, api_key=token) as client, client.session("small") as session:
         events = iter(session)
-        while not isinstance(next(events), Frame):
-            pass
+        next_frame(events)
         until(lambda: code_of(client) is Code.UNAUTHENTICATED)
-        frames = (event for event in events if isinstance(event, Frame))  # a busy machine tells of late ones between
         for _ in range(30):
-            next(frames)
+            next_frame(events)
         revoke_caller(services.keys, "carol")
         with pytest.raises(LipsyncError) as caught:
             for _ in events:
