@@ -7,6 +7,7 @@ place. A run ends when the bytes are there, so that any later run may read them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -42,17 +43,16 @@ class DeviceCopies:
 
     def upload(self, data: NDArray[np.uint8], address: int) -> None:
         """Copies an array, which must be contiguous, to an address of the device."""
-        binding = self._session.io_binding()
-        binding.bind_cpu_input(_FROM, data.reshape(-1))
-        self._run(binding, address, data.nbytes)
+        self._run(lambda binding: binding.bind_cpu_input(_FROM, data.reshape(-1)), address, data.nbytes)
 
     def copy(self, source: int, address: int, nbytes: int) -> None:
         """Copies bytes from one address of the device to another."""
-        binding = self._session.io_binding()
-        binding.bind_input(_FROM, *self._device.memory, np.uint8, (nbytes,), source)
-        self._run(binding, address, nbytes)
+        memory = self._device.memory
+        self._run(lambda binding: binding.bind_input(_FROM, *memory, np.uint8, (nbytes,), source), address, nbytes)
 
-    def _run(self, binding: onnxruntime.IOBinding, address: int, nbytes: int) -> None:
-        binding.bind_output(_TO, *self._device.memory, np.uint8, (nbytes,), address)
+    def _run(self, bind_input: Callable[[onnxruntime.IOBinding], None], address: int, nbytes: int) -> None:
         with run_options("copying") as options:
+            binding = self._session.io_binding()
+            bind_input(binding)  # which uploads an array: a part of the run
+            binding.bind_output(_TO, *self._device.memory, np.uint8, (nbytes,), address)
             self._session.run_with_iobinding(binding, options)

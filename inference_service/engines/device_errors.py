@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 _NO_MEMORY = re.compile(
-    r"out of memory|failed to allocate memory|CUDA failure 2\b|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY",
+    r"out of memory|failed to allocate memory|is smaller than requested bytes|CUDA failure 2\b"
+    r"|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY",
     re.IGNORECASE,
 )
 # After these every later call of the process fails too (CUDA's "sticky" errors), or there is no device any more.

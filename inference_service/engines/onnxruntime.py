@@ -146,16 +146,16 @@ class OnnxEngine(BatchedEngine):
             fixed.run(self._weights, inputs, self._name)
             fixed.take(mouths, here)
             return
-        binding = self._binding(lane)
-        for name, value in inputs.items():
-            if name not in self._network.inputs:
-                continue
-            if isinstance(value, Placed):
-                binding.bind_input(name, *self.device.memory, np.uint8, value.shape, value.address)
-            else:
-                binding.bind_cpu_input(name, value)
-        lane.outputs.bind(binding, batch)
         with run_options(self._name) as options:
+            binding = self._binding(lane)
+            for name, value in inputs.items():
+                if name not in self._network.inputs:
+                    continue
+                if isinstance(value, Placed):
+                    binding.bind_input(name, *self.device.memory, np.uint8, value.shape, value.address)
+                else:
+                    binding.bind_cpu_input(name, value)  # which uploads it: a part of the run
+            lane.outputs.bind(binding, batch)
             lane.session.run_with_iobinding(binding, options)
         lane.outputs.take(mouths, here)
 

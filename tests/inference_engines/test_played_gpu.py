@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from inference_service.engines.capturing import GATE
 from inference_service.engines.crop_arena import CROP_BYTES, CropArena
 from inference_service.engines.network_sessions import SharedSessions
 from inference_service.engines.onnxruntime import OnnxEngine
@@ -15,6 +19,8 @@ from inference_service.settings import OnnxSection
 from ..inference_service.conftest import MakeAvatar
 from ..played_gpu import GPU
 from .conftest import on_cpu, run, windows
+
+PATIENCE_S = 60
 
 
 def network_without_convolutions() -> onnx.ModelProto:
@@ -65,3 +71,28 @@ def test_mouths_are_the_plain_ones(make_avatar: MakeAvatar, slots: int, referenc
         assert np.abs(output.mouths_uint8.astype(int) - wanted.mouths_uint8).max() <= 1
     expected, _ = run(plain, [1], windows(3), sent)
     np.testing.assert_allclose(run(engine, [1], windows(3), sent)[0], expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("slots", [0, 4], ids=["no arena", "an arena"])
+def test_nothing_is_uploaded_while_a_graph_is_captured(
+    make_avatar: MakeAvatar, monkeypatch: pytest.MonkeyPatch, slots: int
+) -> None:
+    """Binding an array allocates on the GPU and copies there: that would spoil the capture, and fail."""
+    uploads: list[str] = []
+    plainly = onnxruntime.IOBinding.bind_cpu_input
+
+    def bind(self: onnxruntime.IOBinding, name: str, array: object) -> None:
+        uploads.append(name)
+        plainly(self, name, array)
+
+    arena = CropArena(GPU, slots * CROP_BYTES) if slots else None
+    engine = OnnxEngine(make_avatar(model=network_without_convolutions()), GPU, OnnxSection(), arena=arena)
+    monkeypatch.setattr(onnxruntime.IOBinding, "bind_cpu_input", bind)
+    with ThreadPoolExecutor(1) as other:
+        with GATE.capture():
+            running = other.submit(run, engine, [0], windows(1))
+            with pytest.raises(TimeoutError):
+                running.result(0.2)
+            assert not uploads
+        running.result(PATIENCE_S)
+    assert uploads

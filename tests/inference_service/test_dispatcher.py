@@ -314,13 +314,24 @@ async def test_only_the_request_that_cannot_run_fails(engine: OnnxEngine, error:
     assert sum(recorder.sizes) <= 2 * (3 + 2 + 3) + 2, "no frame runs a third time"
 
 
-async def test_a_batch_that_a_device_has_no_memory_for_is_run_in_parts(engine: OnnxEngine) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA failure 2: out of memory ; GPU=0 ; hostname=box ; expr=cudaMalloc((void**)&p, size);",
+        "void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) Failed to allocate memory for "
+        "requested buffer of size 320000000",
+        "void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) Available memory of 136862720 is "
+        "smaller than requested bytes of 320000000",
+    ],
+    ids=["the driver", "the device is full", "gpus.memory_gb_per_gpu is reached"],
+)
+async def test_a_batch_that_a_device_has_no_memory_for_is_run_in_parts(engine: OnnxEngine, words: str) -> None:
     """A device of our own, which has room for three frames: what it fails with is what ONNX Runtime says of one of NVIDIA's."""
     recorder = Recorder(engine, room=16)
 
     def fail(batch: EngineInput) -> None:
         if len(batch.windows) > 3:
-            raise EngineError("CUDA failure 2: out of memory ; GPU=0 ; hostname=box ; expr=cudaMalloc((void**)&p, size);")
+            raise EngineError(words)
 
     recorder.before = fail
     async with running() as dispatcher:
