@@ -58,8 +58,12 @@ def test_a_step_that_is_cut_off_keeps_what_it_has(tmp_path: Path) -> None:
     assert first["host_work"]["ms_a_frame"] > 0
 
 
-def test_a_step_that_fails_or_hangs_does_not_hold_up_the_others(tmp_path: Path) -> None:
-    """The program that is called in place of Python fails, or outlives the limit of its step, which is cut to a second."""
+@pytest.mark.parametrize(("limit_s", "codes"), [("570", [3, 124, 0, 0, 0]), ("1", [3, 124, 124, 124, 124])])
+def test_a_step_that_fails_or_hangs_does_not_hold_up_the_others(tmp_path: Path, limit_s: str, codes: list[int]) -> None:
+    """The program that is called in place of Python fails, or outlives the limit of its step, which is cut to a second.
+
+    After the limit of all steps together none begins.
+    """
     program = tmp_path / "program"
     program.write_text('#!/bin/sh\ncase "$*" in *doctor*) exit 3;; *engines*) exec sleep 100;; esac\n')
     program.chmod(0o755)
@@ -67,6 +71,7 @@ def test_a_step_that_fails_or_hangs_does_not_hold_up_the_others(tmp_path: Path) 
     tree = tmp_path / "tree" / "benchmarks" / "gpu"
     tree.mkdir(parents=True)
     (tree / "run.sh").write_text(script.replace("step engines 220", "step engines 1"))
-    done = subprocess.run(["bash", tree / "run.sh", tmp_path / "found"], check=False, env={**os.environ, "PYTHON": program})
+    environment = {**os.environ, "PYTHON": str(program), "LIMIT_S": limit_s}
+    done = subprocess.run(["bash", tree / "run.sh", tmp_path / "found"], check=False, env=environment)
     assert done.returncode == 1
-    assert [step["exit_code"] for step in lines(tmp_path / "found" / "steps.jsonl")] == [3, 124, 0, 0, 0]
+    assert [step["exit_code"] for step in lines(tmp_path / "found" / "steps.jsonl")] == codes
