@@ -16,12 +16,16 @@ from inference_service.engines.plugins import PLUGINS, TENSORRT_RTX, PluginError
 from inference_service.settings import GpuSection, OnnxSection
 
 onnxruntime.disable_telemetry_events()
-SILENT = 4  # for ONNX Runtime's own log lines: every fault is raised as an exception too
+# For ONNX Runtime's own log lines. Every fault is raised as an exception too, but a library that a GPU's provider lacks, which
+# an error line alone names. Its warnings tell operators nothing, such as that CUDA's provider is no plug-in.
+SILENT, ERRORS = 4, 3
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
-GPU_PROVIDERS = frozenset({CUDA, "TensorrtExecutionProvider", TENSORRT_RTX})
+TENSORRT = "TensorrtExecutionProvider"
+GPU_PROVIDERS = frozenset({CUDA, TENSORRT, TENSORRT_RTX})
 CPU_DEVICE_ID = -1
+MEMORY_LIMIT = "gpu_mem_limit"  # of a session, in bytes
 
 
 class DeviceError(RuntimeError):
@@ -81,7 +85,6 @@ def find_devices(gpus: GpuSection, onnx: OnnxSection) -> list[Device]:
         asked_for = [provider for provider in onnx.providers if provider in GPU_PROVIDERS]
         if asked_for:
             raise DeviceError(f"onnx.providers asks for {asked_for[0]}, but gpus.enabled is {str(gpus.enabled).lower()}")
-        # Not on a GPU: there these lines may be all that names a missing library.
         onnxruntime.set_default_logger_severity(SILENT)
         return [Device(CPU_DEVICE_ID, "CPU", tuple((name, {}) for name in onnx.providers or [CPU]))]
     if CUDA not in installed and not by_plugin:
@@ -89,6 +92,7 @@ def find_devices(gpus: GpuSection, onnx: OnnxSection) -> list[Device]:
             "gpus.enabled is true, but the installed onnxruntime has no CUDA: install the extra [gpu] instead of [cpu], "
             "or set gpus.enabled=false to run on the CPU"
         )
+    onnxruntime.set_default_logger_severity(ERRORS)
     if CUDA in installed:
         onnxruntime.preload_dlls()
     return _find_gpus(gpus, onnx)
@@ -103,8 +107,12 @@ def _find_gpus(gpus: GpuSection, onnx: OnnxSection) -> list[Device]:
             "container toolkit and CUDA_VISIBLE_DEVICES, or set gpus.enabled=false to run on the CPU"
         )
     limit = int(gpus.memory_gb_per_gpu * 2**30)
+    names = [*(onnx.providers or [CUDA])]
+    if TENSORRT in names and CUDA not in names:
+        # TensorRT leaves some operators to others, such as Gather of uint8: the CPU would fetch all crops in each run.
+        names.insert(names.index(TENSORRT) + 1, CUDA)
     return [
-        Device(gpu.index, gpu.name, tuple((name, _gpu_options(name, gpu, limit, onnx)) for name in onnx.providers or [CUDA]))
+        Device(gpu.index, gpu.name, tuple((name, _gpu_options(name, gpu, limit, onnx)) for name in names))
         for gpu in present[:count]
     ]
 
@@ -118,5 +126,5 @@ def _gpu_options(provider: str, gpu: GpuMemory, limit_bytes: int, onnx: OnnxSect
         options |= {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
         options["prefer_nhwc"] = int(onnx.prefer_nhwc)
         if limit_bytes:
-            options["gpu_mem_limit"] = limit_bytes
+            options[MEMORY_LIMIT] = limit_bytes
     return options

@@ -13,9 +13,9 @@ from avatar_kit.cores import usable_cores
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.onnx_files import runtime_reason
 from inference_service.engines.capturing import GATE
-from inference_service.engines.devices import CPU, CUDA, SILENT, Device, DeviceError
+from inference_service.engines.devices import CPU, CUDA, SILENT, TENSORRT, Device, DeviceError
 from inference_service.engines.plugins import PLUGINS, plugin_devices
-from inference_service.engines.tensorrt import TENSORRT, tensorrt_options
+from inference_service.engines.tensorrt import tensorrt_options
 from inference_service.limited_threads import interruptible
 from inference_service.settings import OnnxSection
 
@@ -33,6 +33,7 @@ def open_session(
     does not take the model: there is no silent fall-back to another.
     """
     chosen = _session_options(model, device, options)
+    first = device.providers[0][0]
     serialized = model.SerializeToString()
     # A plug-in is chosen by its device, and then providers may not be named.
     plugin = next((provider for provider, _ in device.providers if provider in PLUGINS), None)
@@ -44,12 +45,15 @@ def open_session(
         chosen.add_provider_for_devices([plugin_devices(plugin)[device.gpu_id]], {})
     try:
         with GATE.call(), interruptible(f"opening {name}", lambda: chosen.set_load_cancellation_flag(True)):
-            session = onnxruntime.InferenceSession(serialized, sess_options=chosen, providers=None if plugin else providers)
+            session = onnxruntime.InferenceSession(
+                serialized, sess_options=chosen, providers=None if plugin else providers, enable_fallback=0
+            )
     except Exception as error:  # its errors have no common base
+        if device.is_gpu and type(error) is RuntimeError:  # of the provider, outside of what ONNX Runtime says of models
+            raise DeviceError(f"{first} did not start on {device.name}: {runtime_reason(error)}") from error
         raise BrokenAvatar(f"{name}: ONNX Runtime refuses it: {runtime_reason(error)}") from error
     # The session keeps the serialized model, as much memory as the weights, to fall back to other providers, which it must not.
     session._model_bytes = None
-    first = device.providers[0][0]
     if session.get_providers()[0] != first:
         raise DeviceError(f"{first} did not start on {device.name}; ONNX Runtime offers {session.get_providers()[0]} instead")
     if device.is_gpu:

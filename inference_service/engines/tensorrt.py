@@ -12,8 +12,6 @@ from pathlib import Path
 
 from inference_service.engines.devices import DeviceError
 
-TENSORRT = "TensorrtExecutionProvider"
-
 
 def tensorrt_options(model: bytes, cache: Path | None, *, float16: bool) -> Mapping[str, str]:
     """Returns the options of ONNX Runtime's TensorRT provider for a serialized model.

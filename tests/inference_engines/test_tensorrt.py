@@ -9,7 +9,9 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from inference_service.engines.devices import DeviceError, find_devices
+from inference_service.engines import devices
+from inference_service.engines.devices import CPU, CUDA, TENSORRT, DeviceError, find_devices
+from inference_service.engines.gpu_memory import GpuMemory
 from inference_service.engines.plugins import PLUGINS, TENSORRT_RTX, PluginError, plugin_devices
 from inference_service.engines.tensorrt import tensorrt_options
 from inference_service.settings import GpuSection, OnnxSection
@@ -31,6 +33,23 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match=r"onnx\.tensorrt_cache: .* cannot be written"):
         tensorrt_options(b"1", tmp_path / "file" / "cache", float16=False)
+
+
+@pytest.mark.parametrize(
+    ("named", "used"),
+    [
+        ((TENSORRT,), [TENSORRT, CUDA]),
+        ((TENSORRT, CUDA), [TENSORRT, CUDA]),
+        ((), [CUDA]),
+    ],
+)
+def test_cuda_takes_what_tensorrt_leaves(monkeypatch: pytest.MonkeyPatch, named: tuple[str, ...], used: list[str]) -> None:
+    """On the CPU such operators would fetch all crops from the GPU in each run."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [GpuMemory(0, "a GPU", 0, 0, None)])
+    (device,) = find_devices(GpuSection(), OnnxSection(providers=named))
+    assert [name for name, _ in device.providers] == used
+    assert all(options["device_id"] == 0 for _, options in device.providers)
 
 
 @pytest.mark.skipif(find_spec(PLUGINS[TENSORRT_RTX].module) is not None, reason="the plug-in is installed")
