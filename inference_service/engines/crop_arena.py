@@ -15,11 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from avatar_kit.geometry import MOUTH_SIZE
-from inference_service.engines.capturing import GATE
 from inference_service.engines.device_copies import DeviceCopies, Placed
 from inference_service.engines.devices import Device, DeviceError
 from inference_service.engines.shared_memory import SharedMemory
@@ -38,15 +36,14 @@ class CropArena:
         """Allocates as many slots as fit. Raises DeviceError."""
         count = max_bytes // CROP_BYTES
         shape = (count, 3, MOUTH_SIZE, MOUTH_SIZE)
+        self._copies = DeviceCopies(device)
         try:
-            with GATE.call():
-                self._memory = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, *device.memory)
+            self._memory = self._copies.allocate(shape)
         except Exception as error:  # of the runtime, without a common base
             asked = f"capacity.crops_gb_per_gpu: {device.name} has no {count * CROP_BYTES / 1e9:.1f} GB"
             raise DeviceError(f"{asked}: {error}") from error
         self.bank = Placed(self._memory.data_ptr(), shape)
         self.memory = SharedMemory(count * CROP_BYTES)
-        self._copies = DeviceCopies(device)
         self._lock = threading.Lock()
         passing = min(PASSING_SLOTS, int(count * PASSING_SHARE))
         self._free = list(range(count - passing))  # a heap: neighbours are uploaded together

@@ -8,6 +8,7 @@ place. A run ends when the bytes are there, so that any later run may read them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from inference_service.engines.devices import Device
+from inference_service.engines.capturing import GATE
+from inference_service.engines.devices import MEMORY_LIMIT, Device
 from inference_service.engines.sessions import open_session, run_options
 from inference_service.settings import OnnxSection
 
@@ -39,7 +41,16 @@ class DeviceCopies:
         values = [helper.make_tensor_value_info(name, TensorProto.UINT8, ["bytes"]) for name in (_FROM, _TO)]
         graph = helper.make_graph([helper.make_node("Identity", [_FROM], [_TO])], "copy", values[:1], values[1:])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
-        self._session = open_session(model, device, OnnxSection(), name="copying")
+        self._session = open_session(model, _without_limit(device), OnnxSection(), name="copying")
+
+    def allocate(self, shape: tuple[int, ...]) -> onnxruntime.OrtValue:
+        """Allocates a uint8 tensor on the device, and no more than that. Raises what ONNX Runtime does.
+
+        What belongs to no session comes from blocks that ONNX Runtime makes as large as the largest before: after 2 GiB for
+        crops, the first avatar's weights would take 2 GiB too.
+        """
+        with GATE.call():
+            return self._session.create_ortvalue_from_shape_and_type(shape, np.uint8, *self._device.memory)
 
     def upload(self, data: NDArray[np.uint8], address: int) -> None:
         """Copies an array, which must be contiguous, to an address of the device."""
@@ -56,3 +67,9 @@ class DeviceCopies:
             bind_input(binding)  # which uploads an array: a part of the run
             binding.bind_output(_TO, *self._device.memory, np.uint8, (nbytes,), address)
             self._session.run_with_iobinding(binding, options)
+
+
+def _without_limit(device: Device) -> Device:
+    """Returns the device without the limit that ONNX Runtime applies to each session: crops have one of their own."""
+    unlimited = [(name, {key: options[key] for key in options if key != MEMORY_LIMIT}) for name, options in device.providers]
+    return replace(device, providers=tuple(unlimited))

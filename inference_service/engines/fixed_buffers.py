@@ -21,7 +21,7 @@ from inference_service.engines.capturing import GATE
 from inference_service.engines.device_copies import DeviceCopies, Placed
 from inference_service.engines.devices import Device
 from inference_service.engines.outputs import Mouths, take_pixels
-from inference_service.engines.sessions import run_options
+from inference_service.engines.sessions import NOT_CAPTURED, run_options
 from inference_service.engines.weights import DeviceWeights, bind_places
 from inference_service.graphs import wrapping
 from inference_service.graphs.weights import Place
@@ -38,8 +38,7 @@ class WeightBlock:
         self._device = device
         room = max(1, sum(place.room for place in places))
         self._copies = DeviceCopies(device)
-        with GATE.call():
-            self._block = onnxruntime.OrtValue.ortvalue_from_shape_and_type((room,), np.uint8, *device.memory)
+        self._block = self._copies.allocate((room,))
         self._loaded: weakref.ref[DeviceWeights] | None = None
 
     def bind(self, binding: onnxruntime.IOBinding) -> None:
@@ -125,9 +124,15 @@ class FixedBuffers:
                 value = inputs[key]
                 if isinstance(value, np.ndarray):
                     buffer.update_inplace(np.ascontiguousarray(value))
-        with run_options(name, graph=self._graph, captures=not self._is_captured) as options:
-            self._thread.submit(self._session.run_with_iobinding, self._binding, options).result()
+        if not self._is_captured:
+            self._run(name, NOT_CAPTURED)  # chooses kernels, for seconds: a capture would hold up all others for so long
+        self._run(name, self._graph)
         self._is_captured = True
+
+    def _run(self, name: str, graph: str) -> None:
+        captures = graph != NOT_CAPTURED and not self._is_captured
+        with run_options(name, graph=graph, captures=captures) as options:
+            self._thread.submit(self._session.run_with_iobinding, self._binding, options).result()
 
     def take(self, mouths: Mouths, here: slice) -> None:
         """Puts the outputs of the last run into frames `here` of a batch. Only what is wanted is copied from the device."""

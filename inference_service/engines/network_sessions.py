@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import weakref
@@ -14,6 +15,7 @@ from typing import TypeAlias
 import onnx
 import onnxruntime
 
+from avatar_kit.errors import BrokenAvatar
 from inference_service.engines.device_copies import Placed
 from inference_service.engines.devices import CPU, CUDA, Device
 from inference_service.engines.fixed_buffers import FixedBuffers, WeightBlock
@@ -23,6 +25,8 @@ from inference_service.engines.shared_memory import SharedMemory
 from inference_service.graphs.weights import Place, SharedGraph
 from inference_service.graphs.wrapping import WrappedNetwork, without_sent_pictures
 from inference_service.settings import OnnxSection
+
+log = logging.getLogger(__name__)
 
 # Providers that take weights as inputs. Others compile them into their programs.
 _TAKES_WEIGHTS = frozenset({CPU, CUDA})
@@ -71,8 +75,7 @@ class NetworkSessions:
         captured = without_sent_pictures(model) if self._captures else model
         self._idle: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         for session in self.sessions:
-            replayed = open_session(captured, device, options, name=name, captures=True) if self._captures else None
-            self._idle.put(self._lane(session, replayed))
+            self._idle.put(self._lane(session, self._replayed(captured, options, name) if self._captures else None))
 
     @contextmanager
     def lent_lane(self) -> Iterator[Lane]:
@@ -85,6 +88,14 @@ class NetworkSessions:
             yield lane
         finally:
             self._idle.put(lane)
+
+    def _replayed(self, model: onnx.ModelProto, options: OnnxSection, name: str) -> onnxruntime.InferenceSession | None:
+        """Opens a session that replays CUDA graphs; None for a network that cannot be captured, such as one with a loop."""
+        try:
+            return open_session(model, self._device, options, name=name, captures=True)
+        except BrokenAvatar as error:
+            log.warning("runs without captured graphs (onnx.cuda_graphs): %s", error)
+            return None
 
     def _lane(self, session: onnxruntime.InferenceSession, replayed: onnxruntime.InferenceSession | None = None) -> Lane:
         outputs = PixelOutputs if self._is_gpu else FloatOutputs

@@ -10,14 +10,17 @@ import pytest
 from onnx import TensorProto
 
 from benchmarks.varied_avatars import full_network, small_network
+from inference_service.engines.devices import find_devices
 from inference_service.engines.network_sessions import SharedSessions
 from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.graphs.float16 import to_float16
+from inference_service.settings import GpuSection, OnnxSection
 
 from ..inference_service.conftest import MakeAvatar, network
 from .conftest import CPU, SHARING, on_cpu, run, windows
 
 
+@pytest.mark.parametrize("gpu", [False, pytest.param(True, marks=pytest.mark.gpu)], ids=["CPU", "GPU"])
 @pytest.mark.parametrize(
     ("build", "share"),
     [
@@ -29,11 +32,14 @@ from .conftest import CPU, SHARING, on_cpu, run, windows
     ],
     ids=["one layer", "one layer, shared", "two layers", "two layers, shared", "full size, shared"],
 )
-def test_mouths_in_float16_are_close(make_avatar: MakeAvatar, build: Callable[[], onnx.ModelProto], share: bool) -> None:
-    """On a CPU, where weights and pictures are in float16 and sums in float32."""
+def test_mouths_in_float16_are_close(
+    make_avatar: MakeAvatar, build: Callable[[], onnx.ModelProto], *, share: bool, gpu: bool
+) -> None:
+    """On a CPU too, where weights and pictures are in float16 and sums in float32."""
+    device = find_devices(GpuSection(enabled=True), OnnxSection())[0] if gpu else CPU
     avatar = make_avatar(model=build())
     shared = SharedSessions(SHARING) if share else None
-    engine = OnnxEngine(avatar, CPU, SHARING, shared=shared, float16=True)
+    engine = OnnxEngine(avatar, device, SHARING, shared=shared, float16=True)
     exact, _ = run(on_cpu(avatar), [1, 0], windows(2) / 4)
     mouths, _ = run(engine, [1, 0], windows(2) / 4)
     error = np.square(mouths.astype(np.float64) - exact).mean()

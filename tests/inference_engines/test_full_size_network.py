@@ -9,12 +9,18 @@ import pytest
 
 from avatar_kit.catalog import AvatarCatalog
 from avatar_tools.benchmark_avatar import build_benchmark
+from avatar_tools.networks.random_weights import random_weights
+from avatar_tools.networks.unet import UNET
+from inference_service.engines.crop_arena import CROP_BYTES, CropArena
 from inference_service.engines.devices import find_devices
 from inference_service.engines.engine import NO_PICTURES, EngineInput
+from inference_service.engines.network_sessions import SharedSessions
+from inference_service.engines.onnxruntime import OnnxEngine
 from inference_service.models.model import ModelLoader
 from inference_service.settings import GpuSection, OnnxSection
 
-from .conftest import Kind, windows
+from ..inference_service.conftest import MakeAvatar
+from .conftest import Kind, run, windows
 
 FRAMES = 12
 pytestmark = pytest.mark.slow
@@ -48,3 +54,22 @@ def test_a_row_is_the_same_in_any_number_of_rows(tmp_path: Path, gpu: bool) -> N
     for size in (1, 4, 16):
         parts = [features.rows(sound, first_row=row, row_count=min(size, 22 - row)) for row in range(-3, 22, size)]
         np.testing.assert_array_equal(np.concatenate(parts), together)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("float16", [False, True], ids=["float32", "float16"])
+def test_captured_graphs_of_two_streams_give_the_mouths_of_plain_runs(make_avatar: MakeAvatar, *, float16: bool) -> None:
+    """Of two avatars in turn, whose weights go to the same place and whose crops are in one arena."""
+    device = find_devices(GpuSection(enabled=True), OnnxSection())[0]
+    options = OnnxSection(cuda_graphs=True, cuda_streams_per_worker=2)
+    shared, arena = SharedSessions(options), CropArena(device, 64 * CROP_BYTES)
+    avatars = [make_avatar(f"a{seed}", model=UNET.graph(random_weights(UNET, seed))) for seed in range(2)]
+    plain = [OnnxEngine(avatar, device, OnnxSection(), float16=float16) for avatar in avatars]
+    captured = [OnnxEngine(avatar, device, options, shared=shared, arena=arena, float16=float16) for avatar in avatars]
+    for engine in [*plain, *captured]:
+        engine.warm_up()
+        engine.bank.fill()
+    for turn, place in enumerate([0, 1, 1, 0, 0, 1]):
+        frames, sound = [(turn + step) % 5 for step in range(FRAMES)], windows(FRAMES, turn)
+        expected, _ = run(plain[place], frames, sound)
+        np.testing.assert_allclose(run(captured[place], frames, sound)[0], expected, atol=1e-3)
