@@ -19,7 +19,8 @@ from avatar_kit.safe_files import FileProblem, contained, read_bounded, size_of
 
 _LONGEST_REASON = 420
 _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
-_PLACE = re.compile(r"Load model from .+? failed: ?|/\S+:\d+:? (?:\S.*?\) )?")
+_PLACE = re.compile(r"Load model from .+? failed: ?|/\S+:\d+:? (?:\S.*?\) )?(?:\[with [^]]*\] )?")
+_MACHINE = re.compile(r" ; GPU=-?\d+ ; hostname=.*? ; expr=.*", re.DOTALL)  # at the end of a GPU's errors
 
 
 def load_model(path: Path) -> onnx.ModelProto:
@@ -48,7 +49,7 @@ def load_model_with_digest(path: Path) -> tuple[onnx.ModelProto, str]:
 
 def runtime_reason(error: Exception) -> str:
     """Returns the message of ONNX Runtime or the onnx package without source locations."""
-    text = _PLACE.sub("", _CODE.sub("", str(error))).strip() or type(error).__name__
+    text = _PLACE.sub("", _MACHINE.sub("", _CODE.sub("", str(error)))).strip() or type(error).__name__
     return cut(" ".join(text.split()), _LONGEST_REASON)
 
 

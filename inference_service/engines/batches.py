@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from avatar_kit.errors import BrokenAvatar
+from avatar_kit.onnx_files import runtime_reason
 from inference_service.engines.engine import NO_PICTURES, Engine, EngineError, EngineInput, EngineOutput
 
 # Frames of a batch, on a GPU or not. On a CPU larger batches gain nothing and delay the first frame, except for a network so
@@ -70,7 +71,7 @@ def warmed_up(engine: Engine) -> EngineOutput:
     try:
         output = engine.run(EngineInput(windows, frames, NO_PICTURES, want_float=True, want_uint8=True))
     except EngineError as error:
-        raise BrokenAvatar([f"the network failed its warm-up: {error}"]) from error
+        raise BrokenAvatar([f"the network failed its warm-up: {runtime_reason(error)}"]) from error
     if not output.finite.all():
         raise BrokenAvatar(["the network gives values that are not finite"])
     return output

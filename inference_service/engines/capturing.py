@@ -2,7 +2,8 @@
 
 ONNX Runtime captures in CUDA's global mode: a call from any other thread meanwhile that allocates, or copies and waits, fails,
 and the capture with it, which may leave the process without its GPU (cudaStreamBeginCapture in CUDA's manual, and ONNX Runtime's
-cuda_graph.cc).
+cuda_graph.cc). What closes a session is not held back, as Python may do that in the middle of anything: should it spoil a
+capture, that avatar's load fails, and the next request loads it.
 """
 
 from __future__ import annotations

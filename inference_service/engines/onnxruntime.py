@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from avatar_kit.avatar import Avatar
 from avatar_kit.errors import BrokenAvatar
 from avatar_kit.geometry import MOUTH_SIZE
+from avatar_kit.onnx_files import runtime_reason
 from inference_service.engines.batched import BatchedEngine
 from inference_service.engines.batches import warmed_up
 from inference_service.engines.crop_arena import CropArena
@@ -114,7 +115,7 @@ class OnnxEngine(BatchedEngine):
         try:
             self.run_sizes = sizes_of_equal_bytes(self.avatar_id, self._all_sizes, frames, self._run_in)
         except EngineError as error:
-            raise BrokenAvatar([f"the network failed its warm-up: {error}"]) from error
+            raise BrokenAvatar([f"the network failed its warm-up: {runtime_reason(error)}"]) from error
         return warmed_up(self)  # in a run of the smallest size
 
     def _run_in(self, batch: EngineInput, size: int) -> EngineOutput:

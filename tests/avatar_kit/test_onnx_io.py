@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import AttributeProto, TensorProto, helper
 
 from avatar_kit.errors import BrokenAvatar
-from avatar_kit.onnx_files import has_side_files, load_model
+from avatar_kit.onnx_files import has_side_files, load_model, runtime_reason
 from avatar_kit.onnx_io import EncoderIO, NetworkIO, encoder_io, network_io
 
 Make = Callable[..., onnx.ModelProto]
@@ -221,3 +221,29 @@ def test_any_damage_gives_a_binding_or_a_problem(tmp_path: Path, network: Make, 
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     with contextlib.suppress(BrokenAvatar):
         network_io(path)
+
+
+CUDA_CALL = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:{} std::conditional_t<THRW, void, common::Status> "
+    "CudaCall(ERRTYPE, const char*, SUCCTYPE, int) [with ERRTYPE = cudaError; bool THRW = true; SUCCTYPE = cudaError] "
+)
+WHERE = "; GPU=0 ; hostname=vm ; file=/onnxruntime_src/core/providers/cuda/cuda_graph.cc ; line=61 ; expr=call(a, &b); \n\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            f"Error in execution: {CUDA_CALL.format(154)}{CUDA_CALL.format(146)}CUDA failure 901: operation failed {WHERE}",
+            "Error in execution: CUDA failure 901: operation failed",
+        ),
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. Name:'conv' Status Message: "
+            f"CUDNN_FE failure 11: CUDNN_BACKEND_API_FAILED {WHERE}",
+            "Non-zero status code returned while running Conv node. Name:'conv' Status Message: CUDNN_FE failure 11: "
+            "CUDNN_BACKEND_API_FAILED",
+        ),
+    ],
+)
+def test_a_failure_of_a_gpu_is_told_without_the_machine_and_the_source(text: str, reason: str) -> None:
+    assert runtime_reason(RuntimeError(text)) == reason
