@@ -33,9 +33,11 @@ LEAST_MEMORY_GB = 2.0
 PORTS = {
     50051: "inference gRPC",
     50052: "compositing gRPC",
+    50053: "monolithic gRPC",
     8086: "gateway",
     53051: "inference metrics",
     53052: "compositing metrics",
+    11086: "gateway metrics",
 }
 ASK_FOR_KEYS = "give the service auth.keys_file (`lipsync key create`), or let it listen on 127.0.0.1 alone"
 INSTALL = "install this project's requirements (`make setup`)"
@@ -233,7 +235,8 @@ def _port(port: int) -> Finding:
         except OSError as error:
             if open_port := open_to_all(port):
                 return Finding(f"port {port}", State.NOTE, f"{PORTS[port]}: {open_port}", ASK_FOR_KEYS)
-            advice = "fine if it is a service of yours that runs; else choose others with --set server.port=:N"
+            key = "metrics.port" if PORTS[port].endswith("metrics") else "server.port"
+            advice = f"fine if it is a service of yours that runs; else choose another one with --set {key}=:N"
             return Finding(f"port {port}", State.NOTE, f"{PORTS[port]}: {error.strerror}", advice)
     return Finding(f"port {port}", State.GOOD, f"{PORTS[port]}: free")
 

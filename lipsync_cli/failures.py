@@ -64,7 +64,10 @@ def complain(text: str) -> None:
 
 def answered(server: str, error: LipsyncError) -> str:
     """Says which error a server gave, or calling it; a balancer in between counts as the call."""
-    return f"{server} answered {error}" if error.from_server else f"calling {server} failed: {error}"
+    if not error.from_server:
+        return f"calling {server} failed: {error}"
+    hint = " (--api-key-file FILE, or LIPSYNC_API_KEY)" if error.code.name == "UNAUTHENTICATED" else ""
+    return f"{server} answered {error}{hint}"
 
 
 def sentence(error: Exception) -> str:

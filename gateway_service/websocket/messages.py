@@ -187,5 +187,5 @@ def _check_config(config: Config) -> None:
 
 def _sentence(details: ErrorDetails) -> str:
     place = ".".join(str(part) for part in details["loc"])[:100]
-    text = details["msg"].removeprefix("Value error, ")
+    text = "is not known" if details["type"] == "extra_forbidden" else details["msg"].removeprefix("Value error, ")
     return f"{place}: {text}"[:LONGEST_PROBLEM] if place else text[:LONGEST_PROBLEM]

@@ -47,7 +47,7 @@ async def refused(url: str, *messages: str | bytes, config: dict[str, Any] | Non
         ('{"config": {"model_id": "small"}, "close": {}}', "exactly one of config"),
         ('{"interrupt": {}}', "config: send it first"),
         ('{"config": {}}', "config.model_id"),
-        ('{"config": {"model_id": "small", "modelid": "x"}}', "config.modelid"),
+        ('{"config": {"model_id": "small", "modelid": "x"}}', "config.modelid: is not known"),
         ('{"config": {"model_id": "small", "sample_rate": 1e400}}', "config.sample_rate"),
         ('{"config": {"model_id": "small", "sample_rate": true}}', "config.sample_rate"),
         ('{"config": {"model_id": "small", "sample_rate": 4000}}', "config.sample_rate"),

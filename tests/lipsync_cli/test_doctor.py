@@ -117,13 +117,15 @@ def test_a_port_in_use_is_told_also_where_grpc_is_missing(monkeypatch, tmp_path)
         assert "in use" in findings(tmp_path)[f"port {port}"].found
 
 
-def test_a_port_in_use_is_told(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("name", "key"), [("something", "server.port"), ("its metrics", "metrics.port")])
+def test_a_port_in_use_is_told(monkeypatch, tmp_path, name, key):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setitem(PORTS, port, "something")
+        monkeypatch.setitem(PORTS, port, name)
         finding = findings(tmp_path)[f"port {port}"]
     assert finding.state is State.NOTE
     assert "in use" in finding.found
+    assert f"--set {key}=" in finding.advice
 
 
 def test_the_state_of_the_avatars(tmp_path):

@@ -6,6 +6,10 @@ import json
 from hashlib import sha256
 from pathlib import Path
 
+import grpc
+
+from lipsync_cli.failures import sentence
+from lipsync_client import LipsyncError
 from service_kit.callers.key_file import read_key_file
 from service_kit.callers.keys import digest, key_id_of
 from service_kit.limits.settings import limits_of
@@ -124,3 +128,8 @@ def test_a_key_for_a_client_is_read_from_a_file_or_the_environment(run, tmp_path
         assert "two words" not in result.stderr
     monkeypatch.setenv("LIPSYNC_API_KEY", "two words")
     assert run("sessions", "list", "--server", "127.0.0.1:1").exit_code == 2
+
+
+def test_a_call_without_a_key_tells_how_commands_take_one() -> None:
+    error = LipsyncError(grpc.StatusCode.UNAUTHENTICATED, "send an API key", from_server=True)
+    assert sentence(error) == "the server answered UNAUTHENTICATED: send an API key (--api-key-file FILE, or LIPSYNC_API_KEY)"
