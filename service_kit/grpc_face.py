@@ -25,6 +25,7 @@ from service_kit.listening import Port, StartError, check_free
 from service_kit.metrics import Metrics
 from service_kit.readiness import Readiness
 from service_kit.receiving import Receiving
+from service_kit.replying import Replying
 from service_kit.sections import GrpcServerSection
 from service_kit.service import Host, Service, WarmUp
 from service_kit.service_settings import GrpcSettings
@@ -102,6 +103,8 @@ class GrpcFace:
             most_calls=settings.server.max_running_calls,
             most_bytes=max(settings.server.max_requests_in_memory_mb << 20, request_limit_bytes(settings.server)),
         )
+        reply_bytes = message_limit_bytes(settings.server.max_message_size_mb)
+        self._replying = Replying(most_bytes=max(settings.server.max_replies_in_memory_mb << 20, reply_bytes))
         self._readiness = readiness
         self._grpc_services = grpc_services
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stubs
@@ -117,6 +120,7 @@ class GrpcFace:
             self._metrics,
             self.calls,
             self.receiving,
+            self._replying,
             max_reply_bytes=message_limit_bytes(settings.server.max_message_size_mb),
             sample_rate=settings.logging.sample_rate,
             client_names=settings.tls.allowed_client_names if settings.tls.is_on else (),

@@ -35,6 +35,7 @@ from service_kit.callers.door import NOBODY, Door
 from service_kit.errors import InvalidRequest, ResourceExhausted, ServiceError, Violation
 from service_kit.metrics import Metrics
 from service_kit.receiving import Receiving
+from service_kit.replying import Replying
 from service_kit.request_context import IDS, REQUEST_ID_KEY
 from service_kit.rpc import Context, Rpc, is_infrastructure
 from service_kit.statuses import status_of
@@ -64,10 +65,11 @@ log = logging.getLogger(__name__)
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
     """Surrounds every call. Handlers raise ServiceError; callers get a status, never UNKNOWN.
 
-    `calls` counts and limits running calls, `requests` what comes. A unary reply over `max_reply_bytes` becomes
-    RESOURCE_EXHAUSTED with a reason. Info lines are written for one request of `sample_rate`. With `client_names`, a client's
-    certificate must have one of them. With a `door`, it admits callers; handlers find theirs in `callers.caller.current`.
-    Streams may write bytes in place of a message: one that the handler encoded itself. gRPC answers unknown methods.
+    `calls` counts and limits running calls, `requests` what comes, `replies` what waits to be taken. A unary reply over
+    `max_reply_bytes` becomes RESOURCE_EXHAUSTED with a reason. Info lines are written for one request of `sample_rate`. With
+    `client_names`, a client's certificate must have one of them. With a `door`, it admits callers; handlers find theirs in
+    `callers.caller.current`. Streams may write bytes in place of a message: one that the handler encoded itself. gRPC answers
+    unknown methods.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         metrics: Metrics,
         calls: RunningCalls,
         requests: Receiving,
+        replies: Replying,
         *,
         max_reply_bytes: int,
         sample_rate: int = 1,
@@ -84,6 +87,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self._metrics = metrics
         self._calls = calls
         self._receiving = requests
+        self._replying = replies
         self._max_reply_bytes = max_reply_bytes
         self._sample_rate = sample_rate
         self._client_names = frozenset(client_names)
@@ -138,6 +142,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                     f"the reply would have {len(reply)} bytes, over the limit of {self._max_reply_bytes}; "
                     "ask for less in one request"
                 )
+            self._replying.hold(len(reply))
             return reply
 
         async def run(messages: Any, context: Context) -> Any:

@@ -57,6 +57,10 @@ class GrpcServerSection(ServerSection):
     max_requests_in_memory_mb: int = Field(default=256, ge=1, le=1_000_000)
     """Requests of 1 MiB and more under way may have so much in all; one more is refused with RESOURCE_EXHAUSTED."""
 
+    max_replies_in_memory_mb: int = Field(default=512, ge=1, le=1_000_000)
+    """Replies of 1 MiB and more that callers have not taken may have so much in all; one more is refused with RESOURCE_EXHAUSTED.
+    Streams are limited otherwise."""
+
     receive_seconds: float = Field(default=30.0, ge=1, le=3600)
     """A request must be there so long after its call began, or the call ends with DEADLINE_EXCEEDED."""
 

@@ -1,20 +1,23 @@
-"""Callers of the inference service that read nothing, and one who does."""
+"""Callers that read nothing, and one who does."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import grpc
+import pytest
 
 from inference_service.readers import STALLED_SECONDS
+from shared_proto import compositing_pb2
 from shared_proto import inference_pb2 as pb
+from shared_proto.compositing_pb2_grpc import CompositingServiceStub
 from shared_proto.inference_pb2_grpc import InferenceServiceStub
 
 from ..end_to_end.conftest import CALL_S
-from ..end_to_end.processes import assert_no_trace, running, until
-from .conftest import SOUND
+from ..end_to_end.processes import assert_no_trace, resident_mb, running, until
+from .conftest import IDLE, NOWHERE, SOUND
 from .http2 import RawCaller, message
 
 PLACES = 4
@@ -40,4 +43,38 @@ async def test_readers_that_read_nothing_lose_their_places(models_root: Path, tm
             for _ in range(10):
                 assert (await innocent(own, timeout=CALL_S)).outputs == wanted.outputs
             assert service.metric("lipsync_running_calls") == PLACES - 1, "one was given up, and its place is enough"
+        assert_no_trace(service)
+
+
+async def test_replies_that_nobody_takes_are_bounded(models_root: Path, tmp_path: Path) -> None:
+    """Each call of such a reader would keep a whole reply: small ones are still given, and large ones again once it has gone."""
+    large = compositing_pb2.CompositeBatchRequest(
+        model_id="calm", batch_size=16, idle=True, output_format=compositing_pb2.FORMAT_RAW_BGR
+    )
+    limits = ["server.max_message_size_mb=8", "server.max_replies_in_memory_mb=16"]
+    with running("compositing", f"models_root={models_root}", NOWHERE, *limits, log=tmp_path / "log") as service:
+        async with grpc.aio.insecure_channel(service.address, (("grpc.max_receive_message_length", -1),)) as channel:
+            innocent = CompositingServiceStub(channel).InferBatchComposite
+            size_mb = (await innocent(large, timeout=CALL_S)).ByteSize() / 2**20
+            assert 5 < size_mb < 8
+            before = resident_mb(service)
+            async with RawCaller(service.address) as reader:
+                streams = range(1, 101, 2)
+                for stream in streams:
+                    await reader.open(stream, "/compositing.CompositingService/InferBatchComposite")
+                    await reader.send(stream, message(large.SerializeToString()), end=True)
+                ended = [await reader.wait_for_the_end(stream, within_s=CALL_S) for stream in streams[-10:]]
+                assert all(ended), "they are refused, and the others wait for a reader"
+                assert resident_mb(service) - before < 12 * size_mb
+                assert len((await innocent(IDLE, timeout=CALL_S)).composited_frames) == IDLE.batch_size
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await innocent(large, timeout=CALL_S)
+                assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert "have not taken" in str(caught.value.details())
+            for _ in range(100):
+                with suppress(grpc.aio.AioRpcError):
+                    await innocent(large, timeout=CALL_S)
+                    break
+                await asyncio.sleep(0.1)
+            await innocent(large, timeout=CALL_S)
         assert_no_trace(service)

@@ -14,6 +14,7 @@ from service_kit.admission import RunningCalls
 from service_kit.interceptors import CallInterceptor
 from service_kit.metrics import Metrics
 from service_kit.receiving import Receiving
+from service_kit.replying import Replying
 
 from .hosting import Parts
 
@@ -44,6 +45,7 @@ async def start(metrics: Metrics) -> AsyncIterator[Start]:
                 metrics,
                 running,
                 receiving or Receiving(seconds=30, most_calls=1000, most_bytes=1 << 30),
+                Replying(most_bytes=1 << 30),
                 max_reply_bytes=max_reply_bytes,
                 sample_rate=sample_rate,
             )
