@@ -13,6 +13,8 @@ from lipsync_client.errors import LipsyncError
 NEW_PATIENCE_S = 2.0
 # The first new stream is opened at once: another replica is probably there. Later ones wait.
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
+# A stream that ended sooner counts as a failure too, whatever it sent.
+_SHORT_S = 0.5
 # Waits are stretched at random, so that sessions that were lost together do not come back together.
 _LONGEST_STRETCH = 1.5
 
@@ -38,7 +40,7 @@ class Reconnecting:
 
     def ran(self) -> None:
         """Notes that a stream runs: it has sent more than its start."""
-        self.since_s, self._failures = None, 0
+        self.since_s = None
 
     def failed(self, error: LipsyncError, now_s: float, *, going_away: bool) -> float:
         """Returns the seconds to wait before the next stream. Raises `error` if none can help, or none did for too long.
@@ -47,8 +49,11 @@ class Reconnecting:
         """
         if not _may_resume(error, going_away):
             raise error
-        if self._started_s is not None and now_s - self._started_s > _LONGEST_WAIT_S:
+        lasted_s = now_s - self._started_s if self._started_s is not None else 0.0
+        if lasted_s > _LONGEST_WAIT_S:
             self.ran()  # with nothing to say
+        if lasted_s > _SHORT_S:
+            self._failures = 0
         self._started_s = None
         self.since_s = now_s if self.since_s is None else self.since_s
         if error.retry_after_ms is not None:

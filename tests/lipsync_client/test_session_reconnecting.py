@@ -73,7 +73,21 @@ def test_a_stream_that_runs_begins_the_time_anew() -> None:
     reconnecting = running(patience_s=10)
     for now_s in range(101, 200):
         assert reconnecting.failed(LOST, now_s, going_away=False) == 0
+        reconnecting.started(now_s)
         reconnecting.ran()
+
+
+def test_streams_that_end_after_a_frame_each_are_not_opened_without_a_pause() -> None:
+    """A server that breaks whatever it begins would be asked hundreds of times a second, by every session that it had."""
+    reconnecting, now_s, streams = running(patience_s=10), 101.0, 0
+    while now_s < 161:
+        now_s += reconnecting.failed(LOST, now_s, going_away=False)
+        reconnecting.started(now_s)
+        reconnecting.ran()
+        now_s, streams = now_s + 0.01, streams + 1
+    assert 20 < streams < 60
+    now_s += 1  # one that runs well for a while
+    assert reconnecting.failed(LOST, now_s, going_away=False) == 0
 
 
 def test_so_does_one_that_has_nothing_to_say_for_long() -> None:
