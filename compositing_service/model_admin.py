@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -22,7 +22,7 @@ from shared_proto import compositing_pb2
 class ModelAdmin:
     """Does the work of the model RPCs."""
 
-    listing: AvatarListing[compositing_pb2.ModelInfo]
+    listing: AvatarListing[bytes]
     """The avatars, as `described` makes them."""
     catalog: AvatarCatalog
     store: BackgroundStore
@@ -30,9 +30,15 @@ class ModelAdmin:
     inference_ms: Mapping[str, float]
     """Time of the network by avatar."""
 
-    async def list_models(self) -> list[compositing_pb2.ModelInfo]:
-        """Lists every avatar, also those that cannot be served."""
-        return [self._with_stats(info) for info in (await self.listing.entries()).values()]
+    async def list_models(self, may_use: Callable[[str], bool]) -> bytes:
+        """Lists the avatars that may be used, also those that cannot be served: the encoded reply.
+
+        Of ten thousand avatars a reply made of messages would hold up live frames.
+        """
+        entries = await self.listing.entries()
+        noted = {*(lease.key for lease in self.store.loaded), *self.store.load_errors}
+        anew = {each: _encoded(self._with_stats(_info(each, entries))) for each in noted if each in entries}
+        return b"".join(listed for each, listed in {**entries, **anew}.items() if may_use(each))
 
     async def stats(self, model_id: str) -> compositing_pb2.GetModelStatsResponse:
         """Returns the store's figures, with those of one avatar or (empty id) of all loaded. Raises ServiceError for the one."""
@@ -41,7 +47,7 @@ class ModelAdmin:
             with as_service_errors(AvatarError, field="model_id"):
                 await asyncio.to_thread(self.catalog.get, model_id)
         entries = await self.listing.entries()
-        infos = (entries.get(each) or compositing_pb2.ModelInfo(model_id=each) for each in ([model_id] if model_id else loaded))
+        infos = (_info(each, entries) for each in ([model_id] if model_id else loaded))
         return compositing_pb2.GetModelStatsResponse(
             models=[self._with_stats(info) for info in infos],
             max_models=self.store.max_avatars,
@@ -112,11 +118,11 @@ class ModelAdmin:
         return stats
 
 
-def described(catalog: AvatarCatalog, avatar_id: str, found: Avatar | AvatarError) -> compositing_pb2.ModelInfo:
-    """Describes an avatar on disk."""
+def described(catalog: AvatarCatalog, avatar_id: str, found: Avatar | AvatarError) -> bytes:
+    """Describes an avatar on disk by an encoded list of it alone. One list after the other is one list of all."""
     if isinstance(found, AvatarError):
-        return compositing_pb2.ModelInfo(model_id=avatar_id, error=found.caller_text)
-    return compositing_pb2.ModelInfo(
+        return _encoded(compositing_pb2.ModelInfo(model_id=avatar_id, error=found.caller_text))
+    info = compositing_pb2.ModelInfo(
         model_id=avatar_id,
         model_path=catalog.shown(found.network_path),
         background_dir=catalog.shown(found.frames.place),
@@ -126,3 +132,16 @@ def described(catalog: AvatarCatalog, avatar_id: str, found: Avatar | AvatarErro
         height=found.height,
         fps=found.fps,
     )
+    return _encoded(info)
+
+
+def _encoded(info: compositing_pb2.ModelInfo) -> bytes:
+    return compositing_pb2.ListModelsResponse(models=[info]).SerializeToString()
+
+
+def _info(avatar_id: str, entries: Mapping[str, bytes]) -> compositing_pb2.ModelInfo:
+    """Returns what is listed of an avatar; of one that is not, its id."""
+    listed = entries.get(avatar_id)
+    if listed is None:
+        return compositing_pb2.ModelInfo(model_id=avatar_id)
+    return compositing_pb2.ListModelsResponse.FromString(listed).models[0]

@@ -19,7 +19,6 @@ from service_kit.life import run_service
 from service_kit.listening import StartError
 from service_kit.service import WarmUp
 from service_kit.tasks import beside, every
-from shared_proto import inference_pb2
 
 NAME = "inference"
 SERVICE_NAME = "inference.InferenceService"
@@ -80,7 +79,7 @@ async def _drained(settings: InferenceSettings, host: GrpcHost) -> None:
 
 
 @asynccontextmanager
-async def _listing(catalog: AvatarCatalog, host: GrpcHost) -> AsyncIterator[AvatarListing[inference_pb2.ModelInfo]]:
+async def _listing(catalog: AvatarCatalog, host: GrpcHost) -> AsyncIterator[AvatarListing[bytes]]:
     with closing(AvatarListing(catalog, partial(described, catalog))) as listing:
         async with beside(every(host.clock, REFRESH_S, listing.refresh)):
             yield listing

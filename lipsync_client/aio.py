@@ -11,7 +11,7 @@ from typing import Self, Unpack
 import grpc
 
 from lipsync_client import requests, results
-from lipsync_client.aio_calls import Method, Sent, close_channel, open_channel, sleep
+from lipsync_client.aio_calls import Method, Sent, aside, close_channel, open_channel, sleep
 from lipsync_client.aio_session import AsyncSession
 from lipsync_client.calls import Call, Request, Response, Result, batch_call
 from lipsync_client.clips import Clip, FrameSource, Piece
@@ -213,7 +213,8 @@ class AsyncClient:
 
     async def list_avatars(self, *, timeout: float | None = None) -> list[AvatarInfo]:
         """Lists the avatars of the server; those that cannot be served come with the reason."""
-        return await self._run(self._stub.ListModels, pb.ListModelsRequest(), results.parse_avatars, timeout)
+        listed = await self._run(self._stub.ListModels, pb.ListModelsRequest(), lambda response: response, timeout)
+        return await aside(results.parse_avatars, listed)  # there may be thousands
 
     async def load(self, avatar: str, *, force_reload: bool = False, timeout: float | None = None) -> Loaded:
         """Loads an avatar into both services; `force_reload` reads its files again."""

@@ -30,6 +30,11 @@ READ_AHEAD = 2
 sleep = asyncio.sleep
 
 
+async def aside(read: Callable[[Response], Result], response: Response) -> Result:
+    """Reads a response that is large enough to hold up the event loop, in a thread."""
+    return await asyncio.to_thread(read, response)
+
+
 async def until(condition: Condition, true: Callable[[], Any], *, within_s: float) -> bool:
     """Waits for a held condition. Returns False if it is not true in time."""
     try:

@@ -11,7 +11,7 @@ from typing import Self, Unpack
 import grpc
 
 from lipsync_client import requests, results
-from lipsync_client.blocking_calls import Method, Sent, close_channel, open_channel, sleep
+from lipsync_client.blocking_calls import Method, Sent, aside, close_channel, open_channel, sleep
 from lipsync_client.blocking_session import Session
 from lipsync_client.calls import Call, Request, Response, Result, batch_call
 from lipsync_client.clips import Clip, FrameSource, Piece
@@ -213,7 +213,8 @@ class Client:
 
     def list_avatars(self, *, timeout: float | None = None) -> list[AvatarInfo]:
         """Lists the avatars of the server; those that cannot be served come with the reason."""
-        return self._run(self._stub.ListModels, pb.ListModelsRequest(), results.parse_avatars, timeout)
+        listed = self._run(self._stub.ListModels, pb.ListModelsRequest(), lambda response: response, timeout)
+        return aside(results.parse_avatars, listed)  # there may be thousands
 
     def load(self, avatar: str, *, force_reload: bool = False, timeout: float | None = None) -> Loaded:
         """Loads an avatar into both services; `force_reload` reads its files again."""

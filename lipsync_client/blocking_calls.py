@@ -25,6 +25,11 @@ Condition = threading.Condition
 sleep = time.sleep
 
 
+def aside(read: Callable[[Response], Result], response: Response) -> Result:
+    """Reads a large response."""
+    return read(response)
+
+
 def until(condition: Condition, true: Callable[[], Any], *, within_s: float) -> bool:
     """Waits for a held condition. Returns False if it is not true in time."""
     return bool(condition.wait_for(true, within_s))

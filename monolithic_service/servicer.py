@@ -64,7 +64,7 @@ class MonolithicServicer(MonolithicServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         async with within_deadline(context, limit_s=LONGEST_CALL_S):
-            avatar_ids = [info.model_id for info in await self.pictures.admin.list_models()]
+            avatar_ids = await self.pictures.admin.listing.entries()
         caller = callers.current.get()
         return pb.ListModelsResponse(models=map(self._info, filter(caller.may_use, avatar_ids)))
 

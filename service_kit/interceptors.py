@@ -68,7 +68,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     `calls` counts and limits running calls, `requests` what comes, `replies` what waits to be taken. A unary reply over
     `max_reply_bytes` becomes RESOURCE_EXHAUSTED with a reason. Info lines are written for one request of `sample_rate`. With
     `client_names`, a client's certificate must have one of them. With a `door`, it admits callers; handlers find theirs in
-    `callers.caller.current`. Streams may write bytes in place of a message: one that the handler encoded itself. gRPC answers
+    `callers.caller.current`. Handlers may give bytes in place of a message: one that they encoded themselves. gRPC answers
     unknown methods.
     """
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
-from typing import Any
+from collections.abc import Iterable
 
 import grpc
 from aiohttp import web
@@ -15,7 +17,8 @@ from gateway_service.problems import of_code
 from lipsync_client import AvatarInfo, LipsyncError
 from service_kit.callers.caller import current
 
-LIST = web.AppKey("LIST", Kept[str, list[AvatarInfo]])
+LIST = web.AppKey("LIST", Kept[str, dict[str, str]])
+"""Each avatar in JSON, by id."""
 STILLS = web.AppKey("STILLS", Stills)
 AVATAR_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LEAST_WIDTH = 16
@@ -39,9 +42,13 @@ def add_routes(application: web.Application) -> None:
 async def list_avatars(request: web.Request) -> web.Response:
     """Lists all avatars, those that cannot be served with the reason. While no service tells, the list is the last one."""
     kept, client = request.app[LIST], request.app[PARTS].compositors.client
+
+    async def listed() -> dict[str, str]:
+        return await asyncio.to_thread(_in_json, await client.list_avatars())  # there may be thousands
+
     headers = {"Cache-Control": "no-cache"}
     try:
-        avatars = await kept.get("", client.list_avatars)
+        avatars = await kept.get("", listed)
     except LipsyncError:
         last = kept.last("")
         if last is None:
@@ -49,8 +56,8 @@ async def list_avatars(request: web.Request) -> web.Response:
         avatars, age_s = last
         headers["Age"] = str(round(age_s))
     caller = current.get()
-    content = {"avatars": [_described(avatar) for avatar in avatars if caller.may_use(avatar.id)]}
-    return web.json_response(content, headers=headers)
+    found = ", ".join(avatar for avatar_id, avatar in avatars.items() if caller.may_use(avatar_id))
+    return web.json_response(text=f'{{"avatars": [{found}]}}', headers=headers)
 
 
 async def still(request: web.Request) -> web.Response:
@@ -90,9 +97,13 @@ def _width(request: web.Request, parts: GatewayParts) -> int | None:
     return int(given)
 
 
-def _described(avatar: AvatarInfo) -> dict[str, Any]:
+def _in_json(avatars: Iterable[AvatarInfo]) -> dict[str, str]:
+    return {avatar.id: _described(avatar) for avatar in avatars}
+
+
+def _described(avatar: AvatarInfo) -> str:
     address = f"/api/avatars/{avatar.id}"
-    return {
+    described = {
         "id": avatar.id,
         "width": avatar.width,
         "height": avatar.height,
@@ -103,6 +114,7 @@ def _described(avatar: AvatarInfo) -> dict[str, Any]:
         "still": f"{address}/still.jpg",
         "stream": f"{address}/stream.mjpeg",
     }
+    return json.dumps(described)
 
 
 async def _close(application: web.Application) -> None:

@@ -73,6 +73,11 @@ class ModelRegistry:
         """Returns the avatar if it is loaded."""
         return self._leases.find(avatar_id)
 
+    @property
+    def noted(self) -> set[str]:
+        """The avatars that are loaded or refused: those of which there is more to tell than their files do."""
+        return {*(lease.key for lease in self.loaded), *self._refusals}
+
     def refusal(self, avatar_id: str) -> str | None:
         """Returns the reason why the avatar is refused until a reload; None when it is not."""
         return self._refusals.get(avatar_id)

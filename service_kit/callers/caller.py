@@ -65,7 +65,7 @@ class Caller:
 
     def may_use(self, avatar_id: str) -> bool:
         """Tells if the caller may use an avatar."""
-        return any(fnmatchcase(avatar_id, pattern) for pattern in self.avatars)
+        return "*" in self.avatars or any(fnmatchcase(avatar_id, pattern) for pattern in self.avatars)
 
     def check(self, scope: Scope) -> None:
         """Raises PermissionDenied for a scope that the caller does not have."""
