@@ -6,9 +6,12 @@ The last convolution and all behind it stay in float32, and so do sums and means
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import onnx
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-from onnxruntime.transformers.onnx_model import OnnxModel
+
+from inference_service.graphs.graph import needed_nodes
 
 _SUMS = ("ReduceSum", "ReduceMean", "GlobalAveragePool", "Softmax", "InstanceNormalization", "LayerNormalization")
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
@@ -21,14 +24,37 @@ def to_float16(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
     """
     for number, node in enumerate(model.graph.node):
         node.name = f"{number}"  # the converter goes by names, which exporters may leave out
+    own_names = {node.name for node in model.graph.node}
     converted: onnx.ModelProto = convert_float_to_float16(
         model,
         keep_io_types=True,
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_SUMS],
         node_block_list=_behind_the_last_convolution(model.graph, output),
     )
-    OnnxModel(converted).topological_sort()  # the converter appends its casts
+    _remove_detours(converted.graph, own_names)
     return converted
+
+
+def _remove_detours(graph: onnx.GraphProto, own_names: Set[str]) -> None:
+    """Lets nodes that stay in float32 read each other: the converter puts a cast to float16 and one back between them.
+
+    Leaves the nodes in order: the converter appends its casts.
+    """
+    makers = {name: node for node in graph.node for name in node.output}
+    casts = {name: node for name, node in makers.items() if node.op_type == "Cast" and node.name not in own_names}
+    direct = {back: casts[cast.input[0]].input[0] for back, cast in casts.items() if cast.input[0] in casts}
+    for value in graph.output:
+        source = direct.get(value.name, "")
+        if source in makers:  # the name of an output stays
+            direct = {back: value.name if name == source else name for back, name in direct.items()} | {source: value.name}
+            graph.node.remove(casts[value.name])
+            makers[source].output[list(makers[source].output).index(source)] = value.name
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = direct.get(name, name)
+    nodes = needed_nodes(graph.node, [value.name for value in graph.output])
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _behind_the_last_convolution(graph: onnx.GraphProto, output: str) -> list[str]:
