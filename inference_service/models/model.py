@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from avatar_kit.avatar import Avatar
@@ -135,59 +136,72 @@ class ModelLoader:
 
     def _opened(self, avatar: Avatar, stored: StoredFeatures, devices: Sequence[Device]) -> tuple[list[Opened], int]:
         """Opens the network on each device. Returns also the memory that it takes, in bytes, without its crops."""
+        for device in devices:
+            self._arena(device)  # before anything is measured: it counts apart
+        if self._choice.quick_precision:
+            if quick := self._opened_quickly(avatar, stored, devices):
+                return quick
+            return_free_memory()  # which the comparison took
+        with self._memory.measured(devices) as taken:
+            opened = [open_exactly(self._in_float32(avatar, device)) for device in devices]
+            return_free_memory()
+        return opened, taken.bytes
 
-        def open_in_float32(device: Device) -> Engine:
-            if self._choice.float32_by_openvino:
-                return OpenVinoEngine(
-                    avatar, device, self._options, precision="float32", max_batch=self._max_batch, cache=self._cache
-                )
-            return OnnxEngine(
-                avatar, device, self._options, max_batch=self._max_batch, shared=self._shared, arena=self._arena(device)
+    def _opened_quickly(
+        self, avatar: Avatar, stored: StoredFeatures, devices: Sequence[Device]
+    ) -> tuple[list[Opened], int] | None:
+        """Does so in the choice's quick precision. Returns None where float32 must be used."""
+        network, digest = load_model_with_digest(avatar.network_path)
+        comparison = Comparison(avatar, stored, digest, devices[0], self._choice, self._cache)
+        reference = None
+        if comparison.psnr_db is None:
+            # On the CPU also for a GPU: there its sessions would take seconds to open, and memory.
+            reference = reference_mouths(avatar, stored, network, lambda: self._in_float32(avatar, THE_CPU))
+            if reference is None:
+                return None
+        with self._memory.measured(devices) as taken:
+            first = open_quickly(
+                avatar, stored, lambda: self._quick(avatar, devices[0], (network, digest)), reference, comparison, self._choice
             )
+            others = [open_exactly(self._quick(avatar, device)) for device in devices[1:]] if first else []
+            return_free_memory()
+        return None if first is None else ([first, *others], taken.bytes)
 
-        def open_quick(device: Device) -> Engine:
-            if self._choice.bfloat16:
-                return OpenVinoEngine(
-                    avatar,
-                    device,
-                    self._options,
-                    precision="bfloat16",
-                    max_batch=self._max_batch,
-                    network=(network, digest) if device == devices[0] else None,  # it is changed
-                    cache=self._cache,
-                )
-            return OnnxEngine(
+    def _in_float32(self, avatar: Avatar, device: Device) -> Engine:
+        if self._choice.float32_by_openvino:
+            return self._noted(
+                OpenVinoEngine(avatar, device, self._options, precision="float32", max_batch=self._max_batch, cache=self._cache)
+            )
+        return self._by_onnxruntime(avatar, device)
+
+    def _quick(self, avatar: Avatar, device: Device, network: tuple[onnx.ModelProto, str] | None = None) -> Engine:
+        """Opens it in the quick precision. `network`: its content, which is changed, and its digest, if both were read before."""
+        if not self._choice.bfloat16:
+            return self._by_onnxruntime(avatar, device, float16=True)
+        return self._noted(
+            OpenVinoEngine(
+                avatar,
+                device,
+                self._options,
+                precision="bfloat16",
+                max_batch=self._max_batch,
+                network=network,
+                cache=self._cache,
+            )
+        )
+
+    def _by_onnxruntime(self, avatar: Avatar, device: Device, *, float16: bool = False) -> Engine:
+        return self._noted(
+            OnnxEngine(
                 avatar,
                 device,
                 self._options,
                 max_batch=self._max_batch,
                 shared=self._shared,
                 arena=self._arena(device),
-                float16=True,
+                float16=float16,
             )
-
-        for device in devices:
-            self._arena(device)  # before anything is measured: it counts apart
-        if self._choice.quick_precision:
-            network, digest = load_model_with_digest(avatar.network_path)
-            comparison = Comparison(avatar, stored, digest, devices[0], self._choice, self._cache)
-            reference, is_known = None, comparison.psnr_db is not None
-            if not is_known:
-                # On the CPU also for a GPU: there its sessions would take seconds to open, and memory.
-                reference = reference_mouths(avatar, stored, network, lambda: self._noted(open_in_float32(THE_CPU)))
-            if is_known or reference is not None:
-                with self._memory.measured(devices) as taken:
-                    first = open_quickly(
-                        avatar, stored, lambda: self._noted(open_quick(devices[0])), reference, comparison, self._choice
-                    )
-                    others = [open_exactly(self._noted(open_quick(device))) for device in devices[1:]] if first else []
-                    return_free_memory()
-                if first is not None:
-                    return [first, *others], taken.bytes
-        with self._memory.measured(devices) as taken:
-            opened = [open_exactly(self._noted(open_in_float32(device))) for device in devices]
-            return_free_memory()
-        return opened, taken.bytes
+        )
 
     def _arena(self, device: Device) -> CropArena | None:
         """Returns the arena of a device's crops, None where it has none. Raises DeviceError."""
