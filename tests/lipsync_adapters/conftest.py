@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ..end_to_end.processes import running_all
+from ..end_to_end.processes import free_port, running_all
 from .served import build_avatars
 
 
@@ -24,3 +24,9 @@ def server(models_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The address of its compositing service."""
     with running_all(f"models_root={models_root}", log=tmp_path_factory.mktemp("log") / "all") as (compositing, *_):
         yield compositing.address
+
+
+@pytest.fixture
+def place(models_root: Path) -> tuple[str, str]:
+    """Settings of a service that can be started twice at one address."""
+    return f"models_root={models_root}", f"server.compositing_port=127.0.0.1:{free_port()}"

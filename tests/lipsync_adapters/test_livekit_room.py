@@ -19,7 +19,7 @@ from livekit.agents.voice.avatar import DataStreamAudioOutput
 from lipsync_adapters.livekit.room import SWITCH_AVATAR, AvatarRoom, Invitation, Voicing
 from lipsync_client.conversation import Server
 
-from ..end_to_end.processes import free_port, running_all
+from ..end_to_end.processes import running_all
 from .livekit_rooms import AGENT, AVATAR, Hall, Subscriber, subscribed
 from .served import speech
 
@@ -238,12 +238,6 @@ async def test_an_avatar_that_cannot_be_shown_is_refused(server: str, payload: s
         await talk.say(sound)
         await talk.until_finished()
         assert len(set(talk.heard.sizes)) == 1
-
-
-@pytest.fixture
-def place(models_root: Path) -> tuple[str, str]:
-    """Settings of a service that can be started twice at one address."""
-    return f"models_root={models_root}", f"server.compositing_port=127.0.0.1:{free_port()}"
 
 
 async def test_a_service_that_dies_in_mid_sentence_costs_no_word(place: tuple[str, str], tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from pipecat.frames.frames import (
     ErrorFrame,
     Frame,
@@ -27,7 +26,7 @@ from pipecat.workers.runner import WorkerRunner
 from lipsync_client import Client
 from pipecat_lipsync import LipsyncUpdateSettingsFrame, LipsyncVideoService
 
-from ..end_to_end.processes import free_port, running, running_all, until
+from ..end_to_end.processes import running, running_all, until
 from .pipecat_bots import avatar, reply, sound_of
 from .served import RATE, speech
 
@@ -173,12 +172,6 @@ async def test_a_cancelled_bot_leaves_no_session(server: str) -> None:
         await bot.until_sound(0.2)
         assert "cancelled" in await asyncio.to_thread(sessions, server)
     await asyncio.to_thread(until, lambda: "cancelled" not in sessions(server))
-
-
-@pytest.fixture
-def place(models_root: Path) -> tuple[str, str]:
-    """Settings of a service that can be started twice at one address."""
-    return f"models_root={models_root}", f"server.compositing_port=127.0.0.1:{free_port()}"
 
 
 async def test_a_service_that_dies_in_mid_sentence_costs_no_word(place: tuple[str, str], tmp_path: Path) -> None:

@@ -120,8 +120,14 @@ async def told(channel: grpc.aio.Channel, name: str, status: int) -> None:
 
 
 def get(server: RunningService[Any], path: str) -> tuple[int, str]:
+    """Asks the HTTP endpoint of a service in this process."""
     assert server.metrics_address is not None
-    connection = http.client.HTTPConnection(server.metrics_address.host, server.metrics_address.port, timeout=30)
+    return fetched(str(server.metrics_address), path)
+
+
+def fetched(address: str, path: str) -> tuple[int, str]:
+    """Status and text of an answer over HTTP."""
+    connection = http.client.HTTPConnection(address, timeout=60)
     try:
         connection.request("GET", path)
         reply = connection.getresponse()

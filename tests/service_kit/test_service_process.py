@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import resource
@@ -20,6 +19,8 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from .hosting import fetched
 
 PROGRAM = """
 import asyncio, gc, sys, threading, time
@@ -303,16 +304,6 @@ def test_a_part_that_does_not_close_cannot_keep_it_either(launch: Launch) -> Non
     assert " ERROR " in err
 
 
-def get(address: str, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(address, timeout=60)
-    try:
-        connection.request("GET", path)
-        reply = connection.getresponse()
-        return reply.status, reply.read().decode()
-    finally:
-        connection.close()
-
-
 def check(channel: grpc.Channel) -> int:
     stub: Any = health_pb2_grpc.HealthStub(channel)
     status: int = stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status
@@ -336,11 +327,11 @@ def test_from_the_signal_on_it_is_not_ready_and_serves_on_for_those_who_have_not
     address = process.ready()
     with grpc.insecure_channel(address) as channel:
         assert check(channel) == health_pb2.HealthCheckResponse.SERVING
-        assert get(process.metrics, "/health/ready") == (200, "ok\n")
+        assert fetched(process.metrics, "/health/ready") == (200, "ok\n")
         process.popen.terminate()
         process.wait_for("draining")
-        assert get(process.metrics, "/health/ready") == (503, "the service is shutting down\n")
-        assert get(process.metrics, "/health/live") == (200, "ok\n")
+        assert fetched(process.metrics, "/health/ready") == (503, "the service is shutting down\n")
+        assert fetched(process.metrics, "/health/live") == (200, "ok\n")
         assert check(channel) == health_pb2.HealthCheckResponse.NOT_SERVING
         assert new_call(address) is grpc.StatusCode.OK
     process.popen.terminate()
@@ -359,7 +350,7 @@ def test_after_the_drain_only_running_calls_go_on_and_their_end_is_that_of_the_p
             pass
         assert new_call(address) is grpc.StatusCode.UNAVAILABLE
         assert process.popen.poll() is None
-        assert get(process.metrics, "/health/ready")[0] == 503
+        assert fetched(process.metrics, "/health/ready")[0] == 503
         process.go_on()
         assert list(running) == [b"done"]
     code, _, err = process.end()
