@@ -35,11 +35,9 @@ class Replying:
                 retry_after_ms=RETRY_AFTER_MS,
             )
         self.held_bytes += size
-        task = asyncio.current_task()
-        assert task
-        task.add_done_callback(
-            lambda _: self._release(size)
-        )  # the call's own: it ends when the reply is taken, or its caller gone
+        call = asyncio.current_task()  # which ends when the reply is taken, or its caller has gone
+        assert call
+        call.add_done_callback(lambda _: self._release(size))
 
     def _release(self, size: int) -> None:
         self.held_bytes -= size
