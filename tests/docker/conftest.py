@@ -76,6 +76,7 @@ def models(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("from-volume")
     stream, _ = stack.one("inference").get_archive("/models")
     with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11 has it from 3.11.4 on
+        archive.extractall(folder)
     chmod_for_containers(folder)
     return folder / "models"
