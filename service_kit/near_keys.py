@@ -9,8 +9,9 @@ from service_kit.schema import ID, Node, keys, member, members
 
 Keys = tuple[str, ...]
 
-# Shares of equal letters: more are asked for where the sections differ too.
+# Shares of equal letters: more where the sections differ too, less of a short name, of which one letter is much.
 SIMILAR, VERY_SIMILAR = 0.75, 0.85
+SHORT_CHARS, SIMILAR_SHORT = 3, 0.66
 # Of more places than these, none is the likely one.
 MOST_PLACES = 3
 MAX_COMPARED_CHARS = 200
@@ -29,7 +30,7 @@ def _by_likeness(section: Keys, wanted: Keys, schema: Node) -> Iterator[list[Key
     joined = {"_".join(key): key for key in elsewhere}  # so that "server_port" finds server.port
     siblings = list(members(_node(section, schema)))
     yield [joined[whole]] if whole in joined else []
-    yield [(*section, each) for each in _close(name, siblings, SIMILAR)]
+    yield [(*section, each) for each in _close(name, siblings, SIMILAR_SHORT if len(name) <= SHORT_CHARS else SIMILAR)]
     yield [(*section, each) for each in siblings if _extends(each, name) or _extends(name, each)]
     if "_" in name:  # a single word says little of another section
         yield [key for key in elsewhere if _close(name, key[-1:], VERY_SIMILAR)]
