@@ -211,13 +211,13 @@ class RowsOrder:
 
     avatar_id: str
     avatar_version: str
-    """As in `MouthOrder`."""
+    """The same as in `MouthOrder`."""
     sound: Sound
     first_row: int
     """May be negative."""
     count: int
     due_in_ms: int = 0
-    """As in `MouthOrder`."""
+    """The same as in `MouthOrder`."""
 
     def message(self) -> inference_pb2.EncodeAudioRequest:
         """Returns the order as the inference service reads it."""

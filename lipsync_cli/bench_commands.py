@@ -36,7 +36,7 @@ class BenchGroup(TyperGroup):
 
     default_command = "suite"
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override,unused-ignore]  # typer's own click
         if not args or args[0] not in {*self.commands, *ctx.help_option_names}:
             args = [self.default_command, *args]
         return super().parse_args(ctx, args)

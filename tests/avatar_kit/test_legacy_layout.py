@@ -259,7 +259,7 @@ def turned(picture: Any, suffix: str) -> bytes:
 def test_pictures_that_are_stored_turned_are_read_upright(
     models_root: Path, old_avatar: Callable[..., Path], frame: Frame, suffix: str, which: Sequence[int]
 ) -> None:
-    """As OpenCV shows them, with which rectangles are found, and as an import writes them."""
+    """OpenCV shows them so, with which rectangles are found, and an import writes them so."""
     folder = old_avatar("sanders", naming="frame_{:06d}" + suffix)
     for index in which:
         (folder / "frames" / f"frame_{index:06d}{suffix}").write_bytes(turned(frame(index), suffix))

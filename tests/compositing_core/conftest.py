@@ -149,7 +149,7 @@ def mouths() -> list[NDArray[np.uint8]]:
 
 @pytest.fixture
 def store_settings() -> dict[str, Any]:
-    """What a module gives to all of its stores."""
+    """Arguments that a module gives to all of its stores; a module overrides it."""
     return {}
 
 

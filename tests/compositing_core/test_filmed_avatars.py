@@ -195,7 +195,7 @@ async def test_damage_is_told_and_spoils_no_other_avatar(make_store, root, pool,
 
 
 async def test_a_damaged_video_without_checksum_serves_what_is_whole(make_store, root, pool):
-    """As in the older servers' layout, where nothing says what the content was."""
+    """Nothing in the older servers' layout tells of the content."""
     folder = root / "sanders"
     (folder / "checkpoint").mkdir(parents=True)
     kept = AvatarCatalog(root).get("kept")

@@ -20,7 +20,7 @@ from .streams import pictures
 
 
 async def taken(ws: aiohttp.ClientWebSocketResponse, count: int) -> AsyncIterator[aiohttp.WSMessage]:
-    """So many messages."""
+    """Yields so many messages."""
     for _ in range(count):
         yield await ws.receive()
 

@@ -59,7 +59,7 @@ def test_a_row_is_the_same_in_any_number_of_rows(tmp_path: Path, gpu: bool) -> N
 @pytest.mark.gpu
 @pytest.mark.parametrize("float16", [False, True], ids=["float32", "float16"])
 def test_captured_graphs_of_two_streams_give_the_mouths_of_plain_runs(make_avatar: MakeAvatar, *, float16: bool) -> None:
-    """Of two avatars in turn, whose weights go to the same place and whose crops are in one arena."""
+    """Two avatars run in turn; their weights go to the same place, and their crops are in one arena."""
     device = find_devices(GpuSection(enabled=True), OnnxSection())[0]
     options = OnnxSection(cuda_graphs=True, cuda_streams_per_worker=2)
     shared, arena = SharedSessions(options), CropArena(device, 64 * CROP_BYTES)

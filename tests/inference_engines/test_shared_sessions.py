@@ -30,7 +30,7 @@ MOUTHS = np.zeros((2, 320, 320, 3), np.uint8)
 
 
 def with_weights_among_inputs(ir_version: int) -> onnx.ModelProto:
-    """As files before version 4 have them, and some later ones; one of them is read by nobody."""
+    """Makes a network of the form before version 4, which some later files have too; one weight is read by nobody."""
     model = mixing(2)
     model.ir_version = ir_version
     model.graph.initializer.append(numpy_helper.from_array(np.ones((4, 4), np.float32), "idle"))

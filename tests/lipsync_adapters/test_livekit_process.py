@@ -124,7 +124,7 @@ def connected(agents: str) -> socket.socket:
 
 
 def read_to_the_end(connection: socket.socket) -> str:
-    """What came until the worker closed or reset the connection."""
+    """Returns all that came until the worker closed or reset the connection."""
     found = b""
     with suppress(ConnectionError):
         while data := connection.recv(1 << 16):

@@ -119,7 +119,7 @@ class Process:
                 self._grew.notify_all()
 
     def wait_for(self, text: str) -> None:
-        """Until a line with `text` stands on stderr."""
+        """Waits until a line with `text` stands on stderr."""
         with self._grew:
             assert self._grew.wait_for(lambda: any(text in line for line in self.err), timeout=60), self.err
 
