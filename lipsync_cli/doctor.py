@@ -26,7 +26,7 @@ TENSORRT_LIBRARY = "libnvinfer.so.10"
 TENSORRT_RTX_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
 OLDEST_PYTHON = (3, 11)
 SLOW_PYTHON = (
-    "services take up to a tenth more of the processor: make .venv anew with your system's (`rm -r .venv; make setup "
+    "services take some hundredths more of the processor: make .venv anew with your system's (`rm -r .venv; make setup "
     "PYTHON=/usr/bin/python3`), or compile yours with `PYTHON_CONFIGURE_OPTS='--enable-optimizations --with-lto' pyenv install`"
 )
 LEAST_MEMORY_GB = 2.0
